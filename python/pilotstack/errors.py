@@ -1,0 +1,146 @@
+"""Every error this package raises on purpose.
+
+One base class; each error carries a machine-readable ``code`` (the ones of the command line and of
+JSON output) and, where a remedy is known, a ``hint``. Where the standard library or anyio has an
+exception with the same meaning, ours inherits from it too, so ``except TimeoutError`` or
+``except anyio.BrokenResourceError`` works without importing this module.
+"""
+
+from __future__ import annotations
+
+import anyio
+
+__all__ = [
+    "AlreadyExists",
+    "ConnectionFailed",
+    "ConnectionRefused",
+    "InternalError",
+    "InvalidArgument",
+    "NotFound",
+    "NotRunning",
+    "PermissionDenied",
+    "PilotError",
+    "StreamBroken",
+    "TimedOut",
+    "Unavailable",
+    "from_code",
+]
+
+
+class PilotError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        message: one sentence in lower case, without a trailing period.
+        code: overrides the class's ``code``.
+        hint: what the caller can do about it, if known.
+    """
+
+    code: str = "internal"
+    hint: str | None
+    message: str
+
+    def __init__(self, message: str, *, code: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if code is not None:
+            self.code = code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidArgument(PilotError, ValueError):
+    """The caller passed something outside its documented range."""
+
+    code = "invalid_argument"
+
+
+class NotFound(PilotError, LookupError):
+    """A name, node, port or connection does not exist."""
+
+    code = "not_found"
+
+
+class AlreadyExists(PilotError, FileExistsError):
+    """A port, hostname, socket or process is already taken."""
+
+    code = "already_exists"
+
+
+class NotRunning(PilotError, ConnectionError):
+    """No daemon answers at the socket."""
+
+    code = "not_running"
+
+
+class ConnectionFailed(PilotError, ConnectionError):
+    """A peer, registry or beacon could not be reached, or refused the request."""
+
+    code = "connection_failed"
+
+
+class ConnectionRefused(ConnectionFailed, ConnectionRefusedError):
+    """The peer answered, and nothing listens on the port."""
+
+
+class TimedOut(PilotError, TimeoutError):
+    """No answer in time."""
+
+    code = "timeout"
+
+
+class PermissionDenied(PilotError, PermissionError):
+    """The caller may not do this."""
+
+    code = "permission_denied"
+
+
+class Unavailable(PilotError):
+    """The other side does not offer this."""
+
+    code = "unavailable"
+
+
+class InternalError(PilotError):
+    """A defect of ours, or an answer that makes no sense."""
+
+    code = "internal"
+
+
+class StreamBroken(PilotError, anyio.BrokenResourceError):
+    """A stream ended other than by the peer's FIN.
+
+    ``reason`` is one of ``reset``, ``timeout``, ``idle``, ``peer_restarted``, ``unreachable``,
+    ``shutdown``, ``refused`` (see the close reasons in the IPC reference).
+    """
+
+    code = "connection_failed"
+    reason: str
+
+    def __init__(self, message: str, *, reason: str = "reset", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+def from_code(code: str, message: str, hint: str | None = None) -> PilotError:
+    """The error with this ``code``, as it arrived from a daemon or registry."""
+    by_code: dict[str, type[PilotError]] = {
+        cls.code: cls
+        for cls in (
+            InvalidArgument,
+            NotFound,
+            AlreadyExists,
+            NotRunning,
+            ConnectionFailed,
+            TimedOut,
+            PermissionDenied,
+            Unavailable,
+            InternalError,
+        )
+    }
+    if code == "connection_refused":
+        return ConnectionRefused(message, hint=hint)
+    cls = by_code.get(code)
+    return cls(message, hint=hint) if cls else PilotError(message, code=code, hint=hint)

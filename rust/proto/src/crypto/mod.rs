@@ -1,0 +1,1 @@
+//! Identity, key agreement, sealing and replay protection (whitepaper section 5).

@@ -1,0 +1,26 @@
+//! Sans-IO core of the Pilot overlay network stack (whitepaper section 3 and 4.3).
+//!
+//! Layers, each of which may use only those above it in this list:
+//!
+//! | module | what it is | what it must not do |
+//! |---|---|---|
+//! | [`time`], [`config`] | points in time as integers; every tunable with unit and source | read a clock |
+//! | [`wire`] | octets to typed values and back | keep state |
+//! | [`storage`] | byte queues, reassembly, ranges, token bucket | know a protocol |
+//! | [`crypto`] | identity, key agreement, AEAD, replay windows | know peers |
+//! | [`tunnel`] | one peer: handshake, session, path | know streams |
+//! | [`transport`] | one connection: RFC 9293 state machine and its timers | know tunnels or UDP |
+//! | [`node`] | joins all: demultiplexing, ports, limits, commands, events | touch a socket |
+//!
+//! Nothing here opens a socket, reads a clock or draws a random number: time and seeds are
+//! arguments, and the same inputs give the same output octets.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod crypto;
+pub mod node;
+pub mod storage;
+pub mod time;
+pub mod transport;
+pub mod tunnel;
+pub mod wire;

@@ -1,0 +1,1 @@
+//! The facade that joins tunnels and connections: demultiplexing, ports, limits, events.

@@ -1,0 +1,1 @@
+//! Octet queues, reassembly, range sets and rate limiting; no protocol knowledge.

@@ -1,0 +1,1 @@
+//! One peer: key exchange, session, path and liveness (whitepaper section 5).
