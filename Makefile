@@ -1,0 +1,60 @@
+# Every target sets up what it needs. `make demo` and `make test` work on a fresh clone with
+# Python 3.11+, Rust and a C compiler, and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-rust test-python fuzz bench lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## build the extension and install everything into .venv
+
+$(VENV)/.created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml $(RUST_SOURCES)
+	$(BIN)/python -m pip install --quiet --editable . --group test --group lint
+	@touch $@
+
+demo: setup ## run the whole stack on an embedded loopback network
+	$(BIN)/pilotctl demo
+
+test: test-rust test-python ## run every test
+
+test-rust:
+	cargo test --workspace --quiet
+
+test-python: setup
+	$(BIN)/python -m pytest
+
+fuzz: ## run every fuzz target for FUZZ_SECONDS (default 20) each
+	rust/fuzz/run.sh $${FUZZ_SECONDS:-20}
+
+bench: setup ## measure throughput, latency and memory beside their yardsticks
+	cargo build --release --quiet -p pilot-net --examples
+	$(BIN)/python benches/throughput.py
+
+lint: setup ## formatting, lints, types and stubs
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items --quiet
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest pilotstack._core --ignore-missing-stub
+
+format: setup ## rewrite sources in the house format
+	cargo fmt --all
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove everything that was built
+	rm -rf $(VENV) target build

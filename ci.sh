@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Every CI step, runnable by hand: ./ci.sh [lint|fuzz|demo|test|all]
+set -euo pipefail
+cd "$(dirname "$0")"
+
+step() { printf '\n==> %s\n' "$*"; "$@"; }
+
+system_packages() {
+    # What the tests drive from outside: a real HTTP client.
+    command -v curl > /dev/null && return
+    apt-get update -qq
+    apt-get install -qq --yes curl
+}
+
+case "${1:-all}" in
+    lint) step make lint ;;
+    fuzz) step make fuzz FUZZ_SECONDS="${FUZZ_SECONDS:-10}" ;;
+    demo) step make demo ;;
+    test) step system_packages; step make test ;;
+    all)
+        step system_packages
+        step make lint
+        step make fuzz FUZZ_SECONDS="${FUZZ_SECONDS:-10}"
+        step make demo
+        step make test
+        ;;
+    *) echo "usage: $0 [lint|fuzz|demo|test|all]" >&2; exit 2 ;;
+esac
