@@ -11,12 +11,16 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
+
 import pilotstack
-from anyio.abc import ByteStream
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anyio.abc import ByteStream
 
 CHUNK = 1 << 18
 Params = dict[str, Any]
