@@ -4,8 +4,11 @@
 //! fails with [`ParseError`] alone.
 
 pub mod addr;
+pub mod beacon;
 pub mod packet;
+pub mod sack;
 pub mod seq;
+pub mod tunnel;
 
 /// Why untrusted octets were refused. Each variant is counted by name where it is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

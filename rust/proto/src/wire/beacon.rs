@@ -1,0 +1,213 @@
+//! Beacon messages (whitepaper section 4.2 and 9): endpoint discovery, hole punching, relay.
+//!
+//! ```text
+//! 01 Discover      node u32 [ Ed25519 public 32 ]        08 the same, announces that 09 is understood
+//! 02 DiscoverReply iplen u8 (4 or 16) | ip | port u16
+//! 03 PunchRequest  requester u32 | target u32 [ expiry u64 | signature 64 ]
+//! 04 PunchCommand  iplen u8 | ip | port u16
+//! 05 Relay         sender u32 | destination u32 | tunnel frame
+//! 06 RelayDeliver  sender u32 | tunnel frame
+//! 07 Sync          beacon u32 | count u16 | count * node u32
+//! 09 RelayDeliverDest sender u32 | destination u32 | tunnel frame
+//! 0A Notify        kind u8
+//! ```
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::{ParseError, addr::NodeId};
+
+/// Octets of the longest endpoint message.
+pub const MAX_ENDPOINT_LEN: usize = 1 + 1 + 16 + 2;
+
+const DISCOVER: u8 = 0x01;
+const DISCOVER_REPLY: u8 = 0x02;
+const PUNCH_REQUEST: u8 = 0x03;
+const PUNCH_COMMAND: u8 = 0x04;
+const RELAY: u8 = 0x05;
+const RELAY_DELIVER: u8 = 0x06;
+const SYNC: u8 = 0x07;
+const DISCOVER_EX: u8 = 0x08;
+const RELAY_DELIVER_DEST: u8 = 0x09;
+const NOTIFY: u8 = 0x0a;
+
+/// One message; relayed frames and node lists are borrowed from the datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Message<'a> {
+    /// Asks for the sender's endpoint as the beacon sees it.
+    Discover {
+        /// Who asks; 0 before it has an id.
+        node: NodeId,
+        /// The asker's Ed25519 public key, if it sent one.
+        identity_key: Option<[u8; 32]>,
+        /// Whether [`Message::RelayDeliver`] with a destination is understood.
+        is_extended: bool,
+    },
+    /// The endpoint that a Discover came from.
+    DiscoverReply(SocketAddr),
+    /// Asks the beacon to make two nodes punch towards each other.
+    PunchRequest {
+        /// Who asks.
+        requester: NodeId,
+        /// Whom it wants to reach.
+        target: NodeId,
+    },
+    /// Tells a node to send punch datagrams to this endpoint.
+    PunchCommand(SocketAddr),
+    /// A frame to be passed on.
+    Relay {
+        /// Who claims to send it.
+        sender: NodeId,
+        /// For whom it is.
+        destination: NodeId,
+        /// The tunnel frame.
+        frame: &'a [u8],
+    },
+    /// A frame that was passed on.
+    RelayDeliver {
+        /// Who claims to have sent it.
+        sender: NodeId,
+        /// For whom it is, in the extended form.
+        destination: Option<NodeId>,
+        /// The tunnel frame.
+        frame: &'a [u8],
+    },
+    /// Which nodes another beacon serves.
+    Sync {
+        /// The other beacon.
+        beacon: u32,
+        /// Its nodes, four octets each.
+        nodes: &'a [u8],
+    },
+    /// Something waits at the registry.
+    Notify {
+        /// 1: relayed handshakes.
+        kind: u8,
+    },
+}
+
+impl<'a> Message<'a> {
+    /// Reads one message; octets behind it are ignored.
+    ///
+    /// # Errors
+    /// [`ParseError::Truncated`], [`ParseError::UnknownType`], or [`ParseError::Invalid`] for an IP
+    /// length other than 4 or 16.
+    pub fn parse(octets: &'a [u8]) -> Result<Self, ParseError> {
+        let (code, rest) = octets.split_first().ok_or(ParseError::Truncated)?;
+        match *code {
+            DISCOVER | DISCOVER_EX => {
+                let (node, rest) = node_id(rest)?;
+                Ok(Self::Discover {
+                    node,
+                    identity_key: rest.first_chunk::<32>().copied(),
+                    is_extended: *code == DISCOVER_EX,
+                })
+            }
+            DISCOVER_REPLY => parse_endpoint(rest).map(Self::DiscoverReply),
+            PUNCH_REQUEST => {
+                let (requester, rest) = node_id(rest)?;
+                let (target, _) = node_id(rest)?;
+                Ok(Self::PunchRequest { requester, target })
+            }
+            PUNCH_COMMAND => parse_endpoint(rest).map(Self::PunchCommand),
+            RELAY => {
+                let (sender, rest) = node_id(rest)?;
+                let (destination, frame) = node_id(rest)?;
+                Ok(Self::Relay { sender, destination, frame })
+            }
+            RELAY_DELIVER => {
+                let (sender, frame) = node_id(rest)?;
+                Ok(Self::RelayDeliver { sender, destination: None, frame })
+            }
+            RELAY_DELIVER_DEST => {
+                let (sender, rest) = node_id(rest)?;
+                let (destination, frame) = node_id(rest)?;
+                Ok(Self::RelayDeliver { sender, destination: Some(destination), frame })
+            }
+            SYNC => {
+                let (beacon, rest) = node_id(rest)?;
+                let (count, rest) = rest.split_first_chunk::<2>().ok_or(ParseError::Truncated)?;
+                let len = usize::from(u16::from_be_bytes(*count)) * 4;
+                let nodes = rest.get(..len).ok_or(ParseError::Truncated)?;
+                Ok(Self::Sync { beacon: beacon.0, nodes })
+            }
+            NOTIFY => rest.first().map(|kind| Self::Notify { kind: *kind }).ok_or(ParseError::Truncated),
+            _ => Err(ParseError::UnknownType),
+        }
+    }
+
+    /// Appends the octets of this message to `out`.
+    pub fn emit(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::Discover { node, identity_key, is_extended } => {
+                out.push(if is_extended { DISCOVER_EX } else { DISCOVER });
+                out.extend(node.0.to_be_bytes());
+                out.extend(identity_key.iter().flatten());
+            }
+            Self::DiscoverReply(endpoint) => emit_endpoint(DISCOVER_REPLY, endpoint, out),
+            Self::PunchRequest { requester, target } => {
+                out.push(PUNCH_REQUEST);
+                out.extend(requester.0.to_be_bytes());
+                out.extend(target.0.to_be_bytes());
+            }
+            Self::PunchCommand(endpoint) => emit_endpoint(PUNCH_COMMAND, endpoint, out),
+            Self::Relay { sender, destination, frame } => {
+                out.push(RELAY);
+                out.extend(sender.0.to_be_bytes());
+                out.extend(destination.0.to_be_bytes());
+                out.extend(frame);
+            }
+            Self::RelayDeliver { sender, destination, frame } => {
+                out.push(if destination.is_some() { RELAY_DELIVER_DEST } else { RELAY_DELIVER });
+                out.extend(sender.0.to_be_bytes());
+                out.extend(destination.iter().flat_map(|node| node.0.to_be_bytes()));
+                out.extend(frame);
+            }
+            Self::Sync { beacon, nodes } => {
+                out.push(SYNC);
+                out.extend(beacon.to_be_bytes());
+                let count = u16::try_from(nodes.len() / 4).unwrap_or(u16::MAX);
+                out.extend(count.to_be_bytes());
+                out.extend(&nodes[..usize::from(count) * 4]);
+            }
+            Self::Notify { kind } => out.extend([NOTIFY, kind]),
+        }
+    }
+}
+
+fn node_id(octets: &[u8]) -> Result<(NodeId, &[u8]), ParseError> {
+    let (id, rest) = octets.split_first_chunk::<4>().ok_or(ParseError::Truncated)?;
+    Ok((NodeId(u32::from_be_bytes(*id)), rest))
+}
+
+fn parse_endpoint(octets: &[u8]) -> Result<SocketAddr, ParseError> {
+    let (len, rest) = octets.split_first().ok_or(ParseError::Truncated)?;
+    let (ip, rest) = match *len {
+        4 => {
+            let (ip, rest) = rest.split_first_chunk::<4>().ok_or(ParseError::Truncated)?;
+            (IpAddr::V4(Ipv4Addr::from(*ip)), rest)
+        }
+        16 => {
+            let (ip, rest) = rest.split_first_chunk::<16>().ok_or(ParseError::Truncated)?;
+            (IpAddr::V6(Ipv6Addr::from(*ip)), rest)
+        }
+        _ => return Err(ParseError::Invalid),
+    };
+    let port = rest.first_chunk::<2>().ok_or(ParseError::Truncated)?;
+    Ok(SocketAddr::new(ip, u16::from_be_bytes(*port)))
+}
+
+/// IPv4 is always written in four octets, also when the socket reports it mapped into IPv6.
+fn emit_endpoint(code: u8, endpoint: SocketAddr, out: &mut Vec<u8>) {
+    out.push(code);
+    match endpoint.ip().to_canonical() {
+        IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend(ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.push(16);
+            out.extend(ip.octets());
+        }
+    }
+    out.extend(endpoint.port().to_be_bytes());
+}

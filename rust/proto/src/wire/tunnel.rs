@@ -1,0 +1,201 @@
+//! Tunnel frames (whitepaper section 5): the five kinds of datagram that carry or set up a session.
+//!
+//! ```text
+//! PILT | packet
+//! PILS | sender u32 | nonce: prefix u32, counter u64 | ciphertext | tag 16
+//! PILK | sender u32 | X25519 public 32
+//! PILA | sender u32 | X25519 public 32 | Ed25519 public 32 | signature 64
+//! PILP |
+//! ```
+//!
+//! A datagram whose first octet is below 0x10 is a beacon message instead.
+
+use super::{ParseError, addr::NodeId};
+
+/// Octets in front of the ciphertext of a sealed frame.
+pub const SEALED_HEADER_LEN: usize = 20;
+/// Octets of the authentication tag behind the ciphertext.
+pub const TAG_LEN: usize = 16;
+/// Octets that sealing adds to a packet.
+pub const SEALED_OVERHEAD: usize = SEALED_HEADER_LEN + TAG_LEN;
+/// Octets of a signed key frame.
+pub const SIGNED_KEY_LEN: usize = 4 + 4 + 32 + 32 + 64;
+/// Octets of a bare key frame.
+pub const BARE_KEY_LEN: usize = 4 + 4 + 32;
+/// A hole-punching datagram.
+pub const PUNCH: [u8; 4] = *b"PILP";
+/// Octets in front of a plaintext packet.
+pub const PLAIN_HEADER_LEN: usize = 4;
+
+const PLAIN: [u8; 4] = *b"PILT";
+const SEALED: [u8; 4] = *b"PILS";
+const BARE_KEY: [u8; 4] = *b"PILK";
+const SIGNED_KEY: [u8; 4] = *b"PILA";
+const FIRST_MAGIC: u8 = 0x10;
+
+/// The 96-bit nonce of a sealed frame: a random prefix and a counter that only grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Nonce {
+    /// Random per session and sender.
+    pub prefix: u32,
+    /// Starts at 1.
+    pub counter: u64,
+}
+
+impl Nonce {
+    /// Octets on the wire.
+    pub const LEN: usize = 12;
+
+    /// The octets that enter the cipher.
+    pub fn emit(self) -> [u8; Self::LEN] {
+        let mut octets = [0; Self::LEN];
+        octets[..4].copy_from_slice(&self.prefix.to_be_bytes());
+        octets[4..].copy_from_slice(&self.counter.to_be_bytes());
+        octets
+    }
+
+    fn parse(octets: [u8; Self::LEN]) -> Self {
+        let [a, b, c, d, rest @ ..] = octets;
+        Self { prefix: u32::from_be_bytes([a, b, c, d]), counter: u64::from_be_bytes(rest) }
+    }
+}
+
+/// The fixed front of a sealed frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SealedHeader {
+    /// Who claims to have sealed it; authenticated only by opening.
+    pub sender: NodeId,
+    /// The nonce it was sealed with.
+    pub nonce: Nonce,
+}
+
+impl SealedHeader {
+    /// The front of the frame.
+    pub fn emit(self) -> [u8; SEALED_HEADER_LEN] {
+        let mut octets = [0; SEALED_HEADER_LEN];
+        octets[..4].copy_from_slice(&SEALED);
+        octets[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
+        octets[8..].copy_from_slice(&self.nonce.emit());
+        octets
+    }
+}
+
+/// A key frame, bare or signed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BareKey {
+    /// Who sends it.
+    pub sender: NodeId,
+    /// The X25519 public key.
+    pub exchange_key: [u8; 32],
+}
+
+impl BareKey {
+    /// The whole frame.
+    pub fn emit(&self) -> [u8; BARE_KEY_LEN] {
+        let mut octets = [0; BARE_KEY_LEN];
+        octets[..4].copy_from_slice(&BARE_KEY);
+        octets[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
+        octets[8..].copy_from_slice(&self.exchange_key);
+        octets
+    }
+}
+
+/// A key frame whose exchange key is signed by the sender's identity. Parsing does not verify it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SignedKey {
+    /// Who sends it.
+    pub sender: NodeId,
+    /// The X25519 public key.
+    pub exchange_key: [u8; 32],
+    /// The Ed25519 public key that the registry must confirm.
+    pub identity_key: [u8; 32],
+    /// Over `auth`, the sender and the exchange key.
+    pub signature: [u8; 64],
+}
+
+impl SignedKey {
+    /// The whole frame.
+    pub fn emit(&self) -> [u8; SIGNED_KEY_LEN] {
+        let mut octets = [0; SIGNED_KEY_LEN];
+        octets[..4].copy_from_slice(&SIGNED_KEY);
+        octets[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
+        octets[8..40].copy_from_slice(&self.exchange_key);
+        octets[40..72].copy_from_slice(&self.identity_key);
+        octets[72..].copy_from_slice(&self.signature);
+        octets
+    }
+}
+
+/// What a datagram is. Sealed and plain frames are described by where their parts lie, so that they
+/// can be opened in place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// A packet in the clear starts at [`PLAIN_HEADER_LEN`].
+    Plain,
+    /// A ciphertext and its tag start at [`SEALED_HEADER_LEN`].
+    Sealed(SealedHeader),
+    /// An unauthenticated key.
+    BareKey(BareKey),
+    /// A signed key.
+    SignedKey(SignedKey),
+    /// Opens a NAT mapping and means nothing.
+    Punch,
+    /// A beacon message; the whole datagram belongs to it.
+    Beacon,
+}
+
+impl Frame {
+    /// Tells what a datagram is. Octets behind a key frame are ignored.
+    ///
+    /// # Errors
+    /// [`ParseError::UnknownType`] or [`ParseError::Truncated`].
+    pub fn parse(octets: &[u8]) -> Result<Self, ParseError> {
+        if octets.first().is_some_and(|first| *first < FIRST_MAGIC) {
+            return Ok(Self::Beacon);
+        }
+        let Some((magic, rest)) = octets.split_first_chunk::<4>() else {
+            return Err(ParseError::Truncated);
+        };
+        match *magic {
+            SEALED => Self::parse_sealed(rest),
+            PLAIN => Ok(Self::Plain),
+            SIGNED_KEY => {
+                let fields = rest.first_chunk::<{ SIGNED_KEY_LEN - 4 }>().ok_or(ParseError::Truncated)?;
+                Ok(Self::SignedKey(SignedKey {
+                    sender: node_id(fields),
+                    exchange_key: part(&fields[4..]),
+                    identity_key: part(&fields[36..]),
+                    signature: part(&fields[68..]),
+                }))
+            }
+            BARE_KEY => {
+                let fields = rest.first_chunk::<{ BARE_KEY_LEN - 4 }>().ok_or(ParseError::Truncated)?;
+                Ok(Self::BareKey(BareKey { sender: node_id(fields), exchange_key: part(&fields[4..]) }))
+            }
+            PUNCH => Ok(Self::Punch),
+            _ => Err(ParseError::UnknownType),
+        }
+    }
+
+    fn parse_sealed(rest: &[u8]) -> Result<Self, ParseError> {
+        let fields = rest.first_chunk::<{ SEALED_HEADER_LEN - 4 }>().ok_or(ParseError::Truncated)?;
+        if rest.len() < fields.len() + TAG_LEN {
+            return Err(ParseError::Truncated);
+        }
+        Ok(Self::Sealed(SealedHeader { sender: node_id(fields), nonce: Nonce::parse(part(&fields[4..])) }))
+    }
+}
+
+/// Writes the front of a plaintext frame.
+pub fn emit_plain_header(octets: &mut [u8; PLAIN_HEADER_LEN]) {
+    *octets = PLAIN;
+}
+
+fn node_id(fields: &[u8]) -> NodeId {
+    NodeId(u32::from_be_bytes(part(fields)))
+}
+
+/// The first `N` octets, zeros where they are missing; callers have checked the length.
+fn part<const N: usize>(octets: &[u8]) -> [u8; N] {
+    octets.first_chunk::<N>().copied().unwrap_or([0; N])
+}
