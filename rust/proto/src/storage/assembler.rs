@@ -1,0 +1,194 @@
+//! Reassembly: segments that arrived ahead of a gap (RFC 9293 section 3.4).
+
+use std::collections::VecDeque;
+
+use crate::wire::{
+    sack::{MAX_BLOCKS, SackBlock, SackBlocks},
+    seq::SeqNumber,
+};
+
+/// A stored segment; stored segments are ascending and disjoint.
+#[derive(Debug)]
+struct Segment {
+    seq: SeqNumber,
+    octets: Vec<u8>,
+}
+
+impl Segment {
+    fn end(&self) -> SeqNumber {
+        self.seq + self.octets.len()
+    }
+}
+
+/// Segments beyond the next expected number, bounded by count and octets.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    segments: VecDeque<Segment>,
+    octets: usize,
+}
+
+impl Assembler {
+    /// Whether nothing is stored.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Segments stored.
+    pub fn len(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Octets stored.
+    pub fn octets(&self) -> usize {
+        self.octets
+    }
+
+    /// Stores the part of a segment that is not yet held; what is held already stays as it is. All
+    /// numbers must lie within 2^31 of each other. Returns whether anything was stored: `false` for a
+    /// duplicate, and for a segment that would exceed `max_segments`.
+    pub fn insert(&mut self, seq: SeqNumber, octets: &[u8], max_segments: usize) -> bool {
+        let mut seq = seq;
+        let mut rest = octets;
+        // The common case: the segment continues or follows the highest one.
+        let mut at = if self.segments.back().is_none_or(|last| last.end() <= seq) {
+            self.segments.len()
+        } else {
+            self.segments.partition_point(|segment| segment.end() <= seq)
+        };
+        let mut is_new = false;
+        while !rest.is_empty() {
+            let next = self.segments.get(at).map(|segment| (segment.seq, segment.end()));
+            let free = match next {
+                Some((start, _)) => start.bytes_since(seq).unwrap_or(0).min(rest.len()),
+                None => rest.len(),
+            };
+            if free > 0 {
+                if self.segments.len() >= max_segments {
+                    return is_new;
+                }
+                self.segments.insert(at, Segment { seq, octets: rest[..free].to_vec() });
+                self.octets += free;
+                is_new = true;
+                at += 1;
+            }
+            let Some((_, end)) = next else { break };
+            let skip = end.bytes_since(seq).unwrap_or(0).min(rest.len());
+            rest = &rest[skip.max(free)..];
+            seq += skip.max(free);
+            at += 1;
+        }
+        is_new
+    }
+
+    /// Takes the next segment that `rcv_nxt` has reached, without the octets before it. Segments that
+    /// lie wholly before it are dropped.
+    pub fn pop(&mut self, rcv_nxt: SeqNumber) -> Option<Vec<u8>> {
+        loop {
+            let first = self.segments.front()?;
+            if first.seq > rcv_nxt {
+                return None;
+            }
+            let mut segment = self.segments.pop_front()?;
+            self.octets -= segment.octets.len();
+            let known = rcv_nxt.bytes_since(segment.seq).unwrap_or(0);
+            if known < segment.octets.len() {
+                segment.octets.drain(..known);
+                return Some(segment.octets);
+            }
+        }
+    }
+
+    /// The ranges held, ascending, touching segments merged.
+    pub fn ranges(&self) -> Vec<SackBlock> {
+        let mut ranges: Vec<SackBlock> = Vec::new();
+        for segment in &self.segments {
+            match ranges.last_mut() {
+                Some(last) if last.right_edge == segment.seq => last.right_edge = segment.end(),
+                Some(_) | None => {
+                    ranges.push(SackBlock { left_edge: segment.seq, right_edge: segment.end() });
+                }
+            }
+        }
+        ranges
+    }
+
+    /// The highest four ranges, found from the high end.
+    pub fn highest_ranges(&self) -> SackBlocks {
+        let mut found: Vec<SackBlock> = Vec::with_capacity(MAX_BLOCKS);
+        for segment in self.segments.iter().rev() {
+            let is_full = found.len() == MAX_BLOCKS;
+            match found.last_mut() {
+                Some(last) if last.left_edge == segment.end() => last.left_edge = segment.seq,
+                Some(_) if is_full => break,
+                Some(_) | None => {
+                    found.push(SackBlock { left_edge: segment.seq, right_edge: segment.end() });
+                }
+            }
+        }
+        SackBlocks::highest(found.into_iter().rev())
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_full_buffer_refuses_new_ranges_but_keeps_what_it_has() {
+        let mut assembler = Assembler::default();
+        assert!(assembler.insert(SeqNumber::new(10), b"ab", 1));
+        assert!(!assembler.insert(SeqNumber::new(20), b"cd", 1));
+        assert!(!assembler.insert(SeqNumber::new(10), b"ab", 1));
+        assert_eq!(assembler.pop(SeqNumber::new(10)), Some(b"ab".to_vec()));
+        assert!(assembler.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_map_of_octets(
+            base in any::<u32>(),
+            segments in proptest::collection::vec((0..400usize, 1..60usize), 1..40),
+            reached in 0..450usize,
+        ) {
+            let base = SeqNumber::new(base);
+            let mut assembler = Assembler::default();
+            let mut model: BTreeMap<usize, u8> = BTreeMap::new();
+            for (turn, (at, len)) in segments.into_iter().enumerate() {
+                let octets: Vec<u8> = (0..len).map(|i| (turn * 31 + i) as u8).collect();
+                let is_new = (at..at + len).any(|i| !model.contains_key(&i));
+                prop_assert_eq!(assembler.insert(base + at, &octets, usize::MAX), is_new);
+                for (i, octet) in octets.into_iter().enumerate() {
+                    model.entry(at + i).or_insert(octet);
+                }
+                prop_assert_eq!(assembler.octets(), model.len());
+            }
+            let ranges = assembler.ranges();
+            let covered: usize =
+                ranges.iter().map(|r| r.right_edge.bytes_since(r.left_edge).unwrap()).sum();
+            prop_assert_eq!(covered, model.len());
+            prop_assert!(ranges.windows(2).all(|w| w[0].right_edge < w[1].left_edge));
+            let highest = assembler.highest_ranges();
+            prop_assert_eq!(highest.as_slice(), &ranges[ranges.len().saturating_sub(4)..]);
+
+            let mut nxt = base + reached;
+            let mut at = reached;
+            while let Some(octets) = assembler.pop(nxt) {
+                for octet in &octets {
+                    prop_assert_eq!(model.get(&at), Some(octet));
+                    at += 1;
+                }
+                nxt += octets.len();
+            }
+            prop_assert!(!model.contains_key(&at));
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What arrived in order and the application has not read.
+
+use std::collections::VecDeque;
+
+use super::{LARGE_CHUNK, SMALL_CHUNK};
+
+/// A queue of octets.
+#[derive(Debug, Default)]
+pub struct RecvQueue {
+    chunks: VecDeque<Vec<u8>>,
+    /// Octets of the first chunk that are already read.
+    start: usize,
+    len: usize,
+    spare: Option<Vec<u8>>,
+}
+
+impl RecvQueue {
+    /// Octets held.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends octets.
+    pub fn append(&mut self, mut octets: &[u8]) {
+        self.len += octets.len();
+        while !octets.is_empty() {
+            if self.chunks.back().is_none_or(|chunk| chunk.len() == chunk.capacity()) {
+                let chunk = self.fresh_chunk();
+                self.chunks.push_back(chunk);
+            }
+            let Some(chunk) = self.chunks.back_mut() else { return };
+            let (now, later) = octets.split_at(octets.len().min(chunk.capacity() - chunk.len()));
+            chunk.extend_from_slice(now);
+            octets = later;
+        }
+    }
+
+    /// The unread octets, in order.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let mut skip = self.start;
+        self.chunks.iter().map(move |chunk| &chunk[core::mem::take(&mut skip)..])
+    }
+
+    /// Forgets the first `n` octets.
+    pub fn consume(&mut self, n: usize) {
+        let n = n.min(self.len);
+        self.len -= n;
+        self.start += n;
+        while let Some(chunk) = self.chunks.front() {
+            if self.start < chunk.len() {
+                break;
+            }
+            self.start -= chunk.len();
+            if let Some(mut chunk) = self.chunks.pop_front()
+                && chunk.capacity() >= LARGE_CHUNK
+            {
+                chunk.clear();
+                self.spare = Some(chunk);
+            }
+        }
+    }
+
+    /// Gives recycled memory back; called when the flow has paused.
+    pub fn trim(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// Moves octets to `out` and returns how many.
+    pub fn read(&mut self, out: &mut [u8]) -> usize {
+        let mut done = 0;
+        for slice in self.slices() {
+            let n = slice.len().min(out.len() - done);
+            out[done..done + n].copy_from_slice(&slice[..n]);
+            done += n;
+        }
+        self.consume(done);
+        done
+    }
+
+    fn fresh_chunk(&mut self) -> Vec<u8> {
+        match self.spare.take() {
+            Some(chunk) => chunk,
+            None if self.len <= SMALL_CHUNK => Vec::with_capacity(SMALL_CHUNK),
+            None => Vec::with_capacity(LARGE_CHUNK),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn behaves_like_a_plain_queue(
+            steps in proptest::collection::vec((0..150_000usize, 0..150_000usize), 1..24)
+        ) {
+            let mut queue = RecvQueue::default();
+            let mut model: VecDeque<u8> = VecDeque::new();
+            let mut next = 0u8;
+            for (write, read) in steps {
+                let octets: Vec<u8> = (0..write).map(|_| { next = next.wrapping_add(3); next }).collect();
+                queue.append(&octets);
+                model.extend(&octets);
+                let mut out = vec![0; read];
+                let n = queue.read(&mut out);
+                prop_assert_eq!(n, read.min(model.len()));
+                prop_assert!(out[..n].iter().copied().eq(model.drain(..n)));
+                prop_assert_eq!(queue.slices().map(<[u8]>::len).sum::<usize>(), model.len());
+            }
+            queue.consume(usize::MAX);
+            queue.trim();
+            prop_assert!(queue.is_empty() && queue.chunks.is_empty() && queue.spare.is_none());
+        }
+    }
+}
