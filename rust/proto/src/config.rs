@@ -1,1 +1,118 @@
 //! Every tunable, with its unit, its source and any deviation from the source.
+//!
+//! "WP" is the whitepaper; where its value departs from an RFC it wins, and the departure is stated.
+
+use core::time::Duration;
+
+/// Parameters of one connection.
+#[derive(Clone, Debug)]
+pub struct TransportConfig {
+    /// First SYN retransmission after this. WP 4.3.
+    pub syn_rto: Duration,
+    /// SYN retransmissions never wait longer than this. WP 4.3.
+    pub syn_rto_max: Duration,
+    /// SYN retransmissions before the attempt fails. WP 4.3.
+    pub syn_retries: u32,
+    /// RTO before the first round-trip sample. RFC 6298 (2.1).
+    pub rto_initial: Duration,
+    /// Lower bound of the RTO. WP 4.3; deviates from RFC 6298 (2.4), which asks for one second.
+    pub rto_min: Duration,
+    /// Upper bound of the RTO. WP 4.3; deviates from RFC 6298 (2.5), which asks for 60 seconds.
+    pub rto_max: Duration,
+    /// Clock granularity G of RFC 6298. WP 4.3.
+    pub clock_granularity: Duration,
+    /// Timeouts without progress before the connection is given up. WP 4.3.
+    pub max_retransmissions: u32,
+    /// FIN retransmissions towards old peers, which may have forgotten the connection.
+    pub legacy_fin_retries: u32,
+    /// First window probe after this; doubles. RFC 9293 section 3.8.6.1.
+    pub persist_min: Duration,
+    /// Window probes never wait longer than this.
+    pub persist_max: Duration,
+    /// Small writes wait no longer than this for an acknowledgement. WP 4.3 (RFC 9293 section 3.7.4
+    /// sets no bound).
+    pub nagle_delay: Duration,
+    /// An acknowledgement waits no longer than this. WP 4.3.
+    pub ack_delay_max: Duration,
+    /// What an acknowledgement waits on a path faster than [`Self::ack_delay_max`].
+    pub ack_delay: Duration,
+    /// Segments after the handshake that are acknowledged at once, to open the peer's window.
+    pub quick_acks: u32,
+    /// Full segments after which an acknowledgement is due. WP 4.3, RFC 9293 section 3.8.6.3.
+    pub ack_every: u32,
+    /// An idle connection is probed after this. WP 4.3.
+    pub keepalive: Duration,
+    /// A connection on which nothing arrives for this long is closed. WP 4.3.
+    pub idle_timeout: Duration,
+    /// TIME-WAIT. WP 4.3; deviates from RFC 9293 section 3.6.1 (2 MSL).
+    pub time_wait: Duration,
+    /// Initial congestion window, octets: 10 segments of 4,096. WP 4.3, RFC 6928.
+    pub initial_window: usize,
+    /// Initial slow-start threshold, octets.
+    pub ssthresh: usize,
+    /// Congestion window bound, octets. WP 4.3.
+    pub max_cwnd: usize,
+    /// Segments of appropriate byte counting in slow start, L of RFC 3465, towards old peers. Our own
+    /// peers acknowledge whole batches at once, so there each octet counts.
+    pub abc_limit: usize,
+    /// Duplicate acknowledgements that mean loss. RFC 5681 section 3.2.
+    pub dup_ack_threshold: u32,
+    /// Unacknowledged segments that an old peer can hold out of order.
+    pub legacy_outstanding: usize,
+    /// Unacknowledged segments towards our own peers.
+    pub native_outstanding: usize,
+    /// Segments held out of order.
+    pub out_of_order_segments: usize,
+    /// Octets of data written and not acknowledged.
+    pub send_buffer: usize,
+    /// Octets of data written and not sent; keeps the backlog in cache.
+    pub send_backlog: usize,
+    /// Octets received and not read; what the advertised window promises.
+    pub recv_buffer: usize,
+}
+
+impl Default for TransportConfig {
+    fn default() -> Self {
+        Self {
+            syn_rto: Duration::from_secs(1),
+            syn_rto_max: Duration::from_secs(8),
+            syn_retries: 5,
+            rto_initial: Duration::from_secs(1),
+            rto_min: Duration::from_millis(200),
+            rto_max: Duration::from_secs(10),
+            clock_granularity: Duration::from_millis(10),
+            max_retransmissions: 8,
+            legacy_fin_retries: 5,
+            persist_min: Duration::from_millis(500),
+            persist_max: Duration::from_secs(30),
+            nagle_delay: Duration::from_millis(40),
+            ack_delay_max: Duration::from_millis(40),
+            ack_delay: Duration::from_millis(5),
+            quick_acks: 32,
+            ack_every: 2,
+            keepalive: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(120),
+            time_wait: Duration::from_secs(10),
+            initial_window: 10 * MAX_SEGMENT,
+            ssthresh: 512 * 1024,
+            max_cwnd: 1024 * 1024,
+            abc_limit: 2,
+            dup_ack_threshold: 3,
+            legacy_outstanding: 128,
+            native_outstanding: 8192,
+            out_of_order_segments: 8192,
+            send_buffer: 2 * 1024 * 1024,
+            send_backlog: 256 * 1024,
+            recv_buffer: RECV_SLOTS * MAX_SEGMENT,
+        }
+    }
+}
+
+/// Octets of the largest segment we send. WP 4.3.
+pub const MAX_SEGMENT: usize = 4096;
+
+/// Octets of a segment on a path of unknown MTU: with all headers it fits 1,280 octets of IPv6.
+pub const SAFE_SEGMENT: usize = 1152;
+
+/// Receive slots advertised at first by all known peers.
+const RECV_SLOTS: usize = 512;

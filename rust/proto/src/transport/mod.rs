@@ -1,1 +1,57 @@
-//! One connection: the RFC 9293 state machine with the whitepaper section 4.3 parameters.
+//! One connection: the RFC 9293 state machine with the parameters of whitepaper section 4.3.
+//!
+//! A [`Connection`] takes arriving segments ([`Connection::process`]), time
+//! ([`Connection::handle_timeout`]) and the application's calls, and gives segments
+//! ([`Connection::dispatch`]), events and its next deadline. Windows are octets in here; the wire
+//! counts segments, and the conversion happens where a header is read or written.
+//!
+//! Peers of both older generations differ from RFC 9293 in ways that [`Dialect`] names; everything
+//! that depends on it asks the dialect, so that each quirk stands in one place.
+
+pub mod congestion;
+mod connection;
+mod dispatch;
+pub mod error;
+mod process;
+mod recv;
+pub mod rtt;
+mod send;
+pub mod state;
+pub mod stats;
+pub mod timer;
+
+pub use connection::{Connection, ConnectionEvent, FourTuple, Options};
+pub use dispatch::reset_for;
+pub use error::{CloseReason, RecvError, SendError};
+pub use state::State;
+pub use stats::{Counters, Stats};
+pub use timer::TimerKind;
+
+use crate::config::{MAX_SEGMENT, SAFE_SEGMENT};
+
+/// Which transport the peer speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Dialect {
+    /// The implementation of the whitepaper's date.
+    G1,
+    /// The generation after it.
+    G2,
+    /// A node like this one: RFC 9293 without exceptions.
+    Native,
+}
+
+impl Dialect {
+    /// Octets that one advertised slot stands for when we send.
+    fn slot(self) -> usize {
+        match self {
+            Self::G1 | Self::Native => MAX_SEGMENT,
+            Self::G2 => SAFE_SEGMENT,
+        }
+    }
+
+    /// Whether FIN ends both directions, carries no acknowledgement and may only follow
+    /// acknowledged data.
+    fn is_legacy(self) -> bool {
+        self != Self::Native
+    }
+}

@@ -1,0 +1,5 @@
+//! How much may be in flight.
+
+mod reno;
+
+pub use reno::Reno;

@@ -1,0 +1,463 @@
+//! The connection and the application's side of it.
+
+use core::time::Duration;
+
+use super::{
+    CloseReason, Dialect, RecvError, SendError, State, Stats, TimerKind,
+    congestion::Reno,
+    recv::Receiver,
+    rtt::RttEstimator,
+    send::{Recovery, Sender},
+    state::Input,
+    stats::Counters,
+    timer::Timers,
+};
+use crate::{
+    config::{SAFE_SEGMENT, TransportConfig},
+    time::Instant,
+    wire::{
+        addr::{Address, Port},
+        packet::Header,
+        seq::SeqNumber,
+    },
+};
+
+/// The two ends of a connection, as they stand in headers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FourTuple {
+    /// Our address.
+    pub local: Address,
+    /// Our port.
+    pub local_port: Port,
+    /// The peer's address.
+    pub remote: Address,
+    /// The peer's port.
+    pub remote_port: Port,
+}
+
+/// What can differ between connections.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which transport the peer speaks.
+    pub dialect: Dialect,
+    /// Octets of the largest segment to send.
+    pub max_segment: usize,
+    /// Whether small writes leave at once.
+    pub no_delay: bool,
+    /// Everything else.
+    pub config: TransportConfig,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dialect: Dialect::Native,
+            max_segment: SAFE_SEGMENT,
+            no_delay: false,
+            config: TransportConfig::default(),
+        }
+    }
+}
+
+/// What happened to a connection. Each is reported once until the application acts on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConnectionEvent {
+    /// The handshake is done.
+    Connected,
+    /// There is more to read.
+    Readable,
+    /// There is room to write again.
+    Writable,
+    /// After what can be read now, the stream is at its end.
+    RemoteFinished,
+    /// Both directions are done; old packets are dying out.
+    TimeWait,
+    /// The connection is gone.
+    Closed(CloseReason),
+}
+
+/// One end of a stream.
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) tuple: FourTuple,
+    pub(super) options: Options,
+    pub(super) state: State,
+    pub(super) iss: SeqNumber,
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
+    pub(super) rtt: RttEstimator,
+    pub(super) congestion: Reno,
+    pub(super) timers: Timers,
+    pub(super) counters: Counters,
+    /// A SYN (or SYN-ACK) must leave.
+    pub(super) is_syn_due: bool,
+    /// When the SYN first left, to sample its round trip if it was sent once.
+    pub(super) syn_sent_at: Option<Instant>,
+    pub(super) syn_transmissions: u32,
+    pub(super) is_rst_due: bool,
+    /// The application wants no more sending; FIN follows the data.
+    pub(super) is_fin_queued: bool,
+    /// The application is gone altogether.
+    pub(super) is_abandoned: bool,
+    /// Octets the peer can take beyond `snd_una`.
+    pub(super) snd_wnd: usize,
+    /// The same in segments, as advertised.
+    pub(super) snd_slots: usize,
+    pub(super) snd_wl1: SeqNumber,
+    pub(super) snd_wl2: SeqNumber,
+    pub(super) dup_acks: u32,
+    /// Timeouts in a row without progress.
+    pub(super) timeouts: u32,
+    pub(super) persist_interval: Duration,
+    pub(super) is_probe_due: bool,
+    pub(super) is_keepalive_due: bool,
+    pub(super) is_nagle_over: bool,
+    pub(super) is_cwnd_limited: bool,
+    pub(super) quick_acks_left: u32,
+    pub(super) last_arrival: Instant,
+    pub(super) is_write_blocked: bool,
+    pub(super) events: Events,
+}
+
+/// Pending events; order of delivery is the order of the fields.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    pub(super) is_connected: bool,
+    pub(super) is_readable: bool,
+    pub(super) is_writable: bool,
+    pub(super) is_remote_finished: bool,
+    pub(super) is_time_wait: bool,
+    pub(super) closed: Option<CloseReason>,
+    pub(super) reason: Option<CloseReason>,
+}
+
+impl Connection {
+    /// Opens a connection actively: SYN-SENT.
+    pub fn connect(now: Instant, tuple: FourTuple, options: Options, iss: SeqNumber) -> Self {
+        let mut connection = Self::new(now, tuple, options, iss, SeqNumber::default());
+        connection.state = State::Closed.on(Input::Open);
+        connection.is_syn_due = true;
+        connection
+    }
+
+    /// Answers a SYN that arrived at a listening port: SYN-RECEIVED, or ESTABLISHED at once for an old
+    /// peer, which may never send anything that acknowledges our SYN.
+    pub fn accept(now: Instant, tuple: FourTuple, options: Options, iss: SeqNumber, syn: &Header) -> Self {
+        let mut connection = Self::new(now, tuple, options, iss, syn.seq + 1);
+        connection.state = State::Listen.on(Input::Syn);
+        connection.is_syn_due = true;
+        connection.set_send_window(syn.window);
+        connection.snd_wl1 = syn.seq;
+        connection.snd_wl2 = iss;
+        if connection.options.dialect.is_legacy() {
+            connection.establish(now);
+        }
+        connection
+    }
+
+    fn new(now: Instant, tuple: FourTuple, options: Options, iss: SeqNumber, rcv_nxt: SeqNumber) -> Self {
+        let config = &options.config;
+        let mut timers = Timers::default();
+        timers.set(TimerKind::Idle, now + config.idle_timeout);
+        Self {
+            tuple,
+            state: State::Closed,
+            iss,
+            sender: Sender::new(iss + 1),
+            receiver: Receiver::new(rcv_nxt, config),
+            rtt: RttEstimator::new(config),
+            congestion: Reno::new(
+                config.initial_window,
+                config.ssthresh,
+                config.max_cwnd,
+                options.max_segment,
+                options.dialect.is_legacy().then_some(config.abc_limit),
+            ),
+            timers,
+            counters: Counters::default(),
+            is_syn_due: false,
+            syn_sent_at: None,
+            syn_transmissions: 0,
+            is_rst_due: false,
+            is_fin_queued: false,
+            is_abandoned: false,
+            snd_wnd: 0,
+            snd_slots: 0,
+            snd_wl1: SeqNumber::default(),
+            snd_wl2: SeqNumber::default(),
+            dup_acks: 0,
+            timeouts: 0,
+            persist_interval: config.persist_min,
+            is_probe_due: false,
+            is_keepalive_due: false,
+            is_nagle_over: false,
+            is_cwnd_limited: false,
+            quick_acks_left: config.quick_acks,
+            last_arrival: now,
+            is_write_blocked: false,
+            events: Events::default(),
+            options,
+        }
+    }
+
+    /// Names the peer's transport, before anything was dispatched.
+    pub fn set_dialect(&mut self, dialect: Dialect) {
+        self.options.dialect = dialect;
+        self.congestion.set_abc_limit(dialect.is_legacy().then_some(self.options.config.abc_limit));
+    }
+
+    /// Replaces the initial sequence number, before anything was dispatched.
+    pub fn set_iss(&mut self, iss: SeqNumber) {
+        let queue = core::mem::take(&mut self.sender.queue);
+        self.iss = iss;
+        self.sender = Sender::new(iss + 1);
+        self.sender.queue = queue;
+    }
+
+    /// Changes the size of segments sent from now on, in octets.
+    pub fn set_max_segment(&mut self, max_segment: usize) {
+        self.options.max_segment = max_segment;
+        self.congestion.set_smss(max_segment);
+    }
+
+    /// Whether small writes leave at once.
+    pub fn set_no_delay(&mut self, no_delay: bool) {
+        self.options.no_delay = no_delay;
+    }
+
+    /// The two ends.
+    pub fn tuple(&self) -> &FourTuple {
+        &self.tuple
+    }
+
+    /// The state of RFC 9293.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Why the connection is broken, if it is.
+    pub fn broken(&self) -> Option<CloseReason> {
+        self.events.reason.filter(|reason| *reason != CloseReason::Finished)
+    }
+
+    /// Octets that [`Self::send`] would take now.
+    pub fn send_capacity(&self) -> usize {
+        if self.check_sendable().is_err() {
+            return 0;
+        }
+        let config = &self.options.config;
+        let held = config.send_buffer.saturating_sub(self.sender.queue.len());
+        held.min(config.send_backlog.saturating_sub(self.sender.unsent()))
+    }
+
+    fn check_sendable(&self) -> Result<(), SendError> {
+        if let Some(reason) = self.broken() {
+            return Err(SendError::Broken(reason));
+        }
+        let is_open = match self.state {
+            State::SynSent | State::SynReceived | State::Established | State::CloseWait => true,
+            State::Closed
+            | State::Listen
+            | State::FinWait1
+            | State::FinWait2
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => false,
+        };
+        if is_open && !self.is_fin_queued { Ok(()) } else { Err(SendError::Closed) }
+    }
+
+    /// Queues octets and returns how many were taken; 0 means full, and a Writable event follows.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn send(&mut self, octets: &[u8]) -> Result<usize, SendError> {
+        self.check_sendable()?;
+        let capacity = self.send_capacity();
+        let taken = self.sender.queue.write(octets, capacity);
+        self.is_write_blocked = taken < octets.len();
+        Ok(taken)
+    }
+
+    /// Room for 1 to `max` octets in the send queue, to be filled and kept by [`Self::send_commit`];
+    /// empty when there is none, and a Writable event follows.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn send_reserve(&mut self, max: usize) -> Result<&mut [u8], SendError> {
+        self.check_sendable()?;
+        let max = max.min(self.send_capacity());
+        self.is_write_blocked = max == 0;
+        Ok(self.sender.queue.reserve(max))
+    }
+
+    /// Keeps the first `n` octets of the last [`Self::send_reserve`].
+    pub fn send_commit(&mut self, n: usize) {
+        self.sender.queue.commit(n);
+    }
+
+    /// The octets that can be read, in order.
+    pub fn recv_slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.receiver.queue.slices()
+    }
+
+    /// Octets that can be read.
+    pub fn readable(&self) -> usize {
+        self.receiver.queue.len()
+    }
+
+    /// Whether everything was read and the peer has finished.
+    pub fn is_at_end(&self) -> bool {
+        self.receiver.is_finished && self.receiver.queue.is_empty()
+    }
+
+    /// Forgets the first `n` readable octets, which may reopen the window.
+    pub fn recv_consume(&mut self, n: usize) {
+        self.receiver.queue.consume(n);
+        self.events.is_readable &= !self.receiver.queue.is_empty();
+        if self.state.can_receive() && self.receiver.wants_window_update() {
+            self.receiver.ack.now();
+        }
+    }
+
+    /// Reads octets: `Ok(None)` at the end of the stream, `Ok(Some(0))` when there is nothing yet.
+    ///
+    /// # Errors
+    /// [`RecvError::Broken`] when the connection broke and all that arrived was read.
+    pub fn recv(&mut self, out: &mut [u8]) -> Result<Option<usize>, RecvError> {
+        if self.receiver.queue.is_empty() {
+            if self.receiver.is_finished {
+                return Ok(None);
+            }
+            if let Some(reason) = self.broken() {
+                return Err(RecvError::Broken(reason));
+            }
+        }
+        let mut taken = 0;
+        for slice in self.receiver.queue.slices() {
+            let n = slice.len().min(out.len() - taken);
+            out[taken..taken + n].copy_from_slice(&slice[..n]);
+            taken += n;
+        }
+        self.recv_consume(taken);
+        Ok(Some(taken))
+    }
+
+    /// Finishes sending: FIN follows what is queued. Reading goes on.
+    pub fn shutdown(&mut self) {
+        if self.state == State::SynSent && self.sender.queue.is_empty() && self.is_abandoned {
+            self.fail(CloseReason::Aborted);
+        } else if self.state != State::Closed {
+            self.is_fin_queued = true;
+        }
+    }
+
+    /// The application is gone: FIN follows what is queued, and data that arrives is refused. Data
+    /// that arrived and nobody will read resets the connection (RFC 9293 section 3.6.1).
+    pub fn close(&mut self, now: Instant) {
+        self.is_abandoned = true;
+        if self.receiver.queue.is_empty() {
+            self.shutdown();
+        } else {
+            self.receiver.queue.consume(usize::MAX);
+            self.abort(now);
+        }
+    }
+
+    /// Resets the connection.
+    pub fn abort(&mut self, _now: Instant) {
+        match self.state {
+            State::Closed | State::Listen => return,
+            State::SynSent | State::TimeWait => {}
+            State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => self.is_rst_due = true,
+        }
+        self.fail(CloseReason::Aborted);
+    }
+
+    /// Ends the connection without a packet, for a reason of our own.
+    pub fn break_off(&mut self, reason: CloseReason) {
+        if self.state != State::Closed {
+            self.fail(reason);
+        }
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<ConnectionEvent> {
+        let events = &mut self.events;
+        if core::mem::take(&mut events.is_connected) {
+            return Some(ConnectionEvent::Connected);
+        }
+        if core::mem::take(&mut events.is_readable) {
+            return Some(ConnectionEvent::Readable);
+        }
+        if core::mem::take(&mut events.is_writable) {
+            return Some(ConnectionEvent::Writable);
+        }
+        if core::mem::take(&mut events.is_remote_finished) {
+            return Some(ConnectionEvent::RemoteFinished);
+        }
+        if core::mem::take(&mut events.is_time_wait) {
+            return Some(ConnectionEvent::TimeWait);
+        }
+        events.closed.take().map(ConnectionEvent::Closed)
+    }
+
+    /// A view for people and programs.
+    pub fn stats(&self) -> Stats {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Stats {
+            counters: self.counters,
+            cwnd: self.congestion.cwnd(),
+            ssthresh: self.congestion.ssthresh(),
+            in_flight: self.sender.in_flight(),
+            srtt_ns: self.rtt.srtt().map_or(0, nanos),
+            rttvar_ns: nanos(self.rtt.rttvar()),
+            min_rtt_ns: self.rtt.min_rtt().map_or(0, nanos),
+            unacked: self.sender.outstanding(),
+            ooo_buf: self.receiver.out_of_order(),
+            snd_wnd: self.snd_wnd,
+            rcv_wnd: self.receiver.window(),
+            in_recovery: self.sender.recovery != Recovery::Open,
+        }
+    }
+
+    /// The handshake is done.
+    pub(super) fn establish(&mut self, now: Instant) {
+        let input = if self.state == State::SynSent { Input::SynAck } else { Input::AckOfSyn };
+        self.state = self.state.on(input);
+        self.timers.stop(TimerKind::Retransmission);
+        self.timers.set(TimerKind::Keepalive, now + self.options.config.keepalive);
+        self.events.is_connected = true;
+    }
+
+    /// Reads a window field.
+    pub(super) fn set_send_window(&mut self, field: u16) {
+        self.snd_slots = usize::from(field);
+        self.snd_wnd = self.snd_slots * self.options.dialect.slot();
+    }
+
+    /// Enters TIME-WAIT.
+    pub(super) fn enter_time_wait(&mut self, now: Instant) {
+        self.timers.stop_all();
+        self.timers.set(TimerKind::TimeWait, now + self.options.config.time_wait);
+        self.sender.clear();
+        self.events.is_time_wait = true;
+    }
+
+    /// Enters CLOSED for `reason`.
+    pub(super) fn fail(&mut self, reason: CloseReason) {
+        self.state = self.state.on(Input::Kill);
+        self.timers.stop_all();
+        self.sender.clear();
+        self.receiver.drop_gap();
+        self.is_syn_due = false;
+        self.events.closed = Some(reason);
+        self.events.reason = Some(reason);
+    }
+}

@@ -1,0 +1,342 @@
+//! Leaving segments and deadlines (RFC 9293 section 3.10.8, RFC 6298 section 5).
+
+use super::{
+    CloseReason, Connection, Dialect, State, TimerKind,
+    send::{Outgoing, Recovery},
+    state::Input,
+};
+use crate::{
+    time::Instant,
+    wire::{
+        packet::{Flags, HEADER_LEN, Header, Protocol},
+        sack,
+        seq::SeqNumber,
+    },
+};
+
+const FIN_ACK: Flags = Flags::FIN.union(Flags::ACK);
+const SYN_ACK: Flags = Flags::SYN.union(Flags::ACK);
+const RST_ACK: Flags = Flags::RST.union(Flags::ACK);
+
+impl Connection {
+    /// Writes the next segment that may leave to the front of `out` and returns its length. `out`
+    /// must hold a header and the largest segment. To be called until it gives nothing.
+    pub fn dispatch(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
+        if core::mem::take(&mut self.is_rst_due) {
+            return self.emit_rst(out);
+        }
+        if core::mem::take(&mut self.is_syn_due) {
+            return self.emit_syn(now, out);
+        }
+        match self.state {
+            State::Closed | State::Listen | State::SynSent | State::SynReceived => None,
+            State::TimeWait => self.emit_ack(out),
+            State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => {
+                if let Some(segment) = self.next_segment(now) {
+                    return self.emit_segment(now, segment, out);
+                }
+                self.emit_ack(out).or_else(|| self.emit_keepalive(out))
+            }
+        }
+    }
+
+    /// The earliest deadline and what it is for.
+    pub fn poll_timeout(&self) -> Option<(Instant, TimerKind)> {
+        self.timers.next()
+    }
+
+    /// Acts on every deadline that has passed; harmless when none has.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(kind) = self.timers.expire(now) {
+            match kind {
+                TimerKind::Retransmission => self.on_retransmission_timeout(now),
+                TimerKind::Persist => {
+                    self.is_probe_due = true;
+                    self.persist_interval = (self.persist_interval * 2).min(self.options.config.persist_max);
+                }
+                TimerKind::Ack => self.receiver.ack.now(),
+                TimerKind::Nagle => self.is_nagle_over = true,
+                TimerKind::Keepalive => {
+                    let due = self.last_arrival + self.options.config.keepalive;
+                    self.is_keepalive_due = now >= due;
+                    let next = if now >= due { now + self.options.config.keepalive } else { due };
+                    self.timers.set(TimerKind::Keepalive, next);
+                }
+                TimerKind::Idle => {
+                    let due = self.last_arrival + self.options.config.idle_timeout;
+                    if now < due {
+                        self.timers.set(TimerKind::Idle, due);
+                    } else {
+                        self.is_rst_due = self.state.is_synchronized();
+                        self.fail(CloseReason::IdleTimeout);
+                    }
+                }
+                TimerKind::TimeWait => self.fail(CloseReason::Finished),
+            }
+        }
+    }
+
+    fn on_retransmission_timeout(&mut self, now: Instant) {
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            if self.syn_transmissions > self.options.config.syn_retries {
+                self.fail(CloseReason::SynTimeout);
+            } else {
+                self.is_syn_due = true;
+            }
+            return;
+        }
+        if self.sender.outstanding() == 0 {
+            return;
+        }
+        self.timeouts += 1;
+        let config = &self.options.config;
+        if self.options.dialect.is_legacy() && self.sender.is_fin_sent {
+            if self.timeouts > config.legacy_fin_retries {
+                self.fail(CloseReason::Finished);
+                return;
+            }
+        } else if self.timeouts > config.max_retransmissions {
+            self.is_rst_due = true;
+            self.fail(CloseReason::RetransmissionTimeout);
+            return;
+        }
+        let is_new_event = !matches!(self.sender.recovery, Recovery::Timeout { .. });
+        // WP 4.3: once per loss event. A closed window is no loss.
+        if is_new_event || self.snd_wnd == 0 {
+            self.rtt.back_off();
+        }
+        if self.snd_wnd > 0 {
+            self.congestion.on_rto(self.sender.in_flight(), is_new_event);
+        }
+        self.sender.on_timeout();
+        self.sender.recovery = Recovery::Timeout { recover: self.sender.snd_nxt };
+        self.dup_acks = 0;
+        self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
+    }
+
+    /// What data or FIN leaves next.
+    fn next_segment(&mut self, now: Instant) -> Option<Outgoing> {
+        if self.sender.has_lost()
+            && let Some(segment) = self.sender.next_retransmission(now, self.congestion.cwnd())
+        {
+            if matches!(self.sender.recovery, Recovery::Timeout { .. }) {
+                self.counters.retransmits += 1;
+            } else {
+                self.counters.fast_retx += 1;
+            }
+            return Some(segment);
+        }
+        if self.sender.is_fin_sent {
+            return None;
+        }
+        if self.sender.unsent() > 0 {
+            let len = self.next_len(now)?;
+            self.counters.bytes_sent += len as u64;
+            if len < self.options.max_segment {
+                self.sender.snd_sml = self.sender.snd_nxt + len;
+            }
+            self.is_nagle_over = false;
+            self.timers.stop(TimerKind::Nagle);
+            return Some(self.sender.send_new(now, len, false));
+        }
+        self.is_cwnd_limited &= 2 * self.sender.in_flight() >= self.congestion.cwnd();
+        // An old peer acts on FIN at once, even when data before it is missing.
+        let is_held = self.options.dialect.is_legacy() && self.sender.outstanding() > 0;
+        if !self.is_fin_queued || is_held {
+            return None;
+        }
+        self.state = self.state.on(Input::FinSent);
+        Some(self.sender.send_new(now, 0, true))
+    }
+
+    /// Octets of new data that may leave now, if any.
+    fn next_len(&mut self, now: Instant) -> Option<usize> {
+        let unsent = self.sender.unsent();
+        let wanted = unsent.min(self.options.max_segment);
+        let used = self.sender.snd_nxt.bytes_since(self.sender.snd_una).unwrap_or(0);
+        let usable = self.snd_wnd.saturating_sub(used);
+        let is_legacy = self.options.dialect.is_legacy();
+        let config = &self.options.config;
+        let limit =
+            if is_legacy { config.legacy_outstanding.min(self.snd_slots) } else { config.native_outstanding };
+        if self.sender.outstanding() == 0 && (usable == 0 || limit == 0) {
+            if !core::mem::take(&mut self.is_probe_due) {
+                self.timers.set_if_earlier(TimerKind::Persist, now + self.persist_interval);
+                return None;
+            }
+            return Some(self.cut_look_alike(wanted));
+        }
+        if self.sender.outstanding() >= limit {
+            return None;
+        }
+        // Silly window: a partial segment leaves only when nothing else is on its way.
+        if usable < wanted && self.sender.outstanding() > 0 {
+            return None;
+        }
+        let len = wanted.min(usable);
+        if self.sender.in_flight() > 0 && self.sender.in_flight() + len > self.congestion.cwnd() {
+            self.is_cwnd_limited = true;
+            return None;
+        }
+        let is_small = len < self.options.max_segment;
+        let is_small_outstanding = self.sender.snd_sml > self.sender.snd_una;
+        if is_small
+            && is_small_outstanding
+            && !self.options.no_delay
+            && !self.is_fin_queued
+            && !self.is_nagle_over
+        {
+            self.timers.set_if_earlier(TimerKind::Nagle, now + self.options.config.nagle_delay);
+            return None;
+        }
+        Some(self.cut_look_alike(len))
+    }
+
+    /// Shortens a segment that a receiver would take for SACK.
+    fn cut_look_alike(&self, len: usize) -> usize {
+        let mut front = [0; sack::MAX_LEN];
+        let front = &mut front[..len.min(sack::MAX_LEN)];
+        let segment = Outgoing { seq: self.sender.snd_nxt, len, is_fin: false };
+        if !self.sender.copy(segment, front) {
+            return len;
+        }
+        sack::look_alike_cut(front).unwrap_or(len)
+    }
+
+    fn emit_segment(&mut self, now: Instant, segment: Outgoing, out: &mut [u8]) -> Option<usize> {
+        let octets = out.get_mut(..HEADER_LEN + segment.len)?;
+        if !self.sender.copy(segment, &mut octets[HEADER_LEN..]) {
+            return None;
+        }
+        if segment.len > 0 {
+            self.counters.segs_sent += 1;
+        }
+        if !self.timers.is_set(TimerKind::Retransmission) {
+            self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
+        }
+        self.timers.stop(TimerKind::Persist);
+        if segment.is_fin && self.options.dialect.is_legacy() {
+            return self.emit(Flags::FIN, segment.seq, SeqNumber::default(), 0, octets);
+        }
+        let flags = if segment.is_fin { FIN_ACK } else { Flags::ACK };
+        self.receiver.ack.on_sent(false);
+        self.timers.stop(TimerKind::Ack);
+        self.emit_current(flags, segment.seq, octets)
+    }
+
+    fn emit_syn(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
+        let octets = out.get_mut(..HEADER_LEN)?;
+        self.syn_transmissions += 1;
+        self.syn_sent_at.get_or_insert(now);
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            let config = &self.options.config;
+            let doublings = (self.syn_transmissions - 1).min(16);
+            let delay = (config.syn_rto * (1 << doublings)).min(config.syn_rto_max);
+            self.timers.set(TimerKind::Retransmission, now + delay);
+        }
+        if self.state == State::SynSent {
+            let window = self.receiver.advertise();
+            return self.emit(Flags::SYN, self.iss, SeqNumber::default(), window, octets);
+        }
+        self.emit_current(SYN_ACK, self.iss, octets)
+    }
+
+    fn emit_rst(&mut self, out: &mut [u8]) -> Option<usize> {
+        let octets = out.get_mut(..HEADER_LEN)?;
+        if self.options.dialect.is_legacy() {
+            return self.emit(Flags::RST, SeqNumber::default(), SeqNumber::default(), 0, octets);
+        }
+        self.emit_current(RST_ACK, self.sender.snd_nxt, octets)
+    }
+
+    fn emit_ack(&mut self, out: &mut [u8]) -> Option<usize> {
+        if self.receiver.ack.is_due {
+            let blocks = self.receiver.sack_blocks();
+            let len = blocks.emit(out.get_mut(HEADER_LEN..)?).unwrap_or(0);
+            self.counters.sack_sent += blocks.as_slice().len() as u64;
+            self.receiver.ack.on_sent(true);
+            self.timers.stop(TimerKind::Ack);
+            let octets = out.get_mut(..HEADER_LEN + len)?;
+            if self.state == State::TimeWait && self.options.dialect.is_legacy() {
+                return self.emit(FIN_ACK, self.sender.snd_nxt, self.receiver.rcv_nxt, 0, octets);
+            }
+            return self.emit_current(Flags::ACK, self.sender.snd_nxt, octets);
+        }
+        if self.receiver.ack.duplicates_owed > 0 {
+            self.receiver.ack.duplicates_owed -= 1;
+            return self.emit_current(Flags::ACK, self.sender.snd_nxt, out.get_mut(..HEADER_LEN)?);
+        }
+        None
+    }
+
+    /// RFC 9293 section 3.8.4: a number before the window makes our own peers answer; old peers
+    /// answer none.
+    fn emit_keepalive(&mut self, out: &mut [u8]) -> Option<usize> {
+        if !core::mem::take(&mut self.is_keepalive_due) {
+            return None;
+        }
+        let back = usize::from(self.options.dialect == Dialect::Native);
+        self.emit_current(Flags::ACK, self.sender.snd_nxt - back, out.get_mut(..HEADER_LEN)?)
+    }
+
+    /// Writes a segment with the current acknowledgement and window.
+    fn emit_current(&mut self, flags: Flags, seq: SeqNumber, octets: &mut [u8]) -> Option<usize> {
+        let window = self.receiver.advertise();
+        let ack = self.receiver.rcv_nxt;
+        self.emit(flags, seq, ack, window, octets)
+    }
+
+    fn emit(
+        &self,
+        flags: Flags,
+        seq: SeqNumber,
+        ack: SeqNumber,
+        window: u16,
+        octets: &mut [u8],
+    ) -> Option<usize> {
+        let tuple = &self.tuple;
+        let header = Header {
+            flags,
+            protocol: Protocol::Stream,
+            src: tuple.local,
+            dst: tuple.remote,
+            src_port: tuple.local_port,
+            dst_port: tuple.remote_port,
+            seq,
+            ack,
+            window,
+        };
+        header.emit(octets).then_some(octets.len())
+    }
+}
+
+/// The answer to a segment that belongs to no connection (RFC 9293 section 3.10.7.1), or nothing for
+/// one that must not be answered. Old peers take any RST, whatever its numbers.
+pub fn reset_for(segment: &Header, payload_len: usize) -> Option<Header> {
+    if segment.flags.contains(Flags::RST) {
+        return None;
+    }
+    let (flags, seq, ack) = if segment.flags.contains(Flags::ACK) {
+        (Flags::RST, segment.ack, SeqNumber::default())
+    } else {
+        let taken =
+            usize::from(segment.flags.contains(Flags::SYN)) + usize::from(segment.flags.contains(Flags::FIN));
+        (RST_ACK, SeqNumber::default(), segment.seq + payload_len + taken)
+    };
+    Some(Header {
+        flags,
+        protocol: Protocol::Stream,
+        src: segment.dst,
+        dst: segment.src,
+        src_port: segment.dst_port,
+        dst_port: segment.src_port,
+        seq,
+        ack,
+        window: 0,
+    })
+}

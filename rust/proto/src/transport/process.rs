@@ -1,0 +1,431 @@
+//! Arriving segments (RFC 9293 section 3.10.7).
+
+use super::{
+    CloseReason, Connection, Dialect, State, TimerKind, recv::Arrival, send::Recovery, state::Input,
+};
+use crate::{
+    time::Instant,
+    wire::{
+        packet::{Flags, Header},
+        sack::{self, SackBlocks},
+        seq::SeqNumber,
+    },
+};
+
+/// Empty duplicates that a G1 sender needs to notice a loss; it does not count those with SACK.
+const G1_DUPLICATES: u32 = 3;
+
+impl Connection {
+    /// Takes one segment. What makes no sense is dropped and counted.
+    pub fn process(&mut self, now: Instant, segment: &Header, payload: &[u8]) {
+        self.last_arrival = now;
+        match self.state {
+            State::Closed | State::Listen => {}
+            State::SynSent => self.process_syn_sent(now, segment),
+            State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => self.process_synchronized(now, segment, payload),
+        }
+    }
+
+    fn process_syn_sent(&mut self, now: Instant, segment: &Header) {
+        let acks_syn = segment.flags.contains(Flags::ACK) && segment.ack == self.iss + 1;
+        let is_legacy = self.options.dialect.is_legacy();
+        if segment.flags.contains(Flags::RST) {
+            if acks_syn || is_legacy {
+                self.fail(CloseReason::Refused);
+            }
+            return;
+        }
+        if !segment.flags.contains(Flags::SYN) {
+            self.counters.unacceptable += 1;
+            return;
+        }
+        if segment.flags.contains(Flags::ACK) {
+            // G1 never checks nor, after data, keeps the numbers of its SYN-ACK.
+            if !acks_syn && self.options.dialect != Dialect::G1 {
+                self.counters.unacceptable += 1;
+                return;
+            }
+            self.start_receiving(segment);
+            if self.syn_transmissions == 1
+                && let Some(sent_at) = self.syn_sent_at
+            {
+                self.rtt.on_sample(now.saturating_since(sent_at));
+            }
+            self.establish(now);
+            self.receiver.ack.now();
+        } else {
+            // Simultaneous open.
+            self.start_receiving(segment);
+            self.state = self.state.on(Input::Syn);
+            self.is_syn_due = true;
+            self.syn_transmissions = 0;
+        }
+    }
+
+    /// Takes the peer's initial number and window from its SYN.
+    fn start_receiving(&mut self, segment: &Header) {
+        // A G1 peer whose SYN-ACK was lost repeats it with a number that counts data it already sent.
+        let has_drifted = self.options.dialect == Dialect::G1 && self.syn_transmissions > 1;
+        let irs = if has_drifted { SeqNumber::default() } else { segment.seq };
+        self.receiver = super::recv::Receiver::new(irs + 1, &self.options.config);
+        self.set_send_window(segment.window);
+        self.snd_wl1 = segment.seq;
+        self.snd_wl2 = segment.ack;
+    }
+
+    fn process_synchronized(&mut self, now: Instant, segment: &Header, payload: &[u8]) {
+        if segment.flags.contains(Flags::RST) {
+            self.process_rst(segment);
+        } else if segment.flags.contains(Flags::SYN) {
+            self.process_late_syn(segment);
+        } else if self.options.dialect.is_legacy() && segment.flags.contains(Flags::FIN) {
+            self.process_legacy_fin(now, segment);
+        } else if segment.flags.contains(Flags::ACK) && self.state != State::TimeWait {
+            self.process_ack_and_data(now, segment, payload);
+        } else if self.state == State::TimeWait && segment.flags.contains(Flags::FIN) {
+            // Our last acknowledgement was lost.
+            self.receiver.ack.pure_now();
+            self.timers.set(TimerKind::TimeWait, now + self.options.config.time_wait);
+        } else {
+            self.counters.unacceptable += 1;
+        }
+    }
+
+    /// RFC 9293 section 3.10.7.4, second check. The challenge of RFC 5961 guards against blind
+    /// attackers, whom the tunnel keeps out. Old peers put no meaning into the number.
+    fn process_rst(&mut self, segment: &Header) {
+        if self.receiver.is_in_window(segment.seq) || self.options.dialect.is_legacy() {
+            match self.state {
+                State::TimeWait => self.fail(CloseReason::Finished),
+                State::Closed
+                | State::Listen
+                | State::SynSent
+                | State::SynReceived
+                | State::Established
+                | State::FinWait1
+                | State::FinWait2
+                | State::CloseWait
+                | State::Closing
+                | State::LastAck => self.fail(CloseReason::Reset),
+            }
+        } else {
+            self.counters.unacceptable += 1;
+        }
+    }
+
+    /// A SYN for a connection that exists: the peer did not hear our SYN-ACK, or it is old.
+    fn process_late_syn(&mut self, segment: &Header) {
+        let is_repeated = segment.seq + 1 == self.receiver.rcv_nxt;
+        if segment.flags.contains(Flags::ACK) {
+            if self.state == State::SynReceived && segment.ack == self.iss + 1 {
+                // Simultaneous open: their SYN-ACK acknowledges our SYN.
+                self.establish(self.last_arrival);
+                self.set_send_window(segment.window);
+            }
+            self.receiver.ack.pure_now();
+        } else if is_repeated && (self.options.dialect.is_legacy() || self.sender.snd_nxt == self.iss + 1) {
+            self.is_syn_due = true;
+        } else {
+            // RFC 5961 section 4.2: a challenge acknowledgement.
+            self.counters.unacceptable += 1;
+            self.receiver.ack.pure_now();
+        }
+    }
+
+    /// FIN from an old peer ends both directions; FIN|ACK answers ours.
+    fn process_legacy_fin(&mut self, now: Instant, segment: &Header) {
+        if self.state == State::TimeWait {
+            // Answering an answer would never end.
+            if !segment.flags.contains(Flags::ACK) {
+                self.receiver.ack.pure_now();
+            }
+            return;
+        }
+        if !self.receiver.on_fin(segment.seq) {
+            self.counters.unacceptable += 1;
+            return;
+        }
+        self.finish_legacy(now);
+    }
+
+    fn finish_legacy(&mut self, now: Instant) {
+        if !self.receiver.reach_fin() {
+            self.receiver.ack.pure_now();
+            return;
+        }
+        self.events.is_remote_finished = true;
+        let has_finished = self.sender.is_fin_sent;
+        self.is_fin_queued = true;
+        self.state = State::TimeWait;
+        self.enter_time_wait(now);
+        if !has_finished {
+            self.receiver.ack.pure_now();
+        }
+    }
+
+    fn process_ack_and_data(&mut self, now: Instant, segment: &Header, payload: &[u8]) {
+        if segment.ack > self.sender.snd_nxt {
+            self.counters.unacceptable += 1;
+            self.receiver.ack.pure_now();
+            return;
+        }
+        let blocks = sack::parse_exact(payload, self.sender.snd_nxt);
+        let is_pure = payload.is_empty() || blocks.is_some();
+        self.process_ack(now, segment, is_pure, blocks.as_ref());
+        if self.state == State::Closed {
+            return;
+        }
+        if !is_pure {
+            self.process_data(segment.seq, payload);
+        } else if payload.is_empty() && segment.seq < self.receiver.rcv_nxt {
+            // A keepalive: before what we have seen, so that we answer.
+            if !self.options.dialect.is_legacy() && !segment.flags.contains(Flags::FIN) {
+                self.receiver.ack.pure_now();
+            }
+        }
+        if segment.flags.contains(Flags::FIN)
+            && !self.receiver.on_fin(segment.seq + if is_pure { 0 } else { payload.len() })
+        {
+            self.counters.unacceptable += 1;
+            self.receiver.ack.pure_now();
+        }
+        self.reach_fin(now);
+    }
+
+    /// RFC 9293 section 3.10.7.4, fifth check.
+    fn process_ack(&mut self, now: Instant, segment: &Header, is_pure: bool, blocks: Option<&SackBlocks>) {
+        if self.state == State::SynReceived {
+            if segment.ack != self.iss + 1 && segment.ack <= self.iss {
+                self.counters.unacceptable += 1;
+                return;
+            }
+            if self.syn_transmissions == 1
+                && let Some(sent_at) = self.syn_sent_at
+            {
+                self.rtt.on_sample(now.saturating_since(sent_at));
+            }
+            self.establish(now);
+        }
+        self.confirm_syn();
+        let una = self.sender.snd_una;
+        let is_duplicate = is_pure && segment.ack == una && self.sender.in_flight() > 0;
+        let window_before = self.snd_slots;
+        self.update_window(segment, is_pure);
+        if let Some(blocks) = blocks {
+            self.counters.sack_recv += blocks.as_slice().len() as u64;
+            self.sender.on_sack(blocks);
+        }
+        if segment.ack > una {
+            self.on_progress(now, segment.ack);
+        } else if is_duplicate && window_before == self.snd_slots {
+            self.counters.dup_acks += 1;
+            self.dup_acks += 1;
+        }
+        self.detect_loss();
+    }
+
+    /// An old peer has heard our SYN-ACK when it sends anything.
+    fn confirm_syn(&mut self) {
+        if self.options.dialect.is_legacy() {
+            self.is_syn_due = false;
+            if self.syn_sent_at.take().is_some() && self.sender.outstanding() == 0 {
+                self.timers.stop(TimerKind::Retransmission);
+            }
+        }
+    }
+
+    /// The peer's window: RFC 9293's rule towards our own peers, every segment's towards old ones.
+    fn update_window(&mut self, segment: &Header, is_pure: bool) {
+        let is_newer =
+            segment.seq > self.snd_wl1 || (segment.seq == self.snd_wl1 && segment.ack >= self.snd_wl2);
+        if !is_newer && !self.options.dialect.is_legacy() {
+            return;
+        }
+        // G1 writes a window of 0 into keepalives.
+        let is_g1_keepalive = self.options.dialect == Dialect::G1
+            && segment.window == 0
+            && is_pure
+            && segment.ack == self.sender.snd_una;
+        if is_g1_keepalive {
+            return;
+        }
+        self.snd_wl1 = segment.seq;
+        self.snd_wl2 = segment.ack;
+        let was_closed = self.snd_wnd == 0;
+        self.set_send_window(segment.window);
+        if was_closed && self.snd_wnd > 0 {
+            // The probe found the window closed and was dropped.
+            self.sender.mark_head_lost();
+        }
+        if self.snd_wnd > 0 {
+            self.persist_interval = self.options.config.persist_min;
+            self.timers.stop(TimerKind::Persist);
+        }
+        self.timeouts = if self.snd_wnd == 0 { 0 } else { self.timeouts };
+    }
+
+    /// Something new was acknowledged.
+    fn on_progress(&mut self, now: Instant, ack: SeqNumber) {
+        let acked = self.sender.on_ack(ack);
+        if acked.bytes == 0 {
+            return;
+        }
+        self.dup_acks = 0;
+        self.timeouts = 0;
+        if let Some(sent_at) = acked.sampled_at {
+            self.rtt.on_sample(now.saturating_since(sent_at));
+        }
+        match self.sender.recovery {
+            Recovery::Open => {
+                if self.is_cwnd_limited {
+                    self.congestion.on_ack(acked.bytes);
+                }
+            }
+            Recovery::Fast { recover } | Recovery::Timeout { recover } if self.sender.snd_una >= recover => {
+                self.sender.recovery = Recovery::Open;
+            }
+            Recovery::Fast { .. } => {
+                // A partial acknowledgement without SACK points at the next hole (RFC 6582).
+                if self.sender.is_scoreboard_empty() {
+                    self.sender.mark_head_lost();
+                }
+            }
+            Recovery::Timeout { .. } => self.congestion.on_ack(acked.bytes),
+        }
+        if self.sender.outstanding() > 0 {
+            self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
+        } else {
+            self.timers.stop(TimerKind::Retransmission);
+        }
+        if self.is_write_blocked && self.send_capacity() >= self.options.config.send_backlog / 2 {
+            self.is_write_blocked = false;
+            self.events.is_writable = true;
+        }
+        if acked.fin {
+            self.on_fin_acked(now);
+        }
+    }
+
+    fn on_fin_acked(&mut self, now: Instant) {
+        self.state = self.state.on(Input::AckOfFin);
+        match self.state {
+            State::TimeWait => self.enter_time_wait(now),
+            State::Closed => self.fail(CloseReason::Finished),
+            State::Listen
+            | State::SynSent
+            | State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => {}
+        }
+    }
+
+    /// Fast retransmit (RFC 5681 section 3.2) and its generalisation with SACK (RFC 6675).
+    fn detect_loss(&mut self) {
+        let threshold = self.options.config.dup_ack_threshold;
+        let reordering = (threshold as usize - 1) * self.options.max_segment;
+        let flight_size = self.sender.in_flight();
+        let mut found = self.sender.detect_lost(reordering);
+        if self.dup_acks == threshold && self.sender.recovery == Recovery::Open {
+            found |= self.sender.mark_head_lost();
+        }
+        if found && self.sender.recovery == Recovery::Open {
+            self.sender.recovery = Recovery::Fast { recover: self.sender.snd_nxt };
+            self.congestion.on_loss(flight_size);
+        }
+    }
+
+    fn process_data(&mut self, seq: SeqNumber, payload: &[u8]) {
+        self.counters.segs_recv += 1;
+        if self.is_abandoned && self.state.can_receive() {
+            // Nobody will read this (RFC 9293 section 3.6.1).
+            self.is_rst_due = true;
+            self.fail(CloseReason::Aborted);
+            return;
+        }
+        if !self.state.can_receive() {
+            self.counters.unacceptable += 1;
+            return;
+        }
+        let before = self.receiver.queue.len();
+        let had_gap = self.receiver.has_gap();
+        match self.receiver.on_data(seq, payload) {
+            Arrival::InOrder => {
+                let arrived = self.receiver.queue.len() - before;
+                self.counters.bytes_recv += arrived as u64;
+                self.events.is_readable = true;
+                self.receiver.since_gap = 0;
+                self.on_in_order(had_gap);
+            }
+            Arrival::OutOfOrder => {
+                self.receiver.since_gap += 1;
+                self.receiver.ack.pure_now();
+                self.owe_duplicate();
+            }
+            Arrival::Duplicate => {
+                self.counters.duplicates += 1;
+                self.receiver.ack.pure_now();
+            }
+            Arrival::Unacceptable => {
+                self.counters.unacceptable += 1;
+                self.receiver.ack.pure_now();
+            }
+            Arrival::Overflow => {
+                self.counters.reassembly_overflow += 1;
+                self.receiver.ack.pure_now();
+            }
+        }
+    }
+
+    /// Delays the acknowledgement, or not (RFC 9293 section 3.8.6.3).
+    fn on_in_order(&mut self, had_gap: bool) {
+        let ack = &mut self.receiver.ack;
+        ack.pending += 1;
+        if had_gap {
+            ack.pure_now();
+        } else if self.quick_acks_left > 0 {
+            self.quick_acks_left -= 1;
+            ack.now();
+        } else if ack.pending >= self.options.config.ack_every {
+            ack.now();
+        } else {
+            let delay = self.options.config.ack_delay;
+            self.timers.set_if_earlier(TimerKind::Ack, self.last_arrival + delay);
+        }
+    }
+
+    fn owe_duplicate(&mut self) {
+        if self.options.dialect == Dialect::G1 && self.receiver.since_gap <= G1_DUPLICATES {
+            self.receiver.ack.duplicates_owed += 1;
+        }
+    }
+
+    /// Acts when the peer's FIN has come in sequence.
+    fn reach_fin(&mut self, now: Instant) {
+        if self.options.dialect.is_legacy() {
+            if self.receiver.is_fin_reachable() {
+                self.finish_legacy(now);
+            }
+            return;
+        }
+        if !self.receiver.reach_fin() {
+            return;
+        }
+        self.events.is_remote_finished = true;
+        self.receiver.ack.now();
+        self.state = self.state.on(Input::Fin);
+        if self.state == State::TimeWait {
+            self.enter_time_wait(now);
+        }
+    }
+}

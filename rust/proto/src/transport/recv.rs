@@ -1,0 +1,195 @@
+//! The receiving half: acceptability, reassembly, window and when to acknowledge
+//! (RFC 9293 sections 3.4, 3.8.6).
+
+use crate::{
+    config::{MAX_SEGMENT, TransportConfig},
+    storage::{assembler::Assembler, recv_queue::RecvQueue},
+    wire::{sack::SackBlocks, seq::SeqNumber},
+};
+
+/// What a data segment turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Arrival {
+    /// Continues the stream, perhaps closing a gap.
+    InOrder,
+    /// Lies beyond a gap and was stored.
+    OutOfOrder,
+    /// Was held already.
+    Duplicate,
+    /// Lies outside the window.
+    Unacceptable,
+    /// Lies beyond a gap and there was no room.
+    Overflow,
+}
+
+/// What must be acknowledged, and how urgently.
+#[derive(Debug, Default)]
+pub(super) struct AckState {
+    /// Segments that no acknowledgement covers.
+    pub(super) pending: u32,
+    /// An acknowledgement must leave at the next opportunity.
+    pub(super) is_due: bool,
+    /// It must be one of its own, to carry SACK or to count as duplicate.
+    pub(super) must_be_pure: bool,
+    /// Empty duplicates still owed to a peer that does not count those with SACK.
+    pub(super) duplicates_owed: u8,
+}
+
+impl AckState {
+    /// A segment with the current acknowledgement left. Returns what is still owed as pure ones.
+    pub(super) fn on_sent(&mut self, is_pure: bool) {
+        self.pending = 0;
+        if is_pure || !self.must_be_pure {
+            self.is_due = false;
+            self.must_be_pure = false;
+        }
+    }
+
+    /// Asks for an acknowledgement at the next opportunity.
+    pub(super) fn now(&mut self) {
+        self.is_due = true;
+    }
+
+    /// As [`Self::now`], in a segment without data.
+    pub(super) fn pure_now(&mut self) {
+        self.is_due = true;
+        self.must_be_pure = true;
+    }
+}
+
+/// The receiving half of a connection.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    pub(super) queue: RecvQueue,
+    assembler: Assembler,
+    pub(super) rcv_nxt: SeqNumber,
+    /// The right edge that was advertised; data up to here is accepted, and it never moves left.
+    rcv_adv: SeqNumber,
+    /// The number after the last octet, once the peer's FIN was seen.
+    fin_seq: Option<SeqNumber>,
+    pub(super) is_finished: bool,
+    pub(super) ack: AckState,
+    capacity: usize,
+    max_segments: usize,
+    /// Out-of-order segments since the gap opened.
+    pub(super) since_gap: u32,
+}
+
+impl Receiver {
+    /// Expects `rcv_nxt` first.
+    pub(super) fn new(rcv_nxt: SeqNumber, config: &TransportConfig) -> Self {
+        Self {
+            queue: RecvQueue::default(),
+            assembler: Assembler::default(),
+            rcv_nxt,
+            rcv_adv: rcv_nxt + config.recv_buffer,
+            fin_seq: None,
+            is_finished: false,
+            ack: AckState::default(),
+            capacity: config.recv_buffer,
+            max_segments: config.out_of_order_segments,
+            since_gap: 0,
+        }
+    }
+
+    /// Octets that may arrive beyond `rcv_nxt`, from what the application has not read.
+    fn free(&self) -> usize {
+        self.capacity.saturating_sub(self.queue.len())
+    }
+
+    /// The advertised window in octets.
+    pub(super) fn window(&self) -> usize {
+        self.free() / MAX_SEGMENT * MAX_SEGMENT
+    }
+
+    /// The window field of a segment that leaves now: free slots, each for one segment of any size.
+    pub(super) fn advertise(&mut self) -> u16 {
+        let slots = u16::try_from(self.free() / MAX_SEGMENT).unwrap_or(u16::MAX);
+        self.rcv_adv = self.rcv_adv.max(self.rcv_nxt + usize::from(slots) * MAX_SEGMENT);
+        slots
+    }
+
+    /// Whether the window grew by enough to tell the peer without being asked
+    /// (RFC 9293 section 3.8.6.2.2).
+    pub(super) fn wants_window_update(&self) -> bool {
+        let advertised = self.rcv_adv.bytes_since(self.rcv_nxt).unwrap_or(0);
+        self.window() >= advertised + self.capacity / 4
+    }
+
+    /// Takes a data segment.
+    pub(super) fn on_data(&mut self, seq: SeqNumber, octets: &[u8]) -> Arrival {
+        let (seq, octets) = match self.rcv_nxt.bytes_since(seq) {
+            Some(known) if known >= octets.len() => return Arrival::Duplicate,
+            Some(known) => (self.rcv_nxt, &octets[known..]),
+            None => (seq, octets),
+        };
+        let room = self.rcv_adv.bytes_since(seq).unwrap_or(0);
+        if room == 0 || self.fin_seq.is_some_and(|fin| seq >= fin) {
+            return Arrival::Unacceptable;
+        }
+        let octets = &octets[..octets.len().min(room)];
+        if seq != self.rcv_nxt {
+            if self.assembler.insert(seq, octets, self.max_segments) {
+                return Arrival::OutOfOrder;
+            }
+            let is_full = self.assembler.len() >= self.max_segments;
+            return if is_full { Arrival::Overflow } else { Arrival::Duplicate };
+        }
+        self.queue.append(octets);
+        self.rcv_nxt += octets.len();
+        while let Some(octets) = self.assembler.pop(self.rcv_nxt) {
+            self.queue.append(&octets);
+            self.rcv_nxt += octets.len();
+        }
+        Arrival::InOrder
+    }
+
+    /// Whether `seq` lies between what is expected next and the right edge of the window.
+    pub(super) fn is_in_window(&self, seq: SeqNumber) -> bool {
+        seq >= self.rcv_nxt && seq <= self.rcv_adv
+    }
+
+    /// Takes a FIN whose number is `seq`. Returns whether it makes sense.
+    pub(super) fn on_fin(&mut self, seq: SeqNumber) -> bool {
+        if self.fin_seq.is_some_and(|known| known != seq) || seq < self.rcv_nxt || seq > self.rcv_adv {
+            return false;
+        }
+        self.fin_seq = Some(seq);
+        true
+    }
+
+    /// Whether all data before the peer's FIN has arrived.
+    pub(super) fn is_fin_reachable(&self) -> bool {
+        !self.is_finished && self.fin_seq == Some(self.rcv_nxt)
+    }
+
+    /// Whether the peer's FIN has just been reached; true once.
+    pub(super) fn reach_fin(&mut self) -> bool {
+        if !self.is_fin_reachable() {
+            return false;
+        }
+        self.is_finished = true;
+        self.rcv_nxt += 1;
+        true
+    }
+
+    /// Whether octets beyond a gap are held.
+    pub(super) fn has_gap(&self) -> bool {
+        !self.assembler.is_empty()
+    }
+
+    /// What to report beyond the cumulative acknowledgement.
+    pub(super) fn sack_blocks(&self) -> SackBlocks {
+        if self.has_gap() { self.assembler.highest_ranges() } else { SackBlocks::default() }
+    }
+
+    /// Segments held out of order.
+    pub(super) fn out_of_order(&self) -> usize {
+        self.assembler.len()
+    }
+
+    /// Forgets what no reader can reach: segments beyond a gap.
+    pub(super) fn drop_gap(&mut self) {
+        self.assembler.clear();
+    }
+}

@@ -1,0 +1,110 @@
+//! Round-trip time and retransmission timeout (RFC 6298, in integer nanoseconds).
+
+use core::time::Duration;
+
+use crate::config::TransportConfig;
+
+/// Smoothed estimates. `alpha` is 1/8, `beta` 1/4, `k` 4.
+#[derive(Clone, Debug)]
+pub struct RttEstimator {
+    srtt: Option<Duration>,
+    rttvar: Duration,
+    min_rtt: Option<Duration>,
+    rto: Duration,
+    rto_min: Duration,
+    rto_max: Duration,
+    clock_granularity: Duration,
+}
+
+impl RttEstimator {
+    /// No sample yet: the RTO is the initial one.
+    pub fn new(config: &TransportConfig) -> Self {
+        Self {
+            srtt: None,
+            rttvar: Duration::ZERO,
+            min_rtt: None,
+            rto: config.rto_initial,
+            rto_min: config.rto_min,
+            rto_max: config.rto_max,
+            clock_granularity: config.clock_granularity,
+        }
+    }
+
+    /// Takes one sample of a segment that was sent once (Karn's algorithm, RFC 6298 section 3).
+    pub fn on_sample(&mut self, rtt: Duration) {
+        self.min_rtt = Some(self.min_rtt.map_or(rtt, |min| min.min(rtt)));
+        let srtt = match self.srtt {
+            None => {
+                self.rttvar = rtt / 2;
+                rtt
+            }
+            Some(srtt) => {
+                self.rttvar = (self.rttvar * 3 + srtt.abs_diff(rtt)) / 4;
+                (srtt * 7 + rtt) / 8
+            }
+        };
+        self.srtt = Some(srtt);
+        let margin = self.clock_granularity.max(self.rttvar * 4);
+        self.rto = (srtt + margin).clamp(self.rto_min, self.rto_max);
+    }
+
+    /// Doubles the RTO (RFC 6298 (5.5)).
+    pub fn back_off(&mut self) {
+        self.rto = (self.rto * 2).min(self.rto_max);
+    }
+
+    /// The retransmission timeout.
+    pub fn rto(&self) -> Duration {
+        self.rto
+    }
+
+    /// The smoothed round-trip time, once there is a sample.
+    pub fn srtt(&self) -> Option<Duration> {
+        self.srtt
+    }
+
+    /// The round-trip time variation.
+    pub fn rttvar(&self) -> Duration {
+        self.rttvar
+    }
+
+    /// The shortest sample.
+    pub fn min_rtt(&self) -> Option<Duration> {
+        self.min_rtt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors() {
+        let text = include_str!("../../../../tests/vectors/rtt.json");
+        let vectors: serde_json::Value = serde_json::from_str(text).unwrap();
+        for case in vectors["cases"].as_array().unwrap() {
+            let mut rtt = RttEstimator::new(&TransportConfig::default());
+            let samples = case["samples_us"].as_array().unwrap();
+            for (sample, out) in samples.iter().zip(case["out"].as_array().unwrap()) {
+                rtt.on_sample(Duration::from_micros(sample.as_u64().unwrap()));
+                let nanos = |key: &str| Duration::from_nanos(out[key].as_u64().unwrap());
+                assert_eq!(rtt.srtt(), Some(nanos("srtt_ns")));
+                assert_eq!(rtt.rttvar(), nanos("rttvar_ns"));
+                assert_eq!(rtt.rto(), nanos("rto_ns"));
+            }
+        }
+    }
+
+    #[test]
+    fn back_off_doubles_up_to_the_bound() {
+        let mut rtt = RttEstimator::new(&TransportConfig::default());
+        rtt.on_sample(Duration::from_millis(50));
+        let backed_off: Vec<_> = (0..7)
+            .map(|_| {
+                rtt.back_off();
+                rtt.rto().as_millis()
+            })
+            .collect();
+        assert_eq!(backed_off, [400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+    }
+}

@@ -1,0 +1,59 @@
+//! What a connection has done, for `connections` and `info`.
+
+/// Counters since the connection was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Octets of user data sent, each counted once.
+    pub bytes_sent: u64,
+    /// Octets of user data received in order.
+    pub bytes_recv: u64,
+    /// Data segments sent, with retransmissions.
+    pub segs_sent: u64,
+    /// Data segments received, with duplicates.
+    pub segs_recv: u64,
+    /// Segments retransmitted because the timer expired.
+    pub retransmits: u64,
+    /// Segments retransmitted because of acknowledgements.
+    pub fast_retx: u64,
+    /// Duplicate acknowledgements received.
+    pub dup_acks: u64,
+    /// SACK blocks sent.
+    pub sack_sent: u64,
+    /// SACK blocks received.
+    pub sack_recv: u64,
+    /// Segments dropped: outside the window, or acknowledging what was never sent.
+    pub unacceptable: u64,
+    /// Data segments dropped because they were held already.
+    pub duplicates: u64,
+    /// Out-of-order segments dropped for lack of room.
+    pub reassembly_overflow: u64,
+}
+
+/// A view of one connection's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Counters since the start.
+    pub counters: Counters,
+    /// Congestion window, octets.
+    pub cwnd: usize,
+    /// Slow-start threshold, octets.
+    pub ssthresh: usize,
+    /// Octets sent and neither acknowledged, selectively acknowledged nor deemed lost.
+    pub in_flight: usize,
+    /// Smoothed round-trip time, nanoseconds; 0 before the first sample.
+    pub srtt_ns: u64,
+    /// Its variation, nanoseconds.
+    pub rttvar_ns: u64,
+    /// The shortest sample, nanoseconds.
+    pub min_rtt_ns: u64,
+    /// Segments sent and not acknowledged.
+    pub unacked: usize,
+    /// Segments held out of order.
+    pub ooo_buf: usize,
+    /// The peer's advertised window, octets.
+    pub snd_wnd: usize,
+    /// Our advertised window, octets.
+    pub rcv_wnd: usize,
+    /// Whether a loss is being repaired.
+    pub in_recovery: bool,
+}

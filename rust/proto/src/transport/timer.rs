@@ -1,0 +1,85 @@
+//! The timers of one connection.
+
+use crate::time::Instant;
+
+/// What a deadline is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimerKind {
+    /// Retransmission (RFC 6298), also of SYN and FIN.
+    Retransmission,
+    /// Window probe (RFC 9293 section 3.8.6.1).
+    Persist,
+    /// Delayed acknowledgement.
+    Ack,
+    /// Small data was held back long enough.
+    Nagle,
+    /// Probe of an idle connection.
+    Keepalive,
+    /// Nothing arrived for the idle time.
+    Idle,
+    /// End of TIME-WAIT.
+    TimeWait,
+}
+
+const KINDS: [TimerKind; 7] = [
+    TimerKind::Retransmission,
+    TimerKind::Persist,
+    TimerKind::Ack,
+    TimerKind::Nagle,
+    TimerKind::Keepalive,
+    TimerKind::Idle,
+    TimerKind::TimeWait,
+];
+
+/// One deadline per kind.
+#[derive(Debug, Default)]
+pub struct Timers {
+    deadlines: [Option<Instant>; KINDS.len()],
+}
+
+impl Timers {
+    /// Sets or moves a deadline.
+    pub fn set(&mut self, kind: TimerKind, at: Instant) {
+        self.deadlines[kind as usize] = Some(at);
+    }
+
+    /// Sets a deadline unless an earlier one stands.
+    pub fn set_if_earlier(&mut self, kind: TimerKind, at: Instant) {
+        let slot = &mut self.deadlines[kind as usize];
+        if slot.is_none_or(|old| at < old) {
+            *slot = Some(at);
+        }
+    }
+
+    /// Removes a deadline.
+    pub fn stop(&mut self, kind: TimerKind) {
+        self.deadlines[kind as usize] = None;
+    }
+
+    /// Removes all deadlines.
+    pub fn stop_all(&mut self) {
+        self.deadlines = Default::default();
+    }
+
+    /// Whether a deadline stands.
+    pub fn is_set(&self, kind: TimerKind) -> bool {
+        self.deadlines[kind as usize].is_some()
+    }
+
+    /// The earliest deadline.
+    pub fn next(&self) -> Option<(Instant, TimerKind)> {
+        KINDS
+            .iter()
+            .filter_map(|kind| Some((self.deadlines[*kind as usize]?, *kind)))
+            .min_by_key(|(at, _)| *at)
+    }
+
+    /// Removes and returns a deadline that has passed.
+    pub fn expire(&mut self, now: Instant) -> Option<TimerKind> {
+        let (at, kind) = self.next()?;
+        (at <= now).then(|| {
+            self.stop(kind);
+            kind
+        })
+    }
+}

@@ -1,0 +1,280 @@
+//! Two connections joined by an impaired path in virtual time, driven by a seed.
+#![allow(clippy::cast_possible_truncation, reason = "tests")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use pilot_proto::{
+    time::Instant,
+    transport::{CloseReason, Connection, ConnectionEvent, Dialect, FourTuple, Options},
+    wire::{
+        addr::{Address, NodeId, Port},
+        packet::{Flags, Header},
+        seq::SeqNumber,
+    },
+};
+
+/// SplitMix64: small, seeded, and the same everywhere.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// What the path does to packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    pub latency: Duration,
+    pub jitter: Duration,
+    pub loss: u64,
+    pub duplication: u64,
+    /// Time that one packet occupies the link.
+    pub spacing: Duration,
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self {
+            latency: Duration::from_millis(10),
+            jitter: Duration::ZERO,
+            loss: 0,
+            duplication: 0,
+            spacing: Duration::ZERO,
+        }
+    }
+}
+
+pub struct End {
+    pub connection: Connection,
+    pub received: Vec<u8>,
+    pub events: Vec<ConnectionEvent>,
+    to_send: Vec<u8>,
+    sent: usize,
+    then_shutdown: bool,
+    pub reads: bool,
+}
+
+impl End {
+    pub fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            received: Vec::new(),
+            events: Vec::new(),
+            to_send: Vec::new(),
+            sent: 0,
+            then_shutdown: false,
+            reads: true,
+        }
+    }
+
+    pub fn write(&mut self, octets: &[u8]) {
+        self.to_send.extend(octets);
+    }
+
+    pub fn is_unwritten(&self) -> bool {
+        self.to_send.is_empty()
+    }
+
+    pub fn write_and_finish(&mut self, octets: &[u8]) {
+        self.write(octets);
+        self.then_shutdown = true;
+    }
+
+    pub fn closed(&self) -> Option<CloseReason> {
+        self.events.iter().find_map(|event| match event {
+            ConnectionEvent::Closed(reason) => Some(*reason),
+            _ => None,
+        })
+    }
+
+    fn run_application(&mut self) {
+        if self.sent < self.to_send.len() {
+            self.sent += self.connection.send(&self.to_send[self.sent..]).unwrap_or(0);
+        }
+        if self.then_shutdown && self.sent == self.to_send.len() {
+            self.then_shutdown = false;
+            self.connection.shutdown();
+        }
+        let mut scratch = [0; 65536];
+        while self.reads {
+            match self.connection.recv(&mut scratch) {
+                Ok(Some(n)) if n > 0 => self.received.extend(&scratch[..n]),
+                _ => break,
+            }
+        }
+    }
+}
+
+pub struct Pair {
+    pub now: Instant,
+    pub ends: [Option<End>; 2],
+    pub path: Path,
+    pub rng: Rng,
+    /// Packets by arrival time and a serial number: for whom, header and payload.
+    wire: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
+    serial: u64,
+    free_at: [Instant; 2],
+    /// Every packet that left, before the path touched it.
+    pub trace: Vec<(usize, Header, usize)>,
+    pub accept_options: Options,
+}
+
+pub fn tuple(end: usize) -> FourTuple {
+    let address = |n: u32| Address::backbone(NodeId(n));
+    if end == 0 {
+        FourTuple { local: address(1), local_port: Port(49152), remote: address(2), remote_port: Port(1000) }
+    } else {
+        FourTuple { local: address(2), local_port: Port(1000), remote: address(1), remote_port: Port(49152) }
+    }
+}
+
+pub fn options(dialect: Dialect) -> Options {
+    Options { dialect, ..Options::default() }
+}
+
+impl Pair {
+    /// End 0 dials, end 1 will accept.
+    pub fn dial(seed: u64, dialect: Dialect, path: Path) -> Self {
+        Self::with_options(seed, options(dialect), options(dialect), path)
+    }
+
+    pub fn with_options(seed: u64, dialer: Options, acceptor: Options, path: Path) -> Self {
+        let iss = SeqNumber::new(if dialer.dialect == Dialect::Native { u32::MAX - 5000 } else { 0 });
+        let client = Connection::connect(Instant::ZERO, tuple(0), dialer, iss);
+        Self {
+            now: Instant::ZERO,
+            ends: [Some(End::new(client)), None],
+            path,
+            rng: Rng(seed),
+            wire: BTreeMap::new(),
+            serial: 0,
+            free_at: [Instant::ZERO; 2],
+            trace: Vec::new(),
+            accept_options: acceptor,
+        }
+    }
+
+    pub fn end(&mut self, end: usize) -> &mut End {
+        self.ends[end].as_mut().expect("the end exists")
+    }
+
+    fn transmit(&mut self, from: usize, packet: Vec<u8>) {
+        let (header, payload) = Header::parse(&packet).expect("own packets parse");
+        self.trace.push((from, header, payload.len()));
+        let copies = 1 + usize::from(self.rng.chance(self.path.duplication));
+        for _ in 0..copies {
+            if self.rng.chance(self.path.loss) {
+                continue;
+            }
+            let jitter = Duration::from_nanos(self.rng.below(self.path.jitter.as_nanos() as u64 + 1));
+            self.serial += 1;
+            let departure = self.free_at[from].as_nanos().max(self.now.as_nanos());
+            self.free_at[from] = Instant::from_nanos(departure) + self.path.spacing;
+            let at = self.free_at[from] + self.path.latency + jitter;
+            self.wire.insert((at, self.serial), (1 - from, packet.clone()));
+        }
+    }
+
+    /// Lets both applications run and sends what may leave, without time passing.
+    pub fn service(&mut self) {
+        let mut buffer = vec![0; 8192];
+        for end in 0..2 {
+            let Some(mut this) = self.ends[end].take() else { continue };
+            loop {
+                this.run_application();
+                let mut is_idle = true;
+                while let Some(len) = this.connection.dispatch(self.now, &mut buffer) {
+                    self.transmit(end, buffer[..len].to_vec());
+                    is_idle = false;
+                }
+                while let Some(event) = this.connection.poll_event() {
+                    this.events.push(event);
+                    is_idle = false;
+                }
+                if is_idle {
+                    break;
+                }
+            }
+            self.ends[end] = Some(this);
+        }
+    }
+
+    fn deliver(&mut self, to: usize, packet: &[u8]) {
+        let (header, payload) = Header::parse(packet).expect("own packets parse");
+        if to == 1 && self.ends[1].is_none() && header.flags == Flags::SYN {
+            let iss = SeqNumber::new(self.rng.next() as u32);
+            let iss = if self.accept_options.dialect == Dialect::Native { iss } else { SeqNumber::new(0) };
+            let options = self.accept_options.clone();
+            self.ends[1] = Some(End::new(Connection::accept(self.now, tuple(1), options, iss, &header)));
+            return;
+        }
+        if let Some(end) = &mut self.ends[to] {
+            end.connection.process(self.now, &header, payload);
+        }
+    }
+
+    /// Advances to the next thing that happens; `false` when nothing ever will.
+    pub fn step(&mut self) -> bool {
+        self.service();
+        let timer = self
+            .ends
+            .iter()
+            .flatten()
+            .filter_map(|end| end.connection.poll_timeout())
+            .map(|(at, _)| at)
+            .min();
+        let arrival = self.wire.keys().next().copied();
+        let Some(next) = timer.into_iter().chain(arrival.map(|(at, _)| at)).min() else { return false };
+        self.now = Instant::from_nanos(self.now.as_nanos().max(next.as_nanos()));
+        while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            let (to, packet) = entry.remove();
+            self.deliver(to, &packet);
+        }
+        for end in self.ends.iter_mut().flatten() {
+            end.connection.handle_timeout(self.now);
+        }
+        self.service();
+        true
+    }
+
+    /// Runs until `is_done`, for at most `limit` of virtual time.
+    pub fn run_until(&mut self, limit: Duration, mut is_done: impl FnMut(&mut Self) -> bool) {
+        let end = self.now + limit;
+        while !is_done(self) {
+            assert!(self.step(), "stuck: nothing will ever happen, at {:?}", self.now);
+            assert!(self.now <= end, "not done after {limit:?}");
+        }
+    }
+
+    pub fn establish(&mut self) {
+        self.run_until(Duration::from_secs(60), |pair| {
+            pair.ends.iter().flatten().filter(|e| e.events.contains(&ConnectionEvent::Connected)).count() == 2
+        });
+    }
+
+    /// Loses everything from now on.
+    pub fn cut(&mut self) {
+        self.path.loss = 100;
+        self.wire.clear();
+    }
+}
+
+/// Octets that differ everywhere, so that a hole or a repeat shows.
+pub fn pattern(len: usize) -> Vec<u8> {
+    let mut rng = Rng(len as u64);
+    (0..len.div_ceil(8)).flat_map(|_| rng.next().to_le_bytes()).take(len).collect()
+}
