@@ -116,3 +116,47 @@ pub const SAFE_SEGMENT: usize = 1152;
 
 /// Receive slots advertised at first by all known peers.
 const RECV_SLOTS: usize = 512;
+
+/// Parameters of a node.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Parameters of every connection.
+    pub transport: TransportConfig,
+    /// Connections in all states but TIME-WAIT. Deviates from WP 4.3 (4,096), which counts for one
+    /// process per agent, not for one that serves many.
+    pub max_connections: usize,
+    /// Connections of one listening port. Deviates from WP 4.3 (1,024) for the same reason.
+    pub max_connections_per_port: usize,
+    /// SYNs per second and at once, from one authenticated peer. WP 4.3 has 100 per second for all
+    /// peers, because its SYNs are not authenticated.
+    pub syn_rate: (u32, u32),
+    /// Key frames per second and at once, from one address.
+    pub key_rate: (u32, u32),
+    /// Peers known at once.
+    pub max_peers: usize,
+    /// Datagrams that wait for a peer's session. WP 5.
+    pub max_pending: usize,
+    /// A peer without connections is forgotten after this silence.
+    pub peer_lifetime: Duration,
+    /// How often the forgettable is looked for.
+    pub sweep_interval: Duration,
+    /// How often beacons are told where we are. WP 4.2.
+    pub beacon_interval: Duration,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            transport: TransportConfig::default(),
+            max_connections: 65_536,
+            max_connections_per_port: 16_384,
+            syn_rate: (20_000, 8_192),
+            key_rate: (50, 100),
+            max_peers: 16_384,
+            max_pending: 64,
+            peer_lifetime: Duration::from_secs(300),
+            sweep_interval: Duration::from_secs(60),
+            beacon_interval: Duration::from_secs(30),
+        }
+    }
+}

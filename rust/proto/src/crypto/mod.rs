@@ -4,6 +4,7 @@
 //! logs. Nothing here knows peers or sessions.
 
 pub mod aead;
+pub mod entropy;
 pub mod exchange;
 pub mod identity;
 pub mod replay;

@@ -1,1 +1,372 @@
-//! The facade that joins tunnels and connections: demultiplexing, ports, limits, events.
+//! The facade that joins tunnels and connections: demultiplexing, ports, limits, datagrams.
+//!
+//! One [`Node`] is one agent's network stack. It is driven by inputs, each with the time:
+//! [`Node::handle_datagram`], [`Node::handle_timeout`], what the registry says about a peer
+//! ([`Node::on_record`]) and the application's calls. After each it is drained of datagrams
+//! ([`Node::poll_transmit`]), events ([`Node::poll_event`]) and asked for its next deadline
+//! ([`Node::poll_timeout`]).
+
+mod api;
+mod ports;
+mod receive;
+mod stats;
+mod transmit;
+
+use core::net::{IpAddr, SocketAddr};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
+};
+
+pub use stats::{NodeCounters, NodeStats};
+pub use transmit::Transmit;
+
+use self::ports::Ports;
+use crate::{
+    config::{MAX_SEGMENT, NodeConfig},
+    crypto::{CryptoError, entropy::Entropy, identity::Identity},
+    storage::token_bucket::TokenBucket,
+    time::Instant,
+    transport::{CloseReason, Connection},
+    tunnel::{Capabilities, Liveness, Local, Outbox, Peer},
+    wire::addr::{Address, NodeId, Port},
+};
+
+/// Identifies a connection for the life of the node; never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnectionId(pub u32);
+
+/// Why a call was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The port is taken.
+    #[error("port already bound")]
+    PortInUse,
+    /// No ephemeral port is free.
+    #[error("ephemeral ports exhausted")]
+    PortsExhausted,
+    /// The port is not bound.
+    #[error("port is not bound")]
+    NotBound,
+    /// The limit of connections is reached.
+    #[error("too many connections")]
+    TooManyConnections,
+    /// A datagram larger than the protocol can carry.
+    #[error("payload too large")]
+    TooLarge,
+    /// Broadcast or unset addresses cannot be dialled.
+    #[error("not a unicast address")]
+    NotUnicast,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The registry must be asked about a peer; [`Node::on_record`] or [`Node::on_no_record`] answers.
+    RecordNeeded(NodeId),
+    /// A beacon says where our datagrams come from.
+    EndpointDiscovered(SocketAddr),
+    /// A dialled connection is established.
+    Connected(ConnectionId),
+    /// A connection to a listening port is established.
+    Accepted(ConnectionId),
+    /// There is more to read.
+    Readable(ConnectionId),
+    /// There is room to write again.
+    Writable(ConnectionId),
+    /// The peer finished; after what can be read, the stream is at its end.
+    RemoteFinished(ConnectionId),
+    /// A connection is gone; its id means nothing any more.
+    Closed(ConnectionId, CloseReason),
+    /// A datagram arrived.
+    Datagram {
+        /// Who sent it.
+        src: Address,
+        /// From which port.
+        src_port: Port,
+        /// To which port of ours.
+        dst_port: Port,
+        /// The payload.
+        data: Vec<u8>,
+    },
+}
+
+/// A connection and where it stands with the node.
+#[derive(Debug)]
+struct Slot {
+    connection: Connection,
+    /// Whether it waits in the ready queue.
+    is_queued: bool,
+    /// Whether its peer's session is up and its dialect set.
+    is_attached: bool,
+    /// Deadline that stands in the timer heap.
+    armed: Option<Instant>,
+    is_inbound: bool,
+    /// The application is done with it; it is forgotten when it is closed.
+    is_released: bool,
+}
+
+/// Demultiplexing key: our port and the far end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Key {
+    local_port: Port,
+    remote: Address,
+    remote_port: Port,
+}
+
+/// What a deadline in the heap belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Timed {
+    Connection(ConnectionId),
+    Peer(NodeId),
+    Beacon,
+    Sweep,
+}
+
+/// One agent's network stack.
+#[derive(Debug)]
+pub struct Node {
+    config: NodeConfig,
+    address: Address,
+    identity: Identity,
+    entropy: Entropy,
+    capabilities: Capabilities,
+    own_addresses: Vec<IpAddr>,
+    peers: BTreeMap<NodeId, Peer>,
+    /// Deadlines of peers that stand in the heap.
+    peer_armed: HashMap<NodeId, Instant>,
+    slots: BTreeMap<ConnectionId, Slot>,
+    demux: HashMap<Key, ConnectionId>,
+    /// Connections by peer, for those that wait and for restarts.
+    by_peer: BTreeMap<NodeId, Vec<ConnectionId>>,
+    next_id: u32,
+    ports: Ports,
+    ready: VecDeque<ConnectionId>,
+    timers: BinaryHeap<Reverse<(Instant, Timed)>>,
+    events: VecDeque<Event>,
+    outbox: Outbox,
+    /// Packets from us to us.
+    loopback: VecDeque<Vec<u8>>,
+    /// A sealed frame that did not fit the batch.
+    stash: Option<(SocketAddr, Vec<u8>)>,
+    /// Datagrams that wait for a session.
+    pending: BTreeMap<NodeId, VecDeque<Vec<u8>>>,
+    /// Peers about whom the registry was asked.
+    asked: BTreeSet<NodeId>,
+    beacons: Vec<SocketAddr>,
+    scratch: Vec<u8>,
+    syn_bucket: BTreeMap<NodeId, TokenBucket>,
+    key_buckets: BTreeMap<IpAddr, TokenBucket>,
+    counters: NodeCounters,
+}
+
+impl Node {
+    /// A node without an address; `seed` must be random and never used again.
+    ///
+    /// # Errors
+    /// [`CryptoError::Key`] if the identity's seed is refused.
+    pub fn new(
+        now: Instant,
+        identity_seed: &[u8; 32],
+        seed: &[u8; 32],
+        config: NodeConfig,
+    ) -> Result<Self, CryptoError> {
+        let mut entropy = Entropy::new(seed);
+        let capabilities = Capabilities {
+            boot_id: entropy.next_u64(),
+            max_segment: u16::try_from(MAX_SEGMENT).unwrap_or(u16::MAX),
+        };
+        let mut node = Self {
+            ports: Ports::default(),
+            config,
+            address: Address::default(),
+            identity: Identity::from_seed(identity_seed)?,
+            entropy,
+            capabilities,
+            own_addresses: Vec::new(),
+            peers: BTreeMap::new(),
+            peer_armed: HashMap::new(),
+            slots: BTreeMap::new(),
+            demux: HashMap::new(),
+            by_peer: BTreeMap::new(),
+            next_id: 1,
+            ready: VecDeque::new(),
+            timers: BinaryHeap::new(),
+            events: VecDeque::new(),
+            outbox: Outbox::new(),
+            loopback: VecDeque::new(),
+            stash: None,
+            pending: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            beacons: Vec::new(),
+            scratch: Vec::new(),
+            syn_bucket: BTreeMap::new(),
+            key_buckets: BTreeMap::new(),
+            counters: NodeCounters::default(),
+        };
+        node.arm(now + node.config.sweep_interval, Timed::Sweep);
+        Ok(node)
+    }
+
+    fn arm(&mut self, at: Instant, what: Timed) {
+        self.timers.push(Reverse((at, what)));
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next deadline.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Acts on every deadline that has passed; harmless when none has.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(Reverse((at, what))) = self.timers.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            match what {
+                Timed::Connection(id) => self.on_connection_timeout(now, at, id),
+                Timed::Peer(id) => self.on_peer_timeout(now, at, id),
+                Timed::Beacon => self.discover(now),
+                Timed::Sweep => self.sweep(now),
+            }
+        }
+    }
+
+    fn on_connection_timeout(&mut self, now: Instant, at: Instant, id: ConnectionId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.armed != Some(at) {
+            return;
+        }
+        slot.armed = None;
+        slot.connection.handle_timeout(now);
+        self.queue(id);
+        self.after(id);
+    }
+
+    fn on_peer_timeout(&mut self, now: Instant, at: Instant, id: NodeId) {
+        if self.peer_armed.get(&id) != Some(&at) {
+            return;
+        }
+        self.peer_armed.remove(&id);
+        let mut liveness = Liveness::Fine;
+        self.with_peer(id, |peer, local, out| liveness = peer.handle_timeout(now, local, out));
+        match liveness {
+            Liveness::Fine => {}
+            Liveness::Stalled => self.ask_record(id),
+            Liveness::Unreachable => self.fail_peer(id, CloseReason::Unreachable),
+        }
+    }
+
+    /// Runs `f` on a peer with what is ours, then arms the peer's timer.
+    fn with_peer(&mut self, id: NodeId, f: impl FnOnce(&mut Peer, &mut Local<'_>, &mut Outbox)) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let mut local = Local {
+            address: self.address,
+            identity: &self.identity,
+            entropy: &mut self.entropy,
+            capabilities: self.capabilities,
+        };
+        f(peer, &mut local, &mut self.outbox);
+        if let Some(at) = peer.poll_timeout()
+            && self.peer_armed.get(&id).is_none_or(|armed| at < *armed)
+        {
+            self.peer_armed.insert(id, at);
+            self.timers.push(Reverse((at, Timed::Peer(id))));
+        }
+    }
+
+    /// Puts a connection into the ready queue.
+    fn queue(&mut self, id: ConnectionId) {
+        if let Some(slot) = self.slots.get_mut(&id)
+            && !slot.is_queued
+        {
+            slot.is_queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Moves a connection's events up and arms its timer.
+    fn after(&mut self, id: ConnectionId) {
+        use crate::transport::ConnectionEvent;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let mut closed = None;
+        while let Some(event) = slot.connection.poll_event() {
+            match event {
+                ConnectionEvent::Connected if slot.is_inbound => self.events.push_back(Event::Accepted(id)),
+                ConnectionEvent::Connected => self.events.push_back(Event::Connected(id)),
+                ConnectionEvent::Readable => self.events.push_back(Event::Readable(id)),
+                ConnectionEvent::Writable => self.events.push_back(Event::Writable(id)),
+                ConnectionEvent::RemoteFinished => self.events.push_back(Event::RemoteFinished(id)),
+                ConnectionEvent::TimeWait => {}
+                ConnectionEvent::Closed(reason) => closed = Some(reason),
+            }
+        }
+        if let Some(reason) = closed {
+            self.events.push_back(Event::Closed(id, reason));
+        }
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if let Some((at, _)) = slot.connection.poll_timeout()
+            && slot.armed.is_none_or(|armed| at < armed)
+        {
+            slot.armed = Some(at);
+            self.timers.push(Reverse((at, Timed::Connection(id))));
+        }
+    }
+
+    /// Forgets a connection.
+    fn remove(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slots.remove(&id) else { return };
+        let tuple = *slot.connection.tuple();
+        let key = Key { local_port: tuple.local_port, remote: tuple.remote, remote_port: tuple.remote_port };
+        if self.demux.get(&key) == Some(&id) {
+            self.demux.remove(&key);
+        }
+        self.ports.on_removed(tuple.local_port);
+        let node = tuple.remote.node;
+        if let Some(ids) = self.by_peer.get_mut(&node) {
+            ids.retain(|known| *known != id);
+            if ids.is_empty() {
+                self.by_peer.remove(&node);
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.deactivate();
+                }
+            }
+        }
+    }
+
+    /// Breaks every connection with a peer.
+    fn fail_peer(&mut self, node: NodeId, reason: CloseReason) {
+        self.pending.remove(&node);
+        for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.connection.break_off(reason);
+                self.queue(id);
+                self.after(id);
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.deactivate();
+        }
+    }
+
+    /// Forgets peers without connections that were silent for long, and full rate limiters.
+    fn sweep(&mut self, now: Instant) {
+        let config = &self.config;
+        let by_peer = &self.by_peer;
+        self.peers.retain(|id, peer| {
+            by_peer.contains_key(id) || now.saturating_since(peer.last_rx()) < config.peer_lifetime
+        });
+        let peers = &self.peers;
+        self.peer_armed.retain(|id, _| peers.contains_key(id));
+        self.pending.retain(|id, _| peers.contains_key(id));
+        self.syn_bucket.retain(|_, bucket| !bucket.is_full(now));
+        self.key_buckets.retain(|_, bucket| !bucket.is_full(now));
+        self.arm(now + self.config.sweep_interval, Timed::Sweep);
+    }
+}

@@ -220,9 +220,19 @@ impl Connection {
         self.congestion.set_smss(max_segment);
     }
 
+    /// Octets of the largest segment that leaves.
+    pub fn max_segment(&self) -> usize {
+        self.options.max_segment
+    }
+
     /// Whether small writes leave at once.
     pub fn set_no_delay(&mut self, no_delay: bool) {
         self.options.no_delay = no_delay;
+    }
+
+    /// Repeats SYN at once: the peer is another process than the one that did not answer.
+    pub fn retry_syn(&mut self) {
+        self.is_syn_due |= self.state == State::SynSent;
     }
 
     /// The two ends.

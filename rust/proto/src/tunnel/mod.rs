@@ -1,1 +1,18 @@
-//! One peer: key exchange, session, path and liveness (whitepaper section 5).
+//! One peer: key exchange, sessions, suite detection, path and liveness (whitepaper section 5).
+//!
+//! Rules that hold throughout:
+//!
+//! - A frame is authenticated before any state changes: key frames by a signature under the key that
+//!   the registry names, sealed frames by opening.
+//! - Nothing leaves in the clear. What must wait for a session waits.
+//! - A new key is a candidate until something opens under it; until then the old session sends.
+//! - The counter of a key pair never goes back, and the lowest bit of the nonce prefix says which of
+//!   the two public keys is larger, so that two nodes like this one never share a nonce.
+
+mod capabilities;
+mod peer;
+mod session;
+
+pub use capabilities::Capabilities;
+pub use peer::{Change, KeyVerdict, Liveness, Local, Outbox, Peer, PeerStatus, REFRESH};
+pub use session::{OpenError, Session};

@@ -1,13 +1,11 @@
 //! Connections over an impaired path, in virtual time. A failing seed is printed and replays.
-#![allow(clippy::unwrap_used, reason = "tests")]
-#![allow(clippy::cast_possible_truncation, reason = "tests")]
-#![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
-
-mod pair;
 
 use std::time::Duration;
 
-use pair::{Pair, Path, options, pattern};
+use crate::{
+    pair::{self, Pair, Path, options},
+    rng::{Rng, pattern},
+};
 use pilot_proto::{
     transport::{CloseReason, ConnectionEvent, Dialect, RecvError, SendError, State},
     wire::packet::Flags,
@@ -232,7 +230,7 @@ fn data_that_looks_like_sack_is_delivered() {
 fn transfers_survive_any_path() {
     let seeds: u64 = std::env::var("SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
     for seed in 0..seeds {
-        let mut rng = pair::Rng(seed ^ 0xabcd);
+        let mut rng = Rng(seed ^ 0xabcd);
         let path = Path {
             latency: Duration::from_micros(rng.below(80_000)),
             jitter: Duration::from_micros(rng.below(20_000)),

@@ -1,9 +1,8 @@
 //! Two connections joined by an impaired path in virtual time, driven by a seed.
-#![allow(clippy::cast_possible_truncation, reason = "tests")]
-#![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
 
 use std::{collections::BTreeMap, time::Duration};
 
+use crate::rng::Rng;
 use pilot_proto::{
     time::Instant,
     transport::{CloseReason, Connection, ConnectionEvent, Dialect, FourTuple, Options},
@@ -14,36 +13,15 @@ use pilot_proto::{
     },
 };
 
-/// SplitMix64: small, seeded, and the same everywhere.
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    pub fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
-
 /// What the path does to packets.
 #[derive(Clone, Copy, Debug)]
-pub struct Path {
-    pub latency: Duration,
-    pub jitter: Duration,
-    pub loss: u64,
-    pub duplication: u64,
+pub(crate) struct Path {
+    pub(crate) latency: Duration,
+    pub(crate) jitter: Duration,
+    pub(crate) loss: u64,
+    pub(crate) duplication: u64,
     /// Time that one packet occupies the link.
-    pub spacing: Duration,
+    pub(crate) spacing: Duration,
 }
 
 impl Default for Path {
@@ -58,18 +36,18 @@ impl Default for Path {
     }
 }
 
-pub struct End {
-    pub connection: Connection,
-    pub received: Vec<u8>,
-    pub events: Vec<ConnectionEvent>,
+pub(crate) struct End {
+    pub(crate) connection: Connection,
+    pub(crate) received: Vec<u8>,
+    pub(crate) events: Vec<ConnectionEvent>,
     to_send: Vec<u8>,
     sent: usize,
     then_shutdown: bool,
-    pub reads: bool,
+    pub(crate) reads: bool,
 }
 
 impl End {
-    pub fn new(connection: Connection) -> Self {
+    pub(crate) fn new(connection: Connection) -> Self {
         Self {
             connection,
             received: Vec::new(),
@@ -81,20 +59,20 @@ impl End {
         }
     }
 
-    pub fn write(&mut self, octets: &[u8]) {
+    pub(crate) fn write(&mut self, octets: &[u8]) {
         self.to_send.extend(octets);
     }
 
-    pub fn is_unwritten(&self) -> bool {
+    pub(crate) fn is_unwritten(&self) -> bool {
         self.to_send.is_empty()
     }
 
-    pub fn write_and_finish(&mut self, octets: &[u8]) {
+    pub(crate) fn write_and_finish(&mut self, octets: &[u8]) {
         self.write(octets);
         self.then_shutdown = true;
     }
 
-    pub fn closed(&self) -> Option<CloseReason> {
+    pub(crate) fn closed(&self) -> Option<CloseReason> {
         self.events.iter().find_map(|event| match event {
             ConnectionEvent::Closed(reason) => Some(*reason),
             _ => None,
@@ -119,21 +97,21 @@ impl End {
     }
 }
 
-pub struct Pair {
-    pub now: Instant,
-    pub ends: [Option<End>; 2],
-    pub path: Path,
-    pub rng: Rng,
+pub(crate) struct Pair {
+    pub(crate) now: Instant,
+    pub(crate) ends: [Option<End>; 2],
+    pub(crate) path: Path,
+    pub(crate) rng: Rng,
     /// Packets by arrival time and a serial number: for whom, header and payload.
     wire: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     serial: u64,
     free_at: [Instant; 2],
     /// Every packet that left, before the path touched it.
-    pub trace: Vec<(usize, Header, usize)>,
-    pub accept_options: Options,
+    pub(crate) trace: Vec<(usize, Header, usize)>,
+    pub(crate) accept_options: Options,
 }
 
-pub fn tuple(end: usize) -> FourTuple {
+pub(crate) fn tuple(end: usize) -> FourTuple {
     let address = |n: u32| Address::backbone(NodeId(n));
     if end == 0 {
         FourTuple { local: address(1), local_port: Port(49152), remote: address(2), remote_port: Port(1000) }
@@ -142,17 +120,17 @@ pub fn tuple(end: usize) -> FourTuple {
     }
 }
 
-pub fn options(dialect: Dialect) -> Options {
+pub(crate) fn options(dialect: Dialect) -> Options {
     Options { dialect, ..Options::default() }
 }
 
 impl Pair {
     /// End 0 dials, end 1 will accept.
-    pub fn dial(seed: u64, dialect: Dialect, path: Path) -> Self {
+    pub(crate) fn dial(seed: u64, dialect: Dialect, path: Path) -> Self {
         Self::with_options(seed, options(dialect), options(dialect), path)
     }
 
-    pub fn with_options(seed: u64, dialer: Options, acceptor: Options, path: Path) -> Self {
+    pub(crate) fn with_options(seed: u64, dialer: Options, acceptor: Options, path: Path) -> Self {
         let iss = SeqNumber::new(if dialer.dialect == Dialect::Native { u32::MAX - 5000 } else { 0 });
         let client = Connection::connect(Instant::ZERO, tuple(0), dialer, iss);
         Self {
@@ -168,7 +146,7 @@ impl Pair {
         }
     }
 
-    pub fn end(&mut self, end: usize) -> &mut End {
+    pub(crate) fn end(&mut self, end: usize) -> &mut End {
         self.ends[end].as_mut().expect("the end exists")
     }
 
@@ -190,7 +168,7 @@ impl Pair {
     }
 
     /// Lets both applications run and sends what may leave, without time passing.
-    pub fn service(&mut self) {
+    pub(crate) fn service(&mut self) {
         let mut buffer = vec![0; 8192];
         for end in 0..2 {
             let Some(mut this) = self.ends[end].take() else { continue };
@@ -228,7 +206,7 @@ impl Pair {
     }
 
     /// Advances to the next thing that happens; `false` when nothing ever will.
-    pub fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         self.service();
         let timer = self
             .ends
@@ -252,7 +230,7 @@ impl Pair {
     }
 
     /// Runs until `is_done`, for at most `limit` of virtual time.
-    pub fn run_until(&mut self, limit: Duration, mut is_done: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn run_until(&mut self, limit: Duration, mut is_done: impl FnMut(&mut Self) -> bool) {
         let end = self.now + limit;
         while !is_done(self) {
             assert!(self.step(), "stuck: nothing will ever happen, at {:?}", self.now);
@@ -260,21 +238,15 @@ impl Pair {
         }
     }
 
-    pub fn establish(&mut self) {
+    pub(crate) fn establish(&mut self) {
         self.run_until(Duration::from_secs(60), |pair| {
             pair.ends.iter().flatten().filter(|e| e.events.contains(&ConnectionEvent::Connected)).count() == 2
         });
     }
 
     /// Loses everything from now on.
-    pub fn cut(&mut self) {
+    pub(crate) fn cut(&mut self) {
         self.path.loss = 100;
         self.wire.clear();
     }
-}
-
-/// Octets that differ everywhere, so that a hole or a repeat shows.
-pub fn pattern(len: usize) -> Vec<u8> {
-    let mut rng = Rng(len as u64);
-    (0..len.div_ceil(8)).flat_map(|_| rng.next().to_le_bytes()).take(len).collect()
 }

@@ -1,0 +1,371 @@
+//! The application's calls and what the registry says.
+
+use core::net::{IpAddr, SocketAddr};
+
+use super::{ConnectionId, Event, Key, Node, NodeCounters, NodeError, NodeStats, Slot};
+use crate::{
+    config::{MAX_SEGMENT, SAFE_SEGMENT},
+    crypto::{Suite, exchange::ExchangeKey},
+    time::Instant,
+    transport::{CloseReason, Connection, Dialect, FourTuple, Options, State},
+    tunnel::{Peer, PeerStatus, REFRESH},
+    wire::{
+        addr::{Address, NodeId, Port},
+        beacon::Message,
+        packet::{Flags, Header, MAX_PAYLOAD, Protocol},
+        seq::SeqNumber,
+    },
+};
+
+impl Node {
+    /// The address the registry gave us.
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Sets our address; sessions made under another one are void.
+    pub fn set_address(&mut self, address: Address) {
+        if self.address != address {
+            self.address = address;
+            self.peers.clear();
+        }
+    }
+
+    /// The host's own IP addresses: a peer behind one of them is on this host, where large segments
+    /// pass.
+    pub fn set_own_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.own_addresses = addresses;
+    }
+
+    /// Names our beacons and asks them where our datagrams come from, now and at intervals.
+    pub fn set_beacons(&mut self, now: Instant, beacons: Vec<SocketAddr>) {
+        self.beacons = beacons;
+        self.discover(now);
+    }
+
+    pub(super) fn discover(&mut self, now: Instant) {
+        let message = Message::Discover {
+            node: self.address.node,
+            identity_key: Some(self.identity.public_key()),
+            is_extended: false,
+        };
+        for beacon in &self.beacons {
+            let mut octets = Vec::new();
+            message.emit(&mut octets);
+            self.outbox.push_back((*beacon, octets));
+        }
+        if !self.beacons.is_empty() {
+            self.arm(now + self.config.beacon_interval, super::Timed::Beacon);
+        }
+    }
+
+    /// Listens for streams; port 0 means any.
+    ///
+    /// # Errors
+    /// [`NodeError::PortInUse`], [`NodeError::PortsExhausted`].
+    pub fn listen(&mut self, port: Port) -> Result<Port, NodeError> {
+        self.ports.listen(port)
+    }
+
+    /// Stops listening; accepted connections live on.
+    ///
+    /// # Errors
+    /// [`NodeError::NotBound`].
+    pub fn unlisten(&mut self, port: Port) -> Result<(), NodeError> {
+        self.ports.unlisten(port)
+    }
+
+    /// Takes datagrams to a port; 0 means any.
+    ///
+    /// # Errors
+    /// [`NodeError::PortInUse`], [`NodeError::PortsExhausted`].
+    pub fn bind_datagrams(&mut self, port: Port) -> Result<Port, NodeError> {
+        self.ports.bind_datagrams(port)
+    }
+
+    /// Takes no more datagrams to a port.
+    ///
+    /// # Errors
+    /// [`NodeError::NotBound`].
+    pub fn unbind_datagrams(&mut self, port: Port) -> Result<(), NodeError> {
+        self.ports.unbind_datagrams(port)
+    }
+
+    /// Opens a connection. [`Event::Connected`] or [`Event::Closed`] follows.
+    ///
+    /// # Errors
+    /// [`NodeError`] for an address that is no unicast one, and at limits.
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        remote: Address,
+        remote_port: Port,
+        no_delay: bool,
+    ) -> Result<ConnectionId, NodeError> {
+        if remote.is_broadcast() || remote.node == NodeId::default() {
+            return Err(NodeError::NotUnicast);
+        }
+        if self.slots.len() >= self.config.max_connections {
+            return Err(NodeError::TooManyConnections);
+        }
+        let local_port = self.ports.ephemeral()?;
+        let local = Address { network: remote.network, node: self.address.node };
+        let tuple = FourTuple { local, local_port, remote, remote_port };
+        let options = Options { no_delay, config: self.config.transport.clone(), ..Options::default() };
+        let iss = SeqNumber::new(self.entropy.next_u32());
+        let connection = Connection::connect(now, tuple, options, iss);
+        let id = self.insert(connection, false);
+        self.reach(now, remote.node, id);
+        Ok(id)
+    }
+
+    pub(super) fn insert(&mut self, connection: Connection, is_inbound: bool) -> ConnectionId {
+        let id = self.allocate_id();
+        let tuple = *connection.tuple();
+        let key = Key { local_port: tuple.local_port, remote: tuple.remote, remote_port: tuple.remote_port };
+        self.demux.insert(key, id);
+        self.ports.on_added(tuple.local_port);
+        self.by_peer.entry(tuple.remote.node).or_default().push(id);
+        let slot = Slot {
+            connection,
+            is_queued: false,
+            is_attached: is_inbound,
+            armed: None,
+            is_inbound,
+            is_released: false,
+        };
+        self.slots.insert(id, slot);
+        id
+    }
+
+    /// The next id of the space that connections share with whatever else the driver names.
+    pub fn allocate_id(&mut self) -> ConnectionId {
+        let id = ConnectionId(self.next_id);
+        self.next_id += 1;
+        id
+    }
+
+    /// Sets a new connection going as soon as its peer has a session.
+    fn reach(&mut self, now: Instant, node: NodeId, id: ConnectionId) {
+        if node == self.address.node {
+            self.attach(id, Dialect::Native, MAX_SEGMENT);
+            return;
+        }
+        if !self.ensure_peer(now, node) {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.connection.break_off(CloseReason::Unreachable);
+            }
+            self.queue(id);
+            return;
+        }
+        self.with_peer(node, |peer, local, out| peer.activate(now, local, out));
+        let Some(peer) = self.peers.get(&node) else { return };
+        let must_ask = peer.needs_record() || peer.is_silent(now, REFRESH);
+        if peer.is_ready() {
+            let (dialect, segment) = self.path_of(peer);
+            self.attach(id, dialect, segment);
+        }
+        if must_ask {
+            self.ask_record(node);
+        }
+    }
+
+    /// Makes a peer known. `false` when there are too many.
+    pub(super) fn ensure_peer(&mut self, now: Instant, node: NodeId) -> bool {
+        if self.peers.contains_key(&node) {
+            return true;
+        }
+        if self.peers.len() >= self.config.max_peers {
+            self.counters.dropped_limited += 1;
+            return false;
+        }
+        let Ok(own) = ExchangeKey::from_secret(&self.entropy.next_32()) else { return false };
+        self.peers.insert(node, Peer::new(now, node, own));
+        true
+    }
+
+    pub(super) fn ask_record(&mut self, node: NodeId) {
+        if self.asked.insert(node) {
+            self.events.push_back(Event::RecordNeeded(node));
+        }
+    }
+
+    /// How a ready peer is spoken to: its dialect and the largest segment.
+    pub(super) fn path_of(&self, peer: &Peer) -> (Dialect, usize) {
+        let Some(capabilities) = peer.capabilities() else {
+            let dialect = if peer.suite() == Some(Suite::G1) { Dialect::G1 } else { Dialect::G2 };
+            return (dialect, SAFE_SEGMENT);
+        };
+        let is_same_host = peer
+            .endpoint()
+            .is_some_and(|end| end.ip().is_loopback() || self.own_addresses.contains(&end.ip()));
+        let segment = if is_same_host { usize::from(capabilities.max_segment) } else { SAFE_SEGMENT };
+        (Dialect::Native, segment.clamp(SAFE_SEGMENT, MAX_SEGMENT))
+    }
+
+    pub(super) fn attach(&mut self, id: ConnectionId, dialect: Dialect, segment: usize) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if !slot.is_attached {
+            slot.is_attached = true;
+            slot.connection.set_dialect(dialect);
+            slot.connection.set_max_segment(segment);
+            if dialect != Dialect::Native {
+                // Old peers assume 0.
+                slot.connection.set_iss(SeqNumber::default());
+            }
+        }
+        self.queue(id);
+    }
+
+    /// A peer's session is up: what waited for it goes.
+    pub(super) fn on_peer_ready(&mut self, now: Instant, node: NodeId) {
+        let Some(peer) = self.peers.get(&node).filter(|peer| peer.is_ready()) else { return };
+        let (dialect, segment) = self.path_of(peer);
+        for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
+            if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
+                slot.connection.retry_syn();
+            }
+            self.attach(id, dialect, segment);
+        }
+        for packet in self.pending.remove(&node).unwrap_or_default() {
+            self.seal_packet(now, node, &packet);
+        }
+    }
+
+    /// What the registry knows about a peer: its identity key, and where it is, if it told.
+    pub fn on_record(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        identity_key: [u8; 32],
+        endpoint: Option<SocketAddr>,
+    ) {
+        self.asked.remove(&node);
+        self.with_peer(node, |peer, local, out| peer.on_record(now, identity_key, endpoint, local, out));
+        if self.peers.get(&node).is_some_and(|peer| peer.endpoint().is_none()) {
+            self.fail_peer(node, CloseReason::Unreachable);
+        }
+    }
+
+    /// The registry knows nothing about a peer, or cannot be asked. A session that works is kept.
+    pub fn on_no_record(&mut self, node: NodeId) {
+        self.asked.remove(&node);
+        if self.peers.get(&node).is_some_and(|peer| peer.suite().is_none()) {
+            self.fail_peer(node, CloseReason::Unreachable);
+        }
+    }
+
+    /// Works on a connection and sends what that makes possible. `None` when it is gone.
+    pub fn with_connection<R>(
+        &mut self,
+        id: ConnectionId,
+        f: impl FnOnce(&mut Connection) -> R,
+    ) -> Option<R> {
+        let result = f(&mut self.slots.get_mut(&id)?.connection);
+        self.queue(id);
+        Some(result)
+    }
+
+    /// A look at a connection.
+    pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {
+        self.slots.get(&id).map(|slot| &slot.connection)
+    }
+
+    /// The application is done with a connection: it finishes, and is forgotten then.
+    pub fn close(&mut self, now: Instant, id: ConnectionId) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.is_released = true;
+            slot.connection.close(now);
+            self.queue(id);
+        }
+    }
+
+    /// Resets a connection and forgets it.
+    pub fn abort(&mut self, now: Instant, id: ConnectionId) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.is_released = true;
+            slot.connection.abort(now);
+            self.queue(id);
+        }
+    }
+
+    /// Sends a datagram, or keeps it until its peer has a session.
+    ///
+    /// # Errors
+    /// [`NodeError::TooLarge`], [`NodeError::NotUnicast`], [`NodeError::TooManyConnections`].
+    pub fn send_datagram(
+        &mut self,
+        now: Instant,
+        src_port: Port,
+        dst: Address,
+        dst_port: Port,
+        data: &[u8],
+    ) -> Result<(), NodeError> {
+        if dst.is_broadcast() || dst.node == NodeId::default() {
+            return Err(NodeError::NotUnicast);
+        }
+        if data.len() > MAX_PAYLOAD - crate::wire::packet::HEADER_LEN - crate::wire::tunnel::SEALED_OVERHEAD {
+            return Err(NodeError::TooLarge);
+        }
+        let src_port = if src_port.0 == 0 { self.ports.ephemeral()? } else { src_port };
+        let header = Header {
+            flags: Flags::NONE,
+            protocol: Protocol::Datagram,
+            src: Address { network: dst.network, node: self.address.node },
+            dst,
+            src_port,
+            dst_port,
+            seq: SeqNumber::default(),
+            ack: SeqNumber::default(),
+            window: 0,
+        };
+        let packet = super::transmit::packet(&header, data);
+        if dst.node == self.address.node || self.peers.get(&dst.node).is_some_and(Peer::is_ready) {
+            self.seal_packet(now, dst.node, &packet);
+            return Ok(());
+        }
+        if !self.ensure_peer(now, dst.node) {
+            return Err(NodeError::TooManyConnections);
+        }
+        let waiting = self.pending.entry(dst.node).or_default();
+        if waiting.len() >= self.config.max_pending {
+            waiting.pop_front();
+            self.counters.dropped_limited += 1;
+        }
+        waiting.push_back(packet);
+        self.with_peer(dst.node, |peer, local, out| peer.activate(now, local, out));
+        if self.peers.get(&dst.node).is_some_and(Peer::needs_record) {
+            self.ask_record(dst.node);
+        }
+        Ok(())
+    }
+
+    /// Every connection.
+    pub fn connections(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+        self.slots.iter().map(|(id, slot)| (*id, &slot.connection))
+    }
+
+    /// Every peer.
+    pub fn peers(&self) -> impl Iterator<Item = (NodeId, PeerStatus)> {
+        self.peers.iter().map(|(id, peer)| (*id, peer.status()))
+    }
+
+    /// Counters of datagrams that the driver moves.
+    pub fn counters_mut(&mut self) -> &mut NodeCounters {
+        &mut self.counters
+    }
+
+    /// A view for people and programs.
+    pub fn stats(&self) -> NodeStats {
+        let is_open = |slot: &&Slot| {
+            matches!(slot.connection.state(), State::SynSent | State::SynReceived | State::Established)
+        };
+        NodeStats {
+            counters: self.counters,
+            connections: self.slots.values().filter(is_open).count(),
+            ports: self.ports.listeners(),
+            peers: self.peers.len(),
+            encrypted_peers: self.peers.values().filter(|peer| peer.suite().is_some()).count(),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What a node has done and dropped.
+
+/// Counters since the start. Everything that is dropped is counted under a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeCounters {
+    /// Datagrams sent on the UDP socket.
+    pub pkts_sent: u64,
+    /// Datagrams received.
+    pub pkts_recv: u64,
+    /// Octets sent.
+    pub bytes_sent: u64,
+    /// Octets received.
+    pub bytes_recv: u64,
+    /// Frames that opened.
+    pub opened: u64,
+    /// Frames no key opened.
+    pub dropped_unauthentic: u64,
+    /// Frames whose counter was accepted before.
+    pub dropped_replayed: u64,
+    /// Octets that are no frame, beacon message or packet.
+    pub dropped_malformed: u64,
+    /// Packets in the clear.
+    pub dropped_plaintext: u64,
+    /// Packets whose source is not the peer that sealed them, or that are for another node.
+    pub dropped_misaddressed: u64,
+    /// Beacon messages from elsewhere than our beacons.
+    pub dropped_beacon: u64,
+    /// Key frames that prove nothing.
+    pub dropped_keys: u64,
+    /// Datagrams, SYNs and key frames over a rate or a bound.
+    pub dropped_limited: u64,
+    /// Stream packets without a connection.
+    pub dropped_unknown: u64,
+    /// Datagrams to a port nobody bound.
+    pub dropped_unbound: u64,
+}
+
+/// A view of the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeStats {
+    /// Counters since the start.
+    pub counters: NodeCounters,
+    /// Connections that are being opened or open.
+    pub connections: usize,
+    /// Bound ports.
+    pub ports: usize,
+    /// Known peers.
+    pub peers: usize,
+    /// Peers with a session.
+    pub encrypted_peers: usize,
+}

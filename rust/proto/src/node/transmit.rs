@@ -1,0 +1,154 @@
+//! Leaving datagrams, in batches of equal size that the kernel can segment.
+
+use core::net::SocketAddr;
+
+use super::{ConnectionId, Node};
+use crate::{
+    time::Instant,
+    transport::State,
+    wire::{
+        addr::NodeId,
+        packet::{HEADER_LEN, Header},
+        tunnel::{SEALED_HEADER_LEN, SEALED_OVERHEAD, TAG_LEN},
+    },
+};
+
+/// One or more datagrams to one destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Transmit {
+    /// Where they go.
+    pub destination: SocketAddr,
+    /// Octets written to the buffer.
+    pub len: usize,
+    /// Octets of each datagram but the last, if there are several.
+    pub segment_size: Option<usize>,
+}
+
+/// What became of one attempt to fill a batch.
+enum Filled {
+    Nothing,
+    Batch(Transmit),
+}
+
+impl Node {
+    /// Writes the next datagrams to `buf`, at most `max_segments` of them, all but the last of equal
+    /// size. `buf` must hold at least one datagram of the largest size.
+    pub fn poll_transmit(&mut self, now: Instant, buf: &mut [u8], max_segments: usize) -> Option<Transmit> {
+        loop {
+            while let Some(packet) = self.loopback.pop_front() {
+                self.on_packet(now, self.address.node, &packet);
+            }
+            let queued = self.outbox.pop_front().or_else(|| self.stash.take());
+            if let Some((destination, frame)) = queued {
+                if let Some(out) = buf.get_mut(..frame.len()) {
+                    out.copy_from_slice(&frame);
+                    self.count(1, frame.len());
+                    return Some(Transmit { destination, len: frame.len(), segment_size: None });
+                }
+                continue;
+            }
+            let id = self.ready.pop_front()?;
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.is_queued = false;
+            }
+            let filled = self.fill(now, id, buf, max_segments);
+            self.after(id);
+            self.forget_if_over(id);
+            if let Filled::Batch(transmit) = filled {
+                self.queue(id);
+                return Some(transmit);
+            }
+        }
+    }
+
+    fn count(&mut self, datagrams: usize, octets: usize) {
+        self.counters.pkts_sent += datagrams as u64;
+        self.counters.bytes_sent += octets as u64;
+    }
+
+    fn forget_if_over(&mut self, id: ConnectionId) {
+        let is_over = self
+            .slots
+            .get(&id)
+            .is_some_and(|slot| slot.is_released && slot.connection.state() == State::Closed);
+        if is_over {
+            self.remove(id);
+        }
+    }
+
+    /// Fills `buf` with what one connection has to send.
+    fn fill(&mut self, now: Instant, id: ConnectionId, buf: &mut [u8], max_segments: usize) -> Filled {
+        let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) else {
+            return Filled::Nothing;
+        };
+        let connection = &mut slot.connection;
+        let node = connection.tuple().remote.node;
+        let room = HEADER_LEN + connection.max_segment();
+        if node == self.address.node {
+            while let Some(len) = connection.dispatch(now, &mut buf[..room]) {
+                self.loopback.push_back(buf[..len].to_vec());
+            }
+            if !self.loopback.is_empty() {
+                self.queue(id);
+            }
+            return Filled::Nothing;
+        }
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.is_ready()) else {
+            return Filled::Nothing;
+        };
+        let Some(destination) = peer.endpoint() else { return Filled::Nothing };
+        let own = self.address.node;
+        let (mut used, mut count, mut segment_size) = (0, 0, 0);
+        while count < max_segments && used + room + SEALED_OVERHEAD <= buf.len() {
+            let frame = &mut buf[used..];
+            let packet = &mut frame[SEALED_HEADER_LEN..SEALED_HEADER_LEN + room];
+            let Some(len) = connection.dispatch(now, packet) else { break };
+            let frame = &mut frame[..SEALED_HEADER_LEN + len + TAG_LEN];
+            if peer.seal(now, own, frame).is_err() {
+                break;
+            }
+            if count == 0 {
+                segment_size = frame.len();
+            } else if frame.len() > segment_size {
+                self.stash = Some((destination, frame.to_vec()));
+                break;
+            }
+            count += 1;
+            used += frame.len();
+            if frame.len() < segment_size {
+                break;
+            }
+        }
+        if count == 0 {
+            return Filled::Nothing;
+        }
+        self.count(count, used);
+        let segment_size = (count > 1).then_some(segment_size);
+        Filled::Batch(Transmit { destination, len: used, segment_size })
+    }
+
+    /// Seals one packet for a peer with a session, or hands it to ourselves.
+    pub(super) fn seal_packet(&mut self, now: Instant, node: NodeId, packet: &[u8]) {
+        if node == self.address.node {
+            self.loopback.push_back(packet.to_vec());
+            return;
+        }
+        let own = self.address.node;
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(endpoint) = peer.endpoint() else { return };
+        let mut frame = vec![0; SEALED_HEADER_LEN + packet.len() + TAG_LEN];
+        frame[SEALED_HEADER_LEN..SEALED_HEADER_LEN + packet.len()].copy_from_slice(packet);
+        if peer.seal(now, own, &mut frame).is_ok() {
+            self.outbox.push_back((endpoint, frame));
+        }
+    }
+}
+
+/// The octets of a packet.
+pub(super) fn packet(header: &Header, payload: &[u8]) -> Vec<u8> {
+    let mut octets = vec![0; HEADER_LEN + payload.len()];
+    octets[HEADER_LEN..].copy_from_slice(payload);
+    let is_whole = header.emit(&mut octets);
+    debug_assert!(is_whole, "payloads are bounded by their callers");
+    octets
+}

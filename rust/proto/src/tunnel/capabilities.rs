@@ -1,0 +1,89 @@
+//! What a peer can do beyond the frozen wire, told in the payload of the sealed ping that detects its
+//! suite. An old peer echoes the payload; a node like this one answers with its own.
+//!
+//! ```text
+//!  0      4         5
+//! +------+---------+------+-----+-------+ ...
+//! |"PCAP"| version | type | len | value |      unknown types are skipped
+//! +------+---------+------+-----+-------+ ...
+//! ```
+
+use crate::wire::ParseError;
+
+const MAGIC: [u8; 4] = *b"PCAP";
+const VERSION: u8 = 1;
+const BOOT_ID: u8 = 1;
+const MAX_SEGMENT: u8 = 2;
+
+/// The capabilities of one process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capabilities {
+    /// Random per process: another one means that the peer restarted.
+    pub boot_id: u64,
+    /// Octets of the largest segment it takes.
+    pub max_segment: u16,
+}
+
+impl Capabilities {
+    /// Octets of the encoding.
+    pub const LEN: usize = 4 + 1 + 2 + 8 + 2 + 2;
+
+    /// The payload that tells them.
+    pub fn emit(&self) -> [u8; Self::LEN] {
+        let mut octets = [0; Self::LEN];
+        octets[..4].copy_from_slice(&MAGIC);
+        octets[4] = VERSION;
+        octets[5..7].copy_from_slice(&[BOOT_ID, 8]);
+        octets[7..15].copy_from_slice(&self.boot_id.to_be_bytes());
+        octets[15..17].copy_from_slice(&[MAX_SEGMENT, 2]);
+        octets[17..].copy_from_slice(&self.max_segment.to_be_bytes());
+        octets
+    }
+
+    /// Reads a payload.
+    ///
+    /// # Errors
+    /// [`ParseError`] for anything that is not an announcement with a boot id.
+    pub fn parse(payload: &[u8]) -> Result<Self, ParseError> {
+        let rest = payload.strip_prefix(&MAGIC).ok_or(ParseError::UnknownType)?;
+        let (version, mut rest) = rest.split_first().ok_or(ParseError::Truncated)?;
+        if *version != VERSION {
+            return Err(ParseError::Version);
+        }
+        let mut boot_id = None;
+        let mut max_segment = 0;
+        while let [kind, len, tail @ ..] = rest {
+            let (value, tail) = tail.split_at_checked(usize::from(*len)).ok_or(ParseError::Truncated)?;
+            match *kind {
+                BOOT_ID => {
+                    let value = value.try_into().map_err(|_| ParseError::Invalid)?;
+                    boot_id = Some(u64::from_be_bytes(value));
+                }
+                MAX_SEGMENT => {
+                    let value = value.try_into().map_err(|_| ParseError::Invalid)?;
+                    max_segment = u16::from_be_bytes(value);
+                }
+                _ => {}
+            }
+            rest = tail;
+        }
+        Ok(Self { boot_id: boot_id.ok_or(ParseError::Invalid)?, max_segment })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_growth() {
+        let capabilities = Capabilities { boot_id: 0x0102_0304_0506_0708, max_segment: 4096 };
+        let mut payload = capabilities.emit().to_vec();
+        assert_eq!(Capabilities::parse(&payload), Ok(capabilities));
+        payload.extend([99, 2, 1, 2]);
+        assert_eq!(Capabilities::parse(&payload), Ok(capabilities));
+        payload.extend([99, 200, 1]);
+        assert_eq!(Capabilities::parse(&payload), Err(ParseError::Truncated));
+        assert_eq!(Capabilities::parse(b"ping"), Err(ParseError::UnknownType));
+    }
+}

@@ -1,0 +1,9 @@
+//! Connections and nodes in virtual time. A failing seed is printed and replays.
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::cast_possible_truncation, reason = "tests")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
+
+mod node;
+mod pair;
+mod rng;
+mod transport;
