@@ -83,7 +83,8 @@ def stream_throughput(a: Node, b: Node, *, streams: int, size: int, framed: bool
     source = Worker("source", socket=a.socket, address=b.address, bytes=size // streams, **common)
     got = sink.result()
     source.result()
-    cpu = sum(Usage.of(n.pid).cpu_seconds - u.cpu_seconds for n, u in zip((a, b), before, strict=False))
+    after = [Usage.of(node.pid) for node in (a, b)]
+    cpu = sum(n.cpu_seconds - o.cpu_seconds for n, o in zip(after, before, strict=True))
     for worker in (sink, source):
         worker.stop()
     assert got["bytes"] == size // streams * streams, got

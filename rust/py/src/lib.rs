@@ -1,7 +1,16 @@
-//! Python binding: `pilotstack._core`.
+//! `pilotstack._core`: converts, lets go of the GIL, converts. No state and no decision of its own.
+
+mod beacon;
+mod core;
 
 use pyo3::prelude::*;
 
-/// The compiled core of pilotstack.
-#[pymodule(gil_used = false)]
-mod _core {}
+#[pymodule]
+#[pyo3(name = "_core")]
+fn core_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // A second import in one process finds the logger installed.
+    let _ = pyo3_log::try_init();
+    module.add_class::<core::Core>()?;
+    module.add_class::<beacon::BeaconServer>()?;
+    Ok(())
+}

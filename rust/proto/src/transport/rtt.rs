@@ -39,8 +39,8 @@ impl RttEstimator {
                 rtt
             }
             Some(srtt) => {
-                self.rttvar = (self.rttvar * 3 + srtt.abs_diff(rtt)) / 4;
-                (srtt * 7 + rtt) / 8
+                self.rttvar = self.rttvar * 3 / 4 + srtt.abs_diff(rtt) / 4;
+                srtt * 7 / 8 + rtt / 8
             }
         };
         self.srtt = Some(srtt);

@@ -5,6 +5,7 @@
 
 pub mod addr;
 pub mod beacon;
+pub mod ipc;
 pub mod packet;
 pub mod sack;
 pub mod seq;

@@ -1,0 +1,59 @@
+//! Descriptors: socket pairs and their passage to another process.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+};
+
+/// Makes a connected pair of stream sockets, both closed on exec; the first is non-blocking.
+pub(crate) fn socket_pair() -> io::Result<(std::os::unix::net::UnixStream, OwnedFd)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((ours, OwnedFd::from(theirs)))
+}
+
+/// Writes octets, with a descriptor beside the first of them.
+pub(crate) fn send(socket: RawFd, octets: &[u8], fd: Option<&OwnedFd>) -> io::Result<usize> {
+    let mut iov = libc::iovec { iov_base: octets.as_ptr() as *mut libc::c_void, iov_len: octets.len() };
+    // SAFETY: an all-zero msghdr is a valid empty one.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    let mut control = [0_u64; 8];
+    if let Some(fd) = fd {
+        let len = u32::try_from(size_of::<RawFd>()).unwrap_or(4);
+        message.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: CMSG_SPACE and CMSG_LEN only compute sizes; the buffer holds more than one
+        // descriptor needs and is aligned for cmsghdr, so CMSG_FIRSTHDR and CMSG_DATA stay inside.
+        unsafe {
+            message.msg_controllen = libc::CMSG_SPACE(len) as _;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(len) as _;
+            libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd.as_raw_fd());
+        }
+    }
+    #[cfg(target_os = "linux")]
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    #[cfg(not(target_os = "linux"))]
+    let flags = libc::MSG_DONTWAIT;
+    // SAFETY: the message points to live buffers of the stated lengths.
+    let sent = unsafe { libc::sendmsg(socket, &raw const message, flags) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent.cast_unsigned()) }
+}
+
+/// Duplicates a descriptor that somebody else owns.
+///
+/// # Errors
+/// Those of `fcntl(2)`.
+pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl has no memory effects; a bad descriptor is an error.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}

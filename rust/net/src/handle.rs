@@ -1,0 +1,255 @@
+//! How the control plane talks to the IO thread.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use mio::Waker;
+use pilot_proto::{
+    node::NodeStats,
+    transport::{FourTuple, State, Stats},
+    wire::addr::{Address, NodeId},
+};
+
+use crate::driver::{ClientId, Driver};
+
+/// Events kept for the control plane; requests beyond them are refused.
+const MAX_EVENTS: usize = 65_536;
+
+/// What the IO thread needs to start.
+pub struct Config {
+    /// The Ed25519 seed.
+    pub identity_seed: [u8; 32],
+    /// Random octets, never used before.
+    pub seed: [u8; 32],
+    /// Where the tunnel's UDP socket is bound.
+    pub listen: SocketAddr,
+    /// The listening Unix socket that drivers connect to.
+    pub ipc: OwnedFd,
+    /// Whether port 7 echoes.
+    pub has_echo: bool,
+    /// What Hello is answered with, as JSON.
+    pub greeting: String,
+}
+
+/// Names a request of a driver, for its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tag {
+    /// Whose request.
+    pub client: ClientId,
+    /// Its id, if the driver gave one.
+    pub id: Option<u32>,
+}
+
+/// What the control plane must act on.
+#[derive(Clone, Debug)]
+pub enum HostEvent {
+    /// The registry must be asked about a node.
+    RecordNeeded(NodeId),
+    /// A beacon says where our datagrams come from.
+    EndpointDiscovered(SocketAddr),
+    /// A driver asks something the IO thread cannot answer.
+    Request {
+        /// To be given back with the answer.
+        tag: Tag,
+        /// The verb.
+        command: u8,
+        /// Its payload.
+        payload: Vec<u8>,
+    },
+    /// The IO thread ended; the text is empty for an orderly end.
+    Stopped(String),
+}
+
+/// One connection, for `connections` and `info`.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionRow {
+    /// Its id.
+    pub id: u32,
+    /// Its ends.
+    pub tuple: FourTuple,
+    /// Its state.
+    pub state: State,
+    /// Its figures.
+    pub stats: Stats,
+}
+
+/// One peer, for `peers` and `info`.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerRow {
+    /// Who.
+    pub node: u32,
+    /// Where.
+    pub endpoint: Option<SocketAddr>,
+    /// Whether there is a session.
+    pub is_encrypted: bool,
+    /// Whether the identity was proved.
+    pub is_authenticated: bool,
+}
+
+/// Everything there is to show.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The node's figures.
+    pub stats: NodeStats,
+    /// Its peers.
+    pub peers: Vec<PeerRow>,
+    /// Its connections.
+    pub connections: Vec<ConnectionRow>,
+    /// Connected drivers.
+    pub clients: usize,
+}
+
+pub(crate) enum Command {
+    SetAddress(Address),
+    SetBeacons(Vec<SocketAddr>),
+    Record { node: NodeId, identity_key: [u8; 32], endpoint: Option<SocketAddr> },
+    NoRecord(NodeId),
+    Reply { tag: Tag, body: Vec<u8> },
+    Fail { tag: Tag, code: String, message: String, hint: String },
+    Snapshot(Sender<Snapshot>),
+    Stop,
+}
+
+/// The queue from the IO thread to the control plane.
+pub(crate) struct Shared {
+    events: Mutex<VecDeque<HostEvent>>,
+    wake: OwnedFd,
+    wake_read: OwnedFd,
+}
+
+impl Shared {
+    fn new() -> io::Result<Self> {
+        let (wake_read, wake) = std::os::unix::net::UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        wake_read.set_nonblocking(true)?;
+        Ok(Self { events: Mutex::new(VecDeque::new()), wake: wake.into(), wake_read: wake_read.into() })
+    }
+
+    /// Queues an event. `false` when the control plane does not keep up.
+    pub(crate) fn push(&self, event: HostEvent) -> bool {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if events.len() >= MAX_EVENTS {
+            return false;
+        }
+        let was_empty = events.is_empty();
+        events.push_back(event);
+        drop(events);
+        if was_empty {
+            // A full pipe means that it is readable already.
+            let _ = crate::fd::send(self.wake.as_raw_fd(), &[1], None);
+        }
+        true
+    }
+}
+
+/// The control plane's end. Dropping it ends the IO thread.
+pub struct Handle {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    local: SocketAddr,
+}
+
+impl Handle {
+    /// Binds the UDP socket and starts the IO thread.
+    ///
+    /// # Errors
+    /// Those of the sockets, and `InvalidInput` for an unusable identity.
+    pub fn start(config: Config) -> io::Result<Self> {
+        let (commands, receiver) = mpsc::channel();
+        let shared = Arc::new(Shared::new()?);
+        let (driver, waker) = Driver::new(config, receiver, Arc::clone(&shared))?;
+        let local = driver.local_addr()?;
+        let thread = thread::Builder::new().name("pilot-io".into()).spawn(move || driver.run())?;
+        Ok(Self { commands, waker: Arc::new(waker), shared, thread: Mutex::new(Some(thread)), local })
+    }
+
+    /// Where the UDP socket is bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Readable while there are events.
+    pub fn event_fd(&self) -> RawFd {
+        self.shared.wake_read.as_raw_fd()
+    }
+
+    /// Takes every event and makes [`Self::event_fd`] unreadable.
+    pub fn take_events(&self) -> Vec<HostEvent> {
+        let mut events = self.shared.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = [0_u8; 64];
+        // SAFETY: the buffer is live and of the stated length; the descriptor is ours.
+        while unsafe { libc::read(self.event_fd(), scratch.as_mut_ptr().cast(), scratch.len()) } > 0 {}
+        events.drain(..).collect()
+    }
+
+    fn command(&self, command: Command) {
+        // An ended thread takes no commands, and said so by `Stopped`.
+        if self.commands.send(command).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// Sets our address.
+    pub fn set_address(&self, address: Address) {
+        self.command(Command::SetAddress(address));
+    }
+
+    /// Names the beacons and asks them where our datagrams come from.
+    pub fn set_beacons(&self, beacons: Vec<SocketAddr>) {
+        self.command(Command::SetBeacons(beacons));
+    }
+
+    /// Answers [`HostEvent::RecordNeeded`].
+    pub fn on_record(&self, node: NodeId, identity_key: [u8; 32], endpoint: Option<SocketAddr>) {
+        self.command(Command::Record { node, identity_key, endpoint });
+    }
+
+    /// Answers [`HostEvent::RecordNeeded`] when there is no record or it cannot be asked for.
+    pub fn on_no_record(&self, node: NodeId) {
+        self.command(Command::NoRecord(node));
+    }
+
+    /// Answers a request with a reply frame's body: command and payload.
+    pub fn reply(&self, tag: Tag, body: Vec<u8>) {
+        self.command(Command::Reply { tag, body });
+    }
+
+    /// Refuses a request.
+    pub fn fail(&self, tag: Tag, code: String, message: String, hint: String) {
+        self.command(Command::Fail { tag, code, message, hint });
+    }
+
+    /// What there is to show, or `None` when the thread has ended or does not answer in time.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let (sender, receiver) = mpsc::channel();
+        self.command(Command::Snapshot(sender));
+        receiver.recv_timeout(Duration::from_secs(5)).ok()
+    }
+
+    /// Finishes every connection, closes every socket and ends the thread.
+    pub fn stop(&self) {
+        self.command(Command::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

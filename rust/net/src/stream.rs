@@ -1,0 +1,300 @@
+//! The bridge between connections and applications: socket pairs, framed data, echo.
+
+use std::{
+    io::{self, IoSlice, Read, Write},
+    net::Shutdown,
+};
+
+use mio::net::UnixStream;
+use pilot_proto::{
+    node::ConnectionId,
+    transport::CloseReason,
+    wire::ipc::{self, code},
+};
+
+use crate::{
+    client::{OUT_SOFT_LIMIT, Stalled},
+    driver::{ClientId, Driver},
+};
+
+/// Octets moved at once.
+const PUMP_LEN: usize = 256 << 10;
+/// Octets of one framed Recv.
+const RECV_LEN: usize = 64 << 10;
+/// Slices written at once.
+const SLICES: usize = 16;
+
+/// A dial that was not answered yet.
+pub(crate) struct Dial {
+    pub(crate) client: ClientId,
+    /// The id of the request; none from existing drivers.
+    pub(crate) tag: Option<u32>,
+    pub(crate) is_framed: bool,
+}
+
+/// One end of a socket pair, or a socket that an application opened to us.
+pub(crate) struct Bridge {
+    pub(crate) socket: UnixStream,
+    pub(crate) client: Option<ClientId>,
+    pub(crate) is_readable: bool,
+    pub(crate) is_writable: bool,
+    /// The application finished sending.
+    pub(crate) is_input_over: bool,
+    /// The application was told that the peer finished.
+    pub(crate) is_output_over: bool,
+    /// The application closed its end altogether.
+    pub(crate) is_gone: bool,
+}
+
+impl Bridge {
+    pub(crate) fn new(socket: UnixStream, client: Option<ClientId>) -> Self {
+        Self {
+            socket,
+            client,
+            is_readable: true,
+            is_writable: true,
+            is_input_over: false,
+            is_output_over: false,
+            is_gone: false,
+        }
+    }
+}
+
+/// Who uses a connection.
+pub(crate) enum Owner {
+    Dialling(Dial),
+    /// Dialled for a connection to a forwarded path.
+    Forward(UnixStream),
+    Bridge(Bridge),
+    Framed {
+        client: ClientId,
+        is_end_told: bool,
+    },
+    Echo,
+}
+
+/// A connection's application side.
+pub(crate) struct Stream {
+    pub(crate) owner: Owner,
+    pub(crate) is_remote_finished: bool,
+    pub(crate) closed: Option<CloseReason>,
+}
+
+impl Stream {
+    pub(crate) fn new(owner: Owner) -> Self {
+        Self { owner, is_remote_finished: false, closed: None }
+    }
+}
+
+enum Moved {
+    More,
+    Blocked,
+    End,
+}
+
+impl Driver {
+    /// Moves what can be moved for one connection, both ways, and ends what is over.
+    pub(crate) fn pump(&mut self, id: ConnectionId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        match stream.owner {
+            Owner::Bridge(_) => {
+                self.pump_in(id);
+                self.pump_out(id);
+                self.finish_bridge(id);
+            }
+            Owner::Framed { .. } => self.pump_framed(id),
+            Owner::Echo => self.pump_echo(id),
+            Owner::Dialling(_) | Owner::Forward(_) => {}
+        }
+    }
+
+    /// Application to network.
+    pub(crate) fn pump_in(&mut self, id: ConnectionId) {
+        let Some(Stream { owner: Owner::Bridge(bridge), .. }) = self.streams.get_mut(&id) else { return };
+        while bridge.is_readable && !bridge.is_input_over {
+            let socket = &mut bridge.socket;
+            let moved = self.node.with_connection(id, |connection| {
+                let Ok(room) = connection.send_reserve(PUMP_LEN) else { return Moved::End };
+                if room.is_empty() {
+                    return Moved::Blocked;
+                }
+                let len = room.len();
+                match socket.read(room) {
+                    Ok(0) => Moved::End,
+                    Ok(n) => {
+                        connection.send_commit(n);
+                        // Less than there was room for: nothing is left, and more makes an event.
+                        bridge.is_readable = n == len;
+                        Moved::More
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        bridge.is_readable = false;
+                        Moved::Blocked
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => Moved::More,
+                    Err(_) => Moved::End,
+                }
+            });
+            match moved {
+                Some(Moved::More) => {}
+                Some(Moved::Blocked) => return,
+                Some(Moved::End) | None => {
+                    bridge.is_input_over = true;
+                    self.node.with_connection(id, |connection| connection.shutdown());
+                }
+            }
+        }
+    }
+
+    /// Network to application.
+    fn pump_out(&mut self, id: ConnectionId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let is_last = stream.is_remote_finished || stream.closed.is_some();
+        let Owner::Bridge(bridge) = &mut stream.owner else { return };
+        while bridge.is_writable && !bridge.is_output_over {
+            let socket = &mut bridge.socket;
+            let moved = self.node.with_connection(id, |connection| {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let (mut count, mut total) = (0, 0);
+                for (slot, octets) in slices.iter_mut().zip(connection.recv_slices()) {
+                    *slot = IoSlice::new(octets);
+                    count += 1;
+                    total += octets.len();
+                }
+                if total == 0 {
+                    return Moved::End;
+                }
+                match socket.write_vectored(&slices[..count]) {
+                    Ok(n) => {
+                        connection.recv_consume(n);
+                        bridge.is_writable = n == total;
+                        Moved::More
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        bridge.is_writable = false;
+                        Moved::Blocked
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => Moved::More,
+                    Err(_) => {
+                        bridge.is_gone = true;
+                        bridge.is_output_over = true;
+                        Moved::Blocked
+                    }
+                }
+            });
+            match moved {
+                Some(Moved::More) => {}
+                Some(Moved::Blocked) => return,
+                Some(Moved::End) | None => {
+                    if is_last {
+                        bridge.is_output_over = true;
+                        let _ = bridge.socket.shutdown(Shutdown::Write);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ends a bridge both of whose directions are over, or whose application is gone.
+    fn finish_bridge(&mut self, id: ConnectionId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let Owner::Bridge(bridge) = &stream.owner else { return };
+        let is_drained = bridge.is_input_over || stream.closed.is_some();
+        let is_over = is_drained && (bridge.is_output_over || bridge.is_gone);
+        if is_over {
+            self.streams.remove(&id);
+            self.node.close(self.now, id);
+        }
+    }
+
+    fn pump_framed(&mut self, id: ConnectionId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let is_last = stream.is_remote_finished || stream.closed.is_some();
+        let is_closed = stream.closed.is_some();
+        let Owner::Framed { client: client_id, is_end_told } = &mut stream.owner else { return };
+        let client_id = *client_id;
+        let Some(client) = self.clients.get_mut(&client_id) else { return };
+        while client.output_len() < OUT_SOFT_LIMIT {
+            let frame = self.node.with_connection(id, |connection| {
+                let octets = connection.recv_slices().next()?;
+                let len = octets.len().min(RECV_LEN);
+                let frame = ipc::frame(&[&[code::RECV], &id.0.to_be_bytes(), &octets[..len]]);
+                connection.recv_consume(len);
+                Some(frame)
+            });
+            let Some(Some(frame)) = frame else {
+                if is_last && !*is_end_told {
+                    *is_end_told = true;
+                    client.push(ipc::frame(&[&[code::CLOSE_OK], &id.0.to_be_bytes()]), None);
+                }
+                break;
+            };
+            client.push(frame, None);
+        }
+        if is_closed && *is_end_told {
+            client.framed.remove(&id);
+            self.streams.remove(&id);
+            self.node.close(self.now, id);
+        }
+        self.dirty_clients.insert(client_id);
+    }
+
+    /// Continues a Send that did not fit, then whatever its driver sent after it.
+    pub(crate) fn resume_stalled(&mut self, client_id: ClientId) {
+        let Some(client) = self.clients.get_mut(&client_id) else { return };
+        let Some(mut stalled) = client.stalled.take() else { return };
+        if self.send_framed(&mut stalled) {
+            self.dirty_clients.insert(client_id);
+        } else if let Some(client) = self.clients.get_mut(&client_id) {
+            client.stalled = Some(stalled);
+        }
+    }
+
+    /// Hands octets to a connection. `false` when some did not fit.
+    pub(crate) fn send_framed(&mut self, data: &mut Stalled) -> bool {
+        let rest = &data.data[data.sent..];
+        let taken = self.node.with_connection(data.id, |connection| connection.send(rest));
+        match taken {
+            Some(Ok(n)) => {
+                data.sent += n;
+                data.sent == data.data.len()
+            }
+            // Existing drivers never learn; the end of the stream was or will be told.
+            Some(Err(_)) | None => true,
+        }
+    }
+
+    fn pump_echo(&mut self, id: ConnectionId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let is_last = stream.is_remote_finished;
+        let is_closed = stream.closed.is_some();
+        let mut scratch = Vec::new();
+        self.node.with_connection(id, |connection| {
+            loop {
+                let capacity = connection.send_capacity();
+                scratch.clear();
+                for octets in connection.recv_slices() {
+                    let room = capacity - scratch.len();
+                    scratch.extend_from_slice(&octets[..octets.len().min(room)]);
+                }
+                if scratch.is_empty() {
+                    break;
+                }
+                connection.recv_consume(scratch.len());
+                if connection.send(&scratch).is_err() {
+                    break;
+                }
+            }
+            // Ask for an event when there is room again.
+            let _ = connection.send_reserve(1);
+            if is_last && connection.readable() == 0 {
+                connection.shutdown();
+            }
+        });
+        if is_closed {
+            self.streams.remove(&id);
+            self.node.close(self.now, id);
+        }
+    }
+}

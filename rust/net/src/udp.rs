@@ -1,0 +1,118 @@
+//! The tunnel's UDP socket: batches with GSO and GRO.
+
+use std::{
+    io::{self, IoSliceMut},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
+};
+
+use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use socket2::{Domain, Socket, Type};
+use tracing::warn;
+
+/// Octets of the kernel's buffer that we ask for, each way.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// Octets of one receive buffer: a whole GRO batch.
+const RECV_LEN: usize = 1 << 16;
+/// Octets of one send batch: what one UDP datagram to segment may hold.
+pub(crate) const SEND_LEN: usize = 65_507;
+
+/// A bound socket and its receive buffers.
+pub(crate) struct Udp {
+    pub(crate) socket: mio::net::UdpSocket,
+    state: UdpSocketState,
+    is_v6: bool,
+    buffers: Vec<u8>,
+    metas: [RecvMeta; BATCH_SIZE],
+}
+
+impl Udp {
+    /// Binds to `address`; an unspecified IPv6 address takes IPv4 too.
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
+        let is_v6 = address.is_ipv6();
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+        if is_v6 {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        let socket = UdpSocket::from(socket);
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        enlarge(&state, &socket);
+        Ok(Self {
+            socket: mio::net::UdpSocket::from_std(socket),
+            state,
+            is_v6,
+            buffers: vec![0; RECV_LEN * BATCH_SIZE],
+            metas: [RecvMeta::default(); BATCH_SIZE],
+        })
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    pub(crate) fn max_gso_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    /// Sends datagrams. `WouldBlock` is the caller's to wait for; every other error drops them, as
+    /// the network could have.
+    pub(crate) fn send(
+        &self,
+        destination: SocketAddr,
+        contents: &[u8],
+        segment_size: Option<usize>,
+    ) -> io::Result<()> {
+        let destination = match (self.is_v6, destination) {
+            (true, SocketAddr::V4(v4)) => {
+                let ip: Ipv6Addr = v4.ip().to_ipv6_mapped();
+                SocketAddr::V6(SocketAddrV6::new(ip, v4.port(), 0, 0))
+            }
+            (_, other) => other,
+        };
+        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+        match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Receives one batch and hands each datagram to `take`. Returns whether there may be more.
+    pub(crate) fn recv(&mut self, mut take: impl FnMut(SocketAddr, &mut [u8])) -> bool {
+        let mut chunks = self.buffers.chunks_exact_mut(RECV_LEN).map(IoSliceMut::new);
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
+            core::array::from_fn(|_| chunks.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
+        let count = match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut self.metas) {
+            Ok(count) => count,
+            Err(error) => return error.kind() == io::ErrorKind::Interrupted,
+        };
+        for (meta, buffer) in self.metas.iter().zip(self.buffers.chunks_exact_mut(RECV_LEN)).take(count) {
+            let from = SocketAddr::new(canonical(meta.addr.ip()), meta.addr.port());
+            for datagram in buffer[..meta.len].chunks_mut(meta.stride.max(1)) {
+                take(from, datagram);
+            }
+        }
+        true
+    }
+}
+
+fn canonical(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+/// Asks for large buffers and says how to allow them where the kernel does not.
+fn enlarge(state: &UdpSocketState, socket: &UdpSocket) {
+    let reference = || UdpSockRef::from(socket);
+    let _ = state.set_recv_buffer_size(reference(), SOCKET_BUFFER);
+    let _ = state.set_send_buffer_size(reference(), SOCKET_BUFFER);
+    for (name, size) in [
+        ("net.core.rmem_max", state.recv_buffer_size(reference())),
+        ("net.core.wmem_max", state.send_buffer_size(reference())),
+    ] {
+        // Linux reports twice what it grants.
+        let granted = size.unwrap_or(0) / if cfg!(target_os = "linux") { 2 } else { 1 };
+        if granted < SOCKET_BUFFER {
+            warn!("UDP buffer is {granted} octets; for full speed: sysctl -w {name}={SOCKET_BUFFER}");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Frames on the daemon's Unix socket: the dialect of existing drivers and, from 0x60 up, ours.
+//! `docs/reference/ipc.md` describes every frame.
+//!
+//! ```text
+//!  0        4         5
+//! +--------+---------+---------+
+//! | length | command | payload |      length u32 counts the command and is at most 2^20
+//! +--------+---------+---------+
+//! ```
+
+use super::addr::{Address, Port};
+
+/// Octets of the largest frame, without its length field.
+pub const MAX_FRAME: usize = 1 << 20;
+/// Octets of the length field.
+pub const LENGTH_LEN: usize = 4;
+/// The version of our extension.
+pub const VERSION: u16 = 1;
+
+/// Command codes.
+pub mod code {
+    #![allow(missing_docs, reason = "the names say it; docs/reference/ipc.md has the layouts")]
+    pub const BIND: u8 = 0x01;
+    pub const BIND_OK: u8 = 0x02;
+    pub const DIAL: u8 = 0x03;
+    pub const DIAL_OK: u8 = 0x04;
+    pub const ACCEPT: u8 = 0x05;
+    pub const SEND: u8 = 0x06;
+    pub const RECV: u8 = 0x07;
+    pub const CLOSE: u8 = 0x08;
+    pub const CLOSE_OK: u8 = 0x09;
+    pub const ERROR: u8 = 0x0a;
+    pub const SEND_TO: u8 = 0x0b;
+    pub const RECV_FROM: u8 = 0x0c;
+    pub const INFO: u8 = 0x0d;
+    pub const HANDSHAKE: u8 = 0x0f;
+    pub const RESOLVE_HOSTNAME: u8 = 0x11;
+    pub const SET_HOSTNAME: u8 = 0x13;
+    pub const SET_VISIBILITY: u8 = 0x15;
+    pub const DEREGISTER: u8 = 0x17;
+    pub const HEALTH: u8 = 0x21;
+    pub const CANCEL: u8 = 0x2b;
+    pub const UNBIND: u8 = 0x37;
+    pub const UNBIND_OK: u8 = 0x38;
+    pub const SEND_TO_CONFIRM: u8 = 0x39;
+    pub const SEND_TO_OK: u8 = 0x3a;
+    pub const HELLO: u8 = 0x60;
+    pub const HELLO_OK: u8 = 0x61;
+    pub const REQUEST: u8 = 0x62;
+    pub const REPLY: u8 = 0x63;
+    pub const FAILURE: u8 = 0x64;
+    pub const OPEN_STREAM: u8 = 0x65;
+    pub const STREAM_OPENED: u8 = 0x66;
+    pub const LISTEN_STREAMS: u8 = 0x67;
+    pub const LISTENING: u8 = 0x68;
+    pub const STREAM_ACCEPTED: u8 = 0x69;
+    pub const BIND_DATAGRAMS: u8 = 0x6a;
+    pub const DATAGRAMS_BOUND: u8 = 0x6b;
+    pub const SEND_FROM: u8 = 0x6c;
+    pub const UNBIND_DATAGRAMS: u8 = 0x6d;
+    pub const STREAM_FAILED: u8 = 0x6e;
+    pub const CANCEL_REQUEST: u8 = 0x6f;
+    pub const FORWARD_PATH: u8 = 0x70;
+    pub const ABORT_STREAM: u8 = 0x71;
+}
+
+/// A frame from a driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "fields are named as in docs/reference/ipc.md")]
+pub enum Frame<'a> {
+    Bind(Port),
+    Dial {
+        remote: Address,
+        port: Port,
+    },
+    Send {
+        conn: u32,
+        data: &'a [u8],
+    },
+    Close {
+        conn: u32,
+    },
+    SendTo {
+        remote: Address,
+        port: Port,
+        data: &'a [u8],
+        is_confirmed: bool,
+    },
+    Unbind(Port),
+    Cancel,
+    /// A verb that the control plane answers.
+    Control {
+        command: u8,
+        payload: &'a [u8],
+    },
+    Hello,
+    Request {
+        id: u32,
+        body: &'a [u8],
+    },
+    OpenStream {
+        id: u32,
+        remote: Address,
+        port: Port,
+        no_delay: bool,
+        timeout_ms: u32,
+    },
+    ListenStreams {
+        id: u32,
+        port: Port,
+        path: &'a [u8],
+    },
+    BindDatagrams {
+        id: u32,
+        port: Port,
+    },
+    SendFrom {
+        src_port: Port,
+        remote: Address,
+        port: Port,
+        data: &'a [u8],
+    },
+    UnbindDatagrams(Port),
+    CancelRequest {
+        id: u32,
+    },
+    ForwardPath {
+        id: u32,
+        remote: Address,
+        port: Port,
+        path: &'a [u8],
+    },
+    AbortStream {
+        conn: u32,
+    },
+    Unknown(u8),
+}
+
+impl<'a> Frame<'a> {
+    /// Reads the body of a frame: command and payload.
+    ///
+    /// # Errors
+    /// The text that drivers of old expect for a payload that is too short.
+    pub fn parse(body: &'a [u8]) -> Result<Self, &'static str> {
+        let (command, payload) = body.split_first().ok_or("empty frame")?;
+        let mut reader = Reader(payload);
+        Ok(match *command {
+            code::BIND => Self::Bind(reader.port().ok_or("bind: missing port")?),
+            code::DIAL => {
+                let (remote, port) = reader.endpoint().ok_or("dial: missing address/port")?;
+                Self::Dial { remote, port }
+            }
+            code::SEND => Self::Send { conn: reader.u32().ok_or("send: missing conn_id")?, data: reader.0 },
+            code::CLOSE => Self::Close { conn: reader.u32().ok_or("close: missing conn_id")? },
+            code::SEND_TO | code::SEND_TO_CONFIRM => {
+                let (remote, port) = reader.endpoint().ok_or("sendto: missing address/port")?;
+                Self::SendTo { remote, port, data: reader.0, is_confirmed: *command == code::SEND_TO_CONFIRM }
+            }
+            code::UNBIND => Self::Unbind(reader.port().ok_or("unbind: port is required")?),
+            code::CANCEL => Self::Cancel,
+            code::INFO
+            | code::HANDSHAKE
+            | code::RESOLVE_HOSTNAME
+            | code::SET_HOSTNAME
+            | code::SET_VISIBILITY
+            | code::DEREGISTER
+            | code::HEALTH => Self::Control { command: *command, payload },
+            code::HELLO => Self::Hello,
+            code::REQUEST..=code::ABORT_STREAM => return reader.extended(*command).ok_or("truncated frame"),
+            other => Self::Unknown(other),
+        })
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn port(&mut self) -> Option<Port> {
+        self.take().map(|octets| Port(u16::from_be_bytes(octets)))
+    }
+
+    fn endpoint(&mut self) -> Option<(Address, Port)> {
+        let address = Address::parse(self.take()?);
+        Some((address, self.port()?))
+    }
+
+    fn extended(mut self, command: u8) -> Option<Frame<'a>> {
+        Some(match command {
+            code::REQUEST => Frame::Request { id: self.u32()?, body: self.0 },
+            code::OPEN_STREAM => {
+                let id = self.u32()?;
+                let (remote, port) = self.endpoint()?;
+                let [flags] = self.take()?;
+                Frame::OpenStream { id, remote, port, no_delay: flags & 1 != 0, timeout_ms: self.u32()? }
+            }
+            code::LISTEN_STREAMS => {
+                let (id, port) = (self.u32()?, self.port()?);
+                let _backlog: [u8; 2] = self.take()?;
+                Frame::ListenStreams { id, port, path: self.0 }
+            }
+            code::BIND_DATAGRAMS => Frame::BindDatagrams { id: self.u32()?, port: self.port()? },
+            code::SEND_FROM => {
+                let src_port = self.port()?;
+                let (remote, port) = self.endpoint()?;
+                Frame::SendFrom { src_port, remote, port, data: self.0 }
+            }
+            code::UNBIND_DATAGRAMS => Frame::UnbindDatagrams(self.port()?),
+            code::CANCEL_REQUEST => Frame::CancelRequest { id: self.u32()? },
+            code::FORWARD_PATH => {
+                let id = self.u32()?;
+                let (remote, port) = self.endpoint()?;
+                Frame::ForwardPath { id, remote, port, path: self.0 }
+            }
+            code::ABORT_STREAM => Frame::AbortStream { conn: self.u32()? },
+            other => Frame::Unknown(other),
+        })
+    }
+}
+
+/// Splits one frame off the front of `octets`: its body and the octets it took, or `None` when it is
+/// not complete.
+///
+/// # Errors
+/// The stated length, when it exceeds [`MAX_FRAME`].
+pub fn split(octets: &[u8]) -> Result<Option<(&[u8], usize)>, usize> {
+    let Some((length, rest)) = octets.split_first_chunk::<LENGTH_LEN>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*length) as usize;
+    if length > MAX_FRAME {
+        return Err(length);
+    }
+    Ok(rest.get(..length).map(|body| (body, LENGTH_LEN + length)))
+}
+
+/// A frame of `parts`, with its length in front.
+pub fn frame(parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut octets = Vec::with_capacity(LENGTH_LEN + length);
+    octets.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    for part in parts {
+        octets.extend_from_slice(part);
+    }
+    octets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captured_frames_of_existing_drivers_parse() {
+        let captured = include_str!("../../../../tests/vectors/ipc-g1.json");
+        let frames: serde_json::Value = serde_json::from_str(captured).unwrap();
+        let mut seen = 0;
+        for entry in frames.as_array().unwrap() {
+            let octets = hex::decode(entry["hex"].as_str().unwrap()).unwrap();
+            let (body, len) = split(&octets).unwrap().unwrap();
+            assert_eq!(len, octets.len());
+            if entry["dir"] == "c>d" {
+                seen += 1;
+                let is_probe = entry["meaning"].as_str().unwrap().contains("truncated");
+                assert_eq!(Frame::parse(body).is_err(), is_probe, "{entry}");
+            }
+        }
+        assert!(seen > 30);
+    }
+
+    #[test]
+    fn short_payloads_are_refused_with_the_texts_drivers_know() {
+        assert_eq!(Frame::parse(&[code::BIND, 0]), Err("bind: missing port"));
+        assert_eq!(Frame::parse(&[code::DIAL, 0, 0]), Err("dial: missing address/port"));
+        assert_eq!(Frame::parse(&[code::OPEN_STREAM, 0]), Err("truncated frame"));
+        assert_eq!(Frame::parse(&[0x7f]), Ok(Frame::Unknown(0x7f)));
+        assert_eq!(split(&[0, 0x10, 0, 1]), Err(MAX_FRAME + 1));
+        assert_eq!(split(&[0, 0, 0, 2, 1]), Ok(None));
+    }
+}

@@ -1,0 +1,43 @@
+//! The beacon thread.
+
+use std::{net::SocketAddr, sync::atomic::Ordering};
+
+use pilot_net::beacon::Beacon;
+use pyo3::{exceptions::PyValueError, prelude::*};
+
+/// A beacon in a thread of its own.
+#[pyclass(frozen)]
+pub(crate) struct BeaconServer {
+    beacon: std::sync::Mutex<Beacon>,
+}
+
+#[pymethods]
+impl BeaconServer {
+    #[new]
+    fn new(listen: &str) -> PyResult<Self> {
+        let listen: SocketAddr =
+            listen.parse().map_err(|_| PyValueError::new_err("not an IP address and port"))?;
+        Ok(Self { beacon: std::sync::Mutex::new(Beacon::start(listen)?) })
+    }
+
+    /// Host and port it is bound to.
+    fn local_addr(&self) -> PyResult<(String, u16)> {
+        let beacon = self.beacon.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let address = beacon.local_addr()?;
+        Ok((address.ip().to_string(), address.port()))
+    }
+
+    /// Counters: endpoints told, datagrams dropped.
+    fn counters(&self) -> (u64, u64) {
+        let beacon = self.beacon.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let counters = beacon.counters();
+        (counters.discovered.load(Ordering::Relaxed), counters.dropped.load(Ordering::Relaxed))
+    }
+
+    /// Stops the thread and waits for its end.
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| {
+            self.beacon.lock().unwrap_or_else(std::sync::PoisonError::into_inner).stop();
+        });
+    }
+}

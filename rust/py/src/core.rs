@@ -1,0 +1,206 @@
+//! The daemon's IO thread.
+
+use std::net::SocketAddr;
+
+use pilot_net::{Config, ConnectionRow, Handle, HostEvent, PeerRow, Tag};
+use pilot_proto::wire::addr::{Address, NetworkId, NodeId};
+use pyo3::{
+    exceptions::{PyRuntimeError, PyValueError},
+    prelude::*,
+    types::{PyBytes, PyDict, PyList, PyTuple},
+};
+
+/// Tunnels, streams, the Unix socket and its bridges, in one thread that never holds the GIL.
+#[pyclass(frozen)]
+pub(crate) struct Core {
+    handle: Handle,
+}
+
+fn octets(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
+    bytes.try_into().map_err(|_| PyValueError::new_err(format!("{what} must be 32 octets")))
+}
+
+fn endpoint(text: &str) -> PyResult<SocketAddr> {
+    text.parse().map_err(|_| PyValueError::new_err(format!("{text:?} is not an IP address and port")))
+}
+
+fn host_port(address: SocketAddr) -> (String, u16) {
+    (address.ip().to_string(), address.port())
+}
+
+#[pymethods]
+impl Core {
+    #[new]
+    #[pyo3(signature = (*, identity_seed, seed, listen, ipc_fd, has_echo, greeting))]
+    fn new(
+        identity_seed: &[u8],
+        seed: &[u8],
+        listen: &str,
+        ipc_fd: i32,
+        has_echo: bool,
+        greeting: String,
+    ) -> PyResult<Self> {
+        let config = Config {
+            identity_seed: octets(identity_seed, "identity_seed")?,
+            seed: octets(seed, "seed")?,
+            listen: endpoint(listen)?,
+            ipc: pilot_net::fd::duplicate(ipc_fd)?,
+            has_echo,
+            greeting,
+        };
+        Ok(Self { handle: Handle::start(config)? })
+    }
+
+    /// Host and port of the UDP socket.
+    fn local_addr(&self) -> (String, u16) {
+        host_port(self.handle.local_addr())
+    }
+
+    /// Readable while there are events.
+    fn event_fd(&self) -> i32 {
+        self.handle.event_fd()
+    }
+
+    /// Takes every event: tuples whose first member is the kind.
+    fn take_events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let events = self.handle.take_events();
+        let tuples: PyResult<Vec<_>> = events.into_iter().map(|event| event_tuple(py, event)).collect();
+        PyList::new(py, tuples?)
+    }
+
+    fn set_address(&self, network: u16, node: u32) {
+        self.handle.set_address(Address { network: NetworkId(network), node: NodeId(node) });
+    }
+
+    fn set_beacons(&self, beacons: Vec<String>) -> PyResult<()> {
+        let beacons: PyResult<Vec<_>> = beacons.iter().map(|text| endpoint(text)).collect();
+        self.handle.set_beacons(beacons?);
+        Ok(())
+    }
+
+    #[pyo3(signature = (node, identity_key, endpoint))]
+    fn on_record(&self, node: u32, identity_key: &[u8], endpoint: Option<&str>) -> PyResult<()> {
+        let endpoint = endpoint.map(self::endpoint).transpose()?;
+        self.handle.on_record(NodeId(node), octets(identity_key, "identity_key")?, endpoint);
+        Ok(())
+    }
+
+    fn on_no_record(&self, node: u32) {
+        self.handle.on_no_record(NodeId(node));
+    }
+
+    #[pyo3(signature = (client, id, body))]
+    fn reply(&self, client: u32, id: Option<u32>, body: &[u8]) {
+        self.handle.reply(Tag { client, id }, body.to_vec());
+    }
+
+    #[pyo3(signature = (client, id, code, message, hint))]
+    fn fail(&self, client: u32, id: Option<u32>, code: String, message: String, hint: String) {
+        self.handle.fail(Tag { client, id }, code, message, hint);
+    }
+
+    /// Counters, peers and connections.
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let snapshot = py
+            .detach(|| self.handle.snapshot())
+            .ok_or_else(|| PyRuntimeError::new_err("the IO thread does not answer"))?;
+        let dict = PyDict::new(py);
+        let stats = snapshot.stats;
+        let counters = stats.counters;
+        for (name, value) in [
+            ("connections", stats.connections as u64),
+            ("ports", stats.ports as u64),
+            ("peers", stats.peers as u64),
+            ("encrypted_peers", stats.encrypted_peers as u64),
+            ("clients", snapshot.clients as u64),
+            ("pkts_sent", counters.pkts_sent),
+            ("pkts_recv", counters.pkts_recv),
+            ("bytes_sent", counters.bytes_sent),
+            ("bytes_recv", counters.bytes_recv),
+            ("opened", counters.opened),
+            ("dropped_unauthentic", counters.dropped_unauthentic),
+            ("dropped_replayed", counters.dropped_replayed),
+            ("dropped_malformed", counters.dropped_malformed),
+            ("dropped_plaintext", counters.dropped_plaintext),
+            ("dropped_misaddressed", counters.dropped_misaddressed),
+            ("dropped_beacon", counters.dropped_beacon),
+            ("dropped_keys", counters.dropped_keys),
+            ("dropped_limited", counters.dropped_limited),
+            ("dropped_unknown", counters.dropped_unknown),
+            ("dropped_unbound", counters.dropped_unbound),
+        ] {
+            dict.set_item(name, value)?;
+        }
+        let peers: PyResult<Vec<_>> = snapshot.peers.iter().map(|row| peer_dict(py, row)).collect();
+        dict.set_item("peer_list", peers?)?;
+        let rows: PyResult<Vec<_>> =
+            snapshot.connections.iter().map(|row| connection_dict(py, row)).collect();
+        dict.set_item("conn_list", rows?)?;
+        Ok(dict)
+    }
+
+    /// Finishes every stream, closes every socket and ends the thread.
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| self.handle.stop());
+    }
+}
+
+fn event_tuple<'py>(py: Python<'py>, event: HostEvent) -> PyResult<Bound<'py, PyTuple>> {
+    match event {
+        HostEvent::RecordNeeded(node) => ("record_needed", node.0).into_pyobject(py),
+        HostEvent::EndpointDiscovered(endpoint) => {
+            let (host, port) = host_port(endpoint);
+            ("endpoint", host, port).into_pyobject(py)
+        }
+        HostEvent::Request { tag, command, payload } => {
+            ("request", tag.client, tag.id, command, PyBytes::new(py, &payload)).into_pyobject(py)
+        }
+        HostEvent::Stopped(text) => ("stopped", text).into_pyobject(py),
+    }
+}
+
+fn peer_dict<'py>(py: Python<'py>, row: &PeerRow) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("node_id", row.node)?;
+    dict.set_item("endpoint", row.endpoint.map_or_else(String::new, |endpoint| endpoint.to_string()))?;
+    dict.set_item("encrypted", row.is_encrypted)?;
+    dict.set_item("authenticated", row.is_authenticated)?;
+    dict.set_item("relay", false)?;
+    Ok(dict)
+}
+
+fn connection_dict<'py>(py: Python<'py>, row: &ConnectionRow) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let (tuple, stats) = (row.tuple, row.stats);
+    let counters = stats.counters;
+    dict.set_item("state", row.state.to_string())?;
+    dict.set_item("remote_addr", tuple.remote.to_string())?;
+    dict.set_item("in_recovery", stats.in_recovery)?;
+    for (name, value) in [
+        ("id", u64::from(row.id)),
+        ("local_port", u64::from(tuple.local_port.0)),
+        ("remote_port", u64::from(tuple.remote_port.0)),
+        ("bytes_sent", counters.bytes_sent),
+        ("bytes_recv", counters.bytes_recv),
+        ("segs_sent", counters.segs_sent),
+        ("segs_recv", counters.segs_recv),
+        ("retransmits", counters.retransmits),
+        ("fast_retx", counters.fast_retx),
+        ("dup_acks", counters.dup_acks),
+        ("sack_sent", counters.sack_sent),
+        ("sack_recv", counters.sack_recv),
+        ("cong_win", stats.cwnd as u64),
+        ("ssthresh", stats.ssthresh as u64),
+        ("in_flight", stats.in_flight as u64),
+        ("srtt_ns", stats.srtt_ns),
+        ("rttvar_ns", stats.rttvar_ns),
+        ("min_rtt_ns", stats.min_rtt_ns),
+        ("unacked", stats.unacked as u64),
+        ("ooo_buf", stats.ooo_buf as u64),
+        ("peer_recv_win", stats.snd_wnd as u64),
+        ("recv_win", stats.rcv_wnd as u64),
+    ] {
+        dict.set_item(name, value)?;
+    }
+    Ok(dict)
+}
