@@ -1,5 +1,51 @@
-"""The network stack for autonomous agents: addresses, ports, streams and encrypted tunnels."""
+"""The network stack for autonomous agents: addresses, ports, streams and encrypted tunnels.
+
+Two lines are a client and two are a server::
+
+    async with await pilotstack.dial("agent-b:80") as stream:
+        await stream.send(b"hello")
+
+    async with await pilotstack.listen(80) as listener:
+        await listener.serve(handler)
+"""
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from pilotstack.client import (
+    DatagramSocket,
+    Driver,
+    Listener,
+    PilotAttribute,
+    Stream,
+    dial,
+    listen,
+)
+from pilotstack.errors import PilotError, StreamBroken
+from pilotstack.types import (
+    Address,
+    ConnectionInfo,
+    Datagram,
+    Info,
+    PeerInfo,
+    Resolved,
+    SocketAddress,
+)
+
+__all__ = [
+    "Address",
+    "ConnectionInfo",
+    "Datagram",
+    "DatagramSocket",
+    "Driver",
+    "Info",
+    "Listener",
+    "PeerInfo",
+    "PilotAttribute",
+    "PilotError",
+    "Resolved",
+    "SocketAddress",
+    "Stream",
+    "StreamBroken",
+    "dial",
+    "listen",
+]

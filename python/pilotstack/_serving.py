@@ -1,0 +1,111 @@
+"""What every server process does: logging, addresses, signals, the line that says it is ready."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from pilotstack.errors import InvalidArgument, PilotError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+LEVELS = ("debug", "info", "warn", "error")
+FORMATS = ("text", "json")
+_MAX_PORT = 0xFFFF
+
+
+def configure_logging(level: str, form: str) -> None:
+    """Structured logs on stderr, from Python and from the core."""
+    number = getattr(logging, level.upper().replace("WARN", "WARNING"))
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared)
+    )
+    logging.basicConfig(level=number, handlers=[handler], force=True)
+
+
+def split_address(text: str, *, default_host: str = "127.0.0.1") -> tuple[str, int]:
+    """Host and port of ``host:port``, ``[v6]:port`` or ``:port``.
+
+    Raises:
+        InvalidArgument: it is none of these.
+    """
+    host, colon, port = text.rpartition(":")
+    if not (colon and port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT):
+        raise InvalidArgument(
+            f"not an address: {text!r}", hint="addresses look like 127.0.0.1:9000 or :9000"
+        )
+    return host.strip("[]") or default_host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """``host:port``, with brackets around IPv6."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def announce(**members: object) -> None:
+    """Prints the line that tells a supervisor that the process serves."""
+    sys.stdout.write(json.dumps({"event": "ready", **members}) + "\n")
+    sys.stdout.flush()
+
+
+async def until_signalled(main: Callable[[anyio.Event], Awaitable[None]]) -> None:
+    """Runs ``main`` with an event that SIGTERM or SIGINT sets."""
+    stopping = anyio.Event()
+
+    async def watch() -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                stopping.set()
+                return
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        await main(stopping)
+        tasks.cancel_scope.cancel()
+
+
+def run(main: Callable[[anyio.Event], Awaitable[None]]) -> None:
+    """Runs a server until it is told to stop; errors end the process with a message and code 1."""
+    try:
+        anyio.run(until_signalled, main)
+    except* PilotError as group:
+        fail(group.exceptions[0])
+    except* OSError as group:
+        fail(group.exceptions[0])
+
+
+def fail(error: BaseException) -> None:
+    """Says why the process ends, as JSON on stderr, and ends it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    report = {
+        "status": "error",
+        "code": getattr(error, "code", "internal"),
+        "message": str(error),
+    }
+    if hint := getattr(error, "hint", None):
+        report["hint"] = hint
+    sys.stderr.write(json.dumps(report) + "\n")
+    raise SystemExit(1)

@@ -1,0 +1,44 @@
+"""The beacon: tells nodes their public endpoint (whitepaper section 4.2). Its datagrams are served
+by a thread of the core; this is the control of that thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pilotstack import _serving
+from pilotstack._core import BeaconServer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class Beacon:
+    """A running beacon; a context manager that stops it.
+
+    Args:
+        listen: ``host:port`` or ``:port``; port 0 means any.
+
+    Raises:
+        OSError: the address cannot be bound.
+        InvalidArgument: it is none.
+    """
+
+    def __init__(self, listen: str) -> None:
+        host, port = _serving.split_address(listen, default_host="0.0.0.0")
+        self._server = BeaconServer(_serving.join_address(host, port))
+
+    @property
+    def address(self) -> str:
+        """Where it is bound."""
+        return _serving.join_address(*self._server.local_addr())
+
+    def __enter__(self) -> Beacon:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.stop()

@@ -1,0 +1,8 @@
+"""The driver SDK: how agents use the local daemon (whitepaper section 4.4)."""
+
+from __future__ import annotations
+
+from pilotstack.client._stream import PilotAttribute, Stream
+from pilotstack.client.aio import DatagramSocket, Driver, Listener, dial, listen
+
+__all__ = ["DatagramSocket", "Driver", "Listener", "PilotAttribute", "Stream", "dial", "listen"]

@@ -1,0 +1,169 @@
+"""A stream as an anyio byte stream over the socket that the daemon handed over."""
+
+from __future__ import annotations
+
+import socket as sockets
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+from anyio.abc import SocketAttribute
+
+from pilotstack.errors import InvalidArgument, StreamBroken
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from pilotstack.types import SocketAddress
+
+__all__ = ["PilotAttribute", "Stream"]
+
+#: Octets read at once unless asked otherwise.
+READ = 1 << 18
+#: Operations in a row that did not wait, after which other tasks get a turn.
+_TURN = 8
+
+
+class PilotAttribute(anyio.TypedAttributeSet):
+    """Typed attributes of streams and listeners."""
+
+    local_address: SocketAddress = anyio.typed_attribute()
+    remote_address: SocketAddress = anyio.typed_attribute()
+    connection_id: int = anyio.typed_attribute()
+
+
+class Stream(anyio.abc.ByteStream):
+    """A reliable stream to another agent.
+
+    ``receive`` raises :exc:`anyio.EndOfStream` after the peer's FIN, and :exc:`StreamBroken` (an
+    :exc:`anyio.BrokenResourceError`) when the stream broke. Cancelling any operation loses no octet
+    that was received; a cancelled ``send`` may have sent a part.
+    """
+
+    def __init__(
+        self,
+        socket: sockets.socket,
+        connection_id: int,
+        local: SocketAddress,
+        remote: SocketAddress,
+        failure: Callable[[int], str | None],
+        on_close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        socket.setblocking(False)
+        self._socket: sockets.socket | None = socket
+        self._failure = failure
+        self._on_close = on_close
+        self._reading = anyio.ResourceGuard("reading from")
+        self._writing = anyio.ResourceGuard("writing to")
+        self._immediate = 0
+        self._is_finished = False
+        self.connection_id = connection_id
+        self.local_address = local
+        self.remote_address = remote
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """:class:`PilotAttribute` and the raw socket."""
+        return {
+            PilotAttribute.local_address: lambda: self.local_address,
+            PilotAttribute.remote_address: lambda: self.remote_address,
+            PilotAttribute.connection_id: lambda: self.connection_id,
+            SocketAttribute.raw_socket: self._open,
+        }
+
+    def _open(self) -> sockets.socket:
+        if self._socket is None:
+            raise anyio.ClosedResourceError
+        return self._socket
+
+    def _broken(self) -> StreamBroken:
+        reason = self._failure(self.connection_id) or "reset"
+        return StreamBroken(f"the stream to {self.remote_address} broke: {reason}", reason=reason)
+
+    async def _turn(self) -> None:
+        self._immediate += 1
+        if self._immediate >= _TURN:
+            self._immediate = 0
+            await anyio.lowlevel.checkpoint()
+        else:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+
+    async def receive(self, max_bytes: int = READ) -> bytes:
+        """Between 1 and ``max_bytes`` octets."""
+        if max_bytes < 1:
+            raise InvalidArgument("max_bytes must be at least 1")
+        with self._reading:
+            await self._turn()
+            while True:
+                socket = self._open()
+                try:
+                    data = socket.recv(max_bytes)
+                except (BlockingIOError, InterruptedError):
+                    self._immediate = 0
+                    await self._wait(anyio.wait_readable, socket)
+                    continue
+                except ConnectionError as error:
+                    raise self._broken() from error
+                if data:
+                    return data
+                if self._failure(self.connection_id) is not None:
+                    raise self._broken()
+                raise anyio.EndOfStream
+
+    async def _wait(
+        self, wait: Callable[[sockets.socket], Awaitable[None]], socket: sockets.socket
+    ) -> None:
+        try:
+            await wait(socket)
+        except anyio.ClosedResourceError:
+            raise
+        except (OSError, ValueError) as error:
+            # Closed by another task meanwhile.
+            raise anyio.ClosedResourceError from error
+
+    async def send(self, item: bytes) -> None:
+        """Hands all octets to the stream; waits while its buffers are full."""
+        with self._writing:
+            await self._turn()
+            view = memoryview(item).cast("B")
+            while view:
+                socket = self._open()
+                if self._is_finished:
+                    raise anyio.ClosedResourceError
+                try:
+                    view = view[socket.send(view) :]
+                except (BlockingIOError, InterruptedError):
+                    self._immediate = 0
+                    await self._wait(anyio.wait_writable, socket)
+                except OSError as error:
+                    raise self._broken() from error
+
+    async def send_eof(self) -> None:
+        """Sends FIN after everything sent; reading goes on."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        with self._writing:
+            if not self._is_finished:
+                self._is_finished = True
+                try:
+                    self._open().shutdown(sockets.SHUT_WR)
+                except OSError as error:
+                    raise self._broken() from error
+
+    async def aclose(self) -> None:
+        """Closes both directions; what was sent still arrives."""
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            anyio.notify_closing(socket)
+            socket.close()
+            if self._on_close is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._on_close()
+        await anyio.lowlevel.checkpoint()
+
+    def socket(self) -> sockets.socket:
+        """The stream as a blocking socket, for code that wants one. This object is closed then."""
+        socket = self._open()
+        self._socket = None
+        socket.setblocking(True)
+        return socket

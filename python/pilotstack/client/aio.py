@@ -1,0 +1,638 @@
+"""The driver SDK for anyio: asyncio, uvloop and Trio."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket as sockets
+from collections import deque
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from pilotstack import wellknown
+from pilotstack.client import _frames as f
+from pilotstack.client._session import (
+    Accepted,
+    Answer,
+    Failed,
+    Greeted,
+    Opened,
+    Received,
+    Session,
+    reply_json,
+    unavailable,
+)
+from pilotstack.client._stream import PilotAttribute, Stream
+from pilotstack.errors import InternalError, InvalidArgument, NotRunning, PilotError
+from pilotstack.types import (
+    Address,
+    ConnectionInfo,
+    Datagram,
+    Info,
+    PeerInfo,
+    Resolved,
+    SocketAddress,
+    parse_target,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+
+Target = str | SocketAddress | tuple[Address, int]
+
+_READ = 1 << 16
+_MAX_FDS = 64
+_ANCILLARY = sockets.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
+#: Datagrams kept for a socket that nobody reads; later ones are dropped, as a network would.
+_MAX_DATAGRAMS = 1024
+#: Broken streams whose reason is remembered.
+_MAX_FAILURES = 65_536
+_MAX_DATAGRAM = 65_435
+_MAX_PORT = 0xFFFF
+_NO_DAEMON_HINT = "start the daemon with: pilotctl daemon start"
+
+
+def _octets_of(path: str | os.PathLike[str]) -> bytes:
+    """The path as the daemon must see it: it works in another directory."""
+    return os.fsencode(Path(path).absolute())
+
+
+class _Waiter:
+    """Somebody who waits for something that arrives on the daemon's socket."""
+
+    __slots__ = ("answer", "event")
+
+    def __init__(self) -> None:
+        self.answer: Answer | None = None
+        self.event = anyio.Event()
+
+
+class Driver:
+    """A connection to the local daemon; use it as an async context manager.
+
+    There is no background task: whoever waits for the daemon reads for everybody.
+
+    Args:
+        socket_path: the daemon's socket; see :func:`pilotstack.wellknown.default_socket`.
+
+    Raises:
+        NotRunning: on entry, when no daemon answers there.
+        Unavailable: on entry, when the daemon does not know our extension.
+    """
+
+    def __init__(self, socket_path: str | os.PathLike[str] | None = None) -> None:
+        self._path = Path(socket_path) if socket_path else wellknown.default_socket()
+        self._session = Session()
+        self._socket: sockets.socket | None = None
+        self._greeting: Greeted | None = None
+        self._waiters: dict[int, _Waiter] = {}
+        self._sleepers: deque[anyio.Event] = deque()
+        self._is_reading = False
+        self._sending = anyio.Lock()
+        self._listeners: dict[int, Listener] = {}
+        self._datagrams: dict[int, DatagramSocket] = {}
+        self._failures: dict[int, str] = {}
+
+    async def __aenter__(self) -> Driver:
+        socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+        try:
+            socket.setblocking(False)
+            socket.connect(str(self._path))
+        except OSError as error:
+            socket.close()
+            raise NotRunning(f"no daemon answers at {self._path}", hint=_NO_DAEMON_HINT) from error
+        self._socket = socket
+        try:
+            await self._send(self._session.hello())
+            while self._greeting is None:
+                await self._wait(anyio.Event())
+            if not self._greeting.is_extended:
+                raise unavailable()
+        except BaseException:
+            self._shut()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the session: listeners and datagram sockets end, streams live on."""
+        self._shut()
+        await anyio.lowlevel.checkpoint()
+
+    def _shut(self) -> None:
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            with suppress(OSError):
+                self._drain(socket)
+            anyio.notify_closing(socket)
+            socket.close()
+        self._session.close()
+        for listener in self._listeners.values():
+            listener._wake()
+        for datagrams in self._datagrams.values():
+            datagrams._wake()
+        for waiter in self._waiters.values():
+            waiter.event.set()
+        self._wake_sleepers()
+
+    def _open(self) -> sockets.socket:
+        if self._socket is None:
+            raise NotRunning("the connection to the daemon is closed", hint=_NO_DAEMON_HINT)
+        return self._socket
+
+    # Moving octets
+
+    async def _send(self, frame: bytes) -> None:
+        async with self._sending:
+            view = memoryview(frame)
+            while view:
+                socket = self._open()
+                try:
+                    view = view[socket.send(view) :]
+                except BlockingIOError:
+                    await anyio.wait_writable(socket)
+                except OSError as error:
+                    self._shut()
+                    raise NotRunning("the daemon went away", hint=_NO_DAEMON_HINT) from error
+
+    def _send_now(self, frame: bytes) -> None:
+        """Sends what nobody can wait for; a full socket means that the daemon is going away."""
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.send(frame)
+
+    async def _wait(self, event: anyio.Event) -> None:
+        """Returns when ``event`` is set or something arrived."""
+        if event.is_set():
+            return
+        if self._is_reading:
+            self._sleepers.append(event)
+            try:
+                await event.wait()
+            finally:
+                with suppress(ValueError):
+                    self._sleepers.remove(event)
+            return
+        self._is_reading = True
+        try:
+            socket = self._open()
+            with suppress(anyio.ClosedResourceError):
+                await anyio.wait_readable(socket)
+            self._pump()
+        finally:
+            self._is_reading = False
+            self._wake_sleepers()
+
+    def _wake_sleepers(self) -> None:
+        """One of those who wait reads next; which one is found out by waking them."""
+        while self._sleepers:
+            self._sleepers.popleft().set()
+
+    def _pump(self) -> None:
+        """Takes what has arrived, without waiting."""
+        if self._socket is None:
+            return
+        try:
+            is_open = self._drain(self._socket)
+        except PilotError:
+            self._shut()
+            raise
+        except OSError:
+            is_open = False
+        if not is_open:
+            self._shut()
+
+    def _drain(self, socket: sockets.socket) -> bool:
+        while True:
+            try:
+                octets, ancillary, flags, _ = socket.recvmsg(
+                    _READ, _ANCILLARY, getattr(sockets, "MSG_CMSG_CLOEXEC", 0)
+                )
+            except (BlockingIOError, InterruptedError):
+                return True
+            fds = array.array("i")
+            for level, kind, data in ancillary:
+                if level == sockets.SOL_SOCKET and kind == sockets.SCM_RIGHTS:
+                    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+            if flags & sockets.MSG_CTRUNC:
+                for fd in fds:
+                    os.close(fd)
+                raise InternalError(
+                    "a stream was lost on its way from the daemon",
+                    hint="raise the limit of open files (ulimit -n)",
+                )
+            if not octets:
+                return False
+            for event in self._session.receive(octets, fds):
+                self._take(event)
+
+    def _take(self, event: Greeted | Answer | Accepted | Received | Failed) -> None:
+        match event:
+            case Greeted():
+                self._greeting = event
+            case Answer():
+                waiter = self._waiters.pop(event.id, None)
+                if waiter is not None:
+                    waiter.answer = event
+                    waiter.event.set()
+                elif isinstance(event.value, Opened):
+                    os.close(event.value.fd)
+            case Accepted():
+                listener = self._listeners.get(event.port)
+                if listener is None:
+                    os.close(event.fd)
+                else:
+                    listener._put(event)
+            case Received():
+                if (datagrams := self._datagrams.get(event.port)) is not None:
+                    datagrams._put(event.datagram)
+            case Failed():
+                if len(self._failures) >= _MAX_FAILURES:
+                    self._failures.pop(next(iter(self._failures)))
+                self._failures[event.connection_id] = event.reason
+
+    def _failure(self, connection_id: int) -> str | None:
+        """Why a stream broke, if it did."""
+        if connection_id not in self._failures:
+            with suppress(PilotError):
+                self._pump()
+        return self._failures.get(connection_id)
+
+    async def _request(self, request_id: int, frame: bytes) -> Answer:
+        waiter = self._waiters[request_id] = _Waiter()
+        try:
+            await self._send(frame)
+            while waiter.answer is None:
+                self._open()
+                if waiter.event.is_set():
+                    waiter.event = anyio.Event()
+                await self._wait(waiter.event)
+        except BaseException:
+            self._waiters.pop(request_id, None)
+            if waiter.answer is not None and isinstance(waiter.answer.value, Opened):
+                os.close(waiter.answer.value.fd)
+            self._send_now(f.frame(f.CANCEL_REQUEST, f.u32(request_id)))
+            raise
+        if waiter.answer.error is not None:
+            raise waiter.answer.error
+        return waiter.answer
+
+    async def call(self, command: int, payload: bytes = b"") -> dict[str, Any]:
+        """Asks the control plane something; see ``docs/reference/ipc.md``.
+
+        Returns:
+            The JSON object of the reply.
+
+        Raises:
+            PilotError: the daemon's refusal.
+        """
+        request_id = self._session.new_id()
+        frame = f.frame(f.REQUEST, f.u32(request_id), bytes((command,)), payload)
+        answer = await self._request(request_id, frame)
+        return reply_json(cast("bytes", answer.value))
+
+    # Streams
+
+    async def _address(self, host: Address | str) -> Address:
+        return host if isinstance(host, Address) else (await self.resolve(host)).address
+
+    async def dial(
+        self, target: Target, *, timeout: float | None = None, no_delay: bool = False
+    ) -> Stream:
+        """Opens a stream.
+
+        Args:
+            target: ``"agent-b:80"``, ``"0:0000.0000.002A:1000"``, or address and port.
+            timeout: seconds; 25 unless given.
+            no_delay: send small writes at once instead of waiting up to 40 ms for an
+                acknowledgement.
+
+        Raises:
+            InvalidArgument: the target makes no sense.
+            NotFound: nobody has that name.
+            ConnectionRefused: nothing listens on that port.
+            ConnectionFailed: the node cannot be reached.
+            TimedOut: no answer in time.
+        """
+        if timeout is not None and not 0 < timeout < 1 << 22:
+            raise InvalidArgument("timeout must be a positive number of seconds")
+        host, port = parse_target(target)
+        address = await self._address(host)
+        request_id = self._session.new_id()
+        milliseconds = max(1, int(timeout * 1000)) if timeout is not None else 0
+        frame = f.frame(
+            f.OPEN_STREAM,
+            f.u32(request_id),
+            f.endpoint(address, port),
+            bytes((no_delay,)),
+            f.u32(milliseconds),
+        )
+        answer = await self._request(request_id, frame)
+        opened = cast("Opened", answer.value)
+        remote = SocketAddress(address, port)
+        return self._stream(opened.fd, opened.connection_id, opened.local, remote)
+
+    def _stream(
+        self, fd: int, connection_id: int, local: SocketAddress, remote: SocketAddress
+    ) -> Stream:
+        return Stream(sockets.socket(fileno=fd), connection_id, local, remote, self._failure)
+
+    async def listen(
+        self, port: int = 0, *, backlog: int = 0, path: str | os.PathLike[str] | None = None
+    ) -> Listener:
+        """Takes streams on a port of ours.
+
+        Args:
+            port: 1 to 65,535, or 0 for any that is free.
+            backlog: ignored by current daemons.
+            path: instead of handing streams over, the daemon connects to this Unix socket for each
+                (``uvicorn --uds`` and the like). The returned listener then gives none itself.
+
+        Raises:
+            AlreadyExists: the port is taken.
+        """
+        if not 0 <= port <= _MAX_PORT:
+            raise InvalidArgument(f"no such port: {port}")
+        request_id = self._session.new_id()
+        octets = _octets_of(path) if path is not None else b""
+        frame = f.frame(
+            f.LISTEN_STREAMS, f.u32(request_id), f.u16(port), f.u16(backlog & _MAX_PORT), octets
+        )
+        listener = Listener(self, (await self.info()).address if port or path else None)
+        if port:
+            # Streams may arrive in one read with the answer.
+            if port in self._listeners:
+                raise InvalidArgument(f"port {port} already has a listener")
+            self._listeners[port] = listener
+        try:
+            answer = await self._request(request_id, frame)
+        except BaseException:
+            self._listeners.pop(port, None)
+            raise
+        listener.port = cast("int", answer.value)
+        self._listeners[listener.port] = listener
+        return listener
+
+    async def forward(self, path: str | os.PathLike[str], target: Target) -> None:
+        """Makes a Unix socket whose connections are dialled on to ``target``, until this driver is
+        closed (``curl --unix-socket`` and the like).
+
+        Raises:
+            AlreadyExists: the path exists.
+        """
+        host, port = parse_target(target)
+        address = await self._address(host)
+        request_id = self._session.new_id()
+        octets = _octets_of(path)
+        endpoint = f.endpoint(address, port)
+        await self._request(
+            request_id, f.frame(f.FORWARD_PATH, f.u32(request_id), endpoint, octets)
+        )
+
+    async def datagram(self, port: int = 0) -> DatagramSocket:
+        """Sends and takes datagrams on a port of ours; 0 means any.
+
+        Raises:
+            AlreadyExists: the port is taken.
+        """
+        if not 0 <= port <= _MAX_PORT:
+            raise InvalidArgument(f"no such port: {port}")
+        request_id = self._session.new_id()
+        frame = f.frame(f.BIND_DATAGRAMS, f.u32(request_id), f.u16(port))
+        answer = await self._request(request_id, frame)
+        bound = cast("int", answer.value)
+        datagrams = self._datagrams[bound] = DatagramSocket(self, bound)
+        return datagrams
+
+    # Control
+
+    async def info(self) -> Info:
+        """The daemon's state."""
+        return Info.from_json(await self.call(f.INFO))
+
+    async def peers(self) -> tuple[PeerInfo, ...]:
+        """Nodes that the daemon has tunnels to."""
+        return (await self.info()).peer_list
+
+    async def connections(self) -> tuple[ConnectionInfo, ...]:
+        """The daemon's connections."""
+        return (await self.info()).conn_list
+
+    async def resolve(self, name: str) -> Resolved:
+        """What a hostname stands for.
+
+        Raises:
+            NotFound: nobody has it.
+            ConnectionFailed: the registry cannot be asked.
+        """
+        row = await self.call(f.RESOLVE_HOSTNAME, name.encode())
+        address = Address.parse(str(row["address"]))
+        return Resolved(name, int(row["node_id"]), address, bool(row.get("public")))
+
+    async def set_hostname(self, name: str) -> None:
+        """Takes a name; an empty one gives it up.
+
+        Raises:
+            AlreadyExists: another node has it.
+        """
+        await self.call(f.SET_HOSTNAME, name.encode())
+
+    async def set_visibility(self, *, public: bool) -> None:
+        """Lets everybody reach this node, or only those it trusts."""
+        await self.call(f.SET_VISIBILITY, bytes((public,)))
+
+    async def deregister(self) -> None:
+        """Takes this node off the network."""
+        await self.call(f.DEREGISTER)
+
+    async def disconnect(self, connection_id: int) -> None:
+        """Closes any connection of the daemon."""
+        request_id = self._session.new_id()
+        body = bytes((f.CLOSE,)) + f.u32(connection_id)
+        await self._request(request_id, f.frame(f.REQUEST, f.u32(request_id), body))
+
+
+class Listener(anyio.abc.Listener[Stream]):
+    """Streams that others dial to one of our ports. Made by :meth:`Driver.listen`."""
+
+    def __init__(self, driver: Driver, address: Address | None) -> None:
+        self._driver = driver
+        self._address = address
+        self._backlog: deque[Accepted] = deque()
+        self._event = anyio.Event()
+        self._is_closed = False
+        self._on_close: Callable[[], Awaitable[None]] | None = None
+        #: The port that is listened on.
+        self.port = 0
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The local address."""
+        return {PilotAttribute.local_address: lambda: SocketAddress(self._own(), self.port)}
+
+    def _own(self) -> Address:
+        return self._address or Address(0, 0)
+
+    def _put(self, accepted: Accepted) -> None:
+        self._backlog.append(accepted)
+        self._event.set()
+
+    def _wake(self) -> None:
+        self._event.set()
+
+    async def accept(self) -> Stream:
+        """The next stream.
+
+        Raises:
+            anyio.ClosedResourceError: the listener is closed.
+            NotRunning: the daemon went away.
+        """
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        while not self._backlog:
+            if self._is_closed:
+                raise anyio.ClosedResourceError
+            self._driver._open()
+            self._event = anyio.Event()
+            await self._driver._wait(self._event)
+        accepted = self._backlog.popleft()
+        local = SocketAddress(self._own(), accepted.port)
+        return self._driver._stream(accepted.fd, accepted.connection_id, local, accepted.remote)
+
+    def __aiter__(self) -> Listener:
+        return self
+
+    async def __anext__(self) -> Stream:
+        try:
+            return await self.accept()
+        except anyio.ClosedResourceError as error:
+            raise StopAsyncIteration from error
+
+    async def serve(
+        self, handler: Callable[[Stream], Any], task_group: TaskGroup | None = None
+    ) -> None:
+        """Runs ``handler`` for each stream in a task of its own, until cancelled or closed."""
+        async with AsyncExitStack() as stack:
+            if task_group is None:
+                task_group = await stack.enter_async_context(anyio.create_task_group())
+            async for stream in self:
+                task_group.start_soon(handler, stream)
+
+    async def aclose(self) -> None:
+        """Frees the port; accepted streams live on."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        driver = self._driver
+        driver._listeners.pop(self.port, None)
+        while self._backlog:
+            os.close(self._backlog.popleft().fd)
+        self._event.set()
+        if driver._socket is not None:
+            request_id = driver._session.new_id()
+            body = bytes((f.UNBIND,)) + f.u16(self.port)
+            with anyio.CancelScope(shield=True), suppress(PilotError):
+                await driver._request(request_id, f.frame(f.REQUEST, f.u32(request_id), body))
+        if self._on_close is not None:
+            await self._on_close()
+
+
+class DatagramSocket(anyio.abc.UnreliableObjectStream[Datagram]):
+    """Datagrams on one port. ``send`` takes a :class:`Datagram` whose source is the destination;
+    :meth:`send_to` says it plainly."""
+
+    def __init__(self, driver: Driver, port: int) -> None:
+        self._driver = driver
+        self._backlog: deque[Datagram] = deque()
+        self._event = anyio.Event()
+        self._is_closed = False
+        self.port = port
+
+    def _put(self, datagram: Datagram) -> None:
+        if len(self._backlog) < _MAX_DATAGRAMS:
+            self._backlog.append(datagram)
+        self._event.set()
+
+    def _wake(self) -> None:
+        self._event.set()
+
+    async def receive(self) -> Datagram:
+        """The next datagram."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        while not self._backlog:
+            if self._is_closed:
+                raise anyio.ClosedResourceError
+            self._driver._open()
+            self._event = anyio.Event()
+            await self._driver._wait(self._event)
+        return self._backlog.popleft()
+
+    async def send(self, item: Datagram) -> None:
+        """Sends ``item.data`` to ``item.source``."""
+        await self.send_to(item.data, item.source)
+
+    async def send_to(self, data: bytes, target: Target) -> None:
+        """Sends one datagram, which may be lost.
+
+        Raises:
+            InvalidArgument: it is empty or too large.
+        """
+        if self._is_closed:
+            raise anyio.ClosedResourceError
+        if not 0 < len(data) <= _MAX_DATAGRAM:
+            raise InvalidArgument(f"a datagram has 1 to {_MAX_DATAGRAM} octets, not {len(data)}")
+        host, port = parse_target(target)
+        address = await self._driver._address(host)
+        endpoint = f.endpoint(address, port)
+        await self._driver._send(f.frame(f.SEND_FROM, f.u16(self.port), endpoint, data))
+
+    async def aclose(self) -> None:
+        """Frees the port."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._driver._datagrams.pop(self.port, None)
+            self._event.set()
+            self._driver._send_now(f.frame(f.UNBIND_DATAGRAMS, f.u16(self.port)))
+        await anyio.lowlevel.checkpoint()
+
+
+async def dial(
+    target: Target,
+    *,
+    socket_path: str | os.PathLike[str] | None = None,
+    timeout: float | None = None,
+    no_delay: bool = False,
+) -> Stream:
+    """Opens a stream in one line; its driver is closed with it. See :meth:`Driver.dial`."""
+    driver = Driver(socket_path)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(driver)
+        stream = await driver.dial(target, timeout=timeout, no_delay=no_delay)
+        stream._on_close = driver.aclose
+        stack.pop_all()
+        return stream
+
+
+async def listen(port: int = 0, *, socket_path: str | os.PathLike[str] | None = None) -> Listener:
+    """Listens in one line; the driver behind it is closed with it. See :meth:`Driver.listen`."""
+    driver = Driver(socket_path)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(driver)
+        listener = await driver.listen(port)
+        listener._on_close = driver.aclose
+        stack.pop_all()
+        return listener

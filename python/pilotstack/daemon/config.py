@@ -1,0 +1,29 @@
+"""What a daemon is told at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """Settings of one daemon. Addresses are ``host:port``; empty means none."""
+
+    registry: str
+    beacon: str
+    listen: str
+    socket: Path
+    #: File of the identity; without one it lives as long as the process.
+    identity: Path | None = None
+    hostname: str = ""
+    owner: str = ""
+    #: Public endpoint, if it is known; the beacon is not asked then.
+    endpoint: str = ""
+    public: bool = False
+    has_echo: bool = True
+    #: Seconds between heartbeats.
+    keepalive: float = 30.0

@@ -1,0 +1,175 @@
+"""The control verbs of the daemon's socket: JSON answers for people and programs."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pilotstack import wellknown
+from pilotstack.errors import InvalidArgument, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pilotstack.daemon.supervisor import Daemon
+
+INFO = 0x0D
+HANDSHAKE = 0x0F
+RESOLVE_HOSTNAME = 0x11
+SET_HOSTNAME = 0x13
+SET_VISIBILITY = 0x15
+DEREGISTER = 0x17
+HEALTH = 0x21
+
+#: Seconds for which a resolved name is taken from memory.
+CACHE = 60.0
+_MAX_CACHED = 4096
+_NANOS_PER_MS = 1e6
+#: What existing clients may rely on.
+FEATURES = ("dgram_confirm", "dial_awaits_key", "reply_window")
+#: States as existing clients know them.
+_STATES = {
+    "SYN-SENT": "SYN_SENT",
+    "SYN-RECEIVED": "SYN_RECV",
+    "FIN-WAIT-1": "FIN_WAIT",
+    "FIN-WAIT-2": "FIN_WAIT",
+    "CLOSE-WAIT": "CLOSE_WAIT",
+    "CLOSING": "FIN_WAIT",
+    "LAST-ACK": "CLOSE_WAIT",
+    "TIME-WAIT": "TIME_WAIT",
+}
+
+
+class Control:
+    """Answers one daemon's drivers."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._started = time.monotonic()
+        self._names: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._verbs: dict[int, Callable[[bytes], Awaitable[dict[str, Any]]]] = {
+            INFO: self._info,
+            HANDSHAKE: self._handshake,
+            RESOLVE_HOSTNAME: self._resolve_hostname,
+            SET_HOSTNAME: self._set_hostname,
+            SET_VISIBILITY: self._set_visibility,
+            DEREGISTER: self._deregister,
+            HEALTH: self._health,
+        }
+
+    async def answer(self, command: int, payload: bytes) -> bytes:
+        """The body of the reply frame: the verb's code plus one, and JSON.
+
+        Raises:
+            PilotError: the request is refused.
+        """
+        verb = self._verbs.get(command)
+        if verb is None:
+            raise Unavailable(f"unknown command: 0x{command:02X}")
+        return bytes((command + 1,)) + msgspec.json.encode(await verb(payload))
+
+    async def _info(self, payload: bytes) -> dict[str, Any]:
+        del payload
+        daemon = self._daemon
+        snapshot = daemon.core.snapshot()
+        info = {
+            name: snapshot[name]
+            for name in (
+                *("connections", "ports", "peers", "encrypted_peers"),
+                *("bytes_sent", "bytes_recv", "pkts_sent", "pkts_recv", "peer_list"),
+            )
+        }
+        info |= {
+            "node_id": daemon.node_id,
+            "address": daemon.address,
+            "hostname": daemon.hostname,
+            "uptime_secs": int(time.monotonic() - self._started),
+            "authenticated_peers": sum(peer["authenticated"] for peer in snapshot["peer_list"]),
+            "encrypt": True,
+            "identity": daemon.config.identity is not None,
+            "public_key": base64.b64encode(daemon.identity.public_key).decode("ascii"),
+            "owner": daemon.config.owner,
+            "email": daemon.config.owner,
+            "endpoint": daemon.endpoint,
+            "version": wellknown.VERSION,
+            "transport": "udp",
+            "beacon_addr": daemon.config.beacon,
+            "features": FEATURES,
+            "networks": None,
+            "handshake_pending_count": 0,
+            "relay_peer_count": 0,
+            "tunnel_encryption_success": snapshot["opened"],
+            "tunnel_encryption_failure": snapshot["dropped_unauthentic"],
+            "accept_queue_drops": 0,
+            "dropped": {
+                name.removeprefix("dropped_"): value
+                for name, value in snapshot.items()
+                if name.startswith("dropped_")
+            },
+            "conn_list": [_connection(row) for row in snapshot["conn_list"]],
+        }
+        return info
+
+    async def _health(self, payload: bytes) -> dict[str, Any]:
+        info = await self._info(payload)
+        names = ("connections", "peers", "encrypted_peers", "authenticated_peers", "bytes_sent")
+        more = ("bytes_recv", "relay_peer_count", "handshake_pending_count", "accept_queue_drops")
+        return {
+            "status": "ok",
+            "uptime_seconds": info["uptime_secs"],
+            "beacon_addr": info["beacon_addr"],
+        } | {name: info[name] for name in names + more}
+
+    async def _handshake(self, payload: bytes) -> dict[str, Any]:
+        if not payload:
+            raise InvalidArgument("handshake: missing sub-command")
+        raise Unavailable("handshake: service not registered")
+
+    async def _resolve_hostname(self, payload: bytes) -> dict[str, Any]:
+        name = _text(payload, "resolve_hostname: missing hostname")
+        now = time.monotonic()
+        until, found = self._names.get(name, (0.0, {}))
+        if now >= until:
+            found = await self._daemon.registry.resolve_hostname(name)
+            if len(self._names) >= _MAX_CACHED:
+                self._names.clear()
+            self._names[name] = (now + CACHE, found)
+        return found
+
+    async def _set_hostname(self, payload: bytes) -> dict[str, Any]:
+        name = payload.decode(errors="replace")
+        reply = await self._daemon.registry.set_hostname(name)
+        self._daemon.hostname = name
+        return reply
+
+    async def _set_visibility(self, payload: bytes) -> dict[str, Any]:
+        if not payload:
+            raise InvalidArgument("set_visibility: missing value")
+        public = payload[0] == 1
+        reply = await self._daemon.registry.set_visibility(public=public)
+        self._daemon.public = public
+        return reply
+
+    async def _deregister(self, payload: bytes) -> dict[str, Any]:
+        del payload
+        return await self._daemon.registry.deregister()
+
+
+def _text(payload: bytes, missing: str) -> str:
+    if not payload:
+        raise InvalidArgument(missing)
+    try:
+        return payload.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("not UTF-8") from error
+
+
+def _connection(row: dict[str, Any]) -> dict[str, Any]:
+    shown = dict(row)
+    shown["state"] = _STATES.get(row["state"], row["state"])
+    for name in ("srtt", "rttvar", "min_rtt"):
+        shown[f"{name}_ms"] = round(shown.pop(f"{name}_ns") / _NANOS_PER_MS, 3)
+    return shown

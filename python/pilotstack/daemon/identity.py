@@ -1,0 +1,94 @@
+"""The node's long-lived Ed25519 identity and its file."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pilotstack.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SEED_LEN = 32
+_PRIVATE_LEN = 64
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Identity:
+    """A key pair; ``seed`` is 32 secret octets."""
+
+    seed: bytes
+
+    @classmethod
+    def generate(cls) -> Identity:
+        """A new one, kept nowhere."""
+        return cls(os.urandom(_SEED_LEN))
+
+    @property
+    def public_key(self) -> bytes:
+        """32 octets."""
+        return Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+
+    def sign(self, message: bytes) -> bytes:
+        """64 octets."""
+        return Ed25519PrivateKey.from_private_bytes(self.seed).sign(message)
+
+
+def load_or_create(path: Path) -> Identity:
+    """The identity of a file; a missing file is made, readable by its owner alone.
+
+    Raises:
+        InvalidArgument: the file holds no identity, or cannot be read or written. It is left as it
+            is.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return _create(path)
+    except OSError as error:
+        raise InvalidArgument(f"cannot read the identity {path}: {error.strerror}") from error
+    try:
+        private = base64.b64decode(msgspec.json.decode(text)["private_key"], validate=True)
+        identity = Identity(private[:_SEED_LEN])
+        if len(private) != _PRIVATE_LEN or private[_SEED_LEN:] != identity.public_key:
+            raise ValueError("the key's halves do not belong together")
+    except (msgspec.DecodeError, ValueError, KeyError, TypeError) as error:
+        raise InvalidArgument(
+            f"{path} holds no identity: {error}",
+            hint="restore the file from a backup, or name another with --identity",
+        ) from error
+    return identity
+
+
+def _create(path: Path) -> Identity:
+    identity = Identity.generate()
+    public = identity.public_key
+    text = msgspec.json.encode(
+        {
+            "private_key": base64.b64encode(identity.seed + public).decode("ascii"),
+            "public_key": base64.b64encode(public).decode("ascii"),
+        }
+    )
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # Never over an identity that somebody else made meanwhile.
+        os.link(temporary, path)
+    except FileExistsError:
+        return load_or_create(path)
+    except OSError as error:
+        raise InvalidArgument(f"cannot write the identity {path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return identity

@@ -1,0 +1,241 @@
+"""Composes the daemon: the core's thread, the registry, the control verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+import structlog
+
+from pilotstack import _serving, wellknown
+from pilotstack._core import Core
+from pilotstack.daemon import identity as identities
+from pilotstack.daemon.control import Control
+from pilotstack.daemon.endpoint import IpcSocket
+from pilotstack.errors import ConnectionFailed, InternalError, NotFound, PilotError
+from pilotstack.registry.client import RegistryClient
+
+if TYPE_CHECKING:
+    from pilotstack._core import Event
+    from pilotstack.daemon.config import DaemonConfig
+
+log = structlog.get_logger(__name__)
+
+#: Seconds to wait for the beacon (whitepaper, start-up step 1).
+_DISCOVERY = 5.0
+#: Seconds between attempts to register at the start.
+_ATTEMPTS = (0.25, 0.5, 1.0, 2.0, 4.0)
+#: Seconds for the good-bye to the registry.
+_FAREWELL = 2.0
+#: Questions to the registry and to the control plane at once.
+_AT_ONCE = 256
+
+
+class Daemon:
+    """One agent's network stack.
+
+    Args:
+        config: its settings.
+    """
+
+    def __init__(self, config: DaemonConfig) -> None:
+        self.config = config
+        if config.identity is None:
+            self.identity = identities.Identity.generate()
+        else:
+            self.identity = identities.load_or_create(config.identity)
+        host, port = _serving.split_address(config.registry)
+        self.registry = RegistryClient(host, port, self.identity)
+        self.hostname = config.hostname
+        self.public = config.public
+        self.address = ""
+        self.node_id = 0
+        self.endpoint = config.endpoint
+        self.core: Core
+        self._control = Control(self)
+        self._discovered = anyio.Event()
+        self._limiter = anyio.CapacityLimiter(_AT_ONCE)
+        self._stopped = anyio.Event()
+        self._why = ""
+
+    async def run(self, stopping: anyio.Event) -> None:
+        """Starts up, serves until ``stopping`` is set, and leaves nothing behind.
+
+        Raises:
+            AlreadyExists: another daemon serves the socket.
+            ConnectionFailed: the registry does not answer.
+            InternalError: the core failed.
+        """
+        greeting = {"version": wellknown.VERSION, "features": ["streams", "paths", "datagrams"]}
+        host, port = _serving.split_address(self.config.listen, default_host="0.0.0.0")
+        async with AsyncExitStack() as stack:
+            ipc = stack.enter_context(IpcSocket(self.config.socket))
+            self.core = Core(
+                identity_seed=self.identity.seed,
+                seed=os.urandom(32),
+                listen=_serving.join_address(host, port),
+                ipc_fd=ipc.socket.fileno(),
+                has_echo=self.config.has_echo,
+                greeting=json.dumps(greeting),
+            )
+            stack.callback(self.core.stop)
+            stack.push_async_callback(self._leave)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(self._take_events, tasks)
+            await self._join()
+            tasks.start_soon(self._keep_alive)
+            _serving.announce(
+                node_id=self.node_id,
+                address=self.address,
+                hostname=self.hostname,
+                socket=str(ipc.path),
+                endpoint=self.endpoint,
+                pid=os.getpid(),
+            )
+            await self._until(stopping)
+            self.core.stop()
+        if self._why:
+            raise InternalError(f"the core stopped: {self._why}")
+
+    async def _until(self, stopping: anyio.Event) -> None:
+        async with anyio.create_task_group() as tasks:
+
+            async def watch(event: anyio.Event) -> None:
+                await event.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch, stopping)
+            tasks.start_soon(watch, self._stopped)
+
+    # Start-up, steps 1 to 5 and 7
+
+    async def _join(self) -> None:
+        await self._discover()
+        for delay in (*_ATTEMPTS, None):
+            try:
+                await self._register()
+                break
+            except ConnectionFailed as error:
+                if delay is None:
+                    raise
+                log.warning("registry_unreachable", error=str(error), retry_in=delay)
+                await anyio.sleep(delay)
+        log.info("registered", address=self.address, endpoint=self.endpoint)
+
+    async def _discover(self) -> None:
+        """Asks the beacon where our datagrams come from; without an answer the local address has
+        to do."""
+        if self.config.beacon and not self.endpoint:
+            try:
+                beacon = await _resolve(self.config.beacon)
+                self.core.set_beacons([beacon])
+                with anyio.fail_after(_DISCOVERY):
+                    await self._discovered.wait()
+            except (TimeoutError, OSError, PilotError) as error:
+                log.warning("beacon_unreachable", beacon=self.config.beacon, error=str(error))
+        if not self.endpoint:
+            self.endpoint = _serving.join_address(*self.core.local_addr())
+
+    async def _register(self) -> None:
+        config = self.config
+        registration = await self.registry.register(
+            self.endpoint, hostname=self.hostname, owner=config.owner, version=wellknown.VERSION
+        )
+        self.node_id = registration.node_id
+        self.address = str(registration.address)
+        self.core.set_address(registration.address.network, registration.address.node)
+        if registration.hostname_error:
+            log.warning("hostname_refused", error=registration.hostname_error)
+            self.hostname = ""
+        await self.registry.set_visibility(public=self.public)
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await anyio.sleep(self.config.keepalive)
+            try:
+                await self.registry.heartbeat()
+            except NotFound:
+                log.warning("registration_lost")
+                with suppress(PilotError):
+                    await self._register()
+            except PilotError as error:
+                log.warning("heartbeat_failed", error=str(error))
+
+    async def _leave(self) -> None:
+        with anyio.move_on_after(_FAREWELL, shield=True), suppress(PilotError):
+            if self.node_id:
+                await self.registry.deregister()
+        await self.registry.aclose()
+
+    # Events of the core
+
+    async def _take_events(self, tasks: anyio.abc.TaskGroup) -> None:
+        fd = self.core.event_fd()
+        while not self._stopped.is_set():
+            await anyio.wait_readable(fd)
+            for event in self.core.take_events():
+                self._take(event, tasks)
+
+    def _take(self, event: Event, tasks: anyio.abc.TaskGroup) -> None:
+        match event:
+            case ("record_needed", node):
+                tasks.start_soon(self._find_record, node)
+            case ("endpoint", host, port):
+                self._on_endpoint(_serving.join_address(host, port), tasks)
+            case ("request", client, request_id, command, payload):
+                tasks.start_soon(self._answer, client, request_id, command, payload)
+            case ("stopped", why):
+                self._why = why
+                self._stopped.set()
+
+    def _on_endpoint(self, endpoint: str, tasks: anyio.abc.TaskGroup) -> None:
+        if self.config.endpoint:
+            return
+        has_moved = self._discovered.is_set() and endpoint != self.endpoint
+        self.endpoint = endpoint
+        self._discovered.set()
+        if has_moved and self.node_id:
+            log.info("moved", endpoint=endpoint)
+            tasks.start_soon(self._register_again)
+
+    async def _register_again(self) -> None:
+        with suppress(PilotError):
+            await self._register()
+
+    async def _find_record(self, node: int) -> None:
+        async with self._limiter:
+            try:
+                record = await self.registry.record(node)
+                endpoint = await _resolve(record.endpoint) if record.endpoint else None
+                self.core.on_record(node, record.public_key, endpoint)
+            except (PilotError, OSError, ValueError) as error:
+                log.debug("no_record", node=node, error=str(error))
+                self.core.on_no_record(node)
+
+    async def _answer(
+        self, client: int, request_id: int | None, command: int, payload: bytes
+    ) -> None:
+        async with self._limiter:
+            try:
+                body = await self._control.answer(command, payload)
+            except PilotError as error:
+                self.core.fail(client, request_id, error.code, error.message, error.hint or "")
+            except Exception as error:
+                log.exception("control_failed", command=command)
+                self.core.fail(client, request_id, "internal", str(error), "")
+            else:
+                self.core.reply(client, request_id, body)
+
+
+async def _resolve(address: str) -> str:
+    """``host:port`` with the host as an IP address."""
+    host, port = _serving.split_address(address)
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    family_first = sorted(found, key=lambda row: row[0])
+    return _serving.join_address(str(family_first[0][4][0]), port)

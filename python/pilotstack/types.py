@@ -1,0 +1,246 @@
+"""Values that the package's interfaces take and give. All are immutable."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pilotstack.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "Address",
+    "ConnectionInfo",
+    "Datagram",
+    "Info",
+    "PeerInfo",
+    "Resolved",
+    "SocketAddress",
+    "parse_target",
+]
+
+_ADDRESS = re.compile(r"(\d{1,5}):([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})", re.ASCII)
+_MAX_PORT = 0xFFFF
+_MAX_NODE = 0xFFFF_FFFF
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """A 48-bit virtual address (whitepaper section 3.2).
+
+    Args:
+        network: 0 to 65,535; 0 is the backbone.
+        node: 0 to 2**32 - 1.
+    """
+
+    network: int
+    node: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.network <= _MAX_PORT and 0 <= self.node <= _MAX_NODE):
+            raise InvalidArgument(f"no such address: network {self.network}, node {self.node}")
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Reads ``0:0000.0000.002A``: the network in decimal, then network and node in hex.
+
+        Raises:
+            InvalidArgument: the text is anything else.
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None or int(match[1]) != int(match[2], 16):
+            raise InvalidArgument(
+                f"not an address: {text!r}", hint="addresses look like 0:0000.0000.002A"
+            )
+        return cls(int(match[1]), int(match[3] + match[4], 16))
+
+    def pack(self) -> bytes:
+        """Six octets: network, node, big endian."""
+        return self.network.to_bytes(2) + self.node.to_bytes(4)
+
+    @classmethod
+    def unpack(cls, octets: bytes) -> Address:
+        """The address of six octets."""
+        return cls(int.from_bytes(octets[:2]), int.from_bytes(octets[2:6]))
+
+    def __str__(self) -> str:
+        node = f"{self.node:08X}"
+        return f"{self.network}:{self.network:04X}.{node[:4]}.{node[4:]}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SocketAddress:
+    """An address and a port of 0 to 65,535."""
+
+    address: Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A datagram and where it came from."""
+
+    data: bytes
+    source: SocketAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a name stands for."""
+
+    hostname: str
+    node_id: int
+    address: Address
+    public: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """A node that the daemon exchanged keys with, or tries to."""
+
+    node_id: int
+    endpoint: str
+    encrypted: bool
+    authenticated: bool
+    relay: bool
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> PeerInfo:
+        """Reads a row of ``peer_list``."""
+        return cls(
+            node_id=int(row["node_id"]),
+            endpoint=str(row.get("endpoint", "")),
+            encrypted=bool(row.get("encrypted")),
+            authenticated=bool(row.get("authenticated")),
+            relay=bool(row.get("relay")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """A connection of the daemon. Windows and buffers are octets, round trips milliseconds."""
+
+    id: int
+    local_port: int
+    remote: SocketAddress
+    state: str
+    bytes_sent: int
+    bytes_recv: int
+    segs_sent: int
+    segs_recv: int
+    retransmits: int
+    fast_retx: int
+    dup_acks: int
+    sack_sent: int
+    sack_recv: int
+    cong_win: int
+    ssthresh: int
+    in_flight: int
+    srtt_ms: float
+    rttvar_ms: float
+    unacked: int
+    peer_recv_win: int
+    recv_win: int
+    ooo_buf: int
+    in_recovery: bool
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> ConnectionInfo:
+        """Reads a row of ``conn_list``."""
+        remote = SocketAddress(Address.parse(row["remote_addr"]), int(row["remote_port"]))
+        counts = {
+            name: int(row.get(name, 0))
+            for name in cls.__slots__
+            if name not in {"remote", "state", "srtt_ms", "rttvar_ms", "in_recovery"}
+        }
+        return cls(
+            remote=remote,
+            state=str(row["state"]),
+            srtt_ms=float(row.get("srtt_ms", 0)),
+            rttvar_ms=float(row.get("rttvar_ms", 0)),
+            in_recovery=bool(row.get("in_recovery")),
+            **counts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """The daemon's state. Sizes are octets, times seconds."""
+
+    node_id: int
+    address: Address
+    hostname: str
+    version: str
+    uptime_secs: float
+    public_key: str
+    encrypt: bool
+    connections: int
+    ports: int
+    peers: int
+    encrypted_peers: int
+    authenticated_peers: int
+    bytes_sent: int
+    bytes_recv: int
+    pkts_sent: int
+    pkts_recv: int
+    peer_list: tuple[PeerInfo, ...]
+    conn_list: tuple[ConnectionInfo, ...]
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Info:
+        """Reads the answer to Info."""
+        counts = {
+            name: int(row.get(name, 0))
+            for name in (
+                *("connections", "ports", "peers", "encrypted_peers", "authenticated_peers"),
+                *("bytes_sent", "bytes_recv", "pkts_sent", "pkts_recv"),
+            )
+        }
+        return cls(
+            node_id=int(row["node_id"]),
+            address=Address.parse(row["address"]),
+            hostname=str(row.get("hostname", "")),
+            version=str(row.get("version", "")),
+            uptime_secs=float(row.get("uptime_secs", 0)),
+            public_key=str(row.get("public_key", "")),
+            encrypt=bool(row.get("encrypt")),
+            peer_list=tuple(PeerInfo.from_json(peer) for peer in row.get("peer_list") or ()),
+            conn_list=tuple(ConnectionInfo.from_json(conn) for conn in row.get("conn_list") or ()),
+            **counts,
+        )
+
+
+def parse_target(target: str | SocketAddress | tuple[Address, int]) -> tuple[Address | str, int]:
+    """Splits ``"agent-b:80"``, ``"0:0000.0000.002A:1000"`` or a pair into host and port.
+
+    Returns:
+        The address, or a hostname still to be resolved, and the port.
+
+    Raises:
+        InvalidArgument: there is no port, or it is not 1 to 65,535.
+    """
+    if isinstance(target, SocketAddress):
+        return target.address, target.port
+    if isinstance(target, tuple):
+        return target
+    host, colon, port = target.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) <= _MAX_PORT):
+        raise InvalidArgument(
+            f"not a target: {target!r}", hint="targets look like agent-b:80 or 0:0000.0000.002A:80"
+        )
+    return parse_host(host), int(port)
+
+
+def parse_host(host: str) -> Address | str:
+    """An address, a decimal node id on the backbone, or else a hostname."""
+    if _ADDRESS.fullmatch(host):
+        return Address.parse(host)
+    if host.isascii() and host.isdecimal() and int(host) <= _MAX_NODE:
+        return Address(0, int(host))
+    return host
