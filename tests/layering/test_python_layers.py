@@ -10,14 +10,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "python" / "pilotstack"
 
-BASE = {"errors", "types", "wellknown", "_flags", "_core"}
+BASE = {"errors", "types", "wellknown", "_flags", "_serving", "_core"}
 
 # Layer -> the other layers its modules may import. The longest matching prefix decides.
 # An entry module (``*.main``) composes siblings, so it has a row of its own.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "wellknown": set(),
-    "_flags": {"errors"},
+    "_flags": set(),
+    "_serving": {"errors"},
     "types": {"errors"},
     "__init__": {"errors", "types", "client"},
     "client": BASE,
@@ -26,7 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "registry.main": BASE | {"beacon"},
     "beacon": BASE,
     "daemon": BASE | {"client", "registry", "beacon"},
-    "cli": BASE | {"client", "registry.client", "daemon.lifecycle"},
+    "testing": {"errors"},
+    "cli": BASE | {"client", "registry.client", "daemon.lifecycle", "testing"},
 }
 
 

@@ -21,7 +21,7 @@ from pilotstack.errors import ConnectionFailed, InternalError, NotFound, PilotEr
 from pilotstack.registry.client import RegistryClient
 
 if TYPE_CHECKING:
-    from pilotstack._core import Event
+    from pilotstack._core import _Event
     from pilotstack.daemon.config import DaemonConfig
 
 log = structlog.get_logger(__name__)
@@ -182,7 +182,7 @@ class Daemon:
             for event in self.core.take_events():
                 self._take(event, tasks)
 
-    def _take(self, event: Event, tasks: anyio.abc.TaskGroup) -> None:
+    def _take(self, event: _Event, tasks: anyio.abc.TaskGroup) -> None:
         match event:
             case ("record_needed", node):
                 tasks.start_soon(self._find_record, node)

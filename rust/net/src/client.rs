@@ -34,6 +34,7 @@ pub(crate) struct Client {
     handled: usize,
     is_readable: bool,
     is_writable: bool,
+    is_shut: bool,
     output: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
     /// Octets of the first output that were written.
     written: usize,
@@ -68,6 +69,7 @@ impl Client {
             handled: 0,
             is_readable: true,
             is_writable: true,
+            is_shut: false,
             output: VecDeque::new(),
             written: 0,
             output_len: 0,
@@ -81,8 +83,9 @@ impl Client {
         }
     }
 
-    pub(crate) fn on_ready(&mut self, is_readable: bool, is_writable: bool) {
-        self.is_readable |= is_readable;
+    pub(crate) fn on_ready(&mut self, is_readable: bool, is_writable: bool, is_shut: bool) {
+        self.is_shut |= is_shut;
+        self.is_readable |= is_readable || is_shut;
         self.is_writable |= is_writable;
     }
 
@@ -118,7 +121,7 @@ impl Client {
         match result {
             Ok(0) => Input::End,
             Ok(n) => {
-                self.is_readable = n == READ_LEN;
+                self.is_readable = n == READ_LEN || self.is_shut;
                 if self.input.capacity() > 2 * READ_LEN && self.input.len() < READ_LEN / 4 {
                     self.input.shrink_to(READ_LEN / 4);
                 }

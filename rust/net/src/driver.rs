@@ -225,14 +225,15 @@ impl Driver {
             WAKE => {}
             Token(value) if value >> KIND_SHIFT == Kind::Client as usize => {
                 if let Some(client) = self.clients.get_mut(&id) {
-                    let is_readable = event.is_readable() || event.is_read_closed() || event.is_error();
-                    client.on_ready(is_readable, event.is_writable());
+                    let is_shut = event.is_read_closed() || event.is_error();
+                    client.on_ready(event.is_readable(), event.is_writable(), is_shut);
                     self.dirty_clients.insert(id);
                 }
             }
             Token(value) if value >> KIND_SHIFT == Kind::Bridge as usize => {
                 let id = ConnectionId(id);
                 if let Some(Stream { owner: Owner::Bridge(bridge), .. }) = self.streams.get_mut(&id) {
+                    bridge.is_shut |= event.is_read_closed();
                     bridge.is_readable |= event.is_readable() || event.is_read_closed();
                     bridge.is_writable |= event.is_writable();
                     bridge.is_gone |= event.is_write_closed() && event.is_read_closed() || event.is_error();

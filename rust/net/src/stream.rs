@@ -38,6 +38,8 @@ pub(crate) struct Bridge {
     pub(crate) client: Option<ClientId>,
     pub(crate) is_readable: bool,
     pub(crate) is_writable: bool,
+    /// The application shut its sending direction down; that comes after what is still to be read.
+    pub(crate) is_shut: bool,
     /// The application finished sending.
     pub(crate) is_input_over: bool,
     /// The application was told that the peer finished.
@@ -53,6 +55,7 @@ impl Bridge {
             client,
             is_readable: true,
             is_writable: true,
+            is_shut: false,
             is_input_over: false,
             is_output_over: false,
             is_gone: false,
@@ -123,8 +126,9 @@ impl Driver {
                     Ok(0) => Moved::End,
                     Ok(n) => {
                         connection.send_commit(n);
-                        // Less than there was room for: nothing is left, and more makes an event.
-                        bridge.is_readable = n == len;
+                        // Less than there was room for: nothing is left, and more makes an event. A
+                        // shutdown makes one only once.
+                        bridge.is_readable = n == len || bridge.is_shut;
                         Moved::More
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

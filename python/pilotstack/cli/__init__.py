@@ -1,0 +1,1 @@
+"""``pilotctl``: the command line for people and programs."""

@@ -1,0 +1,175 @@
+"""``pilotctl demo``: a whole network on this machine, from nothing to nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import rich_click as click
+
+from pilotstack import wellknown
+from pilotstack.cli.context import Settings, asynchronous, global_options
+from pilotstack.client import Driver, Stream
+from pilotstack.errors import InternalError
+from pilotstack.testing import Network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pilotstack.cli.output import Output
+
+_TRANSFER_PORT = 1001
+_TRANSFER = 64 * 1_000_000
+_BLOCK = 1 << 18
+_PAGE = b"<h1>Hello from an agent</h1>\n"
+
+
+class Demo:
+    """The steps and what they found."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self.steps: list[dict[str, Any]] = []
+
+    def done(self, name: str, text: str, **members: Any) -> None:
+        """Reports a step."""
+        self.steps.append({"step": name, **members})
+        self._output.step(f"[green]\u2713[/] [bold]{name:<10}[/] {text}")
+
+
+@click.command()
+@global_options
+@asynchronous
+async def demo(settings: Settings) -> None:
+    """Run the whole stack on an embedded loopback network, and clean up."""
+    output = settings.output
+    run = Demo(output)
+    with Network() as network:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_end_on_signal, tasks.cancel_scope)
+            await _steps(network, run)
+            tasks.cancel_scope.cancel()
+    if len(run.steps) < len(STEPS) + 2:
+        raise InternalError("the demo was interrupted", hint="everything was cleaned up")
+    output.success(
+        {"steps": run.steps, "ok": True},
+        lambda console: console.print("[bold green]everything works[/]"),
+    )
+
+
+async def _end_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+async def _steps(network: Network, run: Demo) -> None:
+    run.done("rendezvous", f"registry on {network.registry}", registry=network.registry)
+    a, b = network.start("agent-a"), network.start("agent-b")
+    run.done(
+        "daemons",
+        f"agent-a is {a.address}, agent-b is {b.address}",
+        addresses={node.name: node.address for node in (a, b)},
+    )
+    async with Driver(a.socket) as client, Driver(b.socket) as server:
+        for step in STEPS:
+            await step(client, server, run)
+
+
+async def show_info(client: Driver, server: Driver, run: Demo) -> None:
+    """What a node knows about itself."""
+    del server
+    info = await client.info()
+    run.done("info", f"node {info.node_id}, key {info.public_key[:16]}\u2026", node_id=info.node_id)
+
+
+async def ping(client: Driver, server: Driver, run: Demo) -> None:
+    """Round trips through the tunnel."""
+    del server
+    times = []
+    async with await client.dial(f"agent-b:{wellknown.ECHO_PORT}", no_delay=True) as stream:
+        for _ in range(20):
+            begin = time.perf_counter()
+            await stream.send(b"ping")
+            await stream.receive()
+            times.append((time.perf_counter() - begin) * 1000)
+    best = sorted(times)[len(times) // 2]
+    run.done("ping", f"20 round trips, median {best:.3f} ms", median_ms=round(best, 3))
+
+
+async def serve_http(client: Driver, server: Driver, run: Demo) -> None:
+    """An agent's web page, fetched through the overlay."""
+    async with (
+        await server.listen(wellknown.HTTP_PORT) as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, _answer_http)
+        async with await client.dial("agent-b:80") as stream:
+            await stream.send(b"GET / HTTP/1.1\r\nHost: agent-b\r\nConnection: close\r\n\r\n")
+            response = b"".join([chunk async for chunk in stream])
+        tasks.cancel_scope.cancel()
+    head, _, page = response.partition(b"\r\n\r\n")
+    if page != _PAGE:
+        raise InternalError("the page that came is not the one that was sent")
+    status = head.split(b"\r\n")[0].decode()
+    run.done("http", f"GET http://agent-b/ \u2192 {status}, {len(page)} bytes", status=status)
+
+
+async def _answer_http(stream: Stream) -> None:
+    async with stream:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += await stream.receive()
+        head = (
+            f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(_PAGE)}\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        await stream.send(head.encode() + _PAGE)
+        await stream.send_eof()
+
+
+async def transfer(client: Driver, server: Driver, run: Demo) -> None:
+    """64 MB with a checksum."""
+    received = hashlib.sha256()
+    sent = hashlib.sha256()
+    begin = time.perf_counter()
+    async with await server.listen(_TRANSFER_PORT) as listener:
+
+        async def take() -> None:
+            async with await listener.accept() as stream:
+                with suppress(anyio.EndOfStream):
+                    while True:
+                        received.update(await stream.receive())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            async with await client.dial(f"agent-b:{_TRANSFER_PORT}") as stream:
+                left = _TRANSFER
+                while left:
+                    block = os.urandom(min(_BLOCK, left))
+                    sent.update(block)
+                    await stream.send(block)
+                    left -= len(block)
+                await stream.send_eof()
+                with suppress(anyio.EndOfStream):
+                    await stream.receive()
+    elapsed = time.perf_counter() - begin
+    if received.digest() != sent.digest():
+        raise InternalError("the checksums differ")
+    rate = _TRANSFER / elapsed / 1e6
+    run.done(
+        "transfer",
+        f"64 MB, SHA-256 equal, {rate:.0f} MB/s with hashing at both ends",
+        bytes=_TRANSFER,
+        sha256=received.hexdigest(),
+        mb_per_s=round(rate, 1),
+    )
+
+
+STEPS: tuple[Callable[[Driver, Driver, Demo], Any], ...] = (show_info, ping, serve_http, transfer)
+COMMANDS = (demo,)

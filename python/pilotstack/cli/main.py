@@ -1,0 +1,27 @@
+"""``pilotctl``."""
+
+from __future__ import annotations
+
+import sys
+
+import rich_click as click
+
+from pilotstack import _flags, wellknown
+from pilotstack.cli import agent, demo, service, traffic
+from pilotstack.cli.context import global_options
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(wellknown.VERSION)
+@global_options
+def pilotctl() -> None:
+    """Use and inspect the overlay network for agents."""
+
+
+for _command in (*agent.COMMANDS, *traffic.COMMANDS, *service.COMMANDS, *demo.COMMANDS):
+    pilotctl.add_command(_command)
+
+
+def run() -> None:
+    """Entry point of ``pilotctl``."""
+    pilotctl(_flags.normalize(sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""``pilotctl daemon``: the daemon in the background."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import rich_click as click
+
+from pilotstack import wellknown
+from pilotstack.cli.context import Settings, global_options, reported
+from pilotstack.client import Driver
+from pilotstack.daemon import lifecycle
+from pilotstack.errors import NotRunning, PilotError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pilotstack.types import Info
+
+
+@click.group()
+def daemon() -> None:
+    """Start, stop and look at the daemon."""
+
+
+@daemon.command()
+@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="JSON file of flags.")
+@click.option("--registry", help="Registry, host:port (PILOT_REGISTRY).")
+@click.option("--beacon", help="Beacon, host:port (PILOT_BEACON).")
+@click.option("--listen", help="UDP address of the tunnel.")
+@click.option("--identity", help="Identity file; ~/.pilot/identity.json unless given.")
+@click.option("--hostname", help="Name to take.")
+@click.option("--owner", help="Contact that the registry keeps.")
+@click.option("--endpoint", help="Public host:port, instead of asking the beacon.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warn", "error"]))
+@click.option("--log-format", type=click.Choice(["text", "json"]))
+@click.option("--public", is_flag=True, help="Let everybody reach this node.")
+@click.option("--no-echo", is_flag=True, help="Do not echo on port 7.")
+@click.option("--foreground", is_flag=True, help="Stay in the foreground.")
+@global_options
+@reported
+def start(
+    settings: Settings, /, foreground: bool, public: bool, no_echo: bool, **options: str | None
+) -> None:
+    """Start the daemon and wait until it serves."""
+    options["identity"] = options["identity"] or str(wellknown.home() / "identity.json")
+    flags = []
+    for name, value in options.items():
+        if value is not None:
+            flags += [f"--{name.replace('_', '-')}", value]
+    flags += ["--socket", str(settings.socket or wellknown.default_socket())]
+    flags += ["--public"] * public + ["--no-echo"] * no_echo
+    if foreground:
+        lifecycle.execute(flags)
+    started = lifecycle.start(flags)
+    ready = started.ready
+    settings.output.success(
+        {
+            "pid": started.pid,
+            "node_id": ready["node_id"],
+            "address": ready["address"],
+            "hostname": ready["hostname"],
+            "socket": ready["socket"],
+            "log_file": str(started.log_file),
+        }
+    )
+
+
+@daemon.command()
+@global_options
+@reported
+def stop(settings: Settings) -> None:
+    """Stop the daemon: its streams finish, its registration ends."""
+    pid, is_forced = lifecycle.stop()
+    settings.output.success({"pid": pid} | ({"forced": True} if is_forced else {}))
+
+
+@daemon.command()
+@click.option("--check", is_flag=True, help="Say nothing; exit with 0 only if it answers.")
+@click.pass_context
+@global_options
+def status(context: click.Context, check: bool) -> None:
+    """Show whether the daemon runs and answers."""
+    settings = context.ensure_object(Settings)
+    socket = settings.socket or wellknown.default_socket()
+    info = _info(socket)
+    if check:
+        context.exit(0 if info else 1)
+    pid = lifecycle.running_pid()
+    data: dict[str, Any] = {
+        "running": pid is not None or info is not None,
+        "pid": pid,
+        "pid_file": str(lifecycle.pid_file()),
+        "socket": str(socket),
+        "responsive": info is not None,
+    }
+    if info is not None:
+        data |= {
+            "node_id": info.node_id,
+            "address": str(info.address),
+            "hostname": info.hostname,
+            "uptime_secs": info.uptime_secs,
+            "peers": info.peers,
+            "connections": info.connections,
+        }
+    settings.output.success(data)
+
+
+def _info(socket: Path) -> Info | None:
+    async def ask() -> Info | None:
+        try:
+            with anyio.fail_after(5):
+                async with Driver(socket) as driver:
+                    return await driver.info()
+        except (NotRunning, PilotError, TimeoutError):
+            return None
+
+    return anyio.run(ask)
+
+
+COMMANDS = (daemon,)

@@ -1,0 +1,204 @@
+"""An embedded network on loopback: a rendezvous and daemons as real processes, with state in a
+temporary directory. For tests of agents, for ``pilotctl demo`` and for benchmarks.
+
+::
+
+    with Network() as network:
+        a, b = network.start("agent-a"), network.start("agent-b")
+        async with Driver(a.socket) as driver:
+            stream = await driver.dial("agent-b:80")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pilotstack.errors import ConnectionFailed, TimedOut
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Network", "Node", "Process"]
+
+#: Seconds in which a process must say that it serves, and in which it must end.
+TIMEOUT = 30.0
+
+_ENTRY = {
+    "rendezvous": "from pilotstack.registry.main import run_rendezvous as run; run()",
+    "daemon": "from pilotstack.daemon.main import run; run()",
+}
+
+
+class Process:
+    """A server process that prints a line of JSON when it serves.
+
+    Args:
+        kind: ``rendezvous`` or ``daemon``.
+        arguments: its flags.
+        log: file that takes its stderr.
+
+    Raises:
+        ConnectionFailed: it ended instead; the message is the end of its log.
+        TimedOut: it said nothing in time.
+    """
+
+    def __init__(self, kind: str, arguments: list[str], log: Path) -> None:
+        self.log = log
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _ENTRY[kind], *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                # Ctrl-C is for whoever started us; we end our processes ourselves, in order.
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        try:
+            self.ready: dict[str, Any] = self._read_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _read_ready(self) -> dict[str, Any]:
+        stdout = self._process.stdout
+        assert stdout is not None
+        deadline = time.monotonic() + TIMEOUT
+        line = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            while not line.endswith(b"\n"):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TimedOut(f"process {self.pid} does not say that it serves")
+                octets = os.read(stdout.fileno(), 4096)
+                if not octets:
+                    tail = self.log.read_text(errors="replace")[-2000:].strip()
+                    raise ConnectionFailed(f"a process did not start: {tail}")
+                line += octets
+        ready: dict[str, Any] = json.loads(line)
+        return ready
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process.poll() is None
+
+    def stop(self) -> int:
+        """Ends it in order and returns its exit code; one that does not end is killed."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise TimedOut(f"process {self.pid} did not end") from None
+        finally:
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+
+    def kill(self) -> None:
+        """Ends it without a chance to clean up."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A running daemon."""
+
+    name: str
+    process: Process
+    socket: Path
+    node_id: int
+    address: str
+    #: UDP ``host:port`` of its tunnel.
+    endpoint: str
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process."""
+        return self.process.pid
+
+
+class Network:
+    """A rendezvous and daemons; a context manager that leaves nothing behind."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="pilot-")
+        self.path = Path(self._directory.name)
+        self.nodes: dict[str, Node] = {}
+        self.rendezvous: Process
+        self._address = ""
+
+    def __enter__(self) -> Network:
+        try:
+            self.start_rendezvous()
+        except BaseException:
+            self._directory.cleanup()
+            raise
+        return self
+
+    def start_rendezvous(self) -> None:
+        """Starts the rendezvous; a second time on the same port and store."""
+        listen = self._address or "127.0.0.1:0"
+        arguments = ["--registry-addr", listen, "--beacon-addr", "127.0.0.1:0"]
+        store = ["--store", str(self.path / "registry.json")]
+        self.rendezvous = Process("rendezvous", arguments + store, self.path / "rendezvous.log")
+        self._address = self.rendezvous.ready["registry"]
+
+    @property
+    def registry(self) -> str:
+        """``host:port`` of the registry."""
+        return self._address
+
+    def start(self, name: str, *flags: str) -> Node:
+        """Starts a public daemon with this hostname; a second time with the same identity."""
+        socket = self.path / f"{name}.sock"
+        arguments = [
+            *("--registry", self._address, "--beacon", self.rendezvous.ready["beacon"]),
+            *("--listen", "127.0.0.1:0", "--socket", str(socket)),
+            *("--identity", str(self.path / f"{name}.identity")),
+            *("--hostname", name, "--public", *flags),
+        ]
+        process = Process("daemon", arguments, self.path / f"{name}.log")
+        ready = process.ready
+        node = Node(name, process, socket, ready["node_id"], ready["address"], ready["endpoint"])
+        self.nodes[name] = node
+        return node
+
+    def close(self) -> None:
+        """Stops every process and removes every file."""
+        try:
+            for node in self.nodes.values():
+                if node.process.is_running:
+                    node.process.stop()
+            if self.rendezvous.is_running:
+                self.rendezvous.stop()
+        finally:
+            for process in (*(node.process for node in self.nodes.values()), self.rendezvous):
+                if process.is_running:
+                    process.kill()
+            self._directory.cleanup()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

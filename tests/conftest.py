@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pilotstack.testing import Network
+
+
+@pytest.fixture(params=["asyncio", "asyncio+uvloop", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    name, _, loop = request.param.partition("+")
+    return name, {"use_uvloop": bool(loop)} if name == "asyncio" else {}
+
+
+@pytest.fixture(scope="session")
+def shared_network() -> Iterator[Network]:
+    """Two agents that tests only use and never stop."""
+    with Network() as network:
+        network.start("agent-a")
+        network.start("agent-b")
+        yield network
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """A rendezvous of one's own."""
+    with Network() as network:
+        yield network
