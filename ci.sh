@@ -20,6 +20,7 @@ case "${1:-all}" in
     all)
         step system_packages
         step make lint
+        step make demo
         step make test
         ;;
     *) echo "usage: $0 [lint|fuzz|demo|test|all]" >&2; exit 2 ;;

@@ -96,10 +96,12 @@ class Driver:
         self._waiters: dict[int, _Waiter] = {}
         self._sleepers: deque[anyio.Event] = deque()
         self._is_reading = False
+        self._reader: anyio.CancelScope | None = None
         self._sending = anyio.Lock()
         self._listeners: dict[int, Listener] = {}
         self._datagrams: dict[int, DatagramSocket] = {}
         self._failures: dict[int, str] = {}
+        self._own: Address | None = None
 
     async def __aenter__(self) -> Driver:
         socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
@@ -191,11 +193,12 @@ class Driver:
         self._is_reading = True
         try:
             socket = self._open()
-            with suppress(anyio.ClosedResourceError):
+            with anyio.CancelScope() as self._reader, suppress(anyio.ClosedResourceError):
                 await anyio.wait_readable(socket)
             self._pump()
         finally:
             self._is_reading = False
+            self._reader = None
             self._wake_sleepers()
 
     def _wake_sleepers(self) -> None:
@@ -271,6 +274,9 @@ class Driver:
         if connection_id not in self._failures:
             with suppress(PilotError):
                 self._pump()
+            if self._reader is not None:
+                # What it waits for may just have been taken from under it.
+                self._reader.cancel()
         return self._failures.get(connection_id)
 
     async def _request(self, request_id: int, frame: bytes) -> Answer:
@@ -310,6 +316,11 @@ class Driver:
 
     async def _address(self, host: Address | str) -> Address:
         return host if isinstance(host, Address) else (await self.resolve(host)).address
+
+    async def _own_address(self) -> Address:
+        if self._own is None:
+            self._own = (await self.info()).address
+        return self._own
 
     async def dial(
         self, target: Target, *, timeout: float | None = None, no_delay: bool = False
@@ -373,7 +384,7 @@ class Driver:
         frame = f.frame(
             f.LISTEN_STREAMS, f.u32(request_id), f.u16(port), f.u16(backlog & _MAX_PORT), octets
         )
-        listener = Listener(self, (await self.info()).address if port or path else None)
+        listener = Listener(self, await self._own_address())
         if port:
             # Streams may arrive in one read with the answer.
             if port in self._listeners:
@@ -470,7 +481,7 @@ class Driver:
 class Listener(anyio.abc.Listener[Stream]):
     """Streams that others dial to one of our ports. Made by :meth:`Driver.listen`."""
 
-    def __init__(self, driver: Driver, address: Address | None) -> None:
+    def __init__(self, driver: Driver, address: Address) -> None:
         self._driver = driver
         self._address = address
         self._backlog: deque[Accepted] = deque()
@@ -483,10 +494,7 @@ class Listener(anyio.abc.Listener[Stream]):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """The local address."""
-        return {PilotAttribute.local_address: lambda: SocketAddress(self._own(), self.port)}
-
-    def _own(self) -> Address:
-        return self._address or Address(0, 0)
+        return {PilotAttribute.local_address: lambda: SocketAddress(self._address, self.port)}
 
     def _put(self, accepted: Accepted) -> None:
         self._backlog.append(accepted)
@@ -510,7 +518,7 @@ class Listener(anyio.abc.Listener[Stream]):
             self._event = anyio.Event()
             await self._driver._wait(self._event)
         accepted = self._backlog.popleft()
-        local = SocketAddress(self._own(), accepted.port)
+        local = SocketAddress(self._address, accepted.port)
         return self._driver._stream(accepted.fd, accepted.connection_id, local, accepted.remote)
 
     def __aiter__(self) -> Listener:
