@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from network import Network, Node
 from rich.console import Console
 from rich.table import Table
+
+from pilotstack.testing import Network, Node
 
 HERE = Path(__file__).parent
 MB = 1_000_000
@@ -34,7 +35,7 @@ class Worker:
 
     def __init__(self, role: str, **params: object) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "workers.py"), role, json.dumps(params)],
+            [sys.executable, str(HERE / "workers.py"), role, json.dumps(params, default=str)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -73,11 +74,11 @@ class Usage:
         return cls(cpu, int(fields[21]) * os.sysconf("SC_PAGE_SIZE"), switches)
 
 
-def stream_throughput(a: Node, b: Node, *, streams: int, size: int, framed: bool = False) -> Values:
+def stream_throughput(a: Node, b: Node, *, streams: int, size: int) -> Values:
     """App to app, one direction; ``size`` octets in all."""
-    port = 5000 + streams + 100 * framed
+    port = 5000 + streams
     before = [Usage.of(node.pid) for node in (a, b)]
-    common = {"port": port, "streams": streams, "framed": framed}
+    common = {"port": port, "streams": streams}
     sink = Worker("sink", socket=b.socket, **common)
     sink.result()
     source = Worker("source", socket=a.socket, address=b.address, bytes=size // streams, **common)
@@ -146,7 +147,7 @@ def measure(quick: bool) -> dict[str, Values]:
     size = 256 * MB if quick else 2000 * MB
     results: dict[str, Values] = {}
     with Network() as network:
-        a, b = network.nodes
+        a, b = network.start("agent-a"), network.start("agent-b")
         results["idle daemon"] = idle(a, b, 200 if quick else 1000)
         results["1 stream"] = stream_throughput(a, b, streams=1, size=size)
         results["bare pipe, 4096"] = bare_pipe(size, 4096)
@@ -157,12 +158,6 @@ def measure(quick: bool) -> dict[str, Values]:
         results["echo round trip"] = one("echo_latency", **to_b, size=64, count=5000)
         results["dial"] = one("dial_latency", **to_b, count=1000)
         results["1,000 parallel dials"] = one("parallel_dials", **to_b, count=1000)
-        results["1 stream, framed IPC"] = stream_throughput(
-            a, b, streams=1, size=size // 4, framed=True
-        )
-        results["echo round trip, framed IPC"] = one(
-            "echo_latency", **to_b, size=64, count=2000, framed=True
-        )
     results["bare pipe, 1152"] = bare_pipe(size, 1152)
     results["kernel TCP, loopback"] = kernel_tcp(size)
     results["AES-256-GCM, 4096, one core"] = one("aes_gcm", size=4096, bytes=size // 2)

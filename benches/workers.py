@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 import pilotstack
+from pilotstack.types import parse_host
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -93,7 +94,9 @@ async def source(params: Params) -> None:
         anyio.create_task_group() as group,
     ):
         for _ in range(params["streams"]):
-            group.start_soon(pump, await driver.dial((params["address"], params["port"])))
+            group.start_soon(
+                pump, await driver.dial((parse_host(params["address"]), params["port"]))
+            )
     report(done=True)
 
 
@@ -102,7 +105,7 @@ async def echo_throughput(params: Params) -> None:
     payload = bytes(CHUNK)
     async with (
         pilotstack.Driver(params["socket"]) as driver,
-        await driver.dial((params["address"], 7)) as stream,
+        await driver.dial((parse_host(params["address"]), 7)) as stream,
         anyio.create_task_group() as group,
     ):
         started = time.perf_counter()
@@ -127,7 +130,7 @@ async def echo_latency(params: Params) -> None:
     samples = []
     async with (
         pilotstack.Driver(params["socket"]) as driver,
-        await driver.dial((params["address"], 7), no_delay=True) as stream,
+        await driver.dial((parse_host(params["address"]), 7), no_delay=True) as stream,
     ):
         for turn in range(params["count"] + 200):
             started = time.perf_counter()
@@ -146,7 +149,7 @@ async def dial_latency(params: Params) -> None:
     async with pilotstack.Driver(params["socket"]) as driver:
         for turn in range(params["count"] + 50):
             started = time.perf_counter()
-            stream = await driver.dial((params["address"], 7))
+            stream = await driver.dial((parse_host(params["address"]), 7))
             if turn >= 50:
                 samples.append(time.perf_counter() - started)
             await stream.aclose()
@@ -159,7 +162,7 @@ async def parallel_dials(params: Params) -> None:
         streams: list[ByteStream] = []
 
         async def dial() -> None:
-            streams.append(await driver.dial((params["address"], 7)))
+            streams.append(await driver.dial((parse_host(params["address"]), 7)))
 
         started = time.perf_counter()
         async with anyio.create_task_group() as group:
@@ -187,7 +190,9 @@ async def parallel_dials(params: Params) -> None:
 async def hold(params: Params) -> None:
     """Opens ``count`` idle streams, then waits for a line on stdin."""
     async with pilotstack.Driver(params["socket"]) as driver:
-        streams = [await driver.dial((params["address"], 7)) for _ in range(params["count"])]
+        streams = [
+            await driver.dial((parse_host(params["address"]), 7)) for _ in range(params["count"])
+        ]
         report(ready=True, connected=len(streams))
         await anyio.to_thread.run_sync(sys.stdin.readline)
 
