@@ -53,7 +53,8 @@ async def sink(params: Params) -> None:
         async with stream:
             try:
                 while True:
-                    total += len(await stream.receive(CHUNK))
+                    chunk = await stream.receive(CHUNK)
+                    total += len(chunk)
                     first = first or time.perf_counter()
             except anyio.EndOfStream:
                 last = time.perf_counter()

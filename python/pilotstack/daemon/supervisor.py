@@ -96,6 +96,7 @@ class Daemon:
                 hostname=self.hostname,
                 socket=str(ipc.path),
                 endpoint=self.endpoint,
+                tunnel=_serving.join_address(*self.core.local_addr()),
                 pid=os.getpid(),
             )
             await self._until(stopping)

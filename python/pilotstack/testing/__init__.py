@@ -126,8 +126,10 @@ class Node:
     socket: Path
     node_id: int
     address: str
-    #: UDP ``host:port`` of its tunnel.
+    #: UDP ``host:port`` that peers are told.
     endpoint: str
+    #: UDP ``host:port`` that the tunnel is bound to.
+    tunnel: str
 
     @property
     def pid(self) -> int:
@@ -177,7 +179,15 @@ class Network:
         ]
         process = Process("daemon", arguments, self.path / f"{name}.log")
         ready = process.ready
-        node = Node(name, process, socket, ready["node_id"], ready["address"], ready["endpoint"])
+        node = Node(
+            name,
+            process,
+            socket,
+            ready["node_id"],
+            ready["address"],
+            ready["endpoint"],
+            ready["tunnel"],
+        )
         self.nodes[name] = node
         return node
 

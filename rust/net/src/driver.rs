@@ -442,7 +442,8 @@ impl Driver {
                     self.pump(id);
                     return;
                 }
-                if let Some(client) = bridge.client {
+                // Who has read the peer's FIN has read everything; only writing fails from now on.
+                if let Some(client) = bridge.client.filter(|_| !bridge.is_output_over) {
                     self.tell_failure(client, id, reason);
                 }
                 self.streams.remove(&id);

@@ -1,0 +1,72 @@
+"""Programs that know nothing of the overlay: curl, uvicorn, httpx."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import httpx
+import pytest
+import uvicorn
+
+from pilotstack import Driver
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pilotstack.testing import Network
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def app(scope: dict, receive: object, send: object) -> None:
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello from " + scope["path"].encode()})
+
+
+async def test_curl_and_httpx_reach_uvicorn_through_unix_paths(
+    shared_network: Network, tmp_path: Path
+) -> None:
+    a, b = (shared_network.nodes[name] for name in ("agent-a", "agent-b"))
+    served, forwarded = tmp_path / "served", tmp_path / "forwarded"
+    config = uvicorn.Config(app, uds=str(served), lifespan="off", log_level="warning")
+    server = uvicorn.Server(config)
+    listening = config.bind_socket()
+    async with (
+        Driver(a.socket) as client,
+        Driver(b.socket) as host,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(server.serve, [listening])
+        async with await host.listen(8080, path=served):
+            await client.forward(forwarded, "agent-b:8080")
+            result = await anyio.to_thread.run_sync(
+                lambda: subprocess.run(
+                    [
+                        "curl",
+                        "-sS",
+                        "--max-time",
+                        "20",
+                        "--unix-socket",
+                        str(forwarded),
+                        "http://agent-b/curl",
+                    ],
+                    capture_output=True,
+                    check=False,
+                )
+            )
+            assert (result.stdout, result.stderr) == (b"hello from /curl", b"")
+            transport = httpx.AsyncHTTPTransport(uds=str(forwarded))
+            async with httpx.AsyncClient(transport=transport) as http:
+                answers = [await http.get(f"http://agent-b/{n}") for n in range(3)]
+            assert [answer.text for answer in answers] == [f"hello from /{n}" for n in range(3)]
+        server.should_exit = True
+    listening.close()
