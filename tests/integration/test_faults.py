@@ -12,7 +12,7 @@ import pytest
 
 from pilotstack import Driver, Stream, StreamBroken
 from pilotstack.daemon.identity import Identity
-from pilotstack.errors import AlreadyExists, ConnectionFailed, NotRunning, PilotError
+from pilotstack.errors import AlreadyExists, ConnectionFailed, NotFound, NotRunning, PilotError
 from pilotstack.registry.client import RegistryClient
 from pilotstack.registry.server import RegistryServer
 from pilotstack.registry.store import MemoryStore
@@ -29,6 +29,11 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def registry_of(network: Network) -> RegistryClient:
+    host, _, port = network.registry.rpartition(":")
+    return RegistryClient(host, int(port), Identity.generate())
 
 
 async def read_to_end(stream: Stream) -> None:
@@ -70,15 +75,16 @@ async def test_a_killed_peer_breaks_both_ends_and_is_reachable_after_its_restart
 
 async def test_an_orderly_end_finishes_streams_and_leaves_nothing(network: Network) -> None:
     a, b = network.start("agent-a"), network.start("agent-b")
-    async with Driver(a.socket) as client:
-        async with await client.dial("agent-b:7") as stream:
-            await stream.send(b"echo")
-            assert await stream.receive() == b"echo"
-            assert b.process.stop() == 0
-            with pytest.raises(anyio.EndOfStream):
-                await stream.receive()
-        with pytest.raises(PilotError):
-            await client.resolve("agent-b")
+    async with Driver(a.socket) as client, await client.dial("agent-b:7") as stream:
+        await stream.send(b"echo")
+        assert await stream.receive() == b"echo"
+        assert b.process.stop() == 0
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+    registry = registry_of(network)
+    with pytest.raises(NotFound):
+        await registry.lookup(b.node_id)
+    await registry.aclose()
     assert not b.socket.exists()
     with pytest.raises(NotRunning) as error:
         await Driver(b.socket).__aenter__()

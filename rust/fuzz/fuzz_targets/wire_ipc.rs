@@ -1,0 +1,16 @@
+//! Frames of drivers: splitting never reads too far, and parsing never fails hard.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pilot_proto::wire::ipc::{Frame, split};
+
+fuzz_target!(|octets: &[u8]| {
+    let mut rest = octets;
+    while let Ok(Some((body, taken))) = split(rest) {
+        assert_eq!(taken, body.len() + 4);
+        if let Ok(Frame::Request { body, .. }) = Frame::parse(body) {
+            let _ = Frame::parse(body);
+        }
+        rest = &rest[taken..];
+    }
+});
