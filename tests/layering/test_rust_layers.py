@@ -22,7 +22,7 @@ MODULES: dict[str, set[str]] = {
     "time": set(),
     "config": {"time"},
     "wire": set(),
-    "storage": {"wire::seq", "time"},
+    "storage": {"wire::seq", "wire::sack", "time"},
     "crypto": {"wire"},
     "tunnel": {"crypto", "wire", "storage", "time", "config"},
     "transport": {"wire", "storage", "time", "config"},

@@ -30,7 +30,11 @@ fuzz_target!(|input: &[u8]| {
         match kind % 8 {
             0..=3 => {
                 let near = |base: SeqNumber, x: u8, y: u8| {
-                    if x & 1 == 0 { base + usize::from(y) } else { SeqNumber::new(u32::from_be_bytes([a, b, x, y])) }
+                    if x & 1 == 0 {
+                        base + usize::from(y)
+                    } else {
+                        SeqNumber::new(u32::from_be_bytes([a, b, x, y]))
+                    }
                 };
                 let segment = Header {
                     flags: Flags::from_bits(flags),
@@ -45,8 +49,12 @@ fuzz_target!(|input: &[u8]| {
                 };
                 connection.process(now, &segment, &vec![d; usize::from(len) * 16]);
             }
-            4 => drop(connection.send(&vec![d; usize::from(len) * 64])),
-            5 => drop(connection.recv(&mut vec![0; usize::from(len) * 64])),
+            4 => {
+                let _ = connection.send(&vec![d; usize::from(len) * 64]);
+            }
+            5 => {
+                let _ = connection.recv(&mut vec![0; usize::from(len) * 64]);
+            }
             6 => connection.handle_timeout(now),
             _ => match len % 8 {
                 0 => connection.shutdown(),
@@ -68,7 +76,10 @@ fuzz_target!(|input: &[u8]| {
                 if connection.state() != State::SynSent
                     && let Some(before) = right_edge.replace(edge)
                 {
-                    assert!(edge >= before || edge.distance_from(before) > -4096, "the right edge moved left");
+                    assert!(
+                        edge >= before || edge.distance_from(before) > -4096,
+                        "the right edge moved left"
+                    );
                 }
             }
         }

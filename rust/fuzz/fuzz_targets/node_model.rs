@@ -64,7 +64,8 @@ impl World {
 
 fuzz_target!(|input: &[u8]| {
     let node = |index: usize| {
-        let mut node = Node::new(Instant::ZERO, &seed(index), &[index as u8 + 50; 32], NodeConfig::default()).unwrap();
+        let mut node =
+            Node::new(Instant::ZERO, &seed(index), &[index as u8 + 50; 32], NodeConfig::default()).unwrap();
         node.set_address(Address::backbone(NodeId(index as u32 + 1)));
         node.listen(Port(80)).unwrap();
         node
@@ -89,12 +90,12 @@ fuzz_target!(|input: &[u8]| {
             1 => {
                 if let Some(id) = world.dialled.get(usize::from(a) % 16).copied() {
                     let data: Vec<u8> = vec![b; usize::from(b) * 40];
-                    world.nodes[0].with_connection(id, |connection| drop(connection.send(&data)));
+                    world.nodes[0].with_connection(id, |connection| connection.send(&data).ok());
                 }
             }
             2 => {
                 if let Some(id) = world.accepted.get(usize::from(a) % 16).copied() {
-                    world.nodes[1].with_connection(id, |connection| drop(connection.recv(&mut [0; 4096])));
+                    world.nodes[1].with_connection(id, |connection| connection.recv(&mut [0; 4096]).ok());
                 }
             }
             3 => drop(world.wire[side].pop_front()),

@@ -2,10 +2,8 @@
 
 use std::collections::VecDeque;
 
-use crate::wire::{
-    sack::{MAX_BLOCKS, SackBlock, SackBlocks},
-    seq::SeqNumber,
-};
+use crate::wire::sack::{MAX_BLOCKS, SackBlock, SackBlocks};
+use crate::wire::seq::SeqNumber;
 
 /// A stored segment; stored segments are ascending and disjoint.
 #[derive(Debug)]

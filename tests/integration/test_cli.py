@@ -1,0 +1,151 @@
+"""``pilotctl`` against running daemons: the members that programs rely on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pilotstack.testing import Network
+
+CTL = [sys.executable, "-c", "from pilotstack.cli.main import run; run()"]
+
+
+def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*CTL, *map(str, arguments)], input=stdin, capture_output=True, check=False, timeout=50
+    )
+
+
+def ask(network: Network, *arguments: object) -> dict[str, Any]:
+    socket = network.nodes["agent-a"].socket
+    result = run("--socket", socket, "--json", *arguments)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["status"] == "ok"
+    data: dict[str, Any] = answer["data"]
+    return data
+
+
+def test_ping_bench_peers_connections_and_info(shared_network: Network) -> None:
+    b = shared_network.nodes["agent-b"]
+    ping = ask(shared_network, "ping", "agent-b", "--count", 2, "--interval", "1ms")
+    assert (ping["target"], ping["to"], ping["timeout"]) == ("agent-b", b.address, False)
+    assert [(row["seq"], row["bytes"]) for row in ping["results"]] == [(0, 6), (1, 6)]
+    assert all(row["rtt_ms"] > 0 for row in ping["results"])
+
+    bench = ask(shared_network, "bench", "agent-b", 100)
+    assert bench["sent_bytes"] == bench["recv_bytes"] == 100 << 20
+    assert {"send_duration_ms", "total_duration_ms", "send_mbps", "total_mbps"} <= bench.keys()
+
+    peers = ask(shared_network, "peers")
+    row = next(row for row in peers["peers"] if row["node_id"] == b.node_id)
+    assert (row["encrypted"], row["authenticated"], row["relay"]) == (True, True, False)
+    assert peers["total"] == len(peers["peers"])
+
+    connections = ask(shared_network, "connections")
+    assert connections["total"] == len(connections["connections"]) > 0
+    expected = [
+        "id",
+        "local_port",
+        "remote_addr",
+        "remote_port",
+        "state",
+        "cong_win",
+        "ssthresh",
+        "in_flight",
+        "srtt_ms",
+        "rttvar_ms",
+        "in_recovery",
+        "bytes_sent",
+        "bytes_recv",
+        "segs_sent",
+        "segs_recv",
+        "retransmits",
+        "fast_retx",
+        "dup_acks",
+        "sack_sent",
+        "sack_recv",
+        "unacked",
+        "peer_recv_win",
+        "recv_win",
+        "ooo_buf",
+    ]
+    assert set(expected) <= connections["connections"][0].keys()
+
+    info = ask(shared_network, "info")
+    expected = [
+        "node_id",
+        "address",
+        "hostname",
+        "uptime_secs",
+        "connections",
+        "ports",
+        "peers",
+        "encrypted_peers",
+        "version",
+        "authenticated_peers",
+        "encrypt",
+        "identity",
+        "public_key",
+        "owner",
+        "email",
+        "bytes_sent",
+        "bytes_recv",
+        "pkts_sent",
+        "pkts_recv",
+        "peer_list",
+        "conn_list",
+        "endpoint",
+        "features",
+    ]
+    assert set(expected) <= info.keys()
+
+
+def test_names_and_visibility(shared_network: Network) -> None:
+    b = shared_network.nodes["agent-b"]
+    assert ask(shared_network, "find", "agent-b") == {
+        "hostname": "agent-b",
+        "node_id": b.node_id,
+        "address": b.address,
+        "public": True,
+    }
+    assert ask(shared_network, "set-hostname", "agent-z")["hostname"] == "agent-z"
+    assert ask(shared_network, "clear-hostname")["hostname"] == ""
+    assert ask(shared_network, "set-hostname", "agent-a")["hostname"] == "agent-a"
+    assert ask(shared_network, "set-private")["visibility"] == "private"
+    assert ask(shared_network, "set-public")["visibility"] == "public"
+    found = ask(shared_network, "lookup", b.node_id, "--registry", shared_network.registry)
+    assert (found["hostname"], found["public"]) == ("agent-b", True)
+
+
+def test_messages_and_pipes(shared_network: Network) -> None:
+    a, b = (shared_network.nodes[name] for name in ("agent-a", "agent-b"))
+    assert ask(shared_network, "send", "agent-b", 7, "--data", "hello")["response"] == "hello"
+    assert ask(shared_network, "connect", "agent-b", 7, "--message", "hi")["response"] == "hi"
+    assert ask(shared_network, "dgram", "agent-b", 4000, "--data", "hello")["bytes"] == 5
+    data = bytes(range(256)) * 4000
+    piped = run("--socket", a.socket, "connect", b.address, 7, stdin=data)
+    assert (piped.returncode, piped.stdout == data) == (0, True)
+
+
+def test_failures_have_codes_and_exit_with_one(shared_network: Network, tmp_path: Path) -> None:
+    socket = shared_network.nodes["agent-a"].socket
+    cases = {
+        "not_running": ("--socket", tmp_path / "none", "info"),
+        "not_found": ("--socket", socket, "find", "nobody"),
+        "connection_failed": ("--socket", socket, "send", "agent-b", 4999, "--data", "x"),
+    }
+    for code, arguments in cases.items():
+        result = run("--json", *arguments)
+        assert result.returncode == 1
+        for stream in (result.stdout, result.stderr):
+            report = json.loads(stream)
+            assert (report["status"], report["code"]) == ("error", code)
+            assert report["message"]
+    assert run("no-such-command").returncode == 2
+    assert run("-socket", socket, "info").returncode == 0
