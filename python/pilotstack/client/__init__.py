@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pilotstack.client._stream import PilotAttribute, Stream
-from pilotstack.client.aio import DatagramSocket, Driver, Listener, dial, listen
+from pilotstack.client.aio import Driver, dial, listen
+from pilotstack.client.listeners import DatagramSocket, Listener
 
 __all__ = ["DatagramSocket", "Driver", "Listener", "PilotAttribute", "Stream", "dial", "listen"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import os
 import socket as sockets
-from collections import deque
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +15,7 @@ import anyio.lowlevel
 
 from pilotstack import wellknown
 from pilotstack.client import _frames as f
+from pilotstack.client import framed
 from pilotstack.client._session import (
     Accepted,
     Answer,
@@ -27,12 +27,14 @@ from pilotstack.client._session import (
     reply_json,
     unavailable,
 )
-from pilotstack.client._stream import PilotAttribute, Stream
+from pilotstack.client._stream import Stream
+from pilotstack.client._turns import SharedReader
+from pilotstack.client.framed import FramedLink
+from pilotstack.client.listeners import DatagramSocket, FramedListener, Listener, Target
 from pilotstack.errors import InternalError, InvalidArgument, NotRunning, PilotError
 from pilotstack.types import (
     Address,
     ConnectionInfo,
-    Datagram,
     Info,
     PeerInfo,
     Resolved,
@@ -41,12 +43,8 @@ from pilotstack.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
 
-    from anyio.abc import TaskGroup
-
-Target = str | SocketAddress | tuple[Address, int]
 
 _READ = 1 << 16
 _MAX_FDS = 64
@@ -75,28 +73,32 @@ class _Waiter:
         self.event = anyio.Event()
 
 
-class Driver:
+class Driver(SharedReader):
     """A connection to the local daemon; use it as an async context manager.
 
     There is no background task: whoever waits for the daemon reads for everybody.
 
     Args:
         socket_path: the daemon's socket; see :func:`pilotstack.wellknown.default_socket`.
+        framed: use the dialect of existing daemons, in which stream data passes the control
+            socket. It is used anyway when the daemon does not know ours; datagrams and paths need
+            ours.
 
     Raises:
         NotRunning: on entry, when no daemon answers there.
-        Unavailable: on entry, when the daemon does not know our extension.
     """
 
-    def __init__(self, socket_path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, socket_path: str | os.PathLike[str] | None = None, *, framed: bool = False
+    ) -> None:
+        super().__init__()
+        self._is_framed = framed
+        self._control: FramedLink | None = None
         self._path = Path(socket_path) if socket_path else wellknown.default_socket()
         self._session = Session()
         self._socket: sockets.socket | None = None
         self._greeting: Greeted | None = None
         self._waiters: dict[int, _Waiter] = {}
-        self._sleepers: deque[anyio.Event] = deque()
-        self._is_reading = False
-        self._reader: anyio.CancelScope | None = None
         self._sending = anyio.Lock()
         self._listeners: dict[int, Listener] = {}
         self._datagrams: dict[int, DatagramSocket] = {}
@@ -104,6 +106,9 @@ class Driver:
         self._own: Address | None = None
 
     async def __aenter__(self) -> Driver:
+        if self._is_framed:
+            self._control = FramedLink(self._path)
+            return self
         socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
         try:
             socket.setblocking(False)
@@ -116,11 +121,13 @@ class Driver:
             await self._send(self._session.hello())
             while self._greeting is None:
                 await self._wait(anyio.Event())
-            if not self._greeting.is_extended:
-                raise unavailable()
         except BaseException:
             self._shut()
             raise
+        if not self._greeting.is_extended:
+            self._shut()
+            self._is_framed = True
+            self._control = FramedLink(self._path)
         return self
 
     async def __aexit__(
@@ -134,6 +141,8 @@ class Driver:
     async def aclose(self) -> None:
         """Closes the session: listeners and datagram sockets end, streams live on."""
         self._shut()
+        if self._control is not None:
+            self._control.close()
         await anyio.lowlevel.checkpoint()
 
     def _shut(self) -> None:
@@ -153,6 +162,8 @@ class Driver:
         self._wake_sleepers()
 
     def _open(self) -> sockets.socket:
+        if self._is_framed:
+            raise unavailable()
         if self._socket is None:
             raise NotRunning("the connection to the daemon is closed", hint=_NO_DAEMON_HINT)
         return self._socket
@@ -177,34 +188,6 @@ class Driver:
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.send(frame)
-
-    async def _wait(self, event: anyio.Event) -> None:
-        """Returns when ``event`` is set or something arrived."""
-        if event.is_set():
-            return
-        if self._is_reading:
-            self._sleepers.append(event)
-            try:
-                await event.wait()
-            finally:
-                with suppress(ValueError):
-                    self._sleepers.remove(event)
-            return
-        self._is_reading = True
-        try:
-            socket = self._open()
-            with anyio.CancelScope() as self._reader, suppress(anyio.ClosedResourceError):
-                await anyio.wait_readable(socket)
-            self._pump()
-        finally:
-            self._is_reading = False
-            self._reader = None
-            self._wake_sleepers()
-
-    def _wake_sleepers(self) -> None:
-        """One of those who wait reads next; which one is found out by waking them."""
-        while self._sleepers:
-            self._sleepers.popleft().set()
 
     def _pump(self) -> None:
         """Takes what has arrived, without waiting."""
@@ -273,10 +256,7 @@ class Driver:
         """Why a stream broke, if it did."""
         if connection_id not in self._failures:
             with suppress(PilotError):
-                self._pump()
-            if self._reader is not None:
-                # What it waits for may just have been taken from under it.
-                self._reader.cancel()
+                self._pump_aside()
         return self._failures.get(connection_id)
 
     async def _request(self, request_id: int, frame: bytes) -> Answer:
@@ -307,6 +287,8 @@ class Driver:
         Raises:
             PilotError: the daemon's refusal.
         """
+        if self._control is not None:
+            return reply_json(b"\0" + await self._control.request(f.frame(command, payload)))
         request_id = self._session.new_id()
         frame = f.frame(f.REQUEST, f.u32(request_id), bytes((command,)), payload)
         answer = await self._request(request_id, frame)
@@ -344,6 +326,8 @@ class Driver:
             raise InvalidArgument("timeout must be a positive number of seconds")
         host, port = parse_target(target)
         address = await self._address(host)
+        if self._is_framed:
+            return await framed.dial(self._path, address, port, timeout)
         request_id = self._session.new_id()
         milliseconds = max(1, int(timeout * 1000)) if timeout is not None else 0
         frame = f.frame(
@@ -379,6 +363,8 @@ class Driver:
         """
         if not 0 <= port <= _MAX_PORT:
             raise InvalidArgument(f"no such port: {port}")
+        if self._is_framed and port and path is None:
+            return await FramedListener.make(self, port)
         request_id = self._session.new_id()
         octets = _octets_of(path) if path is not None else b""
         frame = f.frame(
@@ -473,149 +459,12 @@ class Driver:
 
     async def disconnect(self, connection_id: int) -> None:
         """Closes any connection of the daemon."""
+        if self._control is not None:
+            await self._control.send(f.frame(f.CLOSE, f.u32(connection_id)))
+            return
         request_id = self._session.new_id()
         body = bytes((f.CLOSE,)) + f.u32(connection_id)
         await self._request(request_id, f.frame(f.REQUEST, f.u32(request_id), body))
-
-
-class Listener(anyio.abc.Listener[Stream]):
-    """Streams that others dial to one of our ports. Made by :meth:`Driver.listen`."""
-
-    def __init__(self, driver: Driver, address: Address) -> None:
-        self._driver = driver
-        self._address = address
-        self._backlog: deque[Accepted] = deque()
-        self._event = anyio.Event()
-        self._is_closed = False
-        self._on_close: Callable[[], Awaitable[None]] | None = None
-        #: The port that is listened on.
-        self.port = 0
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The local address."""
-        return {PilotAttribute.local_address: lambda: SocketAddress(self._address, self.port)}
-
-    def _put(self, accepted: Accepted) -> None:
-        self._backlog.append(accepted)
-        self._event.set()
-
-    def _wake(self) -> None:
-        self._event.set()
-
-    async def accept(self) -> Stream:
-        """The next stream.
-
-        Raises:
-            anyio.ClosedResourceError: the listener is closed.
-            NotRunning: the daemon went away.
-        """
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        while not self._backlog:
-            if self._is_closed:
-                raise anyio.ClosedResourceError
-            self._driver._open()
-            self._event = anyio.Event()
-            await self._driver._wait(self._event)
-        accepted = self._backlog.popleft()
-        local = SocketAddress(self._address, accepted.port)
-        return self._driver._stream(accepted.fd, accepted.connection_id, local, accepted.remote)
-
-    def __aiter__(self) -> Listener:
-        return self
-
-    async def __anext__(self) -> Stream:
-        try:
-            return await self.accept()
-        except anyio.ClosedResourceError as error:
-            raise StopAsyncIteration from error
-
-    async def serve(
-        self, handler: Callable[[Stream], Any], task_group: TaskGroup | None = None
-    ) -> None:
-        """Runs ``handler`` for each stream in a task of its own, until cancelled or closed."""
-        async with AsyncExitStack() as stack:
-            if task_group is None:
-                task_group = await stack.enter_async_context(anyio.create_task_group())
-            async for stream in self:
-                task_group.start_soon(handler, stream)
-
-    async def aclose(self) -> None:
-        """Frees the port; accepted streams live on."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        driver = self._driver
-        driver._listeners.pop(self.port, None)
-        while self._backlog:
-            os.close(self._backlog.popleft().fd)
-        self._event.set()
-        if driver._socket is not None:
-            request_id = driver._session.new_id()
-            body = bytes((f.UNBIND,)) + f.u16(self.port)
-            with anyio.CancelScope(shield=True), suppress(PilotError):
-                await driver._request(request_id, f.frame(f.REQUEST, f.u32(request_id), body))
-        if self._on_close is not None:
-            await self._on_close()
-
-
-class DatagramSocket(anyio.abc.UnreliableObjectStream[Datagram]):
-    """Datagrams on one port. ``send`` takes a :class:`Datagram` whose source is the destination;
-    :meth:`send_to` says it plainly."""
-
-    def __init__(self, driver: Driver, port: int) -> None:
-        self._driver = driver
-        self._backlog: deque[Datagram] = deque()
-        self._event = anyio.Event()
-        self._is_closed = False
-        self.port = port
-
-    def _put(self, datagram: Datagram) -> None:
-        if len(self._backlog) < _MAX_DATAGRAMS:
-            self._backlog.append(datagram)
-        self._event.set()
-
-    def _wake(self) -> None:
-        self._event.set()
-
-    async def receive(self) -> Datagram:
-        """The next datagram."""
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        while not self._backlog:
-            if self._is_closed:
-                raise anyio.ClosedResourceError
-            self._driver._open()
-            self._event = anyio.Event()
-            await self._driver._wait(self._event)
-        return self._backlog.popleft()
-
-    async def send(self, item: Datagram) -> None:
-        """Sends ``item.data`` to ``item.source``."""
-        await self.send_to(item.data, item.source)
-
-    async def send_to(self, data: bytes, target: Target) -> None:
-        """Sends one datagram, which may be lost.
-
-        Raises:
-            InvalidArgument: it is empty or too large.
-        """
-        if self._is_closed:
-            raise anyio.ClosedResourceError
-        if not 0 < len(data) <= _MAX_DATAGRAM:
-            raise InvalidArgument(f"a datagram has 1 to {_MAX_DATAGRAM} octets, not {len(data)}")
-        host, port = parse_target(target)
-        address = await self._driver._address(host)
-        endpoint = f.endpoint(address, port)
-        await self._driver._send(f.frame(f.SEND_FROM, f.u16(self.port), endpoint, data))
-
-    async def aclose(self) -> None:
-        """Frees the port."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._driver._datagrams.pop(self.port, None)
-            self._event.set()
-            self._driver._send_now(f.frame(f.UNBIND_DATAGRAMS, f.u16(self.port)))
-        await anyio.lowlevel.checkpoint()
 
 
 async def dial(

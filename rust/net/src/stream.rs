@@ -93,6 +93,8 @@ enum Moved {
     More,
     Blocked,
     End,
+    /// The application closed although octets were still to be read by it.
+    Reset,
 }
 
 impl Driver {
@@ -136,6 +138,7 @@ impl Driver {
                         Moved::Blocked
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => Moved::More,
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Moved::Reset,
                     Err(_) => Moved::End,
                 }
             });
@@ -145,6 +148,12 @@ impl Driver {
                 Some(Moved::End) | None => {
                     bridge.is_input_over = true;
                     self.node.with_connection(id, |connection| connection.shutdown());
+                }
+                Some(Moved::Reset) => {
+                    // RFC 9293 section 3.6.1: the peer must learn that data was lost.
+                    self.streams.remove(&id);
+                    self.node.abort(self.now, id);
+                    return;
                 }
             }
         }
@@ -189,7 +198,7 @@ impl Driver {
             match moved {
                 Some(Moved::More) => {}
                 Some(Moved::Blocked) => return,
-                Some(Moved::End) | None => {
+                Some(Moved::End | Moved::Reset) | None => {
                     if is_last {
                         bridge.is_output_over = true;
                         let _ = bridge.socket.shutdown(Shutdown::Write);

@@ -1,0 +1,90 @@
+"""The dialect of existing daemons and drivers, in which stream data passes the control socket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from pilotstack import Driver, Stream
+from pilotstack.errors import AlreadyExists, ConnectionRefused, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pilotstack.testing import Network
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def a(shared_network: Network) -> AsyncIterator[Driver]:
+    async with Driver(shared_network.nodes["agent-a"].socket, framed=True) as driver:
+        yield driver
+
+
+@pytest.fixture
+async def b(shared_network: Network) -> AsyncIterator[Driver]:
+    async with Driver(shared_network.nodes["agent-b"].socket, framed=True) as driver:
+        yield driver
+
+
+async def test_an_exchange_and_a_large_transfer(a: Driver, b: Driver) -> None:
+    data = bytes(range(256)) * 20_000
+    got: list[bytes] = []
+
+    async def serve(stream: Stream) -> None:
+        async with stream:
+            await stream.send(await stream.receive(5))
+            got.extend([chunk async for chunk in stream])
+
+    async with await b.listen(7100) as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        async with await a.dial("agent-b:7100") as stream:
+            await stream.send(b"hello")
+            assert await stream.receive() == b"hello"
+            await stream.send(data)
+        with anyio.fail_after(20):
+            while len(b"".join(got)) < len(data):
+                await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    assert b"".join(got) == data
+
+
+async def test_control_and_errors(a: Driver, b: Driver) -> None:
+    assert (await a.resolve("agent-b")).address == (await b.info()).address
+    with pytest.raises(ConnectionRefused):
+        await a.dial("agent-b:7199")
+    with pytest.raises(NotFound):
+        await a.resolve("nobody")
+    with pytest.raises(Unavailable):
+        await a.datagram()
+    async with await b.listen(7101):
+        with pytest.raises(AlreadyExists):
+            await b.listen(7101)
+    async with await b.listen(7101):
+        pass
+
+
+async def test_streams_of_one_listener_do_not_mix(a: Driver, b: Driver) -> None:
+    async def shout(stream: Stream) -> None:
+        async with stream:
+            async for chunk in stream:
+                await stream.send(chunk.upper())
+
+    async def ask(word: bytes) -> None:
+        async with await a.dial("agent-b:7102") as stream:
+            for _ in range(20):
+                await stream.send(word)
+                answer = b""
+                while len(answer) < len(word):
+                    answer += await stream.receive()
+                assert answer == word.upper()
+
+    async with await b.listen(7102) as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, shout)
+        async with anyio.create_task_group() as asking:
+            for number in range(10):
+                asking.start_soon(ask, b"word-%d" % number)
+        tasks.cancel_scope.cancel()
