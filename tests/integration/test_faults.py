@@ -71,6 +71,8 @@ async def test_a_killed_peer_breaks_both_ends_and_is_reachable_after_its_restart
         assert broken.value.reason == "peer_restarted"
         with pytest.raises(StreamBroken):
             await writing.send(b"x" * 10_000_000)
+        await reading.aclose()
+        await writing.aclose()
 
 
 async def test_an_orderly_end_finishes_streams_and_leaves_nothing(network: Network) -> None:

@@ -245,6 +245,8 @@ async def test_simultaneous_connections_carry_their_own_payloads(
         tasks.cancel_scope.cancel()
     assert len(digests) == count
     assert all(got == expected for got, expected in digests)
+    # However many there were, what the daemon tells about them fits a frame.
+    assert (await a.info()).node_id > 0
 
 
 async def test_the_end_is_seen_although_it_came_with_the_last_octets(a: Driver, b: Driver) -> None:

@@ -27,6 +27,8 @@ HEALTH = 0x21
 #: Seconds for which a resolved name is taken from memory.
 CACHE = 60.0
 _MAX_CACHED = 4096
+#: Rows of a list in an answer; a row has up to 700 octets, a frame 2**20.
+_MAX_ROWS = 700
 _NANOS_PER_MS = 1e6
 #: What existing clients may rely on.
 FEATURES = ("dgram_confirm", "dial_awaits_key", "reply_window")
@@ -109,9 +111,12 @@ class Control:
                 for name, value in snapshot.items()
                 if name.startswith("dropped_")
             },
-            "conn_list": [_connection(row) for row in snapshot["conn_list"]],
         }
-        return info
+        return (
+            info
+            | _cut("conn_list", _open_first(snapshot["conn_list"]))
+            | _cut("peer_list", info["peer_list"])
+        )
 
     async def _health(self, payload: bytes) -> dict[str, Any]:
         info = await self._info(payload)
@@ -156,6 +161,17 @@ class Control:
     async def _deregister(self, payload: bytes) -> dict[str, Any]:
         del payload
         return await self._daemon.registry.deregister()
+
+
+def _open_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    shown = [_connection(row) for row in rows]
+    return sorted(shown, key=lambda row: row["state"] == "TIME_WAIT")
+
+
+def _cut(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A list that leaves room in one frame; counters beside it stay exact."""
+    cut: dict[str, Any] = {name: rows[:_MAX_ROWS]}
+    return cut | {f"{name}_truncated": True} if len(rows) > _MAX_ROWS else cut
 
 
 def _text(payload: bytes, missing: str) -> str:
