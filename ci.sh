@@ -20,6 +20,7 @@ case "${1:-all}" in
     all)
         step system_packages
         step make lint
+        step make fuzz FUZZ_SECONDS="${FUZZ_SECONDS:-10}"
         step make demo
         step make test
         ;;
