@@ -74,11 +74,11 @@ class Usage:
         return cls(cpu, int(fields[21]) * os.sysconf("SC_PAGE_SIZE"), switches)
 
 
-def stream_throughput(a: Node, b: Node, *, streams: int, size: int) -> Values:
+def stream_throughput(a: Node, b: Node, *, streams: int, size: int, framed: bool = False) -> Values:
     """App to app, one direction; ``size`` octets in all."""
-    port = 5000 + streams
+    port = 5000 + streams + 100 * framed
     before = [Usage.of(node.pid) for node in (a, b)]
-    common = {"port": port, "streams": streams}
+    common = {"port": port, "streams": streams, "framed": framed}
     sink = Worker("sink", socket=b.socket, **common)
     sink.result()
     source = Worker("source", socket=a.socket, address=b.address, bytes=size // streams, **common)
@@ -158,6 +158,12 @@ def measure(quick: bool) -> dict[str, Values]:
         results["echo round trip"] = one("echo_latency", **to_b, size=64, count=5000)
         results["dial"] = one("dial_latency", **to_b, count=1000)
         results["1,000 parallel dials"] = one("parallel_dials", **to_b, count=1000)
+        results["1 stream, framed"] = stream_throughput(
+            a, b, streams=1, size=size // 4, framed=True
+        )
+        results["echo round trip, framed"] = one(
+            "echo_latency", **to_b, size=64, count=2000, framed=True
+        )
     results["bare pipe, 1152"] = bare_pipe(size, 1152)
     results["kernel TCP, loopback"] = kernel_tcp(size)
     results["AES-256-GCM, 4096, one core"] = one("aes_gcm", size=4096, bytes=size // 2)

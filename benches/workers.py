@@ -27,6 +27,11 @@ CHUNK = 1 << 18
 Params = dict[str, Any]
 
 
+def driver_of(params: Params) -> pilotstack.Driver:
+    """A session with the daemon, in the framed dialect if that is measured."""
+    return pilotstack.Driver(params["socket"], framed=params.get("framed", False))
+
+
 def report(**values: object) -> None:
     print(json.dumps(values), flush=True)
 
@@ -62,7 +67,7 @@ async def sink(params: Params) -> None:
         if open_streams == 0:
             done.set()
 
-    async with pilotstack.Driver(params["socket"]) as driver:
+    async with driver_of(params) as driver:
         listener = await driver.listen(params["port"])
         report(ready=True)
         async with anyio.create_task_group() as group:
@@ -91,7 +96,7 @@ async def source(params: Params) -> None:
                 pass
 
     async with (
-        pilotstack.Driver(params["socket"]) as driver,
+        driver_of(params) as driver,
         anyio.create_task_group() as group,
     ):
         for _ in range(params["streams"]):
@@ -105,7 +110,7 @@ async def echo_throughput(params: Params) -> None:
     """Sends ``bytes`` octets through the peer's echo service and reads them back."""
     payload = bytes(CHUNK)
     async with (
-        pilotstack.Driver(params["socket"]) as driver,
+        driver_of(params) as driver,
         await driver.dial((parse_host(params["address"]), 7)) as stream,
         anyio.create_task_group() as group,
     ):
@@ -130,7 +135,7 @@ async def echo_latency(params: Params) -> None:
     payload = bytes(params["size"])
     samples = []
     async with (
-        pilotstack.Driver(params["socket"]) as driver,
+        driver_of(params) as driver,
         await driver.dial((parse_host(params["address"]), 7), no_delay=True) as stream,
     ):
         for turn in range(params["count"] + 200):
@@ -147,7 +152,7 @@ async def echo_latency(params: Params) -> None:
 async def dial_latency(params: Params) -> None:
     """Dials to the echo port, one at a time, over a warm tunnel."""
     samples = []
-    async with pilotstack.Driver(params["socket"]) as driver:
+    async with driver_of(params) as driver:
         for turn in range(params["count"] + 50):
             started = time.perf_counter()
             stream = await driver.dial((parse_host(params["address"]), 7))
@@ -159,7 +164,7 @@ async def dial_latency(params: Params) -> None:
 
 async def parallel_dials(params: Params) -> None:
     """``count`` dials at once; every stream then echoes its own number."""
-    async with pilotstack.Driver(params["socket"]) as driver:
+    async with driver_of(params) as driver:
         streams: list[ByteStream] = []
 
         async def dial() -> None:
@@ -190,7 +195,7 @@ async def parallel_dials(params: Params) -> None:
 
 async def hold(params: Params) -> None:
     """Opens ``count`` idle streams, then waits for a line on stdin."""
-    async with pilotstack.Driver(params["socket"]) as driver:
+    async with driver_of(params) as driver:
         streams = [
             await driver.dial((parse_host(params["address"]), 7)) for _ in range(params["count"])
         ]

@@ -17,7 +17,7 @@ pub(crate) const OUT_SOFT_LIMIT: usize = 1 << 20;
 /// Octets waiting for a driver above which the driver is dropped: it does not read.
 const OUT_HARD_LIMIT: usize = 32 << 20;
 /// Octets read at once.
-const READ_LEN: usize = 256 << 10;
+const READ_LEN: usize = 32 << 10;
 
 /// Data of a framed Send that did not fit its connection.
 pub(crate) struct Stalled {

@@ -92,7 +92,8 @@ impl Udp {
                 take(from, datagram);
             }
         }
-        true
+        // A batch that was not filled has emptied the socket; more makes an event.
+        count == BATCH_SIZE
     }
 }
 
