@@ -252,6 +252,22 @@ class Driver:
         address = Address.parse(str(row["address"]))
         return Resolved(name, int(row["node_id"]), address, bool(row.get("public")))
 
+    def set_hostname(self, name: str) -> None:
+        """Takes a name; an empty one gives it up."""
+        self.call(f.SET_HOSTNAME, name.encode())
+
+    def set_visibility(self, *, public: bool) -> None:
+        """Lets everybody reach this node, or only those it trusts."""
+        self.call(f.SET_VISIBILITY, bytes((public,)))
+
+    def deregister(self) -> None:
+        """Takes this node off the network."""
+        self.call(f.DEREGISTER)
+
+    def disconnect(self, connection_id: int) -> None:
+        """Closes any connection of the daemon."""
+        self._link.request(f.REQUEST, bytes((f.CLOSE,)), f.u32(connection_id))
+
 
 class Listener:
     """Streams that others dial to one of our ports; iterate or :meth:`accept`."""

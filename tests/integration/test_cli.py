@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pilotstack import sync
+from pilotstack.errors import ConnectionRefused
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from pilotstack.testing import Network
@@ -131,6 +136,39 @@ def test_messages_and_pipes(shared_network: Network) -> None:
     data = bytes(range(256)) * 4000
     piped = run("--socket", a.socket, "connect", b.address, 7, stdin=data)
     assert (piped.returncode, piped.stdout == data) == (0, True)
+
+
+def test_recv_and_listen_print_what_arrives(shared_network: Network) -> None:
+    a, b = (shared_network.nodes[name] for name in ("agent-a", "agent-b"))
+    ends = {}
+    for command, port in (("recv", 7301), ("listen", 7302)):
+        arguments = ("--socket", b.socket, "--json", command, port, "--count", 1)
+        ends[command] = subprocess.Popen([*CTL, *map(str, arguments)], stdout=subprocess.PIPE)
+    try:
+        with sync.Driver(a.socket) as driver, driver.datagram() as datagrams:
+            stream = until(lambda: driver.dial("agent-b:7301"))
+            with stream:
+                stream.sendall(b"hello")
+            # A datagram to a port that is not bound yet is lost, as datagrams are.
+            while ends["listen"].poll() is None:
+                datagrams.send_to(b"ping", "agent-b:7302")
+        received = json.loads(ends["recv"].communicate(timeout=30)[0])["data"]
+        listened = json.loads(ends["listen"].communicate(timeout=30)[0])["data"]
+    finally:
+        for end in ends.values():
+            end.kill()
+            end.wait()
+            end.stdout.close()
+    assert received["messages"] == [{"seq": 0, "port": 7301, "data": "hello", "bytes": 5}]
+    assert listened["messages"][0]["data"] == "ping"
+    assert listened["messages"][0]["src_addr"] == a.address
+
+
+def until(dial: Callable[[], sync.Stream]) -> sync.Stream:
+    """Dials until somebody listens."""
+    while True:
+        with suppress(ConnectionRefused):
+            return dial()
 
 
 def test_failures_have_codes_and_exit_with_one(shared_network: Network, tmp_path: Path) -> None:

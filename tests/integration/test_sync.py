@@ -61,3 +61,15 @@ def test_errors_have_names(shared_network: Network, tmp_path: Path) -> None:
         assert driver.info().node_id == shared_network.nodes["agent-a"].node_id
     with pytest.raises(NotRunning):
         sync.Driver(tmp_path / "nothing")
+
+
+def test_names_and_disconnect(shared_network: Network) -> None:
+    with sync.Driver(shared_network.nodes["agent-a"].socket) as driver:
+        driver.set_hostname("agent-y")
+        assert driver.resolve("agent-y").node_id == driver.info().node_id
+        driver.set_hostname("agent-a")
+        driver.set_visibility(public=True)
+        with driver.dial("agent-b:7") as stream:
+            driver.disconnect(stream.connection_id)
+            stream.settimeout(20)
+            assert stream.recv(1) == b""
