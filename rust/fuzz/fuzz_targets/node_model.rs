@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use pilot_proto::{
     config::NodeConfig,
     crypto::identity::Identity,
-    node::{ConnectionId, Event, Node},
+    node::{ConnectionId, DialOptions, Event, Node},
     time::Instant,
     wire::addr::{Address, NodeId, Port},
 };
@@ -83,7 +83,7 @@ fuzz_target!(|input: &[u8]| {
         match kind % 10 {
             0 if world.dialled.len() < 16 => {
                 let to = Address::backbone(NodeId(2));
-                if let Ok(id) = world.nodes[0].connect(world.now, to, Port(80), false) {
+                if let Ok(id) = world.nodes[0].connect(world.now, to, Port(80), DialOptions::default()) {
                     world.dialled.push(id);
                 }
             }

@@ -12,7 +12,7 @@ use mio::{
     net::{UnixListener, UnixStream},
 };
 use pilot_proto::{
-    node::{ConnectionId, NodeError},
+    node::{ConnectionId, DialOptions, NodeError},
     transport::CloseReason,
     wire::{
         addr::{Address, Port},
@@ -275,7 +275,7 @@ impl Driver {
         no_delay: bool,
         timeout: Duration,
     ) {
-        match self.node.connect(self.now, remote, port, no_delay) {
+        match self.node.connect(self.now, remote, port, DialOptions { no_delay, congestion: None }) {
             Ok(id) => {
                 let dial = Dial { client: tag.client, tag: tag.id, is_framed };
                 self.streams.insert(id, Stream::new(Owner::Dialling(dial)));
@@ -530,7 +530,7 @@ impl Driver {
             && let Ok((socket, _)) = forward.listener.accept()
         {
             let (remote, port) = (forward.remote, forward.port);
-            if let Ok(id) = self.node.connect(self.now, remote, port, false) {
+            if let Ok(id) = self.node.connect(self.now, remote, port, DialOptions::default()) {
                 self.streams.insert(id, Stream::new(Owner::Forward(socket)));
                 self.deadlines.push(Reverse((self.now + DIAL_TIMEOUT, id)));
             }

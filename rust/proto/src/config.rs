@@ -4,6 +4,8 @@
 
 use core::time::Duration;
 
+use crate::transport::Algorithm;
+
 /// Parameters of one connection.
 #[derive(Clone, Debug)]
 pub struct TransportConfig {
@@ -48,10 +50,17 @@ pub struct TransportConfig {
     pub time_wait: Duration,
     /// Initial congestion window, octets: 10 segments of 4,096. WP 4.3, RFC 6928.
     pub initial_window: usize,
-    /// Initial slow-start threshold, octets.
-    pub ssthresh: usize,
-    /// Congestion window bound, octets. WP 4.3.
+    /// The congestion controller of connections that ask for none.
+    pub congestion: Algorithm,
+    /// Initial slow-start threshold towards old peers, octets; towards our own there is none
+    /// (RFC 5681 section 3.1).
+    pub legacy_ssthresh: usize,
+    /// Congestion window bound towards old peers, octets. WP 4.3.
+    pub legacy_max_cwnd: usize,
+    /// Congestion window bound, octets. WP 10 asks for more than the megabyte of WP 4.3.
     pub max_cwnd: usize,
+    /// How long a burst may last at the pacing rate; a kernel's timers are no finer than this.
+    pub pacing_quantum: Duration,
     /// Segments of appropriate byte counting in slow start, L of RFC 3465, towards old peers. Our own
     /// peers acknowledge whole batches at once, so there each octet counts.
     pub abc_limit: usize,
@@ -63,12 +72,16 @@ pub struct TransportConfig {
     pub native_outstanding: usize,
     /// Segments held out of order.
     pub out_of_order_segments: usize,
-    /// Octets of data written and not acknowledged.
+    /// Octets of data written and not acknowledged, at least.
     pub send_buffer: usize,
+    /// The same at most, while the window is large.
+    pub max_send_buffer: usize,
     /// Octets of data written and not sent; keeps the backlog in cache.
     pub send_backlog: usize,
-    /// Octets received and not read; what the advertised window promises.
+    /// Octets received and not read, at first; what the advertised window promises.
     pub recv_buffer: usize,
+    /// The same at most, for a reader that keeps up on a long path.
+    pub max_recv_buffer: usize,
 }
 
 impl Default for TransportConfig {
@@ -94,16 +107,21 @@ impl Default for TransportConfig {
             idle_timeout: Duration::from_secs(120),
             time_wait: Duration::from_secs(10),
             initial_window: 10 * MAX_SEGMENT,
-            ssthresh: 512 * 1024,
-            max_cwnd: 1024 * 1024,
+            congestion: Algorithm::Cubic,
+            legacy_ssthresh: 512 * 1024,
+            legacy_max_cwnd: 1024 * 1024,
+            max_cwnd: 64 * 1024 * 1024,
+            pacing_quantum: Duration::from_millis(1),
             abc_limit: 2,
             dup_ack_threshold: 3,
             legacy_outstanding: 128,
-            native_outstanding: 8192,
-            out_of_order_segments: 8192,
+            native_outstanding: 32_768,
+            out_of_order_segments: 32_768,
             send_buffer: 2 * 1024 * 1024,
+            max_send_buffer: 64 * 1024 * 1024,
             send_backlog: 256 * 1024,
             recv_buffer: RECV_SLOTS * MAX_SEGMENT,
+            max_recv_buffer: 32 * 1024 * 1024,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use super::{ConnectionId, Event, Key, Node, NodeCounters, NodeError, NodeStats, Slot};
+use super::{ConnectionId, DialOptions, Event, Key, Node, NodeCounters, NodeError, NodeStats, Slot};
 use crate::{
     config::{MAX_SEGMENT, SAFE_SEGMENT},
     crypto::{Suite, exchange::ExchangeKey},
@@ -100,7 +100,7 @@ impl Node {
         now: Instant,
         remote: Address,
         remote_port: Port,
-        no_delay: bool,
+        dial: DialOptions,
     ) -> Result<ConnectionId, NodeError> {
         if remote.is_broadcast() || remote.node == NodeId::default() {
             return Err(NodeError::NotUnicast);
@@ -111,7 +111,12 @@ impl Node {
         let local_port = self.ports.ephemeral()?;
         let local = Address { network: remote.network, node: self.address.node };
         let tuple = FourTuple { local, local_port, remote, remote_port };
-        let options = Options { no_delay, config: self.config.transport.clone(), ..Options::default() };
+        let options = Options {
+            no_delay: dial.no_delay,
+            congestion: dial.congestion,
+            config: self.config.transport.clone(),
+            ..Options::default()
+        };
         let iss = SeqNumber::new(self.entropy.next_u32());
         let connection = Connection::connect(now, tuple, options, iss);
         let id = self.insert(connection, false);

@@ -27,7 +27,7 @@ use crate::{
     crypto::{CryptoError, entropy::Entropy, identity::Identity},
     storage::token_bucket::TokenBucket,
     time::Instant,
-    transport::{CloseReason, Connection},
+    transport::{Algorithm, CloseReason, Connection},
     tunnel::{Capabilities, Liveness, Local, Outbox, Peer},
     wire::addr::{Address, NodeId, Port},
 };
@@ -35,6 +35,15 @@ use crate::{
 /// Identifies a connection for the life of the node; never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(pub u32);
+
+/// What a dialler may choose for one connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DialOptions {
+    /// Whether small writes leave at once.
+    pub no_delay: bool,
+    /// How the flight is limited; `None` for the node's default.
+    pub congestion: Option<Algorithm>,
+}
 
 /// Why a call was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

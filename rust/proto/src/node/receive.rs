@@ -258,7 +258,7 @@ impl Node {
         let is_native = dialect == crate::transport::Dialect::Native;
         let iss = SeqNumber::new(if is_native { self.entropy.next_u32() } else { 0 });
         let options =
-            Options { dialect, max_segment, no_delay: false, config: self.config.transport.clone() };
+            Options { dialect, max_segment, config: self.config.transport.clone(), ..Options::default() };
         let tuple = crate::transport::FourTuple {
             local: syn.dst,
             local_port: syn.dst_port,

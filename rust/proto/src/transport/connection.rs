@@ -4,7 +4,8 @@ use core::time::Duration;
 
 use super::{
     CloseReason, Dialect, RecvError, SendError, State, Stats, TimerKind,
-    congestion::Reno,
+    congestion::{Algorithm, Controller, Parameters},
+    pacing::Pacer,
     recv::Receiver,
     rtt::RttEstimator,
     send::{Recovery, Sender},
@@ -44,6 +45,8 @@ pub struct Options {
     pub max_segment: usize,
     /// Whether small writes leave at once.
     pub no_delay: bool,
+    /// How the flight is limited; `None` for the configured default.
+    pub congestion: Option<Algorithm>,
     /// Everything else.
     pub config: TransportConfig,
 }
@@ -54,6 +57,7 @@ impl Default for Options {
             dialect: Dialect::Native,
             max_segment: SAFE_SEGMENT,
             no_delay: false,
+            congestion: None,
             config: TransportConfig::default(),
         }
     }
@@ -86,7 +90,12 @@ pub struct Connection {
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
     pub(super) rtt: RttEstimator,
-    pub(super) congestion: Reno,
+    pub(super) congestion: Box<dyn Controller>,
+    pub(super) pacer: Pacer,
+    /// Octets per second that the path last delivered.
+    pub(super) delivery_rate: u64,
+    pub(super) probe: LossProbe,
+    pub(super) undo: Option<Undo>,
     pub(super) timers: Timers,
     pub(super) counters: Counters,
     /// A SYN (or SYN-ACK) must leave.
@@ -117,6 +126,38 @@ pub struct Connection {
     pub(super) last_arrival: Instant,
     pub(super) is_write_blocked: bool,
     pub(super) events: Events,
+}
+
+/// A tail loss probe that is on its way (RFC 8985 section 7).
+#[derive(Debug, Default)]
+pub(super) struct LossProbe {
+    /// One is to be sent.
+    pub(super) is_due: bool,
+    /// The number after its last octet, while it is unanswered.
+    pub(super) end_seq: Option<SeqNumber>,
+    /// Whether it repeated a segment.
+    pub(super) is_retrans: bool,
+}
+
+/// What it takes to find that a loss event was none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Undo {
+    /// Retransmissions that are not known to have been unneeded.
+    pub(super) retransmissions: u32,
+    pub(super) spurious: u32,
+}
+
+/// The controller for a connection with these options.
+fn controller(options: &Options) -> Box<dyn Controller> {
+    let config = &options.config;
+    let is_legacy = options.dialect.is_legacy();
+    options.congestion.unwrap_or(config.congestion).start(Parameters {
+        initial_window: config.initial_window,
+        ssthresh: if is_legacy { config.legacy_ssthresh } else { usize::MAX },
+        max_cwnd: if is_legacy { config.legacy_max_cwnd } else { config.max_cwnd },
+        smss: options.max_segment,
+        abc_limit: is_legacy.then_some(config.abc_limit),
+    })
 }
 
 /// Pending events; order of delivery is the order of the fields.
@@ -166,13 +207,11 @@ impl Connection {
             sender: Sender::new(iss + 1),
             receiver: Receiver::new(rcv_nxt, config),
             rtt: RttEstimator::new(config),
-            congestion: Reno::new(
-                config.initial_window,
-                config.ssthresh,
-                config.max_cwnd,
-                options.max_segment,
-                options.dialect.is_legacy().then_some(config.abc_limit),
-            ),
+            congestion: controller(&options),
+            pacer: Pacer::default(),
+            delivery_rate: 0,
+            probe: LossProbe::default(),
+            undo: None,
             timers,
             counters: Counters::default(),
             is_syn_due: false,
@@ -200,10 +239,16 @@ impl Connection {
         }
     }
 
+    /// Chooses the congestion controller, before anything was dispatched.
+    pub fn set_congestion(&mut self, algorithm: Algorithm) {
+        self.options.congestion = Some(algorithm);
+        self.congestion = controller(&self.options);
+    }
+
     /// Names the peer's transport, before anything was dispatched.
     pub fn set_dialect(&mut self, dialect: Dialect) {
         self.options.dialect = dialect;
-        self.congestion.set_abc_limit(dialect.is_legacy().then_some(self.options.config.abc_limit));
+        self.congestion = controller(&self.options);
     }
 
     /// Replaces the initial sequence number, before anything was dispatched.
@@ -256,7 +301,9 @@ impl Connection {
             return 0;
         }
         let config = &self.options.config;
-        let held = config.send_buffer.saturating_sub(self.sender.queue.len());
+        // Two windows: one on its way, one that grows while the first is acknowledged.
+        let buffer = (2 * self.congestion.cwnd()).clamp(config.send_buffer, config.max_send_buffer);
+        let held = buffer.saturating_sub(self.sender.queue.len());
         held.min(config.send_backlog.saturating_sub(self.sender.unsent()))
     }
 
@@ -323,6 +370,11 @@ impl Connection {
 
     /// Forgets the first `n` readable octets, which may reopen the window.
     pub fn recv_consume(&mut self, n: usize) {
+        if self.options.dialect == Dialect::Native
+            && let Some(rtt) = self.rtt.srtt()
+        {
+            self.receiver.on_read(self.last_arrival, n, rtt);
+        }
         self.receiver.queue.consume(n);
         self.events.is_readable &= !self.receiver.queue.is_empty();
         if self.state.can_receive() && self.receiver.wants_window_update() {
@@ -423,6 +475,9 @@ impl Connection {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Stats {
             counters: self.counters,
+            congestion: self.congestion.algorithm(),
+            pacing_rate: self.pacer.rate().unwrap_or(0),
+            delivery_rate: self.delivery_rate,
             cwnd: self.congestion.cwnd(),
             ssthresh: self.congestion.ssthresh(),
             in_flight: self.sender.in_flight(),

@@ -55,6 +55,11 @@ impl Connection {
         while let Some(kind) = self.timers.expire(now) {
             match kind {
                 TimerKind::Retransmission => self.on_retransmission_timeout(now),
+                TimerKind::LossProbe => self.on_probe_timeout(now),
+                TimerKind::Reordering => {
+                    self.detect_loss(now, self.sender.in_flight());
+                }
+                TimerKind::Pacing => {}
                 TimerKind::Persist => {
                     self.is_probe_due = true;
                     self.persist_interval = (self.persist_interval * 2).min(self.options.config.persist_max);
@@ -81,54 +86,28 @@ impl Connection {
         }
     }
 
-    fn on_retransmission_timeout(&mut self, now: Instant) {
-        if matches!(self.state, State::SynSent | State::SynReceived) {
-            if self.syn_transmissions > self.options.config.syn_retries {
-                self.fail(CloseReason::SynTimeout);
-            } else {
-                self.is_syn_due = true;
-            }
-            return;
-        }
-        if self.sender.outstanding() == 0 {
-            return;
-        }
-        self.timeouts += 1;
-        let config = &self.options.config;
-        if self.options.dialect.is_legacy() && self.sender.is_fin_sent {
-            if self.timeouts > config.legacy_fin_retries {
-                self.fail(CloseReason::Finished);
-                return;
-            }
-        } else if self.timeouts > config.max_retransmissions {
-            self.is_rst_due = true;
-            self.fail(CloseReason::RetransmissionTimeout);
-            return;
-        }
-        let is_new_event = !matches!(self.sender.recovery, Recovery::Timeout { .. });
-        // WP 4.3: once per loss event. A closed window is no loss.
-        if is_new_event || self.snd_wnd == 0 {
-            self.rtt.back_off();
-        }
-        if self.snd_wnd > 0 {
-            self.congestion.on_rto(self.sender.in_flight(), is_new_event);
-        }
-        self.sender.on_timeout();
-        self.sender.recovery = Recovery::Timeout { recover: self.sender.snd_nxt };
-        self.dup_acks = 0;
-        self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
-    }
-
     /// What data or FIN leaves next.
     fn next_segment(&mut self, now: Instant) -> Option<Outgoing> {
+        if core::mem::take(&mut self.probe.is_due) {
+            let is_new = self.sender.unsent() > 0 && self.usable_window() >= self.options.max_segment;
+            let len = is_new.then(|| self.cut_look_alike(self.sender.unsent().min(self.options.max_segment)));
+            if let Some(len) = len {
+                self.on_new_data(len);
+            }
+            return self.next_probe(now, len);
+        }
+        let quantum = self.options.config.pacing_quantum;
+        if self.sender.in_flight() > 0
+            && (self.sender.has_lost() || self.sender.unsent() > 0)
+            && let Some(at) = self.pacer.blocked_until(now, quantum)
+        {
+            self.timers.set(TimerKind::Pacing, at);
+            return None;
+        }
         if self.sender.has_lost()
             && let Some(segment) = self.sender.next_retransmission(now, self.congestion.cwnd())
         {
-            if matches!(self.sender.recovery, Recovery::Timeout { .. }) {
-                self.counters.retransmits += 1;
-            } else {
-                self.counters.fast_retx += 1;
-            }
+            self.on_retransmission(now, segment);
             return Some(segment);
         }
         if self.sender.is_fin_sent {
@@ -136,13 +115,13 @@ impl Connection {
         }
         if self.sender.unsent() > 0 {
             let len = self.next_len(now)?;
-            self.counters.bytes_sent += len as u64;
-            if len < self.options.max_segment {
-                self.sender.snd_sml = self.sender.snd_nxt + len;
-            }
+            self.on_new_data(len);
             self.is_nagle_over = false;
             self.timers.stop(TimerKind::Nagle);
             return Some(self.sender.send_new(now, len, false));
+        }
+        if self.sender.in_flight() < self.congestion.cwnd() && !self.sender.has_lost() {
+            self.sender.on_app_limited();
         }
         self.is_cwnd_limited &= 2 * self.sender.in_flight() >= self.congestion.cwnd();
         // An old peer acts on FIN at once, even when data before it is missing.
@@ -154,16 +133,52 @@ impl Connection {
         Some(self.sender.send_new(now, 0, true))
     }
 
+    fn on_retransmission(&mut self, now: Instant, segment: Outgoing) {
+        if matches!(self.sender.recovery, Recovery::Timeout { .. }) {
+            self.counters.retransmits += 1;
+        } else {
+            self.counters.fast_retx += 1;
+        }
+        if let Some(undo) = &mut self.undo {
+            undo.retransmissions += 1;
+        }
+        if self.sender.is_head(segment.seq) {
+            // Its answer takes a whole round trip from now.
+            self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
+        }
+    }
+
+    fn on_new_data(&mut self, len: usize) {
+        self.counters.bytes_sent += len as u64;
+        if len < self.options.max_segment {
+            self.sender.snd_sml = self.sender.snd_nxt + len;
+        }
+    }
+
+    /// Octets that the peer's window has room for.
+    fn usable_window(&self) -> usize {
+        let used = self.sender.snd_nxt.bytes_since(self.sender.snd_una).unwrap_or(0);
+        let limit = self.outstanding_limit();
+        if self.sender.outstanding() >= limit { 0 } else { self.snd_wnd.saturating_sub(used) }
+    }
+
+    /// Segments that may be unacknowledged.
+    fn outstanding_limit(&self) -> usize {
+        let config = &self.options.config;
+        if self.options.dialect.is_legacy() {
+            config.legacy_outstanding.min(self.snd_slots)
+        } else {
+            config.native_outstanding
+        }
+    }
+
     /// Octets of new data that may leave now, if any.
     fn next_len(&mut self, now: Instant) -> Option<usize> {
         let unsent = self.sender.unsent();
         let wanted = unsent.min(self.options.max_segment);
         let used = self.sender.snd_nxt.bytes_since(self.sender.snd_una).unwrap_or(0);
         let usable = self.snd_wnd.saturating_sub(used);
-        let is_legacy = self.options.dialect.is_legacy();
-        let config = &self.options.config;
-        let limit =
-            if is_legacy { config.legacy_outstanding.min(self.snd_slots) } else { config.native_outstanding };
+        let limit = self.outstanding_limit();
         if self.sender.outstanding() == 0 && (usable == 0 || limit == 0) {
             if !core::mem::take(&mut self.is_probe_due) {
                 self.timers.set_if_earlier(TimerKind::Persist, now + self.persist_interval);
@@ -215,9 +230,12 @@ impl Connection {
         }
         if segment.len > 0 {
             self.counters.segs_sent += 1;
+            self.pacer.on_sent(now, segment.len, self.options.config.pacing_quantum);
+            let before = self.sender.in_flight().saturating_sub(segment.len);
+            self.congestion.on_sent(now, before, self.sender.is_app_limited());
         }
-        if !self.timers.is_set(TimerKind::Retransmission) {
-            self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
+        if !self.timers.is_set(TimerKind::Retransmission) && !self.timers.is_set(TimerKind::LossProbe) {
+            self.arm_retransmission(now);
         }
         self.timers.stop(TimerKind::Persist);
         if segment.is_fin && self.options.dialect.is_legacy() {

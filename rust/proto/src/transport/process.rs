@@ -1,8 +1,6 @@
 //! Arriving segments (RFC 9293 section 3.10.7).
 
-use super::{
-    CloseReason, Connection, Dialect, State, TimerKind, recv::Arrival, send::Recovery, state::Input,
-};
+use super::{CloseReason, Connection, Dialect, State, TimerKind, recv::Arrival, send::Acked, state::Input};
 use crate::{
     time::Instant,
     wire::{
@@ -218,17 +216,28 @@ impl Connection {
         let is_duplicate = is_pure && segment.ack == una && self.sender.in_flight() > 0;
         let window_before = self.snd_slots;
         self.update_window(segment, is_pure);
+        let prior_in_flight = self.sender.in_flight();
+        let min_rtt = self.min_rtt();
+        let mut acked = Acked::default();
         if let Some(blocks) = blocks {
             self.counters.sack_recv += blocks.as_slice().len() as u64;
-            self.sender.on_sack(blocks);
+            self.sender.on_sack(now, blocks, min_rtt, &mut acked);
         }
+        let is_duplicate = is_duplicate && window_before == self.snd_slots;
         if segment.ack > una {
-            self.on_progress(now, segment.ack);
-        } else if is_duplicate && window_before == self.snd_slots {
+            self.sender.on_ack(now, segment.ack, min_rtt, &mut acked);
+        } else if is_duplicate {
             self.counters.dup_acks += 1;
             self.dup_acks += 1;
         }
-        self.detect_loss();
+        self.on_acked(now, &acked, prior_in_flight, segment.ack, is_duplicate && blocks.is_none());
+        if self.is_write_blocked && self.send_capacity() >= self.options.config.send_backlog / 2 {
+            self.is_write_blocked = false;
+            self.events.is_writable = true;
+        }
+        if acked.fin {
+            self.on_fin_acked(now);
+        }
     }
 
     /// An old peer has heard our SYN-ACK when it sends anything.
@@ -271,48 +280,6 @@ impl Connection {
         self.timeouts = if self.snd_wnd == 0 { 0 } else { self.timeouts };
     }
 
-    /// Something new was acknowledged.
-    fn on_progress(&mut self, now: Instant, ack: SeqNumber) {
-        let acked = self.sender.on_ack(ack);
-        if acked.bytes == 0 {
-            return;
-        }
-        self.dup_acks = 0;
-        self.timeouts = 0;
-        if let Some(sent_at) = acked.sampled_at {
-            self.rtt.on_sample(now.saturating_since(sent_at));
-        }
-        match self.sender.recovery {
-            Recovery::Open => {
-                if self.is_cwnd_limited {
-                    self.congestion.on_ack(acked.bytes);
-                }
-            }
-            Recovery::Fast { recover } | Recovery::Timeout { recover } if self.sender.snd_una >= recover => {
-                self.sender.recovery = Recovery::Open;
-            }
-            Recovery::Fast { .. } => {
-                // A partial acknowledgement without SACK points at the next hole (RFC 6582).
-                if self.sender.is_scoreboard_empty() {
-                    self.sender.mark_head_lost();
-                }
-            }
-            Recovery::Timeout { .. } => self.congestion.on_ack(acked.bytes),
-        }
-        if self.sender.outstanding() > 0 {
-            self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
-        } else {
-            self.timers.stop(TimerKind::Retransmission);
-        }
-        if self.is_write_blocked && self.send_capacity() >= self.options.config.send_backlog / 2 {
-            self.is_write_blocked = false;
-            self.events.is_writable = true;
-        }
-        if acked.fin {
-            self.on_fin_acked(now);
-        }
-    }
-
     fn on_fin_acked(&mut self, now: Instant) {
         self.state = self.state.on(Input::AckOfFin);
         match self.state {
@@ -327,21 +294,6 @@ impl Connection {
             | State::CloseWait
             | State::Closing
             | State::LastAck => {}
-        }
-    }
-
-    /// Fast retransmit (RFC 5681 section 3.2) and its generalisation with SACK (RFC 6675).
-    fn detect_loss(&mut self) {
-        let threshold = self.options.config.dup_ack_threshold;
-        let reordering = (threshold as usize - 1) * self.options.max_segment;
-        let flight_size = self.sender.in_flight();
-        let mut found = self.sender.detect_lost(reordering);
-        if self.dup_acks == threshold && self.sender.recovery == Recovery::Open {
-            found |= self.sender.mark_head_lost();
-        }
-        if found && self.sender.recovery == Recovery::Open {
-            self.sender.recovery = Recovery::Fast { recover: self.sender.snd_nxt };
-            self.congestion.on_loss(flight_size);
         }
     }
 

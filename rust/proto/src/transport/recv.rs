@@ -1,9 +1,12 @@
 //! The receiving half: acceptability, reassembly, window and when to acknowledge
 //! (RFC 9293 sections 3.4, 3.8.6).
 
+use core::time::Duration;
+
 use crate::{
     config::{MAX_SEGMENT, TransportConfig},
     storage::{assembler::Assembler, recv_queue::RecvQueue},
+    time::Instant,
     wire::{sack::SackBlocks, seq::SeqNumber},
 };
 
@@ -70,6 +73,9 @@ pub(super) struct Receiver {
     pub(super) is_finished: bool,
     pub(super) ack: AckState,
     capacity: usize,
+    max_capacity: usize,
+    /// Octets read since, to tell how much a round trip needs.
+    read: (Instant, usize),
     max_segments: usize,
     /// Out-of-order segments since the gap opened.
     pub(super) since_gap: u32,
@@ -87,6 +93,8 @@ impl Receiver {
             is_finished: false,
             ack: AckState::default(),
             capacity: config.recv_buffer,
+            max_capacity: config.max_recv_buffer,
+            read: (Instant::ZERO, 0),
             max_segments: config.out_of_order_segments,
             since_gap: 0,
         }
@@ -114,6 +122,22 @@ impl Receiver {
     pub(super) fn wants_window_update(&self) -> bool {
         let advertised = self.rcv_adv.bytes_since(self.rcv_nxt).unwrap_or(0);
         self.window() >= advertised + self.capacity / 4
+    }
+
+    /// The application read `n` octets. A window less than twice what it reads in a round trip would
+    /// limit the sender, so it doubles, up to its bound; it never shrinks.
+    pub(super) fn on_read(&mut self, now: Instant, n: usize, rtt: Duration) {
+        let (since, read) = self.read;
+        let (elapsed, read) = (now.saturating_since(since), read + n);
+        if elapsed < rtt {
+            self.read = (since, read);
+            return;
+        }
+        self.read = (now, 0);
+        let per_rtt = read as u128 * rtt.as_nanos() / elapsed.as_nanos().max(1);
+        if 2 * per_rtt >= self.capacity as u128 {
+            self.capacity = (2 * self.capacity).min(self.max_capacity);
+        }
     }
 
     /// Takes a data segment.

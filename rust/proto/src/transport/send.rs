@@ -1,8 +1,14 @@
 //! The sending half: sequence space, retransmission queue, scoreboard and loss detection
-//! (RFC 9293 section 3.4, RFC 6675). It decides what may be sent; `connection` builds the segment.
+//! (RFC 9293 section 3.4, RFC 8985). It decides what may be sent; `connection` builds the segment.
 
+use core::time::Duration;
 use std::collections::VecDeque;
 
+use super::{
+    congestion::Loss,
+    rack::Rack,
+    rate::{RateSample, RateSampler, SendState},
+};
 use crate::{
     storage::send_queue::SendQueue,
     time::Instant,
@@ -24,7 +30,7 @@ enum Place {
 }
 
 /// A segment in the retransmission queue. Its boundaries never change: old receivers cannot trim.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Sent {
     seq: SeqNumber,
     len: usize,
@@ -32,6 +38,7 @@ struct Sent {
     place: Place,
     transmissions: u32,
     sent_at: Instant,
+    rate: SendState,
 }
 
 impl Sent {
@@ -59,12 +66,18 @@ pub(super) enum Recovery {
 /// What an acknowledgement did.
 #[derive(Debug, Default)]
 pub(super) struct Acked {
-    /// Sequence numbers newly acknowledged.
+    /// Sequence numbers newly acknowledged, cumulatively.
     pub(super) bytes: usize,
+    /// Sequence numbers newly delivered: cumulatively or selectively acknowledged.
+    pub(super) delivered: usize,
     /// Whether our FIN is among them.
     pub(super) fin: bool,
     /// When the last of them that was sent only once left.
     pub(super) sampled_at: Option<Instant>,
+    /// Retransmissions whose first copy turned out to have arrived.
+    pub(super) spurious: u32,
+    /// Of the delivered segments, the one that left last.
+    newest: Option<(Instant, SeqNumber, SendState)>,
 }
 
 /// A segment to be put on the wire.
@@ -87,14 +100,20 @@ pub(super) struct Sender {
     /// Number of the first octet in `queue`.
     queue_seq: SeqNumber,
     in_flight: usize,
+    /// Segments held by the peer beyond a gap.
     sacked: usize,
-    /// Segments before this number were judged lost or not.
+    /// Segments before this number that were sent once are judged lost or not.
     judged: SeqNumber,
-    sacked_before_judged: usize,
+    /// Segments sent again, in order of their departure, some of them stale.
+    resent: VecDeque<(Instant, SeqNumber)>,
+    pub(super) rack: Rack,
+    rate: RateSampler,
     last_blocks: SackBlocks,
     pub(super) recovery: Recovery,
     /// After a timeout a single segment leaves before the next acknowledgement.
     is_gated: bool,
+    /// The first retransmission of a recovery leaves whatever the window (RFC 6675 section 5, 4.3).
+    is_forced: bool,
     /// End of the last segment shorter than a full one (Minshall's variant of Nagle).
     pub(super) snd_sml: SeqNumber,
     pub(super) is_fin_sent: bool,
@@ -113,10 +132,13 @@ impl Sender {
             in_flight: 0,
             sacked: 0,
             judged: first,
-            sacked_before_judged: 0,
+            resent: VecDeque::new(),
+            rack: Rack::new(first),
+            rate: RateSampler::default(),
             last_blocks: SackBlocks::default(),
             recovery: Recovery::Open,
             is_gated: false,
+            is_forced: false,
             snd_sml: first,
             is_fin_sent: false,
         }
@@ -139,8 +161,15 @@ impl Sender {
     }
 
     /// Whether a retransmission is waiting.
-    pub(super) fn has_lost(&self) -> bool {
-        !self.lost.is_empty()
+    pub(super) fn has_lost(&mut self) -> bool {
+        while let Some(seq) = self.lost.front().copied() {
+            let at = self.sent.partition_point(|sent| sent.seq < seq);
+            if self.sent.get(at).is_some_and(|sent| sent.seq == seq && sent.place == Place::Lost) {
+                return true;
+            }
+            self.lost.pop_front();
+        }
+        false
     }
 
     /// Copies a segment's octets from the queue.
@@ -160,147 +189,235 @@ impl Sender {
                 continue;
             };
             let size = sent.size();
-            if self.in_flight > 0 && (self.is_gated || self.in_flight + size > cwnd) {
+            let is_over = self.is_gated || self.in_flight + size > cwnd;
+            if self.in_flight > 0 && is_over && !self.is_forced {
                 return None;
             }
+            self.is_forced = false;
             self.lost.pop_front();
             sent.place = Place::InFlight;
             sent.transmissions += 1;
             sent.sent_at = now;
             self.in_flight += size;
+            sent.rate = self.rate.on_sent(now, self.in_flight, size);
+            self.resent.push_back((now, seq));
             return Some(Outgoing { seq, len: sent.len, is_fin: sent.is_fin });
         }
         None
     }
 
+    /// Sends the last segment again, to make the peer tell what it lacks (RFC 8985 section 7.3).
+    pub(super) fn repeat_last(&mut self, now: Instant) -> Option<Outgoing> {
+        let sent = self.sent.back_mut().filter(|sent| sent.place == Place::InFlight)?;
+        sent.transmissions += 1;
+        sent.sent_at = now;
+        sent.rate = self.rate.on_sent(now, self.in_flight, sent.size());
+        self.resent.push_back((now, sent.seq));
+        Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin })
+    }
+
+    /// Lets the next retransmission leave whatever the window.
+    pub(super) fn force_retransmission(&mut self) {
+        self.is_forced = true;
+    }
+
+    /// Whether the first unacknowledged segment is `seq`.
+    pub(super) fn is_head(&self, seq: SeqNumber) -> bool {
+        self.sent.front().is_some_and(|head| head.seq == seq)
+    }
+
     /// Records `len` new octets (and FIN) as sent and returns the segment.
     pub(super) fn send_new(&mut self, now: Instant, len: usize, is_fin: bool) -> Outgoing {
         let seq = self.snd_nxt;
-        let sent = Sent { seq, len, is_fin, place: Place::InFlight, transmissions: 1, sent_at: now };
+        let size = len + usize::from(is_fin);
+        self.in_flight += size;
+        let rate = self.rate.on_sent(now, self.in_flight, size);
+        let sent = Sent { seq, len, is_fin, place: Place::InFlight, transmissions: 1, sent_at: now, rate };
         self.snd_nxt = sent.end();
-        self.in_flight += sent.size();
         self.is_fin_sent |= is_fin;
         self.sent.push_back(sent);
         Outgoing { seq, len, is_fin }
     }
 
     /// Takes a cumulative acknowledgement in (UNA, NXT]. One that falls inside a segment counts up to
-    /// the segment's start.
-    pub(super) fn on_ack(&mut self, ack: SeqNumber) -> Acked {
-        let mut acked = Acked::default();
-        while let Some(sent) = self.sent.front() {
-            if sent.end() > ack {
-                break;
-            }
+    /// the segment's start. `min_rtt` is the shortest round trip ever.
+    pub(super) fn on_ack(&mut self, now: Instant, ack: SeqNumber, min_rtt: Duration, acked: &mut Acked) {
+        let before = acked.bytes;
+        while self.sent.front().is_some_and(|sent| sent.end() <= ack) {
+            let Some(sent) = self.sent.pop_front() else { break };
             let size = sent.size();
             match sent.place {
                 Place::InFlight => self.in_flight -= size,
-                Place::Sacked => {
-                    self.sacked -= size;
-                    if sent.seq < self.judged {
-                        self.sacked_before_judged -= size;
-                    }
-                }
+                Place::Sacked => self.sacked -= 1,
                 Place::Lost => {}
             }
-            if sent.transmissions == 1 && sent.place == Place::InFlight {
-                acked.sampled_at = Some(sent.sent_at);
+            if sent.place != Place::Sacked {
+                self.deliver(now, &sent, min_rtt, acked);
             }
             acked.bytes += size;
             acked.fin |= sent.is_fin;
             self.snd_una = sent.end();
             self.queue.release(sent.len);
             self.queue_seq += sent.len;
-            self.sent.pop_front();
         }
         if self.sent.is_empty() {
             self.lost.clear();
+            self.resent.clear();
         }
         if self.judged < self.snd_una {
             self.judged = self.snd_una;
         }
-        if acked.bytes > 0 {
+        if acked.bytes > before {
             self.is_gated = false;
         }
-        acked
+    }
+
+    /// A segment is known to have arrived.
+    fn deliver(&mut self, now: Instant, sent: &Sent, min_rtt: Duration, acked: &mut Acked) {
+        self.rate.on_delivered(now, sent.size());
+        acked.delivered += sent.size();
+        if sent.transmissions == 1 {
+            acked.sampled_at = acked.sampled_at.max(Some(sent.sent_at));
+        }
+        if !self.rack.on_delivered(now, sent.sent_at, sent.end(), sent.transmissions, min_rtt) {
+            acked.spurious += 1;
+            return;
+        }
+        let is_newer = acked
+            .newest
+            .is_none_or(|(at, end, _)| sent.sent_at > at || (sent.sent_at == at && sent.end() > end));
+        if is_newer {
+            acked.newest = Some((sent.sent_at, sent.end(), sent.rate));
+        }
+    }
+
+    /// The delivery rate that an acknowledgement measured.
+    pub(super) fn rate_sample(&mut self, acked: &Acked) -> Option<RateSample> {
+        acked.newest.as_ref().map(|(_, _, state)| self.rate.sample(state))
+    }
+
+    /// The application has nothing more to send although the network would take it.
+    pub(super) fn on_app_limited(&mut self) {
+        self.rate.on_app_limited(self.in_flight);
+    }
+
+    /// Whether the application limits the flight.
+    pub(super) fn is_app_limited(&self) -> bool {
+        self.rate.is_app_limited()
+    }
+
+    /// Sequence numbers delivered since the start.
+    pub(super) fn delivered(&self) -> u64 {
+        self.rate.delivered()
     }
 
     /// Marks what the peer holds beyond the gap. Returns whether anything was new.
-    pub(super) fn on_sack(&mut self, blocks: &SackBlocks) -> bool {
-        let mut is_new = false;
+    pub(super) fn on_sack(
+        &mut self,
+        now: Instant,
+        blocks: &SackBlocks,
+        min_rtt: Duration,
+        acked: &mut Acked,
+    ) -> bool {
+        let before = acked.delivered;
         for block in blocks.as_slice() {
             // A block that only grew on the right is walked from where it ended before.
             let known = self.last_blocks.as_slice().iter().find(|old| old.left_edge == block.left_edge);
             let left_edge = known.map_or(block.left_edge, |old| old.right_edge.min(block.right_edge));
-            is_new |= self.mark_sacked(SackBlock { left_edge, right_edge: block.right_edge });
+            self.mark_sacked(now, SackBlock { left_edge, right_edge: block.right_edge }, min_rtt, acked);
         }
         self.last_blocks = *blocks;
+        let is_new = acked.delivered > before;
         self.is_gated &= !is_new;
         is_new
     }
 
-    fn mark_sacked(&mut self, block: SackBlock) -> bool {
-        let mut is_new = false;
+    fn mark_sacked(&mut self, now: Instant, block: SackBlock, min_rtt: Duration, acked: &mut Acked) {
         let from = self.sent.partition_point(|sent| sent.seq < block.left_edge);
-        for sent in self.sent.range_mut(from..) {
+        for at in from..self.sent.len() {
+            let sent = &mut self.sent[at];
             if sent.end() > block.right_edge {
                 break;
             }
-            let size = sent.size();
             match sent.place {
                 Place::Sacked => continue,
-                Place::InFlight => self.in_flight -= size,
+                Place::InFlight => self.in_flight -= sent.size(),
                 Place::Lost => {}
             }
             sent.place = Place::Sacked;
-            self.sacked += size;
-            if sent.seq < self.judged {
-                self.sacked_before_judged += size;
-            }
-            is_new = true;
+            self.sacked += 1;
+            let sent = *sent;
+            self.deliver(now, &sent, min_rtt, acked);
         }
-        is_new
     }
 
-    /// Judges segments below the highest selective acknowledgement: lost when more than
-    /// `reordering` octets above them arrived (IsLost of RFC 6675). Returns whether any was.
-    pub(super) fn detect_lost(&mut self, reordering: usize) -> bool {
-        let mut found = false;
+    /// Judges what is in flight by what was delivered since it left (RFC 8985 section 6.2, step 5).
+    /// Tells each loss to `on_lost` and returns when the next segment may count as lost.
+    pub(super) fn detect_lost(
+        &mut self,
+        now: Instant,
+        reo_wnd: Duration,
+        mut on_lost: impl FnMut(&Loss),
+    ) -> Option<Instant> {
+        let mut deadline = None;
         let from = self.sent.partition_point(|sent| sent.seq < self.judged);
-        for sent in self.sent.range_mut(from..) {
-            if self.sacked - self.sacked_before_judged <= reordering {
-                break;
-            }
-            let size = sent.size();
-            match sent.place {
-                Place::Sacked => self.sacked_before_judged += size,
-                Place::InFlight => {
-                    sent.place = Place::Lost;
-                    self.in_flight -= size;
-                    self.lost.push_back(sent.seq);
-                    found = true;
+        for at in from..self.sent.len() {
+            let sent = self.sent[at];
+            if sent.transmissions == 1 && sent.place == Place::InFlight {
+                if !self.rack.is_after(sent.sent_at, sent.end()) {
+                    break;
                 }
-                Place::Lost => {}
+                let lost_at = self.rack.lost_at(sent.sent_at, reo_wnd);
+                if lost_at > now {
+                    deadline = Some(lost_at);
+                    break;
+                }
+                on_lost(&self.lose(at));
             }
             self.judged = sent.end();
         }
-        found
+        while let Some((sent_at, seq)) = self.resent.front().copied() {
+            let at = self.sent.partition_point(|sent| sent.seq < seq);
+            let sent = self
+                .sent
+                .get(at)
+                .filter(|sent| sent.seq == seq && sent.place == Place::InFlight && sent.sent_at == sent_at);
+            if let Some(sent) = sent {
+                if !self.rack.is_after(sent.sent_at, sent.end()) {
+                    break;
+                }
+                let lost_at = self.rack.lost_at(sent.sent_at, reo_wnd);
+                if lost_at > now {
+                    deadline = Some(deadline.map_or(lost_at, |at: Instant| at.min(lost_at)));
+                    break;
+                }
+                on_lost(&self.lose(at));
+            }
+            self.resent.pop_front();
+        }
+        deadline
     }
 
-    /// Deems the first unacknowledged segment lost. Returns whether it was not yet.
-    pub(super) fn mark_head_lost(&mut self) -> bool {
-        let Some(head) = self.sent.front_mut().filter(|head| head.place == Place::InFlight) else {
-            return false;
-        };
-        head.place = Place::Lost;
-        self.in_flight -= head.size();
-        self.lost.push_front(head.seq);
-        true
+    /// Deems a segment in flight lost.
+    fn lose(&mut self, at: usize) -> Loss {
+        let sent = &mut self.sent[at];
+        sent.place = Place::Lost;
+        let (seq, size) = (sent.seq, sent.size());
+        self.in_flight -= size;
+        let (tx_in_flight, lost_since) = self.rate.on_lost(&sent.rate, size);
+        let position = self.lost.partition_point(|known| *known < seq);
+        self.lost.insert(position, seq);
+        Loss { size, tx_in_flight, lost_since }
     }
 
-    /// Whether the peer reports nothing beyond the cumulative acknowledgement.
-    pub(super) fn is_scoreboard_empty(&self) -> bool {
-        self.sacked == 0
+    /// Deems the first unacknowledged segment lost, unless it already is.
+    pub(super) fn mark_head_lost(&mut self) -> Option<Loss> {
+        self.sent.front().is_some_and(|head| head.place == Place::InFlight).then(|| self.lose(0))
+    }
+
+    /// Segments the peer reports beyond the cumulative acknowledgement.
+    pub(super) fn sacked(&self) -> usize {
+        self.sacked
     }
 
     /// The retransmission timer expired: all that is not selectively acknowledged is lost, and one
@@ -309,20 +426,39 @@ impl Sender {
     pub(super) fn on_timeout(&mut self) {
         let has_reneged = self.sent.front().is_some_and(|head| head.place == Place::Sacked);
         self.lost.clear();
-        self.in_flight = 0;
+        self.resent.clear();
         if has_reneged {
             self.sacked = 0;
             self.last_blocks = SackBlocks::default();
         }
         for sent in &mut self.sent {
+            if sent.place == Place::InFlight {
+                self.rate.on_lost(&sent.rate, sent.size());
+            }
             if sent.place != Place::Sacked || has_reneged {
                 sent.place = Place::Lost;
                 self.lost.push_back(sent.seq);
             }
         }
+        self.in_flight = 0;
         self.judged = self.snd_nxt;
-        self.sacked_before_judged = self.sacked;
         self.is_gated = true;
+    }
+
+    /// The timeout was a false alarm: what was sent once and not again is on its way after all.
+    pub(super) fn undo_timeout(&mut self) {
+        for sent in &mut self.sent {
+            if sent.place == Place::Lost && sent.transmissions == 1 {
+                sent.place = Place::InFlight;
+                self.in_flight += sent.size();
+            }
+        }
+        self.lost.retain(|seq| {
+            let at = self.sent.partition_point(|sent| sent.seq < *seq);
+            self.sent.get(at).is_some_and(|sent| sent.seq == *seq && sent.place == Place::Lost)
+        });
+        self.judged = self.snd_una;
+        self.is_gated = false;
     }
 
     /// Forgets all data.
@@ -332,6 +468,6 @@ impl Sender {
         self.lost = VecDeque::new();
         self.in_flight = 0;
         self.sacked = 0;
-        self.sacked_before_judged = 0;
+        self.resent = VecDeque::new();
     }
 }

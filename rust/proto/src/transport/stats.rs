@@ -1,5 +1,7 @@
 //! What a connection has done, for `connections` and `info`.
 
+use super::Algorithm;
+
 /// Counters since the connection was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -15,6 +17,10 @@ pub struct Counters {
     pub retransmits: u64,
     /// Segments retransmitted because of acknowledgements.
     pub fast_retx: u64,
+    /// Segments sent to probe for the loss of a tail.
+    pub loss_probes: u64,
+    /// Retransmissions whose first copy turned out to have arrived.
+    pub spurious_retx: u64,
     /// Duplicate acknowledgements received.
     pub dup_acks: u64,
     /// SACK blocks sent.
@@ -38,6 +44,12 @@ pub struct Stats {
     pub cwnd: usize,
     /// Slow-start threshold, octets.
     pub ssthresh: usize,
+    /// The congestion controller.
+    pub congestion: Algorithm,
+    /// Octets per second at which segments may leave; 0 when that is not limited.
+    pub pacing_rate: u64,
+    /// Octets per second that the path last delivered.
+    pub delivery_rate: u64,
     /// Octets sent and neither acknowledged, selectively acknowledged nor deemed lost.
     pub in_flight: usize,
     /// Smoothed round-trip time, nanoseconds; 0 before the first sample.

@@ -7,6 +7,12 @@ use crate::time::Instant;
 pub enum TimerKind {
     /// Retransmission (RFC 6298), also of SYN and FIN.
     Retransmission,
+    /// Probe for the loss of a tail (PTO of RFC 8985).
+    LossProbe,
+    /// A segment that may only be reordered counts as lost now (RFC 8985 section 6.2).
+    Reordering,
+    /// The next segment may leave.
+    Pacing,
     /// Window probe (RFC 9293 section 3.8.6.1).
     Persist,
     /// Delayed acknowledgement.
@@ -21,8 +27,11 @@ pub enum TimerKind {
     TimeWait,
 }
 
-const KINDS: [TimerKind; 7] = [
+const KINDS: [TimerKind; 10] = [
     TimerKind::Retransmission,
+    TimerKind::LossProbe,
+    TimerKind::Reordering,
+    TimerKind::Pacing,
     TimerKind::Persist,
     TimerKind::Ack,
     TimerKind::Nagle,

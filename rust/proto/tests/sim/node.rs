@@ -10,7 +10,7 @@ use crate::rng::{Rng, pattern};
 use pilot_proto::{
     config::NodeConfig,
     crypto::identity::Identity,
-    node::{ConnectionId, Event, Node},
+    node::{ConnectionId, DialOptions, Event, Node},
     time::Instant,
     transport::CloseReason,
     wire::addr::{Address, NodeId, Port},
@@ -134,7 +134,10 @@ impl Net {
 
     fn connect(&mut self, from: u32, to: u32) -> (ConnectionId, ConnectionId) {
         let now = self.now;
-        let dialled = self.of(from).connect(now, Address::backbone(NodeId(to)), Port(80), false).unwrap();
+        let dialled = self
+            .of(from)
+            .connect(now, Address::backbone(NodeId(to)), Port(80), DialOptions::default())
+            .unwrap();
         let accepted = self.event(to, |event| match event {
             Event::Accepted(id) => Some(*id),
             _ => None,
@@ -195,13 +198,16 @@ fn two_nodes_talk_and_the_wire_shows_nothing() {
 fn a_refused_port_and_an_unknown_node_fail_by_name() {
     let mut net = Net::new(2);
     let now = net.now;
-    let refused = net.of(1).connect(now, Address::backbone(NodeId(2)), Port(81), false).unwrap();
+    let refused =
+        net.of(1).connect(now, Address::backbone(NodeId(2)), Port(81), DialOptions::default()).unwrap();
     assert_eq!(net.event(1, closed(refused)), CloseReason::Refused);
     let now = net.now;
-    let unknown = net.of(1).connect(now, Address::backbone(NodeId(100)), Port(80), false).unwrap();
+    let unknown =
+        net.of(1).connect(now, Address::backbone(NodeId(100)), Port(80), DialOptions::default()).unwrap();
     assert_eq!(net.event(1, closed(unknown)), CloseReason::Unreachable);
     let now = net.now;
-    let silent = net.of(1).connect(now, Address::backbone(NodeId(50)), Port(80), false).unwrap();
+    let silent =
+        net.of(1).connect(now, Address::backbone(NodeId(50)), Port(80), DialOptions::default()).unwrap();
     assert_eq!(net.event(1, closed(silent)), CloseReason::Unreachable);
 }
 
@@ -219,8 +225,8 @@ fn both_dial_at_once() {
     net.of(1).listen(Port(80)).unwrap();
     net.of(2).listen(Port(80)).unwrap();
     let now = net.now;
-    let a = net.of(1).connect(now, Address::backbone(NodeId(2)), Port(80), false).unwrap();
-    let b = net.of(2).connect(now, Address::backbone(NodeId(1)), Port(80), false).unwrap();
+    let a = net.of(1).connect(now, Address::backbone(NodeId(2)), Port(80), DialOptions::default()).unwrap();
+    let b = net.of(2).connect(now, Address::backbone(NodeId(1)), Port(80), DialOptions::default()).unwrap();
     net.event(1, |event| (*event == Event::Connected(a)).then_some(()));
     net.event(2, |event| (*event == Event::Connected(b)).then_some(()));
 }

@@ -1,5 +1,250 @@
-//! How much may be in flight.
+//! How much may be in flight and how fast it may leave: one trait, three controllers.
 
+mod bbr;
+mod cubic;
+mod hystart;
 mod reno;
 
+use core::{fmt, str::FromStr, time::Duration};
+
+pub use bbr::Bbr;
+pub use cubic::Cubic;
+pub use hystart::{HyStart, Phase};
 pub use reno::Reno;
+
+use super::rate::RateSample;
+use crate::{time::Instant, wire::seq::SeqNumber};
+
+/// Which controller a connection uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub enum Algorithm {
+    /// AIMD as in the whitepaper (RFC 5681).
+    Reno,
+    /// RFC 9438.
+    #[default]
+    Cubic,
+    /// draft-ietf-ccwg-bbr, version 3 of BBR.
+    Bbr,
+}
+
+impl Algorithm {
+    /// Its name in options and statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reno => "reno",
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+        }
+    }
+
+    /// The controller for a new connection.
+    pub fn start(self, parameters: Parameters) -> Box<dyn Controller> {
+        match self {
+            Self::Reno => Box::new(Reno::new(parameters)),
+            Self::Cubic => Box::new(Cubic::new(parameters)),
+            Self::Bbr => Box::new(Bbr::new(parameters)),
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No controller has this name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("unknown congestion controller; there are reno, cubic and bbr")]
+pub struct UnknownAlgorithm;
+
+impl FromStr for Algorithm {
+    type Err = UnknownAlgorithm;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "reno" => Ok(Self::Reno),
+            "cubic" => Ok(Self::Cubic),
+            "bbr" => Ok(Self::Bbr),
+            _ => Err(UnknownAlgorithm),
+        }
+    }
+}
+
+/// What every controller starts from. Octets throughout.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters {
+    /// Window before anything was acknowledged.
+    pub initial_window: usize,
+    /// Slow-start threshold before anything was lost.
+    pub ssthresh: usize,
+    /// The window never exceeds this.
+    pub max_cwnd: usize,
+    /// Sender maximum segment size.
+    pub smss: usize,
+    /// L of RFC 3465 in segments, or `None` to count every octet in slow start.
+    pub abc_limit: Option<usize>,
+}
+
+/// What one acknowledgement told. Octets throughout.
+#[derive(Clone, Copy, Debug)]
+pub struct Ack {
+    /// When it arrived.
+    pub now: Instant,
+    /// Newly acknowledged, cumulatively.
+    pub acked: usize,
+    /// Newly delivered: cumulatively or selectively acknowledged.
+    pub delivered: usize,
+    /// Delivered since the start.
+    pub total_delivered: u64,
+    /// Newly deemed lost.
+    pub lost: usize,
+    /// In flight before and after.
+    pub prior_in_flight: usize,
+    /// In flight now.
+    pub in_flight: usize,
+    /// Round trip of a segment that was sent once.
+    pub rtt: Option<Duration>,
+    /// The shortest round trip so far.
+    pub min_rtt: Duration,
+    /// Smoothed round trip.
+    pub srtt: Duration,
+    /// First number not acknowledged, and the next to be sent; they mark round trips.
+    pub snd_una: SeqNumber,
+    /// The next number to be sent.
+    pub snd_nxt: SeqNumber,
+    /// Whether the window was what limited the flight.
+    pub is_cwnd_limited: bool,
+    /// Whether a loss that acknowledgements revealed is being repaired.
+    pub is_recovering: bool,
+    /// The delivery rate, if this acknowledgement measured one.
+    pub rate: Option<RateSample>,
+    /// Whether the application limits the flight now.
+    pub is_app_limited: bool,
+}
+
+/// One segment that was deemed lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    /// Its sequence numbers.
+    pub size: usize,
+    /// Octets in flight just after it left.
+    pub tx_in_flight: usize,
+    /// Octets deemed lost since it left, itself included.
+    pub lost_since: u64,
+}
+
+/// A congestion controller.
+pub trait Controller: fmt::Debug + Send {
+    /// Which one it is.
+    fn algorithm(&self) -> Algorithm;
+
+    /// Octets that may be in flight.
+    fn cwnd(&self) -> usize;
+
+    /// Slow-start threshold, octets; `usize::MAX` when there is none.
+    fn ssthresh(&self) -> usize;
+
+    /// Octets per second at which segments may leave; `None` for no limit.
+    fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64>;
+
+    /// The segment size changed.
+    fn set_smss(&mut self, smss: usize);
+
+    /// How slow start counts from now on.
+    fn set_abc_limit(&mut self, abc_limit: Option<usize>);
+
+    /// A segment leaves; `in_flight` does not count it.
+    fn on_sent(&mut self, _now: Instant, _in_flight: usize, _is_app_limited: bool) {}
+
+    /// An acknowledgement that delivered something, after its losses were told.
+    fn on_ack(&mut self, ack: &Ack);
+
+    /// A segment was deemed lost.
+    fn on_segment_lost(&mut self, _loss: &Loss) {}
+
+    /// A loss event began with `flight_size` octets in flight (RFC 5681 section 3.2). Told once per
+    /// window.
+    fn on_loss_event(&mut self, now: Instant, flight_size: usize);
+
+    /// The loss event is over.
+    fn on_recovered(&mut self) {}
+
+    /// The retransmission timer expired with `flight_size` octets in flight; `is_new_event` unless it
+    /// already had for data of the same window (RFC 5681 section 3.1, last paragraph).
+    fn on_rto(&mut self, now: Instant, flight_size: usize, is_new_event: bool);
+
+    /// The last loss event or timeout was none: what it changed is restored.
+    fn undo(&mut self);
+}
+
+/// Octets per second for `gain_percent` of a window per round trip (RFC 9002 section 7.7).
+fn window_rate(cwnd: usize, srtt: Option<Duration>, gain_percent: u64) -> Option<u64> {
+    let nanos = u64::try_from(srtt?.as_nanos()).ok()?.max(1);
+    let octets = u128::from(cwnd as u64) * u128::from(gain_percent) * 10_000_000;
+    Some(u64::try_from(octets / u128::from(nanos)).unwrap_or(u64::MAX).max(1))
+}
+
+/// Pacing gains of the window-based controllers, percent of a window per round trip. Slow start needs
+/// room to double; four keeps the last, partial round of a short transfer short, and the clock of
+/// acknowledgements holds it to twice the bottleneck's rate anyway.
+const PACING_SLOW_START: u64 = 400;
+/// In congestion avoidance (as Linux).
+const PACING_AVOIDANCE: u64 = 120;
+
+#[cfg(test)]
+mod testing {
+    use super::*;
+
+    pub(super) const SMSS: usize = 1000;
+
+    pub(super) fn parameters() -> Parameters {
+        Parameters {
+            initial_window: 10 * SMSS,
+            ssthresh: 40 * SMSS,
+            max_cwnd: 100 * SMSS,
+            smss: SMSS,
+            abc_limit: Some(2),
+        }
+    }
+
+    /// An acknowledgement of `acked` octets at `now` while the window was the limit.
+    pub(super) fn ack(now: Instant, acked: usize) -> Ack {
+        let rtt = Duration::from_millis(100);
+        Ack {
+            now,
+            acked,
+            delivered: acked,
+            total_delivered: 0,
+            lost: 0,
+            prior_in_flight: 0,
+            in_flight: 0,
+            rtt: None,
+            min_rtt: rtt,
+            srtt: rtt,
+            snd_una: SeqNumber::default(),
+            snd_nxt: SeqNumber::default(),
+            is_cwnd_limited: true,
+            is_recovering: false,
+            rate: None,
+            is_app_limited: false,
+        }
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for algorithm in [Algorithm::Reno, Algorithm::Cubic, Algorithm::Bbr] {
+            assert_eq!(algorithm.name().parse(), Ok(algorithm));
+            assert_eq!(algorithm.start(parameters()).algorithm(), algorithm);
+        }
+        assert_eq!("vegas".parse::<Algorithm>(), Err(UnknownAlgorithm));
+    }
+
+    #[test]
+    fn window_rates_scale_with_the_gain() {
+        let rtt = Some(Duration::from_millis(100));
+        assert_eq!(window_rate(100_000, rtt, 100), Some(1_000_000));
+        assert_eq!(window_rate(100_000, rtt, 400), Some(4_000_000));
+        assert_eq!(window_rate(100_000, None, 400), None);
+    }
+}

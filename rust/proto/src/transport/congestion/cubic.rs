@@ -1,0 +1,283 @@
+//! CUBIC (RFC 9438) with HyStart++ (RFC 9406).
+
+use core::time::Duration;
+
+use super::{
+    Ack, Algorithm, Controller, HyStart, PACING_AVOIDANCE, PACING_SLOW_START, Parameters, window_rate,
+};
+use crate::time::Instant;
+
+/// C, segments per cubic second.
+const C: f64 = 0.4;
+/// Multiplicative decrease.
+const BETA_CUBIC: f64 = 0.7;
+/// Additive increase that matches Reno's rate with this decrease, until the window before the last
+/// reduction is reached (section 4.3).
+const ALPHA_CUBIC: f64 = 3.0 * (1.0 - BETA_CUBIC) / (1.0 + BETA_CUBIC);
+
+/// One congestion avoidance stage (section 4.1.2). Windows are segments here.
+#[derive(Clone, Copy, Debug)]
+struct Epoch {
+    start: Instant,
+    /// Seconds until the window reaches `w_max`.
+    k: f64,
+    /// What Reno would have.
+    w_est: f64,
+    cwnd_prior: f64,
+}
+
+/// The congestion window of one connection.
+#[derive(Clone, Debug)]
+pub struct Cubic {
+    parameters: Parameters,
+    cwnd: usize,
+    ssthresh: usize,
+    hystart: HyStart,
+    w_max: f64,
+    epoch: Option<Epoch>,
+    /// Fractions of a segment by which the window is to grow.
+    credit: f64,
+    cwnd_prior: f64,
+    last_ack: Option<Instant>,
+    /// All of this before the last event.
+    prior: Option<Box<Self>>,
+}
+
+impl Cubic {
+    /// The window before anything was sent.
+    pub fn new(parameters: Parameters) -> Self {
+        Self {
+            cwnd: parameters.initial_window,
+            ssthresh: parameters.ssthresh,
+            hystart: HyStart::default(),
+            w_max: 0.0,
+            epoch: None,
+            credit: 0.0,
+            cwnd_prior: 0.0,
+            last_ack: None,
+            prior: None,
+            parameters,
+        }
+    }
+
+    fn segments(&self, octets: usize) -> f64 {
+        octets as f64 / self.parameters.smss as f64
+    }
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "windows are small and positive"
+    )]
+    fn octets(&self, segments: f64) -> usize {
+        (segments * self.parameters.smss as f64).round() as usize
+    }
+
+    /// Section 4.6, with the fast convergence of section 4.7.
+    fn reduce(&mut self, flight_size: usize) {
+        self.prior = None;
+        self.prior = Some(Box::new(self.clone()));
+        let cwnd = self.segments(self.cwnd);
+        self.w_max = if cwnd < self.w_max { cwnd * (1.0 + BETA_CUBIC) / 2.0 } else { cwnd };
+        self.cwnd_prior = cwnd;
+        self.epoch = None;
+        self.credit = 0.0;
+        self.hystart.finish();
+        // The flight, not the window, was too large; but a window that the loss just emptied was not
+        // small for that.
+        let flight = flight_size.max(self.cwnd / 2).min(self.cwnd);
+        let reduced = self.octets(self.segments(flight) * BETA_CUBIC);
+        self.ssthresh = reduced.max(2 * self.parameters.smss);
+    }
+
+    fn avoid(&mut self, ack: &Ack) {
+        let cwnd = self.segments(self.cwnd);
+        let epoch = match &mut self.epoch {
+            Some(epoch) => epoch,
+            None => {
+                let w_max = self.w_max.max(cwnd);
+                self.w_max = w_max;
+                self.epoch.insert(Epoch {
+                    start: ack.now,
+                    k: ((w_max - cwnd) / C).cbrt(),
+                    w_est: cwnd,
+                    cwnd_prior: self.cwnd_prior,
+                })
+            }
+        };
+        let acked = ack.acked as f64 / self.parameters.smss as f64;
+        let t = ack.now.saturating_since(epoch.start).as_secs_f64();
+        let w_cubic = |t: f64| C * (t - epoch.k).powi(3) + self.w_max;
+        let alpha = if epoch.w_est >= epoch.cwnd_prior { 1.0 } else { ALPHA_CUBIC };
+        epoch.w_est += alpha * acked / cwnd;
+        let target = w_cubic(t + ack.srtt.as_secs_f64()).clamp(cwnd, 1.5 * cwnd);
+        if w_cubic(t) < epoch.w_est {
+            // Section 4.3: the Reno-friendly region.
+            self.credit += (epoch.w_est - cwnd).max(0.0);
+        } else {
+            self.credit += (target - cwnd) / cwnd * acked;
+        }
+        let whole = self.octets(self.credit);
+        self.cwnd += whole;
+        self.credit -= self.segments(whole);
+    }
+}
+
+impl Controller for Cubic {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::Cubic
+    }
+
+    fn cwnd(&self) -> usize {
+        self.cwnd
+    }
+
+    fn ssthresh(&self) -> usize {
+        self.ssthresh
+    }
+
+    fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64> {
+        let is_slow_start = self.cwnd < self.ssthresh;
+        window_rate(self.cwnd, srtt, if is_slow_start { PACING_SLOW_START } else { PACING_AVOIDANCE })
+    }
+
+    fn set_smss(&mut self, smss: usize) {
+        self.parameters.smss = smss;
+    }
+
+    fn set_abc_limit(&mut self, abc_limit: Option<usize>) {
+        self.parameters.abc_limit = abc_limit;
+    }
+
+    fn on_ack(&mut self, ack: &Ack) {
+        let since_last = self.last_ack.replace(ack.now).map(|last| ack.now.saturating_since(last));
+        if ack.is_recovering || !ack.is_cwnd_limited {
+            // Section 5.8: time in which the window was not used does not count.
+            if let (Some(epoch), Some(idle)) = (&mut self.epoch, since_last) {
+                epoch.start += idle;
+            }
+            return;
+        }
+        let Parameters { smss, max_cwnd, abc_limit, .. } = self.parameters;
+        if self.cwnd < self.ssthresh {
+            if self.hystart.on_ack(ack.rtt, ack.snd_una, ack.snd_nxt) {
+                self.ssthresh = self.cwnd;
+            }
+            self.cwnd +=
+                self.hystart.growth(abc_limit.map_or(ack.acked, |limit| ack.acked.min(limit * smss)));
+        } else {
+            self.avoid(ack);
+        }
+        self.cwnd = self.cwnd.min(max_cwnd);
+    }
+
+    fn on_loss_event(&mut self, _now: Instant, flight_size: usize) {
+        self.reduce(flight_size);
+        self.cwnd = self.ssthresh;
+    }
+
+    fn on_rto(&mut self, _now: Instant, flight_size: usize, is_new_event: bool) {
+        if is_new_event {
+            self.reduce(flight_size);
+        }
+        self.cwnd = self.parameters.initial_window.min(self.cwnd);
+        self.epoch = None;
+    }
+
+    fn undo(&mut self) {
+        if let Some(prior) = self.prior.take() {
+            let cwnd = self.cwnd.max(prior.cwnd);
+            *self = Self { cwnd, ..*prior };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{SMSS, ack, parameters},
+        *,
+    };
+
+    fn avoiding(cwnd: usize) -> Cubic {
+        let unlimited = Parameters { max_cwnd: usize::MAX, ..parameters() };
+        let mut cubic = Cubic::new(unlimited);
+        cubic.cwnd = cwnd;
+        cubic.on_loss_event(Instant::ZERO, cwnd);
+        cubic
+    }
+
+    /// A window per 100 ms, acknowledged two segments at a time, for `rounds`; the window after each.
+    fn run(cubic: &mut Cubic, rounds: u64) -> Vec<usize> {
+        let mut windows = Vec::new();
+        for round in 0..rounds {
+            let window = cubic.cwnd();
+            let acks = window / (2 * SMSS);
+            for n in 0..acks as u64 {
+                let now = Instant::from_nanos(round * 100_000_000 + n * 100_000_000 / acks as u64);
+                cubic.on_ack(&ack(now, 2 * SMSS));
+            }
+            windows.push(cubic.cwnd() / SMSS);
+        }
+        windows
+    }
+
+    #[test]
+    fn a_loss_takes_three_tenths() {
+        let cubic = avoiding(1000 * SMSS);
+        assert_eq!((cubic.cwnd(), cubic.ssthresh()), (700 * SMSS, 700 * SMSS));
+    }
+
+    #[test]
+    fn the_window_returns_to_its_maximum_after_k_and_then_probes() {
+        // K = cbrt(300 / 0.4) = 9.09 s.
+        let windows = run(&mut avoiding(1000 * SMSS), 150);
+        let at = |second: usize| windows[second * 10 - 1];
+        assert!((900..=915).contains(&at(3)), "concave: {}", at(3));
+        assert!((990..=1005).contains(&at(9)), "plateau: {}", at(9));
+        assert!((1050..=1120).contains(&at(15)), "convex: {}", at(15));
+    }
+
+    #[test]
+    fn a_short_path_grows_at_least_as_reno_would() {
+        let windows = run(&mut avoiding(20 * SMSS), 30);
+        // 14 segments, 0.53 per round until 20, then one per round.
+        assert!((27..=33).contains(&windows[23]), "{windows:?}");
+    }
+
+    #[test]
+    fn fast_convergence_releases_bandwidth() {
+        let mut cubic = avoiding(1000 * SMSS);
+        assert!((cubic.w_max - 1000.0).abs() < 0.1);
+        cubic.on_loss_event(Instant::ZERO, 700 * SMSS);
+        assert!((cubic.w_max - 595.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn a_timeout_reduces_once_and_a_false_one_is_undone() {
+        let mut cubic = avoiding(1000 * SMSS);
+        cubic.on_rto(Instant::ZERO, 700 * SMSS, true);
+        assert_eq!((cubic.cwnd(), cubic.ssthresh()), (10 * SMSS, 490 * SMSS));
+        cubic.on_rto(Instant::ZERO, SMSS, false);
+        assert_eq!(cubic.ssthresh(), 490 * SMSS);
+        cubic.undo();
+        assert_eq!((cubic.cwnd(), cubic.ssthresh()), (700 * SMSS, 700 * SMSS));
+    }
+
+    #[test]
+    fn growing_delay_ends_slow_start_without_a_loss() {
+        use crate::wire::seq::SeqNumber;
+        let mut cubic = Cubic::new(Parameters { ssthresh: usize::MAX, max_cwnd: usize::MAX, ..parameters() });
+        let mut una = SeqNumber::default();
+        for round in 0..12u64 {
+            let nxt = una + cubic.cwnd();
+            let rtt = Some(Duration::from_millis(40 + 10 * round));
+            while una < nxt {
+                una += SMSS;
+                let now = Instant::from_millis(100 * round);
+                cubic.on_ack(&Ack { rtt, snd_una: una, snd_nxt: nxt, ..ack(now, SMSS) });
+            }
+        }
+        assert!(cubic.ssthresh() < 400 * SMSS, "{}", cubic.ssthresh());
+    }
+}

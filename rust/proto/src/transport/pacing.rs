@@ -1,0 +1,95 @@
+//! Spreads departures over time, in bursts that a kernel can segment.
+
+use core::time::Duration;
+
+use crate::time::Instant;
+
+/// Allows `rate` octets per second, a quantum of time's worth at once. Time that its user slept too
+/// long is made good, up to one quantum.
+#[derive(Debug, Default)]
+pub(super) struct Pacer {
+    /// Octets per second, 0 for no limit.
+    rate: u64,
+    /// When the octets that left so far would all have left at `rate`.
+    departure: Instant,
+}
+
+impl Pacer {
+    /// Sets the rate in octets per second; `None` lifts the limit.
+    pub(super) fn set_rate(&mut self, rate: Option<u64>) {
+        self.rate = rate.unwrap_or(0);
+    }
+
+    /// Octets per second, `None` when there is no limit.
+    pub(super) fn rate(&self) -> Option<u64> {
+        (self.rate > 0).then_some(self.rate)
+    }
+
+    /// When the next segment may leave, if not now.
+    pub(super) fn blocked_until(&self, now: Instant, quantum: Duration) -> Option<Instant> {
+        let is_over = self.rate > 0 && self.departure > now + quantum;
+        // Waking only when a whole quantum has drained keeps bursts and sleeps long.
+        is_over.then_some(self.departure)
+    }
+
+    /// `size` octets leave.
+    pub(super) fn on_sent(&mut self, now: Instant, size: usize, quantum: Duration) {
+        if self.rate == 0 {
+            return;
+        }
+        let nanos = size as u64 * 1_000_000_000 / self.rate;
+        let earliest = now - quantum;
+        let from = if self.departure > earliest { self.departure } else { earliest };
+        self.departure = from + Duration::from_nanos(nanos);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUANTUM: Duration = Duration::from_millis(1);
+
+    /// Octets that leave in a second when the caller wakes `late` after each deadline.
+    fn sent_in_a_second(rate: u64, late: Duration) -> u64 {
+        let mut pacer = Pacer::default();
+        pacer.set_rate(Some(rate));
+        let mut now = Instant::from_millis(10_000);
+        let end = now + Duration::from_secs(1);
+        let mut sent = 0;
+        while now < end {
+            if let Some(at) = pacer.blocked_until(now, QUANTUM) {
+                now = at + late;
+                continue;
+            }
+            pacer.on_sent(now, 1000, QUANTUM);
+            sent += 1000;
+        }
+        sent
+    }
+
+    #[test]
+    fn the_rate_is_kept_even_when_wake_ups_are_late() {
+        for rate in [1_000_000, 50_000_000] {
+            for late in [0, 400, 900] {
+                let sent = sent_in_a_second(rate, Duration::from_micros(late));
+                let error = sent.abs_diff(rate);
+                assert!(error <= rate / 200 + 2000, "{sent} octets at {rate}/s, {late} us late");
+            }
+        }
+    }
+
+    #[test]
+    fn no_rate_is_no_limit_and_idle_time_is_no_credit() {
+        let mut pacer = Pacer::default();
+        assert_eq!(pacer.blocked_until(Instant::ZERO, QUANTUM), None);
+        pacer.set_rate(Some(1_000_000));
+        let now = Instant::from_millis(60_000);
+        let mut burst = 0;
+        while pacer.blocked_until(now, QUANTUM).is_none() {
+            pacer.on_sent(now, 1000, QUANTUM);
+            burst += 1000;
+        }
+        assert_eq!(burst, 3000);
+    }
+}

@@ -1,0 +1,155 @@
+//! RACK: a segment is lost when one that left sufficiently later has been delivered (RFC 8985).
+
+use core::time::Duration;
+
+use crate::{time::Instant, wire::seq::SeqNumber};
+
+/// Recoveries after which a widened reordering window narrows again. RFC 8985 section 6.2, step 4.
+const REO_WND_PERSIST: u32 = 16;
+
+/// The segment delivered so far that left last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Latest {
+    xmit_ts: Instant,
+    end_seq: SeqNumber,
+}
+
+/// State of the algorithm (RFC 8985 section 5.2).
+#[derive(Debug)]
+pub(super) struct Rack {
+    latest: Option<Latest>,
+    /// Round-trip time of the segment in `latest`.
+    rtt: Duration,
+    /// The highest number delivered.
+    fack: SeqNumber,
+    is_reordering_seen: bool,
+    reo_wnd_mult: u32,
+    reo_wnd_persist: u32,
+}
+
+impl Rack {
+    pub(super) fn new(first: SeqNumber) -> Self {
+        Self {
+            latest: None,
+            rtt: Duration::ZERO,
+            fack: first,
+            is_reordering_seen: false,
+            reo_wnd_mult: 1,
+            reo_wnd_persist: 0,
+        }
+    }
+
+    /// A segment was delivered. `false` when it is one sent again whose first copy must have been the
+    /// one that arrived: the round trip is shorter than any (section 6.2, step 2).
+    pub(super) fn on_delivered(
+        &mut self,
+        now: Instant,
+        sent_at: Instant,
+        end_seq: SeqNumber,
+        transmissions: u32,
+        min_rtt: Duration,
+    ) -> bool {
+        let rtt = now.saturating_since(sent_at);
+        if transmissions > 1 && rtt < min_rtt {
+            return false;
+        }
+        if self.is_after(sent_at, end_seq) {
+            // Something that left later was delivered already.
+        } else {
+            self.latest = Some(Latest { xmit_ts: sent_at, end_seq });
+            self.rtt = rtt;
+        }
+        // Step 3: a segment sent once that arrives below the highest one was reordered.
+        if end_seq > self.fack {
+            self.fack = end_seq;
+        } else if end_seq < self.fack && transmissions == 1 {
+            self.is_reordering_seen = true;
+        }
+        true
+    }
+
+    /// Whether something was delivered that left after the segment described (RACK_sent_after).
+    pub(super) fn is_after(&self, sent_at: Instant, end_seq: SeqNumber) -> bool {
+        self.latest.is_some_and(|latest| {
+            latest.xmit_ts > sent_at || (latest.xmit_ts == sent_at && latest.end_seq > end_seq)
+        })
+    }
+
+    /// When a segment that left at `sent_at` counts as lost, if what left later was delivered.
+    pub(super) fn lost_at(&self, sent_at: Instant, reo_wnd: Duration) -> Instant {
+        sent_at + self.rtt + reo_wnd
+    }
+
+    /// The reordering window (step 4). `is_sure` when a loss is being repaired or as many segments as
+    /// the duplicate threshold arrived out of order.
+    pub(super) fn reo_wnd(&self, is_sure: bool, srtt: Duration, min_rtt: Duration) -> Duration {
+        if !self.is_reordering_seen && is_sure {
+            return Duration::ZERO;
+        }
+        (min_rtt / 4 * self.reo_wnd_mult).min(srtt)
+    }
+
+    /// A retransmission turned out to be unneeded: reordering reaches farther than assumed.
+    pub(super) fn on_spurious(&mut self) {
+        self.reo_wnd_mult = (self.reo_wnd_mult + 1).min(64);
+        self.reo_wnd_persist = REO_WND_PERSIST;
+        self.is_reordering_seen = true;
+    }
+
+    /// A recovery ended.
+    pub(super) fn on_recovered(&mut self) {
+        self.reo_wnd_persist = self.reo_wnd_persist.saturating_sub(1);
+        if self.reo_wnd_persist == 0 {
+            self.reo_wnd_mult = 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn seq(n: u32) -> SeqNumber {
+        SeqNumber::new(n)
+    }
+
+    #[test]
+    fn the_window_is_zero_until_reordering_was_seen() {
+        let mut rack = Rack::new(seq(0));
+        let now = Instant::from_millis(40);
+        assert!(rack.on_delivered(now, Instant::ZERO, seq(3000), 1, 40 * MS));
+        assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), Duration::ZERO);
+        assert_eq!(rack.reo_wnd(false, 40 * MS, 40 * MS), 10 * MS);
+        assert!(rack.on_delivered(now, Instant::ZERO, seq(1000), 1, 40 * MS));
+        assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), 10 * MS);
+    }
+
+    #[test]
+    fn an_answer_too_fast_belongs_to_the_first_copy_and_widens_the_window() {
+        let mut rack = Rack::new(seq(0));
+        let now = Instant::from_millis(50);
+        assert!(!rack.on_delivered(now, Instant::from_millis(45), seq(1000), 2, 40 * MS));
+        for expected in [20, 30, 40, 40] {
+            rack.on_spurious();
+            assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), expected * MS);
+        }
+        for _ in 0..REO_WND_PERSIST {
+            rack.on_recovered();
+        }
+        assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), 10 * MS);
+    }
+
+    #[test]
+    fn order_of_departure_decides_and_the_number_breaks_ties() {
+        let mut rack = Rack::new(seq(0));
+        assert!(!rack.is_after(Instant::ZERO, seq(1)));
+        rack.on_delivered(Instant::from_millis(30), Instant::from_millis(5), seq(2000), 1, MS);
+        assert!(rack.is_after(Instant::from_millis(4), seq(9000)));
+        assert!(rack.is_after(Instant::from_millis(5), seq(1000)));
+        assert!(!rack.is_after(Instant::from_millis(5), seq(2000)));
+        assert!(!rack.is_after(Instant::from_millis(6), seq(1000)));
+        assert_eq!(rack.lost_at(Instant::from_millis(5), 2 * MS), Instant::from_millis(32));
+    }
+}

@@ -1,0 +1,256 @@
+//! What acknowledgements and silence mean for what is in flight: congestion control, RACK, the loss
+//! probe, the retransmission timeout (RFC 5681, 6298, 8985).
+
+use core::time::Duration;
+
+use super::{
+    CloseReason, Connection, State, TimerKind,
+    congestion::{Ack, Loss},
+    connection::Undo,
+    send::{Acked, Outgoing, Recovery},
+};
+use crate::{time::Instant, wire::seq::SeqNumber};
+
+impl Connection {
+    pub(super) fn min_rtt(&self) -> Duration {
+        self.rtt.min_rtt().unwrap_or_default()
+    }
+
+    fn srtt(&self) -> Duration {
+        self.rtt.srtt().unwrap_or(self.options.config.rto_initial)
+    }
+
+    /// An acknowledgement was entered into the scoreboard. `ack` is its number, `is_bare_duplicate`
+    /// whether it told nothing at all.
+    pub(super) fn on_acked(
+        &mut self,
+        now: Instant,
+        acked: &Acked,
+        prior_in_flight: usize,
+        ack: SeqNumber,
+        is_bare_duplicate: bool,
+    ) {
+        if acked.bytes > 0 {
+            self.dup_acks = 0;
+            self.timeouts = 0;
+        }
+        let sample = acked.sampled_at.map(|sent_at| now.saturating_since(sent_at));
+        if let Some(rtt) = sample {
+            self.rtt.on_sample(rtt);
+        }
+        let rate = self.sender.rate_sample(acked);
+        if let Some(rate) = rate.and_then(|rate| rate.rate(self.min_rtt())) {
+            self.delivery_rate = rate;
+        }
+        let was_recovering = matches!(self.sender.recovery, Recovery::Fast { .. });
+        self.on_spurious(acked.spurious);
+        self.answer_probe(now, acked, prior_in_flight, ack, is_bare_duplicate);
+        self.leave_recovery();
+        if was_recovering && acked.bytes > 0 && self.counters.sack_recv == 0 {
+            // Without SACK a partial acknowledgement points at the next hole (RFC 6582).
+            self.lose_head();
+        }
+        let lost = self.detect_loss(now, prior_in_flight);
+        if acked.delivered == 0 {
+            return;
+        }
+        self.congestion.on_ack(&Ack {
+            now,
+            acked: acked.bytes,
+            delivered: acked.delivered,
+            total_delivered: self.sender.delivered(),
+            lost,
+            prior_in_flight,
+            in_flight: self.sender.in_flight(),
+            rtt: sample,
+            min_rtt: self.min_rtt(),
+            srtt: self.srtt(),
+            snd_una: self.sender.snd_una,
+            snd_nxt: self.sender.snd_nxt,
+            is_cwnd_limited: self.is_cwnd_limited,
+            is_recovering: was_recovering || matches!(self.sender.recovery, Recovery::Fast { .. }),
+            rate,
+            is_app_limited: self.sender.is_app_limited(),
+        });
+        self.pacer.set_rate(self.congestion.pacing_rate(self.rtt.srtt()));
+        self.arm_retransmission(now);
+    }
+
+    fn leave_recovery(&mut self) {
+        let recover = match self.sender.recovery {
+            Recovery::Open => return,
+            Recovery::Fast { recover } | Recovery::Timeout { recover } => recover,
+        };
+        if self.sender.snd_una >= recover {
+            self.sender.recovery = Recovery::Open;
+            self.undo = None;
+            self.sender.rack.on_recovered();
+            self.congestion.on_recovered();
+        }
+    }
+
+    fn lose_head(&mut self) -> Option<Loss> {
+        let loss = self.sender.mark_head_lost()?;
+        self.congestion.on_segment_lost(&loss);
+        Some(loss)
+    }
+
+    /// RACK, and fast retransmit after three duplicates (RFC 5681 section 3.2) for peers that do not
+    /// report what they hold. Returns the octets deemed lost.
+    pub(super) fn detect_loss(&mut self, now: Instant, flight_size: usize) -> usize {
+        let threshold = self.options.config.dup_ack_threshold;
+        let is_sure = self.sender.recovery != Recovery::Open || self.sender.sacked() >= threshold as usize;
+        let reo_wnd = self.sender.rack.reo_wnd(is_sure, self.srtt(), self.min_rtt());
+        let congestion = &mut self.congestion;
+        let mut lost = 0;
+        let deadline = self.sender.detect_lost(now, reo_wnd, |loss| {
+            lost += loss.size;
+            congestion.on_segment_lost(loss);
+        });
+        match deadline {
+            Some(at) => self.timers.set(TimerKind::Reordering, at),
+            None => self.timers.stop(TimerKind::Reordering),
+        }
+        if self.dup_acks == threshold && self.sender.sacked() == 0 && self.sender.recovery == Recovery::Open {
+            lost += self.lose_head().map_or(0, |loss| loss.size);
+        }
+        if self.sender.recovery == Recovery::Open && (lost > 0 || self.sender.has_lost()) {
+            self.sender.recovery = Recovery::Fast { recover: self.sender.snd_nxt };
+            self.undo = Some(Undo::default());
+            self.congestion.on_loss_event(now, flight_size);
+            self.sender.force_retransmission();
+            self.arm_retransmission(now);
+        }
+        lost
+    }
+
+    /// Retransmissions were answered before they can have arrived. When all of an event were, there
+    /// was none, and its reduction is taken back.
+    fn on_spurious(&mut self, spurious: u32) {
+        if spurious == 0 {
+            return;
+        }
+        self.counters.spurious_retx += u64::from(spurious);
+        self.sender.rack.on_spurious();
+        let Some(undo) = &mut self.undo else { return };
+        undo.spurious += spurious;
+        if undo.spurious < undo.retransmissions {
+            return;
+        }
+        self.undo = None;
+        if matches!(self.sender.recovery, Recovery::Timeout { .. }) {
+            self.sender.undo_timeout();
+        }
+        self.sender.recovery = Recovery::Open;
+        self.congestion.undo();
+    }
+
+    /// What an acknowledgement says about the loss probe (RFC 8985 section 7.4.2). Without D-SACK a
+    /// duplicate that tells nothing new shows that both copies arrived.
+    fn answer_probe(
+        &mut self,
+        now: Instant,
+        acked: &Acked,
+        flight_size: usize,
+        ack: SeqNumber,
+        is_bare_duplicate: bool,
+    ) {
+        let Some(end_seq) = self.probe.end_seq.filter(|end| ack >= *end) else { return };
+        if !self.probe.is_retrans || acked.spurious > 0 {
+            self.probe.end_seq = None;
+        } else if ack > end_seq {
+            self.probe.end_seq = None;
+            // The probe repaired a loss that nothing else showed.
+            self.congestion.on_loss_event(now, flight_size);
+            self.congestion.on_recovered();
+        } else if is_bare_duplicate {
+            self.probe.end_seq = None;
+            self.counters.spurious_retx += 1;
+        }
+    }
+
+    /// Starts the timer that fits what is outstanding: the loss probe's while nothing hints at a loss,
+    /// else the retransmission timeout's (RFC 6298 (5.3), RFC 8985 section 7.2).
+    pub(super) fn arm_retransmission(&mut self, now: Instant) {
+        self.timers.stop(TimerKind::LossProbe);
+        if self.sender.outstanding() == 0 {
+            self.timers.stop(TimerKind::Retransmission);
+            return;
+        }
+        let rto_at = now + self.rtt.rto();
+        self.timers.set(TimerKind::Retransmission, rto_at);
+        let may_probe = self.sender.recovery == Recovery::Open
+            && self.sender.sacked() == 0
+            && self.probe.end_seq.is_none()
+            && self.snd_wnd > 0
+            && self.state.is_synchronized();
+        if let Some(srtt) = self.rtt.srtt().filter(|_| may_probe) {
+            let is_single = self.sender.outstanding() == 1;
+            let delay = if is_single { self.options.config.ack_delay_max } else { Duration::ZERO };
+            let pto_at = now + srtt * 2 + delay;
+            self.timers.set(TimerKind::LossProbe, if pto_at < rto_at { pto_at } else { rto_at });
+            self.timers.stop(TimerKind::Retransmission);
+        }
+    }
+
+    /// The probe timeout: one segment, new if there is one, shows whether the tail was lost.
+    pub(super) fn on_probe_timeout(&mut self, now: Instant) {
+        self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
+        self.probe.is_due = self.sender.outstanding() > 0;
+    }
+
+    /// The probe's segment. `new_len` is what may be sent beyond the window of congestion.
+    pub(super) fn next_probe(&mut self, now: Instant, new_len: Option<usize>) -> Option<Outgoing> {
+        let segment = match new_len {
+            Some(len) => self.sender.send_new(now, len, false),
+            None => self.sender.repeat_last(now)?,
+        };
+        self.probe.is_retrans = new_len.is_none();
+        self.probe.end_seq = Some(segment.seq + segment.len + usize::from(segment.is_fin));
+        self.counters.loss_probes += 1;
+        Some(segment)
+    }
+
+    pub(super) fn on_retransmission_timeout(&mut self, now: Instant) {
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            if self.syn_transmissions > self.options.config.syn_retries {
+                self.fail(CloseReason::SynTimeout);
+            } else {
+                self.is_syn_due = true;
+            }
+            return;
+        }
+        if self.sender.outstanding() == 0 {
+            return;
+        }
+        self.timeouts += 1;
+        let config = &self.options.config;
+        if self.options.dialect.is_legacy() && self.sender.is_fin_sent {
+            if self.timeouts > config.legacy_fin_retries {
+                self.fail(CloseReason::Finished);
+                return;
+            }
+        } else if self.timeouts > config.max_retransmissions {
+            self.is_rst_due = true;
+            self.fail(CloseReason::RetransmissionTimeout);
+            return;
+        }
+        let is_new_event = !matches!(self.sender.recovery, Recovery::Timeout { .. });
+        // WP 4.3: once per loss event. A closed window is no loss.
+        if is_new_event || self.snd_wnd == 0 {
+            self.rtt.back_off();
+        }
+        if self.snd_wnd > 0 {
+            self.congestion.on_rto(now, self.sender.in_flight(), is_new_event);
+            if is_new_event {
+                self.undo = Some(Undo::default());
+            }
+        }
+        self.sender.on_timeout();
+        self.sender.recovery = Recovery::Timeout { recover: self.sender.snd_nxt };
+        self.dup_acks = 0;
+        self.probe.end_seq = None;
+        self.timers.stop(TimerKind::Reordering);
+        self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
+    }
+}
