@@ -3,6 +3,7 @@
 //! "WP" is the whitepaper; where its value departs from an RFC it wins, and the departure is stated.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use crate::transport::Algorithm;
 
@@ -139,7 +140,7 @@ const RECV_SLOTS: usize = 512;
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// Parameters of every connection.
-    pub transport: TransportConfig,
+    pub transport: Arc<TransportConfig>,
     /// Connections in all states but TIME-WAIT. Deviates from WP 4.3 (4,096), which counts for one
     /// process per agent, not for one that serves many.
     pub max_connections: usize,
@@ -165,7 +166,7 @@ pub struct NodeConfig {
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
-            transport: TransportConfig::default(),
+            transport: Arc::default(),
             max_connections: 65_536,
             max_connections_per_port: 16_384,
             syn_rate: (20_000, 8_192),

@@ -1,6 +1,7 @@
 //! The application's calls and what the registry says.
 
 use core::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::{ConnectionId, DialOptions, Event, Key, Node, NodeCounters, NodeError, NodeStats, Slot};
 use crate::{
@@ -114,7 +115,7 @@ impl Node {
         let options = Options {
             no_delay: dial.no_delay,
             congestion: dial.congestion,
-            config: self.config.transport.clone(),
+            config: Arc::clone(&self.config.transport),
             ..Options::default()
         };
         let iss = SeqNumber::new(self.entropy.next_u32());
@@ -132,7 +133,7 @@ impl Node {
         self.ports.on_added(tuple.local_port);
         self.by_peer.entry(tuple.remote.node).or_default().push(id);
         let slot = Slot {
-            connection,
+            connection: Box::new(connection),
             is_queued: false,
             is_attached: is_inbound,
             armed: None,
@@ -273,7 +274,7 @@ impl Node {
 
     /// A look at a connection.
     pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {
-        self.slots.get(&id).map(|slot| &slot.connection)
+        self.slots.get(&id).map(|slot| &*slot.connection)
     }
 
     /// The application is done with a connection: it finishes, and is forgotten then.
@@ -347,7 +348,7 @@ impl Node {
 
     /// Every connection.
     pub fn connections(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
-        self.slots.iter().map(|(id, slot)| (*id, &slot.connection))
+        self.slots.iter().map(|(id, slot)| (*id, &*slot.connection))
     }
 
     /// Every peer.

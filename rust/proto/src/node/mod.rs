@@ -103,7 +103,8 @@ pub enum Event {
 /// A connection and where it stands with the node.
 #[derive(Debug)]
 struct Slot {
-    connection: Connection,
+    /// Boxed, so that the half-empty nodes of a tree hold little.
+    connection: Box<Connection>,
     /// Whether it waits in the ready queue.
     is_queued: bool,
     /// Whether its peer's session is up and its dialect set.

@@ -1,6 +1,7 @@
 //! Arriving datagrams: authenticate, then demultiplex.
 
 use core::net::SocketAddr;
+use std::sync::Arc;
 
 use super::{Event, Key, Node};
 use crate::{
@@ -257,8 +258,12 @@ impl Node {
         };
         let is_native = dialect == crate::transport::Dialect::Native;
         let iss = SeqNumber::new(if is_native { self.entropy.next_u32() } else { 0 });
-        let options =
-            Options { dialect, max_segment, config: self.config.transport.clone(), ..Options::default() };
+        let options = Options {
+            dialect,
+            max_segment,
+            config: Arc::clone(&self.config.transport),
+            ..Options::default()
+        };
         let tuple = crate::transport::FourTuple {
             local: syn.dst,
             local_port: syn.dst_port,

@@ -1,6 +1,7 @@
 //! The connection and the application's side of it.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use super::{
     CloseReason, Dialect, RecvError, SendError, State, Stats, TimerKind,
@@ -48,7 +49,7 @@ pub struct Options {
     /// How the flight is limited; `None` for the configured default.
     pub congestion: Option<Algorithm>,
     /// Everything else.
-    pub config: TransportConfig,
+    pub config: Arc<TransportConfig>,
 }
 
 impl Default for Options {
@@ -58,7 +59,7 @@ impl Default for Options {
             max_segment: SAFE_SEGMENT,
             no_delay: false,
             congestion: None,
-            config: TransportConfig::default(),
+            config: Arc::default(),
         }
     }
 }
@@ -121,7 +122,7 @@ pub struct Connection {
     pub(super) is_probe_due: bool,
     pub(super) is_keepalive_due: bool,
     pub(super) is_nagle_over: bool,
-    pub(super) is_cwnd_limited: bool,
+    pub(super) window_use: WindowUse,
     pub(super) quick_acks_left: u32,
     pub(super) last_arrival: Instant,
     pub(super) is_write_blocked: bool,
@@ -137,6 +138,14 @@ pub(super) struct LossProbe {
     pub(super) end_seq: Option<SeqNumber>,
     /// Whether it repeated a segment.
     pub(super) is_retrans: bool,
+}
+
+/// How much of the congestion window was used since `until` was the next number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WindowUse {
+    pub(super) is_limited: bool,
+    pub(super) max_in_flight: usize,
+    pub(super) until: SeqNumber,
 }
 
 /// What it takes to find that a loss event was none.
@@ -230,7 +239,7 @@ impl Connection {
             is_probe_due: false,
             is_keepalive_due: false,
             is_nagle_over: false,
-            is_cwnd_limited: false,
+            window_use: WindowUse::default(),
             quick_acks_left: config.quick_acks,
             last_arrival: now,
             is_write_blocked: false,

@@ -2,6 +2,7 @@
 
 use super::{
     CloseReason, Connection, Dialect, State, TimerKind,
+    connection::WindowUse,
     send::{Outgoing, Recovery},
     state::Input,
 };
@@ -123,7 +124,7 @@ impl Connection {
         if self.sender.in_flight() < self.congestion.cwnd() && !self.sender.has_lost() {
             self.sender.on_app_limited();
         }
-        self.is_cwnd_limited &= 2 * self.sender.in_flight() >= self.congestion.cwnd();
+        self.note_window_use(false);
         // An old peer acts on FIN at once, even when data before it is missing.
         let is_held = self.options.dialect.is_legacy() && self.sender.outstanding() > 0;
         if !self.is_fin_queued || is_held {
@@ -145,6 +146,18 @@ impl Connection {
         if self.sender.is_head(segment.seq) {
             // Its answer takes a whole round trip from now.
             self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
+        }
+    }
+
+    /// Remembers how much of the congestion window the last round trip used: a window that is not
+    /// used does not grow (RFC 7661 section 4.3). The largest flight counts, not the one left when
+    /// acknowledgements arrive before the data that they make room for.
+    fn note_window_use(&mut self, is_limited: bool) {
+        let in_flight = self.sender.in_flight();
+        let used = &mut self.window_use;
+        let is_over = self.sender.snd_una >= used.until;
+        if is_over || is_limited || (!used.is_limited && in_flight > used.max_in_flight) {
+            *used = WindowUse { is_limited, max_in_flight: in_flight, until: self.sender.snd_nxt };
         }
     }
 
@@ -195,7 +208,7 @@ impl Connection {
         }
         let len = wanted.min(usable);
         if self.sender.in_flight() > 0 && self.sender.in_flight() + len > self.congestion.cwnd() {
-            self.is_cwnd_limited = true;
+            self.note_window_use(true);
             return None;
         }
         let is_small = len < self.options.max_segment;

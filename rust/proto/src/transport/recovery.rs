@@ -67,13 +67,21 @@ impl Connection {
             srtt: self.srtt(),
             snd_una: self.sender.snd_una,
             snd_nxt: self.sender.snd_nxt,
-            is_cwnd_limited: self.is_cwnd_limited,
+            is_cwnd_limited: self.is_cwnd_limited(),
             is_recovering: was_recovering || matches!(self.sender.recovery, Recovery::Fast { .. }),
             rate,
             is_app_limited: self.sender.is_app_limited(),
         });
         self.pacer.set_rate(self.congestion.pacing_rate(self.rtt.srtt()));
         self.arm_retransmission(now);
+    }
+
+    /// Whether the congestion window was the limit in the last round trip. In slow start half a window
+    /// is enough, so that it can double (RFC 7661 section 4.3).
+    fn is_cwnd_limited(&self) -> bool {
+        let cwnd = self.congestion.cwnd();
+        let is_slow_start = cwnd < self.congestion.ssthresh();
+        self.window_use.is_limited || (is_slow_start && cwnd < 2 * self.window_use.max_in_flight)
     }
 
     fn leave_recovery(&mut self) {

@@ -261,8 +261,10 @@ impl Sender {
             self.queue_seq += sent.len;
         }
         if self.sent.is_empty() {
-            self.lost.clear();
-            self.resent.clear();
+            // An idle connection holds no memory for segments.
+            self.sent = VecDeque::new();
+            self.lost = VecDeque::new();
+            self.resent = VecDeque::new();
         }
         if self.judged < self.snd_una {
             self.judged = self.snd_una;

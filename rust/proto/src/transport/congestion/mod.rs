@@ -186,9 +186,9 @@ fn window_rate(cwnd: usize, srtt: Option<Duration>, gain_percent: u64) -> Option
 }
 
 /// Pacing gains of the window-based controllers, percent of a window per round trip. Slow start needs
-/// room to double; four keeps the last, partial round of a short transfer short, and the clock of
+/// room to double; five windows per round trip keep the last, partial round of a short transfer short, and the clock of
 /// acknowledgements holds it to twice the bottleneck's rate anyway.
-const PACING_SLOW_START: u64 = 400;
+const PACING_SLOW_START: u64 = 500;
 /// In congestion avoidance (as Linux).
 const PACING_AVOIDANCE: u64 = 120;
 

@@ -1,0 +1,189 @@
+//! What a path does to datagrams.
+
+use core::time::Duration;
+
+use crate::rng::Rng;
+use pilot_proto::time::Instant;
+
+/// Names a bottleneck that several paths may share.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LinkId(pub(crate) usize);
+
+/// How datagrams are lost. Probabilities are between 0 and 1.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub enum Loss {
+    /// Not at all.
+    #[default]
+    None,
+    /// Each with this probability.
+    Random(f64),
+    /// In bursts: the Gilbert-Elliott model.
+    Bursty {
+        /// Probability of a burst's beginning, per datagram.
+        begin: f64,
+        /// Probability of its end, per datagram.
+        end: f64,
+        /// Loss within a burst.
+        inside: f64,
+    },
+}
+
+/// One direction between two hosts.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Path {
+    /// Time every datagram takes.
+    pub latency: Duration,
+    /// At most this much more, different for each, so that they overtake each other.
+    pub jitter: Duration,
+    /// What is lost.
+    pub loss: Loss,
+    /// Probability of arriving twice.
+    pub duplication: f64,
+    /// Probability of arriving late by [`Self::reorder_delay`].
+    pub reordering: f64,
+    /// See [`Self::reordering`].
+    pub reorder_delay: Duration,
+    /// Octets of the largest datagram that passes; 0 for any.
+    pub mtu: usize,
+    /// A bottleneck on the way.
+    pub link: Option<LinkId>,
+}
+
+/// A bottleneck: a rate and a queue that drops what does not fit at its tail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    rate: u64,
+    queue: usize,
+    free_at: Instant,
+    pub(crate) dropped: u64,
+}
+
+impl Link {
+    pub(crate) fn new(rate: u64, queue: usize) -> Self {
+        Self { rate: rate.max(1), queue, free_at: Instant::ZERO, dropped: 0 }
+    }
+
+    /// When a datagram that arrives now has left the link, if it is not dropped.
+    fn pass(&mut self, now: Instant, size: usize) -> Option<Instant> {
+        let nanos = |octets: u64| Duration::from_nanos(octets * 1_000_000_000 / self.rate);
+        let backlog = self.free_at.saturating_since(now);
+        if backlog > nanos(self.queue as u64) {
+            self.dropped += 1;
+            return None;
+        }
+        self.free_at = now + backlog + nanos(size as u64);
+        Some(self.free_at)
+    }
+}
+
+/// What becomes of one datagram: when its copies arrive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Fate {
+    /// Arrival of the first copy.
+    pub first: Option<Instant>,
+    /// Arrival of the second.
+    pub second: Option<Instant>,
+}
+
+/// A path with its memory.
+#[derive(Clone, Debug, Default)]
+pub struct Channel {
+    /// What it does.
+    pub path: Path,
+    is_in_burst: bool,
+}
+
+impl Channel {
+    /// A path that has carried nothing.
+    pub fn new(path: Path) -> Self {
+        Self { path, is_in_burst: false }
+    }
+
+    /// Sends one datagram of `size` octets.
+    pub fn send(&mut self, now: Instant, size: usize, links: &mut Links, rng: &mut Rng) -> Fate {
+        let path = self.path;
+        let is_too_large = path.mtu > 0 && size > path.mtu;
+        if is_too_large || self.is_lost(rng) {
+            return Fate::default();
+        }
+        let departure = match path.link.and_then(|link| links.0.get_mut(link.0)) {
+            Some(link) => match link.pass(now, size) {
+                Some(at) => at,
+                None => return Fate::default(),
+            },
+            None => now,
+        };
+        let mut copy = || {
+            let jitter = u64::try_from(path.jitter.as_nanos()).unwrap_or(0);
+            let late = if rng.chance(path.reordering) { path.reorder_delay } else { Duration::ZERO };
+            departure + path.latency + Duration::from_nanos(rng.below(jitter + 1)) + late
+        };
+        let first = Some(copy());
+        let second = copy();
+        Fate { first, second: rng.chance(path.duplication).then_some(second) }
+    }
+
+    fn is_lost(&mut self, rng: &mut Rng) -> bool {
+        match self.path.loss {
+            Loss::None => false,
+            Loss::Random(probability) => rng.chance(probability),
+            Loss::Bursty { begin, end, inside } => {
+                self.is_in_burst = if self.is_in_burst { !rng.chance(end) } else { rng.chance(begin) };
+                self.is_in_burst && rng.chance(inside)
+            }
+        }
+    }
+}
+
+/// Bottlenecks by [`LinkId`].
+#[derive(Clone, Debug, Default)]
+pub struct Links(pub(crate) Vec<Link>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrivals(path: Path, links: &mut Links, count: u64, gap: Duration) -> Vec<Fate> {
+        let mut channel = Channel::new(path);
+        let mut rng = Rng(1);
+        let mut now = Instant::ZERO;
+        (0..count)
+            .map(|_| {
+                now += gap;
+                channel.send(now, 1000, links, &mut rng)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_link_has_a_rate_and_drops_at_its_tail() {
+        let mut links = Links(vec![Link::new(1_000_000, 10_000)]);
+        let path = Path { link: Some(LinkId(0)), ..Path::default() };
+        let fates = arrivals(path, &mut links, 20, Duration::ZERO);
+        let passed: Vec<_> = fates.iter().filter_map(|fate| fate.first).collect();
+        assert_eq!(passed.len(), 11);
+        assert_eq!(passed.last(), Some(&Instant::from_millis(11)));
+        assert_eq!(links.0[0].dropped, 9);
+    }
+
+    #[test]
+    fn loss_has_the_rate_and_the_bursts_it_should() {
+        let lost = |loss| {
+            let fates =
+                arrivals(Path { loss, ..Path::default() }, &mut Links::default(), 100_000, Duration::ZERO);
+            let lost: Vec<bool> = fates.iter().map(|fate| fate.first.is_none()).collect();
+            let runs = lost.windows(2).filter(|pair| !pair[0] && pair[1]).count();
+            (lost.iter().filter(|lost| **lost).count(), runs)
+        };
+        let (count, runs) = lost(Loss::Random(0.02));
+        assert!((1800..2200).contains(&count) && runs > count * 9 / 10, "{count} in {runs}");
+        let (count, runs) = lost(Loss::Bursty { begin: 0.002, end: 0.1, inside: 1.0 });
+        assert!((1400..2500).contains(&count) && runs * 6 < count, "{count} in {runs}");
+    }
+
+    #[test]
+    fn what_is_too_large_does_not_pass() {
+        let path = Path { mtu: 999, ..Path::default() };
+        assert_eq!(arrivals(path, &mut Links::default(), 1, Duration::ZERO), [Fate::default()]);
+    }
+}

@@ -1,0 +1,515 @@
+//! Hosts, paths and time.
+
+use core::{fmt, net::SocketAddr, time::Duration};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::{
+    channel::{Channel, Link, LinkId, Links, Path},
+    flow::{Flow, FlowId, pattern},
+    rng::Rng,
+};
+use pilot_proto::{
+    config::NodeConfig,
+    crypto::identity::Identity,
+    node::{ConnectionId, DialOptions, Event, Node, NodeError},
+    time::Instant,
+    wire::addr::{Address, NodeId, Port},
+};
+
+/// Names a host: its index, from 0.
+pub type HostId = usize;
+
+/// The port on which every host takes transfers.
+const FLOW_PORT: Port = Port(80);
+/// Datagrams a host may send in one batch.
+const BATCH: usize = 16;
+
+/// Why a run ended without what it waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stuck {
+    /// It takes longer than allowed.
+    TooLong(Instant),
+    /// Nothing will ever happen again.
+    Forever(Instant),
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong(at) => write!(f, "not done at {at:?} of virtual time"),
+            Self::Forever(at) => write!(f, "nothing will ever happen after {at:?} of virtual time"),
+        }
+    }
+}
+
+impl std::error::Error for Stuck {}
+
+#[derive(Debug)]
+struct Host {
+    node: Node,
+    boots: u8,
+    /// What happened and concerns no transfer.
+    events: VecDeque<Event>,
+}
+
+/// A network.
+#[derive(Debug)]
+pub struct World {
+    /// The time.
+    pub now: Instant,
+    /// Everything random.
+    pub rng: Rng,
+    config: NodeConfig,
+    hosts: Vec<Host>,
+    flows: Vec<Flow>,
+    senders: BTreeMap<(HostId, ConnectionId), FlowId>,
+    receivers: BTreeMap<(HostId, ConnectionId), FlowId>,
+    default_path: Path,
+    channels: BTreeMap<(HostId, HostId), Channel>,
+    links: Links,
+    cut: BTreeSet<(HostId, HostId)>,
+    wire: BTreeMap<(Instant, u64), (HostId, HostId, Vec<u8>)>,
+    serial: u64,
+    datagrams: u64,
+    buffer: Vec<u8>,
+}
+
+fn endpoint(host: HostId) -> SocketAddr {
+    let [.., high, low] = host.to_be_bytes();
+    SocketAddr::from(([10, 0, high, low], 4000))
+}
+
+fn host_of(at: SocketAddr) -> HostId {
+    match at.ip() {
+        core::net::IpAddr::V4(ip) => {
+            let [_, _, high, low] = ip.octets();
+            usize::from(high) * 256 + usize::from(low)
+        }
+        core::net::IpAddr::V6(_) => HostId::MAX,
+    }
+}
+
+fn node_id(host: HostId) -> NodeId {
+    NodeId(u32::try_from(host + 1).unwrap_or(u32::MAX))
+}
+
+fn identity_seed(host: HostId) -> [u8; 32] {
+    let mut seed = [7; 32];
+    seed[..8].copy_from_slice(&(host as u64 + 1).to_be_bytes());
+    seed
+}
+
+impl World {
+    /// A network without hosts; hosts that are added get this configuration, paths this quality.
+    pub fn new(seed: u64, config: NodeConfig, path: Path) -> Self {
+        Self {
+            now: Instant::from_millis(1),
+            rng: Rng(seed),
+            config,
+            hosts: Vec::new(),
+            flows: Vec::new(),
+            senders: BTreeMap::new(),
+            receivers: BTreeMap::new(),
+            default_path: path,
+            channels: BTreeMap::new(),
+            links: Links::default(),
+            cut: BTreeSet::new(),
+            wire: BTreeMap::new(),
+            serial: 0,
+            datagrams: 0,
+            buffer: vec![0; 65_536],
+        }
+    }
+
+    /// A network of two hosts.
+    pub fn pair(seed: u64, config: NodeConfig, path: Path) -> Self {
+        let mut world = Self::new(seed, config, path);
+        world.add_host();
+        world.add_host();
+        world
+    }
+
+    /// Adds a host that takes transfers.
+    pub fn add_host(&mut self) -> HostId {
+        let host = self.hosts.len();
+        let node = self.boot(host, 0);
+        self.hosts.push(Host { node, boots: 0, events: VecDeque::new() });
+        host
+    }
+
+    #[allow(clippy::expect_used, reason = "a derived seed is never refused")]
+    fn boot(&mut self, host: HostId, boots: u8) -> Node {
+        let mut seed = identity_seed(host);
+        seed[31] = boots;
+        seed[16..24].copy_from_slice(&self.rng.next_u64().to_be_bytes());
+        let mut node = Node::new(self.now, &identity_seed(host), &seed, self.config.clone())
+            .expect("the identity's seed is taken");
+        node.set_address(Address::backbone(node_id(host)));
+        let _ = node.listen(FLOW_PORT);
+        node
+    }
+
+    /// Replaces a host's node by a new one, as after a crash.
+    pub fn restart(&mut self, host: HostId) {
+        let boots = self.hosts[host].boots.wrapping_add(1);
+        let node = self.boot(host, boots);
+        self.hosts[host] = Host { node, boots, events: VecDeque::new() };
+        self.senders.retain(|(owner, _), _| *owner != host);
+        self.receivers.retain(|(owner, _), _| *owner != host);
+    }
+
+    /// Adds a bottleneck of `rate` octets per second with a queue of `queue` octets.
+    pub fn add_link(&mut self, rate: u64, queue: usize) -> LinkId {
+        self.links.0.push(Link::new(rate, queue));
+        LinkId(self.links.0.len() - 1)
+    }
+
+    /// Datagrams dropped at a bottleneck's tail.
+    pub fn dropped_at(&self, link: LinkId) -> u64 {
+        self.links.0.get(link.0).map_or(0, |link| link.dropped)
+    }
+
+    /// Sets one direction between two hosts.
+    pub fn set_path(&mut self, from: HostId, to: HostId, path: Path) {
+        self.channels.insert((from, to), Channel::new(path));
+    }
+
+    /// Lets nothing pass between two hosts, or again everything.
+    pub fn set_partition(&mut self, a: HostId, b: HostId, is_cut: bool) {
+        for pair in [(a, b), (b, a)] {
+            if is_cut {
+                self.cut.insert(pair);
+            } else {
+                self.cut.remove(&pair);
+            }
+        }
+    }
+
+    /// A host's node.
+    pub fn node(&mut self, host: HostId) -> &mut Node {
+        &mut self.hosts[host].node
+    }
+
+    /// A host's address.
+    pub fn address(&self, host: HostId) -> Address {
+        Address::backbone(node_id(host))
+    }
+
+    /// The next event of a host that belongs to no transfer.
+    pub fn poll_event(&mut self, host: HostId) -> Option<Event> {
+        self.hosts[host].events.pop_front()
+    }
+
+    /// Datagrams sent so far.
+    pub fn datagrams(&self) -> u64 {
+        self.datagrams
+    }
+
+    /// Dials from one host to another and sends `total` octets; with `is_echo` they come back.
+    ///
+    /// # Errors
+    /// [`NodeError`] at the node's limits.
+    pub fn start_flow(
+        &mut self,
+        from: HostId,
+        to: HostId,
+        total: u64,
+        options: DialOptions,
+        is_echo: bool,
+    ) -> Result<FlowId, NodeError> {
+        let address = self.address(to);
+        let sender = self.hosts[from].node.connect(self.now, address, FLOW_PORT, options)?;
+        let id = FlowId(self.flows.len());
+        self.flows.push(Flow {
+            from,
+            to,
+            total,
+            sent: 0,
+            received: 0,
+            started: self.now,
+            connected: None,
+            finished: None,
+            closed: None,
+            is_reading: true,
+            stats: Default::default(),
+            sender,
+            receiver: None,
+            is_echo,
+            echoed: 0,
+            returned: 0,
+        });
+        self.senders.insert((from, sender), id);
+        Ok(id)
+    }
+
+    /// A transfer.
+    pub fn flow(&self, id: FlowId) -> &Flow {
+        &self.flows[id.0]
+    }
+
+    /// Every transfer.
+    pub fn flows(&self) -> &[Flow] {
+        &self.flows
+    }
+
+    /// Resets a transfer's connection from the sender's side.
+    pub fn abort(&mut self, id: FlowId) {
+        let flow = &self.flows[id.0];
+        self.hosts[flow.from].node.abort(self.now, flow.sender);
+    }
+
+    /// Makes a transfer's receiver read, or stop reading.
+    pub fn set_reading(&mut self, id: FlowId, is_reading: bool) {
+        self.flows[id.0].is_reading = is_reading;
+        if is_reading {
+            self.pump_receiver(id);
+        }
+    }
+
+    /// Advances to the next thing that happens.
+    ///
+    /// # Errors
+    /// [`Stuck::Forever`] when nothing will.
+    pub fn step(&mut self) -> Result<(), Stuck> {
+        for host in 0..self.hosts.len() {
+            self.drain(host);
+        }
+        let timer = self.hosts.iter().filter_map(|host| host.node.poll_timeout()).min();
+        let arrival = self.wire.keys().next().map(|(at, _)| *at);
+        let next = timer.into_iter().chain(arrival).min().ok_or(Stuck::Forever(self.now))?;
+        self.now = self.now.max(next);
+        while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            let (from, to, mut frame) = entry.remove();
+            if let Some(host) = self.hosts.get_mut(to) {
+                host.node.handle_datagram(self.now, endpoint(from), &mut frame);
+            }
+            self.drain(to);
+        }
+        for host in 0..self.hosts.len() {
+            if self.hosts[host].node.poll_timeout().is_some_and(|at| at <= self.now) {
+                self.hosts[host].node.handle_timeout(self.now);
+                self.drain(host);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs until `is_done`, for at most `limit` of virtual time.
+    ///
+    /// # Errors
+    /// [`Stuck`].
+    pub fn run_until(
+        &mut self,
+        limit: Duration,
+        mut is_done: impl FnMut(&mut Self) -> bool,
+    ) -> Result<(), Stuck> {
+        let end = self.now + limit;
+        while !is_done(self) {
+            if self.now > end {
+                return Err(Stuck::TooLong(self.now));
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Runs for a time.
+    ///
+    /// # Errors
+    /// [`Stuck::Forever`].
+    pub fn run_for(&mut self, time: Duration) -> Result<(), Stuck> {
+        let end = self.now + time;
+        while self.now < end {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Takes what a host has to send and to say until it has nothing more.
+    fn drain(&mut self, host: HostId) {
+        if host >= self.hosts.len() {
+            return;
+        }
+        loop {
+            let mut is_idle = true;
+            while self.transmit(host) {
+                is_idle = false;
+            }
+            while let Some(event) = self.hosts[host].node.poll_event() {
+                is_idle = false;
+                self.on_event(host, event);
+            }
+            if is_idle {
+                return;
+            }
+        }
+    }
+
+    fn transmit(&mut self, from: HostId) -> bool {
+        let Some(transmit) = self.hosts[from].node.poll_transmit(self.now, &mut self.buffer, BATCH) else {
+            return false;
+        };
+        let to = host_of(transmit.destination);
+        let size = transmit.segment_size.unwrap_or(transmit.len).max(1);
+        let default = self.default_path;
+        for frame in self.buffer[..transmit.len].chunks(size) {
+            self.datagrams += 1;
+            if self.cut.contains(&(from, to)) {
+                continue;
+            }
+            let channel = self.channels.entry((from, to)).or_insert_with(|| Channel::new(default));
+            let fate = channel.send(self.now, frame.len(), &mut self.links, &mut self.rng);
+            for at in [fate.first, fate.second].into_iter().flatten() {
+                self.serial += 1;
+                self.wire.insert((at, self.serial), (from, to, frame.to_vec()));
+            }
+        }
+        true
+    }
+
+    fn on_event(&mut self, host: HostId, event: Event) {
+        match event {
+            Event::RecordNeeded(id) => self.answer_record(host, id),
+            Event::Connected(id) => {
+                if let Some(flow) = self.senders.get(&(host, id)).copied() {
+                    self.flows[flow.0].connected = Some(self.now);
+                    self.pump_sender(flow);
+                }
+            }
+            Event::Accepted(id) => self.accept(host, id),
+            Event::Writable(id) => match self.senders.get(&(host, id)).copied() {
+                Some(flow) => self.pump_sender(flow),
+                None => self.pump_receiver_of(host, id),
+            },
+            Event::Readable(id) => match self.senders.get(&(host, id)).copied() {
+                Some(flow) => self.pump_returned(flow),
+                None => self.pump_receiver_of(host, id),
+            },
+            Event::Closed(id, reason) => {
+                if let Some(flow) = self.senders.get(&(host, id)).copied() {
+                    self.flows[flow.0].closed = Some(reason);
+                } else {
+                    self.hosts[host].events.push_back(Event::Closed(id, reason));
+                }
+            }
+            Event::EndpointDiscovered(_) | Event::RemoteFinished(_) | Event::Datagram { .. } => {
+                self.hosts[host].events.push_back(event);
+            }
+        }
+    }
+
+    #[allow(clippy::expect_used, reason = "a derived seed is never refused")]
+    fn answer_record(&mut self, host: HostId, id: NodeId) {
+        let other = (id.0 as usize).wrapping_sub(1);
+        let node = &mut self.hosts[host].node;
+        if other < usize::MAX && other < self.flows.len().max(usize::from(u16::MAX)) {
+            let key = Identity::from_seed(&identity_seed(other)).expect("the seed is taken").public_key();
+            node.on_record(self.now, id, key, Some(endpoint(other)));
+        } else {
+            node.on_no_record(id);
+        }
+    }
+
+    fn accept(&mut self, host: HostId, id: ConnectionId) {
+        let Some(tuple) = self.hosts[host].node.connection(id).map(|connection| *connection.tuple()) else {
+            return;
+        };
+        let flow = self.flows.iter().position(|flow| {
+            flow.to == host
+                && self.address(flow.from).node == tuple.remote.node
+                && flow.receiver.is_none()
+                && self.hosts[flow.from]
+                    .node
+                    .connection(flow.sender)
+                    .is_some_and(|sender| sender.tuple().local_port == tuple.remote_port)
+        });
+        match flow {
+            Some(index) => {
+                self.flows[index].receiver = Some(id);
+                self.receivers.insert((host, id), FlowId(index));
+                self.pump_receiver(FlowId(index));
+            }
+            None => self.hosts[host].events.push_back(Event::Accepted(id)),
+        }
+    }
+
+    fn pump_sender(&mut self, id: FlowId) {
+        let flow = &mut self.flows[id.0];
+        let node = &mut self.hosts[flow.from].node;
+        node.with_connection(flow.sender, |connection| {
+            while flow.sent < flow.total {
+                match connection.send(pattern(flow.sent, flow.total - flow.sent)) {
+                    Ok(n) if n > 0 => flow.sent += n as u64,
+                    Ok(_) | Err(_) => break,
+                }
+            }
+            flow.stats = connection.stats();
+        });
+    }
+
+    fn pump_receiver_of(&mut self, host: HostId, id: ConnectionId) {
+        if let Some(flow) = self.receivers.get(&(host, id)).copied() {
+            self.pump_receiver(flow);
+        }
+    }
+
+    /// Reads what arrived and compares it with what was sent.
+    fn pump_receiver(&mut self, id: FlowId) {
+        let now = self.now;
+        let flow = &mut self.flows[id.0];
+        let Some(receiver) = flow.receiver.filter(|_| flow.is_reading) else { return };
+        let node = &mut self.hosts[flow.to].node;
+        node.with_connection(receiver, |connection| {
+            let mut taken = 0;
+            for slice in connection.recv_slices() {
+                compare(slice, flow.received);
+                flow.received += slice.len() as u64;
+                taken += slice.len();
+            }
+            connection.recv_consume(taken);
+            while flow.is_echo && flow.echoed < flow.received {
+                match connection.send(pattern(flow.echoed, flow.received - flow.echoed)) {
+                    Ok(n) if n > 0 => flow.echoed += n as u64,
+                    Ok(_) | Err(_) => break,
+                }
+            }
+        });
+        if flow.received == flow.total && !flow.is_echo {
+            flow.finished.get_or_insert(now);
+        }
+        let sender = flow.sender;
+        if let Some(connection) = self.hosts[self.flows[id.0].from].node.connection(sender) {
+            self.flows[id.0].stats = connection.stats();
+        }
+    }
+
+    fn pump_returned(&mut self, id: FlowId) {
+        let now = self.now;
+        let flow = &mut self.flows[id.0];
+        let node = &mut self.hosts[flow.from].node;
+        node.with_connection(flow.sender, |connection| {
+            let mut taken = 0;
+            for slice in connection.recv_slices() {
+                compare(slice, flow.returned);
+                flow.returned += slice.len() as u64;
+                taken += slice.len();
+            }
+            connection.recv_consume(taken);
+        });
+        if flow.returned == flow.total {
+            flow.finished.get_or_insert(now);
+        }
+    }
+}
+
+/// Fails unless `octets` are those of a transfer from `offset` on.
+fn compare(octets: &[u8], offset: u64) {
+    let (mut octets, mut offset) = (octets, offset);
+    while !octets.is_empty() {
+        let expected = pattern(offset, octets.len() as u64);
+        let (head, rest) = octets.split_at(expected.len());
+        assert!(head == expected, "wrong octets in {offset}..{}", offset + head.len() as u64);
+        octets = rest;
+        offset += head.len() as u64;
+    }
+}
