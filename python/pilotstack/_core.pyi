@@ -17,6 +17,7 @@ class Core:
         listen: str,
         ipc_fd: int,
         has_echo: bool,
+        congestion: str,
         greeting: str,
     ) -> Core: ...
     def local_addr(self) -> tuple[str, int]: ...

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
+    from pilotstack.types import Congestion
+
 __all__ = ["DatagramSocket", "Driver", "Listener", "Stream", "dial", "listen"]
 
 Target = str | SocketAddress | tuple[Address, int]
@@ -209,16 +211,22 @@ class Driver:
         return host if isinstance(host, Address) else self.resolve(host).address
 
     def dial(
-        self, target: Target, *, timeout: float | None = None, no_delay: bool = False
+        self,
+        target: Target,
+        *,
+        timeout: float | None = None,
+        no_delay: bool = False,
+        congestion: Congestion | None = None,
     ) -> Stream:
-        """Opens a stream."""
+        """Opens a stream; arguments as of the asynchronous driver's ``dial``."""
+        options = f.dial_flags(no_delay, congestion)
         host, port = parse_target(target)
         address = self._address(host)
         seconds = timeout if timeout is not None else _DIAL
         answer = self._link.request(
             f.OPEN_STREAM,
             f.endpoint(address, port),
-            bytes((no_delay,)),
+            bytes((options,)),
             f.u32(max(1, int(seconds * 1000))),
             timeout=seconds + _PATIENCE,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pilotstack.errors import InvalidArgument
 
@@ -122,9 +122,14 @@ class PeerInfo:
         )
 
 
+#: Names of congestion controllers.
+Congestion = Literal["reno", "cubic", "bbr"]
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionInfo:
-    """A connection of the daemon. Windows and buffers are octets, round trips milliseconds."""
+    """A connection of the daemon. Windows and buffers are octets, rates octets per second, round
+    trips milliseconds."""
 
     id: int
     local_port: int
@@ -136,14 +141,20 @@ class ConnectionInfo:
     segs_recv: int
     retransmits: int
     fast_retx: int
+    loss_probes: int
+    spurious_retx: int
     dup_acks: int
     sack_sent: int
     sack_recv: int
     cong_win: int
     ssthresh: int
+    congestion: str
+    pacing_rate: int
+    delivery_rate: int
     in_flight: int
     srtt_ms: float
     rttvar_ms: float
+    min_rtt_ms: float
     unacked: int
     peer_recv_win: int
     recv_win: int
@@ -157,11 +168,14 @@ class ConnectionInfo:
         counts = {
             name: int(row.get(name, 0))
             for name in cls.__slots__
-            if name not in {"remote", "state", "srtt_ms", "rttvar_ms", "in_recovery"}
+            if name not in {"remote", "state", "congestion", "in_recovery"}
+            and not name.endswith("_ms")
         }
         return cls(
             remote=remote,
             state=str(row["state"]),
+            congestion=str(row.get("congestion", "")),
+            min_rtt_ms=float(row.get("min_rtt_ms", 0)),
             srtt_ms=float(row.get("srtt_ms", 0)),
             rttvar_ms=float(row.get("rttvar_ms", 0)),
             in_recovery=bool(row.get("in_recovery")),

@@ -14,6 +14,9 @@ BEACON_PORT = 9001
 
 VERSION = "0.1.0"
 
+#: Congestion controllers and their numbers on the daemon's socket.
+CONGESTION = {"reno": 1, "cubic": 2, "bbr": 3}
+
 
 def default_socket() -> Path:
     """Where the daemon's socket is unless told otherwise: ``$PILOT_SOCKET``, else

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from pilotstack.testing import Network
+    from pilotstack.types import Congestion
 
 pytestmark = pytest.mark.anyio
 
@@ -257,3 +258,35 @@ async def test_the_end_is_seen_although_it_came_with_the_last_octets(a: Driver, 
             await ours.send_eof()
             with anyio.fail_after(20):
                 assert len(await read_all(theirs)) == 500_000
+
+
+@pytest.mark.parametrize("congestion", ["reno", "cubic", "bbr"])
+async def test_the_dialler_chooses_its_congestion_controller(
+    a: Driver, b: Driver, congestion: Congestion
+) -> None:
+    async with (
+        await b.listen() as listener,
+        await a.dial(f"agent-b:{listener.port}", congestion=congestion) as stream,
+        await listener.accept() as accepted,
+    ):
+        data = bytes(range(256)) * 4096
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.send, data)
+            received = b""
+            while len(received) < len(data):
+                received += await accepted.receive()
+        assert received == data
+        row = next(row for row in await a.connections() if row.id == stream.connection_id)
+        assert row.congestion == congestion
+        assert row.delivery_rate > 0
+        assert row.pacing_rate > 0
+        assert 0 < row.min_rtt_ms <= row.srtt_ms * 1.5
+        assert [
+            row.congestion for row in await b.connections() if row.local_port == listener.port
+        ] == ["cubic"]
+
+
+async def test_an_unknown_congestion_controller_is_refused_by_name(a: Driver) -> None:
+    with pytest.raises(InvalidArgument, match="vegas") as caught:
+        await a.dial("agent-b:7", congestion="vegas")  # type: ignore[arg-type]
+    assert "cubic" in (caught.value.hint or "")

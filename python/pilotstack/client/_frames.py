@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pilotstack.errors import InvalidArgument
+from pilotstack.wellknown import CONGESTION
+
 if TYPE_CHECKING:
     from pilotstack.types import Address
 
@@ -81,3 +84,18 @@ def u32(value: int) -> bytes:
 def endpoint(address: Address, port: int) -> bytes:
     """Address and port."""
     return address.pack() + port.to_bytes(2)
+
+
+def dial_flags(no_delay: bool, congestion: str | None) -> int:
+    """The flags of OPEN_STREAM.
+
+    Raises:
+        InvalidArgument: no controller has this name.
+    """
+    if congestion is None:
+        return int(no_delay)
+    if congestion not in CONGESTION:
+        raise InvalidArgument(
+            f"unknown congestion controller {congestion!r}", hint=f"one of {', '.join(CONGESTION)}"
+        )
+    return int(no_delay) | CONGESTION[congestion] << 1

@@ -45,6 +45,8 @@ from pilotstack.types import (
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from pilotstack.types import Congestion
+
 
 _READ = 1 << 16
 _MAX_FDS = 64
@@ -305,7 +307,12 @@ class Driver(SharedReader):
         return self._own
 
     async def dial(
-        self, target: Target, *, timeout: float | None = None, no_delay: bool = False
+        self,
+        target: Target,
+        *,
+        timeout: float | None = None,
+        no_delay: bool = False,
+        congestion: Congestion | None = None,
     ) -> Stream:
         """Opens a stream.
 
@@ -314,9 +321,11 @@ class Driver(SharedReader):
             timeout: seconds; 25 unless given.
             no_delay: send small writes at once instead of waiting up to 40 ms for an
                 acknowledgement.
+            congestion: how the flight is limited: ``"cubic"`` (RFC 9438), ``"bbr"`` (for paths
+                that lose packets at random) or ``"reno"``; the daemon's default unless given.
 
         Raises:
-            InvalidArgument: the target makes no sense.
+            InvalidArgument: the target, or the name of the controller, makes no sense.
             NotFound: nobody has that name.
             ConnectionRefused: nothing listens on that port.
             ConnectionFailed: the node cannot be reached.
@@ -324,9 +333,12 @@ class Driver(SharedReader):
         """
         if timeout is not None and not 0 < timeout < 1 << 22:
             raise InvalidArgument("timeout must be a positive number of seconds")
+        options = f.dial_flags(no_delay, congestion)
         host, port = parse_target(target)
         address = await self._address(host)
         if self._is_framed:
+            if congestion is not None:
+                raise InvalidArgument("a framed stream has the daemon's congestion controller")
             return await framed.dial(self._path, address, port, timeout)
         request_id = self._session.new_id()
         milliseconds = max(1, int(timeout * 1000)) if timeout is not None else 0
@@ -334,7 +346,7 @@ class Driver(SharedReader):
             f.OPEN_STREAM,
             f.u32(request_id),
             f.endpoint(address, port),
-            bytes((no_delay,)),
+            bytes((options,)),
             f.u32(milliseconds),
         )
         answer = await self._request(request_id, frame)
@@ -473,12 +485,15 @@ async def dial(
     socket_path: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
     no_delay: bool = False,
+    congestion: Congestion | None = None,
 ) -> Stream:
     """Opens a stream in one line; its driver is closed with it. See :meth:`Driver.dial`."""
     driver = Driver(socket_path)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(driver)
-        stream = await driver.dial(target, timeout=timeout, no_delay=no_delay)
+        stream = await driver.dial(
+            target, timeout=timeout, no_delay=no_delay, congestion=congestion
+        )
         stream._on_close = driver.aclose
         stack.pop_all()
         return stream

@@ -25,5 +25,7 @@ class DaemonConfig:
     endpoint: str = ""
     public: bool = False
     has_echo: bool = True
+    #: Congestion controller of streams that ask for none: ``cubic``, ``bbr`` or ``reno``.
+    congestion: str = "cubic"
     #: Seconds between heartbeats.
     keepalive: float = 30.0

@@ -62,6 +62,13 @@ def raise_file_limit() -> None:
 @click.option("--public/--private", default=False, help="Whether everybody may reach this node.")
 @click.option("--no-echo", is_flag=True, help="Do not echo on port 7.")
 @click.option(
+    "--congestion",
+    type=click.Choice(list(wellknown.CONGESTION)),
+    default="cubic",
+    show_default=True,
+    help="Congestion controller of streams that ask for none.",
+)
+@click.option(
     "--keepalive", default=30.0, type=click.FloatRange(1, 3600), help="Heartbeat, seconds."
 )
 @click.option("--log-level", type=click.Choice(_serving.LEVELS), default="info", show_default=True)
@@ -81,6 +88,7 @@ def daemon(
     endpoint: str,
     public: bool,
     no_echo: bool,
+    congestion: str,
     keepalive: float,
     log_level: str,
     log_format: str,
@@ -101,6 +109,7 @@ def daemon(
         endpoint=endpoint,
         public=public,
         has_echo=not no_echo,
+        congestion=congestion,
         keepalive=keepalive,
     )
 

@@ -81,6 +81,7 @@ class Daemon:
                 listen=_serving.join_address(host, port),
                 ipc_fd=ipc.socket.fileno(),
                 has_echo=self.config.has_echo,
+                congestion=self.config.congestion,
                 greeting=json.dumps(greeting),
             )
             stack.callback(self.core.stop)

@@ -17,7 +17,7 @@ use mio::{
     net::{UnixListener, UnixStream},
 };
 use pilot_proto::{
-    config::NodeConfig,
+    config::{NodeConfig, TransportConfig},
     node::{ConnectionId, Event, Node, Transmit},
     time::Instant,
     transport::{CloseReason, State},
@@ -133,7 +133,9 @@ impl Driver {
         ipc.set_nonblocking(true)?;
         let mut ipc = UnixListener::from_std(ipc);
         poll.registry().register(&mut ipc, IPC, Interest::READABLE)?;
-        let node = Node::new(now, &config.identity_seed, &config.seed, NodeConfig::default());
+        let transport = TransportConfig { congestion: config.congestion, ..TransportConfig::default() };
+        let node_config = NodeConfig { transport: Arc::new(transport), ..NodeConfig::default() };
+        let node = Node::new(now, &config.identity_seed, &config.seed, node_config);
         let mut node = node.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         if config.has_echo {
             node.listen(ECHO).map_err(io::Error::other)?;

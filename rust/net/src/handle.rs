@@ -15,6 +15,7 @@ use std::{
 
 use mio::Waker;
 use pilot_proto::{
+    config::Algorithm,
     node::NodeStats,
     transport::{FourTuple, State, Stats},
     wire::addr::{Address, NodeId},
@@ -37,6 +38,8 @@ pub struct Config {
     pub ipc: OwnedFd,
     /// Whether port 7 echoes.
     pub has_echo: bool,
+    /// The congestion controller of connections whose driver names none.
+    pub congestion: Algorithm,
     /// What Hello is answered with, as JSON.
     pub greeting: String,
 }

@@ -12,6 +12,7 @@ use mio::{
     net::{UnixListener, UnixStream},
 };
 use pilot_proto::{
+    config::Algorithm,
     node::{ConnectionId, DialOptions, NodeError},
     transport::CloseReason,
     wire::{
@@ -108,7 +109,9 @@ impl Driver {
                 Ok(port) => self.reply(tag, &[&[code::BIND_OK][..], &port.0.to_be_bytes()].concat(), None),
                 Err(error) => self.refuse_port(tag, port, error),
             },
-            Frame::Dial { remote, port } => self.dial(tag, remote, port, true, false, DIAL_TIMEOUT),
+            Frame::Dial { remote, port } => {
+                self.dial(tag, remote, port, true, DialOptions::default(), DIAL_TIMEOUT);
+            }
             Frame::Unbind(port) => self.on_unbind(tag, port),
             Frame::Control { command, payload } => {
                 let event = HostEvent::Request { tag, command, payload: payload.to_vec() };
@@ -116,13 +119,14 @@ impl Driver {
                     self.fail(tag, "unavailable", "the daemon is overloaded", "try again later");
                 }
             }
-            Frame::OpenStream { id, remote, port, no_delay, timeout_ms } => {
+            Frame::OpenStream { id, remote, port, no_delay, congestion, timeout_ms } => {
                 let tag = Tag { id: Some(id), ..self.unbusy(tag) };
                 let timeout = match timeout_ms {
                     0 => DIAL_TIMEOUT,
                     ms => Duration::from_millis(u64::from(ms)),
                 };
-                self.dial(tag, remote, port, false, no_delay, timeout);
+                let options = DialOptions { no_delay, congestion: algorithm(congestion) };
+                self.dial(tag, remote, port, false, options, timeout);
             }
             Frame::ListenStreams { id, port, path } => {
                 let tag = Tag { id: Some(id), ..self.unbusy(tag) };
@@ -272,10 +276,10 @@ impl Driver {
         remote: Address,
         port: Port,
         is_framed: bool,
-        no_delay: bool,
+        options: DialOptions,
         timeout: Duration,
     ) {
-        match self.node.connect(self.now, remote, port, DialOptions { no_delay, congestion: None }) {
+        match self.node.connect(self.now, remote, port, options) {
             Ok(id) => {
                 let dial = Dial { client: tag.client, tag: tag.id, is_framed };
                 self.streams.insert(id, Stream::new(Owner::Dialling(dial)));
@@ -553,4 +557,14 @@ fn json_text(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// The congestion controller that a driver names by number.
+fn algorithm(code: u8) -> Option<Algorithm> {
+    match code {
+        1 => Some(Algorithm::Reno),
+        2 => Some(Algorithm::Cubic),
+        3 => Some(Algorithm::Bbr),
+        _ => None,
+    }
 }

@@ -2,10 +2,55 @@
 //!
 //! "WP" is the whitepaper; where its value departs from an RFC it wins, and the departure is stated.
 
-use core::time::Duration;
+use core::{fmt, str::FromStr, time::Duration};
 use std::sync::Arc;
 
-use crate::transport::Algorithm;
+/// Which congestion controller a connection uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub enum Algorithm {
+    /// AIMD as in the whitepaper (RFC 5681).
+    Reno,
+    /// RFC 9438.
+    #[default]
+    Cubic,
+    /// draft-ietf-ccwg-bbr, version 3 of BBR.
+    Bbr,
+}
+
+impl Algorithm {
+    /// Its name in options and statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reno => "reno",
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No controller has this name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("unknown congestion controller; there are reno, cubic and bbr")]
+pub struct UnknownAlgorithm;
+
+impl FromStr for Algorithm {
+    type Err = UnknownAlgorithm;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "reno" => Ok(Self::Reno),
+            "cubic" => Ok(Self::Cubic),
+            "bbr" => Ok(Self::Bbr),
+            _ => Err(UnknownAlgorithm),
+        }
+    }
+}
 
 /// Parameters of one connection.
 #[derive(Clone, Debug)]
@@ -177,5 +222,18 @@ impl Default for NodeConfig {
             sweep_interval: Duration::from_secs(60),
             beacon_interval: Duration::from_secs(30),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_controllers_are_read_back() {
+        for algorithm in [Algorithm::Reno, Algorithm::Cubic, Algorithm::Bbr] {
+            assert_eq!(algorithm.name().parse(), Ok(algorithm));
+        }
+        assert_eq!("vegas".parse::<Algorithm>(), Err(UnknownAlgorithm));
     }
 }

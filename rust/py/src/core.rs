@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use pilot_net::{Config, ConnectionRow, Handle, HostEvent, PeerRow, Tag};
-use pilot_proto::wire::addr::{Address, NetworkId, NodeId};
+use pilot_proto::{
+    config::UnknownAlgorithm,
+    wire::addr::{Address, NetworkId, NodeId},
+};
 use pyo3::{
     exceptions::{PyRuntimeError, PyValueError},
     prelude::*,
@@ -31,13 +34,14 @@ fn host_port(address: SocketAddr) -> (String, u16) {
 #[pymethods]
 impl Core {
     #[new]
-    #[pyo3(signature = (*, identity_seed, seed, listen, ipc_fd, has_echo, greeting))]
+    #[pyo3(signature = (*, identity_seed, seed, listen, ipc_fd, has_echo, congestion, greeting))]
     fn new(
         identity_seed: &[u8],
         seed: &[u8],
         listen: &str,
         ipc_fd: i32,
         has_echo: bool,
+        congestion: &str,
         greeting: String,
     ) -> PyResult<Self> {
         let config = Config {
@@ -46,6 +50,9 @@ impl Core {
             listen: endpoint(listen)?,
             ipc: pilot_net::fd::duplicate(ipc_fd)?,
             has_echo,
+            congestion: congestion
+                .parse()
+                .map_err(|error: UnknownAlgorithm| PyValueError::new_err(error.to_string()))?,
             greeting,
         };
         Ok(Self { handle: Handle::start(config)? })
@@ -176,6 +183,7 @@ fn connection_dict<'py>(py: Python<'py>, row: &ConnectionRow) -> PyResult<Bound<
     dict.set_item("state", row.state.to_string())?;
     dict.set_item("remote_addr", tuple.remote.to_string())?;
     dict.set_item("in_recovery", stats.in_recovery)?;
+    dict.set_item("congestion", stats.congestion.name())?;
     for (name, value) in [
         ("id", u64::from(row.id)),
         ("local_port", u64::from(tuple.local_port.0)),
@@ -186,11 +194,15 @@ fn connection_dict<'py>(py: Python<'py>, row: &ConnectionRow) -> PyResult<Bound<
         ("segs_recv", counters.segs_recv),
         ("retransmits", counters.retransmits),
         ("fast_retx", counters.fast_retx),
+        ("loss_probes", counters.loss_probes),
+        ("spurious_retx", counters.spurious_retx),
         ("dup_acks", counters.dup_acks),
         ("sack_sent", counters.sack_sent),
         ("sack_recv", counters.sack_recv),
         ("cong_win", stats.cwnd as u64),
         ("ssthresh", stats.ssthresh as u64),
+        ("pacing_rate", stats.pacing_rate),
+        ("delivery_rate", stats.delivery_rate),
         ("in_flight", stats.in_flight as u64),
         ("srtt_ns", stats.srtt_ns),
         ("rttvar_ns", stats.rttvar_ns),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     CloseReason, Dialect, RecvError, SendError, State, Stats, TimerKind,
-    congestion::{Algorithm, Controller, Parameters},
+    congestion::{self, Algorithm, Controller, Parameters},
     pacing::Pacer,
     recv::Receiver,
     rtt::RttEstimator,
@@ -160,13 +160,15 @@ pub(super) struct Undo {
 fn controller(options: &Options) -> Box<dyn Controller> {
     let config = &options.config;
     let is_legacy = options.dialect.is_legacy();
-    options.congestion.unwrap_or(config.congestion).start(Parameters {
+    let algorithm = options.congestion.unwrap_or(config.congestion);
+    let parameters = Parameters {
         initial_window: config.initial_window,
         ssthresh: if is_legacy { config.legacy_ssthresh } else { usize::MAX },
         max_cwnd: if is_legacy { config.legacy_max_cwnd } else { config.max_cwnd },
         smss: options.max_segment,
         abc_limit: is_legacy.then_some(config.abc_limit),
-    })
+    };
+    congestion::start(algorithm, parameters)
 }
 
 /// Pending events; order of delivery is the order of the fields.
@@ -488,7 +490,8 @@ impl Connection {
             pacing_rate: self.pacer.rate().unwrap_or(0),
             delivery_rate: self.delivery_rate,
             cwnd: self.congestion.cwnd(),
-            ssthresh: self.congestion.ssthresh(),
+            // Without a threshold the bound of the window stands for it.
+            ssthresh: self.congestion.ssthresh().min(self.options.config.max_cwnd),
             in_flight: self.sender.in_flight(),
             srtt_ns: self.rtt.srtt().map_or(0, nanos),
             rttvar_ns: nanos(self.rtt.rttvar()),

@@ -103,6 +103,8 @@ pub enum Frame<'a> {
         remote: Address,
         port: Port,
         no_delay: bool,
+        /// 0 for the daemon's default.
+        congestion: u8,
         timeout_ms: u32,
     },
     ListenStreams {
@@ -201,7 +203,8 @@ impl<'a> Reader<'a> {
                 let id = self.u32()?;
                 let (remote, port) = self.endpoint()?;
                 let [flags] = self.take()?;
-                Frame::OpenStream { id, remote, port, no_delay: flags & 1 != 0, timeout_ms: self.u32()? }
+                let (no_delay, congestion) = (flags & 1 != 0, flags >> 1 & 3);
+                Frame::OpenStream { id, remote, port, no_delay, congestion, timeout_ms: self.u32()? }
             }
             code::LISTEN_STREAMS => {
                 let (id, port) = (self.u32()?, self.port()?);

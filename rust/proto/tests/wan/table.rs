@@ -34,9 +34,6 @@ fn run(cell: Cell, algorithm: Algorithm) -> f64 {
     let flow = world.start_flow(0, 1, total, options, false).unwrap();
     let limit = Duration::from_secs(10);
     let _ = world.run_until(limit, |world| world.flow(flow).finished.is_some());
-    if std::env::var("SHOW").is_ok() {
-        println!("{algorithm} {cell:?} {:?} drops {}", world.flow(flow).stats, world.dropped_at(link));
-    }
     world.flow(flow).goodput(world.now) * 8.0 / 1e6
 }
 

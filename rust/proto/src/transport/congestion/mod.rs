@@ -5,7 +5,7 @@ mod cubic;
 mod hystart;
 mod reno;
 
-use core::{fmt, str::FromStr, time::Duration};
+use core::{fmt, time::Duration};
 
 pub use bbr::Bbr;
 pub use cubic::Cubic;
@@ -13,61 +13,15 @@ pub use hystart::{HyStart, Phase};
 pub use reno::Reno;
 
 use super::rate::RateSample;
+pub use crate::config::Algorithm;
 use crate::{time::Instant, wire::seq::SeqNumber};
 
-/// Which controller a connection uses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
-pub enum Algorithm {
-    /// AIMD as in the whitepaper (RFC 5681).
-    Reno,
-    /// RFC 9438.
-    #[default]
-    Cubic,
-    /// draft-ietf-ccwg-bbr, version 3 of BBR.
-    Bbr,
-}
-
-impl Algorithm {
-    /// Its name in options and statistics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Reno => "reno",
-            Self::Cubic => "cubic",
-            Self::Bbr => "bbr",
-        }
-    }
-
-    /// The controller for a new connection.
-    pub fn start(self, parameters: Parameters) -> Box<dyn Controller> {
-        match self {
-            Self::Reno => Box::new(Reno::new(parameters)),
-            Self::Cubic => Box::new(Cubic::new(parameters)),
-            Self::Bbr => Box::new(Bbr::new(parameters)),
-        }
-    }
-}
-
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// No controller has this name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("unknown congestion controller; there are reno, cubic and bbr")]
-pub struct UnknownAlgorithm;
-
-impl FromStr for Algorithm {
-    type Err = UnknownAlgorithm;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "reno" => Ok(Self::Reno),
-            "cubic" => Ok(Self::Cubic),
-            "bbr" => Ok(Self::Bbr),
-            _ => Err(UnknownAlgorithm),
-        }
+/// The controller for a new connection.
+pub fn start(algorithm: Algorithm, parameters: Parameters) -> Box<dyn Controller> {
+    match algorithm {
+        Algorithm::Reno => Box::new(Reno::new(parameters)),
+        Algorithm::Cubic => Box::new(Cubic::new(parameters)),
+        Algorithm::Bbr => Box::new(Bbr::new(parameters)),
     }
 }
 
@@ -232,12 +186,10 @@ mod testing {
     }
 
     #[test]
-    fn names_are_read_back() {
+    fn every_controller_can_be_chosen() {
         for algorithm in [Algorithm::Reno, Algorithm::Cubic, Algorithm::Bbr] {
-            assert_eq!(algorithm.name().parse(), Ok(algorithm));
-            assert_eq!(algorithm.start(parameters()).algorithm(), algorithm);
+            assert_eq!(start(algorithm, parameters()).algorithm(), algorithm);
         }
-        assert_eq!("vegas".parse::<Algorithm>(), Err(UnknownAlgorithm));
     }
 
     #[test]
