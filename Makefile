@@ -4,10 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WAN_OUT ?= build/wan
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python fuzz bench lint format clean
+.PHONY: help setup demo test test-rust test-python fuzz bench bench-wan lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,13 @@ fuzz: ## run every fuzz target for FUZZ_SECONDS (default 20) each
 bench: setup ## measure throughput, latency and memory beside their yardsticks
 	cargo build --release --quiet -p pilot-net --examples
 	$(BIN)/python benches/throughput.py
+
+bench-wan: setup ## measure our controllers beside kernel TCP and QUIC over long, lossy paths (root)
+	cargo build --release --quiet -p pilot-lab
+	cargo build --release --quiet --manifest-path benches/quic-peer/Cargo.toml
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python benches/wan.py --lab target/release/pilot-lab \
+		--quic benches/quic-peer/target/release/quic-peer --out $(WAN_OUT) $(WAN_FLAGS)
 
 lint: setup ## formatting, lints, types and stubs
 	cargo fmt --all --check

@@ -272,6 +272,10 @@ class Driver:
         """Takes this node off the network."""
         self.call(f.DEREGISTER)
 
+    def abort(self, stream: Stream) -> None:
+        """Resets a stream: what was not sent is dropped, and the peer's stream breaks at once."""
+        self._link.send(f.frame(f.ABORT_STREAM, f.u32(stream.connection_id)))
+
     def disconnect(self, connection_id: int) -> None:
         """Closes any connection of the daemon."""
         self._link.request(f.REQUEST, bytes((f.CLOSE,)), f.u32(connection_id))

@@ -290,3 +290,14 @@ async def test_an_unknown_congestion_controller_is_refused_by_name(a: Driver) ->
     with pytest.raises(InvalidArgument, match="vegas") as caught:
         await a.dial("agent-b:7", congestion="vegas")  # type: ignore[arg-type]
     assert "cubic" in (caught.value.hint or "")
+
+
+async def test_an_aborted_stream_breaks_at_once(a: Driver, b: Driver) -> None:
+    async with (
+        await b.listen() as listener,
+        await a.dial(f"agent-b:{listener.port}") as stream,
+        await listener.accept() as accepted,
+    ):
+        await a.abort(stream)
+        with pytest.raises(StreamBroken, match="reset"):
+            await accepted.receive()

@@ -469,6 +469,10 @@ class Driver(SharedReader):
         """Takes this node off the network."""
         await self.call(f.DEREGISTER)
 
+    async def abort(self, stream: Stream) -> None:
+        """Resets a stream: what was not sent is dropped, and the peer's stream breaks at once."""
+        self._send_now(f.frame(f.ABORT_STREAM, f.u32(stream.connection_id)))
+
     async def disconnect(self, connection_id: int) -> None:
         """Closes any connection of the daemon."""
         if self._control is not None:

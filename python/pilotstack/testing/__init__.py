@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from pilotstack.errors import ConnectionFailed, TimedOut
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
 __all__ = ["Network", "Node", "Process"]
@@ -47,18 +48,21 @@ class Process:
         kind: ``rendezvous`` or ``daemon``.
         arguments: its flags.
         log: file that takes its stderr.
+        prefix: what runs the command, such as ``ip netns exec NAME``.
 
     Raises:
         ConnectionFailed: it ended instead; the message is the end of its log.
         TimedOut: it said nothing in time.
     """
 
-    def __init__(self, kind: str, arguments: list[str], log: Path) -> None:
+    def __init__(
+        self, kind: str, arguments: list[str], log: Path, *, prefix: Sequence[str] = ()
+    ) -> None:
         self.log = log
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PILOT_")}
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _ENTRY[kind], *arguments],
+                [*prefix, sys.executable, "-c", _ENTRY[kind], *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -139,6 +139,14 @@ impl Channel {
 #[derive(Clone, Debug, Default)]
 pub struct Links(pub(crate) Vec<Link>);
 
+impl Links {
+    /// Adds a bottleneck of `rate` octets per second with a queue of `queue` octets.
+    pub fn add(&mut self, rate: u64, queue: usize) -> LinkId {
+        self.0.push(Link::new(rate, queue));
+        LinkId(self.0.len() - 1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

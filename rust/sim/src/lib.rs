@@ -9,7 +9,7 @@ mod flow;
 mod rng;
 mod world;
 
-pub use channel::{Channel, Fate, LinkId, Loss, Path};
+pub use channel::{Channel, Fate, LinkId, Links, Loss, Path};
 pub use flow::{Flow, FlowId, pattern};
 pub use rng::Rng;
 pub use world::{HostId, Stuck, World};

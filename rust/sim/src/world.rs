@@ -4,7 +4,7 @@ use core::{fmt, net::SocketAddr, time::Duration};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
-    channel::{Channel, Link, LinkId, Links, Path},
+    channel::{Channel, LinkId, Links, Path},
     flow::{Flow, FlowId, pattern},
     rng::Rng,
 };
@@ -160,8 +160,7 @@ impl World {
 
     /// Adds a bottleneck of `rate` octets per second with a queue of `queue` octets.
     pub fn add_link(&mut self, rate: u64, queue: usize) -> LinkId {
-        self.links.0.push(Link::new(rate, queue));
-        LinkId(self.links.0.len() - 1)
+        self.links.add(rate, queue)
     }
 
     /// Datagrams dropped at a bottleneck's tail.
@@ -271,13 +270,24 @@ impl World {
     /// # Errors
     /// [`Stuck::Forever`] when nothing will.
     pub fn step(&mut self) -> Result<(), Stuck> {
+        let next = self.next_at().ok_or(Stuck::Forever(self.now))?;
+        self.advance(next);
+        Ok(())
+    }
+
+    /// When the next thing happens, after everything that can be sent now was.
+    fn next_at(&mut self) -> Option<Instant> {
         for host in 0..self.hosts.len() {
             self.drain(host);
         }
         let timer = self.hosts.iter().filter_map(|host| host.node.poll_timeout()).min();
         let arrival = self.wire.keys().next().map(|(at, _)| *at);
-        let next = timer.into_iter().chain(arrival).min().ok_or(Stuck::Forever(self.now))?;
-        self.now = self.now.max(next);
+        timer.into_iter().chain(arrival).min()
+    }
+
+    /// Lets it be `at`, with all that happens then.
+    fn advance(&mut self, at: Instant) {
+        self.now = self.now.max(at);
         while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
             let (from, to, mut frame) = entry.remove();
             if let Some(host) = self.hosts.get_mut(to) {
@@ -291,7 +301,6 @@ impl World {
                 self.drain(host);
             }
         }
-        Ok(())
     }
 
     /// Runs until `is_done`, for at most `limit` of virtual time.
@@ -313,16 +322,13 @@ impl World {
         Ok(())
     }
 
-    /// Runs for a time.
-    ///
-    /// # Errors
-    /// [`Stuck::Forever`].
-    pub fn run_for(&mut self, time: Duration) -> Result<(), Stuck> {
+    /// Runs for exactly this time.
+    pub fn run_for(&mut self, time: Duration) {
         let end = self.now + time;
-        while self.now < end {
-            self.step()?;
+        while let Some(at) = self.next_at().filter(|at| *at <= end) {
+            self.advance(at);
         }
-        Ok(())
+        self.now = end;
     }
 
     /// Takes what a host has to send and to say until it has nothing more.

@@ -106,7 +106,7 @@ impl Node {
         if remote.is_broadcast() || remote.node == NodeId::default() {
             return Err(NodeError::NotUnicast);
         }
-        if self.slots.len() >= self.config.max_connections {
+        if self.is_full() {
             return Err(NodeError::TooManyConnections);
         }
         let local_port = self.ports.ephemeral()?;
@@ -131,6 +131,7 @@ impl Node {
         let key = Key { local_port: tuple.local_port, remote: tuple.remote, remote_port: tuple.remote_port };
         self.demux.insert(key, id);
         self.ports.on_added(tuple.local_port);
+        self.counted += 1;
         self.by_peer.entry(tuple.remote.node).or_default().push(id);
         let slot = Slot {
             connection: Box::new(connection),
@@ -138,6 +139,7 @@ impl Node {
             is_attached: is_inbound,
             armed: None,
             is_inbound,
+            is_counted: true,
             is_released: false,
         };
         self.slots.insert(id, slot);
@@ -236,6 +238,7 @@ impl Node {
         for packet in self.pending.remove(&node).unwrap_or_default() {
             self.seal_packet(now, node, &packet);
         }
+        self.take_early(now, node);
     }
 
     /// What the registry knows about a peer: its identity key, and where it is, if it told.

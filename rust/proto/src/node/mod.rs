@@ -112,6 +112,8 @@ struct Slot {
     /// Deadline that stands in the timer heap.
     armed: Option<Instant>,
     is_inbound: bool,
+    /// Whether it takes a place among the connections and on its port; TIME-WAIT takes none.
+    is_counted: bool,
     /// The application is done with it; it is forgotten when it is closed.
     is_released: bool,
 }
@@ -146,6 +148,8 @@ pub struct Node {
     /// Deadlines of peers that stand in the heap.
     peer_armed: HashMap<NodeId, Instant>,
     slots: BTreeMap<ConnectionId, Slot>,
+    /// Connections that take a place.
+    counted: usize,
     demux: HashMap<Key, ConnectionId>,
     /// Connections by peer, for those that wait and for restarts.
     by_peer: BTreeMap<NodeId, Vec<ConnectionId>>,
@@ -161,6 +165,8 @@ pub struct Node {
     stash: Option<(SocketAddr, Vec<u8>)>,
     /// Datagrams that wait for a session.
     pending: BTreeMap<NodeId, VecDeque<Vec<u8>>>,
+    /// Stream packets that wait for their peer's transport to be known.
+    early: BTreeMap<NodeId, Vec<Vec<u8>>>,
     /// Peers about whom the registry was asked.
     asked: BTreeSet<NodeId>,
     beacons: Vec<SocketAddr>,
@@ -197,6 +203,7 @@ impl Node {
             peers: BTreeMap::new(),
             peer_armed: HashMap::new(),
             slots: BTreeMap::new(),
+            counted: 0,
             demux: HashMap::new(),
             by_peer: BTreeMap::new(),
             next_id: 1,
@@ -207,6 +214,7 @@ impl Node {
             loopback: VecDeque::new(),
             stash: None,
             pending: BTreeMap::new(),
+            early: BTreeMap::new(),
             asked: BTreeSet::new(),
             beacons: Vec::new(),
             scratch: Vec::new(),
@@ -305,7 +313,7 @@ impl Node {
     fn after(&mut self, id: ConnectionId) {
         use crate::transport::ConnectionEvent;
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        let mut closed = None;
+        let (mut closed, mut frees_place) = (None, false);
         while let Some(event) = slot.connection.poll_event() {
             match event {
                 ConnectionEvent::Connected if slot.is_inbound => self.events.push_back(Event::Accepted(id)),
@@ -313,12 +321,15 @@ impl Node {
                 ConnectionEvent::Readable => self.events.push_back(Event::Readable(id)),
                 ConnectionEvent::Writable => self.events.push_back(Event::Writable(id)),
                 ConnectionEvent::RemoteFinished => self.events.push_back(Event::RemoteFinished(id)),
-                ConnectionEvent::TimeWait => {}
+                ConnectionEvent::TimeWait => frees_place = true,
                 ConnectionEvent::Closed(reason) => closed = Some(reason),
             }
         }
         if let Some(reason) = closed {
             self.events.push_back(Event::Closed(id, reason));
+        }
+        if frees_place || closed.is_some() {
+            self.free_place(id);
         }
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if let Some((at, _)) = slot.connection.poll_timeout()
@@ -329,15 +340,31 @@ impl Node {
         }
     }
 
+    /// A connection takes no place any more.
+    fn free_place(&mut self, id: ConnectionId) {
+        if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_counted) {
+            slot.is_counted = false;
+            self.counted -= 1;
+            self.ports.on_removed(slot.connection.tuple().local_port);
+        }
+    }
+
+    /// Whether there is room for one more connection. Those in TIME-WAIT are bounded too, because they
+    /// hold memory.
+    fn is_full(&self) -> bool {
+        let max = self.config.max_connections;
+        self.counted >= max || self.slots.len() >= 2 * max
+    }
+
     /// Forgets a connection.
     fn remove(&mut self, id: ConnectionId) {
+        self.free_place(id);
         let Some(slot) = self.slots.remove(&id) else { return };
         let tuple = *slot.connection.tuple();
         let key = Key { local_port: tuple.local_port, remote: tuple.remote, remote_port: tuple.remote_port };
         if self.demux.get(&key) == Some(&id) {
             self.demux.remove(&key);
         }
-        self.ports.on_removed(tuple.local_port);
         let node = tuple.remote.node;
         if let Some(ids) = self.by_peer.get_mut(&node) {
             ids.retain(|known| *known != id);
@@ -375,6 +402,7 @@ impl Node {
         let peers = &self.peers;
         self.peer_armed.retain(|id, _| peers.contains_key(id));
         self.pending.retain(|id, _| peers.contains_key(id));
+        self.early.retain(|id, _| peers.contains_key(id));
         self.syn_bucket.retain(|_, bucket| !bucket.is_full(now));
         self.key_buckets.retain(|_, bucket| !bucket.is_full(now));
         self.arm(now + self.config.sweep_interval, Timed::Sweep);

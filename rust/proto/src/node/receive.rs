@@ -8,7 +8,7 @@ use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
     transport::{CloseReason, Connection, Options, State, reset_for},
-    tunnel::{Capabilities, Change, KeyVerdict, OpenError},
+    tunnel::{Capabilities, Change, KeyVerdict, OpenError, Peer},
     wire::{
         addr::{Address, NodeId, Port},
         beacon::Message,
@@ -17,6 +17,9 @@ use crate::{
         tunnel::{Frame, SEALED_HEADER_LEN, SealedHeader, SignedKey, TAG_LEN},
     },
 };
+
+/// Packets of one peer that wait for its transport to be known.
+const MAX_EARLY: usize = 32;
 
 impl Node {
     /// Takes one UDP datagram, which is decrypted in place. Whatever it holds, it never fails: what
@@ -142,8 +145,9 @@ impl Node {
             return;
         }
         match header.protocol {
+            Protocol::Stream if self.keep_early(now, sender, packet) => {}
             Protocol::Stream => self.on_stream(now, &header, payload),
-            Protocol::Datagram => self.on_datagram(now, &header, payload),
+            Protocol::Datagram => self.on_datagram(&header, payload),
             Protocol::Control => self.on_control(now, sender, &header, payload),
         }
     }
@@ -180,16 +184,30 @@ impl Node {
         self.seal_packet(now, sender, &packet);
     }
 
-    /// A peer that sends data without telling capabilities is an old one.
-    fn note_dialect(&mut self, now: Instant, sender: NodeId) {
-        let Some(peer) = self.peers.get_mut(&sender) else { return };
-        if !peer.is_ready() && peer.on_legacy() {
-            self.on_peer_ready(now, sender);
+    /// Keeps a stream packet of a peer whose transport is not known yet, and asks for it: a ping tells,
+    /// whether it is answered or echoed. Data that overtook the answer tells nothing.
+    fn keep_early(&mut self, now: Instant, sender: NodeId, packet: &[u8]) -> bool {
+        if self.peers.get(&sender).is_none_or(Peer::is_ready) {
+            return false;
+        }
+        let waiting = self.early.entry(sender).or_default();
+        if waiting.len() < MAX_EARLY {
+            waiting.push(packet.to_vec());
+        } else {
+            self.counters.dropped_limited += 1;
+        }
+        self.with_peer(sender, |peer, local, out| peer.ask_capabilities(now, local, out));
+        true
+    }
+
+    /// Takes the packets that waited for the peer's transport to be known.
+    pub(super) fn take_early(&mut self, now: Instant, node: NodeId) {
+        for packet in self.early.remove(&node).unwrap_or_default() {
+            self.on_packet(now, node, &packet);
         }
     }
 
-    fn on_datagram(&mut self, now: Instant, header: &Header, payload: &[u8]) {
-        self.note_dialect(now, header.src.node);
+    fn on_datagram(&mut self, header: &Header, payload: &[u8]) {
         if payload.is_empty() {
             return;
         }
@@ -214,7 +232,6 @@ impl Node {
             }
             self.demux.remove(&key);
         }
-        self.note_dialect(now, header.src.node);
         if header.flags == Flags::SYN && self.accept(now, header) {
             return;
         }
@@ -246,8 +263,8 @@ impl Node {
             self.counters.dropped_limited += 1;
             return true;
         }
-        let is_full = self.slots.len() >= self.config.max_connections
-            || self.ports.connections(syn.dst_port) >= self.config.max_connections_per_port;
+        let is_full =
+            self.is_full() || self.ports.connections(syn.dst_port) >= self.config.max_connections_per_port;
         if is_full {
             self.counters.dropped_limited += 1;
             return false;

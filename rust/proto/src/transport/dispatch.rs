@@ -247,7 +247,8 @@ impl Connection {
             let before = self.sender.in_flight().saturating_sub(segment.len);
             self.congestion.on_sent(now, before, self.sender.is_app_limited());
         }
-        if !self.timers.is_set(TimerKind::Retransmission) && !self.timers.is_set(TimerKind::LossProbe) {
+        // The loss probe waits from the last departure on, a timeout from the first.
+        if !self.timers.is_set(TimerKind::Retransmission) {
             self.arm_retransmission(now);
         }
         self.timers.stop(TimerKind::Persist);

@@ -117,7 +117,7 @@ pub struct Peer {
     capabilities: Option<Capabilities>,
     /// The process that the peer last told to be.
     boot_id: Option<u64>,
-    /// The peer echoed our capabilities or sent data before telling any: it is an old one.
+    /// The peer echoed our capabilities: it is an old one.
     is_legacy: bool,
     /// Something waits for a session, or uses it.
     is_active: bool,
@@ -315,7 +315,7 @@ impl Peer {
     ) -> Result<(bool, bool), OpenError> {
         let is_alone = self.candidate.is_none() && self.previous.is_none();
         let Some(current) = self.current.as_mut() else { return Err(OpenError::Unauthentic) };
-        if is_alone && current.suite().is_some() {
+        if is_alone && current.is_settled() {
             current.open_in_place(header, frame)?;
             self.on_opened(now, from);
             return Ok((true, false));
@@ -387,8 +387,16 @@ impl Peer {
         self.boot_id.is_some()
     }
 
+    /// Pings the peer unless that is under way already.
+    pub fn ask_capabilities(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
+        if self.probe_at.is_none() {
+            self.probes = 0;
+            self.send_probe(now, local, out);
+        }
+    }
+
     /// The peer shows that it tells no capabilities. `true` if that is new.
-    pub fn on_legacy(&mut self) -> bool {
+    fn on_legacy(&mut self) -> bool {
         if self.capabilities.is_some() || self.is_legacy {
             return false;
         }

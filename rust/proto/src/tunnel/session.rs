@@ -18,6 +18,9 @@ pub enum OpenError {
     Replayed,
 }
 
+/// More frames under G2 than a peer sends under both suites.
+const SETTLED: u32 = 64;
+
 /// One agreement with a peer. The replay windows live as long as the keys.
 #[derive(Debug)]
 pub struct Session {
@@ -26,6 +29,8 @@ pub struct Session {
     g1: TunnelKey,
     g2: TunnelKey,
     suite: Option<Suite>,
+    /// Frames that opened under G2.
+    g2_opened: u32,
     prefix: u32,
     counter: u64,
     windows: PrefixWindows,
@@ -51,6 +56,7 @@ impl Session {
             g1: TunnelKey::new(Suite::G1, keys.key(Suite::G1))?,
             g2: TunnelKey::new(Suite::G2, keys.key(Suite::G2))?,
             suite: None,
+            g2_opened: 0,
             prefix: random & !1 | side,
             counter: 0,
             windows: PrefixWindows::default(),
@@ -61,6 +67,13 @@ impl Session {
     /// The suite that a frame of the peer opened under.
     pub fn suite(&self) -> Option<Suite> {
         self.suite
+    }
+
+    /// Whether the peer surely seals under the suite detected here, so that a frame that it does not
+    /// open is no frame of the peer. What was sealed twice, before the peer knew, may have arrived in
+    /// another order there than here.
+    pub fn is_settled(&self) -> bool {
+        self.suite == Some(Suite::G2) && self.g2_opened >= SETTLED
     }
 
     /// Whether the peer uses up prefixes so fast that a new key is needed.
@@ -116,7 +129,10 @@ impl Session {
         Ok(())
     }
 
-    /// Opens a frame into `packet`, trying the detected suite first; success latches the suite.
+    /// Opens a frame into `packet`, trying the detected suite first. Success detects the suite, and
+    /// one under G2 settles it: a peer that can seal so is spoken to so. Without a rule that is the
+    /// same on both sides, two peers that each heard the other's first ping under another suite would
+    /// never understand each other again.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -131,7 +147,12 @@ impl Session {
             if self.suite == Some(Suite::G1) { [Suite::G1, Suite::G2] } else { [Suite::G2, Suite::G1] };
         for suite in order {
             if self.key(suite).open_to(header, frame, packet).is_ok() {
-                self.suite = Some(suite);
+                if suite == Suite::G2 {
+                    self.g2_opened = self.g2_opened.saturating_add(1);
+                    self.suite = Some(suite);
+                } else {
+                    self.suite.get_or_insert(suite);
+                }
                 self.windows.commit(header.nonce.prefix, header.nonce.counter);
                 return Ok(());
             }
@@ -144,5 +165,48 @@ impl Session {
             return Err(OpenError::Replayed);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_that_heard_the_first_ping_under_different_suites_agree_on_one() {
+        let keys = [1, 2].map(|n| ExchangeKey::from_secret(&[n; 32]).unwrap());
+        let session = |own: usize, peer: usize| {
+            Session::new(Instant::ZERO, &keys[own], keys[peer].public_key(), own as u32).unwrap()
+        };
+        let (mut a, mut b) = (session(0, 1), session(1, 0));
+        let mut packet = Vec::new();
+        let mut deliver = |from: &mut Session, to: &mut Session, at: usize| {
+            let frame = from.seal_both(NodeId(1), b"ping").swap_remove(at);
+            let header = match crate::wire::tunnel::Frame::parse(&frame) {
+                Ok(crate::wire::tunnel::Frame::Sealed(header)) => header,
+                other => panic!("{other:?}"),
+            };
+            to.open_to(header, &frame, &mut packet)
+        };
+        let (first_of_a, first_of_b) = (deliver(&mut a, &mut b, 0), deliver(&mut b, &mut a, 0));
+        assert_eq!((first_of_a, first_of_b), (Ok(()), Ok(())));
+        let (mut a, mut b) = (session(0, 1), session(1, 0));
+        let twins = a.seal_both(NodeId(1), b"ping").len();
+        assert_eq!(twins, 2);
+        // The copy under G1 overtakes the other in one direction.
+        deliver(&mut b, &mut a, 1).unwrap();
+        let (suite_of_a, suite_of_b) = (a.suite(), b.suite());
+        assert_eq!((suite_of_a, suite_of_b), (Some(Suite::G1), None));
+        a.suite = None;
+        deliver(&mut a, &mut b, 0).unwrap();
+        a.suite = Some(Suite::G1);
+        assert_eq!(b.suite(), Some(Suite::G2));
+        deliver(&mut a, &mut b, 0).unwrap();
+        deliver(&mut b, &mut a, 0).unwrap();
+        assert_eq!((a.suite(), b.suite()), (Some(Suite::G2), Some(Suite::G2)));
+        for _ in 0..SETTLED {
+            deliver(&mut b, &mut a, 0).unwrap();
+        }
+        assert!(a.is_settled());
     }
 }

@@ -3,7 +3,11 @@
 #![allow(clippy::cast_possible_truncation, reason = "tests")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
 
+mod hostile;
 mod node;
 mod pair;
 mod rng;
+mod script;
+mod section43;
+mod states;
 mod transport;

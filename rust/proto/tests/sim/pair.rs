@@ -106,6 +106,8 @@ pub(crate) struct Pair {
     wire: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     serial: u64,
     free_at: [Instant; 2],
+    /// The right edge of each end's window, which never moves left.
+    edges: [Option<SeqNumber>; 2],
     /// Every packet that left, before the path touched it.
     pub(crate) trace: Vec<(usize, Header, usize)>,
     pub(crate) accept_options: Options,
@@ -141,6 +143,7 @@ impl Pair {
             wire: BTreeMap::new(),
             serial: 0,
             free_at: [Instant::ZERO; 2],
+            edges: [None; 2],
             trace: Vec::new(),
             accept_options: acceptor,
         }
@@ -153,6 +156,13 @@ impl Pair {
     fn transmit(&mut self, from: usize, packet: Vec<u8>) {
         let (header, payload) = Header::parse(&packet).expect("own packets parse");
         self.trace.push((from, header, payload.len()));
+        if header.flags == Flags::ACK {
+            // A window counts whole segments of 4,096 octets.
+            let edge = header.ack + usize::from(header.window) * 4096;
+            let before = self.edges[from].replace(edge);
+            let is_kept = before.is_none_or(|before| edge.distance_from(before) > -4096);
+            assert!(is_kept, "the right edge of end {from} moved left: {before:?} to {edge:?}");
+        }
         let copies = 1 + usize::from(self.rng.chance(self.path.duplication));
         for _ in 0..copies {
             if self.rng.chance(self.path.loss) {

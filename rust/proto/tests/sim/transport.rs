@@ -228,7 +228,7 @@ fn data_that_looks_like_sack_is_delivered() {
 
 #[test]
 fn transfers_survive_any_path() {
-    let seeds: u64 = std::env::var("SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    let seeds: u64 = std::env::var("SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(5000);
     for seed in 0..seeds {
         let mut rng = Rng(seed ^ 0xabcd);
         let path = Path {

@@ -1,6 +1,8 @@
 //! Throughput, fairness and recovery of whole nodes over long paths, in virtual time.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod admission;
+mod any_network;
 mod fairness;
 mod limits;
 mod table;

@@ -1,0 +1,196 @@
+//! The state machine of RFC 9293 (figure 5 and section 3.10) as a table that is run.
+
+use crate::{
+    pair::options,
+    script::{ACK, FIN_ACK, RST, SYN_ACK, Script, WINDOW},
+};
+use pilot_proto::{
+    transport::{Dialect, State},
+    wire::packet::Flags,
+};
+
+/// A state, what happens in it, the state after it, and what leaves at once (`-` for nothing).
+///
+/// Inputs: `syn` and `syn-ack` of an open; `old-syn`, the peer's first again; `fin`, `ack-of-fin`,
+/// `data`; `rst` in the window and `wild-rst` outside; `wild-ack` for what was never sent; the calls
+/// `shutdown`, `close` and `abort`; `wait`, the end of a state that ends by itself.
+const TABLE: &str = "
+    SYN-SENT      syn-ack     ESTABLISHED   ack
+    SYN-SENT      syn         SYN-RECEIVED  syn-ack
+    SYN-SENT      fin         SYN-SENT      -
+    SYN-SENT      data        SYN-SENT      -
+    SYN-SENT      wild-ack    SYN-SENT      -
+    SYN-SENT      rst         CLOSED        -
+    SYN-SENT      wild-rst    SYN-SENT      -
+    SYN-SENT      close       CLOSED        -
+    SYN-SENT      abort       CLOSED        -
+    SYN-RECEIVED  ack         ESTABLISHED   -
+    SYN-RECEIVED  data        ESTABLISHED   ack
+    SYN-RECEIVED  old-syn     SYN-RECEIVED  syn-ack
+    SYN-RECEIVED  rst         CLOSED        -
+    SYN-RECEIVED  wild-rst    SYN-RECEIVED  -
+    SYN-RECEIVED  wild-ack    SYN-RECEIVED  -
+    SYN-RECEIVED  abort       CLOSED        rst
+    ESTABLISHED   data        ESTABLISHED   ack
+    ESTABLISHED   fin         CLOSE-WAIT    ack
+    ESTABLISHED   rst         CLOSED        -
+    ESTABLISHED   wild-rst    ESTABLISHED   -
+    ESTABLISHED   old-syn     ESTABLISHED   any
+    ESTABLISHED   wild-ack    ESTABLISHED   ack
+    ESTABLISHED   shutdown    FIN-WAIT-1    fin
+    ESTABLISHED   close       FIN-WAIT-1    fin
+    ESTABLISHED   abort       CLOSED        rst
+    FIN-WAIT-1    ack-of-fin  FIN-WAIT-2    -
+    FIN-WAIT-1    fin         CLOSING       ack
+    FIN-WAIT-1    both        TIME-WAIT     ack
+    FIN-WAIT-1    data        FIN-WAIT-1    ack
+    FIN-WAIT-1    rst         CLOSED        -
+    FIN-WAIT-1    wild-ack    FIN-WAIT-1    ack
+    FIN-WAIT-1    abort       CLOSED        rst
+    FIN-WAIT-2    fin         TIME-WAIT     ack
+    FIN-WAIT-2    data        FIN-WAIT-2    ack
+    FIN-WAIT-2    rst         CLOSED        -
+    FIN-WAIT-2    abort       CLOSED        rst
+    CLOSE-WAIT    ack         CLOSE-WAIT    -
+    CLOSE-WAIT    fin         CLOSE-WAIT    any
+    CLOSE-WAIT    shutdown    LAST-ACK      fin
+    CLOSE-WAIT    rst         CLOSED        -
+    CLOSE-WAIT    abort       CLOSED        rst
+    CLOSING       ack-of-fin  TIME-WAIT     -
+    CLOSING       rst         CLOSED        -
+    CLOSING       abort       CLOSED        rst
+    LAST-ACK      ack-of-fin  CLOSED        -
+    LAST-ACK      fin         LAST-ACK      any
+    LAST-ACK      rst         CLOSED        -
+    LAST-ACK      abort       CLOSED        rst
+    TIME-WAIT     fin         TIME-WAIT     ack
+    TIME-WAIT     rst         CLOSED        -
+    TIME-WAIT     abort       CLOSED        -
+    TIME-WAIT     wait        CLOSED        -
+    CLOSED        data        CLOSED        -
+    CLOSED        fin         CLOSED        -
+    CLOSED        rst         CLOSED        -
+    CLOSED        shutdown    CLOSED        -
+    CLOSED        abort       CLOSED        -
+";
+
+fn in_state(name: &str) -> Script {
+    let options = options(Dialect::Native);
+    let mut script = match name {
+        "SYN-SENT" => return Script::connecting(options),
+        "SYN-RECEIVED" => return Script::accepting(options),
+        _ => Script::established(options, 20),
+    };
+    let finish = |script: &mut Script| {
+        script.connection.shutdown();
+        script.sent();
+    };
+    match name {
+        "ESTABLISHED" => {}
+        "FIN-WAIT-1" => finish(&mut script),
+        "FIN-WAIT-2" => {
+            finish(&mut script);
+            script.ack(2);
+        }
+        "CLOSE-WAIT" => script.recv(FIN_ACK, 1, 1, WINDOW, &[]),
+        "CLOSING" => {
+            finish(&mut script);
+            script.recv(FIN_ACK, 1, 1, WINDOW, &[]);
+        }
+        "LAST-ACK" => {
+            script.recv(FIN_ACK, 1, 1, WINDOW, &[]);
+            script.sent();
+            finish(&mut script);
+        }
+        "TIME-WAIT" => {
+            finish(&mut script);
+            script.recv(FIN_ACK, 1, 2, WINDOW, &[]);
+        }
+        "CLOSED" => script.recv(RST, 1, 1, WINDOW, &[]),
+        other => panic!("no such state: {other}"),
+    }
+    script.sent();
+    assert_eq!(script.connection.state().to_string(), name);
+    script
+}
+
+fn happen(script: &mut Script, input: &str) {
+    let has_finished = matches!(script.connection.state(), State::FinWait2 | State::TimeWait | State::Closed);
+    // What the peer acknowledges: our SYN, and our FIN once it did.
+    let ack = if has_finished { 2 } else { 1 };
+    let now = script.now;
+    match input {
+        "syn" | "old-syn" => script.recv(Flags::SYN, 0, 0, WINDOW, &[]),
+        "syn-ack" => script.recv(SYN_ACK, 0, 1, WINDOW, &[]),
+        "ack" if script.connection.state() == State::CloseWait => script.recv(ACK, 2, 1, WINDOW, &[]),
+        "ack" => script.recv(ACK, 1, 1, WINDOW, &[]),
+        "data" => script.recv(ACK, 1, ack, WINDOW, b"data"),
+        "fin" => script.recv(FIN_ACK, 1, ack, WINDOW, &[]),
+        "ack-of-fin" => script.recv(ACK, 2, 2, WINDOW, &[]),
+        "both" => script.recv(FIN_ACK, 1, 2, WINDOW, &[]),
+        "rst" if script.connection.state() == State::SynSent => {
+            script.recv(RST.union(ACK), 0, 1, 0, &[]);
+        }
+        "rst"
+            if matches!(
+                script.connection.state(),
+                State::CloseWait | State::Closing | State::LastAck | State::TimeWait
+            ) =>
+        {
+            script.recv(RST, 2, 0, 0, &[]);
+        }
+        "rst" => script.recv(RST, 1, 0, 0, &[]),
+        "wild-rst" => script.recv(RST, 0x7000_0000, 0, 0, &[]),
+        "wild-ack" => script.recv(ACK, 1, 0x1000_0000, WINDOW, &[]),
+        "shutdown" => script.connection.shutdown(),
+        "close" => script.connection.close(now),
+        "abort" => script.connection.abort(now),
+        "wait" => {
+            script.wait(std::time::Duration::from_secs(11));
+        }
+        other => panic!("no such input: {other}"),
+    }
+}
+
+#[test]
+fn every_row_of_the_table_holds() {
+    let rows: Vec<Vec<&str>> = TABLE
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .filter(|row: &Vec<_>| !row.is_empty())
+        .collect();
+    for row in &rows {
+        let [before, input, after, emits] = row[..] else { panic!("not a row: {row:?}") };
+        let mut script = in_state(before);
+        happen(&mut script, input);
+        let sent = script.sent();
+        assert_eq!(script.connection.state().to_string(), after, "{row:?}");
+        let is_as_said = match emits {
+            "any" => true,
+            "-" => sent.is_empty(),
+            "ack" => sent.len() == 1 && sent[0].flags == ACK,
+            "syn-ack" => sent.len() == 1 && sent[0].flags == SYN_ACK,
+            "fin" => sent.len() == 1 && sent[0].flags == FIN_ACK,
+            "rst" => sent.len() == 1 && sent[0].flags.contains(RST),
+            other => panic!("no such segment: {other}"),
+        };
+        assert!(is_as_said, "{row:?} sent {sent:?}");
+    }
+    let states: std::collections::BTreeSet<_> = rows.iter().map(|row| row[0]).collect();
+    assert_eq!(states.len(), 10, "every state but LISTEN, which the node holds: {states:?}");
+}
+
+#[test]
+fn every_state_repeats_its_segment_until_it_is_answered() {
+    for (state, expected) in [
+        ("SYN-SENT", Flags::SYN),
+        ("SYN-RECEIVED", SYN_ACK),
+        ("FIN-WAIT-1", FIN_ACK),
+        ("CLOSING", FIN_ACK),
+        ("LAST-ACK", FIN_ACK),
+    ] {
+        let mut script = in_state(state);
+        let sent = script.wait(std::time::Duration::from_millis(1500));
+        assert!(sent.iter().any(|out| out.flags == expected), "{state}: {sent:?}");
+    }
+}
