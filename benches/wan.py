@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import selectors
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,8 @@ LEFT, RIGHT = "pilot-left", "pilot-right"
 LEFT_IP, RIGHT_IP = "10.77.1.1", "10.77.2.1"
 OUR_SEGMENT, TCP_SEGMENT = 1152, 1448
 CONTENDERS = ("reno", "cubic", "bbr", "tcp-cubic", "tcp-bbr", "quinn-cubic")
+#: Seconds without a word from a receiver after which a run is over.
+PATIENCE = 15.0
 Samples = list[tuple[int, int]]
 
 
@@ -71,7 +74,7 @@ class Route:
     @property
     def seconds(self) -> float:
         """Long enough for ten bandwidth-delay products and what leads up to them."""
-        return max(3.0, 30 * self.rtt / 1000)
+        return max(2.5, 25 * self.rtt / 1000)
 
 
 def grid() -> Iterator[Route]:
@@ -151,18 +154,28 @@ class Receiver:
     """A process that says how each stream it takes goes."""
 
     def __init__(self, command: list[str]) -> None:
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        if self.process.stdout.readline().strip() != "ready":
+        self.rest = b""
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
+        if self.process.stdout.readline().strip() != b"ready":
             raise SystemExit(f"{command} does not receive")
 
     def samples(self) -> Samples:
         """Nanoseconds and octets of the stream that ends next."""
         samples = []
-        while (line := self.process.stdout.readline().strip()) != "end":
-            if not line:
-                raise SystemExit("a receiver ended")
-            nanoseconds, octets = line.split()
-            samples.append((int(nanoseconds), int(octets)))
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while selector.select(PATIENCE):
+                line = os.read(self.process.stdout.fileno(), 1 << 16)
+                if not line:
+                    raise SystemExit("a receiver ended")
+                self.rest += line
+                *lines, self.rest = self.rest.split(b"\n")
+                for text in lines:
+                    if text == b"end":
+                        return samples
+                    nanoseconds, octets = text.split()
+                    samples.append((int(nanoseconds), int(octets)))
+        # It was never reached, or its stream never ended: what arrived counts.
         return samples
 
     def stop(self) -> None:
@@ -229,7 +242,11 @@ class Arena:
         try:
             return self.receivers[kind].samples()
         finally:
-            sender.wait()
+            try:
+                sender.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                sender.kill()
+                sender.wait()
 
 
 def rates(samples: Samples, seconds: float) -> tuple[float, float]:
@@ -243,7 +260,9 @@ def rates(samples: Samples, seconds: float) -> tuple[float, float]:
     return last * 8e3 / max(whole, 1), late
 
 
-def measure(paths: list[Route], binary: Path, quic: Path | None) -> list[dict[str, object]]:
+def measure(
+    paths: list[Route], binary: Path, quic: Path | None, out: Path | None
+) -> list[dict[str, object]]:
     contenders = [name for name in CONTENDERS if quic or not name.startswith("quinn")]
     rows: list[dict[str, object]] = []
     with ExitStack() as stack:
@@ -260,6 +279,9 @@ def measure(paths: list[Route], binary: Path, quic: Path | None) -> list[dict[st
                 figures[contender] = rates(samples, path.seconds)
                 progress.advance(task)
             rows.append({"path": asdict(path), "name": path.name, "mbit_per_s": figures})
+            if out is not None:
+                # A run takes long; what was measured is kept when it is cut short.
+                (out / "wan.json").write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 
 
@@ -327,11 +349,11 @@ def main() -> None:
     if options.only:
         rtt, rate, loss = options.only.split(",")
         paths = [Route(int(rtt), int(rate), float(loss))]
-    rows = measure(paths, options.lab, options.quic)
-    Console(width=200).print(render(rows))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "wan.json").write_text(json.dumps(rows, indent=1) + "\n")
+    rows = measure(paths, options.lab, options.quic, options.out)
+    Console(width=200).print(render(rows))
+    if options.out:
         plot(rows, options.out)
 
 

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "registry.main": BASE | {"beacon"},
     "beacon": BASE,
     "daemon": BASE | {"client", "registry", "beacon"},
-    "testing": {"errors"},
+    "testing": {"errors", "_core"},
     "cli": BASE | {"client", "registry.client", "daemon.lifecycle", "testing"},
 }
 

@@ -16,7 +16,7 @@ CRATES = {
     "net": {"pilot-proto", "libc", "mio", "quinn-udp", "socket2", "thiserror", "tracing"},
     "sim": {"pilot-proto"},
     "lab": {"pilot-proto", "pilot-sim", "libc", "thiserror"},
-    "py": {"pilot-proto", "pilot-net", "pyo3", "pyo3-log", "tracing"},
+    "py": {"pilot-proto", "pilot-net", "pilot-sim", "pyo3", "pyo3-log", "tracing"},
 }
 
 # Module of the core -> modules of the core it may use.

@@ -68,7 +68,10 @@ async fn receive(address: SocketAddr) -> Result<(), Failure> {
     println!("ready");
     while let Some(incoming) = endpoint.accept().await {
         let Ok(connection) = incoming.await else { continue };
-        let Ok(mut stream) = connection.accept_uni().await else { continue };
+        let Ok(mut stream) = connection.accept_uni().await else {
+            println!("end");
+            continue;
+        };
         let (mut octets, mut begin, mut shown) = (0, None, Duration::ZERO);
         while let Ok(Some(chunk)) = stream.read_chunk(1 << 20, true).await {
             let now = std::time::Instant::now();

@@ -2,6 +2,7 @@
 
 mod beacon;
 mod core;
+mod simulation;
 
 use pyo3::prelude::*;
 
@@ -12,5 +13,6 @@ fn core_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let _ = pyo3_log::try_init();
     module.add_class::<core::Core>()?;
     module.add_class::<beacon::BeaconServer>()?;
+    module.add_class::<simulation::Simulation>()?;
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use crate::{rng::Rng, world::HostId};
+use crate::{
+    rng::Rng,
+    world::{HostId, World},
+};
 use pilot_proto::{
     node::ConnectionId,
     time::Instant,
@@ -30,6 +33,13 @@ pub fn pattern(offset: u64, max: u64) -> &'static [u8] {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FlowId(pub(crate) usize);
 
+impl FlowId {
+    /// The `n`th transfer of a network, from 0.
+    pub fn nth(world: &World, n: usize) -> Option<Self> {
+        (n < world.flows().len()).then_some(Self(n))
+    }
+}
+
 /// One transfer, from the host that dialled to the host that accepted.
 #[derive(Clone, Debug)]
 pub struct Flow {
@@ -55,6 +65,8 @@ pub struct Flow {
     pub is_reading: bool,
     /// The sender's statistics when they were last looked at.
     pub stats: Stats,
+    /// An end crashed; its connection's number means another one now.
+    pub(crate) is_orphan: bool,
     pub(crate) sender: ConnectionId,
     pub(crate) receiver: Option<ConnectionId>,
     /// Whether the receiver sends everything back.

@@ -6,6 +6,7 @@
 
 mod channel;
 mod flow;
+pub mod model;
 mod rng;
 mod world;
 

@@ -156,6 +156,9 @@ impl World {
         self.hosts[host] = Host { node, boots, events: VecDeque::new() };
         self.senders.retain(|(owner, _), _| *owner != host);
         self.receivers.retain(|(owner, _), _| *owner != host);
+        for flow in self.flows.iter_mut().filter(|flow| flow.from == host || flow.to == host) {
+            flow.is_orphan = true;
+        }
     }
 
     /// Adds a bottleneck of `rate` octets per second with a queue of `queue` octets.
@@ -231,6 +234,7 @@ impl World {
             closed: None,
             is_reading: true,
             stats: Default::default(),
+            is_orphan: false,
             sender,
             receiver: None,
             is_echo,
@@ -254,7 +258,24 @@ impl World {
     /// Resets a transfer's connection from the sender's side.
     pub fn abort(&mut self, id: FlowId) {
         let flow = &self.flows[id.0];
-        self.hosts[flow.from].node.abort(self.now, flow.sender);
+        if !flow.is_orphan {
+            self.hosts[flow.from].node.abort(self.now, flow.sender);
+        }
+    }
+
+    /// Sends no more than was written so far, then FIN; reading goes on.
+    pub fn finish(&mut self, id: FlowId) {
+        let flow = &mut self.flows[id.0];
+        if flow.sent == 0 || flow.closed.is_some() || flow.is_orphan {
+            return;
+        }
+        flow.total = flow.sent;
+        let is_done = flow.received == flow.total && !flow.is_echo || flow.returned == flow.total;
+        let node = &mut self.hosts[flow.from].node;
+        node.with_connection(flow.sender, |connection| connection.shutdown());
+        if is_done {
+            flow.finished.get_or_insert(self.now);
+        }
     }
 
     /// Makes a transfer's receiver read, or stop reading.
@@ -424,6 +445,7 @@ impl World {
             flow.to == host
                 && self.address(flow.from).node == tuple.remote.node
                 && flow.receiver.is_none()
+                && !flow.is_orphan
                 && self.hosts[flow.from]
                     .node
                     .connection(flow.sender)
@@ -441,6 +463,9 @@ impl World {
 
     fn pump_sender(&mut self, id: FlowId) {
         let flow = &mut self.flows[id.0];
+        if flow.is_orphan {
+            return;
+        }
         let node = &mut self.hosts[flow.from].node;
         node.with_connection(flow.sender, |connection| {
             while flow.sent < flow.total {
@@ -463,7 +488,8 @@ impl World {
     fn pump_receiver(&mut self, id: FlowId) {
         let now = self.now;
         let flow = &mut self.flows[id.0];
-        let Some(receiver) = flow.receiver.filter(|_| flow.is_reading) else { return };
+        let is_alive = flow.is_reading && !flow.is_orphan;
+        let Some(receiver) = flow.receiver.filter(|_| is_alive) else { return };
         let node = &mut self.hosts[flow.to].node;
         node.with_connection(receiver, |connection| {
             let mut taken = 0;

@@ -5,4 +5,5 @@ mod admission;
 mod any_network;
 mod fairness;
 mod limits;
+mod model;
 mod table;

@@ -89,7 +89,7 @@ pub struct Loss {
 }
 
 /// A congestion controller.
-pub trait Controller: fmt::Debug + Send {
+pub trait Controller: fmt::Debug + Send + Sync {
     /// Which one it is.
     fn algorithm(&self) -> Algorithm;
 

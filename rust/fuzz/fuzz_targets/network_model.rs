@@ -1,0 +1,6 @@
+//! A network of three nodes beside a model of it: see `pilot_sim::model`.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| pilot_sim::model::run(input));
