@@ -49,6 +49,7 @@ bench-wan: setup ## measure our controllers beside kernel TCP and QUIC over long
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benches/wan.py --lab target/release/pilot-lab \
 		--quic benches/quic-peer/target/release/quic-peer --out $(WAN_OUT) $(WAN_FLAGS)
+	$(BIN)/python benches/wan.py --lab target/release/pilot-lab --shares
 
 lint: setup ## formatting, lints, types and stubs
 	cargo fmt --all --check

@@ -19,6 +19,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -208,9 +209,6 @@ class Arena:
         ours = self._worker("ours-receive", path=str(self.state / "b.sock"), port=5001)
         tcp = inside(RIGHT, *self._worker("tcp-receive", address=RIGHT_IP, port=5001))
         self.receivers = {"ours": Receiver(ours), "tcp": Receiver(tcp)}
-        if quic is not None:
-            command = inside(RIGHT, str(quic), "receive", f"{RIGHT_IP}:5002")
-            self.receivers["quinn"] = Receiver(command)
         for receiver in self.receivers.values():
             stack.callback(receiver.stop)
 
@@ -238,15 +236,25 @@ class Arena:
             path = str(self.state / "a.sock")
             parameters = {"congestion": congestion, "seconds": seconds}
             command = self._worker("ours-send", path=path, target="b:5001", **parameters)
-        sender = subprocess.Popen(command)
-        try:
-            return self.receivers[kind].samples()
-        finally:
-            try:
-                sender.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                sender.kill()
-                sender.wait()
+        with ExitStack() as stack:
+            if kind == "quinn":
+                # A new one each time: one that sees a stray connection counts one stream too many.
+                receiver = Receiver(inside(RIGHT, str(self.quic), "receive", f"{RIGHT_IP}:5002"))
+                stack.callback(receiver.stop)
+            else:
+                receiver = self.receivers[kind]
+            sender = subprocess.Popen(command)
+            stack.callback(end, sender)
+            return receiver.samples()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Waits for a process, and kills one that does not end."""
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def rates(samples: Samples, seconds: float) -> tuple[float, float]:
@@ -261,9 +269,8 @@ def rates(samples: Samples, seconds: float) -> tuple[float, float]:
 
 
 def measure(
-    paths: list[Route], binary: Path, quic: Path | None, out: Path | None
+    paths: list[Route], contenders: list[str], binary: Path, quic: Path | None, out: Path | None
 ) -> list[dict[str, object]]:
-    contenders = [name for name in CONTENDERS if quic or not name.startswith("quinn")]
     rows: list[dict[str, object]] = []
     with ExitStack() as stack:
         lab = stack.enter_context(Lab(binary))
@@ -285,6 +292,23 @@ def measure(
     return rows
 
 
+def shares(binary: Path) -> dict[str, float]:
+    """What kernel CUBIC keeps of its fair half beside a flow of each of ours, 1 being fair: 100
+    Mbit/s, 30 ms, a queue of one bandwidth-delay product, the second half of ten seconds."""
+    kept = {}
+    route, seconds = Route(30, 100, 0.0), 10.0
+    with ExitStack() as stack:
+        lab = stack.enter_context(Lab(binary))
+        arena = Arena(stack, None)
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+        for ours in ("reno", "cubic", "bbr"):
+            lab.set(route)
+            both = [pool.submit(arena.run, name, seconds) for name in (ours, "tcp-cubic")]
+            late = [rates(run.result(), seconds)[1] for run in both]
+            kept[ours] = 2 * late[1] / max(sum(late), 1e-9)
+    return kept
+
+
 def render(rows: list[dict[str, object]]) -> Table:
     table = Table(
         title=f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, "
@@ -304,6 +328,8 @@ def render(rows: list[dict[str, object]]) -> Table:
 
 
 def ratio(figures: dict[str, tuple[float, float]], name: str) -> str:
+    if name not in figures or f"tcp-{name}" not in figures:
+        return ""
     plain = figures[name][0] / max(figures[f"tcp-{name}"][0], 1e-9)
     return f"{plain:.2f} ({plain * TCP_SEGMENT / OUR_SEGMENT:.2f})"
 
@@ -342,6 +368,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="directory for JSON and SVG")
     parser.add_argument("--quick", action="store_true", help="a few paths")
     parser.add_argument("--only", help="one path: round trip in ms, Mbit/s, loss")
+    parser.add_argument("--shares", action="store_true", help="fairness to kernel CUBIC instead")
+    parser.add_argument("--contenders", default=",".join(CONTENDERS), help="some of them")
     options = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("network namespaces and TUN devices need root")
@@ -351,7 +379,14 @@ def main() -> None:
         paths = [Route(int(rtt), int(rate), float(loss))]
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-    rows = measure(paths, options.lab, options.quic, options.out)
+    contenders = options.contenders.split(",")
+    if options.quic is None:
+        contenders = [name for name in contenders if not name.startswith("quinn")]
+    if options.shares:
+        for name, share in shares(options.lab).items():
+            Console().print(f"beside {name}, kernel CUBIC keeps {share:.2f} of its fair share")
+        return
+    rows = measure(paths, contenders, options.lab, options.quic, options.out)
     Console(width=200).print(render(rows))
     if options.out:
         plot(rows, options.out)

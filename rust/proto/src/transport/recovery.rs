@@ -60,7 +60,6 @@ impl Connection {
             delivered: acked.delivered,
             total_delivered: self.sender.delivered(),
             lost,
-            prior_in_flight,
             in_flight: self.sender.in_flight(),
             rtt: sample,
             min_rtt: self.min_rtt(),
@@ -70,7 +69,6 @@ impl Connection {
             is_cwnd_limited: self.is_cwnd_limited(),
             is_recovering: was_recovering || matches!(self.sender.recovery, Recovery::Fast { .. }),
             rate,
-            is_app_limited: self.sender.is_app_limited(),
         });
         self.pacer.set_rate(self.congestion.pacing_rate(self.rtt.srtt()));
         self.arm_retransmission(now);

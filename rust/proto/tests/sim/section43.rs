@@ -140,6 +140,25 @@ fn sack_repeats_every_hole_in_one_round_trip_and_nothing_that_arrived() {
 }
 
 #[test]
+fn a_timeout_skips_what_the_peer_reported() {
+    let mut script = Script::established(plain(), 50);
+    script.write(6_000);
+    script.data();
+    script.now += 50 * MS;
+    script.sack(1, &[(seg(1), seg(3)), (seg(4), seg(6))]);
+    assert_eq!(script.data().first(), Some(&(seg(0), 1000)));
+    // Everything repeated is lost again, until the timer expires.
+    let retransmits = |script: &Script| script.connection.stats().counters.retransmits;
+    while retransmits(&script) == 0 {
+        script.wait(10 * MS);
+    }
+    script.now += 50 * MS;
+    script.sack(seg(3), &[(seg(4), seg(6))]);
+    let sent: Vec<_> = script.wait(100 * MS).iter().filter_map(Out::data).collect();
+    assert_eq!(sent, [(seg(3), 1000)]);
+}
+
+#[test]
 fn a_peer_that_drops_what_it_reported_is_sent_it_again() {
     let mut script = Script::established(plain(), 50);
     script.write(5_000);

@@ -53,8 +53,6 @@ pub struct Ack {
     pub total_delivered: u64,
     /// Newly deemed lost.
     pub lost: usize,
-    /// In flight before and after.
-    pub prior_in_flight: usize,
     /// In flight now.
     pub in_flight: usize,
     /// Round trip of a segment that was sent once.
@@ -73,8 +71,6 @@ pub struct Ack {
     pub is_recovering: bool,
     /// The delivery rate, if this acknowledgement measured one.
     pub rate: Option<RateSample>,
-    /// Whether the application limits the flight now.
-    pub is_app_limited: bool,
 }
 
 /// One segment that was deemed lost.
@@ -171,7 +167,6 @@ mod testing {
             delivered: acked,
             total_delivered: 0,
             lost: 0,
-            prior_in_flight: 0,
             in_flight: 0,
             rtt: None,
             min_rtt: rtt,
@@ -181,7 +176,6 @@ mod testing {
             is_cwnd_limited: true,
             is_recovering: false,
             rate: None,
-            is_app_limited: false,
         }
     }
 
