@@ -41,7 +41,7 @@ LEFT_IP, RIGHT_IP = "10.77.1.1", "10.77.2.1"
 OUR_SEGMENT, TCP_SEGMENT = 1152, 1448
 CONTENDERS = ("reno", "cubic", "bbr", "tcp-cubic", "tcp-bbr", "quinn-cubic")
 #: Seconds without a word from a receiver after which a run is over.
-PATIENCE = 15.0
+PATIENCE = 4.0
 Samples = list[tuple[int, int]]
 
 
@@ -368,12 +368,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="directory for JSON and SVG")
     parser.add_argument("--quick", action="store_true", help="a few paths")
     parser.add_argument("--only", help="one path: round trip in ms, Mbit/s, loss")
+    parser.add_argument("--rtts", help="only these round trips of the grid, ms")
+    parser.add_argument("--rates", help="only these rates of the grid, Mbit/s")
     parser.add_argument("--shares", action="store_true", help="fairness to kernel CUBIC instead")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="some of them")
     options = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("network namespaces and TUN devices need root")
     paths = QUICK if options.quick else list(grid())
+    for name, kept in (("rtt", options.rtts), ("rate", options.rates)):
+        if kept:
+            paths = [path for path in paths if str(getattr(path, name)) in kept.split(",")]
     if options.only:
         rtt, rate, loss = options.only.split(",")
         paths = [Route(int(rtt), int(rate), float(loss))]

@@ -443,3 +443,67 @@ fn retransmissions_keep_the_boundaries_of_the_first_transmission() {
         assert!(!again.is_empty() && again.iter().all(|part| first.contains(part)), "{dialect:?} {again:?}");
     }
 }
+
+#[test]
+fn a_window_is_filled_to_its_last_octet_and_no_silly_segment_follows() {
+    // Four segments of 1,024 fill a window of one slot; forty the initial congestion window.
+    for (window, expected) in [(1, 4), (WINDOW, 40)] {
+        let mut script = Script::established(Options { max_segment: 1024, ..plain() }, 50);
+        script.recv(ACK, 1, 1, window, &[]);
+        script.write(100_000);
+        assert_eq!(script.data().len(), expected);
+    }
+    // What is left of the window, 96 octets, is not worth a segment while others are on their way.
+    let mut script = Script::established(plain(), 50);
+    script.recv(ACK, 1, 1, 1, &[]);
+    script.write(100_000);
+    assert_eq!(script.data(), (0..4).map(|n| (seg(n), 1000)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_full_segment_does_not_wait_for_a_small_one() {
+    let mut script = Script::established(plain(), 50);
+    script.write(10);
+    script.write(SMSS as usize);
+    assert_eq!(script.data()[0], (1, 1000));
+    let mut script = Script::established(plain(), 50);
+    script.write(10);
+    assert_eq!(script.data(), [(1, 10)]);
+    script.write(SMSS as usize);
+    assert_eq!(script.data(), [(11, 1000)]);
+}
+
+#[test]
+fn the_first_probe_of_a_closed_window_comes_after_half_a_second() {
+    let mut script = Script::established(plain(), 50);
+    script.recv(ACK, 1, 1, 0, &[]);
+    script.write(1000);
+    assert_eq!(script.data(), []);
+    let begin = script.now;
+    let sent = script.wait(600 * MS);
+    assert_eq!(sent.iter().filter_map(Out::data).collect::<Vec<_>>(), [(1, 1000)]);
+    assert_eq!(sent[0].at.as_millis(), 550, "half a second after {begin:?}");
+}
+
+#[test]
+fn a_closed_window_is_no_loss() {
+    let mut script = Script::established(plain(), 50);
+    let cwnd = script.connection.stats().cwnd;
+    script.recv(ACK, 1, 1, 0, &[]);
+    script.write(1000);
+    script.wait(Duration::from_secs(20));
+    let stats = script.connection.stats();
+    assert!(stats.counters.retransmits > 0, "{stats:?}");
+    assert_eq!((stats.cwnd, stats.ssthresh), (cwnd, 64 << 20));
+}
+
+#[test]
+fn an_old_peer_that_forgot_the_connection_is_sent_fin_five_times_more() {
+    let mut script = Script::established(Options { dialect: Dialect::G2, ..plain() }, 50);
+    script.connection.shutdown();
+    let sent = script.wait(Duration::from_secs(60));
+    let fins = sent.iter().filter(|out| out.flags.contains(pilot_proto::wire::packet::Flags::FIN));
+    // The loss probe, and five retransmissions after it.
+    assert_eq!(fins.count(), 1 + 1 + 5);
+    assert!(script.events().contains(&ConnectionEvent::Closed(CloseReason::Finished)));
+}
