@@ -277,8 +277,6 @@ impl Controller for Bbr {
         self.parameters.smss = smss;
     }
 
-    fn set_abc_limit(&mut self, _abc_limit: Option<usize>) {}
-
     /// Section 5.4.1: a restart from idle.
     fn on_sent(&mut self, now: Instant, in_flight: usize, is_app_limited: bool) {
         if in_flight > 0 || !is_app_limited {

@@ -1,10 +1,8 @@
-//! CUBIC (RFC 9438) with HyStart++ (RFC 9406).
+//! CUBIC (RFC 9438).
 
 use core::time::Duration;
 
-use super::{
-    Ack, Algorithm, Controller, HyStart, PACING_AVOIDANCE, PACING_SLOW_START, Parameters, window_rate,
-};
+use super::{Ack, Algorithm, Controller, Parameters, window::Window};
 use crate::time::Instant;
 
 /// C, segments per cubic second.
@@ -29,10 +27,7 @@ struct Epoch {
 /// The congestion window of one connection.
 #[derive(Clone, Debug)]
 pub struct Cubic {
-    parameters: Parameters,
-    cwnd: usize,
-    ssthresh: usize,
-    hystart: HyStart,
+    window: Window,
     w_max: f64,
     epoch: Option<Epoch>,
     /// Fractions of a segment by which the window is to grow.
@@ -47,21 +42,18 @@ impl Cubic {
     /// The window before anything was sent.
     pub fn new(parameters: Parameters) -> Self {
         Self {
-            cwnd: parameters.initial_window,
-            ssthresh: parameters.ssthresh,
-            hystart: HyStart::default(),
+            window: Window::new(parameters),
             w_max: 0.0,
             epoch: None,
             credit: 0.0,
             cwnd_prior: 0.0,
             last_ack: None,
             prior: None,
-            parameters,
         }
     }
 
     fn segments(&self, octets: usize) -> f64 {
-        octets as f64 / self.parameters.smss as f64
+        octets as f64 / self.window.parameters.smss as f64
     }
 
     #[allow(
@@ -70,28 +62,26 @@ impl Cubic {
         reason = "windows are small and positive"
     )]
     fn octets(&self, segments: f64) -> usize {
-        (segments * self.parameters.smss as f64).round() as usize
+        (segments * self.window.parameters.smss as f64).round() as usize
     }
 
     /// Section 4.6, with the fast convergence of section 4.7.
     fn reduce(&mut self, flight_size: usize) {
         self.prior = None;
         self.prior = Some(Box::new(self.clone()));
-        let cwnd = self.segments(self.cwnd);
+        let cwnd = self.segments(self.window.cwnd);
         self.w_max = if cwnd < self.w_max { cwnd * (1.0 + BETA_CUBIC) / 2.0 } else { cwnd };
         self.cwnd_prior = cwnd;
         self.epoch = None;
         self.credit = 0.0;
-        self.hystart.finish();
         // The flight, not the window, was too large; but a window that the loss just emptied was not
         // small for that.
-        let flight = flight_size.max(self.cwnd / 2).min(self.cwnd);
-        let reduced = self.octets(self.segments(flight) * BETA_CUBIC);
-        self.ssthresh = reduced.max(2 * self.parameters.smss);
+        let flight = flight_size.max(self.window.cwnd / 2).min(self.window.cwnd);
+        self.window.set_ssthresh(self.octets(self.segments(flight) * BETA_CUBIC));
     }
 
     fn avoid(&mut self, ack: &Ack) {
-        let cwnd = self.segments(self.cwnd);
+        let cwnd = self.segments(self.window.cwnd);
         let epoch = match &mut self.epoch {
             Some(epoch) => epoch,
             None => {
@@ -105,7 +95,7 @@ impl Cubic {
                 })
             }
         };
-        let acked = ack.acked as f64 / self.parameters.smss as f64;
+        let acked = ack.acked as f64 / self.window.parameters.smss as f64;
         let t = ack.now.saturating_since(epoch.start).as_secs_f64();
         let w_cubic = |t: f64| C * (t - epoch.k).powi(3) + self.w_max;
         let alpha = if epoch.w_est >= epoch.cwnd_prior { 1.0 } else { ALPHA_CUBIC };
@@ -118,7 +108,7 @@ impl Cubic {
             self.credit += (target - cwnd) / cwnd * acked;
         }
         let whole = self.octets(self.credit);
-        self.cwnd += whole;
+        self.window.grow(whole);
         self.credit -= self.segments(whole);
     }
 }
@@ -129,24 +119,19 @@ impl Controller for Cubic {
     }
 
     fn cwnd(&self) -> usize {
-        self.cwnd
+        self.window.cwnd
     }
 
     fn ssthresh(&self) -> usize {
-        self.ssthresh
+        self.window.ssthresh
     }
 
     fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64> {
-        let is_slow_start = self.cwnd < self.ssthresh;
-        window_rate(self.cwnd, srtt, if is_slow_start { PACING_SLOW_START } else { PACING_AVOIDANCE })
+        self.window.pacing_rate(srtt)
     }
 
     fn set_smss(&mut self, smss: usize) {
-        self.parameters.smss = smss;
-    }
-
-    fn set_abc_limit(&mut self, abc_limit: Option<usize>) {
-        self.parameters.abc_limit = abc_limit;
+        self.window.parameters.smss = smss;
     }
 
     fn on_ack(&mut self, ack: &Ack) {
@@ -158,36 +143,29 @@ impl Controller for Cubic {
             }
             return;
         }
-        let Parameters { smss, max_cwnd, abc_limit, .. } = self.parameters;
-        if self.cwnd < self.ssthresh {
-            if self.hystart.on_ack(ack.rtt, ack.snd_una, ack.snd_nxt) {
-                self.ssthresh = self.cwnd;
-            }
-            self.cwnd +=
-                self.hystart.growth(abc_limit.map_or(ack.acked, |limit| ack.acked.min(limit * smss)));
-        } else {
+        if !self.window.slow_start(ack) {
             self.avoid(ack);
         }
-        self.cwnd = self.cwnd.min(max_cwnd);
     }
 
     fn on_loss_event(&mut self, _now: Instant, flight_size: usize) {
         self.reduce(flight_size);
-        self.cwnd = self.ssthresh;
+        self.window.cwnd = self.window.ssthresh;
     }
 
     fn on_rto(&mut self, _now: Instant, flight_size: usize, is_new_event: bool) {
         if is_new_event {
             self.reduce(flight_size);
         }
-        self.cwnd = self.parameters.initial_window.min(self.cwnd);
+        self.window.collapse();
         self.epoch = None;
     }
 
     fn undo(&mut self) {
         if let Some(prior) = self.prior.take() {
-            let cwnd = self.cwnd.max(prior.cwnd);
-            *self = Self { cwnd, ..*prior };
+            let cwnd = self.window.cwnd;
+            *self = *prior;
+            self.window.cwnd = self.window.cwnd.max(cwnd);
         }
     }
 }
@@ -202,7 +180,7 @@ mod tests {
     fn avoiding(cwnd: usize) -> Cubic {
         let unlimited = Parameters { max_cwnd: usize::MAX, ..parameters() };
         let mut cubic = Cubic::new(unlimited);
-        cubic.cwnd = cwnd;
+        cubic.window.cwnd = cwnd;
         cubic.on_loss_event(Instant::ZERO, cwnd);
         cubic
     }

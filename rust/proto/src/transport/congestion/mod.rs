@@ -4,6 +4,7 @@ mod bbr;
 mod cubic;
 mod hystart;
 mod reno;
+mod window;
 
 use core::{fmt, time::Duration};
 
@@ -101,9 +102,6 @@ pub trait Controller: fmt::Debug + Send + Sync {
     /// The segment size changed.
     fn set_smss(&mut self, smss: usize);
 
-    /// How slow start counts from now on.
-    fn set_abc_limit(&mut self, abc_limit: Option<usize>);
-
     /// A segment leaves; `in_flight` does not count it.
     fn on_sent(&mut self, _now: Instant, _in_flight: usize, _is_app_limited: bool) {}
 
@@ -134,13 +132,6 @@ fn window_rate(cwnd: usize, srtt: Option<Duration>, gain_percent: u64) -> Option
     let octets = u128::from(cwnd as u64) * u128::from(gain_percent) * 10_000_000;
     Some(u64::try_from(octets / u128::from(nanos)).unwrap_or(u64::MAX).max(1))
 }
-
-/// Pacing gains of the window-based controllers, percent of a window per round trip. Slow start needs
-/// room to double; five windows per round trip keep the last, partial round of a short transfer short, and the clock of
-/// acknowledgements holds it to twice the bottleneck's rate anyway.
-const PACING_SLOW_START: u64 = 500;
-/// In congestion avoidance (as Linux).
-const PACING_AVOIDANCE: u64 = 120;
 
 #[cfg(test)]
 mod testing {

@@ -1,21 +1,14 @@
-//! Slow start and AIMD (RFC 5681) with appropriate byte counting (RFC 3465), NewReno's single
-//! reduction per loss event (RFC 6582) and HyStart++ (RFC 9406). After a timeout the window is the
-//! initial one: WP 4.3, which deviates from the loss window of RFC 5681 section 3.1.
+//! AIMD (RFC 5681) with NewReno's single reduction per loss event (RFC 6582).
 
 use core::time::Duration;
 
-use super::{
-    Ack, Algorithm, Controller, HyStart, PACING_AVOIDANCE, PACING_SLOW_START, Parameters, window_rate,
-};
+use super::{Ack, Algorithm, Controller, Parameters, window::Window};
 use crate::time::Instant;
 
-/// The congestion window of one connection, in octets.
+/// The congestion window of one connection.
 #[derive(Clone, Debug)]
 pub struct Reno {
-    parameters: Parameters,
-    cwnd: usize,
-    ssthresh: usize,
-    hystart: HyStart,
+    window: Window,
     /// Octets acknowledged since the window last grew in congestion avoidance.
     bytes_acked: usize,
     /// Window and threshold before the last event.
@@ -25,20 +18,13 @@ pub struct Reno {
 impl Reno {
     /// The window before anything was sent.
     pub fn new(parameters: Parameters) -> Self {
-        Self {
-            cwnd: parameters.initial_window,
-            ssthresh: parameters.ssthresh,
-            hystart: HyStart::default(),
-            bytes_acked: 0,
-            prior: (parameters.initial_window, parameters.ssthresh),
-            parameters,
-        }
+        let window = Window::new(parameters);
+        Self { bytes_acked: 0, prior: (window.cwnd, window.ssthresh), window }
     }
 
     fn reduce(&mut self, flight_size: usize) {
-        self.prior = (self.cwnd, self.ssthresh);
-        self.ssthresh = (flight_size / 2).max(2 * self.parameters.smss);
-        self.hystart.finish();
+        self.prior = (self.window.cwnd, self.window.ssthresh);
+        self.window.set_ssthresh(flight_size / 2);
         self.bytes_acked = 0;
     }
 }
@@ -49,64 +35,49 @@ impl Controller for Reno {
     }
 
     fn cwnd(&self) -> usize {
-        self.cwnd
+        self.window.cwnd
     }
 
     fn ssthresh(&self) -> usize {
-        self.ssthresh
+        self.window.ssthresh
     }
 
     fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64> {
-        let is_slow_start = self.cwnd < self.ssthresh;
-        window_rate(self.cwnd, srtt, if is_slow_start { PACING_SLOW_START } else { PACING_AVOIDANCE })
+        self.window.pacing_rate(srtt)
     }
 
     fn set_smss(&mut self, smss: usize) {
-        self.parameters.smss = smss;
-    }
-
-    fn set_abc_limit(&mut self, abc_limit: Option<usize>) {
-        self.parameters.abc_limit = abc_limit;
+        self.window.parameters.smss = smss;
     }
 
     fn on_ack(&mut self, ack: &Ack) {
-        if ack.is_recovering || !ack.is_cwnd_limited {
+        if ack.is_recovering || !ack.is_cwnd_limited || self.window.slow_start(ack) {
             return;
         }
-        let Parameters { smss, max_cwnd, abc_limit, .. } = self.parameters;
-        if self.cwnd < self.ssthresh {
-            if self.hystart.on_ack(ack.rtt, ack.snd_una, ack.snd_nxt) {
-                self.ssthresh = self.cwnd;
-            }
-            self.cwnd +=
-                self.hystart.growth(abc_limit.map_or(ack.acked, |limit| ack.acked.min(limit * smss)));
-        } else {
-            self.bytes_acked += ack.acked;
-            if self.bytes_acked >= self.cwnd {
-                self.bytes_acked -= self.cwnd;
-                self.cwnd += smss;
-            }
+        self.bytes_acked += ack.acked;
+        if self.bytes_acked >= self.window.cwnd {
+            self.bytes_acked -= self.window.cwnd;
+            self.window.grow(self.window.parameters.smss);
         }
-        self.cwnd = self.cwnd.min(max_cwnd);
     }
 
     fn on_loss_event(&mut self, _now: Instant, flight_size: usize) {
         self.reduce(flight_size);
-        self.cwnd = self.ssthresh;
+        self.window.cwnd = self.window.ssthresh;
     }
 
     fn on_rto(&mut self, _now: Instant, flight_size: usize, is_new_event: bool) {
         if is_new_event {
             self.reduce(flight_size);
         }
-        self.cwnd = self.parameters.initial_window.min(self.cwnd);
+        self.window.collapse();
         self.bytes_acked = 0;
     }
 
     fn undo(&mut self) {
         let (cwnd, ssthresh) = self.prior;
-        self.cwnd = self.cwnd.max(cwnd);
-        self.ssthresh = self.ssthresh.max(ssthresh);
+        self.window.cwnd = self.window.cwnd.max(cwnd);
+        self.window.ssthresh = self.window.ssthresh.max(ssthresh);
     }
 }
 
@@ -128,9 +99,9 @@ mod tests {
         assert_eq!(reno.cwnd(), 11 * SMSS);
         acked(&mut reno, 5 * SMSS);
         assert_eq!(reno.cwnd(), 13 * SMSS);
-        reno.set_abc_limit(None);
+        let mut reno = Reno::new(Parameters { abc_limit: None, ..parameters() });
         acked(&mut reno, 5 * SMSS);
-        assert_eq!(reno.cwnd(), 18 * SMSS);
+        assert_eq!(reno.cwnd(), 15 * SMSS);
     }
 
     #[test]
@@ -160,7 +131,7 @@ mod tests {
         let mut reno = Reno::new(parameters());
         reno.on_ack(&Ack { is_cwnd_limited: false, ..ack(Instant::ZERO, 1000 * SMSS) });
         assert_eq!(reno.cwnd(), 10 * SMSS);
-        reno.set_abc_limit(None);
+        let mut reno = Reno::new(Parameters { abc_limit: None, ..parameters() });
         acked(&mut reno, 1000 * SMSS);
         assert_eq!(reno.cwnd(), 100 * SMSS);
     }
