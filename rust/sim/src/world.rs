@@ -425,15 +425,15 @@ impl World {
         }
     }
 
-    #[allow(clippy::expect_used, reason = "a derived seed is never refused")]
+    /// Answers for the registry: it knows every host.
     fn answer_record(&mut self, host: HostId, id: NodeId) {
-        let other = (id.0 as usize).wrapping_sub(1);
+        let other = (0..self.hosts.len()).find(|other| node_id(*other) == id);
         let node = &mut self.hosts[host].node;
-        if other < usize::MAX && other < self.flows.len().max(usize::from(u16::MAX)) {
-            let key = Identity::from_seed(&identity_seed(other)).expect("the seed is taken").public_key();
-            node.on_record(self.now, id, key, Some(endpoint(other)));
-        } else {
-            node.on_no_record(id);
+        match other.map(|other| (other, Identity::from_seed(&identity_seed(other)))) {
+            Some((other, Ok(identity))) => {
+                node.on_record(self.now, id, identity.public_key(), Some(endpoint(other)));
+            }
+            Some((_, Err(_))) | None => node.on_no_record(id),
         }
     }
 
