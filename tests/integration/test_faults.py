@@ -20,7 +20,7 @@ from pilotstack.registry.store import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pilotstack.registry.state import Node
+    from pilotstack.registry.state import Change
     from pilotstack.testing import Network
 
 pytestmark = pytest.mark.anyio
@@ -173,7 +173,7 @@ class FullStore(MemoryStore):
 
     is_full = False
 
-    def append(self, nodes: Sequence[Node]) -> None:
+    def append(self, changes: Sequence[Change]) -> None:
         if self.is_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

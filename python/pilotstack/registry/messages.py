@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -120,6 +123,25 @@ def decode_base64(value: str, length: int) -> bytes:
     if len(octets) != length:
         raise ValueError(f"{len(octets)} octets instead of {length}")
     return octets
+
+
+def digest(octets: bytes) -> bytes:
+    """16 octets that stand for more."""
+    return hashlib.blake2b(octets, digest_size=16).digest()
+
+
+def rfc3339(seconds: float) -> str:
+    """A time as snapshots and some replies have it: UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def from_rfc3339(text: str) -> float:
+    """Unix seconds of a time with up to nine digits after the second.
+
+    Raises:
+        ValueError: it is no such time.
+    """
+    return datetime.fromisoformat(text).timestamp()
 
 
 def encode_base64(octets: bytes) -> str:

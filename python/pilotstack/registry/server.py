@@ -6,7 +6,9 @@ the change is durable; changes that arrive while the disk is busy share the next
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,11 +18,12 @@ import anyio.to_thread
 import structlog
 
 from pilotstack.registry import messages
-from pilotstack.registry.state import Change, Source, State, apply
+from pilotstack.registry.state import Change, Policy, Source, State, apply, reap
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from pilotstack.registry.snapshot import View
     from pilotstack.registry.store import Store
 
 log = structlog.get_logger(__name__)
@@ -30,6 +33,8 @@ IDLE = 300
 #: Connections at once.
 MAX_CONNECTIONS = 20_000
 _READ = 1 << 16
+#: Seconds between two looks at what time is over for.
+_REAP_EVERY = 1.0
 
 
 def _host_port(address: str | tuple[str, int]) -> tuple[str, int]:
@@ -52,6 +57,7 @@ class Committer:
         self._store = store
         self._batch = _Batch()
         self._wanted = anyio.Event()
+        self._is_folding = False
 
     async def commit(self, changes: tuple[Change, ...]) -> None:
         """Returns when the changes are durable.
@@ -68,22 +74,45 @@ class Committer:
 
     async def run(self) -> None:
         """Serves :meth:`commit` until cancelled."""
-        while True:
-            await self._wanted.wait()
-            await self._flush()
+        async with anyio.create_task_group() as self._tasks:
+            while True:
+                await self._wanted.wait()
+                await self._flush()
 
     async def _flush(self) -> None:
         self._wanted = anyio.Event()
         batch, self._batch = self._batch, _Batch()
-        nodes = [change.after for change in batch.changes]
         try:
-            await anyio.to_thread.run_sync(self._store.append, nodes)
+            await anyio.to_thread.run_sync(self._store.append, batch.changes)
         except OSError as error:
             self._refuse(batch, error)
             return
         batch.done.set()
-        if self._store.wants_fold():
-            await self.fold()
+        if self._store.wants_fold() and not self._is_folding:
+            await self._start_fold()
+
+    async def _start_fold(self) -> None:
+        view = await self._rotate()
+        if view is not None:
+            self._is_folding = True
+            self._tasks.start_soon(self._fold, view)
+
+    async def _rotate(self) -> View | None:
+        """A view of all that is durable, once the store has begun anew for what comes next."""
+        try:
+            await anyio.to_thread.run_sync(self._store.rotate)
+        except OSError as error:
+            log.error("snapshot_failed", error=str(error))
+            return None
+        return self._state.view(self._batch.changes)
+
+    async def _fold(self, view: View) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._store.fold, view)
+        except OSError as error:
+            log.error("snapshot_failed", error=str(error))
+        finally:
+            self._is_folding = False
 
     def _refuse(self, batch: _Batch, error: OSError) -> None:
         # What was changed since stands on what is refused, so it goes too, newest first.
@@ -96,12 +125,19 @@ class Committer:
             refused.done.set()
 
     async def fold(self) -> None:
-        """Writes a snapshot."""
-        nodes = list(self._state.nodes.values())
-        try:
-            await anyio.to_thread.run_sync(self._store.fold, nodes, self._state.next_node)
-        except OSError as error:
-            log.error("snapshot_failed", error=str(error))
+        """Writes a snapshot; nothing else may be going on."""
+        view = await self._rotate()
+        if view is not None:
+            await self._fold(view)
+
+    async def reap(self) -> None:
+        """Lets lapse what time is over for, until cancelled."""
+        while True:
+            await anyio.sleep(_REAP_EVERY)
+            changes = reap(self._state, time.time())
+            if changes:
+                with suppress(OSError):
+                    await self.commit(changes)
 
 
 class RegistryServer:
@@ -111,13 +147,15 @@ class RegistryServer:
         host: address to listen on.
         port: port to listen on; 0 means any.
         store: where the state survives.
+        policy: what the operator decided.
 
     Raises:
         InternalError: the store is corrupt.
         OSError: the address cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, store: Store) -> None:
+    def __init__(self, host: str, port: int, store: Store, policy: Policy | None = None) -> None:
+        self._policy = policy or Policy(salt=os.urandom(32))
         self._host = host
         self._port = port
         self._store = store
@@ -126,6 +164,7 @@ class RegistryServer:
 
     async def __aenter__(self) -> RegistryServer:
         self.state = self._store.load(time.time())
+        self.state.policy = self._policy
         self._committer = Committer(self.state, self._store)
         self._listener = await anyio.create_tcp_listener(
             local_host=self._host, local_port=self._port, backlog=4096
@@ -133,6 +172,7 @@ class RegistryServer:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._committer.run)
+        self._tasks.start_soon(self._committer.reap)
         self._tasks.start_soon(self._listener.serve, self._serve)
         return self
 

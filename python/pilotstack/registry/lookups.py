@@ -1,0 +1,129 @@
+"""Who is where, and who may know (sheet 3.4; whitepaper 4.1, privacy).
+
+Keys, names and networks are open; the endpoint of a private node is for those only that it trusts
+and that trust it, or that share a network with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pilotstack.registry import messages
+from pilotstack.registry.auth import Denied
+
+if TYPE_CHECKING:
+    from pilotstack.registry.call import Call, Handler
+    from pilotstack.registry.messages import Message
+    from pilotstack.registry.records import Node
+
+_DAY: Final = 86_400
+
+
+def lookup(call: Call) -> Message:
+    """Everything but the endpoint of private nodes, for anyone; in the shape of both generations
+    of registries at once."""
+    node, state = call.live(), call.state
+    info = state.keys.get(node.node_id)
+    reply: Message = {
+        "node_id": node.node_id,
+        "address": node.address,
+        "networks": state.networks_with_backbone(node.node_id),
+        "public_key": messages.encode_base64(node.public_key),
+        "public": node.public,
+        "polo_score": node.polo_score,
+        "last_seen_unix": int(state.seen.get(node.node_id, call.now)),
+        "key_generation": info.rotations if info else 0,
+    }
+    if node.hostname:
+        reply["hostname"] = node.hostname
+    if node.tags:
+        reply["tags"] = list(node.tags)
+    if node.task_exec:
+        reply["task_exec"] = True
+    if node.relay_only:
+        reply["relay_only"] = True
+    if node.version:
+        reply["version"] = node.version
+    if node.node_id in state.offline:
+        reply["offline"] = True
+    if node.public:
+        reply["real_addr"] = reply["endpoint"] = node.endpoint
+    return reply
+
+
+def resolve(call: Call) -> Message:
+    """The endpoint, for those who may know it."""
+    requester_id, target_id = call.number("requester_id"), call.number("node_id")
+    requester = call.state.nodes.get(requester_id)
+    if requester is None or requester.gone_at:
+        raise Denied(f"resolve denied: requester node {requester_id} is not registered")
+    call.authenticate(requester, f"resolve:{requester_id}:{target_id}")
+    target = _reachable(call, target_id)
+    _check_may_know(call, "resolve", requester_id, target)
+    reply: Message = {"node_id": target_id, "real_addr": target.endpoint}
+    if target.lan_addrs:
+        reply["lan_addrs"] = list(target.lan_addrs)
+    info = call.state.keys.get(target_id)
+    since = (info.rotated if info else 0) or target.registered
+    if since:
+        reply["key_age_days"] = max(0, int(call.now - since) // _DAY)
+    return reply
+
+
+def _reachable(call: Call, node_id: int) -> Node:
+    node = call.node(node_id)
+    if node_id in call.state.offline:
+        # Dialling where it was would only time out.
+        raise Denied(f"node {node_id}: node not found (offline)")
+    return node
+
+
+def _check_may_know(call: Call, what: str, requester_id: int, target: Node) -> None:
+    if not (target.public or call.state.may_know(requester_id, target.node_id)):
+        raise Denied(
+            f"{what} denied: node {target.node_id} is private (establish mutual trust first)"
+        )
+
+
+def punch(call: Call) -> Message:
+    """Both endpoints, for one of the two; a private one is as private here as in resolve."""
+    requester_id = call.number("requester_id")
+    a_id, b_id = call.number("node_a"), call.number("node_b")
+    if requester_id not in (a_id, b_id):
+        raise Denied("punch denied: requester must be participant")
+    requester = call.node(requester_id)
+    call.authenticate(requester, f"punch:{a_id}:{b_id}")
+    a, b = _reachable(call, a_id), _reachable(call, b_id)
+    _check_may_know(call, "punch", requester_id, b if requester_id == a_id else a)
+    return {
+        "node_a": a_id,
+        "node_a_addr": a.endpoint,
+        "node_b": b_id,
+        "node_b_addr": b.endpoint,
+    }
+
+
+def resolve_hostname(call: Call) -> Message:
+    """The id behind a name, never the endpoint. Clients of today do not say who asks."""
+    name = call.text("hostname")
+    if not name:
+        raise Denied("hostname required")
+    node_id = call.state.by_hostname.get(name)
+    if node_id is None:
+        raise Denied(f'hostname "{name[:64]}" not found')
+    node = call.node(node_id)
+    return {
+        "node_id": node_id,
+        "address": node.address,
+        "public": node.public,
+        "hostname": name,
+        "last_seen_unix": int(call.state.seen.get(node_id, call.now)),
+    }
+
+
+HANDLERS: Final[dict[str, Handler]] = {
+    "lookup": lookup,
+    "resolve": resolve,
+    "punch": punch,
+    "resolve_hostname": resolve_hostname,
+}

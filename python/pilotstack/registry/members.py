@@ -1,0 +1,246 @@
+"""Members of a network: invitations, roles, tags and the list of them (sheet 3.8)."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pilotstack.registry import messages
+from pilotstack.registry.attributes import read_tags
+from pilotstack.registry.auth import Denied
+from pilotstack.registry.networks import (
+    MAX_LISTED,
+    OWNER,
+    STAFF,
+    admit,
+    find,
+    is_operator,
+    require_role,
+)
+from pilotstack.registry.records import Invite
+from pilotstack.registry.trusts import INBOX_TTL, MAX_INBOX
+from pilotstack.types import Address
+
+if TYPE_CHECKING:
+    from pilotstack.registry.call import Call, Handler
+    from pilotstack.registry.messages import Message
+    from pilotstack.registry.records import Member, Network
+
+
+def invite_to_network(call: Call) -> Message:
+    """Any member may invite; in an enterprise network the owner and admins may."""
+    network = find(call, "invite to")
+    inviter_id, target_id = call.number("inviter_id"), call.number("target_node_id")
+    network_id = network.network_id
+    if inviter_id == target_id:
+        raise Denied("cannot invite yourself")
+    if not is_operator(call, network):
+        inviter = call.node(inviter_id)
+        call.authenticate(inviter, f"invite:{inviter_id}:{network_id}:{target_id}")
+        member = _member(call, network, inviter_id)
+        if network.enterprise and member.role not in STAFF:
+            raise Denied("invite_to_network requires role admin or owner")
+    call.node(target_id)
+    if (network_id, target_id) in call.state.members:
+        raise Denied(f"node {target_id} already in network {network_id}")
+    reply: Message = {"network_id": network_id, "target_node_id": target_id}
+    invites = call.state.invites.of(target_id)
+    if network_id in invites:
+        return reply | {"status": "already_invited"}
+    if len(invites) >= MAX_INBOX:
+        raise Denied(f"too many invites for node {target_id}")
+    call.put("invites", (target_id, network_id), Invite(inviter_id, call.at))
+    call.wake(target_id)
+    return reply
+
+
+def _member(call: Call, network: Network, node_id: int) -> Member:
+    member = call.state.members.get((network.network_id, node_id))
+    if member is None:
+        raise Denied(f"node {node_id} is not a member of network {network.network_id}")
+    return member
+
+
+def poll_invites(call: Call) -> Message:
+    """What a node is invited to. Polling takes nothing away."""
+    node = call.live()
+    call.authenticate(node, f"poll_invites:{node.node_id}")
+    invites = [
+        {
+            "network_id": network_id,
+            "inviter_id": invite.inviter_id,
+            "timestamp": invite.timestamp,
+        }
+        for network_id, invite in call.state.invites.of(node.node_id).items()
+        if network_id in call.state.networks and call.now - invite.timestamp <= INBOX_TTL
+    ]
+    return {"invites": invites}
+
+
+def respond_invite(call: Call) -> Message:
+    """Takes an invitation up, or turns it down."""
+    node, network_id = call.live(), call.number("network_id", 16)
+    node_id = node.node_id
+    call.authenticate(node, f"respond_invite:{node_id}:{network_id}")
+    invite = call.state.invites.get((node_id, network_id))
+    if invite is None:
+        raise Denied(f"no pending invite for node {node_id} to network {network_id} (not found)")
+    network = find(call)
+    if call.now - invite.timestamp > INBOX_TTL:
+        raise Denied(f"invite for node {node_id} to network {network_id} has expired")
+    accept = call.flag("accept")
+    reply: Message = {"accepted": accept, "network_id": network_id}
+    if accept and (network_id, node_id) not in call.state.members:
+        reply |= admit(call, network, node_id)
+    call.put("invites", (node_id, network_id), None)
+    return reply
+
+
+def kick_member(call: Call) -> Message:
+    """Removes somebody else."""
+    network, target_id = find(call, "kick from"), call.number("target_node_id")
+    require_role(call, network, STAFF, target_id)
+    if _member(call, network, target_id).role == "owner":
+        raise Denied("cannot kick the network owner")
+    call.put("members", (network.network_id, target_id), None)
+    return {"network_id": network.network_id, "target_node_id": target_id}
+
+
+def promote_member(call: Call) -> Message:
+    """Makes a member an admin."""
+    return _set_role(call, "promote", "admin", "an admin")
+
+
+def demote_member(call: Call) -> Message:
+    """Makes an admin a member."""
+    return _set_role(call, "demote", "member", "a member")
+
+
+def _set_role(call: Call, verb: str, role: str, named: str) -> Message:
+    network, target_id = find(call, f"{verb} in"), call.number("target_node_id")
+    require_role(call, network, OWNER, target_id)
+    member = _member(call, network, target_id)
+    if member.role == "owner":
+        raise Denied(f"cannot {verb} the owner")
+    if member.role == role:
+        raise Denied(f"node {target_id} is already {named}")
+    key = (network.network_id, target_id)
+    call.put("members", key, msgspec.structs.replace(member, role=role))
+    return {"network_id": network.network_id, "target_node_id": target_id, "role": role}
+
+
+def transfer_ownership(call: Call) -> Message:
+    """Makes another member the owner, and the old owner an admin."""
+    network, new_owner = find(call, "transfer"), call.number("new_owner_id")
+    network_id = network.network_id
+    require_role(call, network, OWNER, new_owner)
+    member = _member(call, network, new_owner)
+    old_owner = 0
+    for node_id, other in call.state.members.of(network_id).items():
+        if other.role == "owner" and node_id != new_owner:
+            old_owner = node_id
+            call.put("members", (network_id, node_id), msgspec.structs.replace(other, role="admin"))
+    call.put("members", (network_id, new_owner), msgspec.structs.replace(member, role="owner"))
+    return {"network_id": network_id, "old_owner": old_owner, "new_owner": new_owner}
+
+
+def get_member_role(call: Call) -> Message:
+    """Open."""
+    network, target_id = find(call), call.number("target_node_id")
+    role = _member(call, network, target_id).role
+    return {"network_id": network.network_id, "target_node_id": target_id, "role": role}
+
+
+def get_member_tags(call: Call) -> Message:
+    """Of one member, or of all for those who may list them."""
+    network, target_id = find(call), call.number("target_node_id")
+    reply: Message = {"network_id": network.network_id, "target_node_id": target_id}
+    if target_id:
+        return reply | {"tags": list(_member(call, network, target_id).tags)}
+    _check_may_list(call, network)
+    members = call.state.members.of(network.network_id).items()
+    tagged = ((str(node_id), list(member.tags)) for node_id, member in members if member.tags)
+    return reply | {"members": dict(islice(tagged, MAX_LISTED))}
+
+
+def set_member_tags(call: Call) -> Message:
+    """What a member does in this network."""
+    network, target_id = find(call, "set member tags in"), call.number("target_node_id")
+    tags = read_tags(call, "member tag")
+    require_role(call, network, STAFF, target_id)
+    member = _member(call, network, target_id)
+    key = (network.network_id, target_id)
+    call.put("members", key, msgspec.structs.replace(member, tags=tags))
+    return {"network_id": network.network_id, "target_node_id": target_id, "tags": list(tags)}
+
+
+def list_nodes(call: Call) -> Message:
+    """Who is in a network. The backbone is not listed; others only for their members, unless
+    anybody could become one."""
+    if call.number("network_id", 16) == 0:
+        raise Denied("listing backbone nodes is not permitted (use lookup with a specific node_id)")
+    network = find(call)
+    _check_may_list(call, network)
+    offset = call.number("offset")
+    members = call.state.members.of(network.network_id)
+    rows = islice(members.items(), offset, offset + MAX_LISTED)
+    reply: Message = {"nodes": [_describe(call, network, *row) for row in rows]}
+    if offset + MAX_LISTED < len(members):
+        reply["next_offset"] = offset + MAX_LISTED
+    return reply
+
+
+def _check_may_list(call: Call, network: Network) -> None:
+    """Existing daemons do not say who asks, so a connection on which a member has signed anything
+    will do."""
+    if network.join_rule == "open" or is_operator(call, network):
+        return
+    members = call.state.members.of(network.network_id)
+    if not call.source.proven.isdisjoint(members):
+        return
+    requester_id = call.number("requester_id")
+    if requester_id not in members:
+        raise Denied(f"listing network {network.network_id} requires membership: not a member")
+    call.authenticate(call.node(requester_id), f"list_nodes:{requester_id}:{network.network_id}")
+
+
+def _describe(call: Call, network: Network, node_id: int, member: Member) -> Message:
+    row: Message = {
+        "node_id": node_id,
+        "address": str(Address(network.network_id, node_id)),
+        "role": member.role,
+    }
+    if member.tags:
+        row["member_tags"] = list(member.tags)
+    node = call.state.nodes.get(node_id)
+    if node is None or node_id in call.state.offline:
+        row["offline"] = True
+    if node is None:
+        return row
+    row["public"] = node.public
+    row["last_seen"] = messages.rfc3339(call.state.seen.get(node_id, call.now))
+    optional = {
+        "hostname": node.hostname,
+        "tags": list(node.tags),
+        "task_exec": node.task_exec,
+        "version": node.version,
+        "real_addr": node.endpoint if node.public else "",
+    }
+    return row | {name: value for name, value in optional.items() if value}
+
+
+HANDLERS: Final[dict[str, Handler]] = {
+    "invite_to_network": invite_to_network,
+    "poll_invites": poll_invites,
+    "respond_invite": respond_invite,
+    "kick_member": kick_member,
+    "promote_member": promote_member,
+    "demote_member": demote_member,
+    "transfer_ownership": transfer_ownership,
+    "get_member_role": get_member_role,
+    "get_member_tags": get_member_tags,
+    "set_member_tags": set_member_tags,
+    "list_nodes": list_nodes,
+}

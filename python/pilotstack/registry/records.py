@@ -1,0 +1,218 @@
+"""What the registry remembers: one immutable row type per table, and the changes to them.
+
+A row's members carry the names of the snapshot of whitepaper section 4.1 where that has one, so a
+line of the journal, an entry of a replication stream and an entry of the snapshot read alike.
+Times are whole Unix seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from pilotstack.types import Address
+
+#: An id, or two parts of which the first groups rows (a network, or the node that polls).
+Key = int | tuple[int, int] | tuple[int, str]
+
+
+class Node(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    kw_only=True,
+    rename={
+        "node_id": "id",
+        "endpoint": "real_addr",
+        "is_signed": "signed",
+        "is_unconfirmed": "unconfirmed",
+    },
+):
+    """A node. When it was last seen is no part of it: that is not durable."""
+
+    node_id: int
+    public_key: bytes
+    endpoint: str = ""
+    hostname: str = ""
+    owner: str = ""
+    version: str = ""
+    public: bool = False
+    task_exec: bool = False
+    relay_only: bool = False
+    #: Its last registration was signed; unsigned ones may not change it any more.
+    is_signed: bool = False
+    #: Nothing signed has come from it yet; its id lapses unless something does.
+    is_unconfirmed: bool = False
+    polo_score: int = 0
+    tags: tuple[str, ...] = ()
+    lan_addrs: tuple[str, ...] = ()
+    #: When its key first came.
+    registered: int = 0
+    #: When it said good-bye, or 0; id and key stay bound to each other.
+    gone_at: int = 0
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is deregistered."""
+        return self.gone_at != 0
+
+    @property
+    def address(self) -> str:
+        """The address on the backbone."""
+        return str(Address(0, self.node_id))
+
+
+class Network(
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    kw_only=True,
+    rename={"network_id": "id"},
+):
+    """A network other than the backbone."""
+
+    network_id: int
+    name: str
+    #: ``open``, ``token`` or ``invite``.
+    join_rule: str = "open"
+    created: int = 0
+    #: Salted hashes; empty if there is no such token.
+    token_hash: str = ""
+    admin_token_hash: str = ""
+    enterprise: bool = False
+    #: 0 is no limit.
+    max_members: int = 0
+    allowed_ports: tuple[int, ...] = ()
+    description: str = ""
+    #: JSON texts that daemons interpret; empty if there are none.
+    rules: str = ""
+    expr_policy: str = ""
+
+
+class Member(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A node's place in a network; its key is (network, node)."""
+
+    #: ``owner``, ``admin`` or ``member``.
+    role: str = "member"
+    tags: tuple[str, ...] = ()
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """One node says that it trusts another; its key is (from, to). Both ways make a pair."""
+
+    created: int
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A handshake that waits for an answer; its key is (to, from)."""
+
+    justification: str
+    timestamp: int
+
+
+class Response(msgspec.Struct, frozen=True, gc=False):
+    """An answer that waits for whoever asked; its key is (to, from)."""
+
+    accept: bool
+    timestamp: int
+
+
+class Invite(msgspec.Struct, frozen=True, gc=False):
+    """An invitation; its key is (node, network)."""
+
+    inviter_id: int
+    timestamp: int
+
+
+class Rotation(msgspec.Struct, frozen=True, gc=False):
+    """A signature that rotated a key without covering the new one, and may not do so again; its
+    key is (node, digest)."""
+
+    timestamp: int
+
+
+class KeyInfo(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What happened to a node's key, if anything did."""
+
+    rotated: int = 0
+    rotations: int = 0
+    #: 0 is never.
+    expires: int = 0
+
+
+class Recovery(msgspec.Struct, frozen=True, gc=False):
+    """The salted hash of what a node's owner committed to."""
+
+    commitment_hash: str
+
+
+Row = Node | Network | Member | Claim | Request | Response | Invite | Rotation | KeyInfo | Recovery
+
+ROW_TYPES: Final[dict[str, type[Row]]] = {
+    "nodes": Node,
+    "networks": Network,
+    "members": Member,
+    "claims": Claim,
+    "requests": Request,
+    "responses": Response,
+    "invites": Invite,
+    "rotations": Rotation,
+    "keys": KeyInfo,
+    "recoveries": Recovery,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A row before and after; ``None`` where there was none, or is none any more."""
+
+    table: str
+    key: Key
+    before: Row | None
+    after: Row | None
+
+
+def encode_change(change: Change) -> dict[str, Any]:
+    """A line of the journal and an entry of a replication stream, for :mod:`msgspec` to encode."""
+    return {"t": change.table, "k": change.key, "v": change.after}
+
+
+def decode_change(row: dict[str, Any]) -> tuple[str, Key, Row | None]:
+    """Table, key and row of what :func:`encode_change` gave.
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    table = row.get("t")
+    kind = ROW_TYPES.get(table) if isinstance(table, str) else None
+    if kind is None or not isinstance(table, str):
+        raise ValueError(f"no table {table!r}")
+    value = row.get("v")
+    after: Row | None = None if value is None else msgspec.convert(value, kind)
+    key = decode_key(row.get("k"))
+    if isinstance(after, Node) and (after.node_id != key or not after.node_id):
+        raise ValueError(f"node {after.node_id} under key {key}")
+    if isinstance(after, Network) and after.network_id != key:
+        raise ValueError(f"network {after.network_id} under key {key}")
+    return table, key, after
+
+
+def decode_key(value: object) -> Key:
+    """A key as JSON has it: a number, or a list of two.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    match value:
+        case bool():
+            pass
+        case int() if 0 <= value < 1 << 32:
+            return value
+        case [int() as first, int() as second]:
+            return (first, second)
+        case [int() as first, str() as text]:
+            return (first, text)
+    raise ValueError(f"no key: {value!r}")

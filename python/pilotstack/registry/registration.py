@@ -1,0 +1,221 @@
+"""Registration, liveness and departure (sheet 3.2, 3.3; whitepaper 4.1 and 5).
+
+A client brings its own key, and the key gives the id. What an owner claims gives nothing by itself:
+whoever knows an e-mail address would otherwise take over its nodes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Final
+
+from pilotstack.registry import messages
+from pilotstack.registry.attributes import check_hostname
+from pilotstack.registry.auth import Denied
+from pilotstack.registry.call import MAX_PENDING, Source, changed
+from pilotstack.registry.records import Node
+
+if TYPE_CHECKING:
+    from pilotstack.registry.call import Call, Handler
+    from pilotstack.registry.messages import Message
+
+MAX_NODE: Final = (1 << 32) - 1
+_MAX_OWNER: Final = 256
+_MAX_VERSION: Final = 64
+#: Characters of a key in base64, with room for the line breaks that old servers let pass.
+_MAX_KEY_TEXT: Final = 128
+#: Our number for the protocol of these messages (sheet 3.2).
+_PROTOCOL_VERSION: Final = 1
+#: Seconds before a key expires in which heartbeats say so.
+_EXPIRY_WARNING: Final = 7 * 86_400.0
+
+
+def join(host: str, port: str | int) -> str:
+    """``host:port``, with brackets around IPv6."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def read_key(text: str) -> bytes:
+    """A public key as clients write it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if len(text) > _MAX_KEY_TEXT:
+        raise ValueError("too long")
+    return messages.decode_base64(text.replace("\r", "").replace("\n", ""), messages.KEY_LEN)
+
+
+def endpoint_of(listen_addr: str, source: Source, *, may_name: bool) -> str:
+    """Where a node is: the address its request came from, with the port it names.
+
+    Args:
+        may_name: a public address or a host name that it names counts, too.
+    """
+    host, colon, port = listen_addr.rpartition(":")
+    if not (colon and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+        return join(source.host, source.port)
+    host = host.strip("[]")
+    if host != source.host and not (may_name and _is_public(host)):
+        host = source.host
+    return join(host, int(port))
+
+
+def _is_public(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return bool(host) and len(host) <= 253
+
+
+def register(call: Call) -> Message:
+    """Sheet 3.2."""
+    key_text = call.text("public_key")
+    if not key_text:
+        raise Denied("registration requires public_key")
+    try:
+        key = read_key(key_text)
+    except ValueError as error:
+        raise Denied(f"invalid public key: {error}") from error
+    is_signed = _check_signature(call, key, key_text)
+    node = _identify(call, key, is_signed=is_signed)
+    after = changed(
+        node,
+        endpoint=_endpoint(call, node, is_signed=is_signed),
+        owner=node.owner or call.text("owner")[:_MAX_OWNER],
+        version=call.text("version")[:_MAX_VERSION] or node.version,
+        lan_addrs=tuple(item[:64] for item in messages.texts(call.message, "lan_addrs")),
+        relay_only=call.flag("relay_only"),
+        is_signed=node.is_signed or is_signed,
+        is_unconfirmed=node.is_unconfirmed and not is_signed,
+        gone_at=0,
+    )
+    reply: Message = {
+        "node_id": after.node_id,
+        "network_id": 0,
+        "address": after.address,
+        "public_key": messages.encode_base64(key),
+        "observed_addr": join(call.source.host, call.source.port),
+        "protocol_version": _PROTOCOL_VERSION,
+    }
+    if hostname := call.text("hostname"):
+        problem = check_hostname(hostname)
+        taken = call.state.by_hostname.get(hostname, after.node_id) != after.node_id
+        if problem or taken:
+            reply["hostname_error"] = problem or f'hostname "{hostname}" already in use'
+        else:
+            after = changed(after, hostname=hostname)
+            reply["hostname"] = hostname
+    call.put_node(after)
+    call.state.touch(after.node_id, call.now)
+    return reply
+
+
+def _check_signature(call: Call, key: bytes, key_text: str) -> bool:
+    signature = call.text("signature")
+    if not signature:
+        if call.state.policy.requires_signed_registration:
+            raise Denied("registration requires a signature")
+        return False
+    challenge = f"register:{call.text('listen_addr')}:{key_text}"
+    try:
+        call.state.verifier.verify(key, signature, challenge)
+    except Denied as denied:
+        raise Denied(f"registration: {denied}") from denied
+    return True
+
+
+def _identify(call: Call, key: bytes, *, is_signed: bool) -> Node:
+    """The node of a key: known, reclaimed by its owner, or new."""
+    state, policy = call.state, call.state.policy
+    known = state.nodes.get(state.by_key.get(key, 0))
+    if known is not None:
+        if known.is_signed and not is_signed:
+            raise Denied(
+                f"node {known.node_id}: unsigned registration cannot modify a "
+                "signature-verified key"
+            )
+        return known
+    if policy.allows_owner_reclaim and (reclaimed := _reclaimable(call)) is not None:
+        call.put("keys", reclaimed.node_id, None)
+        return changed(reclaimed, public_key=key, is_signed=False)
+    if len(state.nodes) >= policy.max_nodes:
+        raise Denied("registry full")
+    node_id = max(state.next_node, policy.first_node)
+    if node_id > MAX_NODE:
+        raise Denied("node ID space exhausted")
+    return Node(node_id=node_id, public_key=key, is_unconfirmed=True, registered=call.at)
+
+
+def _reclaimable(call: Call) -> Node | None:
+    """The departed node of this owner, if there is one that nothing better protects."""
+    ids = call.state.departed.get(call.text("owner")[:_MAX_OWNER], ())
+    for node_id in sorted(ids):
+        node = call.state.nodes[node_id]
+        is_due = call.now - node.gone_at >= call.state.policy.reclaim_after
+        if is_due and node_id not in call.state.recoveries:
+            return node
+    return None
+
+
+def _endpoint(call: Call, node: Node, *, is_signed: bool) -> str:
+    """Where to send the node's tunnels. Whoever knows a public key can register it unsigned, so an
+    address other than the known one then waits for a proof."""
+    source, policy = call.source, call.state.policy
+    # A source inside our own site says nothing about where the world finds the node.
+    is_inside = not _is_public(source.host)
+    named = is_signed and (is_inside or policy.allows_named_endpoints)
+    endpoint = endpoint_of(call.text("listen_addr"), source, may_name=named)
+    if is_signed or not node.endpoint or _host(node.endpoint) == _host(endpoint):
+        return endpoint
+    if len(source.pending) < MAX_PENDING or node.node_id in source.pending:
+        source.pending[node.node_id] = endpoint
+    return node.endpoint
+
+
+def _host(endpoint: str) -> str:
+    return endpoint.rpartition(":")[0]
+
+
+def heartbeat(call: Call) -> Message:
+    """Sheet 3.3. Liveness is not durable: after a restart every node gets a period of grace."""
+    node = call.live()
+    call.authenticate(node, f"heartbeat:{node.node_id}")
+    reply: Message = {"time": call.at}
+    info = call.state.keys.get(node.node_id)
+    if info is not None and info.expires:
+        if call.now >= info.expires:
+            raise Denied(f"node {node.node_id}: key expired at {messages.rfc3339(info.expires)}")
+        if info.expires - call.now < _EXPIRY_WARNING:
+            reply["key_expiry_warning"] = True
+    call.state.touch(node.node_id, call.now)
+    return reply
+
+
+def deregister(call: Call) -> Message:
+    """Sheet 3.3; an unknown id is fine. Key, trust and waiting handshakes stay."""
+    node = call.state.nodes.get(call.number("node_id"))
+    if node is None or node.gone_at:
+        return {}
+    call.authorize(node, f"deregister:{node.node_id}")
+    departed = Node(
+        node_id=node.node_id,
+        public_key=node.public_key,
+        owner=node.owner,
+        is_signed=node.is_signed,
+        registered=node.registered,
+        gone_at=max(call.at, 1),
+    )
+    call.put_node(departed)
+    for network_id in call.state.networks_of.get(node.node_id, ()):
+        call.put("members", (network_id, node.node_id), None)
+    for network_id in call.state.invites.of(node.node_id):
+        call.put("invites", (node.node_id, network_id), None)
+    return {}
+
+
+HANDLERS: Final[dict[str, Handler]] = {
+    "register": register,
+    "heartbeat": heartbeat,
+    "deregister": deregister,
+}
