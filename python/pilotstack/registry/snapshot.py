@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pilotstack.registry import auth, messages
+from pilotstack.registry import auth, messages, registration
 from pilotstack.registry.records import (
     Claim,
     Invite,
@@ -322,7 +322,12 @@ class Loader:
     def _keys(self) -> None:
         """Keys of nodes that are no longer there still belong to their ids."""
         for text, node_id in self._section("pub_key_idx"):
-            key = messages.decode_base64(text.replace("\n", "").replace("\r", ""), messages.KEY_LEN)
+            self._state.next_node = max(self._state.next_node, int(node_id) + 1)
+            try:
+                key = registration.read_key(text)
+            except ValueError:
+                # Nobody can come with what is no key.
+                continue
             node = self._state.nodes.get(node_id)
             if node is not None and node.public_key == key:
                 self._state.by_key[key] = node_id
