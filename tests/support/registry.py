@@ -1,0 +1,152 @@
+"""A registry's state with nodes that know how to sign, for tests without sockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pilotstack.daemon.identity import Identity
+from pilotstack.registry.messages import encode_base64
+from pilotstack.registry.state import Outcome, Policy, Source, State, apply
+
+NOW = 1_800_000_000.0
+
+#: What each request signs, from its own members (sheet 2.2).
+CHALLENGES: dict[str, str] = {
+    "register": "register:{listen_addr}:{public_key}",
+    "resolve": "resolve:{requester_id}:{node_id}",
+    "punch": "punch:{node_a}:{node_b}",
+    "report_trust": "report_trust:{node_id}:{peer_id}",
+    "revoke_trust": "revoke_trust:{node_id}:{peer_id}",
+    "request_handshake": "handshake:{from_node_id}:{to_node_id}",
+    "respond_handshake": "respond:{node_id}:{peer_id}",
+    "rotate_key": "rotate:{node_id}:{new_public_key}",
+    "create_network": "create_network:{node_id}:{name}",
+    "join_network": "join_network:{node_id}:{network_id}",
+    "leave_network": "leave_network:{node_id}:{network_id}",
+    "invite_to_network": "invite:{inviter_id}:{network_id}:{target_node_id}",
+    "respond_invite": "respond_invite:{node_id}:{network_id}",
+    "delete_network": "delete_network:{node_id}:{network_id}",
+    "rename_network": "rename_network:{node_id}:{network_id}:{name}",
+    "set_network_policy": "set_network_policy:{node_id}:{network_id}",
+    "set_expr_policy": "set_expr_policy:{node_id}:{network_id}",
+    "kick_member": "kick_member:{node_id}:{network_id}:{target_node_id}",
+    "promote_member": "promote_member:{node_id}:{network_id}:{target_node_id}",
+    "demote_member": "demote_member:{node_id}:{network_id}:{target_node_id}",
+    "set_member_tags": "set_member_tags:{node_id}:{network_id}:{target_node_id}",
+    "transfer_ownership": "transfer_ownership:{node_id}:{network_id}:{new_owner_id}",
+    "list_nodes": "list_nodes:{requester_id}:{network_id}",
+    "enroll_recovery": "enroll_recovery:{node_id}:{commitment}",
+    "recover_identity": "recover_identity:{node_id}:{new_public_key}",
+}
+
+
+def identity(name: str) -> Identity:
+    """The key that belongs to a name."""
+    return Identity(name.encode().ljust(32, b".")[:32])
+
+
+def key_text(name: str) -> str:
+    """Its public half, as it travels."""
+    return encode_base64(identity(name).public_key)
+
+
+class World:
+    """A state, a clock that stands still until it is moved, and nodes by name."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.state = State(policy)
+        self.now = NOW
+        self.ids: dict[str, int] = {}
+        self.sources: dict[str, Source] = {}
+
+    def source(self, name: str) -> Source:
+        """The connection of a node; each has an address of its own."""
+        host = f"198.51.100.{len(self.sources) + 1}"
+        return self.sources.setdefault(name, Source(host, 40_000))
+
+    def run(self, request: dict[str, Any], source: Source | None = None) -> Outcome:
+        """Applies a request as it is."""
+        return apply(self.state, request, source or Source("203.0.113.9", 1), self.now)
+
+    def ask(
+        self,
+        name: str,
+        kind: str,
+        /,
+        *,
+        sign: bool | str = True,
+        source: Source | None = None,
+        **members: Any,
+    ) -> dict[str, Any]:
+        """The reply to a request of a node.
+
+        Args:
+            sign: by whom else, or nobody.
+        """
+        request: dict[str, Any] = {"type": kind, **members}
+        if sign:
+            request = self.sign(name if sign is True else sign, request)
+        return self.run(request, source or self.source(name)).reply
+
+    @staticmethod
+    def sign(name: str, request: dict[str, Any]) -> dict[str, Any]:
+        """The request, signed by the key of a name."""
+        template = CHALLENGES.get(request["type"], "{type}:{node_id}")
+        signature = identity(name).sign(template.format(**request).encode())
+        return request | {"signature": encode_base64(signature)}
+
+    def about(self, name: str, kind: str, /, **members: Any) -> dict[str, Any]:
+        """As :meth:`ask`, about the node itself."""
+        return self.ask(name, kind, node_id=self.ids[name], **members)
+
+    def register(self, name: str, /, *, sign: bool | str = True, **members: Any) -> dict[str, Any]:
+        """Registers a node and remembers its id."""
+        members.setdefault("listen_addr", "0.0.0.0:4000")
+        members.setdefault("public_key", key_text(name))
+        reply = self.ask(name, "register", sign=sign, **members)
+        if "node_id" in reply:
+            self.ids.setdefault(name, reply["node_id"])
+        return reply
+
+    def join(self, *names: str) -> None:
+        """Registers several nodes."""
+        for name in names:
+            assert "error" not in self.register(name)
+
+    def resolve(self, requester: str, target: str) -> dict[str, Any]:
+        """What a node is told of another's endpoint."""
+        return self.ask(
+            requester, "resolve", requester_id=self.ids[requester], node_id=self.ids[target]
+        )
+
+    def trust(self, a: str, b: str) -> dict[str, Any]:
+        """One side's consent."""
+        return self.about(a, "report_trust", peer_id=self.ids[b])
+
+    def request(self, a: str, b: str, text: str = "hello") -> dict[str, Any]:
+        """One side asks for trust."""
+        return self.ask(
+            a,
+            "request_handshake",
+            from_node_id=self.ids[a],
+            to_node_id=self.ids[b],
+            justification=text,
+        )
+
+    def respond(self, a: str, b: str, *, accept: bool) -> dict[str, Any]:
+        """One side answers."""
+        return self.about(a, "respond_handshake", peer_id=self.ids[b], accept=accept)
+
+    def poll(self, name: str, source: Source | None = None) -> tuple[list[int], list[int]]:
+        """Who asked a node, and who answered it."""
+        reply = self.about(name, "poll_handshakes", source=source)
+        return (
+            [row["from_node_id"] for row in reply["requests"]],
+            [row["from_node_id"] for row in reply["responses"]],
+        )
+
+    def create(self, name: str, network: str, /, **members: Any) -> int:
+        """A network of a node's."""
+        reply = self.about(name, "create_network", name=network, **members)
+        assert "error" not in reply, reply
+        return int(reply["network_id"])
