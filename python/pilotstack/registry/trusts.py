@@ -157,7 +157,9 @@ def respond_handshake(call: Call) -> Message:
     _authenticate(call, "response", node_id, f"respond:{node_id}:{peer_id}")
     if accept:
         _claim(call, node_id, peer_id)
-    else:
+    elif (node_id, peer_id) in call.state.requests:
+        # The signature is the same for both answers, so a rejection ends what it answers and no
+        # trust that was settled before.
         call.put("claims", (peer_id, node_id), None)
     call.put("requests", (node_id, peer_id), None)
     outbox = call.state.responses.of(peer_id)
