@@ -64,6 +64,8 @@ class FileStore:
         #: A sync failed: what the file holds is not certain any more, so it gets no further lines.
         self._is_doubtful = False
         self._journal = -1
+        #: The snapshot was written by another program.
+        self._is_foreign = False
         if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
             problem = "not writable" if path.parent.is_dir() else "not there"
             raise InvalidArgument(
@@ -88,14 +90,24 @@ class FileStore:
             )
         for number in wanted:
             self._load_journal(state, number, now)
+        if not state.created:
+            state.created = int(now)
         self._number = wanted[-1] if wanted else self._first
+        if self._is_foreign:
+            self._adopt(state)
         self._open(self._number)
         for number in numbers:
             if number < self._first:
                 self._journal_path(number).unlink()
-        if not state.created:
-            state.created = int(now)
         return state
+
+    def _adopt(self, state: State) -> None:
+        """Makes a snapshot of an existing registry ours, so that journals can belong to it."""
+        kept = self._path.with_name(self._path.name + ".imported")
+        if not kept.exists():
+            os.link(self._path, kept)
+        self.fold(state.view())
+        log.info("store_imported", original=str(kept), nodes=len(state.nodes))
 
     def _corrupt(self, path: Path, why: object) -> InternalError:
         return InternalError(
@@ -129,7 +141,8 @@ class FileStore:
             state = State.load(rows, now)
         except ValueError as error:
             raise self._corrupt(self._path, error) from error
-        if first == 0 and self._numbers():
+        self._is_foreign = first == 0
+        if self._is_foreign and self._numbers():
             raise self._corrupt(self._path, "it is not ours, but there are journals beside it")
         self._first = int(first) or 1
         return state
