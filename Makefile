@@ -8,7 +8,7 @@ WAN_OUT ?= build/wan
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python fuzz bench bench-wan lint format clean
+.PHONY: help setup demo test test-rust test-python fuzz bench bench-wan bench-registry lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-wan: setup ## measure our controllers beside kernel TCP and QUIC over long
 	$(BIN)/python benches/wan.py --lab target/release/pilot-lab \
 		--quic benches/quic-peer/target/release/quic-peer --out $(WAN_OUT) $(WAN_FLAGS)
 	$(BIN)/python benches/wan.py --lab target/release/pilot-lab --shares
+
+bench-registry: setup ## measure the registry beside itself without sync, and beside redis
+	$(BIN)/python benches/registry.py $(REGISTRY_FLAGS)
 
 lint: setup ## formatting, lints, types and stubs
 	cargo fmt --all --check

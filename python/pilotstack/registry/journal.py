@@ -61,6 +61,8 @@ class FileStore:
         self._number = 0
         #: Number of the first journal that the snapshot does not contain.
         self._first = 1
+        #: The same of the snapshot that is written next.
+        self._next_first = 1
         #: A sync failed: what the file holds is not certain any more, so it gets no further lines.
         self._is_doubtful = False
         self._journal = -1
@@ -93,6 +95,7 @@ class FileStore:
         if not state.created:
             state.created = int(now)
         self._number = wanted[-1] if wanted else self._first
+        self._next_first = self._first
         if self._is_foreign:
             self._adopt(state)
         self._open(self._number)
@@ -204,7 +207,7 @@ class FileStore:
     def append(self, changes: Sequence[Change]) -> None:
         """Writes a line and syncs; on failure the journal is cut back to where it was."""
         if self._is_doubtful:
-            self.rotate()
+            self._open(self._number + 1)
         line = encode_line(changes)
         try:
             written = 0
@@ -223,13 +226,14 @@ class FileStore:
         return self._length >= max(FOLD_AT, self._snapshot_length * FOLD_SHARE)
 
     def rotate(self) -> None:
-        """Starts another journal."""
+        """Starts another journal, the first that the next snapshot will not contain."""
         self._open(self._number + 1)
+        self._next_first = self._number
 
     def fold(self, view: View) -> None:
         """Writes the snapshot beside the old one, swaps them, then removes the journals that it
         contains. A crash in between leaves journals that are recognised and skipped."""
-        first = self._number
+        first = self._next_first
         temporary = self._path.with_name(self._path.name + ".tmp")
         fd = os.open(temporary, _CREATE | os.O_TRUNC, 0o600)
         try:

@@ -23,7 +23,6 @@ class Node(
     frozen=True,
     gc=False,
     omit_defaults=True,
-    kw_only=True,
     rename={
         "node_id": "id",
         "endpoint": "real_addr",
@@ -63,6 +62,25 @@ class Node(
     def address(self) -> str:
         """The address on the backbone."""
         return str(Address(0, self.node_id))
+
+
+class NodeEntry(
+    Node,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    rename={
+        "node_id": "id",
+        "endpoint": "real_addr",
+        "is_signed": "signed",
+        "is_unconfirmed": "unconfirmed",
+    },
+):
+    """A node as it stands in a snapshot, when nothing unknown stands beside it."""
+
+    networks: tuple[int, ...] = ()
+    last_seen: str = ""
 
 
 class Network(

@@ -20,6 +20,7 @@ from pilotstack.registry.records import (
     Member,
     Network,
     Node,
+    NodeEntry,
     Recovery,
     Request,
     Response,
@@ -55,6 +56,7 @@ class View:
         for change in unstored:
             if change.table == "members" and isinstance(change.key, tuple):
                 self.networks_of[int(change.key[1])] = self._networks(int(change.key[1]))
+        self.shadowed = state.shadowed.copy()
         self.next_node = state.next_node
         self.next_network = state.next_network
         self.created = state.created
@@ -141,7 +143,8 @@ class View:
 
     def _keys(self) -> Iterator[tuple[str, bytes]]:
         for node_id, node in self.tables["nodes"].items():
-            yield messages.encode_base64(node.public_key), b"%d" % node_id
+            if node_id not in self.shadowed:
+                yield messages.encode_base64(node.public_key), b"%d" % node_id
 
     def _networks_section(self) -> Iterator[tuple[str, bytes]]:
         live = [node_id for node_id, node in self.tables["nodes"].items() if not node.gone_at]
@@ -216,9 +219,7 @@ def decode(text: bytes) -> dict[str, Any]:
     try:
         rows = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         return {
-            name: msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-            if name == "nodes"
-            else msgspec.json.decode(raw)
+            name: _PARTLY[name](raw) if name in _PARTLY else msgspec.json.decode(raw)
             for name, raw in rows.items()
         }
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -286,26 +287,40 @@ class Loader:
         self._state.put(table, key, row)
 
     def _node(self, node_id: int, value: Any) -> None:
+        node = self._plain(value) or self._with_more(node_id, value)
+        if not 0 < node_id < 1 << 32 or node.node_id != node_id:
+            raise ValueError(f"node {node.node_id} under {node_id}")
+        if len(node.public_key) != messages.KEY_LEN:
+            raise ValueError(f"node {node_id} has no key of {messages.KEY_LEN} octets")
+        state = self._state
+        first = state.by_key.get(node.public_key)
+        state.put("nodes", node_id, node)
+        if first is not None:
+            # Registries that knew keys by their text gave one key several ids; the first keeps it.
+            state.by_key[node.public_key] = first
+            state.shadowed.add(node_id)
+
+    @staticmethod
+    def _plain(value: Any) -> Node | None:
+        """The quick way, for rows of which every member is known."""
+        if not isinstance(value, msgspec.Raw):
+            return None
+        try:
+            entry = _decode_entry(value)
+        except msgspec.ValidationError:
+            return None
+        return Node(*msgspec.structs.astuple(entry)[:_NODE_WIDTH])
+
+    def _with_more(self, node_id: int, value: Any) -> Node:
         row = msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else dict(value)
-        if not 0 < node_id < 1 << 32 or row.get("id") != node_id:
-            raise ValueError(f"node {row.get('id')!r} under {node_id}")
         more = {name: row.pop(name) for name in [*row] if name not in _NODE_MEMBERS}
         for name in ("networks", "last_seen"):
             row.pop(name, None)
-        row = {name: item for name, item in row.items() if item is not None}
-        node = msgspec.convert(row, Node)
-        if len(node.public_key) != messages.KEY_LEN:
-            raise ValueError(f"node {node_id} has no key of {messages.KEY_LEN} octets")
+        node = msgspec.convert({name: item for name, item in row.items() if item is not None}, Node)
         if more:
             self._state.unknown_rows["nodes", node_id] = more
             node = self._key_times(node, more)
-        if node.public_key not in self._state.by_key:
-            self._put("nodes", node_id, node)
-            return
-        # Registries that knew keys by their text gave one key several ids; the first keeps it.
-        first = self._state.by_key[node.public_key]
-        self._put("nodes", node_id, node)
-        self._state.by_key[node.public_key] = first
+        return node
 
     def _key_times(self, node: Node, more: dict[str, Any]) -> Node:
         """What the second generation notes of keys."""
@@ -321,7 +336,13 @@ class Loader:
 
     def _keys(self) -> None:
         """Keys of nodes that are no longer there still belong to their ids."""
-        for text, node_id in self._section("pub_key_idx"):
+        index = self._rows.pop("pub_key_idx", None) or {}
+        if isinstance(index, msgspec.Raw):
+            if "next_network" in self._rows and not self._state.shadowed:
+                # Ours says nothing that the nodes do not.
+                return
+            index = msgspec.json.decode(index)
+        for text, node_id in index.items():
             self._state.next_node = max(self._state.next_node, int(node_id) + 1)
             try:
                 key = registration.read_key(text)
@@ -330,6 +351,8 @@ class Loader:
                 continue
             node = self._state.nodes.get(node_id)
             if node is not None and node.public_key == key:
+                self._state.shadowed.discard(node_id)
+                self._state.shadowed |= {self._state.by_key[key]} - {node_id}
                 self._state.by_key[key] = node_id
             elif node is None and key not in self._state.by_key:
                 gone_at = max(int(self._now), 1)
@@ -404,6 +427,13 @@ def _time(value: object) -> int:
     return int(value) if isinstance(value, int | float) else 0
 
 
+_decode_entry = msgspec.json.Decoder(NodeEntry).decode
+_NODE_WIDTH: Final = len(msgspec.structs.fields(Node))
+#: Sections of a file that are decoded later, entry by entry or not at all.
+_PARTLY: Final[dict[str, Callable[[msgspec.Raw], Any]]] = {
+    "nodes": msgspec.json.Decoder(dict[str, msgspec.Raw]).decode,
+    "pub_key_idx": lambda raw: raw,
+}
 _POLICY_MEMBERS: Final = ("max_members", "allowed_ports", "description")
 _NODE_MEMBERS: Final = frozenset(
     {field.encode_name for field in msgspec.structs.fields(Node)} | {"networks", "last_seen"}

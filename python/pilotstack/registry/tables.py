@@ -163,6 +163,8 @@ class Tables:
         self.tables: dict[str, Any] = {name: getattr(self, name) for name in ROW_TYPES}
 
         self.by_key: dict[bytes, int] = {}
+        #: Nodes whose key is another's: registries that knew keys by their text left such.
+        self.shadowed: set[int] = set()
         self.by_hostname: dict[str, int] = {}
         self.by_network_name: dict[str, int] = {}
         #: Networks other than the backbone, of nodes that are in any.

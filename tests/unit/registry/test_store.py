@@ -316,6 +316,30 @@ def test_after_a_failed_sync_nothing_more_is_written_to_that_file(
     assert set(load(path).nodes) == {1, 3}
 
 
+def test_a_failed_sync_beside_a_snapshot_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.json"
+    store = FileStore(path)
+    state = store.load(0)
+    store.rotate()
+    view = state.view()
+    store.append([change(node(1))])
+    with monkeypatch.context() as patch:
+
+        def fdatasync(fd: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patch.setattr(store, "_sync", fdatasync)
+        with pytest.raises(OSError, match="Input/output"):
+            store.append([change(node(2))])
+    # This begins a journal by itself, which must not count as the one that the view is before.
+    store.append([change(node(3))])
+    store.fold(view)
+    store.close()
+    assert set(load(path).nodes) == {1, 3}
+
+
 def test_a_snapshot_that_fails_leaves_the_old_one_and_the_journals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
