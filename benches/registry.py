@@ -9,10 +9,12 @@ driven by the same load generator, which shows what this machine can do.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -90,10 +92,10 @@ def redis(directory: Path) -> Iterator[Server | None]:
     if command is None:
         yield None
         return
-    socket = ["--port", "7379", "--bind", "127.0.0.1", "--maxclients", "2000"]
+    listen = ["--port", "7379", "--bind", "127.0.0.1", "--maxclients", "2000"]
     durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
     process = subprocess.Popen(
-        [command, *socket, *durable, "--dir", str(directory), "--loglevel", "warning"],
+        [command, *listen, *durable, "--dir", str(directory), "--loglevel", "warning"],
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -105,8 +107,6 @@ def redis(directory: Path) -> Iterator[Server | None]:
 
 
 def wait_for_port(port: int) -> None:
-    import socket
-
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -286,11 +286,12 @@ def report_load(path: Path) -> None:
 def measure_heartbeats(directory: Path, scale: float) -> Values:
     """The share of a core that the heartbeats of many nodes take, and what they write."""
     path = directory / "heartbeats.json"
-    preload(path, LIVE)
+    nodes = int(LIVE * scale)
+    preload(path, nodes)
     with registry(path) as server:
-        params = {"nodes": LIVE, "connections": 1000}
+        params = {"nodes": nodes, "connections": 1000}
         # The first of each node is verified, the following ones are known.
-        load(server, "heartbeat", first=1, requests=LIVE, **params)
+        load(server, "heartbeat", first=1, requests=nodes, **params)
         seconds = 20 * scale
         written = sum(file.stat().st_size for file in directory.glob("heartbeats.json*"))
         pace = LIVE / INTERVAL
@@ -366,7 +367,10 @@ def main() -> None:
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        anyio.run(lambda: serve(arguments.serve, is_durable=not arguments.no_sync))
+        # As the command does: uvloop serves, if it is installed.
+        options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+        is_durable = not arguments.no_sync
+        anyio.run(lambda: serve(arguments.serve, is_durable=is_durable), backend_options=options)
         return
     if arguments.load:
         report_load(arguments.load)
