@@ -1,8 +1,17 @@
-"""The whitepaper's single-dash long flags (``-log-level debug``) beside ``--log-level``."""
+"""Flags that several commands share, and the whitepaper's single-dash long flags
+(``-log-level debug``) beside ``--log-level``."""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from pilotstack import wellknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _LONG = re.compile(r"-[A-Za-z][A-Za-z0-9-]+(=.*)?", re.DOTALL)
 
@@ -16,3 +25,52 @@ def normalize(arguments: list[str]) -> list[str]:
             return normal + arguments[position:]
         normal.append(f"-{argument}" if _LONG.fullmatch(argument) else argument)
     return normal
+
+
+def registry_options(**settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The flags of a client of the registry: where it is and how it is recognized.
+
+    Args:
+        settings: what every one of these click options gets, such as a callback.
+    """
+    options = (
+        click.option(
+            "--registry",
+            multiple=True,
+            default=lambda: (wellknown.default_registry(),),
+            help="Registry, host:port; several, by commas or by repeating the flag, are a primary "
+            "and its standbys (PILOT_REGISTRY).",
+            **settings,
+        ),
+        click.option(
+            "--registry-tls/--no-registry-tls",
+            default=False,
+            envvar="PILOT_REGISTRY_TLS",
+            help="Talk TLS to the registry.",
+            **settings,
+        ),
+        click.option(
+            "--registry-trust",
+            type=click.Choice(["pinned", "system"]),
+            default="pinned",
+            show_default=True,
+            envvar="PILOT_REGISTRY_TRUST",
+            help="Whether its certificate is one that --registry-fingerprint names or one that the "
+            "system trusts.",
+            **settings,
+        ),
+        click.option(
+            "--registry-fingerprint",
+            default="",
+            envvar="PILOT_REGISTRY_FINGERPRINT",
+            help="SHA-256 of its certificate, as it prints it at its start; several by commas.",
+            **settings,
+        ),
+    )
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate

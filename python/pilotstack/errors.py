@@ -21,6 +21,7 @@ __all__ = [
     "PermissionDenied",
     "PilotError",
     "StreamBroken",
+    "Throttled",
     "TimedOut",
     "Unavailable",
     "from_code",
@@ -85,6 +86,12 @@ class ConnectionRefused(ConnectionFailed, ConnectionRefusedError):
     """The peer answered, and nothing listens on the port."""
 
 
+class Throttled(ConnectionFailed):
+    """The registry has had too many requests from here lately."""
+
+    code = "throttled"
+
+
 class TimedOut(PilotError, TimeoutError):
     """No answer in time."""
 
@@ -134,6 +141,7 @@ def from_code(code: str, message: str, hint: str | None = None) -> PilotError:
             AlreadyExists,
             NotRunning,
             ConnectionFailed,
+            Throttled,
             TimedOut,
             PermissionDenied,
             Unavailable,

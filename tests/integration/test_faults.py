@@ -33,7 +33,7 @@ def anyio_backend() -> str:
 
 def registry_of(network: Network) -> RegistryClient:
     host, _, port = network.registry.rpartition(":")
-    return RegistryClient(host, int(port), Identity.generate())
+    return RegistryClient([(host, int(port))], Identity.generate())
 
 
 async def read_to_end(stream: Stream) -> None:
@@ -135,7 +135,7 @@ async def test_what_a_killed_registry_acknowledged_is_there_after_its_restart(
     async def register_many(worker: int) -> None:
         for number in range(100):
             identity = Identity.generate()
-            client = RegistryClient(host, int(port), identity)
+            client = RegistryClient([(host, int(port))], identity)
             try:
                 name = f"node-{worker}-{number}"
                 registration = await client.register("127.0.0.1:4000", hostname=name)
@@ -153,7 +153,7 @@ async def test_what_a_killed_registry_acknowledged_is_there_after_its_restart(
         await enough.wait()
         network.rendezvous.kill()
     network.start_rendezvous()
-    client = RegistryClient(host, int(port), Identity.generate())
+    client = RegistryClient([(host, int(port))], Identity.generate())
     for node_id, key in acknowledged.items():
         assert (await client.record(node_id)).public_key == key
     await client.aclose()
@@ -181,7 +181,7 @@ class FullStore(MemoryStore):
 async def test_a_full_disk_refuses_the_write_and_forgets_it() -> None:
     store = FullStore()
     async with RegistryServer("127.0.0.1", 0, store) as server:
-        client = RegistryClient(*server.address, Identity.generate())
+        client = RegistryClient([server.address], Identity.generate())
         await client.register("127.0.0.1:4000", hostname="kept")
         store.is_full = True
         with pytest.raises(ConnectionFailed, match="cannot store"):

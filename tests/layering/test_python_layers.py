@@ -17,7 +17,7 @@ BASE = {"errors", "types", "wellknown", "_flags", "_serving", "_core"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "wellknown": set(),
-    "_flags": set(),
+    "_flags": {"wellknown"},
     "_serving": {"errors"},
     "types": {"errors"},
     "__init__": {"errors", "types", "client"},

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from pilotstack import _serving, wellknown
-from pilotstack.cli.context import Settings, asynchronous, global_options
+from pilotstack.cli.context import Settings, asynchronous, global_options, registry_options
 from pilotstack.cli.output import fields, rows
 from pilotstack.client import _frames as frames
-from pilotstack.registry.client import RegistryClient
 from pilotstack.types import Address, parse_host
 
 if TYPE_CHECKING:
@@ -160,13 +158,13 @@ async def _set_visibility(settings: Settings, *, public: bool) -> None:
 
 @click.command()
 @click.argument("target")
-@click.option("--registry", default=wellknown.default_registry, help="Registry, host:port.")
+@registry_options
 @global_options
 @asynchronous
-async def lookup(settings: Settings, target: str, registry: str) -> None:
+async def lookup(settings: Settings, target: str) -> None:
     """Ask the registry about a node, by id, address or hostname."""
     host = parse_host(target)
-    client = RegistryClient(*_serving.split_address(registry))
+    client = settings.registry_client()
     try:
         if isinstance(host, Address):
             node_id = host.node

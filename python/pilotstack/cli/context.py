@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 import anyio
 import rich_click as click
 
-from pilotstack import wellknown
+from pilotstack import _flags, wellknown
 from pilotstack.cli.output import Output
 from pilotstack.client import Driver
 from pilotstack.errors import InternalError, PilotError, TimedOut
+from pilotstack.registry.client import RegistryClient, parse_addresses, trust_of
 from pilotstack.types import Address, parse_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from pilotstack.registry.client import Signer
 
 P = ParamSpec("P")
 
@@ -28,6 +31,10 @@ class Settings:
 
     socket: Path | None = None
     is_json: bool | None = None
+    registry: tuple[str, ...] = ()
+    registry_tls: bool = False
+    registry_trust: str = "pinned"
+    registry_fingerprint: str = ""
 
     @property
     def output(self) -> Output:
@@ -37,6 +44,19 @@ class Settings:
     def driver(self) -> Driver:
         """A session with the daemon, to be entered."""
         return Driver(self.socket or wellknown.default_socket())
+
+    def registry_client(self, signer: Signer | None = None) -> RegistryClient:
+        """A client of the registry that :data:`registry_options` name; the caller closes it.
+
+        Raises:
+            InvalidArgument: they make no sense.
+        """
+        trust = trust_of(
+            is_tls=self.registry_tls,
+            mode=self.registry_trust,
+            fingerprints=self.registry_fingerprint,
+        )
+        return RegistryClient(parse_addresses(self.registry), signer, tls=trust)
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -63,6 +83,10 @@ def global_options(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=_keep,
         help="The daemon's socket (PILOT_SOCKET).",
     )(command)
+
+
+#: ``--registry`` and how it is recognized, for commands that ask the registry themselves.
+registry_options = _flags.registry_options(expose_value=False, callback=_keep)
 
 
 def reported(function: Callable[Concatenate[Settings, P], None]) -> Callable[P, None]:

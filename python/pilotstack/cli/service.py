@@ -26,7 +26,12 @@ def daemon() -> None:
 
 @daemon.command()
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="JSON file of flags.")
-@click.option("--registry", help="Registry, host:port (PILOT_REGISTRY).")
+@click.option(
+    "--registry", help="Registry, host:port; several, by commas, are a primary and its standbys."
+)
+@click.option("--registry-tls", is_flag=True, help="Talk TLS to the registry.")
+@click.option("--registry-trust", type=click.Choice(["pinned", "system"]))
+@click.option("--registry-fingerprint", help="SHA-256 of its certificate; several by commas.")
 @click.option("--beacon", help="Beacon, host:port (PILOT_BEACON).")
 @click.option("--listen", help="UDP address of the tunnel.")
 @click.option("--identity", help="Identity file; ~/.pilot/identity.json unless given.")
@@ -41,7 +46,13 @@ def daemon() -> None:
 @global_options
 @reported
 def start(
-    settings: Settings, /, foreground: bool, public: bool, no_echo: bool, **options: str | None
+    settings: Settings,
+    /,
+    foreground: bool,
+    public: bool,
+    no_echo: bool,
+    registry_tls: bool,
+    **options: str | None,
 ) -> None:
     """Start the daemon and wait until it serves."""
     options["identity"] = options["identity"] or str(wellknown.home() / "identity.json")
@@ -51,6 +62,7 @@ def start(
             flags += [f"--{name.replace('_', '-')}", value]
     flags += ["--socket", str(settings.socket or wellknown.default_socket())]
     flags += ["--public"] * public + ["--no-echo"] * no_echo
+    flags += ["--registry-tls"] * registry_tls
     if foreground:
         lifecycle.execute(flags)
     started = lifecycle.start(flags)

@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pilotstack.registry.client import Trust
+
 
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
     """Settings of one daemon. Addresses are ``host:port``; empty means none."""
 
+    #: One address, or several of registries with the same state, separated by commas.
     registry: str
     beacon: str
     listen: str
     socket: Path
+    #: How the registry is recognized over TLS; plain TCP without.
+    registry_trust: Trust | None = None
     #: File of the identity; without one it lives as long as the process.
     identity: Path | None = None
     hostname: str = ""

@@ -13,9 +13,13 @@ import rich_click as click
 
 from pilotstack import _flags, _serving, wellknown
 from pilotstack.daemon.config import DaemonConfig
+from pilotstack.errors import InvalidArgument
+from pilotstack.registry.client import trust_of
 
 if TYPE_CHECKING:
     import anyio
+
+    from pilotstack.registry.client import Trust
 
 
 def read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
@@ -29,7 +33,10 @@ def read_config(context: click.Context, parameter: click.Parameter, path: Path |
         raise click.BadParameter(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise click.BadParameter(f"{path} holds no JSON object")
-    context.default_map = {key.replace("-", "_"): value for key, value in values.items()}
+    defaults = {key.replace("-", "_"): value for key, value in values.items()}
+    if isinstance(defaults.get("registry"), str):
+        defaults["registry"] = (defaults["registry"],)
+    context.default_map = defaults
 
 
 def raise_file_limit() -> None:
@@ -49,7 +56,7 @@ def raise_file_limit() -> None:
     expose_value=False,
     help="JSON file of defaults for these flags.",
 )
-@click.option("--registry", default=wellknown.default_registry, help="Registry, host:port.")
+@_flags.registry_options()
 @click.option(
     "--beacon", default=wellknown.default_beacon, help="Beacon, host:port; empty for none."
 )
@@ -78,7 +85,10 @@ def raise_file_limit() -> None:
 @click.version_option(wellknown.VERSION)
 def daemon(
     *,
-    registry: str,
+    registry: tuple[str, ...],
+    registry_tls: bool,
+    registry_trust: str,
+    registry_fingerprint: str,
     beacon: str,
     listen: str,
     socket: Path,
@@ -98,8 +108,10 @@ def daemon(
 
     _serving.configure_logging(log_level, log_format)
     raise_file_limit()
+    trust = _trust(registry_tls, registry_trust, registry_fingerprint)
     config = DaemonConfig(
-        registry=registry,
+        registry=",".join(registry),
+        registry_trust=trust,
         beacon=beacon,
         listen=listen,
         socket=socket,
@@ -117,6 +129,13 @@ def daemon(
         await Daemon(config).run(stopping)
 
     _serving.run(main)
+
+
+def _trust(is_tls: bool, mode: str, fingerprints: str) -> Trust | None:
+    try:
+        return trust_of(is_tls=is_tls, mode=mode, fingerprints=fingerprints)
+    except InvalidArgument as error:
+        raise click.UsageError(f"{error}: {error.hint}") from error
 
 
 def run() -> None:

@@ -18,7 +18,7 @@ from pilotstack.daemon import identity as identities
 from pilotstack.daemon.control import Control
 from pilotstack.daemon.endpoint import IpcSocket
 from pilotstack.errors import ConnectionFailed, InternalError, NotFound, PilotError
-from pilotstack.registry.client import RegistryClient
+from pilotstack.registry.client import RegistryClient, parse_addresses
 
 if TYPE_CHECKING:
     from pilotstack._core import _Event
@@ -49,8 +49,9 @@ class Daemon:
             self.identity = identities.Identity.generate()
         else:
             self.identity = identities.load_or_create(config.identity)
-        host, port = _serving.split_address(config.registry)
-        self.registry = RegistryClient(host, port, self.identity)
+        self.registry = RegistryClient(
+            parse_addresses(config.registry), self.identity, tls=config.registry_trust
+        )
         self.hostname = config.hostname
         self.public = config.public
         self.address = ""

@@ -1,13 +1,11 @@
-"""The registry's client: one connection, reconnected when it breaks, requests in order."""
+"""The registry's client: typed requests of one identity over a
+:class:`~pilotstack.registry.connection.Connection`."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-import anyio
-import anyio.abc
 
 from pilotstack.errors import (
     AlreadyExists,
@@ -16,16 +14,28 @@ from pilotstack.errors import (
     NotFound,
     PermissionDenied,
     PilotError,
+    Throttled,
 )
 from pilotstack.registry import messages
+from pilotstack.registry.connection import Connection, parse_addresses
+from pilotstack.registry.tls import Trust, trust_of
 from pilotstack.types import Address
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pilotstack.registry.messages import Message
 
-#: Seconds for a connection and for each reply.
-TIMEOUT = 5.0
-_READ = 1 << 16
+__all__ = [
+    "Record",
+    "Registration",
+    "RegistryClient",
+    "Signer",
+    "Trust",
+    "error_of",
+    "parse_addresses",
+    "trust_of",
+]
 
 
 class Signer(Protocol):
@@ -62,6 +72,12 @@ class Record:
 
 def error_of(text: str) -> PilotError:
     """The error for a refusal of the registry."""
+    if text.startswith("standby mode"):
+        return ConnectionFailed(
+            f"registry: {text}", hint="name the primary in --registry, or promote this standby"
+        )
+    if "rate limited" in text:
+        return Throttled(f"registry: {text}", hint="wait a few seconds and try again")
     if "not found" in text:
         return NotFound(text)
     if "already" in text:
@@ -76,78 +92,41 @@ def error_of(text: str) -> PilotError:
 
 
 class RegistryClient:
-    """Talks to one registry on behalf of one identity.
+    """Talks to a registry on behalf of one identity.
 
-    Every method raises :exc:`ConnectionFailed` when the registry cannot be reached, and the error
+    Every method raises :exc:`ConnectionFailed` when no registry can be reached, and the error
     of :func:`error_of` when it refuses.
 
     Args:
-        host: the registry's host.
-        port: its port.
+        addresses: hosts and ports of the registries that keep the same state, the preferred one
+            first; see :func:`~pilotstack.registry.connection.parse_addresses`.
         signer: the identity that signs requests; only lookups work without one.
+        tls: how a registry is recognized over TLS; ``None`` means plain TCP.
     """
 
-    def __init__(self, host: str, port: int, signer: Signer | None = None) -> None:
-        self._host = host
-        self._port = port
+    def __init__(
+        self,
+        addresses: Sequence[tuple[str, int]],
+        signer: Signer | None = None,
+        *,
+        tls: Trust | None = None,
+    ) -> None:
+        self.connection = Connection(addresses, trust=tls)
         self._signer = signer
-        self._stream: anyio.abc.ByteStream | None = None
-        self._framer = messages.Framer()
-        self._lock = anyio.Lock()
         #: Our id, once registered.
         self.node_id = 0
 
     async def aclose(self) -> None:
         """Closes the connection; the next request opens another."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await anyio.aclose_forcefully(stream)
+        await self.connection.aclose()
 
-    async def request(self, message: Message) -> Message:
-        """Sends one request and returns its reply. A broken connection is replaced once."""
-        async with self._lock:
-            is_fresh = self._stream is None
-            try:
-                try:
-                    return self._check(await self._exchange(message))
-                except (
-                    OSError,
-                    anyio.EndOfStream,
-                    anyio.BrokenResourceError,
-                    anyio.ClosedResourceError,
-                ):
-                    await self.aclose()
-                    if is_fresh:
-                        raise
-                return self._check(await self._exchange(message))
-            except PilotError:
-                raise
-            except (
-                OSError,
-                anyio.EndOfStream,
-                anyio.BrokenResourceError,
-                messages.ProtocolError,
-            ) as error:
-                await self.aclose()
-                raise ConnectionFailed(
-                    f"the registry at {self._host}:{self._port} does not answer",
-                    hint="check that it runs and that --registry names it",
-                ) from error
-            except BaseException:
-                # Whoever asks next must not get this answer.
-                with anyio.CancelScope(shield=True):
-                    await self.aclose()
-                raise
+    async def request(self, message: Message, *, wait: float = 0.0) -> Message:
+        """Sends one request and returns its reply.
 
-    async def _exchange(self, message: Message) -> Message:
-        with anyio.fail_after(TIMEOUT):
-            if self._stream is None:
-                self._framer = messages.Framer()
-                self._stream = await anyio.connect_tcp(self._host, self._port)
-            await self._stream.send(messages.encode(message))
-            while (body := self._framer.next_body()) is None:
-                self._framer.feed(await self._stream.receive(_READ))
-        return messages.decode(body)
+        Args:
+            wait: seconds for which the request asks the registry to hold its reply.
+        """
+        return self._check(await self.connection.request(message, wait=wait))
 
     @staticmethod
     def _check(reply: Message) -> Message:

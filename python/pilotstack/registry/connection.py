@@ -1,0 +1,218 @@
+"""The client's way to a registry: one connection, requests in order, and a list of registries of
+which one is used until it breaks or turns out to be a standby.
+
+A broken connection is replaced and the request sent once more, so a request may arrive twice; every
+request of the registry bears that. A standby that refuses a write makes the client look for the
+primary in its list, and nowhere else: an address in a reply is not followed.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+from anyio.streams.tls import TLSAttribute, TLSStream
+
+from pilotstack import _serving
+from pilotstack.errors import ConnectionFailed, InvalidArgument, PermissionDenied, PilotError
+from pilotstack.registry import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pilotstack.registry.messages import Message
+    from pilotstack.registry.tls import Trust
+
+#: Seconds for a connection, TLS included (sheet 1.5).
+CONNECT = 5.0
+#: Seconds for a connection to a registry that is only tried because another might do better.
+PROBE = 2.0
+#: Seconds for a reply (sheet 1.5), beyond those for which the registry was asked to wait.
+REPLY = 30.0
+#: Registries in a list.
+MAX_REGISTRIES = 16
+_READ = 1 << 16
+
+_BROKEN = (
+    OSError,
+    ssl.SSLError,
+    anyio.EndOfStream,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    messages.ProtocolError,
+)
+
+
+def parse_addresses(texts: str | Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """Hosts and ports of ``host:port,host:port``, or of several such texts.
+
+    Raises:
+        InvalidArgument: there are none, too many, or one is no address.
+    """
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    parts = [part.strip() for text in listed for part in text.split(",") if part.strip()]
+    if not 0 < len(parts) <= MAX_REGISTRIES:
+        raise InvalidArgument(
+            f"{len(parts)} registries instead of 1 to {MAX_REGISTRIES}",
+            hint="give them as host:port,host:port",
+        )
+    return tuple(_serving.split_address(part) for part in parts)
+
+
+def is_standby(reply: Message) -> bool:
+    """Whether a standby gave this reply in place of the primary."""
+    if reply.get("standby") is True or reply.get("code") == "standby":
+        return True
+    return messages.text(reply, "error").startswith("standby mode:")
+
+
+class _Link:
+    """One connection to one registry."""
+
+    def __init__(self, stream: anyio.abc.ByteStream) -> None:
+        self._stream = stream
+        self._framer = messages.Framer()
+
+    async def exchange(self, frame: bytes, deadline: float) -> Message:
+        with anyio.fail_after(deadline):
+            await self._stream.send(frame)
+            while (body := self._framer.next_body()) is None:
+                self._framer.feed(await self._stream.receive(_READ))
+        return messages.decode(body)
+
+    async def aclose(self) -> None:
+        await anyio.aclose_forcefully(self._stream)
+
+
+class Connection:
+    """Requests and replies with the first of several registries that serves.
+
+    Args:
+        addresses: hosts and ports, the preferred one first.
+        trust: how a registry is recognized over TLS; ``None`` means plain TCP.
+    """
+
+    def __init__(self, addresses: Sequence[tuple[str, int]], *, trust: Trust | None = None) -> None:
+        if not addresses:
+            raise InvalidArgument("no registry is given")
+        self.addresses = tuple(addresses)
+        self.trust = trust
+        self._current = 0
+        # More than one only while a better registry is looked for.
+        self._links: dict[int, _Link] = {}
+        self._lock = anyio.Lock()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the registry in use."""
+        return self.addresses[self._current]
+
+    async def aclose(self) -> None:
+        """Closes the connection; the next request opens another."""
+        for index in list(self._links):
+            await self._drop(index)
+
+    async def request(self, message: Message, *, wait: float = 0.0) -> Message:
+        """Sends one request and returns its reply, which may be a refusal.
+
+        Args:
+            wait: seconds that the registry may take beyond the usual.
+
+        Raises:
+            ConnectionFailed: no registry answers.
+            PermissionDenied: the ones that do show a certificate that was not pinned.
+        """
+        frame = messages.encode(message)
+        async with self._lock:
+            try:
+                return await self._ask_all(frame, REPLY + wait)
+            except BaseException:
+                # Whoever asks next must not get this answer.
+                with anyio.CancelScope(shield=True):
+                    await self.aclose()
+                raise
+
+    async def _ask_all(self, frame: bytes, deadline: float) -> Message:
+        second_best: tuple[int, Message] | None = None
+        failure: Exception | None = None
+        others = [i for i in range(len(self.addresses)) if i != self._current]
+        for index in (self._current, *others):
+            try:
+                reply = await self._ask(index, frame, deadline, PROBE if second_best else CONNECT)
+            except PilotError as error:
+                failure = error
+                continue
+            except _BROKEN as error:
+                failure = failure if isinstance(failure, PilotError) else error
+                continue
+            if not is_standby(reply):
+                await self._settle(index)
+                return reply
+            second_best = second_best or (index, reply)
+        if second_best is not None:
+            await self._settle(second_best[0])
+            return second_best[1]
+        if isinstance(failure, PilotError):
+            raise failure
+        names = ", ".join(_serving.join_address(*address) for address in self.addresses)
+        raise ConnectionFailed(
+            f"the registry at {names} does not answer",
+            hint="check that it runs and that --registry names it",
+        ) from failure
+
+    async def _ask(self, index: int, frame: bytes, deadline: float, patience: float) -> Message:
+        link = self._links.get(index)
+        if link is not None:
+            try:
+                return await link.exchange(frame, deadline)
+            except TimeoutError:
+                await self._drop(index)
+                raise
+            except _BROKEN:
+                await self._drop(index)
+        link = self._links[index] = await self._open(index, patience)
+        try:
+            return await link.exchange(frame, deadline)
+        except _BROKEN:
+            await self._drop(index)
+            raise
+
+    async def _open(self, index: int, patience: float) -> _Link:
+        host, port = self.addresses[index]
+        with anyio.fail_after(patience):
+            stream: anyio.abc.ByteStream = await anyio.connect_tcp(host, port)
+            if self.trust is not None:
+                stream = await self._secure(stream, self.trust, host, port)
+        return _Link(stream)
+
+    async def _secure(
+        self, plain: anyio.abc.ByteStream, trust: Trust, host: str, port: int
+    ) -> TLSStream:
+        stream = await TLSStream.wrap(
+            plain,
+            hostname=host,
+            ssl_context=trust.context(),
+            standard_compatible=False,
+        )
+        leaf = stream.extra(TLSAttribute.peer_certificate_binary, None)
+        if not trust.accepts(leaf or b""):
+            await anyio.aclose_forcefully(stream)
+            raise PermissionDenied(
+                f"the registry at {_serving.join_address(host, port)} shows another certificate "
+                "than the pinned one",
+                hint="compare --registry-fingerprint with what the registry prints at its start",
+            )
+        return stream
+
+    async def _settle(self, index: int) -> None:
+        self._current = index
+        for other in [i for i in self._links if i != index]:
+            await self._drop(other)
+
+    async def _drop(self, index: int) -> None:
+        link = self._links.pop(index, None)
+        if link is not None:
+            with anyio.CancelScope(shield=True):
+                await link.aclose()
