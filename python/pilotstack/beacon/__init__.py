@@ -1,5 +1,6 @@
-"""The beacon: tells nodes their public endpoint (whitepaper section 4.2). Its datagrams are served
-by a thread of the core; this is the control of that thread."""
+"""The beacon: tells nodes their public endpoint (whitepaper section 4.2), and that something waits
+for them at the registry. Its datagrams are served by a thread of the core; this is the control of
+that thread."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pilotstack import _serving
 from pilotstack._core import BeaconServer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
 
@@ -31,6 +33,11 @@ class Beacon:
     def address(self) -> str:
         """Where it is bound."""
         return _serving.join_address(*self._server.local_addr())
+
+    def notify(self, nodes: Iterable[int]) -> None:
+        """Tells nodes that something waits for them at the registry: a hint that may be lost, to
+        those that announced themselves here lately."""
+        self._server.notify(list(nodes))
 
     def __enter__(self) -> Beacon:
         return self

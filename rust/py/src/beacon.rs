@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use pilot_net::beacon::Beacon;
+use pilot_proto::wire::addr::NodeId;
 use pyo3::{exceptions::PyValueError, prelude::*};
 
 /// A beacon in a thread of its own.
@@ -25,6 +26,14 @@ impl BeaconServer {
         let beacon = self.beacon.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let address = beacon.local_addr()?;
         Ok((address.ip().to_string(), address.port()))
+    }
+
+    /// Tells nodes that something waits for them at the registry.
+    fn notify(&self, nodes: Vec<u32>) {
+        let beacon = self.beacon.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for node in nodes {
+            beacon.notify(NodeId(node));
+        }
     }
 
     /// Counters: endpoints told, datagrams dropped.
