@@ -68,6 +68,30 @@ def is_standby(reply: Message) -> bool:
     return messages.text(reply, "error").startswith("standby mode:")
 
 
+async def open_stream(host: str, port: int, trust: Trust | None) -> anyio.abc.ByteStream:
+    """A connection to a registry, TLS if there is a trust to go by.
+
+    Raises:
+        OSError: it cannot be reached.
+        ssl.SSLError: the system does not trust its certificate, or it speaks no TLS.
+        PermissionDenied: its certificate is not the pinned one.
+    """
+    plain = await anyio.connect_tcp(host, port)
+    if trust is None:
+        return plain
+    stream = await TLSStream.wrap(
+        plain, hostname=host, ssl_context=trust.context(), standard_compatible=False
+    )
+    if not trust.accepts(stream.extra(TLSAttribute.peer_certificate_binary, None) or b""):
+        await anyio.aclose_forcefully(stream)
+        raise PermissionDenied(
+            f"the registry at {_serving.join_address(host, port)} shows another certificate than "
+            "the pinned one",
+            hint="compare --registry-fingerprint with what the registry prints at its start",
+        )
+    return stream
+
+
 class _Link:
     """One connection to one registry."""
 
@@ -172,39 +196,14 @@ class Connection:
                 raise
             except _BROKEN:
                 await self._drop(index)
-        link = self._links[index] = await self._open(index, patience)
+        with anyio.fail_after(patience):
+            link = _Link(await open_stream(*self.addresses[index], self.trust))
+        self._links[index] = link
         try:
             return await link.exchange(frame, deadline)
         except _BROKEN:
             await self._drop(index)
             raise
-
-    async def _open(self, index: int, patience: float) -> _Link:
-        host, port = self.addresses[index]
-        with anyio.fail_after(patience):
-            stream: anyio.abc.ByteStream = await anyio.connect_tcp(host, port)
-            if self.trust is not None:
-                stream = await self._secure(stream, self.trust, host, port)
-        return _Link(stream)
-
-    async def _secure(
-        self, plain: anyio.abc.ByteStream, trust: Trust, host: str, port: int
-    ) -> TLSStream:
-        stream = await TLSStream.wrap(
-            plain,
-            hostname=host,
-            ssl_context=trust.context(),
-            standard_compatible=False,
-        )
-        leaf = stream.extra(TLSAttribute.peer_certificate_binary, None)
-        if not trust.accepts(leaf or b""):
-            await anyio.aclose_forcefully(stream)
-            raise PermissionDenied(
-                f"the registry at {_serving.join_address(host, port)} shows another certificate "
-                "than the pinned one",
-                hint="compare --registry-fingerprint with what the registry prints at its start",
-            )
-        return stream
 
     async def _settle(self, index: int) -> None:
         self._current = index

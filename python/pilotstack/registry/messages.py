@@ -64,6 +64,11 @@ class Framer:
         """Takes what was read."""
         self._octets += octets
 
+    @property
+    def pending(self) -> int:
+        """Octets that wait for the rest of their message."""
+        return len(self._octets)
+
     def next_body(self) -> bytes | None:
         """The next complete body.
 

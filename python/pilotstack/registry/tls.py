@@ -60,13 +60,16 @@ def fingerprint_of(certificate: bytes) -> str:
     return hashlib.sha256(certificate).hexdigest()
 
 
-def trust_of(*, is_tls: bool, mode: str, fingerprints: str) -> Trust | None:
+def trust_of(
+    *, is_tls: bool, mode: str, fingerprints: str, prefix: str = "registry"
+) -> Trust | None:
     """The trust that the flags of a client ask for; ``None`` without TLS.
 
     Args:
         is_tls: ``--registry-tls``.
         mode: ``pinned`` or ``system``.
         fingerprints: hexadecimal, separated by commas.
+        prefix: what the flags begin with.
 
     Raises:
         InvalidArgument: a fingerprint is missing, superfluous or none.
@@ -75,13 +78,13 @@ def trust_of(*, is_tls: bool, mode: str, fingerprints: str) -> Trust | None:
     if not is_tls:
         if pins or mode == "system":
             raise InvalidArgument(
-                "a registry can be recognized only over TLS", hint="add --registry-tls"
+                "a registry can be recognized only over TLS", hint=f"add --{prefix}-tls"
             )
         return None
     if mode == "system":
         if pins:
             raise InvalidArgument(
-                "--registry-fingerprint pins, --registry-trust system does not",
+                f"--{prefix}-fingerprint pins, --{prefix}-trust system does not",
                 hint="choose one of them",
             )
         return Trust()
@@ -93,8 +96,8 @@ def trust_of(*, is_tls: bool, mode: str, fingerprints: str) -> Trust | None:
             )
     if not pins:
         raise InvalidArgument(
-            "--registry-tls needs to know the registry's certificate",
-            hint="add --registry-fingerprint, or --registry-trust system for a public certificate",
+            f"--{prefix}-tls needs to know the registry's certificate",
+            hint=f"add --{prefix}-fingerprint, or --{prefix}-trust system for a public one",
         )
     return Trust(pins)
 

@@ -1,0 +1,177 @@
+"""The state and what of it is durable: changes go to the store, many with one sync, and only then
+to whoever waits for them, the copies included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import structlog
+
+from pilotstack.registry.records import Change, decode_change
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pilotstack.registry.snapshot import View
+    from pilotstack.registry.state import State
+    from pilotstack.registry.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class Sink(Protocol):
+    """Takes changes that are durable, such as a transport to the copies of this registry."""
+
+    def publish(self, changes: Sequence[Change]) -> None:
+        """Takes changes in the order in which they were stored; returns at once."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    changes: list[Change] = field(default_factory=list)
+    done: anyio.Event = field(default_factory=anyio.Event)
+    error: OSError | None = None
+
+
+class Ledger:
+    """Keeps the state and its store together.
+
+    Args:
+        state: what the store holds.
+        store: where changes go.
+    """
+
+    def __init__(self, state: State, store: Store) -> None:
+        self.state = state
+        self._store = store
+        self._batch = _Batch()
+        self._in_flight: list[Change] = []
+        self._wanted = anyio.Event()
+        self._is_folding = False
+        self._sinks: list[Sink] = []
+        #: The last change could not be stored.
+        self.is_failing = False
+
+    def add_sink(self, sink: Sink) -> None:
+        """Also gives durable changes to ``sink``."""
+        self._sinks.append(sink)
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        """Returns when changes, which the state has already, are durable.
+
+        Raises:
+            OSError: they are not, and were undone.
+        """
+        batch = self._batch
+        batch.changes.extend(changes)
+        self._wanted.set()
+        await batch.done.wait()
+        if batch.error is not None:
+            raise batch.error
+
+    async def run(self) -> None:
+        """Serves :meth:`commit` until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            while True:
+                await self._wanted.wait()
+                await self._flush(tasks)
+
+    async def _flush(self, tasks: anyio.abc.TaskGroup) -> None:
+        self._wanted = anyio.Event()
+        batch, self._batch = self._batch, _Batch()
+        self._in_flight = batch.changes
+        try:
+            await anyio.to_thread.run_sync(self._store.append, batch.changes)
+        except OSError as error:
+            self._refuse(batch, error)
+            return
+        self._publish(batch.changes)
+        batch.done.set()
+        if self._store.wants_fold() and not self._is_folding:
+            await self._begin_fold(tasks)
+
+    def _publish(self, changes: Sequence[Change]) -> None:
+        self._in_flight = []
+        self.is_failing = False
+        for sink in self._sinks:
+            sink.publish(changes)
+
+    def _refuse(self, batch: _Batch, error: OSError) -> None:
+        # What was changed since stands on what is refused, so it goes too, newest first.
+        log.error("store_failed", error=str(error), refused=len(batch.changes))
+        self.is_failing = True
+        self._in_flight = []
+        later, self._batch = self._batch, _Batch()
+        for change in reversed(batch.changes + later.changes):
+            self.state.undo(change)
+        for refused in (batch, later):
+            refused.error = error
+            refused.done.set()
+
+    async def _begin_fold(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Starts a snapshot that is written beside further changes."""
+        try:
+            await anyio.to_thread.run_sync(self._store.rotate)
+        except OSError as error:
+            log.error("snapshot_failed", error=str(error))
+            return
+        self._is_folding = True
+        tasks.start_soon(self._fold, self.durable_view())
+
+    async def _fold(self, view: View) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._store.fold, view)
+        except OSError as error:
+            log.error("snapshot_failed", error=str(error))
+        finally:
+            self._is_folding = False
+
+    def durable_view(self) -> View:
+        """The state without what is not durable yet, for a snapshot."""
+        return self.state.view([*self._in_flight, *self._batch.changes])
+
+    async def close(self) -> None:
+        """Writes a snapshot and releases the store. Nothing may be committed any more."""
+        try:
+            await anyio.to_thread.run_sync(self._store.rotate)
+            await self._fold(self.state.view())
+        except OSError as error:
+            log.error("snapshot_failed", error=str(error))
+        finally:
+            self._store.close()
+
+    # For copies, which take over what somebody else decided. One task does, and nothing is
+    # committed beside it.
+
+    async def adopt(self, state: State) -> None:
+        """Replaces everything, in the store as well.
+
+        Raises:
+            OSError: it cannot be stored; nothing has changed.
+        """
+        state.policy = self.state.policy
+        await anyio.to_thread.run_sync(self._store.rotate)
+        view = state.view()
+        await anyio.to_thread.run_sync(self._store.fold, view)
+        self.state = state
+
+    async def replay(self, rows: Sequence[dict[str, Any]], now: float) -> None:
+        """Takes changes of another registry, in the form of
+        :func:`~pilotstack.registry.records.encode_change`.
+
+        Raises:
+            OSError: they cannot be stored; nothing has changed.
+            ValueError: they are none.
+        """
+        decoded = [decode_change(row) for row in rows]
+        changes = [Change(table, key, None, after) for table, key, after in decoded]
+        await anyio.to_thread.run_sync(self._store.append, changes)
+        for row in rows:
+            self.state.apply_row(row, now)
+        if self._store.wants_fold():
+            await anyio.to_thread.run_sync(self._store.rotate)
+            await self._fold(self.state.view())
