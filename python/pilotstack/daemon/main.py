@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,14 +35,6 @@ def read_config(context: click.Context, parameter: click.Parameter, path: Path |
     if isinstance(defaults.get("registry"), str):
         defaults["registry"] = (defaults["registry"],)
     context.default_map = defaults
-
-
-def raise_file_limit() -> None:
-    """A stream is a descriptor here, and the usual soft limit is low."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @click.command()
@@ -107,7 +97,8 @@ def daemon(
     from pilotstack.daemon.supervisor import Daemon
 
     _serving.configure_logging(log_level, log_format)
-    raise_file_limit()
+    # A stream is a descriptor here.
+    _serving.raise_file_limit()
     trust = _trust(registry_tls, registry_trust, registry_fingerprint)
     config = DaemonConfig(
         registry=",".join(registry),

@@ -1,143 +1,88 @@
-"""The registry's TCP server: a thin shell around :mod:`pilotstack.registry.state`.
+"""The registry's TCP server: composes the state, its store, the service, replication and HTTP, and
+gives every connection a task of its own.
 
-One task per connection answers in order. A reply to a request that changed something waits until
-the change is durable; changes that arrive while the disk is busy share the next sync.
+Whatever goes wrong in one connection ends that connection and nothing else.
 """
 
 from __future__ import annotations
 
 import os
+import ssl
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 import structlog
+from anyio.streams.tls import TLSStream
 
+from pilotstack import _serving
 from pilotstack.registry import messages
-from pilotstack.registry.state import Change, Policy, Source, State, apply, reap
+from pilotstack.registry.http import HttpServer
+from pilotstack.registry.ledger import Ledger
+from pilotstack.registry.limits import Limits, Seats
+from pilotstack.registry.replication import Publisher
+from pilotstack.registry.service import Service
+from pilotstack.registry.session import Flood, Memory, OutOfMemory, Session
+from pilotstack.registry.standby import Standby
+from pilotstack.registry.state import Policy, State, reap
+from pilotstack.registry.term import Term
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
     from types import TracebackType
 
-    from pilotstack.registry.snapshot import View
     from pilotstack.registry.store import Store
+    from pilotstack.registry.tls import Trust
 
 log = structlog.get_logger(__name__)
 
-#: Seconds after which an idle connection is closed (sheet 1.1).
-IDLE = 300
-#: Connections at once.
-MAX_CONNECTIONS = 20_000
-_READ = 1 << 16
-#: Seconds between two looks at what time is over for.
-_REAP_EVERY = 1.0
+#: Seconds for a TLS handshake.
+HANDSHAKE: Final = 10.0
+#: Seconds between two looks at what time is over for, and between sweeps of the limits.
+_REAP_EVERY: Final = 1.0
+_SWEEP_EVERY: Final = 60.0
+#: Connections that may wait to be accepted.
+_BACKLOG: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """How this registry and others keep the same state."""
+
+    #: Host and port of the primary that this one follows; without, it is the primary.
+    primary: tuple[str, int] | None = None
+    #: How the primary is recognized over TLS; plain TCP without.
+    trust: Trust | None = None
+    #: What a standby shows; without one nobody may follow.
+    token: str = ""
+    #: Standbys are served without a token.
+    is_open: bool = False
+    #: Where the term is kept.
+    term_path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Settings of a registry's server."""
+
+    policy: Policy = field(default_factory=lambda: Policy(salt=os.urandom(32)))
+    limits: Limits = field(default_factory=Limits)
+    replication: Replication = field(default_factory=Replication)
+    #: TLS of the registry's port; plain TCP without.
+    tls: ssl.SSLContext | None = None
+    #: Where HTTP is served, if it is.
+    http: tuple[str, int] | None = None
+    #: Told of nodes that something waits for and that do not hold a poll.
+    notify: Callable[[Iterable[int]], None] | None = None
 
 
 def _host_port(address: str | tuple[str, int]) -> tuple[str, int]:
     assert not isinstance(address, str), "TCP has no paths"
     return address[0], address[1]
-
-
-@dataclass(slots=True)
-class _Batch:
-    changes: list[Change] = field(default_factory=list)
-    done: anyio.Event = field(default_factory=anyio.Event)
-    error: OSError | None = None
-
-
-class Committer:
-    """Makes changes durable, many with one sync."""
-
-    def __init__(self, state: State, store: Store) -> None:
-        self._state = state
-        self._store = store
-        self._batch = _Batch()
-        self._wanted = anyio.Event()
-        self._is_folding = False
-
-    async def commit(self, changes: tuple[Change, ...]) -> None:
-        """Returns when the changes are durable.
-
-        Raises:
-            OSError: they are not, and were undone.
-        """
-        batch = self._batch
-        batch.changes.extend(changes)
-        self._wanted.set()
-        await batch.done.wait()
-        if batch.error is not None:
-            raise batch.error
-
-    async def run(self) -> None:
-        """Serves :meth:`commit` until cancelled."""
-        async with anyio.create_task_group() as self._tasks:
-            while True:
-                await self._wanted.wait()
-                await self._flush()
-
-    async def _flush(self) -> None:
-        self._wanted = anyio.Event()
-        batch, self._batch = self._batch, _Batch()
-        try:
-            await anyio.to_thread.run_sync(self._store.append, batch.changes)
-        except OSError as error:
-            self._refuse(batch, error)
-            return
-        batch.done.set()
-        if self._store.wants_fold() and not self._is_folding:
-            await self._start_fold()
-
-    async def _start_fold(self) -> None:
-        view = await self._rotate()
-        if view is not None:
-            self._is_folding = True
-            self._tasks.start_soon(self._fold, view)
-
-    async def _rotate(self) -> View | None:
-        """A view of all that is durable, once the store has begun anew for what comes next."""
-        try:
-            await anyio.to_thread.run_sync(self._store.rotate)
-        except OSError as error:
-            log.error("snapshot_failed", error=str(error))
-            return None
-        return self._state.view(self._batch.changes)
-
-    async def _fold(self, view: View) -> None:
-        try:
-            await anyio.to_thread.run_sync(self._store.fold, view)
-        except OSError as error:
-            log.error("snapshot_failed", error=str(error))
-        finally:
-            self._is_folding = False
-
-    def _refuse(self, batch: _Batch, error: OSError) -> None:
-        # What was changed since stands on what is refused, so it goes too, newest first.
-        log.error("store_failed", error=str(error), refused=len(batch.changes))
-        later, self._batch = self._batch, _Batch()
-        for change in reversed(batch.changes + later.changes):
-            self._state.undo(change)
-        for refused in (batch, later):
-            refused.error = error
-            refused.done.set()
-
-    async def fold(self) -> None:
-        """Writes a snapshot; nothing else may be going on."""
-        view = await self._rotate()
-        if view is not None:
-            await self._fold(view)
-
-    async def reap(self) -> None:
-        """Lets lapse what time is over for, until cancelled."""
-        while True:
-            await anyio.sleep(_REAP_EVERY)
-            changes = reap(self._state, time.time())
-            if changes:
-                with suppress(OSError):
-                    await self.commit(changes)
 
 
 class RegistryServer:
@@ -147,39 +92,81 @@ class RegistryServer:
         host: address to listen on.
         port: port to listen on; 0 means any.
         store: where the state survives.
-        policy: what the operator decided.
+        config: everything else.
 
     Raises:
         InternalError: the store is corrupt.
         OSError: the address cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, store: Store, policy: Policy | None = None) -> None:
-        self._policy = policy or Policy(salt=os.urandom(32))
+    def __init__(
+        self, host: str, port: int, store: Store, config: ServerConfig | None = None
+    ) -> None:
+        self._config = config or ServerConfig()
         self._host = host
         self._port = port
         self._store = store
-        self._connections = 0
-        self.counters = {"requests": 0, "dropped": 0}
+        self._seats = Seats(self._config.limits)
+        self._memory = Memory()
+        self._standby: Standby | None = None
+        self._http: HttpServer | None = None
 
     async def __aenter__(self) -> RegistryServer:
-        self.state = self._store.load(time.time())
-        self.state.policy = self._policy
-        self._committer = Committer(self.state, self._store)
-        self._listener = await anyio.create_tcp_listener(
-            local_host=self._host, local_port=self._port, backlog=4096
+        config, replication = self._config, self._config.replication
+        primary = _serving.join_address(*replication.primary) if replication.primary else ""
+        state = self._store.load(time.time())
+        state.policy = replace(config.policy, is_standby=bool(primary))
+        self.term = Term(replication.term_path)
+        self.ledger = Ledger(state, self._store)
+        self.service = Service(self.ledger, config.limits, primary=primary, notify=config.notify)
+        self._begin_term(primary)
+        self.publisher = Publisher(
+            self.ledger,
+            # Who follows a follower would have to know how far that one is.
+            token="" if primary else replication.token,
+            is_open=replication.is_open and not primary,
+            term=self.term.number,
         )
+        self.ledger.add_sink(self.publisher)
+        async with AsyncExitStack() as stack:
+            listener = await anyio.create_tcp_listener(
+                local_host=self._host, local_port=self._port, backlog=_BACKLOG
+            )
+            stack.push_async_callback(listener.aclose)
+            if config.http is not None:
+                self._http = HttpServer(*config.http, self)
+                await stack.enter_async_context(self._http)
+            self._stack = stack.pop_all()
+        self._listener = listener
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._tasks.start_soon(self._committer.run)
-        self._tasks.start_soon(self._committer.reap)
-        self._tasks.start_soon(self._listener.serve, self._serve)
+        self._start(replication)
         return self
 
-    @property
-    def address(self) -> tuple[str, int]:
-        """Where it listens."""
-        return _host_port(self._listener.extra(anyio.abc.SocketAttribute.local_address))
+    def _begin_term(self, primary: str) -> None:
+        if primary:
+            self.term.follow(self.term.number)
+        elif self.term.lead():
+            log.warning("promoted", term=self.term.number)
+
+    def _start(self, replication: Replication) -> None:
+        start = self._tasks.start_soon
+        start(self._listener.serve, self._serve)
+        start(self._sweep)
+        if self._http is not None:
+            start(self._http.serve)
+        if replication.primary is None:
+            start(self.ledger.run)
+            start(self._reap)
+            return
+        self._standby = Standby(
+            self.ledger,
+            replication.primary,
+            token=replication.token,
+            trust=replication.trust,
+            term=self.term,
+        )
+        start(self._standby.run)
 
     async def __aexit__(
         self,
@@ -190,43 +177,116 @@ class RegistryServer:
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(kind, error, trace)
         with anyio.CancelScope(shield=True):
-            await self._listener.aclose()
-            await self._committer.fold()
-            self._store.close()
+            await self._stack.aclose()
+            await self.ledger.close()
+
+    @property
+    def state(self) -> State:
+        """What the registry knows."""
+        return self.ledger.state
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return _host_port(self._listener.extra(anyio.abc.SocketAttribute.local_address))
+
+    @property
+    def http_address(self) -> tuple[str, int] | None:
+        """Where HTTP is served."""
+        return self._http.address if self._http is not None else None
+
+    @property
+    def standby(self) -> Standby | None:
+        """What follows the primary, on a standby."""
+        return self._standby
+
+    @property
+    def connections(self) -> int:
+        """Clients that are connected."""
+        return self._seats.total
+
+    async def _reap(self) -> None:
+        """Lets lapse what time is over for."""
+        while True:
+            await anyio.sleep(_REAP_EVERY)
+            changes = reap(self.state, time.time())
+            if changes:
+                with suppress(OSError):
+                    await self.ledger.commit(changes)
+
+    async def _sweep(self) -> None:
+        while True:
+            await anyio.sleep(_SWEEP_EVERY)
+            self.service.throttle.sweep(time.monotonic())
+            self.service.metrics.tick(_SWEEP_EVERY)
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
-        if self._connections >= MAX_CONNECTIONS:
+        try:
+            host, port = _host_port(stream.extra(anyio.abc.SocketAttribute.remote_address))
+        except OSError:
             await anyio.aclose_forcefully(stream)
             return
-        self._connections += 1
+        if not self._seats.enter(host):
+            self.service.metrics.dropped("seats")
+            await anyio.aclose_forcefully(stream)
+            return
         try:
-            async with stream:
-                await self._converse(stream)
-        except (messages.ProtocolError, TimeoutError) as error:
-            self.counters["dropped"] += 1
-            log.debug("connection_dropped", reason=str(error))
-        except (anyio.BrokenResourceError, anyio.EndOfStream, OSError):
-            pass
+            reason = await self._converse(stream, host, port)
+            if reason:
+                self.service.metrics.dropped(reason)
+                log.debug("connection_dropped", reason=reason, peer=host)
         finally:
-            self._connections -= 1
+            self._seats.leave(host)
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(stream)
 
-    async def _converse(self, stream: anyio.abc.SocketStream) -> None:
-        source = Source(*_host_port(stream.extra(anyio.abc.SocketAttribute.remote_address)))
-        framer = messages.Framer()
-        while True:
-            while (body := framer.next_body()) is not None:
-                reply = await self._answer(messages.decode(body), source)
-                await stream.send(messages.encode(reply))
-            with anyio.fail_after(IDLE):
-                framer.feed(await stream.receive(_READ))
+    async def _converse(self, plain: anyio.abc.SocketStream, host: str, port: int) -> str:
+        """Serves a connection to its end; returns why it was cut, if it was."""
+        try:
+            stream: anyio.abc.ByteStream = plain
+            if self._config.tls is not None:
+                with anyio.fail_after(HANDSHAKE):
+                    stream = await TLSStream.wrap(
+                        plain, ssl_context=self._config.tls, standard_compatible=False
+                    )
+            session = Session(
+                stream,
+                host,
+                port,
+                service=self.service,
+                publisher=self.publisher,
+                memory=self._memory,
+            )
+            await session.run()
+        except BaseExceptionGroup as group:
+            return _why(_first(group))
+        except Exception as error:
+            return _why(error)
+        return ""
 
-    async def _answer(self, request: messages.Message, source: Source) -> messages.Message:
-        self.counters["requests"] += 1
-        outcome = apply(self.state, request, source, time.time())
-        if outcome.changes:
-            try:
-                await self._committer.commit(outcome.changes)
-            except OSError as error:
-                text = f"registry cannot store the change: {error.strerror or error}"
-                return {"type": "error", "error": text}
-        return outcome.reply
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _why(error: BaseException) -> str:
+    """The label of what ended a connection; empty if the other side just closed it."""
+    match error:
+        case messages.ProtocolError():
+            return "protocol"
+        case TimeoutError():
+            return "timeout"
+        case Flood():
+            return "flood"
+        case OutOfMemory():
+            return "memory"
+        case ssl.SSLError():
+            return "tls"
+        case OSError() | anyio.EndOfStream() | anyio.BrokenResourceError():
+            return ""
+        case Exception():
+            log.error("connection_failed", exc_info=error)
+            return "failure"
+    raise error

@@ -1,0 +1,258 @@
+"""HTTP for operators and monitors (registry sheet 7): health, metrics, aggregates. Read only.
+
+Who is on this host sees every node and the trust graph in ``/api/stats``; everybody else sees
+figures of the whole. A request that a proxy passed on does not come from this host, whatever its
+connection says, and nor does one that a browser was led to by a foreign name.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.abc
+import h11
+import msgspec
+
+from pilotstack import wellknown
+from pilotstack.registry import statistics
+from pilotstack.registry.limits import source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from types import TracebackType
+
+    from pilotstack.registry.server import RegistryServer
+    from pilotstack.registry.statistics import Statistics
+
+#: Seconds for a request and its response.
+DEADLINE: Final = 10.0
+#: Requests at once.
+AT_ONCE: Final = 64
+#: Octets of a request's head.
+HEAD: Final = 16 << 10
+#: Seconds for which figures of the whole are good enough.
+FRESH: Final = 5.0
+#: A proxy says so with one of these.
+_FORWARDING: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
+_LOCAL_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]", b""})
+_READ: Final = 1 << 14
+_JSON: Final = "application/json"
+_PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class _Response:
+    __slots__ = ("body", "content_type", "headers", "status")
+
+    def __init__(
+        self, status: int, body: bytes, content_type: str = _JSON, *, is_shared: bool = False
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.content_type = content_type
+        self.headers = [("access-control-allow-origin", "*")] if is_shared else []
+
+
+def _json(status: int, value: Any, *, is_shared: bool = False) -> _Response:
+    return _Response(status, msgspec.json.encode(value), is_shared=is_shared)
+
+
+class HttpServer:
+    """Serves the figures of a registry; an async context manager that holds the port.
+
+    Args:
+        host: address to listen on.
+        port: port to listen on; 0 means any.
+        server: whose figures.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+
+    def __init__(self, host: str, port: int, server: RegistryServer) -> None:
+        self._host = host
+        self._port = port
+        self._server = server
+        self._active = 0
+        self._statistics: Statistics | None = None
+        self._gathered = 0.0
+        self._gathering = anyio.Lock()
+        self._routes: dict[str, Callable[[bool], Coroutine[Any, Any, _Response]]] = {
+            "/healthz": self._health,
+            "/metrics": self._metrics,
+            "/api/stats": self._stats,
+            "/api/public-stats": self._public_stats,
+        }
+
+    async def __aenter__(self) -> HttpServer:
+        self._listener = await anyio.create_tcp_listener(
+            local_host=self._host, local_port=self._port
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._listener.aclose()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        address = self._listener.extra(anyio.abc.SocketAttribute.local_address)
+        return str(address[0]), int(address[1])
+
+    async def serve(self) -> None:
+        """Serves until cancelled."""
+        await self._listener.serve(self._serve)
+
+    async def _serve(self, stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            if self._active >= AT_ONCE:
+                return
+            self._active += 1
+            try:
+                with anyio.fail_after(DEADLINE):
+                    await self._exchange(stream)
+            except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
+                pass
+            finally:
+                self._active -= 1
+
+    async def _exchange(self, stream: anyio.abc.SocketStream) -> None:
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD)
+        try:
+            request = await _receive(connection, stream)
+            response = await self._respond(request, stream)
+        except h11.RemoteProtocolError as error:
+            response = _json(error.error_status_hint, {"error": "not understood"})
+        headers = [
+            ("content-type", response.content_type),
+            ("content-length", str(len(response.body))),
+            ("cache-control", "no-store"),
+            ("connection", "close"),
+            *response.headers,
+        ]
+        octets = connection.send(h11.Response(status_code=response.status, headers=headers)) or b""
+        if connection.their_state is h11.ERROR or request.method != b"HEAD":
+            octets += connection.send(h11.Data(data=response.body)) or b""
+        octets += connection.send(h11.EndOfMessage()) or b""
+        await stream.send(octets)
+
+    async def _respond(self, request: h11.Request, stream: anyio.abc.SocketStream) -> _Response:
+        path = request.target.decode("ascii", "replace").partition("?")[0]
+        route = self._routes.get(path)
+        if route is None:
+            return _json(404, {"error": "not found", "paths": sorted(self._routes)})
+        if request.method not in (b"GET", b"HEAD"):
+            return _json(405, {"error": "only GET"})
+        return await route(_is_local(request, stream))
+
+    async def _fresh(self) -> Statistics:
+        async with self._gathering:
+            now = time.monotonic()
+            if self._statistics is None or now - self._gathered > FRESH:
+                self._statistics = await statistics.gather(self._server.state)
+                self._gathered = now
+            return self._statistics
+
+    def _uptime(self) -> int:
+        return int(time.time() - self._server.service.metrics.started)
+
+    async def _health(self, is_local: bool) -> _Response:
+        del is_local
+        server = self._server
+        state, standby = server.state, server.standby
+        is_failing = server.ledger.is_failing
+        health: dict[str, Any] = {
+            "status": "store failing" if is_failing else "ok",
+            "version": wellknown.VERSION,
+            "uptime_seconds": self._uptime(),
+            "nodes_online": state.live_nodes - len(state.offline),
+            "role": "standby" if standby is not None else "primary",
+            "term": server.term.number,
+        }
+        if standby is not None:
+            health["replication"] = {"current": standby.is_current, "seq": standby.seq}
+        elif server.publisher.is_enabled:
+            health["replication"] = {
+                "standbys": server.publisher.standbys,
+                "seq": server.publisher.log.seq,
+            }
+        return _json(503 if is_failing else 200, health)
+
+    async def _metrics(self, is_local: bool) -> _Response:
+        del is_local
+        server = self._server
+        text = server.service.metrics.render(
+            await self._fresh(),
+            connections=server.connections,
+            held_polls=server.service.waiters.held,
+            standbys=server.publisher.standbys,
+            is_standby=server.standby is not None,
+            term=server.term.number,
+        )
+        return _Response(200, text, _PROMETHEUS)
+
+    async def _stats(self, is_local: bool) -> _Response:
+        figures = await self._fresh()
+        stats: dict[str, Any] = {
+            "total_nodes": figures.total_nodes,
+            "active_nodes": figures.active_nodes,
+            "total_trust_links": figures.trust_links,
+            "total_requests": self._server.service.metrics.total,
+            "unique_tags": figures.unique_tags,
+            "task_executors": figures.task_executors,
+            "networks": [
+                {"id": number, "name": name, "members": members, "online_members": online}
+                for number, name, members, online in figures.networks
+            ],
+            "uptime_secs": self._uptime(),
+        }
+        if is_local:
+            stats |= statistics.nodes_and_edges(self._server.state)
+        return _json(200, stats, is_shared=not is_local)
+
+    async def _public_stats(self, is_local: bool) -> _Response:
+        del is_local
+        state, metrics = self._server.state, self._server.service.metrics
+        return _json(
+            200,
+            {
+                "server_time": int(time.time()),
+                "uptime_seconds": self._uptime(),
+                "active_nodes": state.live_nodes - len(state.offline),
+                # Ever registered: ids are not given out twice.
+                "total_nodes": len(state.nodes),
+                "total_requests": metrics.total,
+                "requests_per_sec": round(metrics.rate, 3),
+                "components": {"registry": "ok"},
+            },
+            is_shared=True,
+        )
+
+
+async def _receive(connection: h11.Connection, stream: anyio.abc.ByteStream) -> h11.Request:
+    while True:
+        event = connection.next_event()
+        if isinstance(event, h11.Request):
+            return event
+        if event is h11.NEED_DATA:
+            connection.receive_data(await stream.receive(_READ))
+        else:
+            raise anyio.EndOfStream
+
+
+def _is_local(request: h11.Request, stream: anyio.abc.SocketStream) -> bool:
+    peer = stream.extra(anyio.abc.SocketAttribute.remote_address)
+    headers = dict(request.headers)
+    host = headers.get(b"host", b"")
+    name = host.rpartition(b":")[0] if not host.endswith(b"]") and b":" in host else host
+    return (
+        source_of(str(peer[0]))[1]
+        and not _FORWARDING & headers.keys()
+        and name.lower() in _LOCAL_NAMES
+    )

@@ -1,0 +1,125 @@
+"""Figures of a registry for Prometheus. Labels come from a fixed set, whatever clients send."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from pilotstack.registry.state import HANDLERS
+
+if TYPE_CHECKING:
+    from pilotstack.registry.statistics import Statistics
+
+#: Upper bounds in seconds, those of existing dashboards (sheet 7).
+_BUCKETS: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+)
+_UNKNOWN: Final = "unknown"
+_KINDS: Final = (*sorted(HANDLERS), "subscribe_replication", _UNKNOWN)
+#: Requests whose success has a counter of its own.
+_EVENTS: Final = {
+    "register": ("registrations", "Registrations, repeated ones included."),
+    "deregister": ("deregistrations", "Nodes that said good-bye."),
+    "report_trust": ("trust_reports", "Trust reported."),
+    "revoke_trust": ("trust_revocations", "Trust revoked."),
+    "request_handshake": ("handshake_requests", "Handshakes relayed."),
+}
+_GAUGES: Final = {
+    "nodes_online": "Nodes heard of lately.",
+    "nodes_total": "Registered nodes.",
+    "trust_links": "Pairs of nodes that trust each other.",
+    "task_executors": "Nodes that execute tasks.",
+    "connections": "Connections of clients.",
+    "held_polls": "Long polls that are held.",
+    "standbys": "Standbys that follow.",
+    "is_standby": "1 on a standby.",
+    "term": "How often a standby has become the primary.",
+}
+
+
+class Metrics:
+    """The figures of one server."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.started = time.time()
+        self.total = 0
+        #: Requests per second, over about a minute.
+        self.rate = 0.0
+        self._total_before = 0
+        requests = self._counter("requests", "Requests.", ("type",))
+        errors = self._counter("errors", "Requests that were refused.", ("type",))
+        seconds = Histogram(
+            "pilot_request_duration_seconds",
+            "From a request's arrival to its reply, the sync to disk included.",
+            ("type",),
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self._by_kind = {
+            kind: (requests.labels(kind), errors.labels(kind), seconds.labels(kind))
+            for kind in _KINDS
+        }
+        self._events = {kind: self._counter(*row) for kind, row in _EVENTS.items()}
+        dropped = self._counter("dropped_connections", "Connections that were cut.", ("reason",))
+        self._dropped = {
+            reason: dropped.labels(reason)
+            for reason in ("protocol", "timeout", "seats", "flood", "memory", "tls", "failure")
+        }
+        self._throttled = self._counter("throttled", "Requests that were over a limit.")
+        self._gauges = {
+            name: Gauge(f"pilot_{name}", text, registry=self._registry)
+            for name, text in _GAUGES.items()
+        }
+        Gauge("pilot_uptime_seconds", "Since the start.", registry=self._registry).set_function(
+            lambda: time.time() - self.started
+        )
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(f"pilot_{name}", text, labels, registry=self._registry)
+
+    def answered(self, kind: str, *, is_error: bool, seconds: float) -> None:
+        """Counts a request."""
+        requests, errors, duration = self._by_kind.get(kind) or self._by_kind[_UNKNOWN]
+        self.total += 1
+        requests.inc()
+        duration.observe(seconds)
+        if is_error:
+            errors.inc()
+        elif kind in self._events:
+            self._events[kind].inc()
+
+    def throttled(self) -> None:
+        """Counts a request that was over a limit."""
+        self._throttled.inc()
+
+    def dropped(self, reason: str) -> None:
+        """Counts a connection that was cut."""
+        self._dropped[reason].inc()
+
+    def drops(self) -> dict[str, int]:
+        """Connections that were cut, by reason."""
+        return {reason: int(child._value.get()) for reason, child in self._dropped.items()}
+
+    def tick(self, seconds: float) -> None:
+        """Follows the rate; ``seconds`` have passed since the last call."""
+        current = (self.total - self._total_before) / seconds
+        self._total_before = self.total
+        weight = min(1.0, seconds / 60.0)
+        self.rate += weight * (current - self.rate)
+
+    def render(self, statistics: Statistics, **gauges: float) -> bytes:
+        """The text format of Prometheus."""
+        known = {
+            "nodes_online": statistics.active_nodes,
+            "nodes_total": statistics.total_nodes,
+            "trust_links": statistics.trust_links,
+            "task_executors": statistics.task_executors,
+            **gauges,
+        }
+        for name, value in known.items():
+            self._gauges[name].set(value)
+        return generate_latest(self._registry)

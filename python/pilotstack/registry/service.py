@@ -1,0 +1,112 @@
+"""Answers requests: limits, the role of this registry, the state machine, durability, wake-ups. It
+knows nothing of sockets."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from pilotstack.registry import messages
+from pilotstack.registry.limits import Limits, Throttle
+from pilotstack.registry.metrics import Metrics
+from pilotstack.registry.state import HANDLERS, READS, apply, waiting_for
+from pilotstack.registry.waiting import MAX_WAIT, Waiters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pilotstack.registry.ledger import Ledger
+    from pilotstack.registry.limits import Allowance
+    from pilotstack.registry.messages import Message
+    from pilotstack.registry.state import Outcome, Source
+
+log = structlog.get_logger(__name__)
+
+#: What an error of ours looks like to a client; the log has the rest.
+_FAILURE: Final = "internal error"
+
+
+def refused(text: str, **more: object) -> Message:
+    """An error reply."""
+    return {"type": "error", "error": text, **more}
+
+
+class Service:
+    """What every connection asks.
+
+    Args:
+        ledger: the state.
+        limits: how much a source may ask.
+        primary: ``host:port`` of the primary, if this is a standby: it answers reads and refuses
+            the rest.
+        notify: told of nodes that something waits for and that do not wait themselves.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        limits: Limits,
+        *,
+        primary: str = "",
+        notify: Callable[[Iterable[int]], None] | None = None,
+    ) -> None:
+        self.ledger = ledger
+        self.primary = primary
+        self.throttle = Throttle(limits, lambda key: key in self.ledger.state.by_key)
+        self.waiters = Waiters()
+        self.metrics = Metrics()
+        self._notify = notify
+
+    async def answer(self, request: Message, source: Source, allowance: Allowance) -> Message:
+        """The reply to a request, once what it changed is durable."""
+        kind = messages.text(request, "type")
+        started = time.perf_counter()
+        if text := allowance.refusal(request, time.monotonic()):
+            self.metrics.throttled()
+            reply = refused(text)
+        elif self.primary and kind not in READS and kind in HANDLERS:
+            reply = refused(
+                f"standby mode: write operations not accepted (use primary {self.primary})",
+                code="standby",
+                primary=self.primary,
+            )
+        else:
+            reply = await self._apply(request, source)
+        self.metrics.answered(
+            kind, is_error="error" in reply, seconds=time.perf_counter() - started
+        )
+        return reply
+
+    async def _apply(self, request: Message, source: Source) -> Message:
+        try:
+            outcome = apply(self.ledger.state, request, source, time.time())
+        except Exception:
+            log.exception("request_failed", type=messages.text(request, "type")[:64])
+            return refused(_FAILURE)
+        if outcome.changes:
+            try:
+                await self.ledger.commit(outcome.changes)
+            except OSError as error:
+                return refused(f"registry cannot store the change: {error.strerror or error}")
+        self._wake(outcome)
+        return outcome.reply
+
+    def _wake(self, outcome: Outcome) -> None:
+        if outcome.wakes:
+            absent = self.waiters.wake(outcome.wakes)
+            if absent and self._notify is not None:
+                self._notify(absent)
+
+    def holding(self, request: Message, reply: Message) -> float:
+        """Seconds for which a reply is held back because there is nothing in it yet; 0 for most."""
+        if reply.get("type") != "poll_handshakes_ok" or "wait" not in request:
+            return 0.0
+        node_id = messages.number(request, "node_id")
+        was_woken = self.waiters.forget(node_id)
+        if was_woken or reply.get("requests") or reply.get("responses"):
+            return 0.0
+        if waiting_for(self.ledger.state, node_id):
+            return 0.0
+        return float(min(messages.number(request, "wait"), MAX_WAIT))

@@ -1,0 +1,58 @@
+"""Nodes that wait for something to happen to them: the long poll of a daemon is held here instead
+of being repeated every few seconds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Seconds for which a reply is held at most; well below what clients and middleboxes bear.
+MAX_WAIT: Final = 55
+#: Nodes whose wake-up came while they did not wait, of which it is remembered.
+MAX_MISSED: Final = 1 << 16
+
+
+class Waiters:
+    """Who waits, and who would have been woken."""
+
+    def __init__(self) -> None:
+        self._events: dict[int, anyio.Event] = {}
+        self._missed: OrderedDict[int, None] = OrderedDict()
+        #: Polls that are held now.
+        self.held = 0
+
+    def wake(self, node_ids: Iterable[int]) -> list[int]:
+        """Wakes nodes; returns the ones that did not wait. Their next wait is over at once."""
+        absent = []
+        for node_id in dict.fromkeys(node_ids):
+            event = self._events.pop(node_id, None)
+            if event is not None:
+                event.set()
+                continue
+            absent.append(node_id)
+            self._missed[node_id] = None
+            self._missed.move_to_end(node_id)
+            if len(self._missed) > MAX_MISSED:
+                self._missed.popitem(last=False)
+        return absent
+
+    def forget(self, node_id: int) -> bool:
+        """Whether a wake-up of this node was missed; it is not any more."""
+        return self._missed.pop(node_id, 0) is None
+
+    async def wait(self, node_id: int, seconds: float) -> None:
+        """Returns when the node is woken or the time is over."""
+        event = self._events.setdefault(node_id, anyio.Event())
+        self.held += 1
+        try:
+            with anyio.move_on_after(seconds):
+                await event.wait()
+        finally:
+            self.held -= 1
+            if not event.statistics().tasks_waiting and self._events.get(node_id) is event:
+                del self._events[node_id]
