@@ -166,8 +166,12 @@ impl Shared {
 fn serve(shared: &Shared) {
     let mut buffer = vec![0; RECV_LEN];
     let mut answer = Vec::new();
-    while !shared.is_stopping.load(Ordering::Relaxed) {
-        let Ok((len, from)) = shared.socket.recv_from(&mut buffer) else { continue };
+    loop {
+        let received = shared.socket.recv_from(&mut buffer);
+        if shared.is_stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok((len, from)) = received else { continue };
         answer.clear();
         match Message::parse(&buffer[..len]) {
             Ok(Message::Discover { node, .. }) => {
@@ -202,7 +206,7 @@ mod tests {
             let (len, _) = socket.recv_from(&mut buffer).unwrap();
             assert_eq!(Message::parse(&buffer[..len]), Ok(Message::DiscoverReply(ours)));
             beacon.stop();
-            assert_eq!(beacon.counters().dropped.load(Ordering::Relaxed), 2);
+            assert_eq!(beacon.counters().dropped.load(Ordering::Relaxed), 1);
         }
     }
 
