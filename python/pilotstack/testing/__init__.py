@@ -37,6 +37,7 @@ TIMEOUT = 30.0
 
 _ENTRY = {
     "rendezvous": "from pilotstack.registry.main import run_rendezvous as run; run()",
+    "registry": "from pilotstack.registry.main import run_registry as run; run()",
     "daemon": "from pilotstack.daemon.main import run; run()",
 }
 
@@ -45,7 +46,7 @@ class Process:
     """A server process that prints a line of JSON when it serves.
 
     Args:
-        kind: ``rendezvous`` or ``daemon``.
+        kind: ``rendezvous``, ``registry`` or ``daemon``.
         arguments: its flags.
         log: file that takes its stderr.
         prefix: what runs the command, such as ``ip netns exec NAME``.
