@@ -79,17 +79,21 @@ async def open_stream(host: str, port: int, trust: Trust | None) -> anyio.abc.By
     plain = await anyio.connect_tcp(host, port)
     if trust is None:
         return plain
-    stream = await TLSStream.wrap(
-        plain, hostname=host, ssl_context=trust.context(), standard_compatible=False
-    )
-    if not trust.accepts(stream.extra(TLSAttribute.peer_certificate_binary, None) or b""):
-        await anyio.aclose_forcefully(stream)
+    try:
+        stream = await TLSStream.wrap(
+            plain, hostname=host, ssl_context=trust.context(), standard_compatible=False
+        )
+        if trust.accepts(stream.extra(TLSAttribute.peer_certificate_binary, None) or b""):
+            return stream
         raise PermissionDenied(
             f"the registry at {_serving.join_address(host, port)} shows another certificate than "
             "the pinned one",
             hint="compare --registry-fingerprint with what the registry prints at its start",
         )
-    return stream
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await anyio.aclose_forcefully(plain)
+        raise
 
 
 class _Link:
