@@ -139,8 +139,8 @@ class Standby:
             case "replication_snapshot_part":
                 self._take_part(messages.text(message, "text"))
             case "replication_snapshot_end":
-                self._check_term(messages.number(message, "term"))
                 text, self._parts, self._size = "".join(self._parts), [], 0
+                self._check_term(messages.number(message, "term"))
                 rows = await anyio.to_thread.run_sync(snapshot.decode, text.encode())
                 await self._adopt(rows, *_position(message))
             case "replication_delta" if "epoch" in message:

@@ -1,0 +1,371 @@
+"""One connection of the registry, in virtual time: deadlines, held polls, memory, floods."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+import trio
+import trio.testing
+from anyio.abc import ByteStream
+from tests.support.registries import signed
+
+from pilotstack.daemon.identity import Identity
+from pilotstack.registry import messages
+from pilotstack.registry.ledger import Ledger
+from pilotstack.registry.limits import MAX_REFUSALS, Limits
+from pilotstack.registry.replication import Publisher
+from pilotstack.registry.service import Service
+from pilotstack.registry.session import (
+    FIRST_FRAME,
+    IDLE,
+    WRITE,
+    Flood,
+    Memory,
+    OutOfMemory,
+    Session,
+)
+from pilotstack.registry.state import Policy, Source, State, apply
+from pilotstack.registry.store import MemoryStore
+
+if TYPE_CHECKING:
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+
+
+class Pipe(ByteStream):
+    """The registry's end of a connection in memory; writes wait until they are read."""
+
+    def __init__(self) -> None:
+        self.incoming: MemoryObjectSendStream[bytes]
+        self.outgoing: MemoryObjectReceiveStream[bytes]
+        self.incoming, self._receive = anyio.create_memory_object_stream[bytes](100)
+        self._send, self.outgoing = anyio.create_memory_object_stream[bytes](0)
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        return await self._receive.receive()
+
+    async def send(self, item: bytes) -> None:
+        await self._send.send(item)
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        for stream in (self.incoming, self.outgoing, self._send, self._receive):
+            stream.close()
+
+
+class Registry:
+    """State and service without sockets or disks."""
+
+    def __init__(self, limits: Limits | None = None, *, primary: str = "") -> None:
+        self.state = State(Policy(salt=os.urandom(32)))
+        self.ledger = Ledger(self.state, MemoryStore())
+        self.notified: list[int] = []
+        self.service = Service(
+            self.ledger, limits or Limits(), primary=primary, notify=self.notified.extend
+        )
+        self.memory = Memory(100_000)
+        self.identities: list[Identity] = []
+
+    def register(self) -> tuple[int, Identity]:
+        """A registered node."""
+        identity = Identity.generate()
+        key = messages.encode_base64(identity.public_key)
+        request = signed(
+            identity,
+            f"register:127.0.0.1:4000:{key}",
+            type="register",
+            public_key=key,
+            listen_addr="127.0.0.1:4000",
+        )
+        reply = apply(self.state, request, Source("127.0.0.1", 1), 0.0).reply
+        return reply["node_id"], identity
+
+    def session(self, pipe: Pipe, host: str = "127.0.0.1") -> Session:
+        """A connection of a client."""
+        return Session(
+            pipe,
+            host,
+            1000,
+            service=self.service,
+            publisher=Publisher(self.ledger),
+            memory=self.memory,
+        )
+
+
+def frame(request: object) -> bytes:
+    body = json.dumps(request).encode()
+    return len(body).to_bytes(4) + body
+
+
+async def ask(pipe: Pipe, request: object) -> dict[str, object]:
+    await pipe.incoming.send(frame(request))
+    return messages.decode((await pipe.outgoing.receive())[4:])
+
+
+def poll_of(node_id: int, identity: Identity, **members: object) -> dict[str, object]:
+    return signed(
+        identity,
+        f"poll_handshakes:{node_id}",
+        type="poll_handshakes",
+        node_id=node_id,
+        **members,
+    )
+
+
+async def test_a_silent_connection_is_closed_after_its_first_deadline() -> None:
+    registry, pipe = Registry(), Pipe()
+    async with pipe:
+        with pytest.raises(TimeoutError):
+            await registry.session(pipe).run()
+    assert anyio.current_time() == pytest.approx(FIRST_FRAME, abs=0.01)
+
+
+async def test_a_request_sent_drop_by_drop_does_not_keep_its_place() -> None:
+    registry, pipe = Registry(), Pipe()
+
+    async def dribble() -> None:
+        await pipe.incoming.send(frame({"type": "beacon_list"}))
+        for octet in frame({"type": "beacon_list", "padding": "x" * 100}):
+            await trio.sleep_until(trio.current_time() + 5)
+            await pipe.incoming.send(bytes([octet]))
+
+    async def read() -> None:
+        await pipe.outgoing.receive()
+
+    async with pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(dribble)
+        tasks.start_soon(read)
+        with pytest.raises(TimeoutError):
+            await registry.session(pipe).run()
+        tasks.cancel_scope.cancel()
+    # The first octet came after five seconds; each later one did not extend the time.
+    assert anyio.current_time() < 2 * FIRST_FRAME + 10
+
+
+async def test_an_idle_connection_stays_for_five_minutes() -> None:
+    registry, pipe = Registry(), Pipe()
+
+    async def client() -> None:
+        for _ in range(3):
+            await ask(pipe, {"type": "beacon_list"})
+            await trio.sleep_until(trio.current_time() + IDLE - 1)
+        await ask(pipe, {"type": "beacon_list"})
+
+    async with pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(client)
+        with pytest.raises(TimeoutError):
+            await registry.session(pipe).run()
+    assert anyio.current_time() == pytest.approx(4 * IDLE - 3, abs=0.1)
+
+
+async def test_a_reply_that_nobody_takes_is_given_up() -> None:
+    registry, pipe = Registry(), Pipe()
+    async with pipe:
+        await pipe.incoming.send(frame({"type": "beacon_list"}))
+        with pytest.raises(TimeoutError):
+            await registry.session(pipe).run()
+    assert anyio.current_time() == pytest.approx(WRITE, abs=0.01)
+
+
+async def test_long_requests_share_a_bounded_memory() -> None:
+    registry = Registry()
+    pipes = [Pipe(), Pipe()]
+    half = (1 << 20).to_bytes(4) + b"x" * 130_000
+    first, second = (registry.session(pipe) for pipe in pipes)
+    async with pipes[0], pipes[1], anyio.create_task_group() as tasks:
+        for pipe in pipes:
+            await pipe.incoming.send(half)
+        tasks.start_soon(first.run)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(OutOfMemory):
+            await second.run()
+        tasks.cancel_scope.cancel()
+    # What was taken is given back.
+    registry.memory.take(100_000)
+
+
+async def test_a_flood_is_answered_for_a_while_and_then_cut() -> None:
+    registry, pipe = Registry(Limits(requests=10)), Pipe()
+    replies: list[dict[str, object]] = []
+
+    async def read() -> None:
+        while True:
+            replies.append(messages.decode((await pipe.outgoing.receive())[4:]))
+
+    async def flood() -> None:
+        while True:
+            await pipe.incoming.send(frame({"type": "beacon_list"}))
+
+    async with pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        tasks.start_soon(flood)
+        with pytest.raises(Flood):
+            await registry.session(pipe, "203.0.113.1").run()
+        tasks.cancel_scope.cancel()
+    errors = [reply.get("error", "") for reply in replies]
+    assert errors.count("rate limited: too many requests on this connection") >= MAX_REFUSALS - 1
+    assert errors[:20] == [""] * 20
+
+
+async def test_an_error_of_ours_is_a_reply_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, pipe = Registry(), Pipe()
+
+    def explode(*arguments: object) -> None:
+        raise RuntimeError("/secret/path")
+
+    async with pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(registry.session(pipe).run)
+        with monkeypatch.context() as patch:
+            patch.setattr("pilotstack.registry.service.apply", explode)
+            assert await ask(pipe, {"type": "lookup"}) == {
+                "type": "error",
+                "error": "internal error",
+            }
+        assert (await ask(pipe, {"type": "beacon_list"}))["type"] == "beacon_list_ok"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_poll_is_held_until_its_time_is_over() -> None:
+    registry, pipe = Registry(), Pipe()
+    node_id, identity = registry.register()
+    async with pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(registry.session(pipe).run)
+        reply = await ask(pipe, poll_of(node_id, identity, wait=25))
+        assert anyio.current_time() == pytest.approx(25, abs=0.01)
+        assert reply == {
+            "type": "poll_handshakes_ok",
+            "requests": [],
+            "responses": [],
+            "waited": True,
+            "invites": 0,
+        }
+        # Longer than we bear, none, and from a client that does not know of it.
+        for wait, seconds in ((1000, 55), (0, 0), (-3, 0), ("x", 0)):
+            before = anyio.current_time()
+            reply = await ask(pipe, poll_of(node_id, identity, wait=wait))
+            assert anyio.current_time() - before == pytest.approx(seconds, abs=0.01)
+            assert reply["waited"] is True
+        before = anyio.current_time()
+        assert "waited" not in await ask(pipe, poll_of(node_id, identity))
+        assert anyio.current_time() == before
+        tasks.cancel_scope.cancel()
+
+
+async def request_handshake(registry: Registry, sender: tuple[int, Identity], to: int) -> None:
+    node_id, identity = sender
+    request = signed(
+        identity,
+        f"handshake:{node_id}:{to}",
+        type="request_handshake",
+        from_node_id=node_id,
+        to_node_id=to,
+        justification="hello",
+    )
+    allowance = registry.service.throttle.connection("127.0.0.1", 0.0)
+    reply = await registry.service.answer(request, Source("127.0.0.1", 2), allowance)
+    assert reply["type"] == "request_handshake_ok", reply
+
+
+async def test_a_held_poll_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, pipe = Registry(), Pipe()
+    monkeypatch.setattr(registry.ledger, "commit", committed)
+    (node_id, identity), sender = registry.register(), registry.register()
+    replies: list[dict[str, object]] = []
+
+    async def poll() -> None:
+        replies.append(await ask(pipe, poll_of(node_id, identity, wait=50)))
+
+    async with pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(registry.session(pipe).run)
+        tasks.start_soon(poll)
+        with trio.move_on_at(10):
+            await trio.sleep_forever()
+        assert registry.service.waiters.held == 1
+        await request_handshake(registry, sender, node_id)
+        await trio.testing.wait_all_tasks_blocked()
+        assert anyio.current_time() == pytest.approx(10, abs=0.01)
+        assert [row["from_node_id"] for row in replies[0]["requests"]] == [sender[0]]
+        assert registry.notified == []
+        tasks.cancel_scope.cancel()
+    assert registry.service.waiters.held == 0
+
+
+async def committed(changes: object) -> None:
+    del changes
+
+
+async def test_a_wake_up_between_two_polls_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, pipe = Registry(), Pipe()
+    monkeypatch.setattr(registry.ledger, "commit", committed)
+    node_id, identity = registry.register()
+    async with pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(registry.session(pipe).run)
+        # An invitation leaves nothing in the inbox; whoever waits is told by the wake-up alone.
+        assert registry.service.waiters.wake([node_id]) == [node_id]
+        await ask(pipe, poll_of(node_id, identity, wait=20))
+        assert anyio.current_time() == 0
+        await ask(pipe, poll_of(node_id, identity, wait=20))
+        assert anyio.current_time() == pytest.approx(20, abs=0.01)
+        tasks.cancel_scope.cancel()
+
+
+async def test_who_does_not_wait_is_notified(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry()
+    monkeypatch.setattr(registry.ledger, "commit", committed)
+    (node_id, _), sender = registry.register(), registry.register()
+    await request_handshake(registry, sender, node_id)
+    assert registry.notified == [node_id]
+
+
+async def test_a_client_that_leaves_its_poll_is_noticed() -> None:
+    registry, pipe = Registry(), Pipe()
+    node_id, identity = registry.register()
+    async with pipe, anyio.create_task_group() as tasks:
+
+        async def serve() -> None:
+            with pytest.RaisesGroup(anyio.EndOfStream):
+                await registry.session(pipe).run()
+            tasks.cancel_scope.cancel()
+
+        await pipe.incoming.send(frame(poll_of(node_id, identity, wait=50)))
+        tasks.start_soon(serve)
+        with trio.move_on_at(5):
+            await trio.sleep_forever()
+        pipe.incoming.close()
+    assert anyio.current_time() == pytest.approx(5, abs=0.01)
+    assert registry.service.waiters.held == 0
+
+
+async def test_requests_behind_a_held_poll_are_answered_after_it() -> None:
+    registry, pipe = Registry(), Pipe()
+    node_id, identity = registry.register()
+    async with pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(registry.session(pipe).run)
+        poll = frame(poll_of(node_id, identity, wait=20))
+        await pipe.incoming.send(poll + frame({"type": "beacon_list"}))
+        replies = [messages.decode((await pipe.outgoing.receive())[4:]) for _ in range(2)]
+        assert [reply["type"] for reply in replies] == ["poll_handshakes_ok", "beacon_list_ok"]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_forged_poll_is_not_held() -> None:
+    registry, pipe = Registry(), Pipe()
+    (node_id, _), (_, stranger) = registry.register(), registry.register()
+    async with pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(registry.session(pipe).run)
+        reply = await ask(pipe, poll_of(node_id, stranger, wait=50))
+        assert reply["error"] == "signature verification failed"
+        assert anyio.current_time() == 0
+        tasks.cancel_scope.cancel()
