@@ -1,0 +1,186 @@
+"""The client's connection against registries that break, refuse and stay silent."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import pytest
+
+from pilotstack.errors import ConnectionFailed
+from pilotstack.registry import connection as module
+from pilotstack.registry import messages
+from pilotstack.registry.connection import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+pytestmark = pytest.mark.anyio
+
+STANDBY = {"type": "error", "error": "standby mode: write operations not accepted (use primary x)"}
+OLD_STANDBY = {"type": "error", "error": "standby mode: write operations not accepted"}
+
+
+class Scripted:
+    """A registry that does as it is told: replies with a message, or hangs up on ``None``."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.requests: list[messages.Message] = []
+        self.reply: Callable[[int], messages.Message | None] = lambda number: {"type": "ok"}
+        self.address: tuple[str, int] = ("", 0)
+
+    async def serve(self, stream: anyio.abc.SocketStream) -> None:
+        self.connections += 1
+        framer = messages.Framer()
+        async with stream:
+            while True:
+                while (body := framer.next_body()) is not None:
+                    self.requests.append(messages.decode(body))
+                    reply = self.reply(len(self.requests))
+                    if reply is None:
+                        return
+                    await stream.send(messages.encode(reply))
+                try:
+                    framer.feed(await stream.receive())
+                except (anyio.EndOfStream, anyio.BrokenResourceError):
+                    return
+
+
+@asynccontextmanager
+async def registries(count: int) -> AsyncIterator[list[Scripted]]:
+    async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
+        found = []
+        for _ in range(count):
+            listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+            await stack.enter_async_context(listener)
+            scripted = Scripted()
+            host, port = listener.extra(anyio.abc.SocketAttribute.local_address)[:2]
+            scripted.address = (str(host), int(port))
+            tasks.start_soon(listener.serve, scripted.serve)
+            found.append(scripted)
+        yield found
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def connected(*scripted: Scripted) -> AsyncIterator[Connection]:
+    connection = Connection([each.address for each in scripted])
+    try:
+        yield connection
+    finally:
+        await connection.aclose()
+
+
+async def test_requests_share_a_connection() -> None:
+    async with registries(1) as (only,), connected(only) as connection:
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(connection.request, {"type": "x", "number": number})
+        assert only.connections == 1
+        assert sorted(request["number"] for request in only.requests) == list(range(20))
+
+
+async def test_a_broken_connection_is_replaced_and_the_request_sent_once_more() -> None:
+    async with registries(1) as (only,), connected(only) as connection:
+        only.reply = lambda number: None if number == 2 else {"type": "ok"}
+        await connection.request({"type": "first"})
+        await connection.request({"type": "second"})
+        assert [request["type"] for request in only.requests] == ["first", "second", "second"]
+        assert only.connections == 2
+        # A new connection that breaks at once is not tried again.
+        only.reply = lambda number: None
+        with pytest.raises(ConnectionFailed) as failed:
+            await connection.request({"type": "third"})
+        assert failed.value.hint
+        assert [request["type"] for request in only.requests].count("third") == 2
+
+
+async def test_refusals_are_replies() -> None:
+    async with registries(2) as (first, second), connected(first, second) as connection:
+        first.reply = lambda number: {"type": "error", "error": "no"}
+        assert (await connection.request({"type": "x"}))["error"] == "no"
+        assert second.connections == 0
+
+
+@pytest.mark.parametrize("refusal", [STANDBY, OLD_STANDBY, {"error": "x", "code": "standby"}])
+async def test_a_standbys_refusal_leads_to_the_primary(refusal: messages.Message) -> None:
+    async with registries(3) as (first, second, third), connected(first, second, third) as moving:
+        first.reply = second.reply = lambda number: refusal
+        assert (await moving.request({"type": "write"}))["type"] == "ok"
+        assert moving.address == third.address
+        await moving.request({"type": "write"})
+        assert (first.connections, second.connections, third.connections) == (1, 1, 1)
+        # The roles change.
+        third.reply, first.reply = first.reply, lambda number: {"type": "ok"}
+        assert (await moving.request({"type": "write"}))["type"] == "ok"
+        assert moving.address == first.address
+
+
+async def test_standbys_alone_refuse() -> None:
+    async with registries(2) as (first, second), connected(first, second) as connection:
+        first.reply = second.reply = lambda number: STANDBY
+        assert await connection.request({"type": "write"}) == STANDBY
+        assert connection.address == first.address
+        first.reply = lambda number: {"type": "ok"}
+        assert (await connection.request({"type": "read"}))["type"] == "ok"
+        assert first.connections == 1
+
+
+async def test_a_dead_registry_is_passed_over_and_found_again() -> None:
+    async with registries(2) as (first, second), connected(first, second) as connection:
+        first.reply = lambda number: None
+        assert (await connection.request({"type": "read"}))["type"] == "ok"
+        assert connection.address == second.address
+        second.reply = lambda number: None
+        first.reply = lambda number: {"type": "ok"}
+        assert (await connection.request({"type": "read"}))["type"] == "ok"
+        assert connection.address == first.address
+
+
+async def test_none_answers() -> None:
+    async with registries(2) as found:
+        addresses = [each.address for each in found]
+    connection = Connection(addresses)
+    with pytest.raises(ConnectionFailed) as failed:
+        await connection.request({"type": "read"})
+    for host, port in addresses:
+        assert f"{host}:{port}" in failed.value.message
+
+
+async def test_silence_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPLY", 0.2)
+
+    async def swallow(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await anyio.sleep_forever()
+
+    async with (
+        registries(1) as (second,),
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as silent,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(silent.serve, swallow)
+        host, port = silent.extra(anyio.abc.SocketAttribute.local_address)[:2]
+        connection = Connection([(str(host), int(port)), second.address])
+        assert (await connection.request({"type": "read"}))["type"] == "ok"
+        assert connection.address == second.address
+        # It is not asked twice, as a registry whose connection breaks is.
+        assert len(second.requests) == 1
+        await connection.aclose()
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_cancelled_request_leaves_no_reply_for_the_next() -> None:
+    async with registries(1) as (only,), connected(only) as connection:
+        only.reply = lambda number: {"type": "ok", "number": number}
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection.request, {"type": "cancelled"})
+            while not only.requests:
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        reply = await connection.request({"type": "next"})
+        assert reply["number"] == len(only.requests)
