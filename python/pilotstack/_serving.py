@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import resource
@@ -96,10 +97,15 @@ async def until_signalled(main: Callable[[anyio.Event], Awaitable[None]]) -> Non
         tasks.cancel_scope.cancel()
 
 
-def run(main: Callable[[anyio.Event], Awaitable[None]]) -> None:
-    """Runs a server until it is told to stop; errors end the process with a message and code 1."""
+def run(main: Callable[[anyio.Event], Awaitable[None]], *, wants_uvloop: bool = False) -> None:
+    """Runs a server until it is told to stop; errors end the process with a message and code 1.
+
+    Args:
+        wants_uvloop: uvloop serves, if it is installed.
+    """
+    options = {"use_uvloop": wants_uvloop and importlib.util.find_spec("uvloop") is not None}
     try:
-        anyio.run(until_signalled, main)
+        anyio.run(until_signalled, main, backend_options=options)
     except* PilotError as group:
         fail(group.exceptions[0])
     except* OSError as group:

@@ -311,7 +311,8 @@ def _run(beacon_addr: str | None, log_level: str, log_format: str, **flags: Any)
     async def main(stopping: anyio.Event) -> None:
         await serve(Options(**flags), beacon_addr, stopping)
 
-    _serving.run(main)
+    # Many small messages on many connections are what it is good at.
+    _serving.run(main, wants_uvloop=True)
 
 
 @click.command()

@@ -25,7 +25,7 @@ from pilotstack.registry.ledger import Ledger
 from pilotstack.registry.limits import Limits, Seats
 from pilotstack.registry.replication import Publisher
 from pilotstack.registry.service import Service
-from pilotstack.registry.session import Flood, Memory, OutOfMemory, Session
+from pilotstack.registry.session import Flood, Memory, OutOfMemory, Session, Watch
 from pilotstack.registry.standby import Standby
 from pilotstack.registry.state import Policy, State, reap
 from pilotstack.registry.term import Term
@@ -138,6 +138,7 @@ class RegistryServer:
                 await stack.enter_async_context(self._http)
             self._stack = stack.pop_all()
         self._listener = listener
+        self._watch = Watch()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._start(replication)
@@ -152,6 +153,7 @@ class RegistryServer:
     def _start(self, replication: Replication) -> None:
         start = self._tasks.start_soon
         start(self._listener.serve, self._serve)
+        start(self._watch.run)
         start(self._sweep)
         if self._http is not None:
             start(self._http.serve)
@@ -256,6 +258,7 @@ class RegistryServer:
                 service=self.service,
                 publisher=self.publisher,
                 memory=self._memory,
+                watch=self._watch,
             )
             await session.run()
         except BaseExceptionGroup as group:

@@ -1,7 +1,12 @@
-"""One connection: frames in, frames out, in order, within deadlines and a share of memory."""
+"""One connection: frames in, frames out, in order, within deadlines and a share of memory.
+
+Deadlines are looked at once a second for all connections together: a timer for each would cost as
+much as the request it guards.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +32,8 @@ WRITE: Final = 10.0
 SMALL: Final = 1 << 16
 #: Octets of unfinished requests beyond that, of all connections together.
 LARGE_TOTAL: Final = 64 << 20
+#: Seconds between two looks at the deadlines, and so the grain of them.
+TICK: Final = 1.0
 #: Octets read ahead while a reply is held.
 _AHEAD: Final = 1 << 16
 _READ: Final = 1 << 16
@@ -57,6 +64,32 @@ class Memory:
         self._free -= octets
 
 
+class Watch:
+    """Ends the sessions whose deadline has passed."""
+
+    def __init__(self) -> None:
+        #: The time at the last look, as :func:`anyio.current_time` has it.
+        self.now = anyio.current_time()
+        self._sessions: set[Session] = set()
+
+    def add(self, session: Session) -> None:
+        """Looks at a session from now on."""
+        self._sessions.add(session)
+
+    def remove(self, session: Session) -> None:
+        """Looks at it no more."""
+        self._sessions.discard(session)
+
+    async def run(self) -> None:
+        """Looks until cancelled."""
+        while True:
+            await anyio.sleep(TICK)
+            self.now = anyio.current_time()
+            for session in self._sessions:
+                if session.deadline <= self.now:
+                    session.expire()
+
+
 class Session:
     """Serves one connection.
 
@@ -75,6 +108,7 @@ class Session:
         service: Service,
         publisher: Publisher,
         memory: Memory,
+        watch: Watch,
     ) -> None:
         self._stream = stream
         self._source = Source(host, port)
@@ -84,6 +118,16 @@ class Session:
         self._allowance = service.throttle.connection(host, time.monotonic())
         self._framer = messages.Framer()
         self._share = 0
+        self._watch = watch
+        self._scope = anyio.CancelScope()
+        self._is_late = False
+        #: When this session ends unless something happens.
+        self.deadline = math.inf
+
+    def expire(self) -> None:
+        """Ends the session: what should have happened did not."""
+        self._is_late = True
+        self._scope.cancel()
 
     async def run(self) -> None:
         """Answers until the other side closes.
@@ -95,27 +139,41 @@ class Session:
             OutOfMemory: there is no room for its long request.
             OSError, anyio.EndOfStream, anyio.BrokenResourceError: the connection ended.
         """
+        self._watch.add(self)
         try:
-            deadline = anyio.current_time() + FIRST_FRAME
-            while True:
-                request = messages.decode(await self._next_body(deadline))
-                if request.get("type") == "subscribe_replication":
-                    await self._publisher.serve(self._stream, request)
-                    return
-                await self._send(await self._answer(request))
-                if self._allowance.is_spent:
-                    raise Flood
-                deadline = anyio.current_time() + IDLE
+            with self._scope:
+                await self._converse()
+            if self._is_late:
+                raise TimeoutError
         finally:
+            self._watch.remove(self)
             self._memory.take(-self._share)
 
-    async def _next_body(self, deadline: float) -> bytes:
+    async def _converse(self) -> None:
+        patience = FIRST_FRAME
+        while True:
+            body = await self._next_body(patience)
+            request = messages.decode(body)
+            if request.get("type") == "subscribe_replication":
+                await self._publisher.serve(self._stream, request)
+                return
+            await self._send(await self._answer(request))
+            if self._allowance.is_spent:
+                raise Flood
+            patience = IDLE
+
+    def _within(self, seconds: float) -> float:
+        """The deadline for something that begins now; up to a tick late, never early."""
+        return self._watch.now + seconds + TICK
+
+    async def _next_body(self, patience: float) -> bytes:
+        self.deadline = self._within(patience)
         while (body := self._framer.next_body()) is None:
-            is_begun = self._framer.pending > 0
-            if is_begun:
-                deadline = min(deadline, anyio.current_time() + FIRST_FRAME)
-            with anyio.fail_after(max(0.0, deadline - anyio.current_time())):
-                await self._read()
+            if self._framer.pending:
+                # It has begun, and has to end.
+                self.deadline = min(self.deadline, self._within(FIRST_FRAME))
+            await self._read()
+        self.deadline = math.inf
         self._account()
         return body
 
@@ -130,8 +188,8 @@ class Session:
             self._share = share
 
     async def _send(self, reply: Message) -> None:
-        with anyio.fail_after(WRITE):
-            await self._stream.send(messages.encode(reply))
+        self.deadline = self._within(WRITE)
+        await self._stream.send(messages.encode(reply))
 
     async def _answer(self, request: Message) -> Message:
         service = self._service
