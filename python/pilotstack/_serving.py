@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.abc
 import structlog
 
 from pilotstack.errors import InvalidArgument, PilotError
@@ -19,9 +20,13 @@ from pilotstack.errors import InvalidArgument, PilotError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+log = structlog.get_logger(__name__)
+
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("text", "json")
 _MAX_PORT = 0xFFFF
+#: Seconds before connections are accepted again after that failed.
+_ACCEPT_RETRY = 0.1
 
 
 def configure_logging(level: str, form: str) -> None:
@@ -73,6 +78,21 @@ def split_address(text: str, *, default_host: str = "127.0.0.1") -> tuple[str, i
 def join_address(host: str, port: int) -> str:
     """``host:port``, with brackets around IPv6."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def accept_forever(
+    listener: anyio.abc.Listener[anyio.abc.SocketStream],
+    handler: Callable[[anyio.abc.SocketStream], Awaitable[None]],
+) -> None:
+    """Gives every connection a task, until cancelled. A connection that cannot be accepted, for
+    want of descriptors or because it is gone again, ends neither the others nor the listening."""
+    async with anyio.create_task_group() as tasks:
+        while True:
+            try:
+                await listener.serve(handler, tasks)
+            except* OSError as group:
+                log.warning("accept_failed", error=str(group.exceptions[0]))
+            await anyio.sleep(_ACCEPT_RETRY)
 
 
 def announce(**members: object) -> None:

@@ -6,6 +6,8 @@ import random
 import socket
 from typing import TYPE_CHECKING
 
+import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from tests.support.registries import Raw, Registries
@@ -181,6 +183,22 @@ async def test_slow_and_silent_clients_delay_nobody(registries: Registries) -> N
     assert (await client.register("127.0.0.1:4000")).node_id == 1
     for each in slow:
         each.close()
+
+
+async def test_running_out_of_descriptors_is_survived(registries: Registries) -> None:
+    few = ("sh", "-c", 'ulimit -n 64; exec "$@"', "sh")
+    address = registries.start("primary", prefix=few)
+    bystander = registries.client(address)
+    await bystander.register("127.0.0.1:4000")
+    host, _, port = address.rpartition(":")
+    crowd = [socket.create_connection((host, int(port))) for _ in range(200)]
+    with anyio.fail_after(30):
+        while "accept_failed" not in registries.log_of("primary"):
+            await anyio.lowlevel.checkpoint()
+    await bystander.heartbeat()
+    for client in crowd:
+        client.close()
+    assert (await registries.client(address).register("127.0.0.1:4000")).node_id == 2
 
 
 def resident(pid: int) -> int:

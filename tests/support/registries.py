@@ -12,6 +12,7 @@ from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.testing import Process
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -29,7 +30,7 @@ class Registries:
         self._addresses: dict[str, str] = {}
         self._clients: list[RegistryClient] = []
 
-    def start(self, name: str, *flags: str) -> str:
+    def start(self, name: str, *flags: str, prefix: Sequence[str] = ()) -> str:
         """Starts a registry and returns its address; a second time on the same port and store."""
         process = Process(
             "registry",
@@ -38,6 +39,7 @@ class Registries:
                 *("--store", str(self.directory / f"{name}.json"), *flags),
             ],
             self.directory / f"{name}.log",
+            prefix=prefix,
         )
         self.processes[name] = process
         address: str = process.ready["registry"]

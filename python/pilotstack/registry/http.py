@@ -15,7 +15,7 @@ import anyio.abc
 import h11
 import msgspec
 
-from pilotstack import wellknown
+from pilotstack import _serving, wellknown
 from pilotstack.registry import statistics
 from pilotstack.registry.limits import source_of
 
@@ -107,7 +107,7 @@ class HttpServer:
 
     async def serve(self) -> None:
         """Serves until cancelled."""
-        await self._listener.serve(self._serve)
+        await _serving.accept_forever(self._listener, self._serve)
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
         async with stream:

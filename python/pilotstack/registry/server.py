@@ -152,7 +152,7 @@ class RegistryServer:
 
     def _start(self, replication: Replication) -> None:
         start = self._tasks.start_soon
-        start(self._listener.serve, self._serve)
+        start(_serving.accept_forever, self._listener, self._serve)
         start(self._watch.run)
         start(self._sweep)
         if self._http is not None:

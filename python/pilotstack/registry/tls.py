@@ -41,11 +41,14 @@ class Trust:
 
     def context(self) -> ssl.SSLContext:
         """A client context, TLS 1.2 or newer."""
-        context = ssl.create_default_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.fingerprints:
+        if not self.fingerprints:
+            context = ssl.create_default_context()
+        else:
+            # The pin is looked at instead, see accepts().
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
 
     def accepts(self, certificate: bytes) -> bool:
