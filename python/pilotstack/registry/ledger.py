@@ -14,7 +14,7 @@ import structlog
 from pilotstack.registry.records import Change, decode_change
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pilotstack.registry.snapshot import View
     from pilotstack.registry.state import State
@@ -154,9 +154,9 @@ class Ledger:
             OSError: it cannot be stored; nothing has changed.
         """
         state.policy = self.state.policy
-        await anyio.to_thread.run_sync(self._store.rotate)
+        await self._store_for_copy(self._store.rotate)
         view = state.view()
-        await anyio.to_thread.run_sync(self._store.fold, view)
+        await self._store_for_copy(self._store.fold, view)
         self.state = state
 
     async def replay(self, rows: Sequence[dict[str, Any]], now: float) -> None:
@@ -169,9 +169,18 @@ class Ledger:
         """
         decoded = [decode_change(row) for row in rows]
         changes = [Change(table, key, None, after) for table, key, after in decoded]
-        await anyio.to_thread.run_sync(self._store.append, changes)
+        await self._store_for_copy(self._store.append, changes)
         for row in rows:
             self.state.apply_row(row, now)
         if self._store.wants_fold():
             await anyio.to_thread.run_sync(self._store.rotate)
             await self._fold(self.state.view())
+
+    async def _store_for_copy(self, step: Callable[..., None], *arguments: object) -> None:
+        try:
+            await anyio.to_thread.run_sync(step, *arguments)
+        except OSError as error:
+            log.error("store_failed", error=str(error))
+            self.is_failing = True
+            raise
+        self.is_failing = False

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import anyio.lowlevel
 import pytest
+from anyio.abc import ByteStream
 from tests.support.registries import signed
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import InternalError, PilotError
-from pilotstack.registry import messages
+from pilotstack.registry import messages, replication, snapshot
 from pilotstack.registry.ledger import Ledger
 from pilotstack.registry.replication import QUEUE, Log, Publisher, _Subscriber
 from pilotstack.registry.standby import Standby
@@ -20,6 +24,7 @@ from pilotstack.registry.store import MemoryStore
 from pilotstack.registry.term import Term
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pilotstack.registry.records import Change
@@ -126,6 +131,120 @@ async def test_a_standby_follows_deltas_and_notices_a_gap() -> None:
     assert pair.names == {f"node-{number}" for number in (1, 2, 3, 4)}
     with pytest.raises(Exception, match="another epoch"):
         await pair.take(pair.change(5) | {"epoch": "another"})
+
+
+class Link(ByteStream):
+    """The primary's end of a subscription in memory; frames wait until they are read."""
+
+    def __init__(self) -> None:
+        self._send, self.frames = anyio.create_memory_object_stream[bytes](0)
+        self.standby, self._receive = anyio.create_memory_object_stream[bytes](0)
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        return await self._receive.receive()
+
+    async def send(self, item: bytes) -> None:
+        await self._send.send(item)
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        for stream in (self._send, self.frames, self.standby, self._receive):
+            stream.close()
+
+
+@pytest.mark.anyio
+async def test_pushes_go_on_while_a_standby_sleeps_and_it_ends_up_with_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replication, "QUEUE", 2000)
+    pair = Pair()
+    pair.change(1)
+    subscribe = {"type": "subscribe_replication", "token": "secret", "deltas": 1}
+    async with Link() as link, anyio.create_task_group() as tasks:
+        tasks.start_soon(pair.publisher.serve, link, subscribe)
+        # The first part is read, and then nothing for a while.
+        await pair.take(body(await link.frames.receive()))
+        for number in range(2, 100):
+            pair.change(number)
+        kinds = []
+        while pair.standby.seq < 99:
+            frame = body(await link.frames.receive())
+            kinds.append(frame["type"])
+            await pair.take(frame)
+        assert pair.names == {f"node-{number}" for number in range(1, 100)}
+        # Not delta by delta, but the state again.
+        assert kinds.count("replication_snapshot_end") == 2
+        pair.change(100)
+        await pair.take(body(await link.frames.receive()))
+        assert "node-100" in pair.names
+        assert pair.publisher.standbys == 1
+        link.standby.close()
+        while pair.publisher.standbys:
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_who_comes_back_soon_is_sent_what_it_missed() -> None:
+    pair = Pair()
+    pair.change(1)
+    await pair.take(*pair.snapshot())
+    missed = [pair.change(number) for number in (2, 3)]
+    log = pair.publisher.log
+    subscribe = {
+        "type": "subscribe_replication",
+        "token": "secret",
+        "deltas": 1,
+        "epoch": log.epoch,
+        "seq": 1,
+    }
+    async with Link() as link, anyio.create_task_group() as tasks:
+        tasks.start_soon(pair.publisher.serve, link, subscribe)
+        frames = [body(await link.frames.receive()) for _ in missed]
+        assert frames == missed
+        tasks.cancel_scope.cancel()
+
+
+def test_a_large_state_is_sent_in_parts_that_make_it_up_again() -> None:
+    state = State(Policy(salt=os.urandom(32)))
+    for number in range(1, 1500):
+        registered(state, number)
+    view = state.view()
+    frames = replication._parts(view)
+    assert len(frames) > 1
+    assert max(map(len, frames)) < messages.MAX_MESSAGE
+    text = "".join(body(frame)["text"] for frame in frames)
+    assert text.encode() == b"".join(view.chunks())
+    copy = State.load(snapshot.decode(text.encode()), 0.0)
+    assert copy.by_hostname == state.by_hostname
+
+
+class FullStore(MemoryStore):
+    """A store on a disk that fills up."""
+
+    is_full = False
+
+    def append(self, changes: Sequence[Change]) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.anyio
+async def test_a_standby_whose_disk_is_full_stays_where_it_is() -> None:
+    pair, store = Pair(), FullStore()
+    pair.copy._store = store
+    await pair.take(*pair.snapshot())
+    first, second = pair.change(1), pair.change(2)
+    await pair.take(first)
+    store.is_full = True
+    with pytest.raises(OSError, match="No space"):
+        await pair.take(second)
+    assert (pair.names, pair.standby.seq, pair.copy.is_failing) == ({"node-1"}, 1, True)
+    store.is_full = False
+    await pair.take(second)
+    assert (pair.standby.seq, pair.copy.is_failing) == (2, False)
 
 
 @pytest.mark.anyio
