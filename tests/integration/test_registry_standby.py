@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -228,6 +229,30 @@ async def test_a_standby_comes_back_to_what_it_missed(registries: Registries) ->
     registries.start_primary()
     later = await register(registries.client(primary))
     await until_known(reader, later)
+
+
+@pytest.mark.parametrize("form", ["one text", "list"])
+async def test_a_daemons_file_of_flags_names_several_registries(
+    registries: Registries, tmp_path: Path, form: str
+) -> None:
+    primary = registries.start_primary()
+    standby = registries.start_standby(primary)
+    listed = [standby, primary]
+    config = tmp_path / "daemon.json"
+    config.write_text(json.dumps({"registry": listed if form == "list" else ",".join(listed)}))
+    daemon = Process(
+        "daemon",
+        [
+            *("--config", str(config), "--beacon", "", "--listen", "127.0.0.1:0"),
+            *("--socket", str(tmp_path / "agent.sock")),
+        ],
+        tmp_path / "daemon.log",
+    )
+    try:
+        node_id = daemon.ready["node_id"]
+        assert (await registries.client(primary).lookup(node_id))["node_id"] == node_id
+    finally:
+        assert daemon.stop() == 0
 
 
 async def test_a_running_stream_does_not_notice_the_death_of_the_registry(
