@@ -13,6 +13,7 @@ import pytest
 from tests.support.registries import Raw, Registries
 
 from pilotstack.errors import Throttled
+from pilotstack.registry import messages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -204,3 +205,22 @@ async def test_running_out_of_descriptors_is_survived(registries: Registries) ->
 def resident(pid: int) -> int:
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * 4096
+
+
+async def test_the_operators_decisions_reach_the_registry(
+    registries: Registries, tmp_path: Path
+) -> None:
+    address = registries.start(
+        "primary", "--require-signed-registration", "--admin-token", "operator"
+    )
+    key = messages.encode_base64(bytes(31) + b"\x09")
+    with Raw(address) as raw:
+        unsigned = {"type": "register", "public_key": key, "listen_addr": "127.0.0.1:1"}
+        assert "signature" in raw.ask(unsigned)["error"]
+        node_id = (await registries.client(address).register("127.0.0.1:4000")).node_id
+        create = {"type": "create_network", "node_id": node_id, "name": "lab"}
+        assert raw.ask(create | {"admin_token": "guess"})["error"] == "invalid admin token"
+        assert raw.ask(create | {"admin_token": "operator"})["network_id"] == 1
+    assert "operator" not in registries.log_of("primary")
+    registries.processes["primary"].stop()
+    assert b"operator" not in (tmp_path / "primary.json").read_bytes()

@@ -41,6 +41,8 @@ class Options:
     tls_key: Path | None
     admin_token: str
     stale_threshold: float
+    require_signed_registration: bool
+    allow_owner_reclaim: bool
     register_rate: float
     lookup_rate: float
     request_rate: float
@@ -113,6 +115,8 @@ class Options:
         return Policy(
             admin_token=self.admin_token,
             stale_after=self.stale_threshold,
+            requires_signed_registration=self.require_signed_registration,
+            allows_owner_reclaim=self.allow_owner_reclaim,
             salt=os.urandom(32),
         )
 
@@ -209,6 +213,16 @@ _POLICY = (
         default=600.0,
         show_default=True,
         help="Seconds of silence after which a node counts as offline.",
+    ),
+    click.option(
+        "--require-signed-registration",
+        is_flag=True,
+        help="Refuse daemons that do not sign when they register, as first-generation ones.",
+    ),
+    click.option(
+        "--allow-owner-reclaim",
+        is_flag=True,
+        help="Give the id of a deregistered node to a new key with the same owner.",
     ),
 )
 _LIMITS = (
