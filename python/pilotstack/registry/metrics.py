@@ -100,10 +100,6 @@ class Metrics:
         """Counts a connection that was cut."""
         self._dropped[reason].inc()
 
-    def drops(self) -> dict[str, int]:
-        """Connections that were cut, by reason."""
-        return {reason: int(child._value.get()) for reason, child in self._dropped.items()}
-
     def tick(self, seconds: float) -> None:
         """Follows the rate; ``seconds`` have passed since the last call."""
         current = (self.total - self._total_before) / seconds
