@@ -42,7 +42,8 @@ async def until_known(client: RegistryClient, node_id: int) -> None:
     """Asks until a node is known."""
     with anyio.fail_after(30):
         while True:
-            with suppress(NotFound):
+            # Not there yet, or nothing is.
+            with suppress(NotFound, ConnectionFailed):
                 await client.lookup(node_id)
                 return
 
@@ -125,6 +126,21 @@ class Load:
                 if len(self.replicated) >= 400:
                     self.enough.set()
                 await anyio.lowlevel.checkpoint()
+
+
+async def test_a_standby_without_a_copy_claims_nothing(registries: Registries) -> None:
+    primary = registries.start_primary()
+    node_id = await register(registries.client(primary))
+    registries.processes["primary"].kill()
+    standby = registries.start_standby(primary)
+    with Raw(standby) as raw:
+        reply = raw.ask({"type": "lookup", "node_id": node_id})
+        assert (
+            reply["error"] == f"standby mode: nothing has been copied yet (use primary {primary})"
+        )
+        assert reply["code"] == "standby"
+    registries.start_primary()
+    await until_known(registries.client(standby), node_id)
 
 
 async def test_no_acknowledged_and_replicated_write_is_lost(registries: Registries) -> None:

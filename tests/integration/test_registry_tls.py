@@ -14,7 +14,7 @@ import trustme
 from tests.support.registries import TOKEN, Raw, Registries
 
 from pilotstack.daemon.identity import Identity
-from pilotstack.errors import ConnectionFailed, InvalidArgument, PermissionDenied
+from pilotstack.errors import ConnectionFailed, InvalidArgument, NotFound, PermissionDenied
 from pilotstack.registry.client import RegistryClient, Trust, parse_addresses, trust_of
 from pilotstack.testing import Process
 
@@ -130,7 +130,7 @@ async def test_a_daemon_and_a_standby_pin(registries: Registries, tmp_path: Path
                 try:
                     assert (await reader.lookup(node_id))["public"]
                     break
-                except LookupError:
+                except (NotFound, ConnectionFailed):
                     continue
     finally:
         daemon.stop()

@@ -55,6 +55,7 @@ class Ledger:
         self._sinks: list[Sink] = []
         #: The last change could not be stored.
         self.is_failing = False
+        self._is_adopted = False
 
     def add_sink(self, sink: Sink) -> None:
         """Also gives durable changes to ``sink``."""
@@ -158,6 +159,12 @@ class Ledger:
         view = state.view()
         await self._store_for_copy(self._store.fold, view)
         self.state = state
+        self._is_adopted = True
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether this is a copy of nothing yet."""
+        return not (self._is_adopted or self.state.nodes)
 
     async def replay(self, rows: Sequence[dict[str, Any]], now: float) -> None:
         """Takes changes of another registry, in the form of

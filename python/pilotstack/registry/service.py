@@ -66,9 +66,9 @@ class Service:
         if text := allowance.refusal(request, time.monotonic()):
             self.metrics.throttled()
             reply = refused(text)
-        elif self.primary and kind not in READS and kind in HANDLERS:
+        elif self.primary and kind in HANDLERS and (text := self._refusal(kind)):
             reply = refused(
-                f"standby mode: write operations not accepted (use primary {self.primary})",
+                f"standby mode: {text} (use primary {self.primary})",
                 code="standby",
                 primary=self.primary,
             )
@@ -78,6 +78,13 @@ class Service:
             kind, is_error="error" in reply, seconds=time.perf_counter() - started
         )
         return reply
+
+    def _refusal(self, kind: str) -> str:
+        """Why a standby does not answer."""
+        if kind not in READS:
+            return "write operations not accepted"
+        # "not found" would make a node think that it is forgotten.
+        return "nothing has been copied yet" if self.ledger.is_blank else ""
 
     async def _apply(self, request: Message, source: Source) -> Message:
         try:
