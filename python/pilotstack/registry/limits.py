@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Sources that are remembered; the ones not heard of for longest go first.
 MAX_SOURCES: Final = 1 << 16
-#: Refusals in a row after which a connection is closed rather than answered.
+#: Refusals, less what was answered, after which a connection is closed rather than answered.
 MAX_REFUSALS: Final = 1000
 #: Requests that tell something about a node of one's choice, and so serve to list them all.
 ENUMERATING: Final = frozenset({"lookup", "resolve", "resolve_hostname", "list_nodes", "punch"})
@@ -224,5 +224,6 @@ class Allowance:
             text = "rate limited: too many requests on this connection"
         else:
             text = self._throttle.refusal(self._source, request, now)
-        self._refusals = self._refusals + 1 if text else 0
+        # An answer makes up for one refusal only: a flood gets some answers, too.
+        self._refusals = self._refusals + 1 if text else max(0, self._refusals - 1)
         return text

@@ -128,6 +128,18 @@ def test_a_flood_on_one_connection_is_refused_and_then_cut() -> None:
     assert not connection.is_spent
 
 
+def test_a_flood_that_gets_some_answers_is_cut_and_slight_excess_is_not() -> None:
+    throttle = Throttle(Limits(requests=10), lambda key: False)
+    flood, eager = (throttle.connection(FAR, 0.0) for _ in range(2))
+    # Ten requests for each token, and six for each five.
+    for number in range(1500):
+        flood.refusal({"type": "heartbeat"}, number / 100)
+    assert flood.is_spent
+    for number in range(5000):
+        eager.refusal({"type": "heartbeat"}, number / 12)
+    assert not eager.is_spent
+
+
 def test_seats_are_few_for_a_source_and_bounded_for_all() -> None:
     seats = Seats(Limits(connections=5, connections_per_source=2))
     assert [seats.enter(FAR) for _ in range(3)] == [True, True, False]
