@@ -26,7 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     "registry": BASE,
     "registry.main": BASE | {"beacon"},
     "beacon": BASE,
-    "daemon": BASE | {"client", "registry", "beacon"},
+    "trust": BASE | {"client", "registry.client", "registry.messages"},
+    "daemon": BASE | {"client", "registry", "beacon", "trust"},
     "testing": {"errors", "_core"},
     "cli": BASE | {"client", "registry.client", "daemon.lifecycle", "testing"},
 }

@@ -1,0 +1,75 @@
+"""Which messages were taken already, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING
+
+from pilotstack.trust.messages import challenge
+
+if TYPE_CHECKING:
+    from pilotstack.trust.messages import Message
+
+MAX_REPLAYS = 8192
+MAX_REPLAYS_PER_PEER = 256
+
+
+class Replays:
+    """Messages of the last minutes and, per peer, the time of the newest.
+
+    Args:
+        lifetime: seconds after which a message is too old to be taken in any case.
+    """
+
+    def __init__(self, lifetime: float) -> None:
+        self._lifetime = lifetime
+        self._seen: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
+        self._per_peer: Counter[int] = Counter()
+        self._newest: dict[int, int] = {}
+
+    def is_known(self, message: Message, own: int) -> bool:
+        """Whether this very message was taken."""
+        return _key(message, own) in self._seen
+
+    def is_superseded(self, message: Message) -> bool:
+        """Whether the sender has said something since."""
+        return message.timestamp < self._newest.get(message.node_id, 0)
+
+    def add(self, message: Message, own: int, now: float) -> None:
+        """Remembers an authenticated message; the oldest ones make room."""
+        self.expire(now)
+        peer = message.node_id
+        if self._per_peer[peer] >= MAX_REPLAYS_PER_PEER:
+            self._forget(next(key for key, (_, of) in self._seen.items() if of == peer))
+        elif len(self._seen) >= MAX_REPLAYS:
+            self._forget(next(iter(self._seen)))
+        self._seen[_key(message, own)] = (now + self._lifetime, peer)
+        self._per_peer[peer] += 1
+        self._newest[peer] = message.timestamp
+
+    def expire(self, now: float) -> None:
+        """Forgets what its age alone refuses."""
+        while self._seen:
+            key, (until, _) = next(iter(self._seen.items()))
+            if until > now:
+                return
+            self._forget(key)
+
+    def _forget(self, key: bytes) -> None:
+        _, peer = self._seen.pop(key)
+        self._per_peer[peer] -= 1
+        if not self._per_peer[peer]:
+            del self._per_peer[peer]
+            self._newest.pop(peer, None)
+
+
+def _key(message: Message, own: int) -> bytes:
+    # The signature covers neither the type nor the time, so both belong to the key.
+    parts = (
+        message.kind.value.encode(),
+        challenge(message.node_id, own),
+        message.signature,
+        str(message.timestamp).encode(),
+    )
+    return hashlib.sha256(b"\0".join(parts)).digest()

@@ -1,0 +1,183 @@
+"""``trust.json`` beside the identity (services sheet 6.5): private, replaced as a whole, and never
+written over when it cannot be understood."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from pilotstack.errors import InvalidArgument
+from pilotstack.registry import messages as json
+from pilotstack.trust.messages import MAX_JUSTIFICATION, cut
+from pilotstack.trust.records import Outgoing, Pending, Revoked, Trusted
+from pilotstack.trust.state import COOLDOWN, Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+#: Octets of a file that is read: over 100,000 rows.
+MAX_FILE = 1 << 25
+_Row = TypeVar("_Row")
+_TABLES = ("trusted", "pending", "revoked", "outgoing")
+
+
+class TrustStore:
+    """The file of one node.
+
+    Args:
+        path: where it is, or is to be; ``None`` keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        #: Members of other programs, kept as they are.
+        self._others: dict[str, Any] = {}
+
+    def load(self) -> Rows:
+        """What the file holds; nothing if there is none.
+
+        Raises:
+            InvalidArgument: it cannot be read or understood. It is left as it is.
+        """
+        if self.path is None:
+            return Rows.of()
+        try:
+            with self.path.open("rb") as file:
+                octets = file.read(MAX_FILE + 1)
+            if len(octets) > MAX_FILE:
+                raise ValueError("it is too large")
+            whole = msgspec.json.decode(octets)
+            if not isinstance(whole, dict):
+                raise ValueError("it is no JSON object")
+            rows = _rows(whole)
+        except FileNotFoundError:
+            return Rows.of()
+        except OSError as error:
+            raise InvalidArgument(f"cannot read {self.path}: {error.strerror}") from error
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise InvalidArgument(
+                f"{self.path} holds no trust records: {error}",
+                hint="restore the file from a backup, or move it away to trust nobody",
+            ) from error
+        self._others = {name: value for name, value in whole.items() if name not in _TABLES}
+        return rows
+
+    def save(self, rows: Rows) -> None:
+        """Replaces the file; returns when it is durable.
+
+        Raises:
+            OSError: it could not be written; the file before is unharmed.
+        """
+        if self.path is None:
+            return
+        text = msgspec.json.format(msgspec.json.encode(_whole(rows) | self._others), indent=2)
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _whole(rows: Rows) -> dict[str, Any]:
+    trusted = [
+        {
+            "node_id": row.node_id,
+            "public_key": json.encode_base64(row.public_key),
+            "approved_at": _date(row.approved_at),
+            "mutual": row.mutual,
+        }
+        | ({"network": row.network} if row.network else {})
+        for row in rows.trusted.values()
+    ]
+    pending = [
+        {
+            "node_id": row.node_id,
+            "public_key": json.encode_base64(row.public_key),
+            "justification": row.justification,
+            "received_at": _date(row.received_at),
+            "source": row.node_id,
+        }
+        for row in rows.pending.values()
+    ]
+    revoked = [
+        {"node_id": row.node_id, "until": _date(row.until), "at": _date(row.at)}
+        for row in rows.revoked.values()
+    ]
+    outgoing = [
+        {"node_id": row.node_id, "sent_at": _date(row.sent_at)} for row in rows.outgoing.values()
+    ]
+    optional = {"pending": pending, "revoked": revoked, "outgoing": outgoing}
+    return {"trusted": trusted} | {name: table for name, table in optional.items() if table}
+
+
+def _rows(whole: dict[str, Any]) -> Rows:
+    return Rows.of(
+        _table(whole, "trusted", _trusted),
+        _table(whole, "pending", _pending),
+        _table(whole, "outgoing", lambda n, row: Outgoing(n, _time(row, "sent_at"))),
+        _table(whole, "revoked", _revoked),
+    )
+
+
+def _table(
+    whole: dict[str, Any], name: str, read: Callable[[int, dict[str, Any]], _Row]
+) -> list[_Row]:
+    table = whole.get(name)
+    if table is None:
+        return []
+    if not isinstance(table, list):
+        raise ValueError(f"{name!r} is no list")
+    found = []
+    for row in table:
+        node_id = json.number(row, "node_id") if isinstance(row, dict) else 0
+        if not node_id:
+            raise ValueError(f"a row of {name!r} names no node")
+        found.append(read(node_id, row))
+    return found
+
+
+def _trusted(node_id: int, row: dict[str, Any]) -> Trusted:
+    return Trusted(
+        node_id,
+        _key(row),
+        _time(row, "approved_at"),
+        json.flag(row, "mutual"),
+        json.number(row, "network", 16),
+    )
+
+
+def _pending(node_id: int, row: dict[str, Any]) -> Pending:
+    text = cut(json.text(row, "justification"), MAX_JUSTIFICATION)
+    return Pending(node_id, _key(row), text, _time(row, "received_at"))
+
+
+def _revoked(node_id: int, row: dict[str, Any]) -> Revoked:
+    until = _time(row, "until")
+    return Revoked(node_id, _time(row, "at") if "at" in row else until - COOLDOWN, until)
+
+
+def _key(row: dict[str, Any]) -> bytes:
+    text = json.text(row, "public_key")
+    return json.decode_base64(text, json.KEY_LEN) if text else b""
+
+
+def _date(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _time(row: dict[str, Any], name: str) -> int:
+    return int(datetime.fromisoformat(json.text(row, name)).timestamp())

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilotstack.errors import InvalidArgument
+from pilotstack.trust.records import Outgoing, Pending, Revoked, Trusted
+from pilotstack.trust.state import COOLDOWN, Rows
+from pilotstack.trust.store import TrustStore
+
+EXAMPLES = json.loads((Path(__file__).parents[2] / "vectors" / "services.json").read_text())[
+    "trust_store_examples"
+]
+KEY = bytes(range(32))
+ROWS = Rows.of(
+    [Trusted(1, KEY, 1_800_000_000, mutual=True, network=3), Trusted(2, b"", 1, mutual=False)],
+    [Pending(3, KEY, 'a "b"\u00e9', 5)],
+    [Outgoing(4, 6)],
+    [Revoked(5, 7, 307), Revoked(6, 9, 9)],
+)
+
+
+def test_rows_come_back(tmp_path: Path) -> None:
+    store = TrustStore(tmp_path / "trust.json")
+    assert store.load() == Rows.of()
+    store.save(ROWS)
+    assert TrustStore(store.path).load() == ROWS
+    assert stat.S_IMODE((tmp_path / "trust.json").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["trust.json"]
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_files_of_existing_nodes_are_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "trust.json"
+    path.write_text(json.dumps(EXAMPLES[name], indent=2))
+    rows = TrustStore(path).load()
+    for table in ("trusted", "pending", "outgoing", "revoked"):
+        wanted = [row["node_id"] for row in EXAMPLES[name].get(table) or []]
+        assert list(getattr(rows, table)) == wanted
+    for row in rows.revoked.values():
+        assert row.until - row.at == COOLDOWN
+
+
+def test_members_of_others_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "trust.json"
+    path.write_text('{"trusted": null, "theirs": {"a": 1}}')
+    store = TrustStore(path)
+    store.load()
+    store.save(ROWS)
+    assert json.loads(path.read_text())["theirs"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        '{"trusted": {}}',
+        '{"trusted": [1]}',
+        '{"trusted": [{"node_id": 0}]}',
+        '{"trusted": [{"node_id": 1}]}',
+        '{"trusted": [{"node_id": 1, "approved_at": "yesterday"}]}',
+        '{"trusted": [{"node_id": 1, "approved_at": "2026-11-22T21:17:52Z", "public_key": "AA"}]}',
+        "[" * 10_000,
+    ],
+)
+def test_what_is_not_understood_is_refused_and_left_alone(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "trust.json"
+    path.write_text(text)
+    with pytest.raises(InvalidArgument, match="trust records") as error:
+        TrustStore(path).load()
+    assert error.value.hint
+    assert path.read_text() == text
+
+
+def test_a_directory_that_takes_nothing_keeps_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "trust.json"
+    store = TrustStore(path)
+    store.save(ROWS)
+    (tmp_path / "trust.json.tmp").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        store.save(Rows.of())
+    assert TrustStore(path).load() == ROWS
+
+
+def test_without_an_identity_nothing_is_kept() -> None:
+    store = TrustStore(None)
+    store.save(ROWS)
+    assert store.load() == Rows.of()
+
+
+@given(cut=st.integers(0, 200), flip=st.integers(0, 255))
+def test_damage_is_refused_or_read_but_never_raises_otherwise(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int
+) -> None:
+    path = tmp_path_factory.mktemp("trust") / "trust.json"
+    TrustStore(path).save(ROWS)
+    octets = bytearray(path.read_bytes())
+    octets[cut % len(octets)] ^= flip
+    path.write_bytes(bytes(octets[: len(octets) - cut // 2]))
+    try:
+        TrustStore(path).load()
+    except InvalidArgument:
+        assert path.exists()
