@@ -377,6 +377,11 @@ impl Driver {
                     self.node.on_no_record(node);
                 }
             }
+            Event::AdmissionNeeded(caller, key) => {
+                if !self.shared.push(HostEvent::AdmissionNeeded(caller, key)) {
+                    self.node.on_admission(self.now, caller, false, Duration::ZERO);
+                }
+            }
             Event::EndpointDiscovered(endpoint) => {
                 self.shared.push(HostEvent::EndpointDiscovered(endpoint));
             }
@@ -486,6 +491,18 @@ impl Driver {
                 self.node.on_record(self.now, node, identity_key, endpoint);
             }
             Command::NoRecord(node) => self.node.on_no_record(node),
+            Command::SetIdentity(seed) => {
+                if let Err(error) = self.node.set_identity(&seed) {
+                    error!("the identity is refused: {error}");
+                }
+            }
+            Command::SetPrivate(is_private) => self.node.set_private(is_private),
+            Command::SetNetworks(networks) => self.node.set_networks(self.now, networks),
+            Command::Admission { caller, is_admitted, lifetime } => {
+                self.node.on_admission(self.now, caller, is_admitted, lifetime);
+            }
+            Command::ExpectCall(node) => self.node.expect_call(self.now, node),
+            Command::Dismiss(node) => self.node.dismiss(self.now, node),
             Command::Reply { tag, body } => self.reply(tag, &body, None),
             Command::Fail { tag, code, message, hint } => self.fail(tag, &code, &message, &hint),
             Command::Snapshot(sender) => {

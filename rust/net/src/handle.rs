@@ -16,9 +16,9 @@ use std::{
 use mio::Waker;
 use pilot_proto::{
     config::Algorithm,
-    node::NodeStats,
+    node::{Caller, NodeStats},
     transport::{FourTuple, State, Stats},
-    wire::addr::{Address, NodeId},
+    wire::addr::{Address, NetworkId, NodeId},
 };
 
 use crate::driver::{ClientId, Driver};
@@ -58,6 +58,8 @@ pub struct Tag {
 pub enum HostEvent {
     /// The registry must be asked about a node.
     RecordNeeded(NodeId),
+    /// A peer with this identity key wants in.
+    AdmissionNeeded(Caller, [u8; 32]),
     /// A beacon says where our datagrams come from.
     EndpointDiscovered(SocketAddr),
     /// A driver asks something the IO thread cannot answer.
@@ -117,6 +119,12 @@ pub(crate) enum Command {
     SetBeacons(Vec<SocketAddr>),
     Record { node: NodeId, identity_key: [u8; 32], endpoint: Option<SocketAddr> },
     NoRecord(NodeId),
+    SetIdentity([u8; 32]),
+    SetPrivate(bool),
+    SetNetworks(Vec<NetworkId>),
+    Admission { caller: Caller, is_admitted: bool, lifetime: Duration },
+    ExpectCall(NodeId),
+    Dismiss(NodeId),
     Reply { tag: Tag, body: Vec<u8> },
     Fail { tag: Tag, code: String, message: String, hint: String },
     Snapshot(Sender<Snapshot>),
@@ -222,6 +230,36 @@ impl Handle {
     /// Answers [`HostEvent::RecordNeeded`] when there is no record or it cannot be asked for.
     pub fn on_no_record(&self, node: NodeId) {
         self.command(Command::NoRecord(node));
+    }
+
+    /// Replaces our identity by that of a seed.
+    pub fn set_identity(&self, seed: [u8; 32]) {
+        self.command(Command::SetIdentity(seed));
+    }
+
+    /// Whether only admitted peers may reach us.
+    pub fn set_private(&self, is_private: bool) {
+        self.command(Command::SetPrivate(is_private));
+    }
+
+    /// The networks that we are in besides the backbone.
+    pub fn set_networks(&self, networks: Vec<NetworkId>) {
+        self.command(Command::SetNetworks(networks));
+    }
+
+    /// Answers [`HostEvent::AdmissionNeeded`], or decides before it is asked.
+    pub fn on_admission(&self, caller: Caller, is_admitted: bool, lifetime: Duration) {
+        self.command(Command::Admission { caller, is_admitted, lifetime });
+    }
+
+    /// Lets a peer call back for a while.
+    pub fn expect_call(&self, node: NodeId) {
+        self.command(Command::ExpectCall(node));
+    }
+
+    /// Resets every connection with a peer and forgets its tunnel and every verdict about it.
+    pub fn dismiss(&self, node: NodeId) {
+        self.command(Command::Dismiss(node));
     }
 
     /// Answers a request with a reply frame's body: command and payload.

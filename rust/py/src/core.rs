@@ -1,10 +1,11 @@
 //! The daemon's IO thread.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use pilot_net::{Config, ConnectionRow, Handle, HostEvent, PeerRow, Tag};
 use pilot_proto::{
     config::UnknownAlgorithm,
+    node::Caller,
     wire::addr::{Address, NetworkId, NodeId},
 };
 use pyo3::{
@@ -96,6 +97,37 @@ impl Core {
         self.handle.on_no_record(NodeId(node));
     }
 
+    fn set_identity(&self, seed: &[u8]) -> PyResult<()> {
+        self.handle.set_identity(octets(seed, "seed")?);
+        Ok(())
+    }
+
+    fn set_private(&self, is_private: bool) {
+        self.handle.set_private(is_private);
+    }
+
+    fn set_networks(&self, networks: Vec<u16>) {
+        self.handle.set_networks(networks.into_iter().map(NetworkId).collect());
+    }
+
+    /// Answers `admission_needed`, or decides before it is asked.
+    #[pyo3(signature = (node, is_admitted, seconds, *, network = 0))]
+    fn on_admission(&self, node: u32, is_admitted: bool, seconds: f64, network: u16) -> PyResult<()> {
+        let lifetime = Duration::try_from_secs_f64(seconds)
+            .map_err(|_| PyValueError::new_err("seconds must not be negative"))?;
+        let caller = Caller { node: NodeId(node), network: NetworkId(network) };
+        self.handle.on_admission(caller, is_admitted, lifetime);
+        Ok(())
+    }
+
+    fn expect_call(&self, node: u32) {
+        self.handle.expect_call(NodeId(node));
+    }
+
+    fn dismiss(&self, node: u32) {
+        self.handle.dismiss(NodeId(node));
+    }
+
     #[pyo3(signature = (client, id, body))]
     fn reply(&self, client: u32, id: Option<u32>, body: &[u8]) {
         self.handle.reply(Tag { client, id }, body.to_vec());
@@ -135,6 +167,11 @@ impl Core {
             ("dropped_limited", counters.dropped_limited),
             ("dropped_unknown", counters.dropped_unknown),
             ("dropped_unbound", counters.dropped_unbound),
+            ("dropped_stranger_syns", counters.dropped_stranger_syns),
+            ("dropped_stranger_datagrams", counters.dropped_stranger_datagrams),
+            ("dropped_strangers", counters.dropped_strangers),
+            ("dropped_networks", counters.dropped_networks),
+            ("rekeyed", counters.rekeyed),
         ] {
             dict.set_item(name, value)?;
         }
@@ -155,6 +192,9 @@ impl Core {
 fn event_tuple<'py>(py: Python<'py>, event: HostEvent) -> PyResult<Bound<'py, PyTuple>> {
     match event {
         HostEvent::RecordNeeded(node) => ("record_needed", node.0).into_pyobject(py),
+        HostEvent::AdmissionNeeded(caller, key) => {
+            ("admission_needed", caller.node.0, caller.network.0, PyBytes::new(py, &key)).into_pyobject(py)
+        }
         HostEvent::EndpointDiscovered(endpoint) => {
             let (host, port) = host_port(endpoint);
             ("endpoint", host, port).into_pyobject(py)

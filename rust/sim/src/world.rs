@@ -419,7 +419,10 @@ impl World {
                     self.hosts[host].events.push_back(Event::Closed(id, reason));
                 }
             }
-            Event::EndpointDiscovered(_) | Event::RemoteFinished(_) | Event::Datagram { .. } => {
+            Event::AdmissionNeeded(..)
+            | Event::EndpointDiscovered(_)
+            | Event::RemoteFinished(_)
+            | Event::Datagram { .. } => {
                 self.hosts[host].events.push_back(event);
             }
         }

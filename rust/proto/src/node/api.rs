@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{ConnectionId, DialOptions, Event, Key, Node, NodeCounters, NodeError, NodeStats, Slot};
 use crate::{
     config::{MAX_SEGMENT, SAFE_SEGMENT},
-    crypto::{Suite, exchange::ExchangeKey},
+    crypto::{CryptoError, Suite, exchange::ExchangeKey, identity::Identity},
     time::Instant,
     transport::{CloseReason, Connection, Dialect, FourTuple, Options, State},
     tunnel::{Peer, PeerStatus, REFRESH},
@@ -109,6 +109,7 @@ impl Node {
         if self.is_full() {
             return Err(NodeError::TooManyConnections);
         }
+        self.expect_call(now, remote.node);
         let local_port = self.ports.ephemeral()?;
         let local = Address { network: remote.network, node: self.address.node };
         let tuple = FourTuple { local, local_port, remote, remote_port };
@@ -250,10 +251,40 @@ impl Node {
         endpoint: Option<SocketAddr>,
     ) {
         self.asked.remove(&node);
+        let known = self.peers.get(&node).and_then(Peer::identity_key);
+        if known.is_some_and(|known| known != identity_key) {
+            self.on_rekeyed(now, node);
+        }
         self.with_peer(node, |peer, local, out| peer.on_record(now, identity_key, endpoint, local, out));
         if self.peers.get(&node).is_some_and(|peer| peer.endpoint().is_none()) {
             self.fail_peer(node, CloseReason::Unreachable);
         }
+    }
+
+    /// The registry names another identity: whoever holds the old key is not the peer any more.
+    fn on_rekeyed(&mut self, now: Instant, node: NodeId) {
+        self.counters.rekeyed += 1;
+        self.gate.forget(node);
+        self.early.remove(&node);
+        // A new exchange key, so that no frame of the old sessions opens under the next one.
+        let Ok(own) = ExchangeKey::from_secret(&self.entropy.next_32()) else { return };
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.forget_sessions(own);
+        }
+        self.on_restart(now, node);
+    }
+
+    /// Replaces our identity, and proves the new one to every peer. Sessions stay until the peers'
+    /// registry tells them of the change.
+    ///
+    /// # Errors
+    /// [`CryptoError::Key`] if the seed is refused.
+    pub fn set_identity(&mut self, seed: &[u8; 32]) -> Result<(), CryptoError> {
+        self.identity = Identity::from_seed(seed)?;
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.with_peer(id, |peer, local, out| peer.announce(local, out));
+        }
+        Ok(())
     }
 
     /// The registry knows nothing about a peer, or cannot be asked. A session that works is kept.

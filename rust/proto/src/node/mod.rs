@@ -6,6 +6,7 @@
 //! ([`Node::poll_transmit`]), events ([`Node::poll_event`]) and asked for its next deadline
 //! ([`Node::poll_timeout`]).
 
+mod admission;
 mod api;
 mod ports;
 mod receive;
@@ -18,10 +19,11 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
 };
 
+pub use admission::Caller;
 pub use stats::{NodeCounters, NodeStats};
 pub use transmit::Transmit;
 
-use self::ports::Ports;
+use self::{admission::Gate, ports::Ports};
 use crate::{
     config::{MAX_SEGMENT, NodeConfig},
     crypto::{CryptoError, entropy::Entropy, identity::Identity},
@@ -73,6 +75,8 @@ pub enum NodeError {
 pub enum Event {
     /// The registry must be asked about a peer; [`Node::on_record`] or [`Node::on_no_record`] answers.
     RecordNeeded(NodeId),
+    /// A peer with this identity key wants in; [`Node::on_admission`] answers.
+    AdmissionNeeded(Caller, [u8; 32]),
     /// A beacon says where our datagrams come from.
     EndpointDiscovered(SocketAddr),
     /// A dialled connection is established.
@@ -173,6 +177,9 @@ pub struct Node {
     scratch: Vec<u8>,
     syn_bucket: BTreeMap<NodeId, TokenBucket>,
     key_buckets: BTreeMap<IpAddr, TokenBucket>,
+    gate: Gate,
+    /// Peers to forget once their connections are reset.
+    dismissed: BTreeSet<NodeId>,
     counters: NodeCounters,
 }
 
@@ -220,6 +227,8 @@ impl Node {
             scratch: Vec::new(),
             syn_bucket: BTreeMap::new(),
             key_buckets: BTreeMap::new(),
+            gate: Gate::default(),
+            dismissed: BTreeSet::new(),
             counters: NodeCounters::default(),
         };
         node.arm(now + node.config.sweep_interval, Timed::Sweep);
@@ -370,6 +379,9 @@ impl Node {
             ids.retain(|known| *known != id);
             if ids.is_empty() {
                 self.by_peer.remove(&node);
+                if self.dismissed.remove(&node) {
+                    self.peers.remove(&node);
+                }
                 if let Some(peer) = self.peers.get_mut(&node) {
                     peer.deactivate();
                 }
@@ -403,6 +415,7 @@ impl Node {
         self.peer_armed.retain(|id, _| peers.contains_key(id));
         self.pending.retain(|id, _| peers.contains_key(id));
         self.early.retain(|id, _| peers.contains_key(id));
+        self.gate.sweep(now);
         self.syn_bucket.retain(|_, bucket| !bucket.is_full(now));
         self.key_buckets.retain(|_, bucket| !bucket.is_full(now));
         self.arm(now + self.config.sweep_interval, Timed::Sweep);

@@ -118,7 +118,7 @@ impl Node {
     }
 
     /// The peer is another process than before: what it knew of connections is gone.
-    fn on_restart(&mut self, now: Instant, node: NodeId) {
+    pub(super) fn on_restart(&mut self, now: Instant, node: NodeId) {
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id)
                 && slot.connection.state() != State::SynSent
@@ -144,11 +144,21 @@ impl Node {
             self.counters.dropped_misaddressed += 1;
             return;
         }
+        if !self.is_on_network(header.dst.network) {
+            self.counters.dropped_networks += 1;
+            return;
+        }
+        if header.protocol == Protocol::Stream && self.keep_early(now, sender, packet) {
+            return;
+        }
+        self.dispatch_packet(now, sender, &header, payload);
+    }
+
+    pub(super) fn dispatch_packet(&mut self, now: Instant, sender: NodeId, header: &Header, payload: &[u8]) {
         match header.protocol {
-            Protocol::Stream if self.keep_early(now, sender, packet) => {}
-            Protocol::Stream => self.on_stream(now, &header, payload),
-            Protocol::Datagram => self.on_datagram(&header, payload),
-            Protocol::Control => self.on_control(now, sender, &header, payload),
+            Protocol::Stream => self.on_stream(now, header, payload),
+            Protocol::Datagram => self.on_datagram(now, header, payload),
+            Protocol::Control => self.on_control(now, sender, header, payload),
         }
     }
 
@@ -167,6 +177,11 @@ impl Node {
         if is_pong || header.dst_port != Port(0) {
             return;
         }
+        // Capabilities belong to the tunnel; any other ping asks whether we are there.
+        let is_tunnel = Capabilities::parse(payload).is_ok();
+        if !is_tunnel && !self.may_enter(now, sender, header, payload) {
+            return;
+        }
         let pong = Header {
             flags: Flags::ACK,
             protocol: Protocol::Control,
@@ -179,7 +194,7 @@ impl Node {
             window: 0,
         };
         let ours = self.capabilities.emit();
-        let answer = if Capabilities::parse(payload).is_ok() { &ours[..] } else { payload };
+        let answer = if is_tunnel { &ours[..] } else { payload };
         let packet = super::transmit::packet(&pong, answer);
         self.seal_packet(now, sender, &packet);
     }
@@ -207,8 +222,8 @@ impl Node {
         }
     }
 
-    fn on_datagram(&mut self, header: &Header, payload: &[u8]) {
-        if payload.is_empty() {
+    fn on_datagram(&mut self, now: Instant, header: &Header, payload: &[u8]) {
+        if payload.is_empty() || !self.may_enter(now, header.src.node, header, payload) {
             return;
         }
         self.events.push_back(Event::Datagram {
@@ -231,6 +246,9 @@ impl Node {
                 return;
             }
             self.demux.remove(&key);
+        }
+        if !self.may_enter(now, header.src.node, header, payload) {
+            return;
         }
         if header.flags == Flags::SYN && self.accept(now, header) {
             return;

@@ -31,6 +31,16 @@ pub struct NodeCounters {
     pub dropped_limited: u64,
     /// Stream packets without a connection.
     pub dropped_unknown: u64,
+    /// SYNs of peers that a private node does not let in.
+    pub dropped_stranger_syns: u64,
+    /// Datagrams of such peers.
+    pub dropped_stranger_datagrams: u64,
+    /// Anything else of such peers.
+    pub dropped_strangers: u64,
+    /// Packets for addresses on networks that we are not in.
+    pub dropped_networks: u64,
+    /// Peers whose identity key changed, and with it their sessions.
+    pub rekeyed: u64,
     /// Datagrams to a port nobody bound.
     pub dropped_unbound: u64,
 }

@@ -171,6 +171,11 @@ impl Peer {
         self.current.as_ref().and_then(Session::suite)
     }
 
+    /// The identity that the registry names.
+    pub fn identity_key(&self) -> Option<[u8; 32]> {
+        self.identity_key
+    }
+
     /// What the peer told it can do.
     pub fn capabilities(&self) -> Option<Capabilities> {
         self.capabilities
@@ -245,6 +250,21 @@ impl Peer {
         }
     }
 
+    /// Forgets every session and what the peer told in them; `own` is our next exchange key.
+    pub fn forget_sessions(&mut self, own: ExchangeKey) {
+        self.own = own;
+        (self.current, self.candidate, self.previous) = (None, None, None);
+        (self.capabilities, self.boot_id, self.is_legacy) = (None, None, false);
+        (self.hello_at, self.probe_at, self.replied_at) = (None, None, None);
+    }
+
+    /// Sends our signed key to a peer with a session.
+    pub fn announce(&mut self, local: &Local<'_>, out: &mut Outbox) {
+        if let Some(endpoint) = self.endpoint.filter(|_| self.current.is_some()) {
+            self.push_keys(endpoint, false, local, out);
+        }
+    }
+
     /// Takes a signed key frame.
     pub fn on_signed_key(
         &mut self,
@@ -255,7 +275,8 @@ impl Peer {
         out: &mut Outbox,
     ) -> KeyVerdict {
         let known = [self.current.as_ref(), self.candidate.as_ref().map(|(session, _)| session)];
-        if known.into_iter().flatten().any(|session| session.peer_key == frame.exchange_key) {
+        let is_known = known.into_iter().flatten().any(|session| session.peer_key == frame.exchange_key);
+        if is_known && self.identity_key == Some(frame.identity_key) {
             return KeyVerdict::Accepted;
         }
         if self.retired.contains(&frame.exchange_key) {

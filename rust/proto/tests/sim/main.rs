@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "tests")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
 
+mod admission;
 mod hostile;
 mod node;
 mod pair;

@@ -18,8 +18,8 @@ use pilot_proto::{
 
 const LATENCY: Duration = Duration::from_millis(5);
 
-struct Net {
-    now: Instant,
+pub(crate) struct Net {
+    pub(crate) now: Instant,
     nodes: BTreeMap<SocketAddr, Node>,
     events: BTreeMap<SocketAddr, VecDeque<Event>>,
     wire: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
@@ -27,13 +27,15 @@ struct Net {
     loss: u64,
     rng: Rng,
     seen: Vec<Vec<u8>>,
+    /// Identity seeds that the registry names instead of the first ones.
+    pub(crate) seeds: BTreeMap<u32, [u8; 32]>,
 }
 
 fn at(n: u32) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n as u8], 4000))
 }
 
-fn seed_of(n: u32) -> [u8; 32] {
+pub(crate) fn seed_of(n: u32) -> [u8; 32] {
     [n as u8; 32]
 }
 
@@ -44,7 +46,7 @@ fn node(n: u32, boot: u8) -> Node {
 }
 
 impl Net {
-    fn new(count: u32) -> Self {
+    pub(crate) fn new(count: u32) -> Self {
         let nodes = (1..=count).map(|n| (at(n), node(n, n as u8 + 100))).collect();
         Self {
             now: Instant::ZERO,
@@ -55,10 +57,11 @@ impl Net {
             loss: 0,
             rng: Rng(7),
             seen: Vec::new(),
+            seeds: BTreeMap::new(),
         }
     }
 
-    fn of(&mut self, n: u32) -> &mut Node {
+    pub(crate) fn of(&mut self, n: u32) -> &mut Node {
         self.nodes.get_mut(&at(n)).unwrap()
     }
 
@@ -83,7 +86,8 @@ impl Net {
                 while let Some(event) = node.poll_event() {
                     is_idle = false;
                     if let Event::RecordNeeded(id) = event {
-                        let key = Identity::from_seed(&seed_of(id.0)).unwrap().public_key();
+                        let seed = self.seeds.get(&id.0).copied().unwrap_or_else(|| seed_of(id.0));
+                        let key = Identity::from_seed(&seed).unwrap().public_key();
                         if id.0 < 100 {
                             node.on_record(self.now, id, key, Some(at(id.0)));
                         } else {
@@ -100,7 +104,11 @@ impl Net {
         }
     }
 
-    fn run_until<T>(&mut self, limit: Duration, mut find: impl FnMut(&mut Self) -> Option<T>) -> T {
+    pub(crate) fn run_until<T>(
+        &mut self,
+        limit: Duration,
+        mut find: impl FnMut(&mut Self) -> Option<T>,
+    ) -> T {
         let end = self.now + limit;
         loop {
             self.drain();
@@ -124,7 +132,7 @@ impl Net {
         }
     }
 
-    fn event<T>(&mut self, n: u32, mut find: impl FnMut(&Event) -> Option<T>) -> T {
+    pub(crate) fn event<T>(&mut self, n: u32, mut find: impl FnMut(&Event) -> Option<T>) -> T {
         self.run_until(Duration::from_secs(60), |net| {
             let queue = net.events.entry(at(n)).or_default();
             let position = queue.iter().position(|event| find(event).is_some())?;
@@ -132,7 +140,11 @@ impl Net {
         })
     }
 
-    fn connect(&mut self, from: u32, to: u32) -> (ConnectionId, ConnectionId) {
+    pub(crate) fn has_event(&self, n: u32, find: impl Fn(&Event) -> bool) -> bool {
+        self.events.get(&at(n)).is_some_and(|queue| queue.iter().any(find))
+    }
+
+    pub(crate) fn connect(&mut self, from: u32, to: u32) -> (ConnectionId, ConnectionId) {
         let now = self.now;
         let dialled = self
             .of(from)
@@ -146,7 +158,7 @@ impl Net {
         (dialled, accepted)
     }
 
-    fn transfer(
+    pub(crate) fn transfer(
         &mut self,
         (from, sender): (u32, ConnectionId),
         (to, receiver): (u32, ConnectionId),
@@ -170,7 +182,7 @@ impl Net {
     }
 }
 
-fn closed(id: ConnectionId) -> impl FnMut(&Event) -> Option<CloseReason> {
+pub(crate) fn closed(id: ConnectionId) -> impl FnMut(&Event) -> Option<CloseReason> {
     move |event| match event {
         Event::Closed(closed, reason) if *closed == id => Some(*reason),
         _ => None,
