@@ -7,6 +7,7 @@ from pathlib import Path
 
 ECHO_PORT = 7
 HTTP_PORT = 80
+HANDSHAKE_PORT = 444
 STDIO_PORT = 1000
 
 REGISTRY_PORT = 9000

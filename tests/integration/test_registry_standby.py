@@ -284,7 +284,7 @@ async def test_a_running_stream_does_not_notice_the_death_of_the_registry(
                 [
                     *("--registry", primary, "--registry", standby, "--beacon", ""),
                     *("--listen", "127.0.0.1:0", "--socket", str(tmp_path / f"{name}.sock")),
-                    *("--identity", str(tmp_path / f"{name}.identity"), "--hostname", name),
+                    *("--identity", str(tmp_path / name / "identity.json"), "--hostname", name),
                     *("--public", "--keepalive", "1"),
                 ],
                 tmp_path / f"{name}.log",

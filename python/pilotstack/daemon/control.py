@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pilotstack import wellknown
+from pilotstack.daemon.trust import TrustVerbs
 from pilotstack.errors import InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Control:
         self._names: dict[str, tuple[float, dict[str, Any]]] = {}
         self._verbs: dict[int, Callable[[bytes], Awaitable[dict[str, Any]]]] = {
             INFO: self._info,
-            HANDSHAKE: self._handshake,
+            HANDSHAKE: TrustVerbs(daemon).answer,
             RESOLVE_HOSTNAME: self._resolve_hostname,
             SET_HOSTNAME: self._set_hostname,
             SET_VISIBILITY: self._set_visibility,
@@ -100,8 +101,8 @@ class Control:
             "transport": "udp",
             "beacon_addr": daemon.config.beacon,
             "features": FEATURES,
-            "networks": None,
-            "handshake_pending_count": 0,
+            "networks": sorted(daemon.networks - {0}) or None,
+            "handshake_pending_count": len(daemon.trust.trust.rows.pending),
             "relay_peer_count": 0,
             "tunnel_encryption_success": snapshot["opened"],
             "tunnel_encryption_failure": snapshot["dropped_unauthentic"],
@@ -110,7 +111,8 @@ class Control:
                 name.removeprefix("dropped_"): value
                 for name, value in snapshot.items()
                 if name.startswith("dropped_")
-            },
+            }
+            | {f"handshake_{name}": value for name, value in daemon.trust.dropped.items()},
         }
         return (
             info
@@ -127,11 +129,6 @@ class Control:
             "uptime_seconds": info["uptime_secs"],
             "beacon_addr": info["beacon_addr"],
         } | {name: info[name] for name in names + more}
-
-    async def _handshake(self, payload: bytes) -> dict[str, Any]:
-        if not payload:
-            raise InvalidArgument("handshake: missing sub-command")
-        raise Unavailable("handshake: service not registered")
 
     async def _resolve_hostname(self, payload: bytes) -> dict[str, Any]:
         name = _text(payload, "resolve_hostname: missing hostname")
@@ -153,10 +150,7 @@ class Control:
     async def _set_visibility(self, payload: bytes) -> dict[str, Any]:
         if not payload:
             raise InvalidArgument("set_visibility: missing value")
-        public = payload[0] == 1
-        reply = await self._daemon.registry.set_visibility(public=public)
-        self._daemon.public = public
-        return reply
+        return await self._daemon.set_visibility(public=payload[0] == 1)
 
     async def _deregister(self, payload: bytes) -> dict[str, Any]:
         del payload

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -17,8 +17,12 @@ from pilotstack._core import Core
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon.control import Control
 from pilotstack.daemon.endpoint import IpcSocket
+from pilotstack.daemon.records import Records
 from pilotstack.errors import ConnectionFailed, InternalError, NotFound, PilotError
 from pilotstack.registry.client import RegistryClient, parse_addresses
+from pilotstack.trust.inbox import InboxReader
+from pilotstack.trust.service import TrustService
+from pilotstack.trust.store import TrustStore
 
 if TYPE_CHECKING:
     from pilotstack._core import _Event
@@ -49,20 +53,30 @@ class Daemon:
             self.identity = identities.Identity.generate()
         else:
             self.identity = identities.load_or_create(config.identity)
-        self.registry = RegistryClient(
-            parse_addresses(config.registry), self.identity, tls=config.registry_trust
-        )
+        self.registry = self._new_client()
         self.hostname = config.hostname
         self.public = config.public
         self.address = ""
         self.node_id = 0
         self.endpoint = config.endpoint
+        self.networks: frozenset[int] = frozenset()
+        self.records = Records(self.registry)
         self.core: Core
+        self.trust: TrustService
+        self.inbox: InboxReader
+        self._tasks: anyio.abc.TaskGroup
         self._control = Control(self)
         self._discovered = anyio.Event()
-        self._limiter = anyio.CapacityLimiter(_AT_ONCE)
+        self._questions = anyio.CapacityLimiter(_AT_ONCE)
+        self._requests = anyio.CapacityLimiter(_AT_ONCE)
         self._stopped = anyio.Event()
         self._why = ""
+
+    def _new_client(self) -> RegistryClient:
+        config = self.config
+        return RegistryClient(
+            parse_addresses(config.registry), self.identity, tls=config.registry_trust
+        )
 
     async def run(self, stopping: anyio.Event) -> None:
         """Starts up, serves until ``stopping`` is set, and leaves nothing behind.
@@ -74,7 +88,10 @@ class Daemon:
         """
         greeting = {"version": wellknown.VERSION, "features": ["streams", "paths", "datagrams"]}
         host, port = _serving.split_address(self.config.listen, default_host="0.0.0.0")
+        store = TrustStore(self.config.identity and self.config.identity.with_name("trust.json"))
         async with AsyncExitStack() as stack:
+            store.lock()
+            stack.callback(store.unlock)
             ipc = stack.enter_context(IpcSocket(self.config.socket))
             self.core = Core(
                 identity_seed=self.identity.seed,
@@ -86,12 +103,27 @@ class Daemon:
                 greeting=json.dumps(greeting),
             )
             stack.callback(self.core.stop)
+            self.trust = TrustService(
+                self.registry,
+                self.identity,
+                self.core,
+                store,
+                self.records.profile,
+                self.records.forget,
+            )
+            self.inbox = InboxReader(self._new_client(), self.trust)
+            self.trust.on_request = self.inbox.expect
+            stack.push_async_callback(self.inbox.aclose)
             stack.push_async_callback(self._leave)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
+            self._tasks = tasks
             tasks.start_soon(self._take_events, tasks)
+            self.trust.start(tasks)
             await self._join()
+            await tasks.start(self.trust.port.run, ipc.path)
             tasks.start_soon(self._keep_alive)
+            tasks.start_soon(self.inbox.run)
             _serving.announce(
                 node_id=self.node_id,
                 address=self.address,
@@ -156,13 +188,36 @@ class Daemon:
         if registration.hostname_error:
             log.warning("hostname_refused", error=registration.hostname_error)
             self.hostname = ""
-        await self.registry.set_visibility(public=self.public)
+        await self.set_visibility(public=self.public)
+        self.trust.trust.own = self.node_id
+        await self.refresh_networks()
+        self.inbox.set_node(self.node_id)
+        self._tasks.start_soon(self.trust.registered)
+
+    async def set_visibility(self, *, public: bool) -> dict[str, Any]:
+        """Lets everybody reach us, or only those whom we trust and our networks."""
+        # Before the registry knows when it closes, after it knows when it opens.
+        if not public:
+            self.core.set_private(True)
+        reply = await self.registry.set_visibility(public=public)
+        self.core.set_private(not public)
+        self.public = public
+        return reply
+
+    async def refresh_networks(self) -> None:
+        """Learns from the registry which networks we are in; whoever changes that calls this."""
+        self.records.forget(self.node_id)
+        with suppress(PilotError):
+            record = await self.records.profile(self.node_id)
+            self.networks = self.trust.trust.networks = record.networks
+            self.core.set_networks(sorted(record.networks - {0}))
 
     async def _keep_alive(self) -> None:
         while True:
             await anyio.sleep(self.config.keepalive)
             try:
                 await self.registry.heartbeat()
+                await self.trust.alive()
             except NotFound:
                 log.warning("registration_lost")
                 with suppress(PilotError):
@@ -189,6 +244,8 @@ class Daemon:
         match event:
             case ("record_needed", node):
                 tasks.start_soon(self._find_record, node)
+            case ("admission_needed", node, network, key):
+                tasks.start_soon(self._admit, node, network, key)
             case ("endpoint", host, port):
                 self._on_endpoint(_serving.join_address(host, port), tasks)
             case ("request", client, request_id, command, payload):
@@ -212,19 +269,24 @@ class Daemon:
             await self._register()
 
     async def _find_record(self, node: int) -> None:
-        async with self._limiter:
+        async with self._questions:
             try:
-                record = await self.registry.record(node)
+                record = await self.records.resolved(node)
+                await self.trust.key_seen(node, record.public_key)
                 endpoint = await _resolve(record.endpoint) if record.endpoint else None
                 self.core.on_record(node, record.public_key, endpoint)
             except (PilotError, OSError, ValueError) as error:
                 log.debug("no_record", node=node, error=str(error))
                 self.core.on_no_record(node)
 
+    async def _admit(self, node: int, network: int, key: bytes) -> None:
+        async with self._questions:
+            await self.trust.admit(node, network, key)
+
     async def _answer(
         self, client: int, request_id: int | None, command: int, payload: bytes
     ) -> None:
-        async with self._limiter:
+        async with self._requests:
             try:
                 body = await self._control.answer(command, payload)
             except PilotError as error:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from pilotstack.errors import (
@@ -18,6 +17,7 @@ from pilotstack.errors import (
 )
 from pilotstack.registry import messages
 from pilotstack.registry.connection import Connection, parse_addresses
+from pilotstack.registry.requests_trust import TrustRequests
 from pilotstack.registry.tls import Trust, trust_of
 from pilotstack.types import Address
 
@@ -36,6 +36,9 @@ __all__ = [
     "parse_addresses",
     "trust_of",
 ]
+
+
+_MAX_NETWORK = 0xFFFF
 
 
 class Signer(Protocol):
@@ -68,6 +71,9 @@ class Record:
     public: bool
     hostname: str
     endpoint: str
+    networks: frozenset[int] = frozenset()
+    #: Unix seconds of its last sign of life; 0 if the registry does not tell.
+    last_seen: int = 0
 
 
 def error_of(text: str) -> PilotError:
@@ -91,7 +97,7 @@ def error_of(text: str) -> PilotError:
     return ConnectionFailed(f"registry: {text}")
 
 
-class RegistryClient:
+class RegistryClient(TrustRequests):
     """Talks to a registry on behalf of one identity.
 
     Every method raises :exc:`ConnectionFailed` when no registry can be reached, and the error
@@ -197,29 +203,42 @@ class RegistryClient:
             {"type": "resolve_hostname", "hostname": hostname, "requester_id": self.node_id}
         )
 
-    async def record(self, node_id: int) -> Record:
-        """Key and endpoint of a node, for a tunnel."""
+    async def profile(self, node_id: int) -> Record:
+        """A node as the registry shows it to everybody: without a private endpoint."""
         found = await self.lookup(node_id)
-        endpoint = messages.text(found, "real_addr")
-        if not endpoint and self._signer is not None:
-            with suppress(PermissionDenied):
-                resolved = await self.request(
-                    {
-                        "type": "resolve",
-                        "node_id": node_id,
-                        "requester_id": self.node_id,
-                        "signature": self._sign(f"resolve:{self.node_id}:{node_id}"),
-                    }
-                )
-                endpoint = messages.text(resolved, "real_addr")
         try:
             key = messages.decode_base64(messages.text(found, "public_key"), messages.KEY_LEN)
         except ValueError as error:
             raise ConnectionFailed(f"registry: unusable key of node {node_id}") from error
+        networks = found.get("networks")
         return Record(
             node_id=node_id,
             public_key=key,
             public=messages.flag(found, "public"),
             hostname=messages.text(found, "hostname"),
-            endpoint=endpoint,
+            endpoint=messages.text(found, "real_addr"),
+            networks=frozenset(
+                number
+                for number in (networks if isinstance(networks, list) else ())
+                if type(number) is int and 0 <= number <= _MAX_NETWORK
+            ),
+            last_seen=messages.number(found, "last_seen_unix", 63),
         )
+
+    async def record(self, node_id: int) -> Record:
+        """As :meth:`profile`, with the endpoint if we may know it: for a tunnel."""
+        record = await self.profile(node_id)
+        if record.endpoint or self._signer is None:
+            return record
+        try:
+            resolved = await self.request(
+                {
+                    "type": "resolve",
+                    "node_id": node_id,
+                    "requester_id": self.node_id,
+                    "signature": self._sign(f"resolve:{self.node_id}:{node_id}"),
+                }
+            )
+        except PermissionDenied:
+            return record
+        return replace(record, endpoint=messages.text(resolved, "real_addr"))

@@ -179,7 +179,7 @@ class Network:
         arguments = [
             *("--registry", self._address, "--beacon", self.rendezvous.ready["beacon"]),
             *("--listen", "127.0.0.1:0", "--socket", str(socket)),
-            *("--identity", str(self.path / f"{name}.identity")),
+            *("--identity", str(self.path / name / "identity.json")),
             *("--hostname", name, "--public", *flags),
         ]
         process = Process("daemon", arguments, self.path / f"{name}.log")

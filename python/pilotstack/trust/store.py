@@ -3,6 +3,7 @@ written over when it cannot be understood."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from pilotstack.errors import InvalidArgument
+from pilotstack.errors import AlreadyExists, InvalidArgument
 from pilotstack.registry import messages as json
 from pilotstack.trust.messages import MAX_JUSTIFICATION, cut
 from pilotstack.trust.records import Outgoing, Pending, Revoked, Trusted
@@ -37,6 +38,35 @@ class TrustStore:
         self.path = path
         #: Members of other programs, kept as they are.
         self._others: dict[str, Any] = {}
+        self._lock: int | None = None
+
+    def lock(self) -> None:
+        """Keeps the file for this process, until it ends or :meth:`unlock`.
+
+        Raises:
+            AlreadyExists: another daemon keeps its trust there.
+            InvalidArgument: the directory cannot be used.
+        """
+        if self.path is None:
+            return
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        try:
+            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.unlock()
+            raise AlreadyExists(
+                f"another daemon keeps its trust in {self.path}",
+                hint="give each daemon's identity a directory of its own",
+            ) from error
+        except OSError as error:
+            raise InvalidArgument(f"cannot lock {lock}: {error.strerror}") from error
+
+    def unlock(self) -> None:
+        """Lets another daemon have the file."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def load(self) -> Rows:
         """What the file holds; nothing if there is none.

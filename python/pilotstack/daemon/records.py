@@ -1,0 +1,85 @@
+"""What the registry said about nodes, remembered for as long as each use allows."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from pilotstack.errors import ConnectionFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pilotstack.registry.client import Record, RegistryClient
+
+#: Nodes remembered.
+MAX_RECORDS = 16_384
+#: Seconds in which one node is asked about once, whoever wants to know.
+FLOOR = 0.25
+#: Seconds for which a record serves while no registry answers: tunnels outlive an outage.
+OUTAGE = 3600.0
+
+_Table = OrderedDict[int, tuple[float, "Record"]]
+
+
+class Records:
+    """Records of one daemon. They are fetched by tasks of the control plane, never while a packet
+    waits in the IO thread.
+
+    Args:
+        registry: whom to ask.
+    """
+
+    def __init__(self, registry: RegistryClient) -> None:
+        self._registry = registry
+        self._profiles: _Table = OrderedDict()
+        self._resolved: _Table = OrderedDict()
+
+    async def profile(self, node: int, max_age: float = FLOOR) -> Record:
+        """Key, networks and visibility of a node, at most ``max_age`` seconds old unless no
+        registry answers.
+
+        Raises:
+            NotFound: there is no such node.
+            ConnectionFailed: no registry answers, and nothing is remembered.
+        """
+        return await self._find(self._profiles, self._registry.profile, node, max_age)
+
+    async def resolved(self, node: int, max_age: float = FLOOR) -> Record:
+        """As :meth:`profile`, with the endpoint if we may know it."""
+        record = await self._find(self._resolved, self._registry.record, node, max_age)
+        _put(self._profiles, node, *self._resolved[node])
+        return record
+
+    def forget(self, node: int) -> None:
+        """Asks anew next time: we may know more than before."""
+        self._resolved.pop(node, None)
+        self._profiles.pop(node, None)
+
+    async def _find(
+        self,
+        table: _Table,
+        fetch: Callable[[int], Awaitable[Record]],
+        node: int,
+        max_age: float,
+    ) -> Record:
+        now = time.monotonic()
+        at, known = table.get(node, (0.0, None))
+        if known is not None and now - at < max(max_age, FLOOR):
+            return known
+        try:
+            found = await fetch(node)
+        except ConnectionFailed:
+            if known is not None and now - at < OUTAGE:
+                return known
+            raise
+        _put(table, node, time.monotonic(), found)
+        return found
+
+
+def _put(table: _Table, node: int, at: float, record: Record) -> None:
+    table[node] = (at, record)
+    table.move_to_end(node)
+    if len(table) > MAX_RECORDS:
+        table.popitem(last=False)

@@ -1,0 +1,127 @@
+"""Takes what the registry relays: pushed where it holds polls, polled where it does not."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from pilotstack.errors import PilotError
+
+if TYPE_CHECKING:
+    from pilotstack.registry.client import RegistryClient
+    from pilotstack.registry.requests_trust import Inbox
+    from pilotstack.trust.service import TrustService
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that the registry is asked to hold a poll.
+WAIT = 25
+#: Seconds between polls of a registry that holds none (sheet 3.7), and after a request of ours.
+INTERVAL = 30.0
+BURST_INTERVAL = 2.0
+BURST = 120.0
+#: Seconds that one answer is the answer to whoever asks.
+FLOOR = 2.0
+#: Seconds of the longest pause after failures.
+MAX_PAUSE = 30.0
+
+
+class InboxReader:
+    """Reads one daemon's inbox on a connection of its own.
+
+    Args:
+        registry: a client for polls alone: it waits most of the time.
+        service: takes what comes.
+    """
+
+    def __init__(self, registry: RegistryClient, service: TrustService) -> None:
+        self._registry = registry
+        self._service = service
+        self._asking = anyio.Lock()
+        self._nudged = anyio.Event()
+        self._burst_until = 0.0
+        self._polled_at = -INTERVAL
+        #: Whether the registry holds our polls, so that nothing waits there unknown to us.
+        self.is_pushed = False
+        #: Relayed items taken, by how they came.
+        self.taken = {"pushed": 0, "polled": 0}
+
+    async def aclose(self) -> None:
+        """Closes the connection."""
+        await self._registry.aclose()
+
+    def set_node(self, node_id: int) -> None:
+        """Whose inbox it is."""
+        self._registry.node_id = node_id
+        self.nudge()
+
+    def expect(self) -> None:
+        """A request of ours waits for an answer: polls become frequent for a while."""
+        self._burst_until = time.monotonic() + BURST
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Something may wait: a poll that pauses goes on."""
+        self._nudged.set()
+
+    async def refresh(self) -> None:
+        """Takes what waits, before somebody looks; a registry that cannot be asked is no error."""
+        if self.is_pushed or time.monotonic() - self._polled_at < FLOOR:
+            return
+        try:
+            await self._take(await self._ask(0))
+        except PilotError as error:
+            log.debug("inbox_unreachable", error=str(error))
+
+    async def run(self) -> None:
+        """Reads until cancelled."""
+        failures = 0
+        while True:
+            begin = time.monotonic()
+            try:
+                # The first answer comes at once, and says whether later ones may be held.
+                wait = WAIT if self.is_pushed else 0
+                inbox = await self._ask(wait)
+                self.is_pushed = inbox.is_held
+                failures = 0
+                await self._take(inbox)
+            except PilotError as error:
+                self.is_pushed = False
+                failures += 1
+                log.debug("inbox_unreachable", error=str(error))
+                await self._pause(min(2.0 ** (failures - 2), MAX_PAUSE))
+                continue
+            if not self.is_pushed:
+                is_burst = time.monotonic() < self._burst_until
+                await self._pause(BURST_INTERVAL if is_burst else INTERVAL)
+            elif wait and is_empty(inbox) and time.monotonic() - begin < 1:
+                # It says that it holds polls, and does not: no hurry on its account.
+                await self._pause(1)
+
+    async def _pause(self, seconds: float) -> None:
+        self._nudged = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await self._nudged.wait()
+
+    async def _ask(self, wait: int) -> Inbox:
+        async with self._asking:
+            inbox = await self._registry.poll_handshakes(wait=wait)
+        self._polled_at = time.monotonic()
+        return inbox
+
+    async def _take(self, inbox: Inbox) -> None:
+        self.taken["pushed" if inbox.is_held else "polled"] += len(inbox.requests + inbox.responses)
+        for request in inbox.requests:
+            await self._service.relayed_request(request.peer, request.justification)
+        # Who changed their mind meant the last answer.
+        answers = {answer.peer: answer for answer in inbox.responses}
+        for answer in answers.values():
+            await self._service.relayed_response(answer.peer, answer.accept, answer.timestamp)
+
+
+def is_empty(inbox: Inbox) -> bool:
+    """Whether nothing waited."""
+    return not (inbox.requests or inbox.responses)

@@ -1,0 +1,387 @@
+"""The trust service of one daemon: carries out what :class:`~pilotstack.trust.state.Trust` decides.
+
+It takes handshakes on port 444 through a driver of its own on the daemon's socket, and what the
+registry relays through a connection on which the registry holds the poll until there is something.
+Nothing here runs in the packet path: the IO thread holds a stranger's packets while it asks.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+import anyio.abc
+import structlog
+
+from pilotstack.errors import ConnectionFailed, NotFound, PilotError
+from pilotstack.trust import messages
+from pilotstack.trust.handshake import HandshakePort
+from pilotstack.trust.messages import Kind, Message
+from pilotstack.trust.records import (
+    Admit,
+    Confirm,
+    Dismiss,
+    Effect,
+    Effects,
+    Event,
+    PeerRecord,
+    Persist,
+    ReportTrust,
+    Respond,
+    RevokeTrust,
+    Send,
+)
+from pilotstack.trust.state import Rows, Trust
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Awaitable, Callable
+
+    from pilotstack.registry.client import Record, RegistryClient, Signer
+    from pilotstack.trust.store import TrustStore
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for a direct request, before the registry relays it, and for a farewell.
+DIRECT = 3.0
+FAREWELL = 2.0
+#: Seconds for which a verdict holds: of our own trust (its end is told), of the registry's, and a
+#: refusal, which must not outlive a trust that comes about elsewhere.
+TRUSTED_FOR = 3600.0
+CHECKED_FOR = 60.0
+REFUSED_FOR = 5.0
+#: Seconds that a record of the registry may be old when a handshake or a membership is judged.
+RECORD_AGE = 30.0
+#: Seconds between comparisons with the registry, and peers compared at once.
+RECONCILE = 300.0
+MAX_COMPARED = 256
+#: Seconds in which a live peer was heard by the registry.
+LIVE = 120
+
+
+class Gate(Protocol):
+    """The part of the core that lets peers in."""
+
+    def on_admission(
+        self, node: int, is_admitted: bool, seconds: float, *, network: int = 0
+    ) -> None:
+        """Gives a verdict about a peer."""
+
+    def expect_call(self, node: int) -> None:
+        """Lets a peer call back for a while."""
+
+    def dismiss(self, node: int) -> None:
+        """Resets a peer's streams and forgets it."""
+
+
+class TrustService:
+    """Trust of one daemon.
+
+    Args:
+        registry: the registered client.
+        signer: our identity.
+        gate: lets peers in.
+        store: keeps the rows.
+        profile: what the registry says about a node, at most so many seconds old.
+        forget: drops what is remembered of a node, because we may know more now.
+
+    Raises:
+        InvalidArgument: the store cannot be understood.
+    """
+
+    def __init__(
+        self,
+        registry: RegistryClient,
+        signer: Signer,
+        gate: Gate,
+        store: TrustStore,
+        profile: Callable[[int, float], Awaitable[Record]],
+        forget: Callable[[int], None],
+    ) -> None:
+        self.trust = Trust(store.load())
+        self.port = HandshakePort(self._arrived)
+        self._registry = registry
+        self._signer = signer
+        self._gate = gate
+        self._store = store
+        self._profile = profile
+        self._forget = forget
+        self._saving = anyio.Lock()
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._changed = anyio.Event()
+        self._in_flight: set[int] = set()
+        #: What the registry must still be told, by kind and peer.
+        self._untold: dict[tuple[type[Effect], int], Effect] = {}
+        self._compared: list[int] = []
+        #: Called when a request of ours waits for an answer.
+        self.on_request: Callable[[], None] = lambda: None
+
+    def start(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Serves until the group ends."""
+        self._tasks = tasks
+        tasks.start_soon(self._reconcile_forever)
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """What was dropped, by reason."""
+        return self.trust.dropped + self.port.dropped
+
+    # The operator's wishes
+
+    async def request(self, peer: int, justification: str) -> bool:
+        """Asks a peer for trust; returns when it or the registry has the request. ``False`` if the
+        same is under way already.
+
+        Raises:
+            InvalidArgument: see :meth:`Trust.request`.
+            ConnectionFailed: neither the peer nor the registry takes it.
+            NotFound: there is no such node.
+        """
+        if peer in self._in_flight:
+            return False
+        self._in_flight.add(peer)
+        try:
+            effects = self.trust.request(peer, justification, time.time())
+            requests = [e for e in effects if isinstance(e, Send) and e.kind is Kind.REQUEST]
+            await self.perform(tuple(e for e in effects if e not in requests))
+            for request in requests:
+                await self._deliver(request)
+        finally:
+            self._in_flight.discard(peer)
+        return True
+
+    async def approve(self, peer: int) -> bool:
+        """Grants a request. Whether there is trust now."""
+        await self.perform(self.trust.approve(peer, time.time()))
+        return self.trust.is_trusted(peer)
+
+    async def reject(self, peer: int, reason: str) -> bool:
+        """Refuses a request. Whether there was one."""
+        effects = self.trust.reject(peer, reason, time.time())
+        await self.perform(effects)
+        return bool(effects)
+
+    async def revoke(self, peer: int) -> None:
+        """Ends a trust; returns when the peer's streams are reset.
+
+        Raises:
+            NotFound: there is none.
+        """
+        await self.perform(self.trust.revoke(peer, time.time()))
+
+    async def wait(self, peer: int, timeout: float) -> bool:
+        """Whether there is trust within ``timeout`` seconds."""
+        with anyio.move_on_after(timeout):
+            while not self.trust.is_trusted(peer):
+                await self._changed.wait()
+        return self.trust.is_trusted(peer)
+
+    async def _deliver(self, sent: Send) -> None:
+        """Brings a request to its peer, directly or through the registry."""
+        self._gate.expect_call(sent.peer)
+        octets = messages.encode(self._signed(sent))
+        is_delivered = False
+        if len(octets) <= messages.MAX_SEGMENT:
+            is_delivered = await self.port.send(sent.peer, octets, DIRECT)
+        if is_delivered and not sent.is_repeat:
+            return
+        try:
+            await self._registry.request_handshake(sent.peer, sent.text)
+        except PilotError as error:
+            if is_delivered or "already pending" in error.message:
+                return
+            await self.perform(self.trust.undelivered(sent.peer))
+            raise type(error)(f"handshake relay: {error.message}", hint=error.hint) from error
+        self.on_request()
+        # The answer will need the key; it is at hand by then.
+        with suppress(PilotError):
+            await self._profile(sent.peer, RECORD_AGE)
+
+    # What arrives
+
+    async def _arrived(self, source: int, message: Message) -> None:
+        trust = self.trust
+        if problem := trust.screen(message, source, time.time()):
+            trust.dropped[problem] += 1
+            log.debug("handshake_dropped", peer=source, reason=problem)
+            return
+        record = await self._record(source, message.public_key)
+        await self.perform(trust.receive(message, source, record, time.time()))
+
+    async def _record(self, peer: int, key: bytes = b"") -> PeerRecord | None:
+        """What the registry says about a peer, fetched again if it does not name the key."""
+        try:
+            found = await self._profile(peer, RECORD_AGE)
+            if key and found.public_key != key:
+                found = await self._profile(peer, 0)
+        except PilotError as error:
+            log.debug("no_record", node=peer, error=str(error))
+            return None
+        return PeerRecord(found.public_key, found.networks)
+
+    async def relayed_request(self, peer: int, justification: str) -> None:
+        """Takes a request from the registry's inbox."""
+        record = await self._record(peer)
+        await self.perform(self.trust.relayed_request(peer, justification, record, time.time()))
+
+    async def relayed_response(self, peer: int, accept: bool, timestamp: int) -> None:
+        """Takes an answer from the registry's inbox."""
+        record = await self._record(peer) if accept else None
+        effects = self.trust.relayed_response(peer, accept, timestamp, record, time.time())
+        await self.perform(effects)
+
+    # Tunnels and registration
+
+    async def admit(self, node: int, network: int, key: bytes) -> None:
+        """Decides about a peer that wants in, for the IO thread."""
+        is_admitted, seconds = False, REFUSED_FOR
+        try:
+            await self.key_seen(node, key)
+            is_admitted, seconds = await self._verdict(node, network)
+        except PilotError as error:
+            log.debug("not_admitted", node=node, error=str(error))
+        self._gate.on_admission(node, is_admitted, seconds, network=network)
+
+    async def _verdict(self, node: int, network: int) -> tuple[bool, float]:
+        if network:
+            record = await self._profile(node, RECORD_AGE)
+            is_member = network in record.networks
+            return is_member, CHECKED_FOR if is_member else REFUSED_FOR
+        if self.trust.is_trusted(node):
+            return True, TRUSTED_FOR
+        if self.trust.is_cooling(node, time.time()):
+            return False, REFUSED_FOR
+        is_known = await self._registry.check_trust(node)
+        return bool(is_known), CHECKED_FOR if is_known else REFUSED_FOR
+
+    async def key_seen(self, node: int, key: bytes) -> None:
+        """A peer's key was proved or fetched: trust in another one ends."""
+        await self.perform(self.trust.key_seen(node, key, time.time()))
+
+    async def registered(self) -> None:
+        """After a registration, the registry is told whom we trust."""
+        await self.perform(self.trust.registered(time.time()))
+        await self.catch_up()
+
+    async def alive(self) -> None:
+        """The registry answered a heartbeat, so it can be told what it missed."""
+        untold, self._untold = self._untold, {}
+        await self.perform(tuple(untold.values()))
+
+    async def catch_up(self) -> None:
+        """Takes approvals whose answer was lost: where we asked and both sides are known."""
+        for peer in list(self.trust.rows.outgoing)[:MAX_COMPARED]:
+            with suppress(PilotError):
+                if await self._registry.check_trust(peer):
+                    record = await self._record(peer)
+                    effects = self.trust.confirmed(peer, True, record, time.time())
+                    await self.perform(effects)
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            await anyio.sleep(RECONCILE)
+            await self.perform(self.trust.expire(time.time()))
+            await self.catch_up()
+            with suppress(PilotError):
+                await self._compare()
+
+    async def _compare(self) -> None:
+        """Compares some of our trust with the registry's."""
+        if not self._compared:
+            self._compared = sorted(self.trust.rows.trusted)
+        chosen, self._compared = self._compared[:MAX_COMPARED], self._compared[MAX_COMPARED:]
+        for peer in chosen:
+            is_active = await self._registry.check_trust(peer)
+            is_live = False
+            if is_active is False:
+                with suppress(NotFound):
+                    record = await self._profile(peer, RECORD_AGE)
+                    is_live = time.time() - record.last_seen < LIVE
+            effects = self.trust.checked(peer, is_active, time.time(), is_live=is_live)
+            await self.perform(effects)
+
+    # Effects
+
+    async def perform(self, effects: Effects) -> None:
+        """Carries out what the machine decided, in order."""
+        for effect in effects:
+            match effect:
+                case Persist():
+                    await self._save()
+                case Send():
+                    await self._send(effect)
+                case Respond() | ReportTrust() | RevokeTrust():
+                    await self._tell(effect)
+                case Confirm(peer):
+                    await self._confirm(peer)
+                case Admit(peer):
+                    self._forget(peer)
+                    self._gate.on_admission(peer, True, TRUSTED_FOR)
+                case Dismiss(peer):
+                    self._forget(peer)
+                    self._gate.dismiss(peer)
+                case Event():
+                    log.info(effect.name, node=effect.peer, reason=effect.reason)
+                    self._changed.set()
+                    self._changed = anyio.Event()
+
+    async def _save(self) -> None:
+        async with self._saving:
+            rows = self.trust.rows
+            kept = Rows(
+                dict(rows.trusted), dict(rows.pending), dict(rows.outgoing), dict(rows.revoked)
+            )
+            try:
+                await anyio.to_thread.run_sync(self._store.save, kept)
+            except OSError as error:
+                # Trust goes on from memory, and the next change tries again.
+                log.error("trust_not_stored", error=str(error), path=str(self._store.path))
+
+    def _signed(self, sent: Send) -> Message:
+        challenge = messages.challenge(self.trust.own, sent.peer)
+        signature = self._signer.sign(challenge)
+        key = self._signer.public_key
+        return Message(sent.kind, self.trust.own, key, signature, sent.timestamp, sent.text)
+
+    async def _send(self, sent: Send) -> None:
+        octets = messages.encode(self._signed(sent))
+        if sent.kind is Kind.REVOKE:
+            # The tunnel goes next, so this must be out.
+            await self.port.send(sent.peer, octets, FAREWELL)
+        elif self._tasks is not None:
+            self._gate.expect_call(sent.peer)
+            self._tasks.start_soon(self.port.send, sent.peer, octets, DIRECT)
+
+    async def _tell(self, effect: Respond | ReportTrust | RevokeTrust) -> None:
+        for kind in (Respond, ReportTrust, RevokeTrust):
+            self._untold.pop((kind, effect.peer), None)
+        try:
+            match effect:
+                case Respond(peer, accept):
+                    await self._registry.respond_handshake(peer, accept=accept)
+                case ReportTrust(peer):
+                    await self._registry.report_trust(peer)
+                case RevokeTrust(peer):
+                    await self._registry.revoke_trust(peer)
+        except ConnectionFailed as error:
+            log.debug("registry_untold", node=effect.peer, error=str(error))
+            self._untold[type(effect), effect.peer] = effect
+        except PilotError as error:
+            # A refusal: the registry knows better, or no such node.
+            log.debug("registry_refused", node=effect.peer, error=str(error))
+
+    async def _confirm(self, peer: int) -> None:
+        try:
+            is_active = await self._registry.check_trust(peer)
+            if is_active is False:
+                await self._registry.report_trust(peer)
+                is_active = await self._registry.check_trust(peer)
+        except PilotError as error:
+            # Asked again with the next comparison, because our request stands.
+            log.debug("not_confirmed", node=peer, error=str(error))
+            return
+        record = await self._record(peer)
+        effects = self.trust.confirmed(peer, is_active, record, time.time())
+        await self.perform(effects)
