@@ -27,8 +27,10 @@ from pilotstack.types import (
     Datagram,
     Info,
     PeerInfo,
+    PendingHandshake,
     Resolved,
     SocketAddress,
+    TrustedPeer,
 )
 
 __all__ = [
@@ -40,12 +42,14 @@ __all__ = [
     "Info",
     "Listener",
     "PeerInfo",
+    "PendingHandshake",
     "PilotAttribute",
     "PilotError",
     "Resolved",
     "SocketAddress",
     "Stream",
     "StreamBroken",
+    "TrustedPeer",
     "dial",
     "listen",
 ]

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from pilotstack import wellknown
 from pilotstack.client import _frames as f
+from pilotstack.client import _trust
 from pilotstack.client._session import (
     Accepted,
     Answer,
@@ -44,8 +45,11 @@ from pilotstack.types import (
     Datagram,
     Info,
     PeerInfo,
+    PendingHandshake,
     Resolved,
     SocketAddress,
+    TrustedPeer,
+    parse_host,
     parse_target,
 )
 
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
+    from pilotstack.client.trust import Peer
     from pilotstack.types import Congestion
 
 __all__ = ["DatagramSocket", "Driver", "Listener", "Stream", "dial", "listen"]
@@ -202,9 +207,11 @@ class Driver:
         """Closes the session; streams live on."""
         self._link.close()
 
-    def call(self, command: int, payload: bytes = b"") -> dict[str, Any]:
+    def call(
+        self, command: int, payload: bytes = b"", *, timeout: float = _PATIENCE
+    ) -> dict[str, Any]:
         """Asks the control plane something; the JSON object of the reply."""
-        answer = self._link.request(f.REQUEST, bytes((command,)), payload)
+        answer = self._link.request(f.REQUEST, bytes((command,)), payload, timeout=timeout)
         return reply_json(cast("bytes", answer.value))
 
     def _address(self, host: Address | str) -> Address:
@@ -271,6 +278,45 @@ class Driver:
     def deregister(self) -> None:
         """Takes this node off the network."""
         self.call(f.DEREGISTER)
+
+    def node_of(self, peer: Peer) -> int:
+        """The node id of a node id, address or hostname."""
+        if isinstance(peer, int):
+            return peer
+        return self._address(peer if isinstance(peer, Address) else parse_host(peer)).node
+
+    def handshake(self, peer: Peer, justification: str = "") -> None:
+        """Asks a peer for trust; as of the asynchronous driver."""
+        payload = _trust.of(_trust.REQUEST, self.node_of(peer), justification)
+        self.call(f.HANDSHAKE, payload, timeout=_DIAL + _PATIENCE)
+
+    def pending(self) -> tuple[PendingHandshake, ...]:
+        """Requests that wait for an answer. Their texts come from strangers."""
+        return _trust.pending(self.call(f.HANDSHAKE, _trust.PENDING))
+
+    def approve(self, peer: Peer) -> None:
+        """Grants a peer's request."""
+        node = self.node_of(peer)
+        _trust.found(self.call(f.HANDSHAKE, _trust.of(_trust.APPROVE, node)), node)
+
+    def reject(self, peer: Peer, reason: str = "") -> None:
+        """Refuses a peer's request, and tells it the reason."""
+        node = self.node_of(peer)
+        _trust.found(self.call(f.HANDSHAKE, _trust.of(_trust.REJECT, node, reason)), node)
+
+    def trusted(self) -> tuple[TrustedPeer, ...]:
+        """Whom this node trusts, and who trusts it; the newest first."""
+        return _trust.trusted(self.call(f.HANDSHAKE, _trust.TRUSTED))
+
+    def untrust(self, peer: Peer) -> None:
+        """Ends the trust of both sides; as of the asynchronous driver."""
+        self.call(f.HANDSHAKE, _trust.of(_trust.REVOKE, self.node_of(peer)))
+
+    def wait_for_trust(self, peer: Peer, timeout: float = _trust.MAX_WAIT) -> bool:
+        """Whether there is trust within ``timeout`` seconds, at most 30."""
+        payload = _trust.wait(self.node_of(peer), timeout)
+        reply = self.call(f.HANDSHAKE, payload, timeout=_trust.MAX_WAIT + _PATIENCE)
+        return bool(reply.get("trusted"))
 
     def abort(self, stream: Stream) -> None:
         """Resets a stream: what was not sent is dropped, and the peer's stream breaks at once."""

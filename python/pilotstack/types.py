@@ -17,8 +17,10 @@ __all__ = [
     "Datagram",
     "Info",
     "PeerInfo",
+    "PendingHandshake",
     "Resolved",
     "SocketAddress",
+    "TrustedPeer",
     "parse_target",
 ]
 
@@ -98,6 +100,57 @@ class Resolved:
     node_id: int
     address: Address
     public: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PendingHandshake:
+    """A request for trust that waits for an answer.
+
+    ``justification`` is printable text of a stranger, not to be acted upon; ``public_key`` is
+    base64, ``received_at`` in Unix seconds.
+    """
+
+    node_id: int
+    public_key: str
+    justification: str
+    received_at: int
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> PendingHandshake:
+        """Reads a row of the daemon's answer."""
+        return cls(
+            int(row["node_id"]),
+            str(row.get("public_key", "")),
+            str(row.get("justification", "")),
+            int(row.get("received_at", 0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedPeer:
+    """A peer in mutual trust.
+
+    ``mutual`` means that both asked, or that the peer granted what this node asked for; ``network``
+    is the shared network that stood for an approval, or 0. ``public_key`` is base64,
+    ``approved_at`` in Unix seconds.
+    """
+
+    node_id: int
+    public_key: str
+    approved_at: int
+    mutual: bool
+    network: int
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> TrustedPeer:
+        """Reads a row of the daemon's answer."""
+        return cls(
+            int(row["node_id"]),
+            str(row.get("public_key", "")),
+            int(row.get("approved_at", 0)),
+            bool(row.get("mutual")),
+            int(row.get("network", 0)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

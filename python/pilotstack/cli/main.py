@@ -7,7 +7,7 @@ import sys
 import rich_click as click
 
 from pilotstack import _flags, wellknown
-from pilotstack.cli import agent, demo, service, traffic
+from pilotstack.cli import agent, demo, service, traffic, trust
 from pilotstack.cli.context import global_options
 
 
@@ -18,7 +18,10 @@ def pilotctl() -> None:
     """Use and inspect the overlay network for agents."""
 
 
-for _command in (*agent.COMMANDS, *traffic.COMMANDS, *service.COMMANDS, *demo.COMMANDS):
+for _command in (
+    *(*agent.COMMANDS, *traffic.COMMANDS, *trust.COMMANDS),
+    *(*service.COMMANDS, *demo.COMMANDS),
+):
     pilotctl.add_command(_command)
 
 

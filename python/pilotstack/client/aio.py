@@ -31,6 +31,7 @@ from pilotstack.client._stream import Stream
 from pilotstack.client._turns import SharedReader
 from pilotstack.client.framed import FramedLink
 from pilotstack.client.listeners import DatagramSocket, FramedListener, Listener, Target
+from pilotstack.client.trust import TrustMethods
 from pilotstack.errors import InternalError, InvalidArgument, NotRunning, PilotError
 from pilotstack.types import (
     Address,
@@ -75,7 +76,7 @@ class _Waiter:
         self.event = anyio.Event()
 
 
-class Driver(SharedReader):
+class Driver(TrustMethods, SharedReader):
     """A connection to the local daemon; use it as an async context manager.
 
     There is no background task: whoever waits for the daemon reads for everybody.

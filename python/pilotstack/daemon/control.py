@@ -103,6 +103,7 @@ class Control:
             "features": FEATURES,
             "networks": sorted(daemon.networks - {0}) or None,
             "handshake_pending_count": len(daemon.trust.trust.rows.pending),
+            "handshakes_relayed": daemon.inbox.taken,
             "relay_peer_count": 0,
             "tunnel_encryption_success": snapshot["opened"],
             "tunnel_encryption_failure": snapshot["dropped_unauthentic"],

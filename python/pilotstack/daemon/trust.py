@@ -22,6 +22,8 @@ WAIT = 0x07
 
 #: Milliseconds of the longest wait.
 MAX_WAIT = 30_000
+#: Rows in an answer; a row has up to 180 octets, a frame 2**20.
+MAX_ROWS = 5000
 _U32 = 4
 
 
@@ -93,7 +95,7 @@ class TrustVerbs:
         await self._daemon.inbox.refresh()
         rows = self._daemon.trust.trust.rows.trusted.values()
         newest_first = sorted(rows, key=lambda row: row.approved_at, reverse=True)
-        return {
+        shown: dict[str, Any] = {
             "trusted": [
                 {
                     "node_id": row.node_id,
@@ -102,9 +104,10 @@ class TrustVerbs:
                     "mutual": row.mutual,
                     "network": row.network,
                 }
-                for row in newest_first
+                for row in newest_first[:MAX_ROWS]
             ]
         }
+        return shown | ({"truncated": True} if len(newest_first) > MAX_ROWS else {})
 
     async def _revoke(self, payload: bytes) -> dict[str, Any]:
         node = _node(payload, "revoke")

@@ -25,6 +25,8 @@ BURST_INTERVAL = 2.0
 BURST = 120.0
 #: Seconds that one answer is the answer to whoever asks.
 FLOOR = 2.0
+#: Wakes for nothing in a row that are followed at once.
+MAX_IDLE = 3
 #: Seconds of the longest pause after failures.
 MAX_PAUSE = 30.0
 
@@ -78,7 +80,7 @@ class InboxReader:
 
     async def run(self) -> None:
         """Reads until cancelled."""
-        failures = 0
+        failures = idle = 0
         while True:
             begin = time.monotonic()
             try:
@@ -97,9 +99,16 @@ class InboxReader:
             if not self.is_pushed:
                 is_burst = time.monotonic() < self._burst_until
                 await self._pause(BURST_INTERVAL if is_burst else INTERVAL)
-            elif wait and is_empty(inbox) and time.monotonic() - begin < 1:
-                # It says that it holds polls, and does not: no hurry on its account.
-                await self._pause(1)
+                continue
+            if not (wait and is_empty(inbox)) or time.monotonic() - begin > WAIT / 2:
+                idle = 0
+                continue
+            # Woken for nothing: a pair came about without an answer to us. Whoever wakes us all
+            # the time is not followed at that speed.
+            await self._service.catch_up()
+            idle += 1
+            if idle > MAX_IDLE:
+                await self._pause(FLOOR)
 
     async def _pause(self, seconds: float) -> None:
         self._nudged = anyio.Event()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -57,6 +58,8 @@ RECORD_AGE = 30.0
 #: Seconds between comparisons with the registry, and peers compared at once.
 RECONCILE = 300.0
 MAX_COMPARED = 256
+#: Seconds between attempts to tell the registry about a peer that is away, at most.
+MAX_RETRY = 600.0
 #: Seconds in which a live peer was heard by the registry.
 LIVE = 120
 
@@ -74,6 +77,18 @@ class Gate(Protocol):
 
     def dismiss(self, node: int) -> None:
         """Resets a peer's streams and forgets it."""
+
+
+_Report = Respond | ReportTrust | RevokeTrust
+
+
+@dataclass(frozen=True, slots=True)
+class _Untold:
+    """What the registry must still be told, when, and how long to wait after that."""
+
+    effect: _Report
+    due: float
+    delay: float
 
 
 class TrustService:
@@ -113,7 +128,7 @@ class TrustService:
         self._changed = anyio.Event()
         self._in_flight: set[int] = set()
         #: What the registry must still be told, by kind and peer.
-        self._untold: dict[tuple[type[Effect], int], Effect] = {}
+        self._untold: dict[tuple[type[Effect], int], _Untold] = {}
         self._compared: list[int] = []
         #: Called when a request of ours waits for an answer.
         self.on_request: Callable[[], None] = lambda: None
@@ -267,11 +282,13 @@ class TrustService:
 
     async def alive(self) -> None:
         """The registry answered a heartbeat, so it can be told what it missed."""
-        untold, self._untold = self._untold, {}
-        await self.perform(tuple(untold.values()))
+        now = time.monotonic()
+        for untold in [row for row in self._untold.values() if row.due <= now]:
+            await self._tell(untold.effect, untold.delay)
 
     async def catch_up(self) -> None:
-        """Takes approvals whose answer was lost: where we asked and both sides are known."""
+        """Takes approvals that the registry knows and did not relay: where we asked, and the pair
+        is there."""
         for peer in list(self.trust.rows.outgoing)[:MAX_COMPARED]:
             with suppress(PilotError):
                 if await self._registry.check_trust(peer):
@@ -354,8 +371,10 @@ class TrustService:
             self._gate.expect_call(sent.peer)
             self._tasks.start_soon(self.port.send, sent.peer, octets, DIRECT)
 
-    async def _tell(self, effect: Respond | ReportTrust | RevokeTrust) -> None:
-        for kind in (Respond, ReportTrust, RevokeTrust):
+    async def _tell(self, effect: _Report, delay: float = 0.0) -> None:
+        is_end = isinstance(effect, RevokeTrust)
+        overtaken = (Respond, ReportTrust) if is_end else (RevokeTrust,)
+        for kind in (*overtaken, type(effect)):
             self._untold.pop((kind, effect.peer), None)
         try:
             match effect:
@@ -365,11 +384,14 @@ class TrustService:
                     await self._registry.report_trust(peer)
                 case RevokeTrust(peer):
                     await self._registry.revoke_trust(peer)
-        except ConnectionFailed as error:
+        except (ConnectionFailed, NotFound) as error:
+            # It is away, or the peer is and may return.
             log.debug("registry_untold", node=effect.peer, error=str(error))
-            self._untold[type(effect), effect.peer] = effect
+            due = time.monotonic() + delay
+            later = _Untold(effect, due, min(2 * delay + 1, MAX_RETRY))
+            self._untold[type(effect), effect.peer] = later
         except PilotError as error:
-            # A refusal: the registry knows better, or no such node.
+            # A refusal: the registry knows better.
             log.debug("registry_refused", node=effect.peer, error=str(error))
 
     async def _confirm(self, peer: int) -> None:

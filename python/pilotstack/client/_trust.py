@@ -1,0 +1,50 @@
+"""Handshake sub-commands of the daemon's socket: payloads and readers, for both drivers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pilotstack.client import _frames as f
+from pilotstack.errors import InvalidArgument, NotFound
+from pilotstack.types import PendingHandshake, TrustedPeer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+REQUEST = b"\x01"
+APPROVE = b"\x02"
+REJECT = b"\x03"
+PENDING = b"\x04"
+TRUSTED = b"\x05"
+REVOKE = b"\x06"
+WAIT = b"\x07"
+#: Seconds that the daemon waits at most.
+MAX_WAIT = 30.0
+
+
+def of(verb: bytes, node: int, text: str = "") -> bytes:
+    """A payload about a node."""
+    if not 0 < node <= 0xFFFF_FFFF:
+        raise InvalidArgument(f"no such node: {node}")
+    return verb + f.u32(node) + text.encode()
+
+
+def wait(node: int, seconds: float) -> bytes:
+    """A payload that waits for trust."""
+    return of(WAIT, node) + f.u32(max(0, int(min(seconds, MAX_WAIT) * 1000)))
+
+
+def found(row: Mapping[str, Any], node: int) -> None:
+    """Raises if the daemon had no such request. Older daemons do not tell."""
+    if row.get("found") is False:
+        raise NotFound(f"no request of node {node} waits", hint="list them with: pilotctl pending")
+
+
+def pending(row: Mapping[str, Any]) -> tuple[PendingHandshake, ...]:
+    """The rows of a list."""
+    return tuple(PendingHandshake.from_json(item) for item in row.get("pending") or ())
+
+
+def trusted(row: Mapping[str, Any]) -> tuple[TrustedPeer, ...]:
+    """The rows of a list."""
+    return tuple(TrustedPeer.from_json(item) for item in row.get("trusted") or ())
