@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import anyio
+import structlog
 
 from pilotstack import wellknown
 from pilotstack.client import Driver
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from pilotstack.client import Stream
     from pilotstack.trust.messages import Message
+
+log = structlog.get_logger(__name__)
 
 #: Seconds for a whole message to arrive (sheet 6.1).
 PATIENCE = 10.0
@@ -52,7 +55,11 @@ class HandshakePort:
             listener = await driver.listen(wellknown.HANDSHAKE_PORT)
             self._driver = driver
             task_status.started()
-            await listener.serve(self._serve)
+            try:
+                await listener.serve(self._serve)
+            except (PilotError, OSError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+                # The core stopped, which the daemon hears from the core itself.
+                log.debug("handshake_port_closed")
 
     async def _serve(self, stream: Stream) -> None:
         async with stream:
@@ -64,8 +71,14 @@ class HandshakePort:
                 message = await self._read(stream)
             finally:
                 self._streams -= 1
-        if message is not None:
-            await self._arrived(stream.remote_address.address.node, message)
+        if message is None:
+            return
+        source = stream.remote_address.address.node
+        try:
+            await self._arrived(source, message)
+        except Exception:
+            # Whatever a message leads to, the next one is taken.
+            log.exception("handshake_failed", peer=source)
 
     async def _read(self, stream: Stream) -> Message | None:
         """A whole message: it may come in pieces, and the sender may not finish."""
@@ -99,6 +112,9 @@ class HandshakePort:
                         await stream.receive()
         except anyio.EndOfStream:
             return True
-        except (TimeoutError, PilotError, OSError, anyio.BrokenResourceError):
+        except (
+            *(TimeoutError, PilotError, OSError),
+            *(anyio.BrokenResourceError, anyio.ClosedResourceError),
+        ):
             return False
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -44,8 +43,8 @@ class InboxReader:
         self._service = service
         self._asking = anyio.Lock()
         self._nudged = anyio.Event()
-        self._burst_until = 0.0
-        self._polled_at = -INTERVAL
+        self._burst_until = float("-inf")
+        self._polled_at = float("-inf")
         #: Whether the registry holds our polls, so that nothing waits there unknown to us.
         self.is_pushed = False
         #: Relayed items taken, by how they came.
@@ -62,7 +61,7 @@ class InboxReader:
 
     def expect(self) -> None:
         """A request of ours waits for an answer: polls become frequent for a while."""
-        self._burst_until = time.monotonic() + BURST
+        self._burst_until = anyio.current_time() + BURST
         self.nudge()
 
     def nudge(self) -> None:
@@ -71,7 +70,7 @@ class InboxReader:
 
     async def refresh(self) -> None:
         """Takes what waits, before somebody looks; a registry that cannot be asked is no error."""
-        if self.is_pushed or time.monotonic() - self._polled_at < FLOOR:
+        if self.is_pushed or anyio.current_time() - self._polled_at < FLOOR:
             return
         try:
             await self._take(await self._ask(0))
@@ -82,7 +81,7 @@ class InboxReader:
         """Reads until cancelled."""
         failures = idle = 0
         while True:
-            begin = time.monotonic()
+            begin = anyio.current_time()
             try:
                 # The first answer comes at once, and says whether later ones may be held.
                 wait = WAIT if self.is_pushed else 0
@@ -97,10 +96,10 @@ class InboxReader:
                 await self._pause(min(2.0 ** (failures - 2), MAX_PAUSE))
                 continue
             if not self.is_pushed:
-                is_burst = time.monotonic() < self._burst_until
+                is_burst = anyio.current_time() < self._burst_until
                 await self._pause(BURST_INTERVAL if is_burst else INTERVAL)
                 continue
-            if not (wait and is_empty(inbox)) or time.monotonic() - begin > WAIT / 2:
+            if not (wait and is_empty(inbox)) or anyio.current_time() - begin > WAIT / 2:
                 idle = 0
                 continue
             # Woken for nothing: a pair came about without an answer to us. Whoever wakes us all
@@ -118,7 +117,7 @@ class InboxReader:
     async def _ask(self, wait: int) -> Inbox:
         async with self._asking:
             inbox = await self._registry.poll_handshakes(wait=wait)
-        self._polled_at = time.monotonic()
+        self._polled_at = anyio.current_time()
         return inbox
 
     async def _take(self, inbox: Inbox) -> None:

@@ -1,0 +1,235 @@
+"""What the service does with the machine's effects, against a scripted registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+import trio.testing
+from tests.unit.trust.model import identity_of
+
+from pilotstack.errors import ConnectionFailed, NotFound
+from pilotstack.registry.client import Record
+from pilotstack.trust.records import Outgoing, Trusted
+from pilotstack.trust.service import CHECKED_FOR, REFUSED_FOR, TRUSTED_FOR, TrustService
+from pilotstack.trust.state import Rows
+from pilotstack.trust.store import TrustStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+KEY = identity_of(2).public_key
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+
+
+class Gate:
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    def on_admission(
+        self, node: int, is_admitted: bool, seconds: float, *, network: int = 0
+    ) -> None:
+        self.calls.append((node, network, is_admitted, seconds))
+
+    def expect_call(self, node: int) -> None:
+        self.calls.append(("expect", node))
+
+    def dismiss(self, node: int) -> None:
+        self.calls.append(("dismiss", node))
+
+
+class Registry:
+    """Notes what it was told; refuses what ``errors`` names."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+        self.errors: dict[str, Exception] = {}
+        self.is_active: bool | None = False
+
+    def _note(self, *call: Any) -> None:
+        self.told.append(call)
+        if error := self.errors.get(call[0]):
+            raise error
+
+    async def report_trust(self, peer: int) -> None:
+        self._note("report", peer)
+
+    async def revoke_trust(self, peer: int) -> None:
+        self._note("revoke", peer)
+
+    async def respond_handshake(self, peer: int, *, accept: bool) -> None:
+        self._note("respond", peer, accept)
+
+    async def request_handshake(self, peer: int, justification: str) -> None:
+        self._note("request", peer, justification)
+
+    async def check_trust(self, peer: int) -> bool | None:
+        self._note("check", peer)
+        return self.is_active
+
+
+class Fixture:
+    def __init__(self, path: Path, rows: Rows | None = None) -> None:
+        store = TrustStore(path / "trust.json")
+        if rows is not None:
+            store.save(rows)
+        self.gate, self.registry = Gate(), Registry()
+        self.record = Record(2, KEY, public=False, hostname="", endpoint="")
+        self.service = TrustService(
+            self.registry,  # type: ignore[arg-type]
+            identity_of(1),
+            self.gate,
+            store,
+            self.profile,
+            lambda _: None,
+        )
+        self.service.trust.own = 1
+
+    async def profile(self, node: int, max_age: float) -> Record:
+        del node, max_age
+        return self.record
+
+
+def trusting() -> Rows:
+    return Rows.of(trusted=[Trusted(2, KEY, 0, mutual=True)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "network", "key", "is_active", "verdict"),
+    [
+        (trusting(), 0, KEY, False, (2, 0, True, TRUSTED_FOR)),
+        (None, 0, KEY, True, (2, 0, True, CHECKED_FOR)),
+        (None, 0, KEY, False, (2, 0, False, REFUSED_FOR)),
+        (None, 0, KEY, None, (2, 0, False, REFUSED_FOR)),
+        (trusting(), 0, bytes(32), False, (2, 0, False, REFUSED_FOR)),
+        (trusting(), 9, KEY, True, (2, 9, False, REFUSED_FOR)),
+        (None, 7, KEY, False, (2, 7, True, CHECKED_FOR)),
+    ],
+)
+async def test_verdicts(
+    tmp_path: Path,
+    rows: Rows | None,
+    network: int,
+    key: bytes,
+    is_active: bool | None,
+    verdict: tuple[object, ...],
+) -> None:
+    fixture = Fixture(tmp_path, rows)
+    fixture.registry.is_active = is_active
+    fixture.record = Record(2, KEY, False, "", "", frozenset({0, 7}))
+    await fixture.service.admit(2, network, key)
+    assert fixture.gate.calls[-1] == verdict
+
+
+async def test_a_changed_key_is_dismissed_before_the_verdict(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, trusting())
+    await fixture.service.admit(2, 0, bytes(32))
+    assert fixture.gate.calls[0] == ("dismiss", 2)
+    assert ("revoke", 2) in fixture.registry.told
+    assert not TrustStore(tmp_path / "trust.json").load().trusted
+
+
+async def test_nobody_is_admitted_while_the_registry_is_away(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    fixture.registry.errors["check"] = ConnectionFailed("away")
+    await fixture.service.admit(2, 0, KEY)
+    assert fixture.gate.calls == [(2, 0, False, REFUSED_FOR)]
+
+
+async def test_a_request_without_a_way_is_undone(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    fixture.registry.errors["request"] = NotFound("node 2: node not found")
+    with pytest.raises(NotFound, match="handshake relay: node 2: node not found"):
+        await fixture.service.request(2, "hi")
+    assert not fixture.service.trust.rows.outgoing
+    del fixture.registry.errors["request"]
+    assert await fixture.service.request(2, "hi")
+    assert ("expect", 2) in fixture.gate.calls
+    assert TrustStore(tmp_path / "trust.json").load().outgoing.keys() == {2}
+
+
+async def test_the_same_request_runs_once(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    started, going = anyio.Event(), anyio.Event()
+
+    async def slow(peer: int, justification: str) -> None:
+        del peer, justification
+        started.set()
+        await going.wait()
+
+    fixture.registry.request_handshake = slow  # type: ignore[method-assign]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fixture.service.request, 2, "hi")
+        await started.wait()
+        assert not await fixture.service.request(2, "hi")
+        going.set()
+    assert await fixture.service.request(2, "hi")
+
+
+async def test_what_could_not_be_told_is_told_later_unless_it_is_overtaken(
+    tmp_path: Path,
+) -> None:
+    fixture = Fixture(tmp_path, trusting())
+    fixture.registry.errors = {
+        name: ConnectionFailed("away") for name in ("report", "revoke", "respond")
+    }
+    await fixture.service.registered()
+    assert fixture.registry.told == [("report", 2)]
+    await fixture.service.revoke(2)
+    fixture.registry.errors.clear()
+    fixture.registry.told.clear()
+    await fixture.service.alive()
+    await fixture.service.alive()
+    assert fixture.registry.told == [("revoke", 2)]
+
+
+@pytest.mark.parametrize("is_active", [True, False])
+async def test_a_relayed_approval_is_confirmed(tmp_path: Path, is_active: bool) -> None:
+    fixture = Fixture(tmp_path, Rows.of(outgoing=[Outgoing(2, 1)]))
+    fixture.registry.is_active = is_active
+    await fixture.service.relayed_response(2, True, 5)
+    assert fixture.service.trust.is_trusted(2) == is_active
+    asked = [("check", 2)] if is_active else [("check", 2), ("report", 2), ("check", 2)]
+    assert fixture.registry.told[: len(asked)] == asked
+
+
+async def test_a_pair_that_came_about_without_an_answer_is_taken(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, Rows.of(outgoing=[Outgoing(2, 1)]))
+    fixture.registry.is_active = True
+    await fixture.service.catch_up()
+    assert fixture.service.trust.is_trusted(2)
+
+
+async def test_a_full_disk_does_not_stop_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixture = Fixture(tmp_path)
+    await fixture.service.relayed_request(2, "hi")
+
+    def refuse(self: TrustStore, rows: Rows) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TrustStore, "save", refuse)
+    assert await fixture.service.approve(2)
+    monkeypatch.undo()
+    await fixture.service.key_seen(2, bytes(32))
+    assert not TrustStore(tmp_path / "trust.json").load().trusted
+
+
+async def test_waiting_ends_with_trust_or_with_the_time(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    await fixture.service.relayed_request(2, "hi")
+    assert not await fixture.service.wait(2, 5)
+    async with anyio.create_task_group() as tasks:
+
+        async def approve() -> None:
+            await fixture.service.approve(2)
+
+        tasks.start_soon(approve)
+        assert await fixture.service.wait(2, 30)
