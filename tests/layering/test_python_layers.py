@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "registry": BASE,
     "registry.main": BASE | {"beacon"},
     "beacon": BASE,
-    "trust": BASE | {"client", "registry.client", "registry.messages"},
+    "trust": BASE | {"client", "registry.client", "registry.messages", "registry.requests_trust"},
     "daemon": BASE | {"client", "registry", "beacon", "trust"},
     "testing": {"errors", "_core"},
     "cli": BASE | {"client", "registry.client", "daemon.lifecycle", "testing"},

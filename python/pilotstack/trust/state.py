@@ -412,10 +412,8 @@ class Trust:
         return Persist(), Admit(peer), ReportTrust(peer), Event(name, peer, reason)
 
     def _send(self, peer: int, kind: Kind, now: float, text: str = "") -> Send:
-        # Peers sort our messages by their whole seconds.
-        timestamp = max(int(now), self._stamps.get(peer, 0) + 1)
-        if timestamp > now + MAX_AHEAD:
-            timestamp = int(now)
+        # Peers sort our messages by their whole seconds, and take none from far ahead.
+        timestamp = min(max(int(now), self._stamps.get(peer, 0) + 1), int(now) + MAX_AHEAD)
         self._stamps[peer] = timestamp
         is_repeat = now - self._sent.get((peer, kind), -REPEAT) < REPEAT
         self._sent[peer, kind] = int(now)

@@ -375,6 +375,18 @@ def test_a_live_peer_that_does_not_confirm_is_let_go() -> None:
     assert not trust.is_trusted(2)
 
 
+def test_messages_of_one_second_are_in_order_and_never_too_far_ahead() -> None:
+    trust = trust_of()
+    stamps = []
+    for _ in range(40):
+        receive_request = trust.relayed_request(2, "", record_of(2), START)
+        assert receive_request
+        (*_, sent) = trust.reject(2, "", START)
+        assert isinstance(sent, Send)
+        stamps.append(sent.timestamp)
+    assert stamps == [min(int(START) + n, int(START) + 30) for n in range(40)]
+
+
 # Keys and registration
 
 

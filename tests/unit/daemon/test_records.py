@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+
+from pilotstack.daemon import records as module
+from pilotstack.daemon.records import FLOOR, OUTAGE, Records
+from pilotstack.errors import ConnectionFailed, NotFound
+from pilotstack.registry.client import Record
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Registry:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.key = b"1" * 32
+        self.error: Exception | None = None
+
+    async def profile(self, node: int) -> Record:
+        return self._answer("profile", node, "")
+
+    async def record(self, node: int) -> Record:
+        return self._answer("record", node, "10.0.0.1:4000")
+
+    def _answer(self, what: str, node: int, endpoint: str) -> Record:
+        self.asked.append(what)
+        if self.error:
+            raise self.error
+        return Record(node, self.key, False, "", endpoint)
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+async def test_each_use_says_how_old_a_record_may_be(clock: Clock) -> None:
+    registry = Registry()
+    records = Records(registry)  # type: ignore[arg-type]
+    await records.profile(2, 30)
+    clock.now += 29
+    await records.profile(2, 30)
+    assert registry.asked == ["profile"]
+    await records.profile(2, 0)
+    await records.profile(2, 0)
+    assert registry.asked == ["profile"] * 2
+    clock.now += FLOOR
+    registry.key = b"2" * 32
+    assert (await records.profile(2, 0)).public_key == b"2" * 32
+
+
+async def test_a_tunnel_gets_the_endpoint_and_others_profit(clock: Clock) -> None:
+    registry = Registry()
+    records = Records(registry)  # type: ignore[arg-type]
+    assert (await records.resolved(2)).endpoint
+    clock.now += 1
+    await records.profile(2, 30)
+    assert registry.asked == ["record"]
+    records.forget(2)
+    await records.profile(2, 30)
+    assert registry.asked == ["record", "profile"]
+
+
+async def test_an_outage_is_bridged_and_a_refusal_is_not(clock: Clock) -> None:
+    registry = Registry()
+    records = Records(registry)  # type: ignore[arg-type]
+    await records.resolved(2)
+    clock.now += OUTAGE - 1
+    registry.error = ConnectionFailed("away")
+    assert (await records.resolved(2)).endpoint
+    with pytest.raises(ConnectionFailed):
+        await records.resolved(3)
+    clock.now += 2
+    with pytest.raises(ConnectionFailed):
+        await records.resolved(2)
+    registry.error = NotFound("gone")
+    with pytest.raises(NotFound):
+        await records.profile(2, 0)
+
+
+async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_RECORDS", 3)
+    registry = Registry()
+    records = Records(registry)  # type: ignore[arg-type]
+    for node in range(5):
+        await records.resolved(node, 30)
+    assert list(records._resolved) == list(records._profiles) == [2, 3, 4]
