@@ -116,8 +116,9 @@ async def test_private_nodes_meet_after_both_consents_and_part_after_a_revocatio
         await until_untrusted(a, second.node_id)
         for driver, other in ((a, second), (b, first)):
             assert await driver.trusted() == ()
-            with pytest.raises(ConnectionFailed):
-                await driver.dial(f"{other.node_id}:7")
+            # Late packets may have made a tunnel again; what dials through it hears nothing.
+            with pytest.raises(PilotError):
+                await driver.dial(f"{other.node_id}:7", timeout=SILENCE)
         with pytest.raises(NotFound, match=f"node {first.node_id} was not trusted"):
             await b.untrust(first.node_id)
         # And again: nothing of before stands in the way.
@@ -345,7 +346,7 @@ async def test_a_message_may_come_in_pieces(network: Network) -> None:
             await until_pending(driver, own.node_id)
 
 
-async def test_a_revocation_that_got_lost_is_noticed_when_both_sides_compare(
+async def test_the_trust_of_one_side_alone_opens_nothing(
     network: Network,
 ) -> None:
     async with pair(network) as (a, b, first, second):
