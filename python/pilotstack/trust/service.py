@@ -279,6 +279,9 @@ class TrustService:
         """After a registration, the registry is told whom we trust."""
         await self.perform(self.trust.registered(time.time()))
         await self.catch_up()
+        # A peer may have revoked while we were away.
+        with suppress(PilotError):
+            await self._compare()
 
     async def alive(self) -> None:
         """The registry answered a heartbeat, so it can be told what it missed."""

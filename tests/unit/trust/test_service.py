@@ -180,7 +180,7 @@ async def test_what_could_not_be_told_is_told_later_unless_it_is_overtaken(
         name: ConnectionFailed("away") for name in ("report", "revoke", "respond")
     }
     await fixture.service.registered()
-    assert fixture.registry.told == [("report", 2)]
+    assert fixture.registry.told == [("report", 2), ("check", 2)]
     await fixture.service.revoke(2)
     fixture.registry.errors.clear()
     fixture.registry.told.clear()
@@ -204,6 +204,22 @@ async def test_a_pair_that_came_about_without_an_answer_is_taken(tmp_path: Path)
     fixture.registry.is_active = True
     await fixture.service.catch_up()
     assert fixture.service.trust.is_trusted(2)
+
+
+async def test_a_peer_that_revoked_while_we_were_away_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixture = Fixture(tmp_path, trusting())
+    clock = 1_800_000_000.0
+    monkeypatch.setattr("pilotstack.trust.service.time.time", lambda: clock)
+    fixture.record = Record(2, KEY, False, "", "", frozenset(), int(clock))
+    await fixture.service.registered()
+    assert fixture.service.trust.is_trusted(2)
+    clock += 300
+    fixture.record = Record(2, KEY, False, "", "", frozenset(), int(clock))
+    await fixture.service.registered()
+    assert not fixture.service.trust.is_trusted(2)
+    assert ("dismiss", 2) in fixture.gate.calls
 
 
 async def test_a_full_disk_does_not_stop_trust(
