@@ -1,0 +1,120 @@
+"""Names, visibility and lookups, as they are typed and shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inline_snapshot import snapshot
+
+if TYPE_CHECKING:
+    from tests.support.pilotctl import Pilotctl
+
+
+def test_find(agent_a: Pilotctl) -> None:
+    assert agent_a("find", "agent-b") == snapshot(
+        '{"data": {"address": "0:0000.0000.0002", "hostname": "agent-b", "node_id": 2, "public": true}, "status": "ok"}\n'
+    )
+    assert agent_a.table("find", "agent-b") == snapshot("""\
+hostname  agent-b
+node_id   2
+address   0:0000.0000.0002
+public    True
+""")
+    assert agent_a("find", "nobody") == snapshot("""\
+{"code": "not_found", "message": "hostname \\"nobody\\" not found", "status": "error"}
+--- stderr ---
+{"code": "not_found", "message": "hostname \\"nobody\\" not found", "status": "error"}
+--- exit 1 ---
+""")
+    assert agent_a.table("find", "nobody") == snapshot("""\
+--- stderr ---
+error: hostname "nobody" not found
+--- exit 1 ---
+""")
+
+
+def test_lookup(agent_a: Pilotctl) -> None:
+    assert agent_a("lookup", "2") == snapshot(
+        '{"data": {"address": "0:0000.0000.0002", "endpoint": "[endpoint]", "hostname": "agent-b", "key_generation": 0, "last_seen_unix": [unix], "networks": [0], "node_id": 2, "polo_score": 0, "public": true, "public_key": "[key]", "real_addr": "[endpoint]", "type": "lookup_ok", "version": "0.1.0"}, "status": "ok"}\n'
+    )
+    assert agent_a.table("lookup", "agent-b") == snapshot("""\
+node_id         2
+address         0:0000.0000.0002
+public_key      [key]
+public          True
+polo_score      0
+last_seen_unix  [unix]
+key_generation  0
+hostname        agent-b
+version         0.1.0
+real_addr       [endpoint]
+endpoint        [endpoint]
+type            lookup_ok
+""")
+    assert agent_a("lookup", "99") == snapshot("""\
+{"code": "not_found", "message": "node 99: node not found", "status": "error"}
+--- stderr ---
+{"code": "not_found", "message": "node 99: node not found", "status": "error"}
+--- exit 1 ---
+""")
+    assert agent_a("lookup", "--help") == snapshot("""\
+
+ Usage: pilotctl lookup [OPTIONS] TARGET
+
+ Ask the registry about a node, by id, address or hostname.
+
+╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
+│ --registry            TEXT  Registry, host:port.                                                 │
+│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
+│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
+│ --help            -h        Show this message and exit.                                          │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+""")
+
+
+def test_without_a_daemon(alone: Pilotctl) -> None:
+    assert alone("find", "agent-b") == snapshot("""\
+{"code": "not_running", "hint": "start the daemon with: pilotctl daemon start", "message": "no daemon answers at /nowhere/pilot.sock", "status": "error"}
+--- stderr ---
+{"code": "not_running", "message": "no daemon answers at /nowhere/pilot.sock", "status": "error", "hint": "start the daemon with: pilotctl daemon start"}
+--- exit 1 ---
+""")
+    assert alone.table("find", "agent-b") == snapshot("""\
+--- stderr ---
+error: no daemon answers at /nowhere/pilot.sock
+hint:  start the daemon with: pilotctl daemon start
+--- exit 1 ---
+""")
+    assert alone("lookup", "2") == snapshot("""\
+{"code": "connection_failed", "hint": "check that it runs and that --registry names it", "message": "the registry at 127.0.0.1:1 does not answer", "status": "error"}
+--- stderr ---
+{"code": "connection_failed", "message": "the registry at 127.0.0.1:1 does not answer", "status": "error", "hint": "check that it runs and that --registry names it"}
+--- exit 1 ---
+""")
+
+
+def test_usage(alone: Pilotctl) -> None:
+    assert alone("no-such-command") == snapshot("""\
+--- stderr ---
+
+ Usage: pilotctl [OPTIONS] COMMAND [ARGS]...
+
+ Try 'pilotctl -h' for help
+╭─ Error ──────────────────────────────────────────────────────────────────────────────────────────╮
+│ No such command 'no-such-command'.                                                               │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+
+--- exit 2 ---
+""")
+    assert alone("find") == snapshot("""\
+--- stderr ---
+
+ Usage: pilotctl find [OPTIONS] HOSTNAME
+
+ Try 'pilotctl find -h' for help
+╭─ Error ──────────────────────────────────────────────────────────────────────────────────────────╮
+│ Missing argument 'HOSTNAME'.                                                                     │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+
+--- exit 2 ---
+""")
