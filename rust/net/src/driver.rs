@@ -486,6 +486,11 @@ impl Driver {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::SetAddress(address) => self.node.set_address(address),
+            Command::SendDatagram { remote, port, data } => {
+                if self.node.send_datagram(self.now, Port(0), remote, port, &data).is_err() {
+                    self.node.counters_mut().dropped_limited += 1;
+                }
+            }
             Command::SetBeacons(beacons) => self.node.set_beacons(self.now, beacons),
             Command::Record { node, identity_key, endpoint } => {
                 self.node.on_record(self.now, node, identity_key, endpoint);

@@ -18,7 +18,7 @@ use pilot_proto::{
     config::Algorithm,
     node::{Caller, NodeStats},
     transport::{FourTuple, State, Stats},
-    wire::addr::{Address, NetworkId, NodeId},
+    wire::addr::{Address, NetworkId, NodeId, Port},
 };
 
 use crate::driver::{ClientId, Driver};
@@ -117,6 +117,7 @@ pub struct Snapshot {
 pub(crate) enum Command {
     SetAddress(Address),
     SetBeacons(Vec<SocketAddr>),
+    SendDatagram { remote: Address, port: Port, data: Vec<u8> },
     Record { node: NodeId, identity_key: [u8; 32], endpoint: Option<SocketAddr> },
     NoRecord(NodeId),
     SetIdentity([u8; 32]),
@@ -215,6 +216,11 @@ impl Handle {
     /// Sets our address.
     pub fn set_address(&self, address: Address) {
         self.command(Command::SetAddress(address));
+    }
+
+    /// Sends a datagram from a port that nobody listens on; it may be lost.
+    pub fn send_datagram(&self, remote: Address, port: Port, data: Vec<u8>) {
+        self.command(Command::SendDatagram { remote, port, data });
     }
 
     /// Names the beacons and asks them where our datagrams come from.

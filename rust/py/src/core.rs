@@ -6,7 +6,7 @@ use pilot_net::{Config, ConnectionRow, Handle, HostEvent, PeerRow, Tag};
 use pilot_proto::{
     config::UnknownAlgorithm,
     node::Caller,
-    wire::addr::{Address, NetworkId, NodeId},
+    wire::addr::{Address, NetworkId, NodeId, Port},
 };
 use pyo3::{
     exceptions::{PyRuntimeError, PyValueError},
@@ -78,6 +78,11 @@ impl Core {
 
     fn set_address(&self, network: u16, node: u32) {
         self.handle.set_address(Address { network: NetworkId(network), node: NodeId(node) });
+    }
+
+    fn send_datagram(&self, network: u16, node: u32, port: u16, data: &[u8]) {
+        let remote = Address { network: NetworkId(network), node: NodeId(node) };
+        self.handle.send_datagram(remote, Port(port), data.to_vec());
     }
 
     fn set_beacons(&self, beacons: Vec<String>) -> PyResult<()> {

@@ -38,8 +38,14 @@ pub mod code {
     pub const SET_HOSTNAME: u8 = 0x13;
     pub const SET_VISIBILITY: u8 = 0x15;
     pub const DEREGISTER: u8 = 0x17;
+    pub const SET_TAGS: u8 = 0x19;
+    pub const NETWORK: u8 = 0x1f;
     pub const HEALTH: u8 = 0x21;
+    pub const MANAGED: u8 = 0x23;
+    pub const ROTATE_KEY: u8 = 0x25;
+    pub const BROADCAST: u8 = 0x29;
     pub const CANCEL: u8 = 0x2b;
+    pub const ENROLL_RECOVERY: u8 = 0x31;
     pub const UNBIND: u8 = 0x37;
     pub const UNBIND_OK: u8 = 0x38;
     pub const SEND_TO_CONFIRM: u8 = 0x39;
@@ -166,7 +172,13 @@ impl<'a> Frame<'a> {
             | code::SET_HOSTNAME
             | code::SET_VISIBILITY
             | code::DEREGISTER
-            | code::HEALTH => Self::Control { command: *command, payload },
+            | code::SET_TAGS
+            | code::NETWORK
+            | code::HEALTH
+            | code::MANAGED
+            | code::ROTATE_KEY
+            | code::BROADCAST
+            | code::ENROLL_RECOVERY => Self::Control { command: *command, payload },
             code::HELLO => Self::Hello,
             code::REQUEST..=code::ABORT_STREAM => return reader.extended(*command).ok_or("truncated frame"),
             other => Self::Unknown(other),
