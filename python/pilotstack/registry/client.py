@@ -4,19 +4,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from pilotstack.errors import (
-    AlreadyExists,
-    ConnectionFailed,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    PilotError,
-    Throttled,
-)
+from pilotstack.errors import ConnectionFailed, PermissionDenied
 from pilotstack.registry import messages
 from pilotstack.registry.connection import Connection, parse_addresses
+from pilotstack.registry.refusals import error_of
+from pilotstack.registry.requests import Signer
+from pilotstack.registry.requests_identity import IdentityRequests
+from pilotstack.registry.requests_networks import NetworkRequests
 from pilotstack.registry.requests_trust import TrustRequests
 from pilotstack.registry.tls import Trust, trust_of
 from pilotstack.types import Address
@@ -39,17 +35,6 @@ __all__ = [
 
 
 _MAX_NETWORK = 0xFFFF
-
-
-class Signer(Protocol):
-    """An Ed25519 identity."""
-
-    @property
-    def public_key(self) -> bytes:
-        """32 octets."""
-
-    def sign(self, message: bytes) -> bytes:
-        """64 octets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +61,7 @@ class Record:
     last_seen: int = 0
 
 
-def error_of(text: str) -> PilotError:
-    """The error for a refusal of the registry."""
-    if text.startswith("standby mode"):
-        return ConnectionFailed(
-            f"registry: {text}", hint="name the primary in --registry, or promote this standby"
-        )
-    if "rate limited" in text:
-        return Throttled(f"registry: {text}", hint="wait a few seconds and try again")
-    if "not found" in text:
-        return NotFound(text)
-    if "already" in text:
-        return AlreadyExists(text, hint="choose another name")
-    if "private" in text:
-        return PermissionDenied(text, hint="the node must be public or trust you")
-    if "denied" in text or "signature" in text:
-        return PermissionDenied(text)
-    if "invalid" in text or "require" in text:
-        return InvalidArgument(text)
-    return ConnectionFailed(f"registry: {text}")
-
-
-class RegistryClient(TrustRequests):
+class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
     """Talks to a registry on behalf of one identity.
 
     Every method raises :exc:`ConnectionFailed` when no registry can be reached, and the error
@@ -117,10 +81,8 @@ class RegistryClient(TrustRequests):
         *,
         tls: Trust | None = None,
     ) -> None:
+        super().__init__(signer)
         self.connection = Connection(addresses, trust=tls)
-        self._signer = signer
-        #: Our id, once registered.
-        self.node_id = 0
 
     async def aclose(self) -> None:
         """Closes the connection; the next request opens another."""
@@ -140,18 +102,11 @@ class RegistryClient(TrustRequests):
             raise error_of(str(reply["error"]))
         return reply
 
-    def _sign(self, challenge: str) -> str:
-        if self._signer is None:
-            raise PermissionDenied("this request needs an identity")
-        return messages.encode_base64(self._signer.sign(challenge.encode()))
-
     async def register(
         self, listen_addr: str, *, hostname: str = "", owner: str = "", version: str = ""
     ) -> Registration:
         """Registers our key; a known key keeps its id."""
-        if self._signer is None:
-            raise PermissionDenied("this request needs an identity")
-        key = messages.encode_base64(self._signer.public_key)
+        key = self.key_text()
         reply = await self.request(
             {
                 "type": "register",
@@ -160,7 +115,7 @@ class RegistryClient(TrustRequests):
                 "hostname": hostname,
                 "owner": owner,
                 "version": version,
-                "signature": self._sign(f"register:{listen_addr}:{key}"),
+                "signature": self.sign(f"register:{listen_addr}:{key}"),
             }
         )
         self.node_id = messages.number(reply, "node_id")
@@ -173,25 +128,19 @@ class RegistryClient(TrustRequests):
 
     async def heartbeat(self) -> None:
         """Says that we are alive."""
-        await self._about_us("heartbeat")
+        await self.about_us("heartbeat")
 
     async def deregister(self) -> Message:
         """Gives up the registration; the id stays bound to our key."""
-        return await self._about_us("deregister")
+        return await self.about_us("deregister")
 
     async def set_hostname(self, hostname: str) -> Message:
         """Takes a name, or gives it up when empty."""
-        return await self._about_us("set_hostname", hostname=hostname)
+        return await self.about_us("set_hostname", hostname=hostname)
 
     async def set_visibility(self, *, public: bool) -> Message:
         """Lets everybody know our endpoint, or nobody without trust."""
-        return await self._about_us("set_visibility", public=public)
-
-    async def _about_us(self, kind: str, **members: object) -> Message:
-        signature = self._sign(f"{kind}:{self.node_id}")
-        return await self.request(
-            {"type": kind, "node_id": self.node_id, "signature": signature, **members}
-        )
+        return await self.about_us("set_visibility", public=public)
 
     async def lookup(self, node_id: int) -> Message:
         """Everything about a node but a private one's endpoint."""
@@ -228,7 +177,7 @@ class RegistryClient(TrustRequests):
     async def record(self, node_id: int) -> Record:
         """As :meth:`profile`, with the endpoint if we may know it: for a tunnel."""
         record = await self.profile(node_id)
-        if record.endpoint or self._signer is None:
+        if record.endpoint or self.signer is None:
             return record
         try:
             resolved = await self.request(
@@ -236,7 +185,7 @@ class RegistryClient(TrustRequests):
                     "type": "resolve",
                     "node_id": node_id,
                     "requester_id": self.node_id,
-                    "signature": self._sign(f"resolve:{self.node_id}:{node_id}"),
+                    "signature": self.sign(f"resolve:{self.node_id}:{node_id}"),
                 }
             )
         except PermissionDenied:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pilotstack.errors import ConnectionFailed
 from pilotstack.registry import messages
+from pilotstack.registry.requests import Requests
 
 if TYPE_CHECKING:
     from pilotstack.registry.messages import Message
@@ -45,17 +46,8 @@ class Inbox:
     invites: int
 
 
-class TrustRequests:
+class TrustRequests(Requests):
     """Requests that need a registered identity; mixed into the client."""
-
-    node_id: int
-
-    async def request(self, message: Message, *, wait: float = 0.0) -> Message:
-        """Sends one request and returns its reply."""
-        raise NotImplementedError
-
-    def _sign(self, challenge: str) -> str:
-        raise NotImplementedError
 
     async def report_trust(self, peer: int) -> None:
         """Says that we trust a node."""
@@ -70,7 +62,7 @@ class TrustRequests:
                 raise
 
     async def _about_pair(self, kind: str, peer: int) -> None:
-        signature = self._sign(f"{kind}:{self.node_id}:{peer}")
+        signature = self.sign(f"{kind}:{self.node_id}:{peer}")
         await self.request(
             {"type": kind, "node_id": self.node_id, "peer_id": peer, "signature": signature}
         )
@@ -85,7 +77,7 @@ class TrustRequests:
                     "node_id": self.node_id,
                     "peer_id": peer,
                     "requester_id": self.node_id,
-                    "signature": self._sign(f"check_trust:{self.node_id}:{peer}"),
+                    "signature": self.sign(f"check_trust:{self.node_id}:{peer}"),
                 }
             )
         except ConnectionFailed as error:
@@ -107,7 +99,7 @@ class TrustRequests:
                 "from_node_id": self.node_id,
                 "to_node_id": peer,
                 "justification": justification,
-                "signature": self._sign(f"handshake:{self.node_id}:{peer}"),
+                "signature": self.sign(f"handshake:{self.node_id}:{peer}"),
             }
         )
 
@@ -119,7 +111,7 @@ class TrustRequests:
                 "node_id": self.node_id,
                 "peer_id": peer,
                 "accept": accept,
-                "signature": self._sign(f"respond:{self.node_id}:{peer}"),
+                "signature": self.sign(f"respond:{self.node_id}:{peer}"),
             }
         )
 
@@ -133,7 +125,7 @@ class TrustRequests:
         message: Message = {
             "type": "poll_handshakes",
             "node_id": self.node_id,
-            "signature": self._sign(f"poll_handshakes:{self.node_id}"),
+            "signature": self.sign(f"poll_handshakes:{self.node_id}"),
         }
         if wait is not None:
             message["wait"] = wait
