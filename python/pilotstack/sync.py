@@ -38,6 +38,7 @@ from pilotstack.client._session import (
     reply_json,
     unavailable,
 )
+from pilotstack.client.networks import BlockingNetworkCalls
 from pilotstack.errors import InternalError, NotRunning, TimedOut
 from pilotstack.types import (
     Address,
@@ -182,7 +183,7 @@ class _Link:
             self._write(frame)
 
 
-class Driver:
+class Driver(BlockingNetworkCalls):
     """A connection to the local daemon. See :class:`pilotstack.Driver` for every method's errors.
 
     Raises:

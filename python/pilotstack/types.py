@@ -16,6 +16,10 @@ __all__ = [
     "ConnectionInfo",
     "Datagram",
     "Info",
+    "Invite",
+    "JoinRule",
+    "Member",
+    "NetworkInfo",
     "PeerInfo",
     "PendingHandshake",
     "Resolved",
@@ -172,6 +176,75 @@ class PeerInfo:
             encrypted=bool(row.get("encrypted")),
             authenticated=bool(row.get("authenticated")),
             relay=bool(row.get("relay")),
+        )
+
+
+#: Who may join a network: everybody, whoever knows its token, whoever is invited.
+JoinRule = Literal["open", "token", "invite"]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkInfo:
+    """A network of agents (whitepaper section 3.2)."""
+
+    id: int
+    name: str
+    join_rule: str
+    #: How many members it has; -1 if the registry does not tell.
+    members: int
+    enterprise: bool
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> NetworkInfo:
+        """Reads a row of ``networks``."""
+        return cls(
+            id=int(row["id"]),
+            name=str(row.get("name", "")),
+            join_rule=str(row.get("join_rule", "")),
+            members=int(row.get("members", -1)),
+            enterprise=bool(row.get("enterprise")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node in a network; its address there can be dialled by other members."""
+
+    node_id: int
+    address: Address
+    hostname: str
+    #: ``owner``, ``admin`` or ``member``; empty if the registry does not tell.
+    role: str
+    is_online: bool
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Member:
+        """Reads a row of ``nodes``."""
+        return cls(
+            node_id=int(row["node_id"]),
+            address=Address.parse(str(row["address"])),
+            hostname=str(row.get("hostname", "")),
+            role=str(row.get("role", "")),
+            is_online=not row.get("offline"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """An invitation to a network that waits for an answer."""
+
+    network_id: int
+    inviter_id: int
+    #: Unix seconds.
+    timestamp: int
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Invite:
+        """Reads a row of ``invites``."""
+        return cls(
+            network_id=int(row["network_id"]),
+            inviter_id=int(row.get("inviter_id", 0)),
+            timestamp=int(row.get("timestamp", 0)),
         )
 
 

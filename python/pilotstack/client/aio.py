@@ -31,6 +31,7 @@ from pilotstack.client._stream import Stream
 from pilotstack.client._turns import SharedReader
 from pilotstack.client.framed import FramedLink
 from pilotstack.client.listeners import DatagramSocket, FramedListener, Listener, Target
+from pilotstack.client.networks import NetworkCalls
 from pilotstack.client.trust import TrustMethods
 from pilotstack.errors import InternalError, InvalidArgument, NotRunning, PilotError
 from pilotstack.types import (
@@ -76,7 +77,7 @@ class _Waiter:
         self.event = anyio.Event()
 
 
-class Driver(TrustMethods, SharedReader):
+class Driver(TrustMethods, NetworkCalls, SharedReader):
     """A connection to the local daemon; use it as an async context manager.
 
     There is no background task: whoever waits for the daemon reads for everybody.
@@ -467,7 +468,7 @@ class Driver(TrustMethods, SharedReader):
         await self.call(f.SET_VISIBILITY, bytes((public,)))
 
     async def deregister(self) -> None:
-        """Takes this node off the network."""
+        """Takes this node off the network until it is registered again: see :meth:`register`."""
         await self.call(f.DEREGISTER)
 
     async def abort(self, stream: Stream) -> None:

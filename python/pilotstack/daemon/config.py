@@ -26,6 +26,8 @@ class DaemonConfig:
     identity: Path | None = None
     hostname: str = ""
     owner: str = ""
+    #: The registry's admin token, for drivers that manage networks and give none.
+    admin_token: str = ""
     #: Public endpoint, if it is known; the beacon is not asked then.
     endpoint: str = ""
     public: bool = False

@@ -23,7 +23,15 @@ RESOLVE_HOSTNAME = 0x11
 SET_HOSTNAME = 0x13
 SET_VISIBILITY = 0x15
 DEREGISTER = 0x17
+SET_TAGS = 0x19
+NETWORK = 0x1F
 HEALTH = 0x21
+MANAGED = 0x23
+ROTATE_KEY = 0x25
+BROADCAST = 0x29
+ENROLL_RECOVERY = 0x31
+#: Of our own, as the answer that has one more.
+REGISTER = 0x81
 
 #: Seconds for which a resolved name is taken from memory.
 CACHE = 60.0
@@ -60,11 +68,21 @@ class Control:
             SET_HOSTNAME: self._set_hostname,
             SET_VISIBILITY: self._set_visibility,
             DEREGISTER: self._deregister,
+            REGISTER: self._register,
+            ROTATE_KEY: self._rotate_key,
+            ENROLL_RECOVERY: self._enroll_recovery,
+            SET_TAGS: daemon.network_verbs.set_tags,
+            NETWORK: daemon.network_verbs.network,
+            MANAGED: daemon.network_verbs.managed,
+            BROADCAST: daemon.network_verbs.broadcast,
             HEALTH: self._health,
         }
 
-    async def answer(self, command: int, payload: bytes) -> bytes:
+    async def answer(self, command: int, payload: bytes, *, has_id: bool) -> bytes:
         """The body of the reply frame: the verb's code plus one, and JSON.
+
+        Args:
+            has_id: the driver speaks our extension.
 
         Raises:
             PilotError: the request is refused.
@@ -72,7 +90,11 @@ class Control:
         verb = self._verbs.get(command)
         if verb is None:
             raise Unavailable(f"unknown command: 0x{command:02X}")
-        return bytes((command + 1,)) + msgspec.json.encode(await verb(payload))
+        reply = await verb(payload)
+        if command == BROADCAST and not has_id:
+            # Existing drivers know this answer without a payload.
+            return bytes((command + 1,))
+        return bytes((command + 1,)) + msgspec.json.encode(reply)
 
     async def _info(self, payload: bytes) -> dict[str, Any]:
         del payload
@@ -101,7 +123,7 @@ class Control:
             "transport": "udp",
             "beacon_addr": daemon.config.beacon,
             "features": FEATURES,
-            "networks": sorted(daemon.networks - {0}) or None,
+            "networks": daemon.network_verbs.rows(),
             "handshake_pending_count": len(daemon.trust.trust.rows.pending),
             "handshakes_relayed": daemon.inbox.taken,
             "relay_peer_count": 0,
@@ -155,7 +177,33 @@ class Control:
 
     async def _deregister(self, payload: bytes) -> dict[str, Any]:
         del payload
-        return await self._daemon.registry.deregister()
+        return await self._daemon.deregister()
+
+    async def _register(self, payload: bytes) -> dict[str, Any]:
+        del payload
+        daemon = self._daemon
+        error = await daemon.register()
+        reply = {
+            "type": "register_ok",
+            "node_id": daemon.node_id,
+            "address": daemon.address,
+            "hostname": daemon.hostname,
+            "public_key": base64.b64encode(daemon.identity.public_key).decode("ascii"),
+        }
+        return reply | ({"hostname_error": error} if error else {})
+
+    async def _rotate_key(self, payload: bytes) -> dict[str, Any]:
+        del payload
+        return await self._daemon.rotate_key()
+
+    async def _enroll_recovery(self, payload: bytes) -> dict[str, Any]:
+        try:
+            commitment = msgspec.json.decode(payload, type=dict[str, Any]).get("commitment")
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidArgument(f"enroll_recovery: invalid JSON: {error}") from error
+        if not isinstance(commitment, str):
+            raise Unavailable("enroll_recovery: only commitments to a secret are known here")
+        return await self._daemon.registry.enroll_recovery(commitment)
 
 
 def _open_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

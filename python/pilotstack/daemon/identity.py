@@ -48,11 +48,42 @@ def load_or_create(path: Path) -> Identity:
             is.
     """
     try:
-        text = path.read_bytes()
+        return load(path)
     except FileNotFoundError:
         return _create(path)
+
+
+def load(path: Path) -> Identity:
+    """The identity of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InvalidArgument: the file holds no identity, or cannot be read. It is left as it is.
+    """
+    return decode(read(path), path)
+
+
+def read(path: Path) -> bytes:
+    """A file that holds a key.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InvalidArgument: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise InvalidArgument(f"cannot read the identity {path}: {error.strerror}") from error
+
+
+def decode(text: bytes, path: Path) -> Identity:
+    """The identity that was read from ``path``.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
     try:
         private = base64.b64decode(msgspec.json.decode(text)["private_key"], validate=True)
         identity = Identity(private[:_SEED_LEN])
@@ -66,15 +97,25 @@ def load_or_create(path: Path) -> Identity:
     return identity
 
 
-def _create(path: Path) -> Identity:
-    identity = Identity.generate()
+def encode(identity: Identity, **more: object) -> bytes:
+    """What a file of this identity holds; existing daemons read past ``more``."""
     public = identity.public_key
-    text = msgspec.json.encode(
+    return msgspec.json.encode(
         {
             "private_key": base64.b64encode(identity.seed + public).decode("ascii"),
             "public_key": base64.b64encode(public).decode("ascii"),
+            **more,
         }
     )
+
+
+def write_new(path: Path, text: bytes) -> None:
+    """Makes a file that its owner alone can read; when this returns, it survives a crash.
+
+    Raises:
+        FileExistsError: there is one, which is left as it is.
+        InvalidArgument: it cannot be written.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,10 +126,28 @@ def _create(path: Path) -> Identity:
             os.fsync(file.fileno())
         # Never over an identity that somebody else made meanwhile.
         os.link(temporary, path)
+        sync_directory(path)
     except FileExistsError:
-        return load_or_create(path)
+        raise
     except OSError as error:
         raise InvalidArgument(f"cannot write the identity {path}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Makes what happened to names beside ``path`` survive a crash."""
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _create(path: Path) -> Identity:
+    identity = Identity.generate()
+    try:
+        write_new(path, encode(identity))
+    except FileExistsError:
+        return load(path)
     return identity

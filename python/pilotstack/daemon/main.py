@@ -55,6 +55,12 @@ def read_config(context: click.Context, parameter: click.Parameter, path: Path |
 @click.option("--identity", type=click.Path(path_type=Path), help="Identity file; made if missing.")
 @click.option("--hostname", default="", help="Name to take.")
 @click.option("--owner", default="", help="Contact that the registry keeps.")
+@click.option(
+    "--admin-token",
+    default="",
+    envvar="PILOT_ADMIN_TOKEN",
+    help="The registry's admin token, for managing networks; broadcasts then need it, too.",
+)
 @click.option("--endpoint", default="", help="Public host:port, instead of asking the beacon.")
 @click.option("--public/--private", default=False, help="Whether everybody may reach this node.")
 @click.option("--no-echo", is_flag=True, help="Do not echo on port 7.")
@@ -85,6 +91,7 @@ def daemon(
     identity: Path | None,
     hostname: str,
     owner: str,
+    admin_token: str,
     endpoint: str,
     public: bool,
     no_echo: bool,
@@ -109,6 +116,7 @@ def daemon(
         identity=identity,
         hostname=hostname,
         owner=owner,
+        admin_token=admin_token,
         endpoint=endpoint,
         public=public,
         has_echo=not no_echo,

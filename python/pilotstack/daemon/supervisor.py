@@ -17,7 +17,9 @@ from pilotstack._core import Core
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon.control import Control
 from pilotstack.daemon.endpoint import IpcSocket
+from pilotstack.daemon.networks import NetworkVerbs
 from pilotstack.daemon.records import Records
+from pilotstack.daemon.rotation import KeyFiles, Rotation
 from pilotstack.errors import ConnectionFailed, InternalError, NotFound, PilotError
 from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.trust.inbox import InboxReader
@@ -27,6 +29,7 @@ from pilotstack.trust.store import TrustStore
 if TYPE_CHECKING:
     from pilotstack._core import _Event
     from pilotstack.daemon.config import DaemonConfig
+    from pilotstack.registry.messages import Message
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +57,7 @@ class Daemon:
         else:
             self.identity = identities.load_or_create(config.identity)
         self.registry = self._new_client()
+        self._polls = self._new_client()
         self.hostname = config.hostname
         self.public = config.public
         self.address = ""
@@ -65,6 +69,10 @@ class Daemon:
         self.trust: TrustService
         self.inbox: InboxReader
         self._tasks: anyio.abc.TaskGroup
+        self.network_verbs = NetworkVerbs(self)
+        self._rotation = Rotation(KeyFiles(config.identity), self.registry)
+        self._changing_key = anyio.Lock()
+        self._is_registered = False
         self._control = Control(self)
         self._discovered = anyio.Event()
         self._questions = anyio.CapacityLimiter(_AT_ONCE)
@@ -111,7 +119,7 @@ class Daemon:
                 self.records.profile,
                 self.records.forget,
             )
-            self.inbox = InboxReader(self._new_client(), self.trust)
+            self.inbox = InboxReader(self._polls, self.trust)
             self.trust.on_request = self.inbox.expect
             stack.push_async_callback(self.inbox.aclose)
             stack.push_async_callback(self._leave)
@@ -124,6 +132,7 @@ class Daemon:
             await tasks.start(self.trust.port.run, ipc.path)
             tasks.start_soon(self._keep_alive)
             tasks.start_soon(self.inbox.run)
+            tasks.start_soon(self.network_verbs.keep)
             _serving.announce(
                 node_id=self.node_id,
                 address=self.address,
@@ -154,7 +163,8 @@ class Daemon:
         await self._discover()
         for delay in (*_ATTEMPTS, None):
             try:
-                await self._register()
+                self._use(await self._rotation.settle(self.identity, self.endpoint))
+                await self.register()
                 break
             except ConnectionFailed as error:
                 if delay is None:
@@ -177,7 +187,17 @@ class Daemon:
         if not self.endpoint:
             self.endpoint = _serving.join_address(*self.core.local_addr())
 
-    async def _register(self) -> None:
+    def _use(self, identity: identities.Identity) -> None:
+        if identity is not self.identity:
+            self.identity = self.trust.signer = self._polls.signer = identity
+            self.core.set_identity(identity.seed)
+
+    async def register(self) -> str:
+        """Registers this node; harmless when it is registered.
+
+        Returns:
+            Why the hostname was refused, or an empty text.
+        """
         config = self.config
         registration = await self.registry.register(
             self.endpoint, hostname=self.hostname, owner=config.owner, version=wellknown.VERSION
@@ -192,7 +212,29 @@ class Daemon:
         self.trust.trust.own = self.node_id
         await self.refresh_networks()
         self.inbox.set_node(self.node_id)
+        self._is_registered = True
         self._tasks.start_soon(self.trust.registered)
+        return registration.hostname_error
+
+    async def deregister(self) -> Message:
+        """Takes this node off the network until it is registered again."""
+        # Before the request, so that no heartbeat in between takes it for a loss.
+        self._is_registered = False
+        reply = await self.registry.deregister()
+        self._set_networks(frozenset())
+        return reply
+
+    async def rotate_key(self) -> Message:
+        """Replaces this node's key.
+
+        Raises:
+            PilotError: see :meth:`Rotation.rotate`.
+        """
+        async with self._changing_key:
+            identity, reply = await self._rotation.rotate()
+            self._use(identity)
+        log.info("key_rotated", public_key=reply.get("public_key"))
+        return reply
 
     async def set_visibility(self, *, public: bool) -> dict[str, Any]:
         """Lets everybody reach us, or only those whom we trust and our networks."""
@@ -209,19 +251,24 @@ class Daemon:
         self.records.forget(self.node_id)
         with suppress(PilotError):
             record = await self.records.profile(self.node_id)
-            self.networks = self.trust.trust.networks = record.networks
-            self.core.set_networks(sorted(record.networks - {0}))
+            self._set_networks(record.networks)
+
+    def _set_networks(self, networks: frozenset[int]) -> None:
+        self.networks = self.trust.trust.networks = networks
+        self.core.set_networks(sorted(networks - {0}))
 
     async def _keep_alive(self) -> None:
         while True:
             await anyio.sleep(self.config.keepalive)
+            if not self._is_registered:
+                continue
             try:
                 await self.registry.heartbeat()
                 await self.trust.alive()
             except NotFound:
                 log.warning("registration_lost")
                 with suppress(PilotError):
-                    await self._register()
+                    await self.register()
             except PilotError as error:
                 log.warning("heartbeat_failed", error=str(error))
 
@@ -260,13 +307,13 @@ class Daemon:
         has_moved = self._discovered.is_set() and endpoint != self.endpoint
         self.endpoint = endpoint
         self._discovered.set()
-        if has_moved and self.node_id:
+        if has_moved and self._is_registered:
             log.info("moved", endpoint=endpoint)
             tasks.start_soon(self._register_again)
 
     async def _register_again(self) -> None:
         with suppress(PilotError):
-            await self._register()
+            await self.register()
 
     async def _find_record(self, node: int) -> None:
         async with self._questions:
@@ -288,7 +335,8 @@ class Daemon:
     ) -> None:
         async with self._requests:
             try:
-                body = await self._control.answer(command, payload)
+                has_id = request_id is not None
+                body = await self._control.answer(command, payload, has_id=has_id)
             except PilotError as error:
                 self.core.fail(client, request_id, error.code, error.message, error.hint or "")
             except Exception as error:

@@ -118,7 +118,8 @@ class TrustService:
         self.trust = Trust(store.load())
         self.port = HandshakePort(self._arrived)
         self._registry = registry
-        self._signer = signer
+        #: Signs messages; replaced when the node's key is.
+        self.signer = signer
         self._gate = gate
         self._store = store
         self._profile = profile
@@ -361,8 +362,8 @@ class TrustService:
 
     def _signed(self, sent: Send) -> Message:
         challenge = messages.challenge(self.trust.own, sent.peer)
-        signature = self._signer.sign(challenge)
-        key = self._signer.public_key
+        signature = self.signer.sign(challenge)
+        key = self.signer.public_key
         return Message(sent.kind, self.trust.own, key, signature, sent.timestamp, sent.text)
 
     async def _send(self, sent: Send) -> None:

@@ -68,6 +68,7 @@ pub mod code {
     pub const CANCEL_REQUEST: u8 = 0x6f;
     pub const FORWARD_PATH: u8 = 0x70;
     pub const ABORT_STREAM: u8 = 0x71;
+    pub const REGISTER: u8 = 0x81;
 }
 
 /// A frame from a driver.
@@ -178,7 +179,8 @@ impl<'a> Frame<'a> {
             | code::MANAGED
             | code::ROTATE_KEY
             | code::BROADCAST
-            | code::ENROLL_RECOVERY => Self::Control { command: *command, payload },
+            | code::ENROLL_RECOVERY
+            | code::REGISTER => Self::Control { command: *command, payload },
             code::HELLO => Self::Hello,
             code::REQUEST..=code::ABORT_STREAM => return reader.extended(*command).ok_or("truncated frame"),
             other => Self::Unknown(other),
