@@ -275,7 +275,7 @@ class Daemon:
     async def _leave(self) -> None:
         with anyio.move_on_after(_FAREWELL, shield=True), suppress(PilotError):
             if self.node_id:
-                await self.registry.deregister()
+                await self.registry.deregister(keep_memberships=True)
         await self.registry.aclose()
 
     # Events of the core

@@ -130,9 +130,15 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
         """Says that we are alive."""
         await self.about_us("heartbeat")
 
-    async def deregister(self) -> Message:
-        """Gives up the registration; the id stays bound to our key."""
-        return await self.about_us("deregister")
+    async def deregister(self, *, keep_memberships: bool = False) -> Message:
+        """Gives up the registration; the id stays bound to our key.
+
+        Args:
+            keep_memberships: we only stop for a while, and stay in our networks. Registries of
+                other makes end memberships all the same.
+        """
+        members = {"keep_memberships": True} if keep_memberships else {}
+        return await self.about_us("deregister", **members)
 
     async def set_hostname(self, hostname: str) -> Message:
         """Takes a name, or gives it up when empty."""

@@ -215,9 +215,10 @@ def _describe(call: Call, network: Network, node_id: int, member: Member) -> Mes
     if member.tags:
         row["member_tags"] = list(member.tags)
     node = call.state.nodes.get(node_id)
-    if node is None or node_id in call.state.offline:
+    is_gone = node is None or bool(node.gone_at)
+    if is_gone or node_id in call.state.offline:
         row["offline"] = True
-    if node is None:
+    if node is None or is_gone:
         return row
     row["public"] = node.public
     row["last_seen"] = messages.rfc3339(call.state.seen.get(node_id, call.now))

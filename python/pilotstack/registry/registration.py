@@ -193,7 +193,8 @@ def heartbeat(call: Call) -> Message:
 
 
 def deregister(call: Call) -> Message:
-    """Sheet 3.3; an unknown id is fine. Key, trust and waiting handshakes stay."""
+    """Sheet 3.3; an unknown id is fine. Key, trust and waiting handshakes stay; memberships do if
+    the node only stops for a while and says so (whitepaper 5: a restart preserves them)."""
     node = call.state.nodes.get(call.number("node_id"))
     if node is None or node.gone_at:
         return {}
@@ -207,6 +208,8 @@ def deregister(call: Call) -> Message:
         gone_at=max(call.at, 1),
     )
     call.put_node(departed)
+    if call.flag("keep_memberships"):
+        return {}
     for network_id in call.state.networks_of.get(node.node_id, ()):
         call.put("members", (network_id, node.node_id), None)
     for network_id in call.state.invites.of(node.node_id):

@@ -143,9 +143,14 @@ class Node:
 
 
 class Network:
-    """A rendezvous and daemons; a context manager that leaves nothing behind."""
+    """A rendezvous and daemons; a context manager that leaves nothing behind.
 
-    def __init__(self) -> None:
+    Args:
+        flags: more flags of ``pilot-rendezvous``.
+    """
+
+    def __init__(self, *flags: str) -> None:
+        self._flags = flags
         self._directory = tempfile.TemporaryDirectory(prefix="pilot-")
         self.path = Path(self._directory.name)
         self.nodes: dict[str, Node] = {}
@@ -165,7 +170,8 @@ class Network:
         listen = self._address or "127.0.0.1:0"
         arguments = ["--registry-addr", listen, "--beacon-addr", "127.0.0.1:0"]
         store = ["--store", str(self.path / "registry.json")]
-        self.rendezvous = Process("rendezvous", arguments + store, self.path / "rendezvous.log")
+        arguments += [*store, *self._flags]
+        self.rendezvous = Process("rendezvous", arguments, self.path / "rendezvous.log")
         self._address = self.rendezvous.ready["registry"]
 
     @property
@@ -173,14 +179,19 @@ class Network:
         """``host:port`` of the registry."""
         return self._address
 
-    def start(self, name: str, *flags: str) -> Node:
-        """Starts a public daemon with this hostname; a second time with the same identity."""
+    def start(self, name: str, *flags: str, public: bool = True) -> Node:
+        """Starts a daemon with this hostname; a second time with the same identity.
+
+        Args:
+            flags: more flags of ``pilot-daemon``.
+            public: let everybody reach it; else only nodes that it trusts or shares a network with.
+        """
         socket = self.path / f"{name}.sock"
         arguments = [
             *("--registry", self._address, "--beacon", self.rendezvous.ready["beacon"]),
             *("--listen", "127.0.0.1:0", "--socket", str(socket)),
             *("--identity", str(self.path / name / "identity.json")),
-            *("--hostname", name, "--public", *flags),
+            *("--hostname", name, "--public" if public else "--private", *flags),
         ]
         process = Process("daemon", arguments, self.path / f"{name}.log")
         ready = process.ready

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from tests.support.local_registry import LocalRegistry
 
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon.rotation import KeyFiles, Rotation
 from pilotstack.errors import AlreadyExists, ConnectionFailed, InvalidArgument, PilotError
 from pilotstack.registry.state import State
-from tests.support.local_registry import LocalRegistry
 
 if TYPE_CHECKING:
     from pathlib import Path

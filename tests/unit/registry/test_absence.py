@@ -1,0 +1,42 @@
+"""A node that stops for a while stays in its networks; one that goes does not."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.local_registry import NOW, LocalRegistry
+
+from pilotstack.daemon.identity import Identity
+from pilotstack.errors import NotFound
+from pilotstack.registry.state import State
+
+pytestmark = pytest.mark.anyio
+
+
+async def members(registry: LocalRegistry, network: int) -> list[tuple[int, bool]]:
+    rows = (await registry.list_nodes(network))["nodes"]
+    return [(row["node_id"], row.get("offline", False)) for row in rows]
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+@pytest.mark.parametrize("keeps", [False, True])
+async def test_memberships_over_an_absence(keeps: bool, is_loaded: bool) -> None:
+    state = State()
+    owner, other = (LocalRegistry(state, Identity.generate()) for _ in range(2))
+    for node in (owner, other):
+        await node.register("127.0.0.1:4000")
+    network = (await owner.create_network("lab", join_rule="token", token="secret"))["network_id"]
+    await other.join_network(network, token="secret")
+    await owner.deregister(keep_memberships=keeps)
+    with pytest.raises(NotFound):
+        await other.lookup(owner.node_id)
+    offline = [(owner.node_id, True)] if keeps else []
+    assert await members(other, network) == [*offline, (other.node_id, False)]
+    if is_loaded:
+        owner.state = other.state = State.load(state.snapshot(), NOW)
+    await owner.register("127.0.0.1:4000")
+    here = [(owner.node_id, False)] if keeps else []
+    assert sorted(await members(other, network)) == [*here, (other.node_id, False)]
+    role = (await owner.get_member_role(network, other.node_id))["role"]
+    assert role == "member"
+    if keeps:
+        await owner.rename_network(network, "lab2")
