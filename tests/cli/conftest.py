@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.support.pilotctl import Pilotctl
 
+from pilotstack.testing import Network
+
 if TYPE_CHECKING:
-    from pilotstack.testing import Network
+    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -19,3 +21,30 @@ def alone() -> Pilotctl:
 def agent_a(shared_network: Network) -> Pilotctl:
     """The first agent's commands."""
     return Pilotctl.of(shared_network, "agent-a")
+
+
+@pytest.fixture(scope="module")
+def private_network() -> Iterator[Network]:
+    """Three agents whom nobody may reach, in this order; a module's tests build on each other."""
+    with Network() as network:
+        for name in ("agent-a", "agent-b", "agent-c"):
+            network.start(name, public=False)
+        yield network
+
+
+@pytest.fixture(scope="module")
+def a(private_network: Network) -> Pilotctl:
+    """The first one's commands."""
+    return Pilotctl.of(private_network, "agent-a")
+
+
+@pytest.fixture(scope="module")
+def b(private_network: Network) -> Pilotctl:
+    """The second one's commands."""
+    return Pilotctl.of(private_network, "agent-b")
+
+
+@pytest.fixture(scope="module")
+def c(private_network: Network) -> Pilotctl:
+    """The third one's commands."""
+    return Pilotctl.of(private_network, "agent-c")

@@ -21,14 +21,15 @@ address   0:0000.0000.0002
 public    True
 """)
     assert agent_a("find", "nobody") == snapshot("""\
-{"code": "not_found", "message": "hostname \\"nobody\\" not found", "status": "error"}
+{"code": "not_found", "hint": "check the spelling; a name ends with its node's registration", "message": "hostname \\"nobody\\" not found", "status": "error"}
 --- stderr ---
-{"code": "not_found", "message": "hostname \\"nobody\\" not found", "status": "error"}
+{"code": "not_found", "message": "hostname \\"nobody\\" not found", "status": "error", "hint": "check the spelling; a name ends with its node's registration"}
 --- exit 1 ---
 """)
     assert agent_a.table("find", "nobody") == snapshot("""\
 --- stderr ---
 error: hostname "nobody" not found
+hint:  check the spelling; a name ends with its node's registration
 --- exit 1 ---
 """)
 
@@ -52,9 +53,9 @@ endpoint        [endpoint]
 type            lookup_ok
 """)
     assert agent_a("lookup", "99") == snapshot("""\
-{"code": "not_found", "message": "node 99: node not found", "status": "error"}
+{"code": "not_found", "hint": "check the id; the node may have been deregistered", "message": "node 99: node not found", "status": "error"}
 --- stderr ---
-{"code": "not_found", "message": "node 99: node not found", "status": "error"}
+{"code": "not_found", "message": "node 99: node not found", "status": "error", "hint": "check the id; the node may have been deregistered"}
 --- exit 1 ---
 """)
     assert agent_a("lookup", "--help") == snapshot("""\
@@ -64,10 +65,19 @@ type            lookup_ok
  Ask the registry about a node, by id, address or hostname.
 
 ╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --registry            TEXT  Registry, host:port.                                                 │
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
+│ --registry                            TEXT             Registry, host:port; several, by commas   │
+│                                                        or by repeating the flag, are a primary   │
+│                                                        and its standbys (PILOT_REGISTRY).        │
+│ --registry-tls/--no-registry-tls                       Talk TLS to the registry.                 │
+│ --registry-trust                      [pinned|system]  Whether its certificate is one that       │
+│                                                        --registry-fingerprint names or one that  │
+│                                                        the system trusts. [default: pinned]      │
+│ --registry-fingerprint                TEXT             SHA-256 of its certificate, as it prints  │
+│                                                        it at its start; several by commas.       │
+│ --socket                              PATH             The daemon's socket (PILOT_SOCKET).       │
+│ --json/--no-json                                       JSON on stdout; the default unless it is  │
+│                                                        a terminal.                               │
+│ --help                            -h                   Show this message and exit.               │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 """)
 

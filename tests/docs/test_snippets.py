@@ -35,7 +35,8 @@ def test_every_command_explains_itself() -> None:
     ).stdout.split()
     expected = (
         "daemon info find set-hostname clear-hostname set-public set-private lookup ping bench "
-        "connect send recv dgram listen peers connections disconnect demo "
+        "connect send recv dgram listen peers connections disconnect demo network broadcast "
+        "register deregister rotate-key recovery set-tags clear-tags "
         "handshake pending approve reject trust untrust"
     )
     assert sorted(names) == sorted(expected.split())

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "trust": BASE | {"client", "registry.client", "registry.messages", "registry.requests_trust"},
     "daemon": BASE | {"client", "registry", "beacon", "trust"},
     "testing": {"errors", "_core"},
-    "cli": BASE | {"client", "registry.client", "daemon.lifecycle", "testing"},
+    "cli": BASE | {"client", "registry.client", "daemon.lifecycle", "daemon.identity", "testing"},
 }
 
 

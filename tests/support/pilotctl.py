@@ -19,7 +19,7 @@ _COMMAND = Path(sys.executable).with_name("pilotctl")
 #: lose the blanks that pad a cell beside them.
 _VARIABLE = (
     (r"/\S*/pilot-[A-Za-z0-9_]{8}", "[dir]"),
-    (r"\b[A-Za-z0-9+/]{43}=", "[key]"),
+    (r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{43}=", "[key]"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?", "[time]"),
     (r"127\.0\.0\.1:\d{4,5}\b", "[endpoint]"),
     (r"\b[12]\d{9}(\.\d+)?\b", "[unix]"),

@@ -7,7 +7,7 @@ import sys
 import rich_click as click
 
 from pilotstack import _flags, wellknown
-from pilotstack.cli import agent, demo, service, traffic, trust
+from pilotstack.cli import agent, demo, identity, network, service, traffic, trust
 from pilotstack.cli.context import global_options
 
 
@@ -18,11 +18,9 @@ def pilotctl() -> None:
     """Use and inspect the overlay network for agents."""
 
 
-for _command in (
-    *(*agent.COMMANDS, *traffic.COMMANDS, *trust.COMMANDS),
-    *(*service.COMMANDS, *demo.COMMANDS),
-):
-    pilotctl.add_command(_command)
+for _group in (agent, identity, network, trust, traffic, service, demo):
+    for _command in _group.COMMANDS:
+        pilotctl.add_command(_command)
 
 
 def run() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -69,6 +70,11 @@ class Output:
         sys.stdout.flush()
 
 
+def moment(unix: float) -> str:
+    """A time for people, in UTC."""
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
 def fields(data: Data) -> Table:
     """One row per member."""
     grid = Table.grid(padding=(0, 2))
@@ -78,7 +84,7 @@ def fields(data: Data) -> Table:
     return grid
 
 
-def rows(title: str, columns: Mapping[str, str], data: list[Data]) -> Table:
+def rows(title: str, columns: Mapping[str, str], data: Sequence[Data]) -> Table:
     """A table; ``columns`` maps members to headings."""
     table = Table(title=title, title_justify="left")
     for heading in columns.values():

@@ -215,6 +215,11 @@ class NetworkVerbs:
                 "broadcast: broadcast denied: invalid admin token",
                 hint="give the daemon's token with --admin-token or PILOT_ADMIN_TOKEN",
             )
+        if network_id == _BACKBONE:
+            raise PermissionDenied(
+                "broadcast: broadcast denied: the backbone is everybody",
+                hint="make a network for those who should hear: pilotctl network create NAME",
+            )
         if network_id not in self.ids:
             raise PermissionDenied(
                 f"broadcast: broadcast denied: not a member of network {network_id}",

@@ -47,6 +47,8 @@ _RULES = (
     _Rule("not a member", PermissionDenied, "join it first: pilotctl network join NETWORK"),
     _Rule("no pending invite", NotFound, "see what you are invited to: pilotctl network invites"),
     _Rule("network not found", NotFound, "see which networks there are: pilotctl network list"),
+    _Rule("node not found", NotFound, "check the id; the node may have been deregistered"),
+    _Rule('" not found', NotFound, "check the spelling; a name ends with its node's registration"),
     _Rule("not found", NotFound),
     _Rule("already in network", AlreadyExists),
     _Rule("already in use", AlreadyExists, "choose another name"),

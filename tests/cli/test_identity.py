@@ -1,0 +1,200 @@
+"""Registration, key and tags, as they are typed and shown. Each test goes on where the one before it
+ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inline_snapshot import snapshot
+
+if TYPE_CHECKING:
+    from tests.support.pilotctl import Pilotctl
+
+    from pilotstack.testing import Network
+
+
+def test_deregister_and_register(a: Pilotctl, b: Pilotctl) -> None:
+    assert a("deregister") == snapshot('{"data": {"type": "deregister_ok"}, "status": "ok"}\n')
+    assert b("lookup", 1) == snapshot("""\
+{"code": "not_found", "hint": "check the id; the node may have been deregistered", "message": "node 1: node not found", "status": "error"}
+--- stderr ---
+{"code": "not_found", "message": "node 1: node not found", "status": "error", "hint": "check the id; the node may have been deregistered"}
+--- exit 1 ---
+""")
+    assert a("register") == snapshot(
+        '{"data": {"address": "0:0000.0000.0001", "hostname": "agent-a", "node_id": 1, "public_key": "[key]", "type": "register_ok"}, "status": "ok"}\n'
+    )
+    assert b("lookup", 1) == snapshot(
+        '{"data": {"address": "0:0000.0000.0001", "hostname": "agent-a", "key_generation": 0, "last_seen_unix": [unix], "networks": [0], "node_id": 1, "polo_score": 0, "public": false, "public_key": "[key]", "type": "lookup_ok", "version": "0.1.0"}, "status": "ok"}\n'
+    )
+    assert a.table("deregister") == snapshot("deregistered\n")
+    assert b.table("lookup", "agent-a") == snapshot("""\
+--- stderr ---
+error: hostname "agent-a" not found
+hint:  check the spelling; a name ends with its node's registration
+--- exit 1 ---
+""")
+    assert a.table("register") == snapshot("this node is 0:0000.0000.0001\n")
+    assert b.table("lookup", "agent-a") == snapshot("""\
+node_id         1
+address         0:0000.0000.0001
+public_key      [key]
+public          False
+polo_score      0
+last_seen_unix  [unix]
+key_generation  0
+hostname        agent-a
+version         0.1.0
+type            lookup_ok
+""")
+    assert a("register", "--help") == snapshot("""\
+
+ Usage: pilotctl register [OPTIONS]
+
+ Put this node on the network again after ``deregister``.
+
+╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
+│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
+│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
+│ --help            -h        Show this message and exit.                                          │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+""")
+    assert a("deregister", "--help") == snapshot("""\
+
+ Usage: pilotctl deregister [OPTIONS]
+
+ Take this node off the network, and out of its networks; the daemon goes on.
+
+╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
+│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
+│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
+│ --help            -h        Show this message and exit.                                          │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+""")
+
+
+def test_rotate_key(a: Pilotctl, b: Pilotctl) -> None:
+    assert a("rotate-key") == snapshot(
+        '{"data": {"address": "0:0000.0000.0001", "node_id": 1, "public_key": "[key]", "type": "rotate_key_ok"}, "status": "ok"}\n'
+    )
+    assert a.table("rotate-key") == snapshot("node 1 has the key [key]\n")
+    assert a.table("rotate-key", 1, "agent-a@pilot") == snapshot("node 1 has the key [key]\n")
+    assert b("rotate-key", 1, "agent-a@pilot") == snapshot("""\
+{"code": "permission_denied", "hint": "give --recovery-secret (see: pilotctl recovery enroll) or --admin-token", "message": "the key of node 1 is not held here, and being agent-a@pilot proves nothing", "status": "error"}
+--- stderr ---
+{"code": "permission_denied", "message": "the key of node 1 is not held here, and being agent-a@pilot proves nothing", "status": "error", "hint": "give --recovery-secret (see: pilotctl recovery enroll) or --admin-token"}
+--- exit 1 ---
+""")
+    assert b.table("rotate-key", 1, "agent-a@pilot", "--recovery-secret", "guess") == snapshot("""\
+--- stderr ---
+error: recovery denied: invalid recovery secret
+hint:  give the secret that was enrolled
+--- exit 1 ---
+""")
+    assert a("rotate-key", "--help") == snapshot("""\
+
+ Usage: pilotctl rotate-key [OPTIONS] [NODE] [OWNER]
+
+ Replace this node's key; or, with NODE, that of a node whose key was lost.
+ A lost key takes the recovery secret or the registry's admin token. OWNER is only shown: an e-mail
+ address proves nothing.
+
+╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
+│ --recovery-secret                     TEXT             The secret that was enrolled              │
+│                                                        (PILOT_RECOVERY_SECRET).                  │
+│ --admin-token                         TEXT             The registry's, instead.                  │
+│ --identity                            FILE             File of the recovered node's new key,     │
+│                                                        made if missing; ~/.pilot/identity.json   │
+│                                                        unless given.                             │
+│ --registry                            TEXT             Registry, host:port; several, by commas   │
+│                                                        or by repeating the flag, are a primary   │
+│                                                        and its standbys (PILOT_REGISTRY).        │
+│ --registry-tls/--no-registry-tls                       Talk TLS to the registry.                 │
+│ --registry-trust                      [pinned|system]  Whether its certificate is one that       │
+│                                                        --registry-fingerprint names or one that  │
+│                                                        the system trusts. [default: pinned]      │
+│ --registry-fingerprint                TEXT             SHA-256 of its certificate, as it prints  │
+│                                                        it at its start; several by commas.       │
+│ --socket                              PATH             The daemon's socket (PILOT_SOCKET).       │
+│ --json/--no-json                                       JSON on stdout; the default unless it is  │
+│                                                        a terminal.                               │
+│ --help                            -h                   Show this message and exit.               │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+""")
+
+
+def test_recovery(private_network: Network, c: Pilotctl, alone: Pilotctl) -> None:
+    secret = "correct horse battery staple"
+    assert c("recovery", "enroll", "--recovery-secret", secret) == snapshot(
+        '{"data": {"enrolled": true, "node_id": 3, "type": "enroll_recovery_ok"}, "status": "ok"}\n'
+    )
+    path = private_network.path / "new.json"
+    somewhere = c.with_environment(PILOT_SOCKET="/nowhere/pilot.sock", PILOT_RECOVERY_SECRET=secret)
+    recover = ("rotate-key", 3, "agent-c@pilot", "--identity", path)
+    assert somewhere(*recover) == snapshot(
+        '{"data": {"address": "0:0000.0000.0003", "identity": "[dir]/new.json", "node_id": 3, "public_key": "[key]", "type": "recover_identity_ok"}, "status": "ok"}\n'
+    )
+    assert path.stat().st_mode & 0o777 == 0o600
+    # A secret that was shown is spent.
+    assert somewhere.table(*recover) == snapshot("""\
+--- stderr ---
+error: recovery denied: invalid recovery secret
+hint:  give the secret that was enrolled
+--- exit 1 ---
+""")
+    assert alone("recovery", "--help") == snapshot("""\
+
+ Usage: pilotctl recovery [OPTIONS] COMMAND [ARGS]...
+
+ Prepare for the day on which this node's key is lost.
+
+╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
+│ --help  -h  Show this message and exit.                                                          │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+╭─ Commands ───────────────────────────────────────────────────────────────────────────────────────╮
+│ enroll     Leave the hash of a secret with the registry; without one, it is made and shown once. │
+│ withdraw   Take that back.                                                                       │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+""")
+
+
+def test_a_made_secret_is_shown_once(b: Pilotctl) -> None:
+    shown = b.run("recovery", "enroll").stdout
+    assert '"recovery_secret": "' in shown
+    assert b("recovery", "withdraw") == snapshot(
+        '{"data": {"enrolled": false, "node_id": 2, "type": "enroll_recovery_ok"}, "status": "ok"}\n'
+    )
+    assert b.table("recovery", "withdraw") == snapshot("withdrawn\n")
+
+
+def test_tags(a: Pilotctl) -> None:
+    assert a("set-tags", "web", "ai") == snapshot(
+        '{"data": {"node_id": 1, "tags": ["web", "ai"]}, "status": "ok"}\n'
+    )
+    assert a.table("set-tags", "web") == snapshot("web\n")
+    assert a("set-tags", "a", "b", "c", "d") == snapshot("""\
+{"code": "invalid_argument", "message": "set_tags: maximum 3 tags allowed", "status": "error"}
+--- stderr ---
+{"code": "invalid_argument", "message": "set_tags: maximum 3 tags allowed", "status": "error"}
+--- exit 1 ---
+""")
+    assert a("set-tags", "No Tag") == snapshot("""\
+{"code": "invalid_argument", "message": "invalid tag \\"No Tag\\": must be lowercase alphanumeric with hyphens, start/end with alphanumeric", "status": "error"}
+--- stderr ---
+{"code": "invalid_argument", "message": "invalid tag \\"No Tag\\": must be lowercase alphanumeric with hyphens, start/end with alphanumeric", "status": "error"}
+--- exit 1 ---
+""")
+    assert a("set-tags") == snapshot("""\
+--- stderr ---
+
+ Usage: pilotctl set-tags [OPTIONS] TAGS...
+
+ Try 'pilotctl set-tags -h' for help
+╭─ Error ──────────────────────────────────────────────────────────────────────────────────────────╮
+│ Missing argument 'TAGS...'.                                                                      │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+
+--- exit 2 ---
+""")
+    assert a("clear-tags") == snapshot('{"data": {"tags": []}, "status": "ok"}\n')
+    assert a.table("clear-tags") == snapshot("no tags\n")
