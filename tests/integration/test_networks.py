@@ -199,7 +199,7 @@ async def test_a_new_key_keeps_id_streams_and_memberships(
 
 async def test_a_daemon_that_died_in_a_rotation_comes_back_with_its_id(network: Network) -> None:
     node = network.start("agent-a")
-    path = network.path / "agent-a.identity"
+    path = network.path / "agent-a" / "identity.json"
     node.process.kill()
     # The file of the next key is what a daemon leaves that dies before the registry answers.
     pending = rotation.KeyFiles(path).prepare(node.node_id)

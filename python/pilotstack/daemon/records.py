@@ -6,6 +6,8 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+import anyio
+
 from pilotstack.errors import ConnectionFailed
 
 if TYPE_CHECKING:
@@ -46,9 +48,17 @@ class Records:
         """
         return await self._find(self._profiles, self._registry.profile, node, max_age)
 
-    async def resolved(self, node: int, max_age: float = FLOOR) -> Record:
-        """As :meth:`profile`, with the endpoint if we may know it."""
-        record = await self._find(self._resolved, self._registry.record, node, max_age)
+    async def resolved(self, node: int) -> Record:
+        """As :meth:`profile`, with the endpoint if we may know it.
+
+        Never from memory while a registry answers: whoever asks saw another key than we knew, or
+        could not reach the node, and nobody tells us of a new key or a network that it joined.
+        Who asks again at once waits for the next turn.
+        """
+        at, known = self._resolved.get(node, (0.0, None))
+        if known is not None:
+            await anyio.sleep(max(0.0, at + FLOOR - time.monotonic()))
+        record = await self._find(self._resolved, self._registry.record, node, FLOOR)
         _put(self._profiles, node, *self._resolved[node])
         return record
 

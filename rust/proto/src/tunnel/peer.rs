@@ -242,7 +242,10 @@ impl Peer {
                 self.push_keys(other, true, local, out);
             }
         }
-        if let Some((frame, from)) = self.waiting.take() {
+        // A frame of another identity proves nothing later either.
+        if let Some((frame, from)) =
+            self.waiting.take().filter(|(frame, _)| frame.identity_key == identity_key)
+        {
             let _ = self.on_signed_key(now, &frame, from, local, out);
         }
         if self.is_active {
@@ -447,8 +450,14 @@ impl Peer {
             self.probe_at = None;
             if self.probes < PROBE_ATTEMPTS {
                 self.send_probe(now, local, out);
-            } else {
-                self.candidate = None;
+            } else if self.candidate.take().is_none() && self.suite().is_none() {
+                // Whoever sent this key is gone, and may be back elsewhere with another.
+                self.current = None;
+                if self.is_active {
+                    self.hellos = 0;
+                    self.send_hello(now, local, out);
+                    liveness = Liveness::Stalled;
+                }
             }
         }
         if self.check_at.is_some_and(|at| at <= now) {

@@ -29,6 +29,8 @@ pub(crate) struct Net {
     seen: Vec<Vec<u8>>,
     /// Identity seeds that the registry names instead of the first ones.
     pub(crate) seeds: BTreeMap<u32, [u8; 32]>,
+    /// Nodes that the registry places elsewhere than at first.
+    moved: BTreeMap<u32, SocketAddr>,
 }
 
 fn at(n: u32) -> SocketAddr {
@@ -58,6 +60,7 @@ impl Net {
             rng: Rng(7),
             seen: Vec::new(),
             seeds: BTreeMap::new(),
+            moved: BTreeMap::new(),
         }
     }
 
@@ -89,7 +92,8 @@ impl Net {
                         let seed = self.seeds.get(&id.0).copied().unwrap_or_else(|| seed_of(id.0));
                         let key = Identity::from_seed(&seed).unwrap().public_key();
                         if id.0 < 100 {
-                            node.on_record(self.now, id, key, Some(at(id.0)));
+                            let endpoint = self.moved.get(&id.0).copied().unwrap_or(at(id.0));
+                            node.on_record(self.now, id, key, Some(endpoint));
                         } else {
                             node.on_no_record(id);
                         }
@@ -264,6 +268,26 @@ fn a_restarted_peer_breaks_its_connections_and_is_reachable_at_once() {
         assert_eq!(net.event(1, closed(a)), CloseReason::PeerRestarted);
         net.transfer((from, c), (to, d), &pattern(100_000));
     }
+}
+
+#[test]
+fn a_peer_that_died_in_the_exchange_is_found_where_it_comes_back() {
+    let mut net = Net::new(2);
+    let now = net.now;
+    net.of(2).connect(now, Address::backbone(NodeId(1)), Port(80), DialOptions::default()).unwrap();
+    // Node 1 has the other's key, and nothing that shows whether it is still there.
+    net.run_until(Duration::from_secs(1), |net| {
+        (net.of(1).stats().peers == 1 && net.of(1).stats().encrypted_peers == 0).then_some(())
+    });
+    net.drain();
+    net.nodes.remove(&at(2));
+    net.wire.clear();
+    net.moved.insert(2, at(12));
+    net.nodes.insert(at(12), node(2, 222));
+    net.nodes.get_mut(&at(12)).unwrap().listen(Port(80)).unwrap();
+    let now = net.now;
+    let id = net.of(1).connect(now, Address::backbone(NodeId(2)), Port(80), DialOptions::default()).unwrap();
+    net.event(1, |event| (*event == Event::Connected(id)).then_some(()));
 }
 
 #[test]
