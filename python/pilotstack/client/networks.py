@@ -257,7 +257,8 @@ class NetworkCalls(ABC):
         return Address.parse(str((await self.call(f.REGISTER))["address"]))
 
     async def rotate_key(self) -> str:
-        """Replaces this node's key, and returns the new public one in base64. Streams go on.
+        """Replaces this node's key, and returns the new public one in base64. Peers check the new
+        key as soon as they hear of it, and streams under the old one end.
 
         Raises:
             ConnectionFailed: whether it was replaced is not known; both keys are kept.
