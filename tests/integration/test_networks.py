@@ -81,6 +81,18 @@ async def test_members_reach_each_other_and_an_outsider_does_not(drivers: list[D
     ]
 
 
+async def test_whom_one_knew_before_is_let_in_after_joining(drivers: list[Driver]) -> None:
+    a, b, _ = drivers
+    await a.handshake("agent-b", "before")
+    await b.handshake("agent-a", "before")
+    assert await a.wait_for_trust("agent-b")
+    assert await echo(a, "agent-b:7") == b"hello"
+    lab = await a.create_network("lab", join_rule="token", token="secret")
+    address = await b.join_network(lab, token="secret")
+    assert await echo(a, f"{address}:7") == b"hello"
+    assert await echo(b, f"{lab}:0001.0000.0001:7") == b"hello"
+
+
 async def test_leaving_closes_the_door(drivers: list[Driver]) -> None:
     a, b, _ = drivers
     lab = await a.create_network("lab")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import signal
 import time
 from contextlib import suppress
@@ -15,15 +16,20 @@ import rich_click as click
 from pilotstack import wellknown
 from pilotstack.cli.context import Settings, asynchronous, global_options
 from pilotstack.client import Driver, Stream
-from pilotstack.errors import InternalError
+from pilotstack.errors import InternalError, PilotError, TimedOut
 from pilotstack.testing import Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pilotstack.cli.output import Output
+    from pilotstack.types import PendingHandshake
 
 _TRANSFER_PORT = 1001
+_NEWS_PORT = 1000
+#: Seconds for what crosses two daemons.
+_PATIENCE = 30.0
+_LOOK_AGAIN = 0.01
 _TRANSFER = 64 * 1_000_000
 _BLOCK = 1 << 18
 _PAGE = b"<h1>Hello from an agent</h1>\n"
@@ -54,7 +60,7 @@ async def demo(settings: Settings) -> None:
             tasks.start_soon(_end_on_signal, tasks.cancel_scope)
             await _steps(network, run)
             tasks.cancel_scope.cancel()
-    if len(run.steps) < len(STEPS) + 2:
+    if len(run.steps) < len(STEPS) + 3:
         raise InternalError("the demo was interrupted", hint="everything was cleaned up")
     output.success(
         {"steps": run.steps, "ok": True},
@@ -70,15 +76,17 @@ async def _end_on_signal(scope: anyio.CancelScope) -> None:
 
 async def _steps(network: Network, run: Demo) -> None:
     run.done("rendezvous", f"registry on {network.registry}", registry=network.registry)
-    a, b = network.start("agent-a"), network.start("agent-b")
+    nodes = [network.start(name, public=False) for name in ("agent-a", "agent-b", "agent-c")]
     run.done(
         "daemons",
-        f"agent-a is {a.address}, agent-b is {b.address}",
-        addresses={node.name: node.address for node in (a, b)},
+        ", ".join(f"{node.name} is {node.address}" for node in nodes) + ", all private",
+        addresses={node.name: node.address for node in nodes},
     )
-    async with Driver(a.socket) as client, Driver(b.socket) as server:
+    a, b, c = (Driver(node.socket) for node in nodes)
+    async with a, b, c:
         for step in STEPS:
-            await step(client, server, run)
+            await step(a, b, run)
+        await share_network(a, b, c, run)
 
 
 async def show_info(client: Driver, server: Driver, run: Demo) -> None:
@@ -86,6 +94,41 @@ async def show_info(client: Driver, server: Driver, run: Demo) -> None:
     del server
     info = await client.info()
     run.done("info", f"node {info.node_id}, key {info.public_key[:16]}\u2026", node_id=info.node_id)
+
+
+async def trust(client: Driver, server: Driver, run: Demo) -> None:
+    """A private node lets in whom it trusts, and nobody else."""
+    try:
+        await client.dial(f"agent-b:{wellknown.ECHO_PORT}", timeout=5)
+    except PilotError:
+        pass
+    else:
+        raise InternalError("a private node let a stranger in")
+    await client.handshake("agent-b", "to show how it works")
+    me = (await client.info()).node_id
+    asked = await _request_of(me, server)
+    begin = time.perf_counter()
+    await server.approve(me)
+    if not await client.wait_for_trust("agent-b", _PATIENCE):
+        raise InternalError("the trust did not arrive")
+    elapsed = (time.perf_counter() - begin) * 1000
+    run.done(
+        "trust",
+        f"agent-b let nobody in, agent-a asked \u201c{asked.justification}\u201d, "
+        f"trust {elapsed:.0f} ms after the approval",
+        trust_ms=round(elapsed, 1),
+    )
+
+
+async def _request_of(node: int, driver: Driver) -> PendingHandshake:
+    """The request that the registry pushes to a private node."""
+    give_up_at = time.monotonic() + _PATIENCE
+    while time.monotonic() < give_up_at:
+        for row in await driver.pending():
+            if row.node_id == node:
+                return row
+        await anyio.sleep(_LOOK_AGAIN)
+    raise TimedOut("the request for trust did not arrive")
 
 
 async def ping(client: Driver, server: Driver, run: Demo) -> None:
@@ -171,5 +214,37 @@ async def transfer(client: Driver, server: Driver, run: Demo) -> None:
     )
 
 
-STEPS: tuple[Callable[[Driver, Driver, Demo], Any], ...] = (show_info, ping, serve_http, transfer)
+async def share_network(owner: Driver, member: Driver, other: Driver, run: Demo) -> None:
+    """A network with a token: its members reach each other, and one datagram reaches them all."""
+    token = secrets.token_urlsafe(16)
+    network = await owner.create_network("demo", join_rule="token", token=token)
+    for driver in (member, other):
+        address = await driver.join_network(network, token=token)
+    async with await owner.dial((address, wellknown.ECHO_PORT)) as stream:
+        await stream.send(b"hello")
+        await stream.receive()
+    async with (
+        await member.datagram(_NEWS_PORT) as first,
+        await other.datagram(_NEWS_PORT) as second,
+    ):
+        sent = await owner.broadcast(network, b"news", port=_NEWS_PORT)
+        with anyio.fail_after(_PATIENCE):
+            heard = [(await first.receive()).data, (await second.receive()).data]
+    if heard != [b"news"] * sent:
+        raise InternalError("the broadcast that came is not the one that was sent")
+    run.done(
+        "network",
+        f"3 members by token, agent-c is {address} there, a broadcast reached {sent}",
+        network_id=network,
+        members=len(await owner.members(network)),
+    )
+
+
+STEPS: tuple[Callable[[Driver, Driver, Demo], Any], ...] = (
+    show_info,
+    trust,
+    ping,
+    serve_http,
+    transfer,
+)
 COMMANDS = (demo,)

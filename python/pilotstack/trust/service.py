@@ -263,6 +263,9 @@ class TrustService:
     async def _verdict(self, node: int, network: int) -> tuple[bool, float]:
         if network:
             record = await self._profile(node, RECORD_AGE)
+            if network not in record.networks:
+                # It may have joined since.
+                record = await self._profile(node, 0.0)
             is_member = network in record.networks
             return is_member, CHECKED_FOR if is_member else REFUSED_FOR
         if self.trust.is_trusted(node):
