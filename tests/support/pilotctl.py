@@ -74,9 +74,9 @@ class Pilotctl:
     def __call__(self, *arguments: object, stdin: str = "") -> str:
         """What a command shows: its output, its errors, and its exit code unless that is 0."""
         result = self.run(*arguments, stdin=stdin)
-        parts = [self._steady(result.stdout)]
+        parts = [self.steady(result.stdout)]
         if result.stderr:
-            parts.append("--- stderr ---\n" + self._steady(result.stderr))
+            parts.append("--- stderr ---\n" + self.steady(result.stderr))
         if result.returncode:
             parts.append(f"--- exit {result.returncode} ---\n")
         return "".join(parts)
@@ -85,7 +85,8 @@ class Pilotctl:
         """As a person at a terminal sees it."""
         return self("--no-json", *arguments)
 
-    def _steady(self, text: str) -> str:
+    def steady(self, text: str) -> str:
+        """The text without what differs from run to run."""
         for pattern, name in (*self.replaced, *_VARIABLE):
             text = re.sub(pattern, name, text)
         return "".join(f"{line.rstrip()}\n" for line in text.splitlines())

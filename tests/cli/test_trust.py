@@ -1,0 +1,170 @@
+"""The trust commands between private agents. Each test goes on where the one before it ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from inline_snapshot import snapshot
+
+from pilotstack import sync
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.pilotctl import Pilotctl
+
+    from pilotstack.testing import Network
+
+
+@pytest.fixture(scope="module")
+def b_driver(private_network: Network) -> Iterator[sync.Driver]:
+    """Waits for what the second agent must have heard before it is asked about."""
+    with sync.Driver(private_network.nodes["agent-b"].socket) as driver:
+        yield driver
+
+
+def until_asked(driver: sync.Driver, node: int) -> None:
+    while all(row.node_id != node for row in driver.pending()):
+        pass
+
+
+def test_handshake_and_pending(a: Pilotctl, b: Pilotctl, b_driver: sync.Driver) -> None:
+    assert a("handshake", "agent-b", "want to collaborate") == snapshot(
+        '{"data": {"node_id": 2, "status": "sent"}, "status": "ok"}\n'
+    )
+    until_asked(b_driver, 1)
+    assert b("pending") == snapshot(
+        '{"data": {"pending": [{"justification": "want to collaborate", "node_id": 1, "public_key": "[key]", "received_at": [unix]}]}, "status": "ok"}\n'
+    )
+    assert b.table("pending") == snapshot("""\
+pending
+┏━━━━━━┳━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━━━━┓
+┃ node ┃ justification       ┃ received                ┃
+┡━━━━━━╇━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━━━━┩
+│ 1    │ want to collaborate │ [time] UTC │
+└──────┴─────────────────────┴─────────────────────────┘
+answer with: pilotctl approve NODE, or pilotctl reject NODE REASON
+""")
+    assert a.table("handshake", "nobody") == snapshot("""\
+--- stderr ---
+error: hostname "nobody" not found
+hint:  check the spelling; a name ends with its node's registration
+--- exit 1 ---
+""")
+    assert a("handshake", "--help") == snapshot("""\
+
+ Usage: pilotctl handshake [OPTIONS] TARGET [JUSTIFICATION]...
+
+ Ask a node for trust, by id, address or hostname.
+ The node's operator sees the justification. Asking a node whose own request waits here approves
+ it.
+
+╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
+│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
+│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
+│ --help            -h        Show this message and exit.                                          │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+""")
+    assert a("pending") == snapshot('{"data": {"pending": []}, "status": "ok"}\n')
+
+
+def test_approve(a: Pilotctl, b: Pilotctl, private_network: Network) -> None:
+    assert b("approve", 3) == snapshot("""\
+{"code": "not_found", "hint": "list them with: pilotctl pending", "message": "no request of node 3 waits", "status": "error"}
+--- stderr ---
+{"code": "not_found", "message": "no request of node 3 waits", "status": "error", "hint": "list them with: pilotctl pending"}
+--- exit 1 ---
+""")
+    assert b("approve", 1) == snapshot(
+        '{"data": {"node_id": 1, "status": "approved"}, "status": "ok"}\n'
+    )
+    with sync.Driver(private_network.nodes["agent-a"].socket) as driver:
+        assert driver.wait_for_trust("agent-b")
+    assert a("send", "agent-b", 7, "--data", "hello") == snapshot(
+        '{"data": {"port": 7, "response": "hello", "sent": "hello", "target": "agent-b"}, "status": "ok"}\n'
+    )
+    assert b("approve", "--help") == snapshot("""\
+
+ Usage: pilotctl approve [OPTIONS] TARGET
+
+ Grant a node's request for trust.
+
+╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
+│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
+│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
+│ --help            -h        Show this message and exit.                                          │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+""")
+
+
+def test_trust(a: Pilotctl, b: Pilotctl) -> None:
+    assert a("trust") == snapshot(
+        '{"data": {"total": 1, "trusted": [{"approved_at": [unix], "mutual": true, "network": 0, "node_id": 2, "public_key": "[key]"}]}, "status": "ok"}\n'
+    )
+    assert b.table("trust") == snapshot("""\
+trusted
+┏━━━━━━┳━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━━━━┓
+┃ node ┃ mutual ┃ network ┃ approved                ┃
+┡━━━━━━╇━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━━━━┩
+│ 1    │ no     │ -       │ [time] UTC │
+└──────┴────────┴─────────┴─────────────────────────┘
+""")
+
+
+def test_reject(c: Pilotctl, b: Pilotctl, b_driver: sync.Driver) -> None:
+    assert c.table("handshake", "agent-b", "me too") == snapshot("""\
+node_id  2
+status   sent
+""")
+    until_asked(b_driver, 3)
+    assert b("reject", 3, "not authorized") == snapshot(
+        '{"data": {"node_id": 3, "status": "rejected"}, "status": "ok"}\n'
+    )
+    assert b.table("reject", 3) == snapshot("""\
+--- stderr ---
+error: no request of node 3 waits
+hint:  list them with: pilotctl pending
+--- exit 1 ---
+""")
+    assert b("reject", "--help") == snapshot("""\
+
+ Usage: pilotctl reject [OPTIONS] TARGET [REASON]...
+
+ Refuse a node's request for trust, and tell it the reason.
+
+╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
+│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
+│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
+│ --help            -h        Show this message and exit.                                          │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+""")
+
+
+def test_untrust(a: Pilotctl, b: Pilotctl) -> None:
+    assert b("untrust", 1) == snapshot('{"data": {"node_id": 1}, "status": "ok"}\n')
+    assert b("untrust", 1) == snapshot("""\
+{"code": "not_found", "message": "handshake revoke: node 1 was not trusted", "status": "error"}
+--- stderr ---
+{"code": "not_found", "message": "handshake revoke: node 1 was not trusted", "status": "error"}
+--- exit 1 ---
+""")
+    assert b.table("trust") == snapshot("""\
+trusted
+┏━━━━━━┳━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━┓
+┃ node ┃ mutual ┃ network ┃ approved ┃
+┡━━━━━━╇━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━┩
+└──────┴────────┴─────────┴──────────┘
+""")
+    assert b("untrust", "--help") == snapshot("""\
+
+ Usage: pilotctl untrust [OPTIONS] TARGET
+
+ End the trust of both sides; the node's streams are reset.
+
+╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
+│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
+│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
+│ --help            -h        Show this message and exit.                                          │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+""")
