@@ -75,6 +75,29 @@ async def test_a_tunnel_gets_the_endpoint_and_others_profit(clock: Clock) -> Non
     assert registry.asked == ["record", "profile"]
 
 
+async def test_a_tunnel_never_gets_a_remembered_record(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.now += seconds
+
+    monkeypatch.setattr(module.anyio, "sleep", sleep)
+    registry = Registry()
+    records = Records(registry)  # type: ignore[arg-type]
+    await records.resolved(2)
+    clock.now += FLOOR / 5
+    registry.key = b"2" * 32
+    assert (await records.resolved(2)).public_key == b"2" * 32
+    assert slept == [pytest.approx(FLOOR * 4 / 5)]
+    clock.now += 10 * FLOOR
+    await records.resolved(2)
+    assert slept[1] == 0
+    assert registry.asked == ["record"] * 3
+
+
 async def test_an_outage_is_bridged_and_a_refusal_is_not(clock: Clock) -> None:
     registry = Registry()
     records = Records(registry)  # type: ignore[arg-type]
@@ -97,5 +120,5 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry()
     records = Records(registry)  # type: ignore[arg-type]
     for node in range(5):
-        await records.resolved(node, 30)
+        await records.resolved(node)
     assert list(records._resolved) == list(records._profiles) == [2, 3, 4]
