@@ -312,8 +312,11 @@ impl Connection {
             return 0;
         }
         let config = &self.options.config;
-        // Two windows: one on its way, one that grows while the first is acknowledged.
-        let buffer = (2 * self.congestion.cwnd()).clamp(config.send_buffer, config.max_send_buffer);
+        // Two windows: one on its way, one that grows while the first is acknowledged. What the peer
+        // holds behind a gap comes on top, or a flight that repairs could not be kept up.
+        let sent = self.sender.snd_nxt.bytes_since(self.sender.snd_una).unwrap_or(0);
+        let arrived = sent.saturating_sub(self.sender.in_flight());
+        let buffer = (2 * self.congestion.cwnd() + arrived).clamp(config.send_buffer, config.max_send_buffer);
         let held = buffer.saturating_sub(self.sender.queue.len());
         held.min(config.send_backlog.saturating_sub(self.sender.unsent()))
     }
@@ -345,6 +348,15 @@ impl Connection {
         let taken = self.sender.queue.write(octets, capacity);
         self.is_write_blocked = taken < octets.len();
         Ok(taken)
+    }
+
+    /// Wakes a writer that was refused once there is room for half a backlog: when segments leave, so
+    /// that a paced flight never waits for its application, and when they are acknowledged.
+    pub(super) fn tell_writer(&mut self) {
+        if self.is_write_blocked && self.send_capacity() >= self.options.config.send_backlog / 2 {
+            self.is_write_blocked = false;
+            self.events.is_writable = true;
+        }
     }
 
     /// Room for 1 to `max` octets in the send queue, to be filled and kept by [`Self::send_commit`];

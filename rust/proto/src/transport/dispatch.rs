@@ -119,7 +119,9 @@ impl Connection {
             self.on_new_data(len);
             self.is_nagle_over = false;
             self.timers.stop(TimerKind::Nagle);
-            return Some(self.sender.send_new(now, len, false));
+            let segment = self.sender.send_new(now, len, false);
+            self.tell_writer();
+            return Some(segment);
         }
         if self.sender.in_flight() < self.congestion.cwnd() && !self.sender.has_lost() {
             self.sender.on_app_limited();

@@ -231,10 +231,7 @@ impl Connection {
             self.dup_acks += 1;
         }
         self.on_acked(now, &acked, prior_in_flight, segment.ack, is_duplicate && blocks.is_none());
-        if self.is_write_blocked && self.send_capacity() >= self.options.config.send_backlog / 2 {
-            self.is_write_blocked = false;
-            self.events.is_writable = true;
-        }
+        self.tell_writer();
         if acked.fin {
             self.on_fin_acked(now);
         }

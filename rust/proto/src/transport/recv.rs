@@ -140,6 +140,15 @@ impl Receiver {
         }
     }
 
+    /// A retransmission that is lost as well takes another round trip, in which the sender should not
+    /// have to stop: a window of which half waits behind gaps doubles, up to its bound. What waits for
+    /// the network and not for the reader is no sign of a slow one.
+    fn make_room_for_repair(&mut self) {
+        if 2 * self.assembler.octets() >= self.capacity {
+            self.capacity = (2 * self.capacity).min(self.max_capacity);
+        }
+    }
+
     /// Takes a data segment.
     pub(super) fn on_data(&mut self, seq: SeqNumber, octets: &[u8]) -> Arrival {
         let (seq, octets) = match self.rcv_nxt.bytes_since(seq) {
@@ -154,6 +163,7 @@ impl Receiver {
         let octets = &octets[..octets.len().min(room)];
         if seq != self.rcv_nxt {
             if self.assembler.insert(seq, octets, self.max_segments) {
+                self.make_room_for_repair();
                 return Arrival::OutOfOrder;
             }
             let is_full = self.assembler.len() >= self.max_segments;

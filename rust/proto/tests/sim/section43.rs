@@ -75,6 +75,63 @@ fn the_window_grows_beyond_a_megabyte_towards_our_own_peers_only() {
 }
 
 #[test]
+fn a_writer_hears_of_room_when_its_backlog_left_not_only_when_it_was_acknowledged() {
+    let mut script = Script::established(configured(|config| config.send_backlog = 8000), 50);
+    script.events();
+    assert_eq!(script.connection.send(&[b'x'; 20_000]), Ok(8000));
+    assert_eq!(script.events(), []);
+    assert_eq!(script.data().len(), 8);
+    assert_eq!(script.events(), [ConnectionEvent::Writable]);
+    assert_eq!(script.connection.send(&[b'x'; 1000]), Ok(1000));
+    script.data();
+    assert_eq!(script.events(), [], "nobody was refused");
+}
+
+#[test]
+fn what_the_peer_holds_behind_a_gap_leaves_room_for_the_writer() {
+    let mut script = Script::established(configured(|config| config.send_buffer = 0), 50);
+    script.write(40_000);
+    assert_eq!(script.data().len(), 40);
+    script.now += 50 * MS;
+    script.sack(1, &[(seg(1), seg(40))]);
+    assert_eq!(script.data(), [(seg(0), 1000)]);
+    // Recovery halved the window; of what is queued, 39 segments need it no more.
+    assert_eq!(script.connection.stats().cwnd, 20_000);
+    assert_eq!(script.connection.send_capacity(), 2 * 20_000 + 39_000 - 40_000);
+}
+
+#[test]
+fn a_window_half_of_which_waits_behind_a_gap_doubles_up_to_its_bound() {
+    let options = configured(|config| {
+        config.recv_buffer = 16 * 4096;
+        config.max_recv_buffer = 64 * 4096;
+    });
+    let mut script = Script::established(options, 50);
+    let mut windows = Vec::new();
+    for n in 1..300 {
+        script.recv(ACK, seg(n), 1, WINDOW, &[b'y'; 1000]);
+        let window = script.sent().last().unwrap().window;
+        if windows.last() != Some(&window) {
+            windows.push(window);
+        }
+    }
+    assert_eq!(windows, [16, 32, 64]);
+    let held = script.connection.stats().ooo_buf;
+    assert_eq!(held, 262, "what lies beyond the window is not kept");
+}
+
+#[test]
+fn a_reader_that_does_not_read_gets_no_larger_window() {
+    let options = configured(|config| config.recv_buffer = 16 * 4096);
+    let mut script = Script::established(options, 50);
+    for n in 0..65 {
+        script.recv(ACK, seg(n), 1, WINDOW, &[b'y'; 1000]);
+    }
+    script.now += 50 * MS;
+    assert_eq!(script.wait(50 * MS).last().unwrap().window, 0);
+}
+
+#[test]
 fn three_duplicates_of_a_peer_without_sack_repeat_the_first_segment_once() {
     let mut script = Script::established(plain(), 50);
     script.write(20_000);
