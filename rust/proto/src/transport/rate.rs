@@ -3,6 +3,7 @@
 
 use core::time::Duration;
 
+use super::congestion::Loss;
 use crate::time::Instant;
 
 /// What was known about delivery when a segment left. Kept with the segment.
@@ -80,10 +81,15 @@ impl RateSampler {
         self.delivered_at = now;
     }
 
-    /// Octets in flight when a segment left, and those deemed lost since, itself included.
-    pub(super) fn on_lost(&mut self, state: &SendState, size: usize) -> (usize, u64) {
+    /// A segment of `size` octets was deemed lost.
+    pub(super) fn on_lost(&mut self, state: &SendState, size: usize) -> Loss {
         self.lost += size as u64;
-        (state.in_flight, self.lost - state.lost)
+        Loss {
+            size,
+            tx_in_flight: state.in_flight,
+            lost_since: self.lost - state.lost,
+            prior_delivered: state.delivered,
+        }
     }
 
     /// Measures from the segment of this acknowledgement that left last.

@@ -406,10 +406,10 @@ impl Sender {
         sent.place = Place::Lost;
         let (seq, size) = (sent.seq, sent.size());
         self.in_flight -= size;
-        let (tx_in_flight, lost_since) = self.rate.on_lost(&sent.rate, size);
+        let loss = self.rate.on_lost(&sent.rate, size);
         let position = self.lost.partition_point(|known| *known < seq);
         self.lost.insert(position, seq);
-        Loss { size, tx_in_flight, lost_since }
+        loss
     }
 
     /// Deems the first unacknowledged segment lost, unless it already is.

@@ -124,6 +124,7 @@ impl Bbr {
         }
         if self.is_full_bw_reached {
             self.state = State::Drain;
+            self.model.end_probe();
             self.pacing_gain = DRAIN_PACING_GAIN;
             self.cwnd_gain = STARTUP_CWND_GAIN;
         }
@@ -390,7 +391,7 @@ mod tests {
             if lost > 0 {
                 for n in 1..=lost / SMSS {
                     let lost_since = (n * SMSS) as u64;
-                    self.bbr.on_segment_lost(&Loss { size: SMSS, tx_in_flight, lost_since });
+                    self.bbr.on_segment_lost(&Loss { size: SMSS, tx_in_flight, lost_since, prior_delivered });
                     self.bbr.on_loss_event(self.now, tx_in_flight);
                 }
             }
@@ -466,10 +467,30 @@ mod tests {
         let mut path = Fluid::new(5e6, 40);
         path.rounds(25, 0.0);
         let model = &mut path.bbr.model;
-        model.on_lost(&Loss { size: SMSS, tx_in_flight: 0, lost_since: 0 });
+        model.on_lost(&Loss { size: SMSS, tx_in_flight: 0, lost_since: 0, prior_delivered: u64::MAX });
         // Two of a hundred segments are expected to be lost, give or take 2.8.
         assert!(!model.is_too_lossy(4 * SMSS as u64, 100 * SMSS));
         assert!(model.is_too_lossy(5 * SMSS as u64, 100 * SMSS));
+    }
+
+    #[test]
+    fn losses_of_a_probe_do_not_bound_what_follows_it() {
+        let mut path = Fluid::new(5e6, 40);
+        path.rounds(25, 0.0);
+        path.bbr.state = State::ProbeBw(Cycle::Up);
+        path.bbr.start_down(path.now);
+        let probed = path.delivered;
+        let mut losing = |prior_delivered: u64| {
+            for n in 1..=20 {
+                let loss =
+                    Loss { size: SMSS, tx_in_flight: 200 * SMSS, lost_since: n * 1000, prior_delivered };
+                path.bbr.on_segment_lost(&loss);
+            }
+            path.rounds(2, 0.0);
+            path.bbr.model.bw() < path.bbr.model.max_bw()
+        };
+        assert!(!losing(probed));
+        assert!(losing(probed + 1));
     }
 
     #[test]

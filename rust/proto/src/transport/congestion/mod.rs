@@ -83,6 +83,8 @@ pub struct Loss {
     pub tx_in_flight: usize,
     /// Octets deemed lost since it left, itself included.
     pub lost_since: u64,
+    /// Octets that had been delivered on this connection when it left.
+    pub prior_delivered: u64,
 }
 
 /// A congestion controller.

@@ -69,6 +69,9 @@ impl Bbr {
     }
 
     pub(super) fn start_down(&mut self, now: Instant) {
+        if self.state == State::ProbeBw(Cycle::Up) {
+            self.model.end_probe();
+        }
         self.model.reset_short_term();
         self.cycle.probe_up_count = usize::MAX;
         // Between two and three seconds, and rounds with a random part.

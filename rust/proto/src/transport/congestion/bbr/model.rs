@@ -53,6 +53,8 @@ pub(super) struct Model {
     pub(super) extra_acked_start: Option<Instant>,
     pub(super) extra_acked_delivered: u64,
     extra_acked_filter: [(u64, usize); 2],
+    /// Delivered when probing last ended: what left before then was the probe.
+    probe_end_delivered: u64,
     smss: usize,
 }
 
@@ -103,11 +105,20 @@ impl Model {
         lost as f64 / segment > expected + 2.0 * expected.sqrt()
     }
 
+    /// What left up to now was sent to find the path's limits. Its losses say where they lie, which the
+    /// long-term bound remembers, not that the path has become worse.
+    pub(super) fn end_probe(&mut self) {
+        self.probe_end_delivered = self.total_delivered;
+    }
+
     /// A segment was deemed lost.
     pub(super) fn on_lost(&mut self, loss: &Loss) {
+        self.smss = self.smss.max(loss.size);
+        if self.probe_end_delivered > 0 && loss.prior_delivered <= self.probe_end_delivered {
+            return;
+        }
         self.lost_in_round += loss.size as u64;
         self.is_loss_in_round = true;
-        self.smss = self.smss.max(loss.size);
     }
 
     /// BBRUpdateLatestDeliverySignals and the round counter.
