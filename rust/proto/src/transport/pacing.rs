@@ -4,14 +4,22 @@ use core::time::Duration;
 
 use crate::time::Instant;
 
-/// Allows `rate` octets per second, a quantum of time's worth at once. Time that its user slept too
-/// long is made good, up to one quantum.
+/// How much of a wake-up's delay is made good. On a busy machine a thread may run this late, and the
+/// path had nothing to carry meanwhile.
+const MAX_LATE: Duration = Duration::from_millis(10);
+
+/// Allows `rate` octets per second, a quantum of time's worth at once. When its user comes later than
+/// it was told to, the time is made good; when it had nothing to send, it is not.
 #[derive(Debug, Default)]
 pub(super) struct Pacer {
     /// Octets per second, 0 for no limit.
     rate: u64,
     /// When the octets that left so far would all have left at `rate`.
     departure: Instant,
+    /// What its user was last told to wait for.
+    awaited: Option<Instant>,
+    /// By how much its user came too late.
+    late: Duration,
 }
 
 impl Pacer {
@@ -26,10 +34,16 @@ impl Pacer {
     }
 
     /// When the next segment may leave, if not now.
-    pub(super) fn blocked_until(&self, now: Instant, quantum: Duration) -> Option<Instant> {
-        let is_over = self.rate > 0 && self.departure > now + quantum;
-        // Waking only when a whole quantum has drained keeps bursts and sleeps long.
-        is_over.then_some(self.departure)
+    pub(super) fn blocked_until(&mut self, now: Instant, quantum: Duration) -> Option<Instant> {
+        if self.rate > 0 && self.departure > now + quantum {
+            // Waking only when a whole quantum has drained keeps bursts and sleeps long.
+            self.awaited = Some(self.departure);
+            return self.awaited;
+        }
+        if let Some(at) = self.awaited.take() {
+            self.late = now.saturating_since(at).min(MAX_LATE);
+        }
+        None
     }
 
     /// `size` octets leave.
@@ -38,9 +52,13 @@ impl Pacer {
             return;
         }
         let nanos = size as u64 * 1_000_000_000 / self.rate;
-        let earliest = now - quantum;
+        let credit_from = now - quantum;
+        let earliest = credit_from - self.late;
         let from = if self.departure > earliest { self.departure } else { earliest };
         self.departure = from + Duration::from_nanos(nanos);
+        if self.departure >= credit_from {
+            self.late = Duration::ZERO;
+        }
     }
 }
 
@@ -69,12 +87,17 @@ mod tests {
     }
 
     #[test]
+    fn a_sleep_of_any_length_is_excused_up_to_a_bound() {
+        assert!(sent_in_a_second(1_000_000, Duration::from_millis(40)) < 400_000);
+    }
+
+    #[test]
     fn the_rate_is_kept_even_when_wake_ups_are_late() {
         for rate in [1_000_000, 50_000_000] {
-            for late in [0, 400, 900] {
+            for late in [0, 400, 900, 5_000, 9_000] {
                 let sent = sent_in_a_second(rate, Duration::from_micros(late));
                 let error = sent.abs_diff(rate);
-                assert!(error <= rate / 200 + 2000, "{sent} octets at {rate}/s, {late} us late");
+                assert!(error <= rate / 150 + 2000, "{sent} octets at {rate}/s, {late} us late");
             }
         }
     }
