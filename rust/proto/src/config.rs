@@ -200,6 +200,8 @@ pub struct NodeConfig {
     pub max_peers: usize,
     /// Datagrams that wait for a peer's session. WP 5.
     pub max_pending: usize,
+    /// Octets received and not read, of all connections; those of one peer may hold a quarter.
+    pub recv_memory: usize,
     /// A peer without connections is forgotten after this silence.
     pub peer_lifetime: Duration,
     /// How often the forgettable is looked for.
@@ -218,6 +220,7 @@ impl Default for NodeConfig {
             key_rate: (50, 100),
             max_peers: 16_384,
             max_pending: 64,
+            recv_memory: 1 << 30,
             peer_lifetime: Duration::from_secs(300),
             sweep_interval: Duration::from_secs(60),
             beacon_interval: Duration::from_secs(30),

@@ -142,6 +142,7 @@ impl Node {
             is_inbound,
             is_counted: true,
             is_released: false,
+            held: 0,
         };
         self.slots.insert(id, slot);
         id
@@ -301,7 +302,10 @@ impl Node {
         id: ConnectionId,
         f: impl FnOnce(&mut Connection) -> R,
     ) -> Option<R> {
-        let result = f(&mut self.slots.get_mut(&id)?.connection);
+        let slot = self.slots.get_mut(&id)?;
+        let result = f(&mut slot.connection);
+        let (peer, held) = (slot.connection.tuple().remote.node, slot.connection.held());
+        self.memory.update(peer, &mut slot.held, held);
         self.queue(id);
         Some(result)
     }
@@ -402,6 +406,7 @@ impl Node {
         };
         NodeStats {
             counters: self.counters,
+            held: self.memory.total(),
             connections: self.slots.values().filter(is_open).count(),
             ports: self.ports.listeners(),
             peers: self.peers.len(),

@@ -8,6 +8,7 @@
 
 mod admission;
 mod api;
+mod memory;
 mod ports;
 mod receive;
 mod stats;
@@ -23,7 +24,7 @@ pub use admission::Caller;
 pub use stats::{NodeCounters, NodeStats};
 pub use transmit::Transmit;
 
-use self::{admission::Gate, ports::Ports};
+use self::{admission::Gate, memory::Memory, ports::Ports};
 use crate::{
     config::{MAX_SEGMENT, NodeConfig},
     crypto::{CryptoError, entropy::Entropy, identity::Identity},
@@ -120,6 +121,8 @@ struct Slot {
     is_counted: bool,
     /// The application is done with it; it is forgotten when it is closed.
     is_released: bool,
+    /// Octets that the node's ledger says it holds.
+    held: usize,
 }
 
 /// Demultiplexing key: our port and the far end.
@@ -159,6 +162,7 @@ pub struct Node {
     by_peer: BTreeMap<NodeId, Vec<ConnectionId>>,
     next_id: u32,
     ports: Ports,
+    memory: Memory,
     ready: VecDeque<ConnectionId>,
     timers: BinaryHeap<Reverse<(Instant, Timed)>>,
     events: VecDeque<Event>,
@@ -201,6 +205,7 @@ impl Node {
         };
         let mut node = Self {
             ports: Ports::default(),
+            memory: Memory::default(),
             config,
             address: Address::default(),
             identity: Identity::from_seed(identity_seed)?,
@@ -368,8 +373,9 @@ impl Node {
     /// Forgets a connection.
     fn remove(&mut self, id: ConnectionId) {
         self.free_place(id);
-        let Some(slot) = self.slots.remove(&id) else { return };
+        let Some(mut slot) = self.slots.remove(&id) else { return };
         let tuple = *slot.connection.tuple();
+        self.memory.update(tuple.remote.node, &mut slot.held, 0);
         let key = Key { local_port: tuple.local_port, remote: tuple.remote, remote_port: tuple.remote_port };
         if self.demux.get(&key) == Some(&id) {
             self.demux.remove(&key);

@@ -241,7 +241,10 @@ impl Node {
         {
             let is_new_syn = header.flags == Flags::SYN && slot.connection.state() == State::TimeWait;
             if !is_new_syn && slot.connection.state() != State::Closed {
+                let peer = header.src.node;
+                slot.connection.set_supply(self.memory.supply(peer, self.config.recv_memory));
                 slot.connection.process(now, header, payload);
+                self.memory.update(peer, &mut slot.held, slot.connection.held());
                 self.queue(id);
                 return;
             }

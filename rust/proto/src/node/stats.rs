@@ -50,6 +50,8 @@ pub struct NodeCounters {
 pub struct NodeStats {
     /// Counters since the start.
     pub counters: NodeCounters,
+    /// Octets held for readers, to within 16 KiB for each connection.
+    pub held: usize,
     /// Connections that are being opened or open.
     pub connections: usize,
     /// Bound ports.

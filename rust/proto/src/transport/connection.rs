@@ -7,7 +7,7 @@ use super::{
     CloseReason, Dialect, RecvError, SendError, State, Stats, TimerKind,
     congestion::{self, Algorithm, Controller, Parameters},
     pacing::Pacer,
-    recv::Receiver,
+    recv::{Receiver, Supply},
     rtt::RttEstimator,
     send::{Recovery, Sender},
     state::Input,
@@ -379,6 +379,16 @@ impl Connection {
     /// The octets that can be read, in order.
     pub fn recv_slices(&self) -> impl Iterator<Item = &[u8]> {
         self.receiver.queue.slices()
+    }
+
+    /// Tells how much memory is left for what arrives.
+    pub fn set_supply(&mut self, supply: Supply) {
+        self.receiver.supply = supply;
+    }
+
+    /// Octets that are held for the reader, in order and behind gaps.
+    pub fn held(&self) -> usize {
+        self.receiver.held()
     }
 
     /// Octets that can be read.

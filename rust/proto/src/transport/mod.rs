@@ -29,6 +29,7 @@ pub use connection::{Connection, ConnectionEvent, FourTuple, Options};
 pub use dispatch::reset_for;
 pub use error::{CloseReason, RecvError, SendError};
 pub use rate::RateSample;
+pub use recv::Supply;
 pub use state::State;
 pub use stats::{Counters, Stats};
 pub use timer::TimerKind;

@@ -21,7 +21,7 @@ pub(super) enum Arrival {
     Duplicate,
     /// Lies outside the window.
     Unacceptable,
-    /// Lies beyond a gap and there was no room.
+    /// There was no room for it.
     Overflow,
 }
 
@@ -60,6 +60,21 @@ impl AckState {
     }
 }
 
+/// How much memory the node has left for what arrives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Supply {
+    /// As much as windows ask for.
+    #[default]
+    Ample,
+    /// Windows do not grow.
+    Scarce,
+    /// What arrives is kept only while it fills no gap and little is unread.
+    Exhausted,
+}
+
+/// Octets that a connection may hold unread when memory is exhausted.
+const EXHAUSTED_QUEUE: usize = 16 * MAX_SEGMENT;
+
 /// The receiving half of a connection.
 #[derive(Debug)]
 pub(super) struct Receiver {
@@ -77,6 +92,7 @@ pub(super) struct Receiver {
     /// Octets read since, to tell how much a round trip needs.
     read: (Instant, usize),
     max_segments: usize,
+    pub(super) supply: Supply,
     /// Out-of-order segments since the gap opened.
     pub(super) since_gap: u32,
 }
@@ -96,6 +112,7 @@ impl Receiver {
             max_capacity: config.max_recv_buffer,
             read: (Instant::ZERO, 0),
             max_segments: config.out_of_order_segments,
+            supply: Supply::default(),
             since_gap: 0,
         }
     }
@@ -136,8 +153,19 @@ impl Receiver {
         self.read = (now, 0);
         let per_rtt = read as u128 * rtt.as_nanos() / elapsed.as_nanos().max(1);
         if 2 * per_rtt >= self.capacity as u128 {
+            self.grow();
+        }
+    }
+
+    fn grow(&mut self) {
+        if self.supply == Supply::Ample {
             self.capacity = (2 * self.capacity).min(self.max_capacity);
         }
+    }
+
+    /// Octets held, in order and behind gaps.
+    pub(super) fn held(&self) -> usize {
+        self.queue.len() + self.assembler.octets()
     }
 
     /// A retransmission that is lost as well takes another round trip, in which the sender should not
@@ -145,7 +173,7 @@ impl Receiver {
     /// the network and not for the reader is no sign of a slow one.
     fn make_room_for_repair(&mut self) {
         if 2 * self.assembler.octets() >= self.capacity {
-            self.capacity = (2 * self.capacity).min(self.max_capacity);
+            self.grow();
         }
     }
 
@@ -161,6 +189,10 @@ impl Receiver {
             return Arrival::Unacceptable;
         }
         let octets = &octets[..octets.len().min(room)];
+        let is_luxury = seq != self.rcv_nxt || self.queue.len() >= EXHAUSTED_QUEUE;
+        if self.supply == Supply::Exhausted && is_luxury {
+            return Arrival::Overflow;
+        }
         if seq != self.rcv_nxt {
             if self.assembler.insert(seq, octets, self.max_segments) {
                 self.make_room_for_repair();

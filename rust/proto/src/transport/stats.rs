@@ -31,7 +31,7 @@ pub struct Counters {
     pub unacceptable: u64,
     /// Data segments dropped because they were held already.
     pub duplicates: u64,
-    /// Out-of-order segments dropped for lack of room.
+    /// Segments dropped for lack of room or memory.
     pub reassembly_overflow: u64,
 }
 

@@ -9,7 +9,7 @@ use pilot_proto::{
     transport::CloseReason,
     wire::addr::Port,
 };
-use pilot_sim::{Path, World};
+use pilot_sim::{FlowId, Loss, Path, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -85,4 +85,44 @@ fn a_crash_is_noticed_and_the_next_dial_succeeds() {
     assert_eq!(dial(&mut world, 1), (1, 0));
     assert!(world.flows()[..3].iter().all(|flow| flow.closed == Some(CloseReason::PeerRestarted)));
     assert!(std::iter::from_fn(|| world.poll_event(1)).all(|event| !matches!(event, Event::Closed(..))));
+}
+
+#[test]
+fn a_peer_that_fills_windows_nobody_reads_takes_a_quarter_and_harms_no_other() {
+    const LIMIT: usize = 16 << 20;
+    let config = NodeConfig { recv_memory: LIMIT, ..NodeConfig::default() };
+    let mut world = World::new(1, config, Path { latency: Duration::from_millis(5), ..Path::default() });
+    let [hostile, victim, honest] = [(); 3].map(|()| world.add_host());
+    for _ in 0..40 {
+        let flow = world.start_flow(hostile, victim, u64::MAX, DialOptions::default(), false).unwrap();
+        world.set_reading(flow, false);
+    }
+    world.run_for(5 * SECOND);
+    let held = world.node(victim).stats().held;
+    assert!((LIMIT / 4..LIMIT / 4 + 40 * 80_000).contains(&held), "{held}");
+    let dropped = |world: &mut World, peer: usize| -> u64 {
+        let of_peer =
+            world.node(victim).connections().filter(|(_, c)| c.tuple().remote.node.0 == peer as u32 + 1);
+        of_peer.map(|(_, c)| c.stats().counters.reassembly_overflow).sum()
+    };
+    assert!(dropped(&mut world, hostile) > 0);
+
+    // Loss makes the honest peer's data wait behind gaps.
+    let lossy = Path { latency: Duration::from_millis(5), loss: Loss::Random(0.01), ..Path::default() };
+    world.set_path(honest, victim, lossy);
+    let flow = world.start_flow(honest, victim, 5_000_000, DialOptions::default(), false).unwrap();
+    world.run_until(20 * SECOND, |world| world.flow(flow).finished.is_some()).unwrap();
+    assert_eq!(dropped(&mut world, honest), 0);
+
+    for n in 0..40 {
+        let flow = FlowId::nth(&world, n).unwrap();
+        world.abort(flow);
+    }
+    world.run_for(SECOND);
+    for n in 0..40 {
+        let flow = FlowId::nth(&world, n).unwrap();
+        world.set_reading(flow, true);
+    }
+    world.run_for(SECOND);
+    assert_eq!(world.node(victim).stats().held, 0);
 }
