@@ -1,12 +1,17 @@
 """Our controllers beside kernel TCP and QUIC over the same long, narrow and lossy paths.
 
-``make bench-wan`` (as root) joins two network namespaces by ``pilot-lab``, runs every contender
-over every path of the grid in one go, prints a table and writes JSON and SVG. ``--quick`` takes a
+``make bench-wan`` (as root) joins pairs of network namespaces by ``pilot-lab``, runs every
+contender over every path of the grid, prints a table and writes JSON and SVG. ``--quick`` takes a
 few paths only, ``--only 30,100,0.02`` (round trip in ms, Mbit/s, loss) one.
 
-A figure is megabits of payload per second from the first octet on, slow start included. ``late`` is
-that of the second half. Segments differ: ours carry 1,152 octets, TCP's 1,448; where loss sets the
-pace, throughput is proportional to that, so the ratios say both.
+A figure is megabits of payload per second from the first octet on, slow start included: the median
+of several runs, which differ in what is lost; within a run the nth packet of every contender
+meets the same fate. Contenders of a run go side by side, each over a router of its own, as many as
+the processors can bear. Segments differ: ours carry 1,152 octets, TCP's 1,448; where loss sets the
+pace, throughput is proportional to that, so ratios are scaled by it.
+
+Everything runs with real-time priority: a kernel's TCP does its work in interrupts whatever else
+the machine is busy with, and a comparison should not measure that.
 """
 
 from __future__ import annotations
@@ -15,7 +20,10 @@ import argparse
 import json
 import os
 import platform
+import queue
+import random
 import selectors
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,10 +44,13 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-LEFT, RIGHT = "pilot-left", "pilot-right"
 LEFT_IP, RIGHT_IP = "10.77.1.1", "10.77.2.1"
 OUR_SEGMENT, TCP_SEGMENT = 1152, 1448
 CONTENDERS = ("reno", "cubic", "bbr", "tcp-cubic", "tcp-bbr", "quinn-cubic")
+#: Mbit/s at once; more would measure the processors.
+BEARABLE = 250
+#: Part of the resampled ratios that the stated interval holds.
+CONFIDENCE = 0.9
 #: Seconds without a word from a receiver after which a run is over.
 PATIENCE = 4.0
 Samples = list[tuple[int, int]]
@@ -64,13 +75,17 @@ class Route:
         """Octets in flight that fill the path."""
         return self.rate * 125 * max(self.rtt, 10)
 
-    @property
-    def spec(self) -> str:
+    def spec(self, seed: int) -> str:
         """The description for the lab; the queue holds one bandwidth-delay product."""
         return (
             f"delay={self.rtt * 500}us rate={self.rate}mbit queue={self.bdp} "
-            f"loss={self.loss} {self.extra}"
+            f"loss={self.loss} seed={seed} {self.extra}"
         )
+
+    @property
+    def is_random(self) -> bool:
+        """Whether runs differ by what is lost."""
+        return self.loss > 0 or bool(self.extra)
 
     @property
     def seconds(self) -> float:
@@ -106,11 +121,17 @@ def inside(namespace: str, *command: str) -> list[str]:
 
 
 class Lab:
-    """Two namespaces and the router between them."""
+    """Two namespaces and the router between them.
 
-    def __init__(self, binary: Path) -> None:
+    Args:
+        lane: tells it from others that exist at the same time.
+    """
+
+    def __init__(self, binary: Path, lane: int = 0) -> None:
         self.binary = binary
-        self.devices = {LEFT: ("plab0", LEFT_IP), RIGHT: ("plab1", RIGHT_IP)}
+        self.left, self.right = f"pilot-left-{lane}", f"pilot-right-{lane}"
+        devices = (f"plab{lane}l", LEFT_IP), (f"plab{lane}r", RIGHT_IP)
+        self.devices = dict(zip((self.left, self.right), devices, strict=True))
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -144,9 +165,9 @@ class Lab:
         if answer != "ok":
             raise SystemExit(f"the lab says {answer!r}")
 
-    def set(self, path: Route) -> None:
+    def set(self, path: Route, seed: int) -> None:
         """Makes the router another path."""
-        self.process.stdin.write(f"{path.spec}\n")
+        self.process.stdin.write(f"{path.spec(seed)}\n")
         self.process.stdin.flush()
         self._answer()
 
@@ -185,15 +206,16 @@ class Receiver:
 
 
 class Arena:
-    """Everybody who can send from left to right."""
+    """Everybody who can send from left to right in one lab."""
 
-    def __init__(self, stack: ExitStack, quic: Path | None) -> None:
+    def __init__(self, stack: ExitStack, lab: Lab, quic: Path | None) -> None:
+        self.lab = lab
         self.state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pilot-wan-")))
         self.quic = quic
         listen = ["--registry-addr", f"{LEFT_IP}:9000", "--beacon-addr", f"{LEFT_IP}:9001"]
         store = ["--store", str(self.state / "registry.json")]
-        self._start(stack, "rendezvous", "rendezvous", LEFT, [*listen, *store])
-        for name, namespace, address in (("a", LEFT, LEFT_IP), ("b", RIGHT, RIGHT_IP)):
+        self._start(stack, "rendezvous", "rendezvous", lab.left, [*listen, *store])
+        for name, namespace, address in (("a", lab.left, LEFT_IP), ("b", lab.right, RIGHT_IP)):
             flags = [
                 "--registry",
                 f"{LEFT_IP}:9000",
@@ -207,7 +229,7 @@ class Arena:
             socket = ["--socket", str(self.state / f"{name}.sock")]
             self._start(stack, "daemon", name, namespace, [*flags, *place, *socket])
         ours = self._worker("ours-receive", path=str(self.state / "b.sock"), port=5001)
-        tcp = inside(RIGHT, *self._worker("tcp-receive", address=RIGHT_IP, port=5001))
+        tcp = inside(lab.right, *self._worker("tcp-receive", address=RIGHT_IP, port=5001))
         self.receivers = {"ours": Receiver(ours), "tcp": Receiver(tcp)}
         for receiver in self.receivers.values():
             stack.callback(receiver.stop)
@@ -228,9 +250,11 @@ class Arena:
         if kind == "tcp":
             parameters = {"congestion": congestion, "seconds": seconds}
             command = self._worker("tcp-send", address=RIGHT_IP, port=5001, **parameters)
-            command = inside(LEFT, *command)
+            command = inside(self.lab.left, *command)
         elif kind == "quinn":
-            command = inside(LEFT, str(self.quic), "send", f"{RIGHT_IP}:5002", str(seconds))
+            command = inside(
+                self.lab.left, str(self.quic), "send", f"{RIGHT_IP}:5002", str(seconds)
+            )
         else:
             kind = "ours"
             path = str(self.state / "a.sock")
@@ -239,7 +263,8 @@ class Arena:
         with ExitStack() as stack:
             if kind == "quinn":
                 # A new one each time: one that sees a stray connection counts one stream too many.
-                receiver = Receiver(inside(RIGHT, str(self.quic), "receive", f"{RIGHT_IP}:5002"))
+                listen = [str(self.quic), "receive", f"{RIGHT_IP}:5002"]
+                receiver = Receiver(inside(self.lab.right, *listen))
                 stack.callback(receiver.stop)
             else:
                 receiver = self.receivers[kind]
@@ -268,51 +293,89 @@ def rates(samples: Samples, seconds: float) -> tuple[float, float]:
     return last * 8e3 / max(whole, 1), late
 
 
+Figures = dict[str, list[tuple[float, float]]]
+
+
+class Lanes:
+    """Labs that work side by side."""
+
+    def __init__(self, stack: ExitStack, count: int, binary: Path, quic: Path | None) -> None:
+        self._free: queue.Queue[Arena] = queue.Queue()
+        for lane in range(count):
+            lab = stack.enter_context(Lab(binary, lane))
+            self._free.put(Arena(stack, lab, quic))
+
+    def run(self, path: Route, contender: str, seed: int) -> tuple[float, float]:
+        """Waits for a free lab; Mbit/s of the whole time and of its second half."""
+        arena = self._free.get()
+        try:
+            arena.lab.set(path, seed)
+            samples = arena.run(contender, path.seconds + path.rtt / 1000)
+        finally:
+            self._free.put(arena)
+        return rates(samples, path.seconds)
+
+
 def measure(
-    paths: list[Route], contenders: list[str], binary: Path, quic: Path | None, out: Path | None
+    paths: list[Route], contenders: list[str], runs: int, arguments: argparse.Namespace
 ) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     with ExitStack() as stack:
-        lab = stack.enter_context(Lab(binary))
-        arena = Arena(stack, quic)
+        lanes = Lanes(stack, len(contenders), arguments.lab, arguments.quic)
         progress = stack.enter_context(Progress(console=Console(stderr=True)))
-        task = progress.add_task("paths", total=len(paths) * len(contenders))
-        for path in paths:
-            figures: dict[str, tuple[float, float]] = {}
-            for contender in contenders:
-                progress.update(task, description=f"{path.name}: {contender}")
-                lab.set(path)
-                samples = arena.run(contender, path.seconds + path.rtt / 1000)
-                figures[contender] = rates(samples, path.seconds)
-                progress.advance(task)
+        # Without losses runs hardly differ.
+        plan = [(path, runs if path.is_random else min(runs, 3)) for path in paths]
+        total = sum(count for _, count in plan) * len(contenders)
+        task = progress.add_task("paths", total=total)
+        for path, count in plan:
+            progress.update(task, description=path.name)
+            figures: Figures = {name: [] for name in contenders}
+            width = min(len(contenders), max(1, BEARABLE // path.rate))
+            with ThreadPoolExecutor(width) as pool:
+                # In step: whoever runs beside whom changes from run to run.
+                for seed in range(1, count + 1):
+                    turn = seed % len(contenders)
+                    order = contenders[turn:] + contenders[:turn]
+                    pending = {name: pool.submit(lanes.run, path, name, seed) for name in order}
+                    for name, result in pending.items():
+                        figures[name].append(result.result())
+                        progress.advance(task)
             rows.append({"path": asdict(path), "name": path.name, "mbit_per_s": figures})
-            if out is not None:
+            if arguments.out is not None:
                 # A run takes long; what was measured is kept when it is cut short.
-                (out / "wan.json").write_text(json.dumps(rows, indent=1) + "\n")
+                (arguments.out / "wan.json").write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 
 
-def shares(binary: Path) -> dict[str, float]:
+def shares(binary: Path, runs: int) -> dict[str, float]:
     """What kernel CUBIC keeps of its fair half beside a flow of each of ours, 1 being fair: 100
     Mbit/s, 30 ms, a queue of one bandwidth-delay product, the second half of ten seconds."""
     kept = {}
     route, seconds = Route(30, 100, 0.0), 10.0
     with ExitStack() as stack:
         lab = stack.enter_context(Lab(binary))
-        arena = Arena(stack, None)
+        arena = Arena(stack, lab, None)
         pool = stack.enter_context(ThreadPoolExecutor(2))
         for ours in ("reno", "cubic", "bbr"):
-            lab.set(route)
-            both = [pool.submit(arena.run, name, seconds) for name in (ours, "tcp-cubic")]
-            late = [rates(run.result(), seconds)[1] for run in both]
-            kept[ours] = 2 * late[1] / max(sum(late), 1e-9)
+            found = []
+            for seed in range(1, runs + 1):
+                lab.set(route, seed)
+                both = [pool.submit(arena.run, name, seconds) for name in (ours, "tcp-cubic")]
+                late = [rates(run.result(), seconds)[1] for run in both]
+                found.append(2 * late[1] / max(sum(late), 1e-9))
+            kept[ours] = statistics.median(found)
     return kept
+
+
+def median(figures: Figures, name: str, which: int = 0) -> float:
+    return statistics.median(run[which] for run in figures[name])
 
 
 def render(rows: list[dict[str, object]]) -> Table:
     table = Table(
-        title=f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, "
-        "Mbit/s of payload (second half)"
+        title=f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, Mbit/s "
+        "of payload (second half), medians; ratios scaled by the segment's size, with the interval "
+        f"that holds {CONFIDENCE:.0%} of resampled ones"
     )
     table.add_column("path")
     names = list(rows[0]["mbit_per_s"])
@@ -322,16 +385,40 @@ def render(rows: list[dict[str, object]]) -> Table:
     table.add_column("bbr / kernel", justify="right")
     for row in rows:
         figures = row["mbit_per_s"]
-        cells = [f"{whole:.1f} ({late:.1f})" for whole, late in figures.values()]
-        table.add_row(row["name"], *cells, ratio(figures, "cubic"), ratio(figures, "bbr"))
+        cells = [f"{median(figures, name):.1f} ({median(figures, name, 1):.1f})" for name in names]
+        table.add_row(
+            row["name"], *cells, verdict(figures, "cubic", 1.0), verdict(figures, "bbr", 1 / 1.1)
+        )
     return table
 
 
-def ratio(figures: dict[str, tuple[float, float]], name: str) -> str:
-    if name not in figures or f"tcp-{name}" not in figures:
+def ratio(figures: Figures, name: str) -> tuple[float, float, float] | None:
+    """Ours by the kernel's, scaled by the segments' sizes: of the medians, and the bounds of the
+    interval that resampled medians have."""
+    peer = f"tcp-{name}"
+    if name not in figures or peer not in figures:
+        return None
+    scale = TCP_SEGMENT / OUR_SEGMENT
+    ours, theirs = ([run[0] for run in figures[which]] for which in (name, peer))
+    draw = random.Random(1)
+    drawn = sorted(
+        statistics.median(draw.choices(ours, k=len(ours)))
+        / max(statistics.median(draw.choices(theirs, k=len(theirs))), 1e-9)
+        for _ in range(1000)
+    )
+    outside = int(len(drawn) * (1 - CONFIDENCE) / 2)
+    of_medians = statistics.median(ours) / max(statistics.median(theirs), 1e-9)
+    return scale * of_medians, scale * drawn[outside], scale * drawn[-1 - outside]
+
+
+def verdict(figures: Figures, name: str, goal: float) -> str:
+    """The ratio, marked where it stays below the goal by more than noise."""
+    found = ratio(figures, name)
+    if found is None:
         return ""
-    plain = figures[name][0] / max(figures[f"tcp-{name}"][0], 1e-9)
-    return f"{plain:.2f} ({plain * TCP_SEGMENT / OUR_SEGMENT:.2f})"
+    middle, low, high = found
+    mark = " [red]below[/]" if high < goal else ""
+    return f"{middle:.2f} ({low:.2f}\u2013{high:.2f}){mark}"
 
 
 def plot(rows: list[dict[str, object]], directory: Path) -> None:
@@ -349,7 +436,7 @@ def plot(rows: list[dict[str, object]], directory: Path) -> None:
             chosen = [r for r in plain if (r["path"]["rate"], r["path"]["loss"]) == (rate, loss)]
             for name in chosen[0]["mbit_per_s"]:
                 xs = [row["path"]["rtt"] for row in chosen]
-                ys = [max(row["mbit_per_s"][name][0], 0.01) for row in chosen]
+                ys = [max(median(row["mbit_per_s"], name), 0.01) for row in chosen]
                 style = "-" if name in {"reno", "cubic", "bbr"} else "--"
                 panel.plot(xs, ys, style, marker="o", markersize=3, label=name)
             panel.set(title=f"{rate} Mbit/s, {loss:.1%} loss", xlabel="round trip, ms")
@@ -371,10 +458,12 @@ def main() -> None:
     parser.add_argument("--rtts", help="only these round trips of the grid, ms")
     parser.add_argument("--rates", help="only these rates of the grid, Mbit/s")
     parser.add_argument("--shares", action="store_true", help="fairness to kernel CUBIC instead")
+    parser.add_argument("--runs", type=int, default=5, help="of each cell")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="some of them")
     options = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("network namespaces and TUN devices need root")
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     paths = QUICK if options.quick else list(grid())
     for name, kept in (("rtt", options.rtts), ("rate", options.rates)):
         if kept:
@@ -388,11 +477,11 @@ def main() -> None:
     if options.quic is None:
         contenders = [name for name in contenders if not name.startswith("quinn")]
     if options.shares:
-        for name, share in shares(options.lab).items():
+        for name, share in shares(options.lab, options.runs).items():
             Console().print(f"beside {name}, kernel CUBIC keeps {share:.2f} of its fair share")
         return
-    rows = measure(paths, contenders, options.lab, options.quic, options.out)
-    Console(width=200).print(render(rows))
+    rows = measure(paths, contenders, options.runs, options)
+    Console(width=240).print(render(rows))
     if options.out:
         plot(rows, options.out)
 

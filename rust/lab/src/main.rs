@@ -5,11 +5,12 @@
 //!
 //! ```text
 //! delay=15ms rate=100mbit queue=375000 loss=0.005 loss-back=0 jitter=1ms
-//! burst=0.002,0.1,1 duplicate=0.01 reorder=0.01,5ms mtu=1400
+//! burst=0.002,0.1,1 duplicate=0.01 reorder=0.01,5ms mtu=1400 seed=1
 //! ```
 //!
 //! `delay` is one way and, as `rate` and `queue` (octets), holds for each direction; everything else
-//! concerns packets from left to right, but for `loss-back`. The models are those of the simulator
+//! concerns packets from left to right, but for `loss-back`. With a `seed` the nth packet of a direction
+//! meets the same fate each time, whoever sends it. The models are those of the simulator
 //! (`pilot-sim`), on the host's clock.
 
 mod spec;
@@ -36,7 +37,8 @@ struct Router {
     sides: [Tun; 2],
     channels: [Channel; 2],
     links: Links,
-    rng: Rng,
+    /// For each direction, what the fate of its next packet is drawn from.
+    seeds: [u64; 2],
     /// Packets by departure: the side they leave on, and their octets.
     waiting: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     serial: u64,
@@ -51,13 +53,18 @@ impl Router {
         self.links = Links::default();
         self.channels = spec.channels(&mut self.links);
         self.waiting.clear();
+        if let Some(seed) = spec.seed {
+            self.seeds = [seed << 32, !seed << 32];
+        }
     }
 
     /// Takes what arrived on a side and decides its fate.
     fn take(&mut self, side: usize, buffer: &mut [u8]) -> io::Result<()> {
         let now = self.now();
         while let Some(len) = self.sides[side].read(buffer)? {
-            let fate = self.channels[side].send(now, len, &mut self.links, &mut self.rng);
+            let mut rng = Rng(self.seeds[side]);
+            self.seeds[side] = self.seeds[side].wrapping_add(1);
+            let fate = self.channels[side].send(now, len, &mut self.links, &mut rng);
             for at in [fate.first, fate.second].into_iter().flatten() {
                 if self.waiting.len() < 2 * MAX_WAITING {
                     self.serial += 1;
@@ -101,7 +108,7 @@ fn run(names: [&str; 2], specs: &Receiver<Option<String>>) -> io::Result<()> {
         sides: [Tun::open(names[0])?, Tun::open(names[1])?],
         channels: [Channel::default(), Channel::default()],
         links: Links::default(),
-        rng: Rng(1),
+        seeds: [1 << 32, !1 << 32],
         waiting: BTreeMap::new(),
         serial: 0,
     };

@@ -27,6 +27,8 @@ pub(crate) struct Spec {
     duplicate: f64,
     reorder: Option<(f64, Duration)>,
     mtu: usize,
+    /// What the fates of packets are drawn from, if they are to be the same again.
+    pub(crate) seed: Option<u64>,
 }
 
 impl Spec {
@@ -102,6 +104,7 @@ impl FromStr for Spec {
                     spec.reorder = Some((probability(chance)?, duration(late)?));
                 }
                 "mtu" => spec.mtu = number(value)?,
+                "seed" => spec.seed = Some(number(value)?),
                 _ => return Err(SpecError::Unknown(key.into())),
             }
         }
@@ -116,7 +119,7 @@ mod tests {
     #[test]
     fn a_description_is_read() {
         let spec: Result<Spec, _> =
-            "delay=15ms rate=100mbit queue=9 loss=0.5 burst=0.1,0.2,1 mtu=1400".parse();
+            "delay=15ms rate=100mbit queue=9 loss=0.5 burst=0.1,0.2,1 mtu=1400 seed=7".parse();
         let expected = Spec {
             delay: Duration::from_millis(15),
             rate: 12_500_000,
@@ -124,6 +127,7 @@ mod tests {
             loss: 0.5,
             burst: Some((0.1, 0.2, 1.0)),
             mtu: 1400,
+            seed: Some(7),
             ..Spec::default()
         };
         assert_eq!(spec, Ok(expected));
