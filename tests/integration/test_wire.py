@@ -59,6 +59,44 @@ async def test_a_reader_of_every_datagram_learns_nothing(network: Network, tmp_p
 
 
 @pytest.mark.timeout(600)
+async def test_numbers_wrap_on_one_connection(shared_network: Network) -> None:
+    total = (1 << 32) + 50_000_000
+    # A prime length: no shift by a window or a power of two maps the pattern onto itself.
+    period = 1_048_573
+    pattern = memoryview(os.urandom(period) * 2)
+    arrived = 0
+
+    async def take(stream: Stream) -> None:
+        nonlocal arrived
+        async with stream:
+            async for chunk in stream:
+                at = arrived % period
+                assert chunk == pattern[at : at + len(chunk)], f"wrong after octet {arrived}"
+                arrived += len(chunk)
+
+    a, b = shared_network.nodes["agent-a"], shared_network.nodes["agent-b"]
+    async with (
+        Driver(a.socket) as client,
+        Driver(b.socket) as server,
+        await server.listen(1003) as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, take)
+        async with await client.dial("agent-b:1003") as stream:
+            sent = 0
+            while sent < total:
+                block = min(1 << 18, total - sent)
+                at = sent % period
+                await stream.send(pattern[at : at + block])
+                sent += block
+            await stream.send_eof()
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+        tasks.cancel_scope.cancel()
+    assert arrived == total
+
+
+@pytest.mark.timeout(600)
 async def test_a_transfer_survives_loss_duplication_and_reordering(network: Network) -> None:
     sent, received = hashlib.sha256(), hashlib.sha256()
 
