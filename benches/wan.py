@@ -46,6 +46,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 LEFT_IP, RIGHT_IP = "10.77.1.1", "10.77.2.1"
 OUR_SEGMENT, TCP_SEGMENT = 1152, 1448
+#: Where kernel TCP is received; the second is for two flows that share a path.
+TCP_PORTS = {"tcp": 5001, "tcp2": 5003}
 CONTENDERS = ("reno", "cubic", "bbr", "tcp-cubic", "tcp-bbr", "quinn-cubic")
 #: Mbit/s at once; more would measure the processors.
 BEARABLE = 250
@@ -229,8 +231,10 @@ class Arena:
             socket = ["--socket", str(self.state / f"{name}.sock")]
             self._start(stack, "daemon", name, namespace, [*flags, *place, *socket])
         ours = self._worker("ours-receive", path=str(self.state / "b.sock"), port=5001)
-        tcp = inside(lab.right, *self._worker("tcp-receive", address=RIGHT_IP, port=5001))
-        self.receivers = {"ours": Receiver(ours), "tcp": Receiver(tcp)}
+        self.receivers = {"ours": Receiver(ours)}
+        for kind, port in TCP_PORTS.items():
+            tcp = inside(lab.right, *self._worker("tcp-receive", address=RIGHT_IP, port=port))
+            self.receivers[kind] = Receiver(tcp)
         for receiver in self.receivers.values():
             stack.callback(receiver.stop)
 
@@ -247,9 +251,10 @@ class Arena:
     def run(self, contender: str, seconds: float) -> Samples:
         """Sends for so long, and returns what arrived when."""
         kind, _, congestion = contender.rpartition("-")
-        if kind == "tcp":
+        if kind in TCP_PORTS:
             parameters = {"congestion": congestion, "seconds": seconds}
-            command = self._worker("tcp-send", address=RIGHT_IP, port=5001, **parameters)
+            port = TCP_PORTS[kind]
+            command = self._worker("tcp-send", address=RIGHT_IP, port=port, **parameters)
             command = inside(self.lab.left, *command)
         elif kind == "quinn":
             command = inside(
@@ -348,15 +353,16 @@ def measure(
 
 
 def shares(binary: Path, runs: int) -> dict[str, float]:
-    """What kernel CUBIC keeps of its fair half beside a flow of each of ours, 1 being fair: 100
-    Mbit/s, 30 ms, a queue of one bandwidth-delay product, the second half of ten seconds."""
+    """What kernel CUBIC keeps of its fair half beside a flow of each of ours, 1 being fair, and
+    beside another of its own kind: 100 Mbit/s, 30 ms, a queue of one bandwidth-delay product, the
+    second half of half a minute."""
     kept = {}
-    route, seconds = Route(30, 100, 0.0), 10.0
+    route, seconds = Route(30, 100, 0.0), 30.0
     with ExitStack() as stack:
         lab = stack.enter_context(Lab(binary))
         arena = Arena(stack, lab, None)
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        for ours in ("reno", "cubic", "bbr"):
+        for ours in ("reno", "cubic", "bbr", "tcp2-cubic"):
             found = []
             for seed in range(1, runs + 1):
                 lab.set(route, seed)
@@ -478,7 +484,8 @@ def main() -> None:
         contenders = [name for name in contenders if not name.startswith("quinn")]
     if options.shares:
         for name, share in shares(options.lab, options.runs).items():
-            Console().print(f"beside {name}, kernel CUBIC keeps {share:.2f} of its fair share")
+            beside = "another" if name.startswith("tcp") else name
+            Console().print(f"beside {beside}, kernel CUBIC keeps {share:.2f} of its fair share")
         return
     rows = measure(paths, contenders, options.runs, options)
     Console(width=240).print(render(rows))
