@@ -175,7 +175,8 @@ impl Default for TransportConfig {
 /// Octets of the largest segment we send. WP 4.3.
 pub const MAX_SEGMENT: usize = 4096;
 
-/// Octets of a segment on a path of unknown MTU: with all headers it fits 1,280 octets of IPv6.
+/// Octets of a segment on a path of unknown MTU: with all headers it fits 1,280 octets of IPv6. The
+/// path may turn out to carry more (RFC 8899).
 pub const SAFE_SEGMENT: usize = 1152;
 
 /// Receive slots advertised at first by all known peers.

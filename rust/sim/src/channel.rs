@@ -28,8 +28,11 @@ pub enum Loss {
     },
 }
 
-/// One direction between two hosts.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+/// Octets of the largest UDP datagram of IPv4 over Ethernet.
+pub const ETHERNET: usize = 1472;
+
+/// One direction between two hosts; by default one that carries everything at once, if Ethernet does.
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Path {
     /// Time every datagram takes.
     pub latency: Duration,
@@ -47,6 +50,21 @@ pub struct Path {
     pub mtu: usize,
     /// A bottleneck on the way.
     pub link: Option<LinkId>,
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self {
+            latency: Duration::ZERO,
+            jitter: Duration::ZERO,
+            loss: Loss::None,
+            duplication: 0.0,
+            reordering: 0.0,
+            reorder_delay: Duration::ZERO,
+            mtu: ETHERNET,
+            link: None,
+        }
+    }
 }
 
 /// A bottleneck: a rate and a queue that drops what does not fit at its tail.

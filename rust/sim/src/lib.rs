@@ -10,7 +10,7 @@ pub mod model;
 mod rng;
 mod world;
 
-pub use channel::{Channel, Fate, LinkId, Links, Loss, Path};
+pub use channel::{Channel, ETHERNET, Fate, LinkId, Links, Loss, Path};
 pub use flow::{Flow, FlowId, pattern};
 pub use rng::Rng;
 pub use world::{HostId, Stuck, World};

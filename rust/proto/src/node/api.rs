@@ -209,7 +209,7 @@ impl Node {
         let is_same_host = peer
             .endpoint()
             .is_some_and(|end| end.ip().is_loopback() || self.own_addresses.contains(&end.ip()));
-        let segment = if is_same_host { usize::from(capabilities.max_segment) } else { SAFE_SEGMENT };
+        let segment = if is_same_host { usize::from(capabilities.max_segment) } else { peer.segment() };
         (Dialect::Native, segment.clamp(SAFE_SEGMENT, MAX_SEGMENT))
     }
 

@@ -277,8 +277,28 @@ impl Node {
         }
         slot.armed = None;
         slot.connection.handle_timeout(now);
+        let suspect = slot.connection.take_path_suspicion().then(|| slot.connection.tuple().remote.node);
         self.queue(id);
         self.after(id);
+        if let Some(node) = suspect {
+            self.with_peer(node, |peer, _, _| peer.on_path_suspect(now));
+            self.follow_path(node);
+        }
+    }
+
+    /// Cuts the segments of a peer's connections to what its path carries, if that has changed.
+    fn follow_path(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.has_new_segment()) else { return };
+        peer.tell_segment();
+        if peer.capabilities().is_none() {
+            return;
+        }
+        let Some((_, segment)) = self.peers.get(&node).map(|peer| self.path_of(peer)) else { return };
+        for id in self.by_peer.get(&node).into_iter().flatten() {
+            if let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.is_attached) {
+                slot.connection.set_max_segment(segment);
+            }
+        }
     }
 
     fn on_peer_timeout(&mut self, now: Instant, at: Instant, id: NodeId) {
@@ -288,6 +308,7 @@ impl Node {
         self.peer_armed.remove(&id);
         let mut liveness = Liveness::Fine;
         self.with_peer(id, |peer, local, out| liveness = peer.handle_timeout(now, local, out));
+        self.follow_path(id);
         match liveness {
             Liveness::Fine => {}
             Liveness::Stalled => self.ask_record(id),

@@ -8,7 +8,7 @@ use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
     transport::{CloseReason, Connection, Options, State, reset_for},
-    tunnel::{Capabilities, Change, KeyVerdict, OpenError, Peer},
+    tunnel::{Capabilities, Change, KeyVerdict, OpenError, PATH_PORT, Peer},
     wire::{
         addr::{Address, NodeId, Port},
         beacon::Message,
@@ -98,6 +98,7 @@ impl Node {
         match peer.open(now, header, frame, &mut scratch, from) {
             Ok((is_in_place, is_promoted)) => {
                 self.counters.opened += 1;
+                let is_elsewhere = peer.has_new_segment();
                 if is_promoted && !peer.tells_restarts() {
                     self.on_restart(now, sender);
                 }
@@ -106,6 +107,9 @@ impl Node {
                     self.on_packet(now, sender, &frame[SEALED_HEADER_LEN..end]);
                 } else {
                     self.on_packet(now, sender, &scratch);
+                }
+                if is_elsewhere {
+                    self.follow_path(sender);
                 }
             }
             Err(OpenError::Replayed) => self.counters.dropped_replayed += 1,
@@ -167,12 +171,16 @@ impl Node {
         if let Ok(capabilities) = Capabilities::parse(payload) {
             let ours = self.capabilities.boot_id;
             let mut change = Change::None;
-            self.with_peer(sender, |peer, _, _| change = peer.on_capabilities(capabilities, ours));
+            self.with_peer(sender, |peer, _, _| change = peer.on_capabilities(now, capabilities, ours));
             match change {
                 Change::None => {}
                 Change::Ready => self.on_peer_ready(now, sender),
                 Change::Restarted => self.on_restart(now, sender),
             }
+        }
+        if is_pong && header.dst_port == PATH_PORT {
+            self.with_peer(sender, |peer, _, _| peer.on_path_answer(now, header.seq));
+            self.follow_path(sender);
         }
         if is_pong || header.dst_port != Port(0) {
             return;

@@ -126,6 +126,7 @@ pub struct Connection {
     pub(super) quick_acks_left: u32,
     pub(super) last_arrival: Instant,
     pub(super) is_write_blocked: bool,
+    pub(super) is_path_suspect: bool,
     pub(super) events: Events,
 }
 
@@ -245,6 +246,7 @@ impl Connection {
             quick_acks_left: config.quick_acks,
             last_arrival: now,
             is_write_blocked: false,
+            is_path_suspect: false,
             events: Events::default(),
             options,
         }
@@ -274,6 +276,12 @@ impl Connection {
     pub fn set_max_segment(&mut self, max_segment: usize) {
         self.options.max_segment = max_segment;
         self.congestion.set_smss(max_segment);
+    }
+
+    /// Whether large segments were lost time and again since this was last called, as on a path that
+    /// carries less than it did (RFC 8899 section 4.3). Only the smallest leave since.
+    pub fn take_path_suspicion(&mut self) -> bool {
+        core::mem::take(&mut self.is_path_suspect)
     }
 
     /// Octets of the largest segment that leaves.

@@ -106,7 +106,8 @@ impl Connection {
             return None;
         }
         if self.sender.has_lost()
-            && let Some(segment) = self.sender.next_retransmission(now, self.congestion.cwnd())
+            && let Some(segment) =
+                self.sender.next_retransmission(now, self.congestion.cwnd(), self.repeatable_len())
         {
             self.on_retransmission(now, segment);
             return Some(segment);
@@ -225,6 +226,11 @@ impl Connection {
             return None;
         }
         Some(self.cut_look_alike(len))
+    }
+
+    /// Octets of the longest segment that may be sent again as it is.
+    pub(super) fn repeatable_len(&self) -> usize {
+        if self.options.dialect.is_legacy() { usize::MAX } else { self.options.max_segment }
     }
 
     /// Shortens a segment that a receiver would take for SACK.

@@ -9,7 +9,11 @@ use super::{
     connection::Undo,
     send::{Acked, Outgoing, Recovery},
 };
-use crate::{time::Instant, wire::seq::SeqNumber};
+use crate::{config::SAFE_SEGMENT, time::Instant, wire::seq::SeqNumber};
+
+/// Timeouts in a row after which the path may not carry large segments any more (RFC 8899 section
+/// 4.3).
+const PATH_SUSPECT_TIMEOUTS: u32 = 2;
 
 impl Connection {
     pub(super) fn min_rtt(&self) -> Duration {
@@ -209,7 +213,7 @@ impl Connection {
     pub(super) fn next_probe(&mut self, now: Instant, new_len: Option<usize>) -> Option<Outgoing> {
         let segment = match new_len {
             Some(len) => self.sender.send_new(now, len, false),
-            None => self.sender.repeat_last(now)?,
+            None => self.sender.repeat_last(now, self.repeatable_len())?,
         };
         self.probe.is_retrans = new_len.is_none();
         self.probe.end_seq = Some(segment.seq + segment.len + usize::from(segment.is_fin));
@@ -240,6 +244,13 @@ impl Connection {
             self.is_rst_due = true;
             self.fail(CloseReason::RetransmissionTimeout);
             return;
+        }
+        if self.timeouts == PATH_SUSPECT_TIMEOUTS
+            && self.options.max_segment > SAFE_SEGMENT
+            && !self.options.dialect.is_legacy()
+        {
+            self.set_max_segment(SAFE_SEGMENT);
+            self.is_path_suspect = true;
         }
         let is_new_event = !matches!(self.sender.recovery, Recovery::Timeout { .. });
         // WP 4.3: once per loss event. A closed window is no loss.

@@ -29,7 +29,8 @@ enum Place {
     Lost,
 }
 
-/// A segment in the retransmission queue. Its boundaries never change: old receivers cannot trim.
+/// A segment in the retransmission queue. Its boundaries change only towards our own peers, and only
+/// when the path has become narrower: old receivers cannot trim.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     seq: SeqNumber,
@@ -180,14 +181,24 @@ impl Sender {
         }
     }
 
-    /// The next retransmission that `cwnd` allows. At least one segment may always be in flight.
-    pub(super) fn next_retransmission(&mut self, now: Instant, cwnd: usize) -> Option<Outgoing> {
+    /// The next retransmission that `cwnd` allows. At least one segment may always be in flight. One
+    /// that is longer than `max_len`, because the path has become narrower, leaves in parts.
+    pub(super) fn next_retransmission(
+        &mut self,
+        now: Instant,
+        cwnd: usize,
+        max_len: usize,
+    ) -> Option<Outgoing> {
         while let Some(seq) = self.lost.front().copied() {
             let at = self.sent.partition_point(|sent| sent.seq < seq);
             let Some(sent) = self.sent.get_mut(at).filter(|s| s.seq == seq && s.place == Place::Lost) else {
                 self.lost.pop_front();
                 continue;
             };
+            if sent.len > max_len {
+                self.split_lost(at, max_len);
+                continue;
+            }
             let size = sent.size();
             let is_over = self.is_gated || self.in_flight + size > cwnd;
             if self.in_flight > 0 && is_over && !self.is_forced {
@@ -206,9 +217,19 @@ impl Sender {
         None
     }
 
+    /// Cuts the first lost segment after `len` octets.
+    fn split_lost(&mut self, at: usize, len: usize) {
+        let first = &mut self.sent[at];
+        let rest = Sent { seq: first.seq + len, len: first.len - len, ..*first };
+        (first.len, first.is_fin) = (len, false);
+        self.sent.insert(at + 1, rest);
+        self.lost.insert(1, rest.seq);
+    }
+
     /// Sends the last segment again, to make the peer tell what it lacks (RFC 8985 section 7.3).
-    pub(super) fn repeat_last(&mut self, now: Instant) -> Option<Outgoing> {
-        let sent = self.sent.back_mut().filter(|sent| sent.place == Place::InFlight)?;
+    pub(super) fn repeat_last(&mut self, now: Instant, max_len: usize) -> Option<Outgoing> {
+        let is_probe = |sent: &&mut Sent| sent.place == Place::InFlight && sent.len <= max_len;
+        let sent = self.sent.back_mut().filter(is_probe)?;
         sent.transmissions += 1;
         sent.sent_at = now;
         sent.rate = self.rate.on_sent(now, self.in_flight, sent.size());

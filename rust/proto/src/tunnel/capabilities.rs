@@ -14,6 +14,7 @@ const MAGIC: [u8; 4] = *b"PCAP";
 const VERSION: u8 = 1;
 const BOOT_ID: u8 = 1;
 const MAX_SEGMENT: u8 = 2;
+const PADDING: u8 = 0;
 
 /// The capabilities of one process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +39,25 @@ impl Capabilities {
         octets[15..17].copy_from_slice(&[MAX_SEGMENT, 2]);
         octets[17..].copy_from_slice(&self.max_segment.to_be_bytes());
         octets
+    }
+
+    /// The same in exactly `len` octets, but at least its own and those of a header of padding more.
+    pub fn emit_padded(&self, len: usize) -> Vec<u8> {
+        let mut octets = self.emit().to_vec();
+        loop {
+            let left = len.saturating_sub(octets.len());
+            // A single octet cannot be padded, so the one before the last leaves more than that.
+            let value = match left.saturating_sub(2) {
+                value @ 0..=255 => value,
+                256..=257 => 200,
+                _ => 255,
+            };
+            octets.extend([PADDING, u8::try_from(value).unwrap_or(u8::MAX)]);
+            octets.resize(octets.len() + value, 0);
+            if octets.len() >= len {
+                return octets;
+            }
+        }
     }
 
     /// Reads a payload.
@@ -74,6 +94,16 @@ impl Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn padding_fills_any_length_and_means_nothing() {
+        let capabilities = Capabilities { boot_id: 7, max_segment: 4096 };
+        for len in Capabilities::LEN + 2..1500 {
+            let payload = capabilities.emit_padded(len);
+            assert_eq!(payload.len(), len);
+            assert_eq!(Capabilities::parse(&payload), Ok(capabilities), "{len}");
+        }
+    }
 
     #[test]
     fn round_trip_and_growth() {

@@ -10,9 +10,10 @@
 //!   the two public keys is larger, so that two nodes like this one never share a nonce.
 
 mod capabilities;
+mod path_mtu;
 mod peer;
 mod session;
 
 pub use capabilities::Capabilities;
-pub use peer::{Change, KeyVerdict, Liveness, Local, Outbox, Peer, PeerStatus, REFRESH};
+pub use peer::{Change, KeyVerdict, Liveness, Local, Outbox, PATH_PORT, Peer, PeerStatus, REFRESH};
 pub use session::{OpenError, Session};

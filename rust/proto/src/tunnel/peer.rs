@@ -3,7 +3,10 @@
 use core::{net::SocketAddr, time::Duration};
 use std::collections::VecDeque;
 
-use super::{Capabilities, OpenError, Session};
+use super::{
+    Capabilities, OpenError, Session,
+    path_mtu::{PathMtu, PathProbe},
+};
 use crate::{
     crypto::{
         CryptoError, Suite,
@@ -16,7 +19,7 @@ use crate::{
         addr::{Address, NodeId, Port},
         packet::{Flags, HEADER_LEN, Header, Protocol},
         seq::SeqNumber,
-        tunnel::{BareKey, SealedHeader, SignedKey},
+        tunnel::{BareKey, SEALED_HEADER_LEN, SealedHeader, SignedKey, TAG_LEN},
     },
 };
 
@@ -45,6 +48,8 @@ const STALL: Duration = Duration::from_secs(4);
 pub const REFRESH: Duration = Duration::from_secs(1);
 /// Source port of our pings; never 0, or two old nodes would answer each other for ever.
 const PING_PORT: Port = Port(1);
+/// Source port of pings that probe the path, to which their answers go.
+pub const PATH_PORT: Port = Port(2);
 
 /// What is ours in an exchange.
 pub struct Local<'a> {
@@ -130,6 +135,9 @@ pub struct Peer {
     recovery_at: Option<Instant>,
     last_rx: Instant,
     last_tx: Instant,
+    path: PathMtu,
+    /// What connections were last told.
+    told_segment: usize,
 }
 
 impl Peer {
@@ -158,6 +166,8 @@ impl Peer {
             recovery_at: None,
             last_rx: now,
             last_tx: now,
+            path: PathMtu::default(),
+            told_segment: PathMtu::default().segment(),
         }
     }
 
@@ -184,6 +194,33 @@ impl Peer {
     /// Where frames go.
     pub fn endpoint(&self) -> Option<SocketAddr> {
         self.endpoint
+    }
+
+    /// The largest segment that is known to pass; meaningful for peers that tell capabilities.
+    pub fn segment(&self) -> usize {
+        let most = self.capabilities.map_or(usize::MAX, |peer| usize::from(peer.max_segment));
+        self.path.segment().min(most)
+    }
+
+    /// Whether [`Self::segment`] is another one than [`Self::tell_segment`] told.
+    pub fn has_new_segment(&self) -> bool {
+        self.told_segment != self.segment()
+    }
+
+    /// [`Self::segment`], to be acted upon.
+    pub fn tell_segment(&mut self) -> usize {
+        self.told_segment = self.segment();
+        self.told_segment
+    }
+
+    /// What was sent along the path was lost time and again.
+    pub fn on_path_suspect(&mut self, now: Instant) {
+        self.path.fail(now);
+    }
+
+    /// The answer to a path probe arrived.
+    pub fn on_path_answer(&mut self, now: Instant, serial: SeqNumber) {
+        self.path.on_answer(now, serial.value());
     }
 
     /// When something authentic last arrived.
@@ -214,6 +251,9 @@ impl Peer {
         if self.current.is_none() && self.hello_at.is_none() && !self.needs_record() {
             self.hellos = 0;
             self.send_hello(now, local, out);
+        }
+        if self.capabilities.is_some() {
+            self.path.wake(now);
         }
     }
 
@@ -303,6 +343,8 @@ impl Peer {
         } else {
             self.candidate = Some((session, from));
         }
+        // A key that is proved and new is answered at once, however lately another one was.
+        self.replied_at = None;
         self.reply(now, from, local, out);
         self.probes = 0;
         self.send_probe(now, local, out);
@@ -372,6 +414,7 @@ impl Peer {
         // Roaming: what is authentic comes from where the peer is.
         if self.endpoint != Some(from) {
             self.endpoint = Some(from);
+            self.path.fail(now);
         }
     }
 
@@ -389,12 +432,13 @@ impl Peer {
     }
 
     /// Takes capabilities from a ping or pong; `ours` is our own boot id, which an old peer echoes.
-    pub fn on_capabilities(&mut self, capabilities: Capabilities, ours: u64) -> Change {
+    pub fn on_capabilities(&mut self, now: Instant, capabilities: Capabilities, ours: u64) -> Change {
         if capabilities.boot_id == ours {
             return if self.on_legacy() { Change::Ready } else { Change::None };
         }
         self.probe_at = None;
         self.is_legacy = false;
+        self.path.wake(now);
         let is_new = self.capabilities.replace(capabilities) != Some(capabilities);
         let before = self.boot_id.replace(capabilities.boot_id);
         if before.is_some_and(|id| id != capabilities.boot_id) {
@@ -440,7 +484,8 @@ impl Peer {
 
     /// The next deadline.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.hello_at, self.probe_at, self.check_at].into_iter().flatten().min()
+        let path_at = self.path.poll_timeout().filter(|_| self.may_probe_path());
+        [self.hello_at, self.probe_at, self.check_at, path_at].into_iter().flatten().min()
     }
 
     /// Acts on passed deadlines.
@@ -473,7 +518,43 @@ impl Peer {
             }
             self.send_hello(now, local, out);
         }
+        if self.may_probe_path()
+            && let Some(probe) = self.path.handle_timeout(now)
+        {
+            self.send_path_probe(now, probe, local, out);
+        }
         liveness
+    }
+
+    /// Paths are probed while they are used, with peers that answer padded pings by short ones.
+    fn may_probe_path(&self) -> bool {
+        self.is_active && self.capabilities.is_some() && self.is_ready()
+    }
+
+    fn send_path_probe(&mut self, now: Instant, probe: PathProbe, local: &Local<'_>, out: &mut Outbox) {
+        let Some(endpoint) = self.endpoint else { return };
+        let header = self.ping(local, PATH_PORT, SeqNumber::new(probe.serial));
+        let end = SEALED_HEADER_LEN + HEADER_LEN + probe.size;
+        let mut frame = vec![0; end + TAG_LEN];
+        let packet = &mut frame[SEALED_HEADER_LEN..end];
+        packet[HEADER_LEN..].copy_from_slice(&local.capabilities.emit_padded(probe.size));
+        if header.emit(packet) && self.seal(now, local.address.node, &mut frame).is_ok() {
+            out.push_back((endpoint, frame));
+        }
+    }
+
+    fn ping(&self, local: &Local<'_>, src_port: Port, seq: SeqNumber) -> Header {
+        Header {
+            flags: Flags::NONE,
+            protocol: Protocol::Control,
+            src: local.address,
+            dst: Address::backbone(self.id),
+            src_port,
+            dst_port: Port(0),
+            seq,
+            ack: SeqNumber::default(),
+            window: 0,
+        }
     }
 
     /// Whether something was sent and nothing came back for as long as `silence`.
@@ -527,6 +608,7 @@ impl Peer {
     /// Pings the peer under the newest keys, which tells the suite, the capabilities and whether the
     /// path works.
     fn send_probe(&mut self, now: Instant, local: &Local<'_>, out: &mut Outbox) {
+        let header = self.ping(local, PING_PORT, SeqNumber::new(self.probes + 1));
         let (session, to) = match (&mut self.candidate, &mut self.current, self.endpoint) {
             (Some((session, from)), _, _) => (session, *from),
             (None, Some(session), Some(endpoint)) => (session, endpoint),
@@ -535,17 +617,6 @@ impl Peer {
         self.probes += 1;
         let mut packet = vec![0; HEADER_LEN + Capabilities::LEN];
         packet[HEADER_LEN..].copy_from_slice(&local.capabilities.emit());
-        let header = Header {
-            flags: Flags::NONE,
-            protocol: Protocol::Control,
-            src: local.address,
-            dst: Address::backbone(self.id),
-            src_port: PING_PORT,
-            dst_port: Port(0),
-            seq: SeqNumber::new(self.probes),
-            ack: SeqNumber::default(),
-            window: 0,
-        };
         if header.emit(&mut packet) {
             out.extend(session.seal_both(local.address.node, &packet).into_iter().map(|frame| (to, frame)));
         }

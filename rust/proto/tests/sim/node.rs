@@ -262,7 +262,7 @@ fn a_restarted_peer_breaks_its_connections_and_is_reachable_at_once() {
         let (c, d) = net.connect(from, to);
         assert!(
             net.now.saturating_since(begin) < Duration::from_secs(1),
-            "{:?}",
+            "{is_survivor_dialling} {:?}",
             net.now.saturating_since(begin)
         );
         assert_eq!(net.event(1, closed(a)), CloseReason::PeerRestarted);

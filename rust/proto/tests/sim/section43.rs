@@ -491,7 +491,8 @@ fn acknowledgements_outside_what_was_sent_are_ignored() {
 
 #[test]
 fn retransmissions_keep_the_boundaries_of_the_first_transmission() {
-    for dialect in [Dialect::G1, Dialect::G2, Dialect::Native] {
+    // Whose receivers cannot trim what overlaps.
+    for dialect in [Dialect::G1, Dialect::G2] {
         let mut script = Script::established(Options { dialect, ..plain() }, 50);
         script.write(2500);
         let first = script.data();
@@ -499,6 +500,38 @@ fn retransmissions_keep_the_boundaries_of_the_first_transmission() {
         let again: Vec<_> = script.wait(Duration::from_secs(2)).iter().filter_map(Out::data).collect();
         assert!(!again.is_empty() && again.iter().all(|part| first.contains(part)), "{dialect:?} {again:?}");
     }
+}
+
+#[test]
+fn what_was_sent_before_the_path_became_narrow_is_cut_when_it_is_repeated() {
+    let mut script = Script::established(plain(), 50);
+    script.write(1000);
+    script.data();
+    script.connection.set_max_segment(400);
+    let mut again = Vec::new();
+    for ack in [1, 401, 801, 1001] {
+        script.ack(ack);
+        again.extend(script.wait(Duration::from_millis(1500)).iter().filter_map(Out::data));
+    }
+    again.sort_unstable();
+    again.dedup();
+    assert_eq!(again, [(1, 400), (401, 400), (801, 200)]);
+}
+
+#[test]
+fn large_segments_lost_twice_in_a_row_make_the_path_suspect() {
+    let mut script = Script::established(Options { max_segment: 4096, ..plain() }, 50);
+    script.write(4096);
+    script.data();
+    for (timeouts, expected) in [(1, false), (2, true)] {
+        while script.connection.stats().counters.retransmits < timeouts {
+            let (at, _) = script.connection.poll_timeout().unwrap();
+            let wait = at.saturating_since(script.now);
+            script.wait(wait);
+        }
+        assert_eq!(script.connection.take_path_suspicion(), expected, "after {timeouts}");
+    }
+    assert_eq!(script.connection.max_segment(), 1152);
 }
 
 #[test]

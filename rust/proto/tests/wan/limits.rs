@@ -54,7 +54,8 @@ fn the_receive_window_follows_a_long_fat_path() {
 
 #[test]
 fn more_than_four_gigabytes_pass_one_connection() {
-    let mut world = World::pair(1, NodeConfig::default(), path(2, Loss::Random(0.0001)));
+    let wide = Path { mtu: 0, ..path(2, Loss::Random(0.0001)) };
+    let mut world = World::pair(1, NodeConfig::default(), wide);
     // As on one host, where large segments pass.
     for host in 0..2 {
         world.node(host).set_own_addresses(vec![[10, 0, 0, 0].into(), [10, 0, 0, 1].into()]);

@@ -6,4 +6,5 @@ mod any_network;
 mod fairness;
 mod limits;
 mod model;
+mod path_mtu;
 mod table;
