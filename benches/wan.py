@@ -7,7 +7,7 @@ few paths only, ``--only 30,100,0.02`` (round trip in ms, Mbit/s, loss) one.
 A figure is megabits of payload per second from the first octet on, slow start included: the median
 of several runs, which differ in what is lost; within a run the nth packet of every contender
 meets the same fate. Contenders of a run go side by side, each over a router of its own, as many as
-the processors can bear. Segments differ: ours carry 1,152 octets, TCP's 1,448; where loss sets the
+the processors can bear. Segments differ: ours carry 1,402 octets, TCP's 1,448; where loss sets the
 pace, throughput is proportional to that, so ratios are scaled by it.
 
 Everything runs with real-time priority: a kernel's TCP does its work in interrupts whatever else
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 LEFT_IP, RIGHT_IP = "10.77.1.1", "10.77.2.1"
-OUR_SEGMENT, TCP_SEGMENT = 1152, 1448
+#: What a packet of the lab's 1,500 octets carries.
+OUR_SEGMENT, TCP_SEGMENT = 1402, 1448
 #: Where kernel TCP is received; the second is for two flows that share a path.
 TCP_PORTS = {"tcp": 5001, "tcp2": 5003}
 CONTENDERS = ("reno", "cubic", "bbr", "tcp-cubic", "tcp-bbr", "quinn-cubic")
