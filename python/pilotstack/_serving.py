@@ -7,6 +7,7 @@ import json
 import logging
 import resource
 import signal
+import socket
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("text", "json")
 _MAX_PORT = 0xFFFF
+#: Connections accepted before others have a turn.
+_ACCEPT_BURST = 256
 #: Seconds before connections are accepted again after that failed.
 _ACCEPT_RETRY = 0.1
 
@@ -80,19 +83,54 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def listen(host: str, port: int, backlog: int = 128) -> socket.socket:
+    """A listening TCP socket; port 0 means any.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=backlog)
+    listening.setblocking(False)
+    return listening
+
+
 async def accept_forever(
-    listener: anyio.abc.Listener[anyio.abc.SocketStream],
-    handler: Callable[[anyio.abc.SocketStream], Awaitable[None]],
+    listening: socket.socket, handler: Callable[[anyio.abc.SocketStream], Awaitable[None]]
 ) -> None:
     """Gives every connection a task, until cancelled. A connection that cannot be accepted, for
-    want of descriptors or because it is gone again, ends neither the others nor the listening."""
+    want of descriptors or because it is gone again, ends neither the others nor the listening.
+
+    All that wait are accepted at once: one for each turn of a busy loop would keep newcomers
+    waiting for as many turns as there are of them.
+    """
     async with anyio.create_task_group() as tasks:
         while True:
+            await anyio.wait_readable(listening)
             try:
-                await listener.serve(handler, tasks)
-            except* OSError as group:
-                log.warning("accept_failed", error=str(group.exceptions[0]))
-            await anyio.sleep(_ACCEPT_RETRY)
+                for _ in range(_ACCEPT_BURST):
+                    accepted, _ = listening.accept()
+                    tasks.start_soon(_adopt, accepted, handler)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                log.warning("accept_failed", error=str(error))
+                await anyio.sleep(_ACCEPT_RETRY)
+
+
+async def _adopt(
+    accepted: socket.socket, handler: Callable[[anyio.abc.SocketStream], Awaitable[None]]
+) -> None:
+    try:
+        accepted.setblocking(False)
+        # Answers are small and wait for nothing.
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream = await anyio.abc.SocketStream.from_socket(accepted)
+    except (OSError, ValueError):
+        # It is gone again.
+        accepted.close()
+        return
+    await handler(stream)
 
 
 def announce(**members: object) -> None:

@@ -86,9 +86,7 @@ class HttpServer:
         }
 
     async def __aenter__(self) -> HttpServer:
-        self._listener = await anyio.create_tcp_listener(
-            local_host=self._host, local_port=self._port
-        )
+        self._listening = _serving.listen(self._host, self._port)
         return self
 
     async def __aexit__(
@@ -97,17 +95,17 @@ class HttpServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._listener.aclose()
+        self._listening.close()
 
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
-        address = self._listener.extra(anyio.abc.SocketAttribute.local_address)
-        return str(address[0]), int(address[1])
+        host, port, *_ = self._listening.getsockname()
+        return host, port
 
     async def serve(self) -> None:
         """Serves until cancelled."""
-        await _serving.accept_forever(self._listener, self._serve)
+        await _serving.accept_forever(self._listening, self._serve)
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
         async with stream:

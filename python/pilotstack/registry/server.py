@@ -129,15 +129,12 @@ class RegistryServer:
         )
         self.ledger.add_sink(self.publisher)
         async with AsyncExitStack() as stack:
-            listener = await anyio.create_tcp_listener(
-                local_host=self._host, local_port=self._port, backlog=_BACKLOG
-            )
-            stack.push_async_callback(listener.aclose)
+            listening = stack.enter_context(_serving.listen(self._host, self._port, _BACKLOG))
             if config.http is not None:
                 self._http = HttpServer(*config.http, self)
                 await stack.enter_async_context(self._http)
             self._stack = stack.pop_all()
-        self._listener = listener
+        self._listening = listening
         self._watch = Watch()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
@@ -152,7 +149,7 @@ class RegistryServer:
 
     def _start(self, replication: Replication) -> None:
         start = self._tasks.start_soon
-        start(_serving.accept_forever, self._listener, self._serve)
+        start(_serving.accept_forever, self._listening, self._serve)
         start(self._watch.run)
         start(self._sweep)
         if self._http is not None:
@@ -190,7 +187,8 @@ class RegistryServer:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
-        return _host_port(self._listener.extra(anyio.abc.SocketAttribute.local_address))
+        host, port, *_ = self._listening.getsockname()
+        return host, port
 
     @property
     def http_address(self) -> tuple[str, int] | None:
