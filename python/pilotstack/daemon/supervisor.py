@@ -24,7 +24,7 @@ from pilotstack.errors import ConnectionFailed, InternalError, NotFound, PilotEr
 from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.trust.inbox import InboxReader
 from pilotstack.trust.service import TrustService
-from pilotstack.trust.store import TrustStore
+from pilotstack.trust.store import TrustStore, path_beside
 
 if TYPE_CHECKING:
     from pilotstack._core import _Event
@@ -96,7 +96,7 @@ class Daemon:
         """
         greeting = {"version": wellknown.VERSION, "features": ["streams", "paths", "datagrams"]}
         host, port = _serving.split_address(self.config.listen, default_host="0.0.0.0")
-        store = TrustStore(self.config.identity and self.config.identity.with_name("trust.json"))
+        store = TrustStore(self.config.identity and path_beside(self.config.identity))
         async with AsyncExitStack() as stack:
             store.lock()
             stack.callback(store.unlock)

@@ -1,4 +1,4 @@
-"""``trust.json`` beside the identity (services sheet 6.5): private, replaced as a whole, and never
+"""A file of trust beside the identity (services sheet 6.5): private, replaced as a whole, and never
 written over when it cannot be understood."""
 
 from __future__ import annotations
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 MAX_FILE = 1 << 25
 _Row = TypeVar("_Row")
 _TABLES = ("trusted", "pending", "revoked", "outgoing")
+
+
+def path_beside(identity: Path) -> Path:
+    """Where a node with this identity file keeps its trust: ``trust.json`` beside
+    ``identity.json``, as existing daemons have it, and ``NAME.trust.json`` beside ``NAME.json``, so
+    that several identities can be in one directory."""
+    if identity.name == "identity.json":
+        return identity.with_name("trust.json")
+    return identity.with_name(f"{identity.stem}.trust.json")
 
 
 class TrustStore:
@@ -57,7 +66,7 @@ class TrustStore:
             self.unlock()
             raise AlreadyExists(
                 f"another daemon keeps its trust in {self.path}",
-                hint="give each daemon's identity a directory of its own",
+                hint="give each daemon an identity of its own",
             ) from error
         except OSError as error:
             raise InvalidArgument(f"cannot lock {lock}: {error.strerror}") from error

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pilotstack.errors import InvalidArgument
 from pilotstack.trust.records import Outgoing, Pending, Revoked, Trusted
 from pilotstack.trust.state import COOLDOWN, Rows
-from pilotstack.trust.store import TrustStore
+from pilotstack.trust.store import TrustStore, path_beside
 
 EXAMPLES = json.loads((Path(__file__).parents[2] / "vectors" / "services.json").read_text())[
     "trust_store_examples"
@@ -23,6 +23,11 @@ ROWS = Rows.of(
     [Outgoing(4, 6)],
     [Revoked(5, 7, 307), Revoked(6, 9, 9)],
 )
+
+
+def test_identities_in_one_directory_keep_their_trust_apart() -> None:
+    names = [path_beside(Path("/x") / name).name for name in ("identity.json", "a.json", "b.json")]
+    assert names == ["trust.json", "a.trust.json", "b.trust.json"]
 
 
 def test_rows_come_back(tmp_path: Path) -> None:
