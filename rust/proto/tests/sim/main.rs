@@ -4,8 +4,12 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
 
 mod admission;
+mod counters;
+mod flow;
 mod hostile;
+mod loss;
 mod node;
+mod old_peers;
 mod pair;
 mod rng;
 mod script;

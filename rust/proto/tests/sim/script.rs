@@ -49,7 +49,8 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    fn new(connection: Connection, now: Instant) -> Self {
+    /// A connection at `now`, nothing taken.
+    pub(crate) fn at(connection: Connection, now: Instant) -> Self {
         Self { now, begin: now, connection }
     }
 
@@ -57,7 +58,7 @@ impl Script {
     pub(crate) fn connecting(options: Options) -> Self {
         let now = Instant::from_millis(1000);
         let connection = Connection::connect(now, tuple(0), options, SeqNumber::new(0));
-        let mut script = Self::new(connection, now);
+        let mut script = Self::at(connection, now);
         assert_eq!(script.sent()[0].flags, SYN);
         script
     }
@@ -77,7 +78,7 @@ impl Script {
         let now = Instant::from_millis(1000);
         let syn = header(SYN, 0, 0, WINDOW);
         let connection = Connection::accept(now, tuple(0), options, SeqNumber::new(0), &syn);
-        let mut script = Self::new(connection, now);
+        let mut script = Self::at(connection, now);
         assert_eq!(script.sent()[0].flags, SYN_ACK);
         script
     }

@@ -1,0 +1,230 @@
+//! How much leaves, and when: the peer's window, window probes, pacing, and the windows of those who
+//! read and write (RFC 9293 section 3.8.6, RFC 7661) with a hand-made peer.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    pair::options,
+    script::{ACK, FIN_ACK, Out, SYN_ACK, Script, WINDOW},
+};
+use pilot_proto::{
+    config::{Algorithm, TransportConfig},
+    transport::{ConnectionEvent, Dialect, Options, State},
+    wire::{packet::Flags, seq::SeqNumber},
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Segments of a thousand octets, so that numbers can be read; AIMD, so that windows can be foretold.
+fn plain() -> Options {
+    Options { max_segment: 1000, congestion: Some(Algorithm::Reno), ..options(Dialect::Native) }
+}
+
+fn configured(change: impl FnOnce(&mut TransportConfig)) -> Options {
+    let mut config = TransportConfig::default();
+    change(&mut config);
+    Options { config: Arc::new(config), ..plain() }
+}
+
+/// The first number of the `n`th segment.
+fn seg(n: u32) -> u32 {
+    1 + n * 1000
+}
+
+/// RFC 9293 section 3.8.6.1: the interval doubles while the window stays closed, whatever else the
+/// peer says, and starts again once it was open.
+#[test]
+fn probes_that_the_peer_takes_come_at_doubling_intervals() {
+    let mut script = Script::established(plain(), 50);
+    let mut acked = 1;
+    let mut closed = |script: &mut Script| {
+        script.recv(ACK, 1, acked, 0, &[]);
+        script.write(8000);
+        let mut begin = script.now;
+        let mut intervals = Vec::new();
+        for _ in 0..8 {
+            loop {
+                let sent = script.wait(250 * MS);
+                if let Some((seq, len)) = sent.iter().find_map(Out::data) {
+                    acked = seq + len as u32;
+                    break;
+                }
+                assert!(script.now.saturating_since(begin) < 40_000 * MS, "no probe");
+                script.recv(ACK, 1, acked, 0, &[]);
+            }
+            intervals.push(script.now.saturating_since(begin).as_millis());
+            begin = script.now;
+            script.recv(ACK, 1, acked, 0, &[]);
+        }
+        intervals
+    };
+    let expected = [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000];
+    assert_eq!(closed(&mut script), expected);
+    script.recv(ACK, 1, seg(8), WINDOW, &[]);
+    assert_eq!(closed(&mut script), expected);
+}
+
+/// After the first round trip a window leaves over the next one, not at once (RFC 9002 section 7.7).
+#[test]
+fn a_flight_is_spread_over_the_round_trip() {
+    let mut script = Script::established(plain(), 50);
+    script.write(200_000);
+    assert_eq!(script.data().len(), 40, "the initial window at once");
+    assert_eq!(script.connection.stats().pacing_rate, 0);
+    script.now += 50 * MS;
+    script.ack(seg(40));
+    // Five windows of 80,960 octets per 50 ms.
+    assert_eq!(script.connection.stats().pacing_rate, 8_096_000);
+    // What the first millisecond and the one saved up allow.
+    let burst = script.data().len();
+    assert!((8..=18).contains(&burst), "{burst} segments at once");
+    let sent = script.wait(5 * MS).iter().filter_map(Out::data).count();
+    assert!((32..=50).contains(&sent), "{sent} segments in 5 ms");
+}
+
+/// FIN and acknowledgements take no time on the path worth waiting for.
+#[test]
+fn what_is_no_data_is_not_paced() {
+    let mut script = Script::established(plain(), 50);
+    script.write(41_000);
+    script.data();
+    script.now += 50 * MS;
+    script.ack(seg(38));
+    assert_eq!(script.data(), [(seg(40), 1000)]);
+    script.connection.shutdown();
+    assert_eq!(script.sent()[0].flags, FIN_ACK);
+}
+
+/// RFC 7661 section 4.3: in slow start a window of which half is used grows.
+#[test]
+fn a_window_that_is_not_used_does_not_grow() {
+    for (writes, grows) in [(&[20_000][..], false), (&[21_000], true), (&[2000, 19_000], true)] {
+        let mut script = Script::established(Options { no_delay: true, ..plain() }, 50);
+        for len in writes {
+            script.write(*len);
+            script.data();
+        }
+        script.now += 50 * MS;
+        script.ack(1 + writes.iter().sum::<usize>() as u32);
+        let cwnd = script.connection.stats().cwnd;
+        assert_eq!(cwnd > 40_960, grows, "{writes:?}: {cwnd}");
+    }
+}
+
+/// The window doubles once the reader takes half of it in a round trip.
+#[test]
+fn a_reader_that_keeps_up_gets_a_larger_window() {
+    for (reads, ms, expected) in [
+        ([16_000, 16_000], 50, 16),
+        ([16_000, 18_000], 50, 32),
+        ([16_000, 18_000], 100, 16),
+        ([32_000, 34_000], 100, 32),
+    ] {
+        let options = configured(|config| config.recv_buffer = 16 * 4096);
+        let mut script = Script::established(options, 50);
+        let (begin, mut seq) = (script.now, 1);
+        for (len, after) in [(1000, 0), (reads[0], 25), (reads[1], ms)] {
+            script.now = begin + after * MS;
+            script.recv(ACK, seq, 1, WINDOW, &vec![b'y'; len]);
+            seq += len as u32;
+            script.connection.recv_consume(len);
+        }
+        assert_eq!(script.sent().last().unwrap().window, expected, "{reads:?} in {ms} ms");
+    }
+}
+
+/// RFC 9293 section 3.8.6.2.2: nobody needs a window for data that will not come.
+#[test]
+fn no_window_update_follows_a_fin() {
+    let mut script = Script::established(plain(), 50);
+    let mut seq = 1;
+    while script.connection.stats().rcv_wnd > 8192 {
+        script.recv(ACK, seq, 1, WINDOW, &[b'y'; 4096]);
+        seq += 4096;
+        script.sent();
+    }
+    script.recv(FIN_ACK, seq, 1, WINDOW, &[]);
+    script.sent();
+    script.connection.recv_consume(usize::MAX / 4);
+    assert_eq!(script.sent(), []);
+}
+
+#[test]
+fn a_refused_writer_waits_for_half_a_backlog() {
+    for (max_segment, is_told) in [(1000, true), (1300, false)] {
+        let options = configured(|config| config.send_backlog = 8000);
+        let mut script = Script::established(Options { max_segment, ..options }, 50);
+        // Room for four segments of 1,000 octets, or for three of 1,300.
+        script.recv(ACK, 1, 1, 1, &[]);
+        script.events();
+        assert_eq!(script.connection.send(&[b'x'; 9000]), Ok(8000));
+        script.data();
+        let told = [ConnectionEvent::Writable];
+        assert_eq!(script.events(), if is_told { &told[..] } else { &[] });
+        script.ack(3901);
+        script.data();
+        assert_eq!(script.events(), if is_told { &[][..] } else { &told });
+    }
+}
+
+#[test]
+fn octets_written_in_place_leave_as_they_were_written() {
+    let mut script = Script::established(configured(|config| config.send_backlog = 5), 50);
+    script.events();
+    let room = script.connection.send_reserve(100).unwrap();
+    assert_eq!(room.len(), 5);
+    room[..3].copy_from_slice(b"abc");
+    script.connection.send_commit(3);
+    assert_eq!(script.sent()[0].payload, b"abc");
+    // A reservation that finds no room asks to be told.
+    assert_eq!(script.connection.send(b"01234"), Ok(5));
+    assert!(script.connection.send_reserve(1).unwrap().is_empty());
+    assert_eq!(script.events(), []);
+    script.ack(4);
+    script.sent();
+    assert_eq!(script.events(), [ConnectionEvent::Writable]);
+}
+
+#[test]
+fn what_was_read_is_not_announced() {
+    let mut script = Script::established(plain(), 50);
+    script.events();
+    script.recv(ACK, 1, 1, WINDOW, b"abc");
+    let octets: Vec<u8> = script.connection.recv_slices().flatten().copied().collect();
+    assert_eq!(octets, b"abc");
+    script.connection.recv_consume(2);
+    assert_eq!(script.events(), [ConnectionEvent::Readable], "there is more");
+    script.connection.recv_consume(1);
+    script.recv(ACK, 4, 1, WINDOW, b"d");
+    script.connection.recv_consume(1);
+    assert_eq!(script.events(), []);
+    assert!(!script.connection.is_at_end());
+    script.recv(FIN_ACK, 5, 1, WINDOW, b"e");
+    assert!(!script.connection.is_at_end(), "an octet is left");
+    script.connection.recv_consume(1);
+    assert!(script.connection.is_at_end());
+}
+
+/// The node learns how to talk to a peer only when its session is up.
+#[test]
+fn what_is_queued_before_the_handshake_leaves_with_the_number_and_size_chosen_later() {
+    let now = pilot_proto::time::Instant::from_millis(1000);
+    let options = Options { max_segment: 4000, ..plain() };
+    let tuple = crate::pair::tuple(0);
+    let connection = pilot_proto::transport::Connection::connect(now, tuple, options, SeqNumber::new(7));
+    let mut script = Script::at(connection, now);
+    script.write(1500);
+    script.connection.set_iss(SeqNumber::new(5000));
+    script.connection.set_max_segment(1000);
+    script.connection.retry_syn();
+    let syns = |script: &mut Script| -> Vec<u32> {
+        script.sent().iter().filter(|out| out.flags == Flags::SYN).map(|out| out.seq).collect()
+    };
+    assert_eq!(syns(&mut script), [5000], "once, although it was due already");
+    script.connection.retry_syn();
+    assert_eq!(syns(&mut script), [5000]);
+    script.recv(SYN_ACK, 0, 5001, WINDOW, &[]);
+    script.connection.retry_syn();
+    assert_eq!(script.data(), [(5001, 1000), (6001, 500)]);
+    assert_eq!(script.connection.state(), State::Established);
+}

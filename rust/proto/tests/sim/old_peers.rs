@@ -1,0 +1,140 @@
+//! What peers of the older generations do and need that RFC 9293 does not have ([`Dialect`]).
+
+use std::time::Duration;
+
+use crate::{
+    pair::options,
+    script::{ACK, Out, SYN_ACK, Script, WINDOW},
+};
+use pilot_proto::{
+    transport::{Dialect, Options, State},
+    wire::packet::Flags,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn speaking(dialect: Dialect) -> Options {
+    Options { max_segment: 1000, ..options(dialect) }
+}
+
+/// The first number of the `n`th segment.
+fn seg(n: u32) -> u32 {
+    1 + n * 1000
+}
+
+/// G1 counts empty duplicates only, and three of them, so that it repeats the segment once a gap.
+#[test]
+fn three_empty_duplicates_tell_g1_of_each_gap() {
+    for (dialect, empty) in [(Dialect::G1, [1, 1, 1, 0, 0]), (Dialect::G2, [0; 5]), (Dialect::Native, [0; 5])]
+    {
+        let mut script = Script::established(speaking(dialect), 50);
+        for gap in [0, 10] {
+            for (n, expected) in (gap + 1..).zip(empty) {
+                script.recv(ACK, seg(n), 1, WINDOW, &[b'y'; 1000]);
+                let sent = script.sent();
+                let is_empty = |out: &&Out| out.flags == ACK && out.payload.is_empty();
+                assert_eq!(sent.iter().filter(is_empty).count(), expected, "{dialect:?} {n}: {sent:?}");
+                assert_eq!(sent.len(), expected + 1, "and one with SACK");
+            }
+            for n in [gap, gap + 6, gap + 7, gap + 8, gap + 9] {
+                script.recv(ACK, seg(n), 1, WINDOW, &[b'y'; 1000]);
+                script.sent();
+            }
+        }
+        assert_eq!(script.connection.readable(), 20_000);
+    }
+}
+
+#[test]
+fn the_window_of_zero_in_a_keepalive_of_g1_closes_nothing() {
+    for (dialect, is_closed) in [(Dialect::G1, false), (Dialect::G2, true), (Dialect::Native, true)] {
+        let mut script = Script::established(speaking(dialect), 50);
+        script.recv(ACK, 1, 1, 0, &[]);
+        assert_eq!(script.connection.stats().snd_wnd == 0, is_closed, "{dialect:?}");
+    }
+    // With data or news it means what it says, and so does any other window.
+    let g1 = || {
+        let mut script = Script::established(speaking(Dialect::G1), 50);
+        script.write(3000);
+        script.data();
+        script
+    };
+    for (ack, window, payload, slots) in [(1, 0, &b"y"[..], 0), (seg(2), 0, &[], 0), (1, 7, &[], 7)] {
+        let mut script = g1();
+        script.recv(ACK, 1, ack, window, payload);
+        assert_eq!(script.connection.stats().snd_wnd, slots * 4096);
+    }
+}
+
+/// An old peer's number of the last segment may be any, and it answers answers.
+#[test]
+fn old_keepalives_are_not_answered() {
+    for (dialect, answers) in [(Dialect::G1, 0), (Dialect::G2, 0), (Dialect::Native, 1)] {
+        let mut script = Script::established(speaking(dialect), 50);
+        script.recv(ACK, 0, 1, WINDOW, &[]);
+        assert_eq!(script.sent().len(), answers, "{dialect:?}");
+    }
+}
+
+/// An old peer takes a window to mean segments, so that is what bounds what is on its way.
+#[test]
+fn an_old_peer_is_sent_no_more_segments_than_its_slots() {
+    for (dialect, slots, expected) in
+        [(Dialect::G1, 5, 5), (Dialect::G2, 5, 5), (Dialect::Native, 5, 20), (Dialect::G1, 0, 0)]
+    {
+        let mut script = Script::established(speaking(dialect), 50);
+        script.recv(ACK, 1, 1, slots, b"y");
+        script.write(100_000);
+        assert_eq!(script.data().len(), expected, "{dialect:?} {slots}");
+    }
+}
+
+/// G1 repeats its SYN-ACK with the number it would use now, which counts data that is lost as well.
+#[test]
+fn a_repeated_syn_ack_of_g1_may_have_drifted() {
+    for (syns, seq) in [(1, 0), (2, 5000)] {
+        let mut script = Script::connecting(speaking(Dialect::G1));
+        if syns > 1 {
+            script.wait(1100 * MS);
+        }
+        script.recv(SYN_ACK, seq, 77, WINDOW, &[]);
+        assert_eq!(script.connection.state(), State::Established);
+        script.recv(ACK, 1, 1, WINDOW, b"first");
+        assert_eq!(script.connection.readable(), 5, "{syns} SYNs");
+    }
+}
+
+/// A SYN that was sent twice measures nothing (RFC 6298 section 3), whoever speaks.
+#[test]
+fn only_a_syn_that_was_sent_once_measures_the_round_trip() {
+    for dialect in [Dialect::Native, Dialect::G1, Dialect::G2] {
+        for (ms, srtt) in [(70, 70), (1070, 0)] {
+            let mut script = Script::connecting(speaking(dialect));
+            script.wait(ms * MS);
+            script.recv(SYN_ACK, 0, 1, WINDOW, &[]);
+            assert_eq!(script.connection.stats().srtt_ns, srtt * 1_000_000, "{dialect:?}");
+        }
+    }
+    for (ms, srtt) in [(70, 70), (1070, 0)] {
+        let mut script = Script::accepting(speaking(Dialect::Native));
+        script.wait(ms * MS);
+        script.recv(ACK, 1, 1, WINDOW, &[]);
+        assert_eq!(script.connection.stats().srtt_ns, srtt * 1_000_000);
+    }
+}
+
+/// An old peer acts on FIN at once, even when data before it is missing.
+#[test]
+fn fin_to_an_old_peer_waits_until_all_data_is_acknowledged() {
+    for (dialect, is_held) in [(Dialect::G1, true), (Dialect::G2, true), (Dialect::Native, false)] {
+        let mut script = Script::established(speaking(dialect), 50);
+        script.write(2000);
+        script.connection.shutdown();
+        let has_fin = |sent: &[Out]| sent.iter().any(|out| out.flags.contains(Flags::FIN));
+        assert_eq!(has_fin(&script.sent()), !is_held, "{dialect:?}");
+        script.ack(seg(1));
+        assert!(!has_fin(&script.sent()));
+        script.ack(seg(2));
+        assert_eq!(has_fin(&script.sent()), is_held, "{dialect:?}");
+    }
+}
