@@ -79,6 +79,7 @@ impl Connection {
     }
 
     fn process_synchronized(&mut self, now: Instant, segment: &Header, payload: &[u8]) {
+        let is_repeated = segment.flags.contains(Flags::FIN) || !payload.is_empty();
         if segment.flags.contains(Flags::RST) {
             self.process_rst(segment);
         } else if segment.flags.contains(Flags::SYN) {
@@ -87,8 +88,8 @@ impl Connection {
             self.process_legacy_fin(now, segment);
         } else if segment.flags.contains(Flags::ACK) && self.state != State::TimeWait {
             self.process_ack_and_data(now, segment, payload);
-        } else if self.state == State::TimeWait && segment.flags.contains(Flags::FIN) {
-            // Our last acknowledgement was lost.
+        } else if self.state == State::TimeWait && is_repeated && !self.options.dialect.is_legacy() {
+            // Our last acknowledgement was lost; what the peer repeats first is data before its FIN.
             self.receiver.ack.pure_now();
             self.timers.set(TimerKind::TimeWait, now + self.options.config.time_wait);
         } else {
@@ -303,7 +304,9 @@ impl Connection {
             return;
         }
         if !self.state.can_receive() {
+            // The peer does not know that we have it all (RFC 9293 section 3.10.7.4, first check).
             self.counters.unacceptable += 1;
+            self.receiver.ack.pure_now();
             return;
         }
         let before = self.receiver.queue.len();

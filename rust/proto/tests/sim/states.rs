@@ -12,7 +12,7 @@ use pilot_proto::{
 /// A state, what happens in it, the state after it, and what leaves at once (`-` for nothing).
 ///
 /// Inputs: `syn` and `syn-ack` of an open; `old-syn`, the peer's first again; `fin`, `ack-of-fin`,
-/// `data`; `rst` in the window and `wild-rst` outside; `wild-ack` for what was never sent; the calls
+/// `data`, and `old-data` that was received before; `rst` in the window and `wild-rst` outside; `wild-ack` for what was never sent; the calls
 /// `shutdown`, `close` and `abort`; `wait`, the end of a state that ends by itself.
 const TABLE: &str = "
     SYN-SENT      syn-ack     ESTABLISHED   ack
@@ -51,18 +51,22 @@ const TABLE: &str = "
     FIN-WAIT-2    data        FIN-WAIT-2    ack
     FIN-WAIT-2    rst         CLOSED        -
     FIN-WAIT-2    abort       CLOSED        rst
+    CLOSE-WAIT    old-data    CLOSE-WAIT    ack
     CLOSE-WAIT    ack         CLOSE-WAIT    -
     CLOSE-WAIT    fin         CLOSE-WAIT    any
     CLOSE-WAIT    shutdown    LAST-ACK      fin
     CLOSE-WAIT    rst         CLOSED        -
     CLOSE-WAIT    abort       CLOSED        rst
+    CLOSING       old-data    CLOSING       ack
     CLOSING       ack-of-fin  TIME-WAIT     -
     CLOSING       rst         CLOSED        -
     CLOSING       abort       CLOSED        rst
+    LAST-ACK      old-data    LAST-ACK      ack
     LAST-ACK      ack-of-fin  CLOSED        -
     LAST-ACK      fin         LAST-ACK      any
     LAST-ACK      rst         CLOSED        -
     LAST-ACK      abort       CLOSED        rst
+    TIME-WAIT     old-data    TIME-WAIT     ack
     TIME-WAIT     fin         TIME-WAIT     ack
     TIME-WAIT     rst         CLOSED        -
     TIME-WAIT     abort       CLOSED        -
@@ -125,6 +129,7 @@ fn happen(script: &mut Script, input: &str) {
         "ack" if script.connection.state() == State::CloseWait => script.recv(ACK, 2, 1, WINDOW, &[]),
         "ack" => script.recv(ACK, 1, 1, WINDOW, &[]),
         "data" => script.recv(ACK, 1, ack, WINDOW, b"data"),
+        "old-data" => script.recv(ACK, 0, ack, WINDOW, b"d"),
         "fin" => script.recv(FIN_ACK, 1, ack, WINDOW, &[]),
         "ack-of-fin" => script.recv(ACK, 2, 2, WINDOW, &[]),
         "both" => script.recv(FIN_ACK, 1, 2, WINDOW, &[]),
