@@ -297,7 +297,8 @@ impl Connection {
 
     fn process_data(&mut self, seq: SeqNumber, payload: &[u8]) {
         self.counters.segs_recv += 1;
-        if self.is_abandoned && self.state.can_receive() {
+        let is_new = seq + payload.len() > self.receiver.rcv_nxt;
+        if self.is_abandoned && is_new && self.state.can_receive() {
             // Nobody will read this (RFC 9293 section 3.6.1).
             self.is_rst_due = true;
             self.fail(CloseReason::Aborted);

@@ -185,6 +185,19 @@ fn every_row_of_the_table_holds() {
     assert_eq!(states.len(), 10, "every state but LISTEN, which the node holds: {states:?}");
 }
 
+/// Section 3.6.1 asks for a reset when nobody will read what arrives, not when it was read already.
+#[test]
+fn a_repetition_does_not_reset_a_connection_that_was_closed() {
+    for state in ["FIN-WAIT-1", "FIN-WAIT-2", "CLOSING", "LAST-ACK"] {
+        let mut script = in_state(state);
+        happen(&mut script, "close");
+        happen(&mut script, "old-data");
+        let sent = script.sent();
+        assert!(sent.len() == 1 && sent[0].flags == ACK, "{state}: {sent:?}");
+        assert_ne!(script.connection.state(), State::Closed);
+    }
+}
+
 #[test]
 fn every_state_repeats_its_segment_until_it_is_answered() {
     for (state, expected) in [
