@@ -170,7 +170,8 @@ impl Connection {
     }
 
     fn process_ack_and_data(&mut self, now: Instant, segment: &Header, payload: &[u8]) {
-        if segment.ack > self.sender.snd_nxt {
+        let is_before_syn = self.state == State::SynReceived && segment.ack <= self.iss;
+        if is_before_syn || segment.ack > self.sender.snd_nxt {
             self.counters.unacceptable += 1;
             self.receiver.ack.pure_now();
             return;
@@ -201,10 +202,6 @@ impl Connection {
     /// RFC 9293 section 3.10.7.4, fifth check.
     fn process_ack(&mut self, now: Instant, segment: &Header, is_pure: bool, blocks: Option<&SackBlocks>) {
         if self.state == State::SynReceived {
-            if segment.ack != self.iss + 1 && segment.ack <= self.iss {
-                self.counters.unacceptable += 1;
-                return;
-            }
             if self.syn_transmissions == 1
                 && let Some(sent_at) = self.syn_sent_at
             {

@@ -12,7 +12,8 @@ use pilot_proto::{
 /// A state, what happens in it, the state after it, and what leaves at once (`-` for nothing).
 ///
 /// Inputs: `syn` and `syn-ack` of an open; `old-syn`, the peer's first again; `fin`, `ack-of-fin`,
-/// `data`, and `old-data` that was received before; `rst` in the window and `wild-rst` outside; `wild-ack` for what was never sent; the calls
+/// `data`, and `old-data` that was received before; `old-ack` and `old-fin`, which acknowledge nothing of
+/// ours; `rst` in the window and `wild-rst` outside; `wild-ack` for what was never sent; the calls
 /// `shutdown`, `close` and `abort`; `wait`, the end of a state that ends by itself.
 const TABLE: &str = "
     SYN-SENT      syn-ack     ESTABLISHED   ack
@@ -30,6 +31,8 @@ const TABLE: &str = "
     SYN-RECEIVED  rst         CLOSED        -
     SYN-RECEIVED  wild-rst    SYN-RECEIVED  -
     SYN-RECEIVED  wild-ack    SYN-RECEIVED  -
+    SYN-RECEIVED  old-ack     SYN-RECEIVED  -
+    SYN-RECEIVED  old-fin     SYN-RECEIVED  -
     SYN-RECEIVED  abort       CLOSED        rst
     ESTABLISHED   data        ESTABLISHED   ack
     ESTABLISHED   fin         CLOSE-WAIT    ack
@@ -130,6 +133,8 @@ fn happen(script: &mut Script, input: &str) {
         "ack" => script.recv(ACK, 1, 1, WINDOW, &[]),
         "data" => script.recv(ACK, 1, ack, WINDOW, b"data"),
         "old-data" => script.recv(ACK, 0, ack, WINDOW, b"d"),
+        "old-ack" => script.recv(ACK, 1, 0, WINDOW, b"data"),
+        "old-fin" => script.recv(FIN_ACK, 1, 0, WINDOW, &[]),
         "fin" => script.recv(FIN_ACK, 1, ack, WINDOW, &[]),
         "ack-of-fin" => script.recv(ACK, 2, 2, WINDOW, &[]),
         "both" => script.recv(FIN_ACK, 1, 2, WINDOW, &[]),
@@ -183,6 +188,16 @@ fn every_row_of_the_table_holds() {
     }
     let states: std::collections::BTreeSet<_> = rows.iter().map(|row| row[0]).collect();
     assert_eq!(states.len(), 10, "every state but LISTEN, which the node holds: {states:?}");
+}
+
+/// Section 3.10.7.4, fifth check: until our SYN is acknowledged nothing that arrives is taken.
+#[test]
+fn data_that_acknowledges_another_syn_is_not_taken() {
+    let mut script = in_state("SYN-RECEIVED");
+    happen(&mut script, "old-ack");
+    assert_eq!(script.connection.readable(), 0);
+    happen(&mut script, "data");
+    assert_eq!(script.connection.readable(), 4);
 }
 
 /// Section 3.6.1 asks for a reset when nobody will read what arrives, not when it was read already.
