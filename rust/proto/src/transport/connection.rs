@@ -517,7 +517,7 @@ impl Connection {
         Stats {
             counters: self.counters,
             congestion: self.congestion.algorithm(),
-            pacing_rate: self.pacer.rate().unwrap_or(0),
+            pacing_rate: self.pacer.rate(),
             delivery_rate: self.delivery_rate,
             cwnd: self.congestion.cwnd(),
             // Without a threshold the bound of the window stands for it.

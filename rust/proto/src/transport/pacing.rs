@@ -28,9 +28,9 @@ impl Pacer {
         self.rate = rate.unwrap_or(0);
     }
 
-    /// Octets per second, `None` when there is no limit.
-    pub(super) fn rate(&self) -> Option<u64> {
-        (self.rate > 0).then_some(self.rate)
+    /// Octets per second, 0 for no limit.
+    pub(super) fn rate(&self) -> u64 {
+        self.rate
     }
 
     /// When the next segment may leave, if not now.
@@ -100,6 +100,16 @@ mod tests {
                 assert!(error <= rate / 150 + 2000, "{sent} octets at {rate}/s, {late} us late");
             }
         }
+    }
+
+    #[test]
+    fn a_lifted_limit_holds_nothing_back() {
+        let mut pacer = Pacer::default();
+        pacer.set_rate(Some(1000));
+        pacer.on_sent(Instant::ZERO, 1000, QUANTUM);
+        assert!(pacer.blocked_until(Instant::ZERO, QUANTUM).is_some());
+        pacer.set_rate(None);
+        assert_eq!(pacer.blocked_until(Instant::ZERO, QUANTUM), None);
     }
 
     #[test]

@@ -126,6 +126,16 @@ mod tests {
         assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), 10 * MS);
     }
 
+    /// Section 6.2, step 3: what was sent again arrives late because it left late.
+    #[test]
+    fn a_repaired_hole_is_no_reordering() {
+        let mut rack = Rack::new(seq(0));
+        let now = Instant::from_millis(80);
+        assert!(rack.on_delivered(now, Instant::ZERO, seq(3000), 1, 40 * MS));
+        assert!(rack.on_delivered(now, Instant::from_millis(40), seq(1000), 2, 40 * MS));
+        assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), Duration::ZERO);
+    }
+
     #[test]
     fn an_answer_too_fast_belongs_to_the_first_copy_and_widens_the_window() {
         let mut rack = Rack::new(seq(0));

@@ -146,6 +146,35 @@ mod tests {
     }
 
     #[test]
+    fn later_flights_measure_no_more_than_themselves() {
+        let mut sampler = RateSampler::default();
+        let ms = Instant::from_millis;
+        for round in 0..3 {
+            let state = sampler.on_sent(ms(50 * round), 1000, 1000);
+            let loss = sampler.on_lost(&state, 300);
+            assert_eq!((loss.tx_in_flight, loss.lost_since, loss.prior_delivered), (1000, 300, 700 * round));
+            sampler.on_delivered(ms(50 * round + 50), 700);
+            let sample = sampler.sample(&state);
+            assert_eq!((sample.delivered, sample.lost, sample.prior_delivered), (700, 300, 700 * round));
+            assert_eq!(sample.rate(Duration::ZERO), Some(14_000));
+        }
+    }
+
+    /// Draft section 4.1.2.4: until more was delivered than the flight of then.
+    #[test]
+    fn the_mark_of_a_quiet_application_is_passed_not_reached() {
+        let mut sampler = RateSampler::default();
+        let state = sampler.on_sent(Instant::ZERO, 3000, 1000);
+        sampler.on_delivered(Instant::ZERO, 3000);
+        sampler.on_app_limited(2000);
+        for (size, is_limited) in [(1000, true), (1000, true), (3000, false)] {
+            sampler.on_delivered(Instant::ZERO, size);
+            sampler.sample(&state);
+            assert_eq!(sampler.is_app_limited(), is_limited, "{}", sampler.delivered());
+        }
+    }
+
+    #[test]
     fn a_quiet_application_is_marked_until_its_flight_was_delivered() {
         let mut sampler = RateSampler::default();
         let first = sampler.on_sent(Instant::ZERO, 1000, 1000);

@@ -133,6 +133,18 @@ fn contradictory_fins_are_refused() {
 }
 
 #[test]
+fn a_fin_outside_the_window_is_no_end() {
+    for seq in [0x7000_0000, 0, u32::MAX - 1000] {
+        let mut script = Script::established(plain(), 50);
+        script.recv(ACK, 1, 1, WINDOW, b"data");
+        script.recv(FIN_ACK, seq, 1, WINDOW, &[]);
+        assert_eq!(script.connection.stats().counters.unacceptable, 1);
+        script.recv(FIN_ACK, 5, 1, WINDOW, &[]);
+        assert_eq!(script.connection.state(), State::CloseWait, "{seq}");
+    }
+}
+
+#[test]
 fn random_segments_of_every_kind_are_survived_at_every_number() {
     for seed in 0..200 {
         let mut rng = Rng(seed);

@@ -1,13 +1,18 @@
 //! The state machine of RFC 9293 (figure 5 and section 3.10) as a table that is run.
 
+use std::{sync::Arc, time::Duration};
+
 use crate::{
     pair::options,
-    script::{ACK, FIN_ACK, RST, SYN_ACK, Script, WINDOW},
+    script::{ACK, FIN_ACK, RST, SYN_ACK, Script, WINDOW, header},
 };
 use pilot_proto::{
-    transport::{Dialect, State},
+    config::TransportConfig,
+    transport::{Dialect, Options, State, reset_for},
     wire::packet::Flags,
 };
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A state, what happens in it, the state after it, and what leaves at once (`-` for nothing).
 ///
@@ -156,7 +161,7 @@ fn happen(script: &mut Script, input: &str) {
         "close" => script.connection.close(now),
         "abort" => script.connection.abort(now),
         "wait" => {
-            script.wait(std::time::Duration::from_secs(11));
+            script.wait(Duration::from_secs(11));
         }
         other => panic!("no such input: {other}"),
     }
@@ -210,6 +215,45 @@ fn a_repetition_does_not_reset_a_connection_that_was_closed() {
         let sent = script.sent();
         assert!(sent.len() == 1 && sent[0].flags == ACK, "{state}: {sent:?}");
         assert_ne!(script.connection.state(), State::Closed);
+        let counters = script.connection.stats().counters;
+        assert_eq!(counters.unacceptable + counters.duplicates, 1);
+    }
+}
+
+/// Section 3.10.7.1: the answer to what belongs to no connection takes the place of what it answers.
+#[test]
+fn a_stray_segment_is_reset_with_numbers_that_fit() {
+    let reset = |flags, payload: &[u8]| {
+        reset_for(&header(flags, 100, 7, WINDOW), payload.len())
+            .map(|reset| (reset.flags, reset.seq.value(), reset.ack.value()))
+    };
+    let fin = Flags::FIN;
+    for (flags, payload, expected) in [
+        (ACK, &b"data"[..], Some((RST, 7, 0))),
+        (FIN_ACK, &[], Some((RST, 7, 0))),
+        (Flags::SYN, &[], Some((RST.union(ACK), 0, 101))),
+        (fin, b"data", Some((RST.union(ACK), 0, 105))),
+        (Flags::SYN.union(fin), b"data", Some((RST.union(ACK), 0, 106))),
+        (RST, &[], None),
+        (RST.union(ACK), &[], None),
+    ] {
+        assert_eq!(reset(flags, payload), expected, "{flags:?}");
+    }
+}
+
+/// Section 3.10.8: who gives up an attempt has nobody to reset.
+#[test]
+fn only_a_peer_that_answered_is_reset_when_the_idle_time_is_over() {
+    let config = TransportConfig { idle_timeout: 5 * SECOND, ..TransportConfig::default() };
+    let options = Options { config: Arc::new(config), ..options(Dialect::Native) };
+    for (mut script, is_reset) in [
+        (Script::connecting(options.clone()), false),
+        (Script::accepting(options.clone()), true),
+        (Script::established(options, 20), true),
+    ] {
+        let sent = script.wait(6 * SECOND);
+        assert_eq!(script.connection.state(), State::Closed);
+        assert_eq!(sent.iter().any(|out| out.flags.contains(RST)), is_reset, "{sent:?}");
     }
 }
 
@@ -223,7 +267,7 @@ fn every_state_repeats_its_segment_until_it_is_answered() {
         ("LAST-ACK", FIN_ACK),
     ] {
         let mut script = in_state(state);
-        let sent = script.wait(std::time::Duration::from_millis(1500));
+        let sent = script.wait(Duration::from_millis(1500));
         assert!(sent.iter().any(|out| out.flags == expected), "{state}: {sent:?}");
     }
 }

@@ -229,6 +229,11 @@ mod tests {
         assert!((cubic.w_max - 1000.0).abs() < 0.1);
         cubic.on_loss_event(Instant::ZERO, 700 * SMSS);
         assert!((cubic.w_max - 595.0).abs() < 0.1);
+        // Not when the window was as large as before: nobody else has come.
+        let mut cubic = avoiding(1000 * SMSS);
+        cubic.window.cwnd = 1000 * SMSS;
+        cubic.on_loss_event(Instant::ZERO, 1000 * SMSS);
+        assert!((cubic.w_max - 1000.0).abs() < 0.1);
     }
 
     #[test]

@@ -128,12 +128,16 @@ mod tests {
 
     /// Runs rounds of ten samples of the given round-trip times and returns the phase after each.
     fn phases(rounds: &[u64]) -> Vec<Phase> {
+        phases_of(rounds, 10)
+    }
+
+    fn phases_of(rounds: &[u64], samples: u32) -> Vec<Phase> {
         let mut hystart = HyStart::default();
         let mut una = SeqNumber::new(0);
         let mut phases = Vec::new();
         for rtt in rounds {
-            let nxt = una + 10_000;
-            for _ in 0..10 {
+            let nxt = una + 1000 * samples as usize;
+            for _ in 0..samples {
                 hystart.on_ack(Some(Duration::from_millis(*rtt)), una, nxt);
                 una += 1000;
             }
@@ -147,6 +151,15 @@ mod tests {
         assert!(phases(&[40; 12]).iter().all(|phase| *phase == Phase::SlowStart));
         // Below the threshold of an eighth, 5 ms.
         assert!(phases(&[40, 44, 44, 44]).iter().all(|phase| *phase == Phase::SlowStart));
+    }
+
+    /// Section 4.2: fewer samples say nothing.
+    #[test]
+    fn a_round_is_judged_after_eight_samples() {
+        assert!(
+            phases_of(&[40, 40, 80, 80], N_RTT_SAMPLE - 1).iter().all(|phase| *phase == Phase::SlowStart)
+        );
+        assert_eq!(phases_of(&[40, 40, 80], N_RTT_SAMPLE)[2], Phase::Conservative);
     }
 
     #[test]

@@ -179,6 +179,30 @@ mod testing {
         }
     }
 
+    /// RFC 5681, equation 4: no less than two segments of the size that the path carries.
+    #[test]
+    fn a_segment_size_found_later_bounds_the_threshold() {
+        for algorithm in [Algorithm::Reno, Algorithm::Cubic] {
+            let mut controller = start(algorithm, parameters());
+            controller.set_smss(4 * SMSS);
+            controller.on_loss_event(Instant::ZERO, 0);
+            assert_eq!(controller.ssthresh(), 8 * SMSS, "{algorithm}");
+        }
+    }
+
+    #[test]
+    fn windows_are_paced_with_room_to_double_in_slow_start() {
+        let rtt = Some(Duration::from_millis(100));
+        for algorithm in [Algorithm::Reno, Algorithm::Cubic] {
+            let mut controller = start(algorithm, parameters());
+            assert_eq!(controller.pacing_rate(rtt), Some(500_000), "{algorithm}");
+            assert_eq!(controller.pacing_rate(None), None, "{algorithm}");
+            controller.on_loss_event(Instant::ZERO, 10 * SMSS);
+            let per_rtt = controller.cwnd() as u64 * 12;
+            assert_eq!(controller.pacing_rate(rtt), Some(per_rtt), "{algorithm}");
+        }
+    }
+
     #[test]
     fn window_rates_scale_with_the_gain() {
         let rtt = Some(Duration::from_millis(100));
