@@ -459,6 +459,18 @@ fn an_idle_connection_is_probed_after_thirty_seconds_and_closed_after_120() {
 }
 
 #[test]
+fn the_idle_time_counts_from_the_last_arrival() {
+    let mut script = Script::established(plain(), 50);
+    script.wait(Duration::from_millis(19_950));
+    script.recv(ACK, 1, 1, WINDOW, b"y");
+    script.sent();
+    let sent = script.wait(Duration::from_secs(122));
+    let probes: Vec<_> = sent.iter().filter(|out| out.flags == ACK).map(|out| out.at.as_secs()).collect();
+    assert_eq!(probes, [50, 80, 110]);
+    assert!(sent.last().is_some_and(|out| out.flags.contains(RST) && out.at.as_secs() == 140));
+}
+
+#[test]
 fn time_wait_lasts_ten_seconds_and_answers_a_repeated_fin() {
     let mut script = Script::established(plain(), 50);
     script.connection.shutdown();

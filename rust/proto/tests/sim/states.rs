@@ -8,7 +8,7 @@ use crate::{
 };
 use pilot_proto::{
     config::TransportConfig,
-    transport::{Dialect, Options, State, reset_for},
+    transport::{Dialect, Options, SendError, State, reset_for},
     wire::packet::Flags,
 };
 
@@ -254,6 +254,28 @@ fn only_a_peer_that_answered_is_reset_when_the_idle_time_is_over() {
         let sent = script.wait(6 * SECOND);
         assert_eq!(script.connection.state(), State::Closed);
         assert_eq!(sent.iter().any(|out| out.flags.contains(RST)), is_reset, "{sent:?}");
+    }
+}
+
+/// Section 3.10.2: what may be written, and what not after the end was announced.
+#[test]
+fn data_is_taken_before_our_fin_only() {
+    for (state, is_open) in [
+        ("SYN-SENT", true),
+        ("SYN-RECEIVED", true),
+        ("ESTABLISHED", true),
+        ("FIN-WAIT-1", false),
+        ("FIN-WAIT-2", false),
+        ("CLOSE-WAIT", true),
+        ("CLOSING", false),
+        ("LAST-ACK", false),
+        ("TIME-WAIT", false),
+    ] {
+        let mut script = in_state(state);
+        let closed = Err(SendError::Closed);
+        assert_eq!(script.connection.send(b"x"), if is_open { Ok(1) } else { closed }, "{state}");
+        script.connection.shutdown();
+        assert_eq!(script.connection.send(b"x"), closed, "{state}");
     }
 }
 
