@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use super::{
     CloseReason, Connection, State, TimerKind,
-    congestion::{Ack, Loss},
+    congestion::Ack,
     connection::Undo,
     send::{Acked, Outgoing, Recovery},
 };
@@ -99,14 +99,14 @@ impl Connection {
         }
     }
 
-    fn lose_head(&mut self) -> Option<Loss> {
-        let loss = self.sender.mark_head_lost()?;
-        self.congestion.on_segment_lost(&loss);
-        Some(loss)
+    fn lose_head(&mut self) {
+        if let Some(loss) = self.sender.mark_head_lost() {
+            self.congestion.on_segment_lost(&loss);
+        }
     }
 
     /// RACK, and fast retransmit after three duplicates (RFC 5681 section 3.2) for peers that do not
-    /// report what they hold. Returns the octets deemed lost.
+    /// report what they hold. Returns the octets that RACK deemed lost.
     pub(super) fn detect_loss(&mut self, now: Instant, flight_size: usize) -> usize {
         let threshold = self.options.config.dup_ack_threshold;
         let is_sure = self.sender.recovery != Recovery::Open || self.sender.sacked() >= threshold as usize;
@@ -122,9 +122,9 @@ impl Connection {
             None => self.timers.stop(TimerKind::Reordering),
         }
         if self.dup_acks == threshold && self.sender.sacked() == 0 && self.sender.recovery == Recovery::Open {
-            lost += self.lose_head().map_or(0, |loss| loss.size);
+            self.lose_head();
         }
-        if self.sender.recovery == Recovery::Open && (lost > 0 || self.sender.has_lost()) {
+        if self.sender.recovery == Recovery::Open && self.sender.has_lost() {
             self.sender.recovery = Recovery::Fast { recover: self.sender.snd_nxt };
             self.undo = Some(Undo::default());
             self.congestion.on_loss_event(now, flight_size);

@@ -334,14 +334,14 @@ impl Sender {
         self.rate.delivered()
     }
 
-    /// Marks what the peer holds beyond the gap. Returns whether anything was new.
+    /// Marks what the peer holds beyond the gap.
     pub(super) fn on_sack(
         &mut self,
         now: Instant,
         blocks: &SackBlocks,
         min_rtt: Duration,
         acked: &mut Acked,
-    ) -> bool {
+    ) {
         let before = acked.delivered;
         for block in blocks.as_slice() {
             // A block that only grew on the right is walked from where it ended before.
@@ -350,9 +350,9 @@ impl Sender {
             self.mark_sacked(now, SackBlock { left_edge, right_edge: block.right_edge }, min_rtt, acked);
         }
         self.last_blocks = *blocks;
-        let is_new = acked.delivered > before;
-        self.is_gated &= !is_new;
-        is_new
+        if acked.delivered > before {
+            self.is_gated = false;
+        }
     }
 
     fn mark_sacked(&mut self, now: Instant, block: SackBlock, min_rtt: Duration, acked: &mut Acked) {
