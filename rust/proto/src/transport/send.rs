@@ -468,18 +468,19 @@ impl Sender {
         self.is_gated = true;
     }
 
-    /// The timeout was a false alarm: what was sent once and not again is on its way after all.
+    /// The timeout was a false alarm: what it deemed lost is on its way after all, until something that
+    /// left later is delivered.
     pub(super) fn undo_timeout(&mut self) {
         for sent in &mut self.sent {
-            if sent.place == Place::Lost && sent.transmissions == 1 {
+            if sent.place == Place::Lost {
                 sent.place = Place::InFlight;
                 self.in_flight += sent.size();
+                if sent.transmissions > 1 {
+                    self.resent.push_back((sent.sent_at, sent.seq));
+                }
             }
         }
-        self.lost.retain(|seq| {
-            let at = self.sent.partition_point(|sent| sent.seq < *seq);
-            self.sent.get(at).is_some_and(|sent| sent.seq == *seq && sent.place == Place::Lost)
-        });
+        self.resent.make_contiguous().sort_by_key(|(sent_at, _)| *sent_at);
         self.judged = self.snd_una;
         self.is_gated = false;
     }

@@ -225,14 +225,36 @@ fn after_a_timeout_news_opens_the_window_and_old_news_does_not() {
     assert!(script.data().len() > 1);
 }
 
-/// RFC 8985 section 6.2: a false alarm restores what it reduced.
+/// RFC 8985 section 6.2: a false alarm restores what it reduced, and what was deemed lost is on its way.
 #[test]
-fn a_false_alarm_restores_the_threshold() {
+fn a_false_alarm_restores_the_threshold_and_the_flight() {
     let mut script = sending(20);
     script.wait(310 * MS);
     assert_eq!(script.connection.stats().ssthresh, 10_000);
-    script.ack(seg(20));
-    assert_eq!(script.connection.stats().ssthresh, 64 << 20);
+    script.ack(seg(5));
+    let stats = script.connection.stats();
+    assert_eq!((stats.ssthresh, stats.in_flight, stats.in_recovery), (64 << 20, 15_000, false));
+    assert_eq!(script.data(), []);
+    assert_eq!(data(&script.wait(200 * MS)), [(seg(19), 1000)], "a probe");
+}
+
+/// Its retransmissions are judged as before: by what left after them.
+#[test]
+fn a_false_alarm_does_not_vouch_for_what_was_lost() {
+    let mut script = sending(20);
+    script.now += 50 * MS;
+    script.sack(1, &[(seg(1), seg(5)), (seg(6), seg(20))]);
+    assert_eq!(data(&script.wait(20 * MS)), [(seg(0), 1000), (seg(5), 1000)]);
+    while script.connection.stats().counters.retransmits == 0 {
+        script.wait(MS);
+    }
+    script.write(1000);
+    script.sack(seg(5), &[(seg(6), seg(20))]);
+    assert_eq!(data(&script.wait(5 * MS)), [(seg(20), 1000)]);
+    script.now += 80 * MS;
+    script.sack(seg(5), &[(seg(6), seg(21))]);
+    assert_eq!(script.data(), [(seg(5), 1000)]);
+    assert_eq!(script.connection.stats().counters.retransmits, 1);
 }
 
 /// The delivery rate is measured from the segment that left last, which a retransmission is, whatever
