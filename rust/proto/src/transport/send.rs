@@ -495,3 +495,48 @@ impl Sender {
         self.resent = VecDeque::new();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seq(n: u32) -> SeqNumber {
+        SeqNumber::new(n)
+    }
+
+    /// Three segments of a thousand octets, sent at once.
+    fn three_sent() -> Sender {
+        let mut sender = Sender::new(seq(1));
+        sender.queue.write(&[0; 3000], 3000);
+        for _ in 0..3 {
+            sender.send_new(Instant::ZERO, 1000, false);
+        }
+        sender
+    }
+
+    /// The peer acknowledges up to `ack` and holds the third segment.
+    fn acknowledge(sender: &mut Sender, ack: u32) -> RateSample {
+        let now = Instant::from_millis(50);
+        let mut acked = Acked::default();
+        let mut blocks = SackBlocks::default();
+        blocks.push(SackBlock { left_edge: seq(2001), right_edge: seq(3001) });
+        sender.on_sack(now, &blocks, Duration::ZERO, &mut acked);
+        sender.on_ack(now, seq(ack), Duration::ZERO, &mut acked);
+        sender.rate_sample(&acked).unwrap()
+    }
+
+    #[test]
+    fn of_segments_that_left_together_the_highest_is_measured() {
+        for ack in [1, 1001, 2001, 3001] {
+            assert_eq!(acknowledge(&mut three_sent(), ack).tx_in_flight, 3000, "{ack}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_loses_what_was_on_its_way() {
+        let mut sender = three_sent();
+        acknowledge(&mut sender, 1);
+        sender.on_timeout();
+        assert_eq!(acknowledge(&mut sender, 1001).lost, 2000);
+    }
+}

@@ -109,6 +109,16 @@ fn a_window_that_is_not_used_does_not_grow() {
         let cwnd = script.connection.stats().cwnd;
         assert_eq!(cwnd > 40_960, grows, "{writes:?}: {cwnd}");
     }
+    // What an earlier round trip used does not count.
+    let mut script = Script::established(plain(), 50);
+    let mut round = |segments: usize| {
+        script.write(segments * 1000);
+        let last = script.wait(50 * MS).iter().filter_map(Out::data).next_back().unwrap();
+        script.ack(last.0 + 1000);
+        script.connection.stats().cwnd
+    };
+    assert_eq!(round(45), 80_960, "five wait for the window");
+    assert_eq!([10; 4].map(round), [80_960; 4]);
 }
 
 /// The window doubles once the reader takes half of it in a round trip.

@@ -164,6 +164,24 @@ fn duplicates_before_progress_do_not_count_after_it() {
     assert_eq!(script.data(), [(seg(1), 1000)]);
 }
 
+/// RFC 6582 section 3.2: only an acknowledgement of something new points at the next hole.
+#[test]
+fn duplicates_during_a_repair_repeat_nothing() {
+    let mut script = sending(20);
+    script.now += 50 * MS;
+    for ack in [1, 1, 1] {
+        script.ack(ack);
+    }
+    script.data();
+    script.now += 50 * MS;
+    script.ack(seg(15));
+    assert_eq!(script.data(), [(seg(15), 1000)]);
+    for _ in 0..4 {
+        script.ack(seg(15));
+        assert_eq!(script.data(), []);
+    }
+}
+
 /// WP 4.3: eight in a row break the connection.
 #[test]
 fn timeouts_with_progress_between_them_do_not_add_up() {

@@ -280,6 +280,21 @@ fn data_is_taken_before_our_fin_only() {
 }
 
 #[test]
+fn a_connection_that_ended_holds_no_data() {
+    for end in ["rst", "abort"] {
+        let mut script = in_state("ESTABLISHED");
+        script.connection.send(&[b'x'; 100_000]).unwrap();
+        script.recv(ACK, 100, 1, WINDOW, b"beyond a gap");
+        script.sent();
+        happen(&mut script, end);
+        script.sent();
+        let stats = script.connection.stats();
+        assert_eq!((stats.unacked, stats.in_flight, stats.ooo_buf), (0, 0, 0), "{end}");
+        assert_eq!(script.connection.poll_timeout(), None, "{end}");
+    }
+}
+
+#[test]
 fn every_state_repeats_its_segment_until_it_is_answered() {
     for (state, expected) in [
         ("SYN-SENT", Flags::SYN),
