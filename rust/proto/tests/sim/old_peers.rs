@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     pair::options,
-    script::{ACK, Out, SYN_ACK, Script, WINDOW},
+    script::{ACK, FIN_ACK, Out, SYN_ACK, Script, WINDOW},
 };
 use pilot_proto::{
     transport::{Dialect, Options, State},
@@ -72,6 +72,27 @@ fn old_keepalives_are_not_answered() {
     for (dialect, answers) in [(Dialect::G1, 0), (Dialect::G2, 0), (Dialect::Native, 1)] {
         let mut script = Script::established(speaking(dialect), 50);
         script.recv(ACK, 0, 1, WINDOW, &[]);
+        assert_eq!(script.sent().len(), answers, "{dialect:?}");
+    }
+}
+
+/// An old peer answers the FIN that our answer would carry.
+#[test]
+fn what_old_peers_say_after_the_end_is_not_answered() {
+    for (dialect, answers) in [(Dialect::G1, 0), (Dialect::G2, 0), (Dialect::Native, 1)] {
+        let mut script = Script::established(speaking(dialect), 50);
+        script.connection.shutdown();
+        script.sent();
+        script.recv(FIN_ACK, 1, 2, WINDOW, &[]);
+        assert_eq!(script.connection.state(), State::TimeWait, "{dialect:?}");
+        script.sent();
+        script.recv(ACK, 0, 2, WINDOW, b"y");
+        assert_eq!(script.sent().len(), answers, "{dialect:?}");
+        // FIN is answered, an answer is not.
+        script.recv(Flags::FIN, 1, 0, WINDOW, &[]);
+        script.recv(FIN_ACK, 1, 2, WINDOW, &[]);
+        assert_eq!(script.sent().len(), 1, "{dialect:?}");
+        script.recv(FIN_ACK, 1, 2, WINDOW, &[]);
         assert_eq!(script.sent().len(), answers, "{dialect:?}");
     }
 }

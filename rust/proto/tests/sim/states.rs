@@ -195,6 +195,18 @@ fn every_row_of_the_table_holds() {
     assert_eq!(states.len(), 10, "every state but LISTEN, which the node holds: {states:?}");
 }
 
+/// Section 3.10.7.4, fifth check: without ACK a segment is dropped.
+#[test]
+fn nothing_without_ack_is_taken() {
+    let mut script = in_state("ESTABLISHED");
+    script.recv(Flags::FIN, 1, 0, WINDOW, &[]);
+    script.recv(Flags::from_bits(0), 1, 0, WINDOW, b"data");
+    assert_eq!((script.connection.readable(), script.sent()), (0, vec![]));
+    script.wait(11 * SECOND);
+    assert_eq!(script.connection.state(), State::Established);
+    assert_eq!(script.connection.stats().counters.unacceptable, 2);
+}
+
 /// Section 3.10.7.4, fifth check: until our SYN is acknowledged nothing that arrives is taken.
 #[test]
 fn data_that_acknowledges_another_syn_is_not_taken() {
