@@ -209,7 +209,10 @@ impl Connection {
             }
             self.establish(now);
         }
-        self.confirm_syn();
+        if self.options.dialect.is_legacy() {
+            // An old peer has heard our SYN-ACK when it sends anything.
+            self.is_syn_due = false;
+        }
         let una = self.sender.snd_una;
         let is_duplicate = is_pure && segment.ack == una && self.sender.in_flight() > 0;
         let window_before = self.snd_slots;
@@ -232,16 +235,6 @@ impl Connection {
         self.tell_writer();
         if acked.fin {
             self.on_fin_acked(now);
-        }
-    }
-
-    /// An old peer has heard our SYN-ACK when it sends anything.
-    fn confirm_syn(&mut self) {
-        if self.options.dialect.is_legacy() {
-            self.is_syn_due = false;
-            if self.syn_sent_at.take().is_some() && self.sender.outstanding() == 0 {
-                self.timers.stop(TimerKind::Retransmission);
-            }
         }
     }
 

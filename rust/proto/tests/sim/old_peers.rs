@@ -76,6 +76,20 @@ fn old_keepalives_are_not_answered() {
     }
 }
 
+/// It repeats its SYN until it has heard our SYN-ACK, and sends nothing else.
+#[test]
+fn an_old_peer_that_sends_data_needs_no_syn_ack() {
+    for dialect in [Dialect::G1, Dialect::G2] {
+        let mut script = Script::accepting(speaking(dialect));
+        script.recv(Flags::SYN, 0, 0, WINDOW, &[]);
+        assert_eq!(script.sent()[0].flags, SYN_ACK, "{dialect:?}");
+        script.recv(Flags::SYN, 0, 0, WINDOW, &[]);
+        script.recv(ACK, 1, 1, WINDOW, b"y");
+        assert_eq!(script.sent()[0].flags, ACK, "{dialect:?}");
+        assert_eq!(script.wait(2000 * MS), [], "{dialect:?}");
+    }
+}
+
 /// An old peer answers the FIN that our answer would carry.
 #[test]
 fn what_old_peers_say_after_the_end_is_not_answered() {
