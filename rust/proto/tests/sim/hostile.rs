@@ -134,13 +134,15 @@ fn contradictory_fins_are_refused() {
 
 #[test]
 fn a_fin_outside_the_window_is_no_end() {
-    for seq in [0x7000_0000, 0, u32::MAX - 1000] {
-        let mut script = Script::established(plain(), 50);
-        script.recv(ACK, 1, 1, WINDOW, b"data");
-        script.recv(FIN_ACK, seq, 1, WINDOW, &[]);
-        assert_eq!(script.connection.stats().counters.unacceptable, 1);
-        script.recv(FIN_ACK, 5, 1, WINDOW, &[]);
-        assert_eq!(script.connection.state(), State::CloseWait, "{seq}");
+    for (dialect, after) in [(Dialect::Native, State::CloseWait), (Dialect::G2, State::TimeWait)] {
+        for seq in [0x7000_0000, 0, u32::MAX - 1000] {
+            let mut script = Script::established(Options { dialect, ..plain() }, 50);
+            script.recv(ACK, 1, 1, WINDOW, b"data");
+            script.recv(FIN_ACK, seq, 1, WINDOW, &[]);
+            assert_eq!(script.connection.stats().counters.unacceptable, 1);
+            script.recv(FIN_ACK, 5, 1, WINDOW, &[]);
+            assert_eq!(script.connection.state(), after, "{dialect:?} {seq}");
+        }
     }
 }
 

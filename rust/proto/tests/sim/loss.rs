@@ -256,6 +256,43 @@ fn a_false_alarm_restores_the_threshold_and_the_flight() {
     assert_eq!(data(&script.wait(200 * MS)), [(seg(19), 1000)], "a probe");
 }
 
+/// Only when all that was repeated need not have been.
+#[test]
+fn a_loss_beside_a_false_alarm_is_a_loss() {
+    let mut script = sending(20);
+    script.now += 50 * MS;
+    script.sack(1, &[(seg(1), seg(5)), (seg(6), seg(20))]);
+    assert_eq!(data(&script.wait(20 * MS)), [(seg(0), 1000), (seg(5), 1000)]);
+    script.ack(seg(5));
+    let stats = script.connection.stats();
+    assert_eq!((stats.counters.spurious_retx, stats.in_recovery), (1, true));
+    assert_eq!(stats.ssthresh, 10_000);
+    script.ack(seg(20));
+    let stats = script.connection.stats();
+    assert_eq!((stats.counters.spurious_retx, stats.in_recovery), (2, false));
+    assert_eq!(stats.ssthresh, 64 << 20);
+}
+
+/// RFC 8985 section 6.2, step 4: a quarter of a round trip, until as many arrived as for RFC 5681.
+#[test]
+fn what_arrives_late_by_less_than_a_quarter_round_trip_is_not_lost() {
+    for is_late in [true, false] {
+        let mut script = sending(20);
+        script.now += 50 * MS;
+        script.sack(1, &[(seg(1), seg(3))]);
+        assert_eq!(data(&script.wait(12 * MS)), []);
+        if is_late {
+            script.ack(seg(3));
+        }
+        let expected = if is_late { vec![] } else { vec![(seg(0), 1000)] };
+        assert_eq!(data(&script.wait(MS)), expected);
+    }
+    let mut script = sending(20);
+    script.now += 50 * MS;
+    script.sack(1, &[(seg(1), seg(4))]);
+    assert_eq!(script.data(), [(seg(0), 1000)]);
+}
+
 /// Its retransmissions are judged as before: by what left after them.
 #[test]
 fn a_false_alarm_does_not_vouch_for_what_was_lost() {

@@ -220,6 +220,7 @@ mod tests {
     fn a_short_path_grows_at_least_as_reno_would() {
         let windows = run(&mut avoiding(20 * SMSS), 30);
         // 14 segments, 0.53 per round until 20, then one per round.
+        assert!((18..=20).contains(&windows[9]), "{windows:?}");
         assert!((27..=33).contains(&windows[23]), "{windows:?}");
     }
 
@@ -247,12 +248,11 @@ mod tests {
         assert_eq!((cubic.cwnd(), cubic.ssthresh()), (700 * SMSS, 700 * SMSS));
     }
 
-    #[test]
-    fn growing_delay_ends_slow_start_without_a_loss() {
+    /// Rounds in slow start, each with a round trip that is 10 ms longer.
+    fn run_slow_start(cubic: &mut Cubic, rounds: u64) {
         use crate::wire::seq::SeqNumber;
-        let mut cubic = Cubic::new(Parameters { ssthresh: usize::MAX, max_cwnd: usize::MAX, ..parameters() });
         let mut una = SeqNumber::default();
-        for round in 0..12u64 {
+        for round in 0..rounds {
             let nxt = una + cubic.cwnd();
             let rtt = Some(Duration::from_millis(40 + 10 * round));
             while una < nxt {
@@ -261,6 +261,23 @@ mod tests {
                 cubic.on_ack(&Ack { rtt, snd_una: una, snd_nxt: nxt, ..ack(now, SMSS) });
             }
         }
+    }
+
+    #[test]
+    fn growing_delay_ends_slow_start_without_a_loss() {
+        let mut cubic = Cubic::new(Parameters { ssthresh: usize::MAX, max_cwnd: usize::MAX, ..parameters() });
+        run_slow_start(&mut cubic, 12);
         assert!(cubic.ssthresh() < 400 * SMSS, "{}", cubic.ssthresh());
+    }
+
+    /// RFC 9406 section 4.3: in the first slow start only; after a loss the threshold is known.
+    #[test]
+    fn growing_delay_does_not_end_a_later_slow_start() {
+        let mut cubic = avoiding(200 * SMSS);
+        cubic.on_rto(Instant::ZERO, 140 * SMSS, true);
+        let ssthresh = cubic.ssthresh();
+        assert_eq!((cubic.cwnd(), ssthresh), (10 * SMSS, 98 * SMSS));
+        run_slow_start(&mut cubic, 6);
+        assert_eq!(cubic.ssthresh(), ssthresh);
     }
 }

@@ -115,6 +115,11 @@ mod tests {
         assert_eq!(reno.cwnd(), 20 * SMSS);
         acked(&mut reno, SMSS);
         assert_eq!(reno.cwnd(), 21 * SMSS);
+        // What is beyond a window counts for the next one (RFC 3465 section 2.1).
+        acked(&mut reno, 31 * SMSS);
+        assert_eq!(reno.cwnd(), 22 * SMSS);
+        acked(&mut reno, 12 * SMSS);
+        assert_eq!(reno.cwnd(), 23 * SMSS);
     }
 
     #[test]
