@@ -104,23 +104,33 @@ async def accept_forever(
     All that wait are accepted at once: one for each turn of a busy loop would keep newcomers
     waiting for as many turns as there are of them.
     """
-    async with anyio.create_task_group() as tasks:
-        while True:
-            await anyio.wait_readable(listening)
-            try:
-                for _ in range(_ACCEPT_BURST):
-                    accepted, _ = listening.accept()
-                    tasks.start_soon(_adopt, accepted, handler)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                log.warning("accept_failed", error=str(error))
-                await anyio.sleep(_ACCEPT_RETRY)
+    #: Whose tasks have not begun, and may never when this is cancelled.
+    waiting: set[socket.socket] = set()
+    try:
+        async with anyio.create_task_group() as tasks:
+            while True:
+                await anyio.wait_readable(listening)
+                try:
+                    for _ in range(_ACCEPT_BURST):
+                        accepted, _ = listening.accept()
+                        waiting.add(accepted)
+                        tasks.start_soon(_adopt, accepted, waiting, handler)
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    log.warning("accept_failed", error=str(error))
+                    await anyio.sleep(_ACCEPT_RETRY)
+    finally:
+        for accepted in waiting:
+            accepted.close()
 
 
 async def _adopt(
-    accepted: socket.socket, handler: Callable[[anyio.abc.SocketStream], Awaitable[None]]
+    accepted: socket.socket,
+    waiting: set[socket.socket],
+    handler: Callable[[anyio.abc.SocketStream], Awaitable[None]],
 ) -> None:
+    waiting.discard(accepted)
     try:
         accepted.setblocking(False)
         # Answers are small and wait for nothing.
@@ -130,6 +140,9 @@ async def _adopt(
         # It is gone again.
         accepted.close()
         return
+    except BaseException:
+        accepted.close()
+        raise
     await handler(stream)
 
 

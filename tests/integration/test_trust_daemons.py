@@ -208,9 +208,11 @@ async def test_a_file_that_is_not_understood_keeps_the_daemon_from_starting(
 
 async def test_two_daemons_do_not_share_a_file(network: Network) -> None:
     network.start("agent-a")
-    other = network.path / "agent-a" / "other.json"
+    identity = network.path / "agent-a" / "identity.json"
     with pytest.raises(ConnectionFailed, match="another daemon keeps its trust"):
-        network.start("agent-b", "--identity", str(other))
+        network.start("agent-b", "--identity", str(identity))
+    other = identity.with_name("other.json")
+    assert network.start("agent-b", "--identity", str(other)).process.is_running
 
 
 async def test_an_approval_while_the_asker_is_away_is_there_when_it_returns(

@@ -38,6 +38,37 @@ async def test_newcomers_do_not_wait_for_one_turn_of_the_loop_each() -> None:
     assert turns < count
 
 
+async def test_connections_without_a_task_are_closed_at_the_end() -> None:
+    async def handle(stream: anyio.abc.SocketStream) -> None:
+        await stream.aclose()
+
+    async with anyio.create_task_group() as tasks:
+        with _serving.listen("127.0.0.1", 0) as listening:
+            client = socket.create_connection(listening.getsockname())
+            spied = _Spied(listening, tasks.cancel_scope)
+            with client:
+                await _serving.accept_forever(spied, handle)  # type: ignore[arg-type]
+    assert [accepted.fileno() for accepted in spied.accepted] == [-1]
+
+
+class _Spied:
+    """A listening socket whose owner is cancelled when it has accepted one connection."""
+
+    def __init__(self, listening: socket.socket, scope: anyio.CancelScope) -> None:
+        self._listening = listening
+        self._scope = scope
+        self.accepted: list[socket.socket] = []
+
+    def fileno(self) -> int:
+        return self._listening.fileno()
+
+    def accept(self) -> tuple[socket.socket, object]:
+        accepted, address = self._listening.accept()
+        self.accepted.append(accepted)
+        self._scope.cancel()
+        return accepted, address
+
+
 async def test_connections_that_are_gone_again_end_nothing() -> None:
     greeted = anyio.Event()
 
