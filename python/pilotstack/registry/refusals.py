@@ -33,6 +33,11 @@ _RULES = (
         "name the primary in --registry, or promote this standby",
         is_prefixed=True,
     ),
+    _Rule(
+        "registry cannot store",
+        ConnectionFailed,
+        "nothing was changed; tell the registry's operator, or try again later",
+    ),
     _Rule("rate limited", Throttled, "wait a few seconds and try again", is_prefixed=True),
     _Rule("invalid token for network", PermissionDenied, "give the network's token with --token"),
     _Rule(
