@@ -268,3 +268,15 @@ async def test_networks_in_blocking_code(network: Network) -> None:
         a.delete_network(lab)
         b.deregister()
         assert b.register() == Address(0, 2)
+
+
+async def test_who_was_looked_up_just_before_joining_is_a_member_at_once(network: Network) -> None:
+    a, b = network.start("agent-a"), network.start("agent-b", public=False)
+    async with Driver(a.socket) as owner, Driver(b.socket) as member:
+        # Now the member's daemon remembers the owner without a network.
+        assert await echo(member, "agent-a:7") == b"hello"
+        lab = await owner.create_network("lab", join_rule="open")
+        await member.join_network(lab)
+        async with await member.datagram(1000) as port:
+            await owner.broadcast(lab, b"news", port=1000)
+            assert (await port.receive()).data == b"news"

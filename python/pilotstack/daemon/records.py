@@ -40,12 +40,14 @@ class Records:
 
     async def profile(self, node: int, max_age: float = FLOOR) -> Record:
         """Key, networks and visibility of a node, at most ``max_age`` seconds old unless no
-        registry answers.
+        registry answers. Who wants one younger than :data:`FLOOR` waits for the next turn.
 
         Raises:
             NotFound: there is no such node.
             ConnectionFailed: no registry answers, and nothing is remembered.
         """
+        if max_age < FLOOR:
+            await _turn(self._profiles, node)
         return await self._find(self._profiles, self._registry.profile, node, max_age)
 
     async def resolved(self, node: int) -> Record:
@@ -55,9 +57,7 @@ class Records:
         could not reach the node, and nobody tells us of a new key or a network that it joined.
         Who asks again at once waits for the next turn.
         """
-        at, known = self._resolved.get(node, (0.0, None))
-        if known is not None:
-            await anyio.sleep(max(0.0, at + FLOOR - time.monotonic()))
+        await _turn(self._resolved, node)
         record = await self._find(self._resolved, self._registry.record, node, FLOOR)
         _put(self._profiles, node, *self._resolved[node])
         return record
@@ -86,6 +86,12 @@ class Records:
             raise
         _put(table, node, time.monotonic(), found)
         return found
+
+
+async def _turn(table: _Table, node: int) -> None:
+    """Waits until the node may be asked about again."""
+    if node in table:
+        await anyio.sleep(max(0.0, table[node][0] + FLOOR - time.monotonic()))
 
 
 def _put(table: _Table, node: int, at: float, record: Record) -> None:

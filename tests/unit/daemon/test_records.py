@@ -56,11 +56,29 @@ async def test_each_use_says_how_old_a_record_may_be(clock: Clock) -> None:
     await records.profile(2, 30)
     assert registry.asked == ["profile"]
     await records.profile(2, 0)
-    await records.profile(2, 0)
     assert registry.asked == ["profile"] * 2
-    clock.now += FLOOR
+    await records.profile(2)
+    assert registry.asked == ["profile"] * 2
+
+
+async def test_who_wants_news_gets_no_memory_however_fresh(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.now += seconds
+
+    monkeypatch.setattr(module.anyio, "sleep", sleep)
+    registry = Registry()
+    records = Records(registry)  # type: ignore[arg-type]
+    await records.profile(2, 30)
+    clock.now += FLOOR / 5
+    # As of a node that has joined a network in the meantime.
     registry.key = b"2" * 32
     assert (await records.profile(2, 0)).public_key == b"2" * 32
+    assert slept == [pytest.approx(FLOOR * 4 / 5)]
 
 
 async def test_a_tunnel_gets_the_endpoint_and_others_profit(clock: Clock) -> None:
