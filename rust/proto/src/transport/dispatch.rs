@@ -253,7 +253,7 @@ impl Connection {
             self.counters.segs_sent += 1;
             self.pacer.on_sent(now, segment.len, self.options.config.pacing_quantum);
             let before = self.sender.in_flight().saturating_sub(segment.len);
-            self.congestion.on_sent(now, before, self.sender.is_app_limited());
+            self.congestion.on_sent(now, segment.len, before, self.sender.is_app_limited());
             if before == 0 && self.pacer.rate() > 0 {
                 // The controller may start anew after a pause.
                 self.pacer.set_rate(self.congestion.pacing_rate(self.rtt.srtt()));

@@ -127,7 +127,7 @@ impl Connection {
         if self.sender.recovery == Recovery::Open && self.sender.has_lost() {
             self.sender.recovery = Recovery::Fast { recover: self.sender.snd_nxt };
             self.undo = Some(Undo::default());
-            self.congestion.on_loss_event(now, flight_size);
+            self.congestion.on_loss_event(now, flight_size, self.sender.in_flight());
             self.sender.force_retransmission();
             self.arm_retransmission(now);
         }
@@ -171,7 +171,7 @@ impl Connection {
         } else if ack > end_seq {
             self.probe.end_seq = None;
             // The probe repaired a loss that nothing else showed.
-            self.congestion.on_loss_event(now, flight_size);
+            self.congestion.on_loss_event(now, flight_size, self.sender.in_flight());
             self.congestion.on_recovered();
         } else if is_bare_duplicate {
             self.probe.end_seq = None;

@@ -152,13 +152,12 @@ fn the_end_of_a_repair_does_not_grow_the_window() {
     for _ in 0..3 {
         script.ack(1);
     }
-    let cwnd = script.connection.stats().cwnd;
-    assert_eq!(cwnd, 20_000);
+    assert_eq!(script.connection.stats().ssthresh, 20_000);
     assert_eq!(script.data(), [(seg(0), 1000)]);
     script.now += 50 * MS;
     script.ack(seg(40));
     let stats = script.connection.stats();
-    assert_eq!((stats.cwnd, stats.in_recovery), (cwnd, false));
+    assert_eq!((stats.cwnd, stats.in_recovery), (20_000, false));
 }
 
 /// RFC 5681 section 3.2: duplicates count in a row.

@@ -148,7 +148,11 @@ fn three_duplicates_of_a_peer_without_sack_repeat_the_first_segment_once() {
     assert_eq!(script.data(), []);
     let stats = script.connection.stats();
     assert_eq!((stats.counters.fast_retx, stats.in_recovery), (1, true));
-    assert_eq!(stats.cwnd, 10_000, "half of what was in flight");
+    assert_eq!(stats.ssthresh, 10_000, "half of what was in flight");
+    script.now += 50 * MS;
+    script.ack(seg(20));
+    let stats = script.connection.stats();
+    assert_eq!((stats.cwnd, stats.in_recovery), (10_000, false));
 }
 
 #[test]

@@ -279,7 +279,7 @@ impl Controller for Bbr {
     }
 
     /// Section 5.4.1: a restart from idle.
-    fn on_sent(&mut self, now: Instant, in_flight: usize, is_app_limited: bool) {
+    fn on_sent(&mut self, now: Instant, _size: usize, in_flight: usize, is_app_limited: bool) {
         if in_flight > 0 || !is_app_limited {
             return;
         }
@@ -312,7 +312,7 @@ impl Controller for Bbr {
         self.model.on_lost(loss);
     }
 
-    fn on_loss_event(&mut self, _now: Instant, _flight_size: usize) {
+    fn on_loss_event(&mut self, _now: Instant, _flight_size: usize, _in_flight: usize) {
         self.save_cwnd();
         self.is_conserving = true;
         self.model.loss_events_in_round += 1;
@@ -392,7 +392,7 @@ mod tests {
                 for n in 1..=lost / SMSS {
                     let lost_since = (n * SMSS) as u64;
                     self.bbr.on_segment_lost(&Loss { size: SMSS, tx_in_flight, lost_since, prior_delivered });
-                    self.bbr.on_loss_event(self.now, tx_in_flight);
+                    self.bbr.on_loss_event(self.now, tx_in_flight, tx_in_flight);
                 }
             }
             let arrived = tx_in_flight - lost;

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Ack, Algorithm, Controller, Parameters, window::Window};
+use super::{Ack, Algorithm, Controller, Loss, Parameters, window::Window};
 use crate::time::Instant;
 
 /// C, segments per cubic second.
@@ -69,14 +69,15 @@ impl Cubic {
     fn reduce(&mut self, flight_size: usize) {
         self.prior = None;
         self.prior = Some(Box::new(self.clone()));
-        let cwnd = self.segments(self.window.cwnd);
+        let settled = self.window.settled();
+        let cwnd = self.segments(settled);
         self.w_max = if cwnd < self.w_max { cwnd * (1.0 + BETA_CUBIC) / 2.0 } else { cwnd };
         self.cwnd_prior = cwnd;
         self.epoch = None;
         self.credit = 0.0;
         // The flight, not the window, was too large; but a window that the loss just emptied was not
         // small for that.
-        let flight = flight_size.max(self.window.cwnd / 2).min(self.window.cwnd);
+        let flight = flight_size.max(settled / 2).min(settled);
         self.window.set_ssthresh(self.octets(self.segments(flight) * BETA_CUBIC));
     }
 
@@ -141,6 +142,9 @@ impl Controller for Cubic {
             if let (Some(epoch), Some(idle)) = (&mut self.epoch, since_last) {
                 epoch.start += idle;
             }
+            if ack.is_recovering {
+                self.window.recover(ack);
+            }
             return;
         }
         if !self.window.slow_start(ack) {
@@ -148,9 +152,21 @@ impl Controller for Cubic {
         }
     }
 
-    fn on_loss_event(&mut self, _now: Instant, flight_size: usize) {
+    fn on_sent(&mut self, _now: Instant, size: usize, _in_flight: usize, _is_app_limited: bool) {
+        self.window.on_sent(size);
+    }
+
+    fn on_segment_lost(&mut self, loss: &Loss) {
+        self.window.on_segment_lost(loss);
+    }
+
+    fn on_loss_event(&mut self, _now: Instant, flight_size: usize, in_flight: usize) {
         self.reduce(flight_size);
-        self.window.cwnd = self.window.ssthresh;
+        self.window.start_recovery(flight_size, in_flight);
+    }
+
+    fn on_recovered(&mut self) {
+        self.window.on_recovered();
     }
 
     fn on_rto(&mut self, _now: Instant, flight_size: usize, is_new_event: bool) {
@@ -165,6 +181,7 @@ impl Controller for Cubic {
         if let Some(prior) = self.prior.take() {
             let cwnd = self.window.cwnd;
             *self = *prior;
+            self.window.on_recovered();
             self.window.cwnd = self.window.cwnd.max(cwnd);
         }
     }
@@ -173,7 +190,7 @@ impl Controller for Cubic {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{SMSS, ack, parameters},
+        super::testing::{SMSS, ack, lose_one, parameters},
         *,
     };
 
@@ -181,7 +198,7 @@ mod tests {
         let unlimited = Parameters { max_cwnd: usize::MAX, ..parameters() };
         let mut cubic = Cubic::new(unlimited);
         cubic.window.cwnd = cwnd;
-        cubic.on_loss_event(Instant::ZERO, cwnd);
+        lose_one(&mut cubic, cwnd);
         cubic
     }
 
@@ -228,12 +245,12 @@ mod tests {
     fn fast_convergence_releases_bandwidth() {
         let mut cubic = avoiding(1000 * SMSS);
         assert!((cubic.w_max - 1000.0).abs() < 0.1);
-        cubic.on_loss_event(Instant::ZERO, 700 * SMSS);
+        lose_one(&mut cubic, 700 * SMSS);
         assert!((cubic.w_max - 595.0).abs() < 0.1);
         // Not when the window was as large as before: nobody else has come.
         let mut cubic = avoiding(1000 * SMSS);
         cubic.window.cwnd = 1000 * SMSS;
-        cubic.on_loss_event(Instant::ZERO, 1000 * SMSS);
+        lose_one(&mut cubic, 1000 * SMSS);
         assert!((cubic.w_max - 1000.0).abs() < 0.1);
     }
 

@@ -3,6 +3,7 @@
 mod bbr;
 mod cubic;
 mod hystart;
+mod prr;
 mod reno;
 mod window;
 
@@ -104,8 +105,8 @@ pub trait Controller: fmt::Debug + Send + Sync {
     /// The segment size changed.
     fn set_smss(&mut self, smss: usize);
 
-    /// A segment leaves; `in_flight` does not count it.
-    fn on_sent(&mut self, _now: Instant, _in_flight: usize, _is_app_limited: bool) {}
+    /// A segment of `size` octets leaves; `in_flight` does not count it.
+    fn on_sent(&mut self, _now: Instant, _size: usize, _in_flight: usize, _is_app_limited: bool) {}
 
     /// An acknowledgement that delivered something, after its losses were told.
     fn on_ack(&mut self, ack: &Ack);
@@ -113,9 +114,9 @@ pub trait Controller: fmt::Debug + Send + Sync {
     /// A segment was deemed lost.
     fn on_segment_lost(&mut self, _loss: &Loss) {}
 
-    /// A loss event began with `flight_size` octets in flight (RFC 5681 section 3.2). Told once per
-    /// window.
-    fn on_loss_event(&mut self, now: Instant, flight_size: usize);
+    /// A loss event began with `flight_size` octets in flight (RFC 5681 section 3.2), of which
+    /// `in_flight` are not deemed lost. Told once per window.
+    fn on_loss_event(&mut self, now: Instant, flight_size: usize, in_flight: usize);
 
     /// The loss event is over.
     fn on_recovered(&mut self) {}
@@ -172,6 +173,12 @@ mod testing {
         }
     }
 
+    /// A loss event of one segment, from its beginning to its end.
+    pub(super) fn lose_one(controller: &mut dyn Controller, flight_size: usize) {
+        controller.on_loss_event(Instant::ZERO, flight_size, flight_size.saturating_sub(SMSS));
+        controller.on_recovered();
+    }
+
     #[test]
     fn every_controller_can_be_chosen() {
         for algorithm in [Algorithm::Reno, Algorithm::Cubic, Algorithm::Bbr] {
@@ -185,7 +192,7 @@ mod testing {
         for algorithm in [Algorithm::Reno, Algorithm::Cubic] {
             let mut controller = start(algorithm, parameters());
             controller.set_smss(4 * SMSS);
-            controller.on_loss_event(Instant::ZERO, 0);
+            controller.on_loss_event(Instant::ZERO, 0, 0);
             assert_eq!(controller.ssthresh(), 8 * SMSS, "{algorithm}");
         }
     }
@@ -197,9 +204,60 @@ mod testing {
             let mut controller = start(algorithm, parameters());
             assert_eq!(controller.pacing_rate(rtt), Some(500_000), "{algorithm}");
             assert_eq!(controller.pacing_rate(None), None, "{algorithm}");
-            controller.on_loss_event(Instant::ZERO, 10 * SMSS);
+            lose_one(&mut *controller, 10 * SMSS);
             let per_rtt = controller.cwnd() as u64 * 12;
             assert_eq!(controller.pacing_rate(rtt), Some(per_rtt), "{algorithm}");
+        }
+    }
+
+    fn repaired(in_flight: usize, delivered: usize) -> Ack {
+        let ack = ack(Instant::ZERO, delivered);
+        Ack { in_flight, lost: SMSS, is_recovering: true, ..ack }
+    }
+
+    /// RFC 9937: beginning, conduct and end of a fast recovery.
+    #[test]
+    fn a_recovery_keeps_the_flight_at_what_the_path_delivers() {
+        let rtt = Some(Duration::from_millis(100));
+        for (algorithm, ssthresh) in [(Algorithm::Reno, 50), (Algorithm::Cubic, 70)] {
+            let wide = Parameters { initial_window: 100 * SMSS, ssthresh: usize::MAX, ..parameters() };
+            let mut controller = start(algorithm, wide);
+            // Most of the flight is gone.
+            controller.on_loss_event(Instant::ZERO, 100 * SMSS, 30 * SMSS);
+            assert_eq!(controller.cwnd(), 31 * SMSS, "{algorithm}");
+            controller.on_sent(Instant::ZERO, SMSS, 30 * SMSS, false);
+            controller.on_ack(&repaired(29 * SMSS, 2 * SMSS));
+            assert_eq!(controller.cwnd(), 31 * SMSS, "{algorithm}");
+            // What a timer finds lost makes no room.
+            let loss = Loss { size: SMSS, tx_in_flight: 0, lost_since: 0, prior_delivered: 0 };
+            controller.on_segment_lost(&loss);
+            assert_eq!(controller.cwnd(), 30 * SMSS, "{algorithm}");
+            // Not paced as slow start, nor by the little that is in flight.
+            let per_rtt = controller.ssthresh() as u64 * 12;
+            assert_eq!(controller.pacing_rate(rtt), Some(per_rtt), "{algorithm}");
+            controller.on_recovered();
+            assert_eq!((controller.cwnd(), controller.ssthresh()), (ssthresh * SMSS, ssthresh * SMSS));
+            controller.on_segment_lost(&loss);
+            assert_eq!(controller.cwnd(), ssthresh * SMSS, "{algorithm}");
+        }
+    }
+
+    /// A timeout within a fast recovery ends it; when it was a false alarm, what the recovery was to
+    /// end with is restored, not the little that was in flight.
+    #[test]
+    fn a_false_timeout_within_a_recovery_restores_its_threshold() {
+        for (algorithm, ssthresh) in [(Algorithm::Reno, 50), (Algorithm::Cubic, 70)] {
+            let wide = Parameters { initial_window: 100 * SMSS, ssthresh: usize::MAX, ..parameters() };
+            let mut controller = start(algorithm, wide);
+            controller.on_loss_event(Instant::ZERO, 100 * SMSS, 30 * SMSS);
+            controller.on_ack(&repaired(9 * SMSS, SMSS));
+            controller.on_rto(Instant::ZERO, 10 * SMSS, true);
+            assert_eq!(controller.cwnd(), 10 * SMSS, "{algorithm}");
+            controller.undo();
+            assert_eq!((controller.cwnd(), controller.ssthresh()), (ssthresh * SMSS, ssthresh * SMSS));
+            let ack = ack(Instant::ZERO, SMSS);
+            controller.on_ack(&Ack { in_flight: SMSS, ..ack });
+            assert!(controller.cwnd() >= ssthresh * SMSS, "{algorithm}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Ack, Algorithm, Controller, Parameters, window::Window};
+use super::{Ack, Algorithm, Controller, Loss, Parameters, window::Window};
 use crate::time::Instant;
 
 /// The congestion window of one connection.
@@ -23,7 +23,7 @@ impl Reno {
     }
 
     fn reduce(&mut self, flight_size: usize) {
-        self.prior = (self.window.cwnd, self.window.ssthresh);
+        self.prior = (self.window.settled(), self.window.ssthresh);
         self.window.set_ssthresh(flight_size / 2);
         self.bytes_acked = 0;
     }
@@ -51,7 +51,11 @@ impl Controller for Reno {
     }
 
     fn on_ack(&mut self, ack: &Ack) {
-        if ack.is_recovering || !ack.is_cwnd_limited || self.window.slow_start(ack) {
+        if ack.is_recovering {
+            self.window.recover(ack);
+            return;
+        }
+        if !ack.is_cwnd_limited || self.window.slow_start(ack) {
             return;
         }
         self.bytes_acked += ack.acked;
@@ -61,9 +65,21 @@ impl Controller for Reno {
         }
     }
 
-    fn on_loss_event(&mut self, _now: Instant, flight_size: usize) {
+    fn on_sent(&mut self, _now: Instant, size: usize, _in_flight: usize, _is_app_limited: bool) {
+        self.window.on_sent(size);
+    }
+
+    fn on_segment_lost(&mut self, loss: &Loss) {
+        self.window.on_segment_lost(loss);
+    }
+
+    fn on_loss_event(&mut self, _now: Instant, flight_size: usize, in_flight: usize) {
         self.reduce(flight_size);
-        self.window.cwnd = self.window.ssthresh;
+        self.window.start_recovery(flight_size, in_flight);
+    }
+
+    fn on_recovered(&mut self) {
+        self.window.on_recovered();
     }
 
     fn on_rto(&mut self, _now: Instant, flight_size: usize, is_new_event: bool) {
@@ -76,6 +92,7 @@ impl Controller for Reno {
 
     fn undo(&mut self) {
         let (cwnd, ssthresh) = self.prior;
+        self.window.on_recovered();
         self.window.cwnd = self.window.cwnd.max(cwnd);
         self.window.ssthresh = self.window.ssthresh.max(ssthresh);
     }
@@ -84,7 +101,7 @@ impl Controller for Reno {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{SMSS, ack, parameters},
+        super::testing::{SMSS, ack, lose_one, parameters},
         *,
     };
 
@@ -107,7 +124,7 @@ mod tests {
     #[test]
     fn avoidance_adds_one_segment_per_window() {
         let mut reno = Reno::new(parameters());
-        reno.on_loss_event(Instant::ZERO, 40 * SMSS);
+        lose_one(&mut reno, 40 * SMSS);
         assert_eq!((reno.cwnd(), reno.ssthresh()), (20 * SMSS, 20 * SMSS));
         for _ in 0..19 {
             acked(&mut reno, SMSS);
@@ -145,7 +162,7 @@ mod tests {
     fn a_false_alarm_is_undone() {
         let mut reno = Reno::new(parameters());
         acked(&mut reno, 2 * SMSS);
-        reno.on_loss_event(Instant::ZERO, 12 * SMSS);
+        reno.on_loss_event(Instant::ZERO, 12 * SMSS, 11 * SMSS);
         reno.undo();
         assert_eq!((reno.cwnd(), reno.ssthresh()), (12 * SMSS, 40 * SMSS));
     }

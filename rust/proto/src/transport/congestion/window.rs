@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use super::{Ack, HyStart, Parameters};
+use super::{Ack, HyStart, Loss, Parameters, prr::Prr};
 
 /// Pacing gains, percent of a window per round trip. Slow start needs room to double; five windows per
 /// round trip keep the last, partial round of a short transfer short, and the clock of acknowledgements
@@ -19,12 +19,14 @@ pub(super) struct Window {
     pub(super) cwnd: usize,
     pub(super) ssthresh: usize,
     hystart: HyStart,
+    /// While what acknowledgements revealed as lost is being repaired.
+    prr: Option<Prr>,
 }
 
 impl Window {
     pub(super) fn new(parameters: Parameters) -> Self {
         let Parameters { initial_window: cwnd, ssthresh, .. } = parameters;
-        Self { parameters, cwnd, ssthresh, hystart: HyStart::default() }
+        Self { parameters, cwnd, ssthresh, hystart: HyStart::default(), prr: None }
     }
 
     fn is_slow_start(&self) -> bool {
@@ -33,8 +35,49 @@ impl Window {
 
     /// Octets per second.
     pub(super) fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64> {
+        if self.prr.is_some() {
+            return super::window_rate(self.ssthresh, srtt, PACING_AVOIDANCE);
+        }
         let gain = if self.is_slow_start() { PACING_SLOW_START } else { PACING_AVOIDANCE };
         super::window_rate(self.cwnd, srtt, gain)
+    }
+
+    /// The window, or during fast recovery what it will be.
+    pub(super) fn settled(&self) -> usize {
+        if self.prr.is_some() { self.ssthresh } else { self.cwnd }
+    }
+
+    /// A loss event whose threshold is set: RFC 9937 decides what leaves until it is over.
+    pub(super) fn start_recovery(&mut self, flight_size: usize, in_flight: usize) {
+        self.prr = Some(Prr::new(flight_size));
+        self.cwnd = in_flight + self.parameters.smss;
+    }
+
+    /// `size` octets leave.
+    pub(super) fn on_sent(&mut self, size: usize) {
+        if let Some(prr) = &mut self.prr {
+            prr.on_sent(size);
+        }
+    }
+
+    /// A segment was deemed lost; what may still leave does not grow by it.
+    pub(super) fn on_segment_lost(&mut self, loss: &Loss) {
+        if self.prr.is_some() {
+            self.cwnd = self.cwnd.saturating_sub(loss.size);
+        }
+    }
+
+    /// An acknowledgement during fast recovery.
+    pub(super) fn recover(&mut self, ack: &Ack) {
+        if let Some(prr) = &mut self.prr {
+            self.cwnd = ack.in_flight + prr.on_ack(ack, self.ssthresh, self.parameters.smss);
+        }
+    }
+
+    /// Fast recovery is over.
+    pub(super) fn on_recovered(&mut self) {
+        self.cwnd = self.settled();
+        self.prr = None;
     }
 
     /// Grows in slow start; `false` in congestion avoidance, whose growth the controller decides.
@@ -65,6 +108,7 @@ impl Window {
     /// A timeout: the initial window. WP 4.3, which deviates from the loss window of RFC 5681 section
     /// 3.1.
     pub(super) fn collapse(&mut self) {
+        self.prr = None;
         self.cwnd = self.parameters.initial_window.min(self.cwnd);
     }
 }

@@ -1,0 +1,123 @@
+//! Proportional Rate Reduction (RFC 9937): how much may leave during fast recovery, so that the flight
+//! neither stalls until half of it is acknowledged nor outgrows what the path has just shown to carry.
+
+use super::Ack;
+
+/// One fast recovery. Octets throughout.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prr {
+    /// In flight when the recovery began (RecoverFS).
+    recover_fs: usize,
+    /// Delivered since (prr_delivered).
+    delivered: usize,
+    /// Sent since (prr_out).
+    out: usize,
+}
+
+impl Prr {
+    /// A recovery begins with `flight_size` octets in flight.
+    pub(super) fn new(flight_size: usize) -> Self {
+        Self { recover_fs: flight_size.max(1), delivered: 0, out: 0 }
+    }
+
+    /// `size` octets leave.
+    pub(super) fn on_sent(&mut self, size: usize) {
+        self.out = self.out.saturating_add(size);
+    }
+
+    /// Octets that may leave upon an acknowledgement (section 6.2).
+    pub(super) fn on_ack(&mut self, ack: &Ack, ssthresh: usize, smss: usize) -> usize {
+        self.delivered = self.delivered.saturating_add(ack.delivered);
+        let sndcnt = if ack.in_flight > ssthresh {
+            // Proportional: the flight shrinks to the threshold over one round trip.
+            let due = (self.delivered as u128 * ssthresh as u128).div_ceil(self.recover_fs as u128);
+            usize::try_from(due).unwrap_or(usize::MAX).saturating_sub(self.out)
+        } else {
+            // Losses took more than the reduction asks for: as much as arrives may leave, and a segment
+            // more while all goes well.
+            let is_safe = ack.acked > 0 && ack.lost == 0;
+            let limit = self.delivered.saturating_sub(self.out).max(ack.delivered);
+            let limit = if is_safe { limit.saturating_add(smss) } else { limit };
+            limit.min(ssthresh - ack.in_flight)
+        };
+        // The first repair leaves at once.
+        if self.out == 0 && sndcnt == 0 { smss } else { sndcnt }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{SMSS, ack},
+        *,
+    };
+    use crate::time::Instant;
+
+    fn told(in_flight: usize, delivered: usize) -> Ack {
+        Ack { in_flight, acked: 0, delivered, ..ack(Instant::ZERO, 0) }
+    }
+
+    /// RFC 9937 section 8, the first example: one loss of a hundred, a reduction to seven tenths.
+    #[test]
+    fn a_single_loss_spreads_the_reduction_over_a_round_trip() {
+        let mut prr = Prr::new(100 * SMSS);
+        let (mut in_flight, mut sent) = (99 * SMSS, 0);
+        for _ in 0..99 {
+            in_flight -= SMSS;
+            let mut may = prr.on_ack(&told(in_flight, SMSS), 70 * SMSS, SMSS);
+            while may >= SMSS {
+                prr.on_sent(SMSS);
+                may -= SMSS;
+                in_flight += SMSS;
+                sent += 1;
+            }
+        }
+        assert!((69..=70).contains(&sent), "{sent}");
+        assert!((69 * SMSS..=70 * SMSS).contains(&in_flight), "{in_flight}");
+    }
+
+    #[test]
+    fn heavy_losses_leave_the_flight_at_what_arrives() {
+        // Half is gone: the flight is below the threshold from the start.
+        let mut prr = Prr::new(100 * SMSS);
+        prr.on_sent(SMSS);
+        for _ in 0..20 {
+            let lossy = Ack { acked: SMSS, lost: SMSS, ..told(49 * SMSS, SMSS) };
+            assert_eq!(prr.on_ack(&lossy, 70 * SMSS, SMSS), SMSS);
+            prr.on_sent(SMSS);
+        }
+    }
+
+    #[test]
+    fn progress_without_losses_grows_the_flight_up_to_the_threshold() {
+        let mut prr = Prr::new(100 * SMSS);
+        prr.on_sent(SMSS);
+        let safe = |in_flight| Ack { acked: SMSS, ..told(in_flight, SMSS) };
+        assert_eq!(prr.on_ack(&safe(49 * SMSS), 70 * SMSS, SMSS), 2 * SMSS);
+        prr.on_sent(2 * SMSS);
+        assert_eq!(prr.on_ack(&safe(69 * SMSS), 70 * SMSS, SMSS), SMSS);
+        assert_eq!(prr.on_ack(&safe(70 * SMSS), 70 * SMSS, SMSS), 0);
+        // What was acknowledged selectively only is no progress.
+        assert_eq!(prr.on_ack(&told(49 * SMSS, SMSS), 70 * SMSS, SMSS), SMSS);
+    }
+
+    #[test]
+    fn what_was_not_sent_when_it_could_have_been_may_leave_later() {
+        let mut prr = Prr::new(100 * SMSS);
+        prr.on_sent(SMSS);
+        let lossy = Ack { acked: SMSS, lost: SMSS, ..told(40 * SMSS, SMSS) };
+        for _ in 0..5 {
+            prr.on_ack(&lossy, 70 * SMSS, SMSS);
+        }
+        // Six delivered, one sent.
+        assert_eq!(prr.on_ack(&lossy, 70 * SMSS, SMSS), 5 * SMSS);
+    }
+
+    #[test]
+    fn the_first_repair_leaves_at_once() {
+        let mut prr = Prr::new(100 * SMSS);
+        assert_eq!(prr.on_ack(&told(99 * SMSS, 0), 70 * SMSS, SMSS), SMSS);
+        prr.on_sent(SMSS);
+        assert_eq!(prr.on_ack(&told(99 * SMSS, 0), 70 * SMSS, SMSS), 0);
+    }
+}
