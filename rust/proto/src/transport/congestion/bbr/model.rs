@@ -45,7 +45,6 @@ pub(super) struct Model {
     next_round_delivered: u64,
     pub(super) is_round_start: bool,
     pub(super) round_count: u64,
-    pub(super) loss_events_in_round: u32,
     lost_in_round: u64,
     delivered_at_round_start: u64,
     total_delivered: u64,
@@ -172,9 +171,6 @@ impl Model {
         if self.is_loss_round_start {
             self.bw_latest = self.latest_bw;
             self.inflight_latest = ack.rate.map_or(0, |sample| octets(sample.delivered as f64));
-        }
-        if self.is_round_start {
-            self.loss_events_in_round = 0;
         }
     }
 
