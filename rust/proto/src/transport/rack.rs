@@ -7,6 +7,10 @@ use crate::{time::Instant, wire::seq::SeqNumber};
 /// Recoveries after which a widened reordering window narrows again. RFC 8985 section 6.2, step 4.
 const REO_WND_PERSIST: u32 = 16;
 
+/// The shortest round trip that is believed. Where a clock does not advance between a departure and its
+/// answer, what left in that moment would be lost in that moment.
+const GRANULARITY: Duration = Duration::from_micros(10);
+
 /// The segment delivered so far that left last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Latest {
@@ -77,7 +81,7 @@ impl Rack {
 
     /// When a segment that left at `sent_at` counts as lost, if what left later was delivered.
     pub(super) fn lost_at(&self, sent_at: Instant, reo_wnd: Duration) -> Instant {
-        sent_at + self.rtt + reo_wnd
+        sent_at + self.rtt.max(GRANULARITY) + reo_wnd
     }
 
     /// The reordering window (step 4). `is_sure` when a loss is being repaired or as many segments as
@@ -161,5 +165,14 @@ mod tests {
         assert!(!rack.is_after(Instant::from_millis(5), seq(2000)));
         assert!(!rack.is_after(Instant::from_millis(6), seq(1000)));
         assert_eq!(rack.lost_at(Instant::from_millis(5), 2 * MS), Instant::from_millis(32));
+    }
+
+    #[test]
+    fn nothing_is_lost_in_the_moment_in_which_it_leaves() {
+        let mut rack = Rack::new(seq(0));
+        let now = Instant::from_millis(5);
+        rack.on_delivered(now, now, seq(2000), 1, Duration::ZERO);
+        assert!(rack.is_after(now, seq(1000)));
+        assert!(rack.lost_at(now, Duration::ZERO) > now);
     }
 }
