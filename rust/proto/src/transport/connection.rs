@@ -125,6 +125,8 @@ pub struct Connection {
     pub(super) window_use: WindowUse,
     pub(super) quick_acks_left: u32,
     pub(super) last_arrival: Instant,
+    /// When the peer's SYN arrived.
+    pub(super) met_at: Instant,
     pub(super) is_write_blocked: bool,
     pub(super) is_path_suspect: bool,
     pub(super) events: Events,
@@ -245,6 +247,7 @@ impl Connection {
             window_use: WindowUse::default(),
             quick_acks_left: config.quick_acks,
             last_arrival: now,
+            met_at: now,
             is_write_blocked: false,
             is_path_suspect: false,
             events: Events::default(),
@@ -292,6 +295,11 @@ impl Connection {
     /// Whether small writes leave at once.
     pub fn set_no_delay(&mut self, no_delay: bool) {
         self.options.no_delay = no_delay;
+    }
+
+    /// When the peer's SYN arrived; before that, when the connection was opened.
+    pub fn met_at(&self) -> Instant {
+        self.met_at
     }
 
     /// Repeats SYN at once: the peer is another process than the one that did not answer.

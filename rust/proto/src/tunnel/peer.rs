@@ -81,8 +81,9 @@ pub enum Change {
     None,
     /// The peer's dialect is known now.
     Ready,
-    /// The peer is another process than before, and its dialect is known.
-    Restarted,
+    /// The peer is another process than before, since this session at the latest, and its dialect is
+    /// known.
+    Restarted(Instant),
 }
 
 /// What passed deadlines mean.
@@ -114,6 +115,8 @@ pub struct Peer {
     own: ExchangeKey,
     identity_key: Option<[u8; 32]>,
     current: Option<Session>,
+    /// Since when the current session has been in use.
+    current_since: Instant,
     candidate: Option<(Session, SocketAddr)>,
     previous: Option<(Session, Instant)>,
     retired: VecDeque<[u8; 32]>,
@@ -148,6 +151,7 @@ impl Peer {
             own,
             identity_key: None,
             current: None,
+            current_since: now,
             candidate: None,
             previous: None,
             retired: VecDeque::new(),
@@ -339,6 +343,7 @@ impl Peer {
         self.hello_at = None;
         if self.current.is_none() {
             self.current = Some(session);
+            self.current_since = now;
             self.endpoint = Some(from);
         } else {
             self.candidate = Some((session, from));
@@ -420,6 +425,7 @@ impl Peer {
 
     fn promote(&mut self, now: Instant) {
         let Some((candidate, _)) = self.candidate.take() else { return };
+        self.current_since = now;
         if let Some(old) = self.current.replace(candidate) {
             if self.retired.len() == MAX_RETIRED {
                 self.retired.pop_front();
@@ -442,7 +448,7 @@ impl Peer {
         let is_new = self.capabilities.replace(capabilities) != Some(capabilities);
         let before = self.boot_id.replace(capabilities.boot_id);
         if before.is_some_and(|id| id != capabilities.boot_id) {
-            Change::Restarted
+            Change::Restarted(self.current_since)
         } else if is_new {
             Change::Ready
         } else {
