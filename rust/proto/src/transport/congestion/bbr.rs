@@ -107,9 +107,8 @@ impl Bbr {
         self.is_full_bw_now = false;
     }
 
-    /// BBRCheckStartupDone without BBRCheckStartupHighLoss (section 5.3.1): a startup that ends with
-    /// losses of chance finds a tenth of the bandwidth of a long path, and the plateau that a full queue
-    /// makes ends it as well.
+    /// BBRCheckStartupDone without BBRCheckStartupHighLoss (section 5.3.1): losses of chance must not end
+    /// a startup early, and the plateau that a full queue makes ends it as well.
     fn check_startup(&mut self, ack: &Ack) {
         self.check_full_bw(ack);
         if self.state != State::Startup {

@@ -1,12 +1,16 @@
 //! Proportional Rate Reduction (RFC 9937): how much may leave during fast recovery, so that the flight
 //! neither stalls until half of it is acknowledged nor outgrows what the path has just shown to carry.
+//!
+//! From a peer without SACK, duplicates count for nothing here; what they stood for is delivered with
+//! the next cumulative acknowledgement.
 
 use super::Ack;
 
 /// One fast recovery. Octets throughout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Prr {
-    /// In flight when the recovery began (RecoverFS).
+    /// In flight when the recovery began, without what was selectively acknowledged (RecoverFS, section
+    /// 6.1).
     recover_fs: usize,
     /// Delivered since (prr_delivered).
     delivered: usize,
@@ -57,7 +61,7 @@ mod tests {
         Ack { in_flight, acked: 0, delivered, ..ack(Instant::ZERO, 0) }
     }
 
-    /// RFC 9937 section 8, the first example: one loss of a hundred, a reduction to seven tenths.
+    /// One loss of a hundred, a reduction to seven tenths.
     #[test]
     fn a_single_loss_spreads_the_reduction_over_a_round_trip() {
         let mut prr = Prr::new(100 * SMSS);
