@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from pilotstack.client import _frames as f
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
 Peer = int | Address | str
 
 
-class TrustMethods:
+class TrustMethods(ABC):
     """The driver's calls about trust."""
 
+    @abstractmethod
     async def call(self, command: int, payload: bytes = b"") -> dict[str, Any]:
         """Asks the control plane something."""
-        raise NotImplementedError
 
-    async def _address(self, host: Address | str) -> Address:
-        raise NotImplementedError
+    @abstractmethod
+    async def _address(self, host: Address | str) -> Address: ...
 
     async def node_of(self, peer: Peer) -> int:
         """The node id of a peer.

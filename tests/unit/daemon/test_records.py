@@ -48,6 +48,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+@pytest.fixture
+def slept(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What was waited for; the clock jumps instead."""
+    waits: list[float] = []
+
+    async def jump(seconds: float) -> None:
+        waits.append(seconds)
+        clock.now += seconds
+
+    monkeypatch.setattr(module.anyio, "sleep", jump)
+    return waits
+
+
 async def test_each_use_says_how_old_a_record_may_be(clock: Clock) -> None:
     registry = Registry()
     records = Records(registry)  # type: ignore[arg-type]
@@ -62,15 +75,8 @@ async def test_each_use_says_how_old_a_record_may_be(clock: Clock) -> None:
 
 
 async def test_who_wants_news_gets_no_memory_however_fresh(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
+    clock: Clock, slept: list[float]
 ) -> None:
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        clock.now += seconds
-
-    monkeypatch.setattr(module.anyio, "sleep", sleep)
     registry = Registry()
     records = Records(registry)  # type: ignore[arg-type]
     await records.profile(2, 30)
@@ -93,16 +99,7 @@ async def test_a_tunnel_gets_the_endpoint_and_others_profit(clock: Clock) -> Non
     assert registry.asked == ["record", "profile"]
 
 
-async def test_a_tunnel_never_gets_a_remembered_record(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        clock.now += seconds
-
-    monkeypatch.setattr(module.anyio, "sleep", sleep)
+async def test_a_tunnel_never_gets_a_remembered_record(clock: Clock, slept: list[float]) -> None:
     registry = Registry()
     records = Records(registry)  # type: ignore[arg-type]
     await records.resolved(2)
