@@ -17,15 +17,18 @@ for target in "${targets[@]}"; do
     corpus="$(mktemp -d)"
     mkdir -p "corpus/$target"
     echo "fuzz $target for ${seconds}s"
+    status=0
     "${CARGO_TARGET_DIR:-target}/$host/release/$target" -max_total_time="$seconds" -max_len=4096 -timeout=10 \
-        -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0 "$corpus" "corpus/$target" 2>&1 \
-        | grep -E 'number_of_executed_units|ERROR|panicked|SUMMARY|Test unit' || true
-    if ls crash-* timeout-* oom-* slow-unit-* > /dev/null 2>&1; then
-        echo "a finding in $target: $(ls crash-* timeout-* oom-* slow-unit-* 2> /dev/null)" >&2
+        -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0 "$corpus" "corpus/$target" \
+        > "$corpus.log" 2>&1 || status=$?
+    grep -E 'number_of_executed_units|ERROR|panicked|SUMMARY|Test unit' "$corpus.log" || true
+    if [ "$status" -ne 0 ]; then
+        echo "a finding in $target; the end of its output:" >&2
+        tail -n 30 "$corpus.log" >&2
         exit 1
     fi
     if [ "${MERGE:-0}" = 1 ]; then
         "${CARGO_TARGET_DIR:-target}/$host/release/$target" -merge=1 -verbosity=0 "corpus/$target" "$corpus" > /dev/null 2>&1
     fi
-    rm -rf "$corpus"
+    rm -rf "$corpus" "$corpus.log"
 done
