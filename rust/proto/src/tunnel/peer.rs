@@ -36,6 +36,9 @@ const HELLO_ATTEMPTS: u32 = 6;
 const PROBE_ATTEMPTS: u32 = 6;
 /// Late frames of a replaced session are opened for this long.
 const PREVIOUS_LIFETIME: Duration = Duration::from_secs(30);
+/// How long a peer must have been silent under the current session before a frame under the previous one
+/// brings that back; longer than packets overtake each other.
+const REINSTATE: Duration = Duration::from_secs(1);
 /// Keys of earlier processes of the peer that are remembered as replays.
 const MAX_RETIRED: usize = 16;
 /// Silence after which an active peer is sent something, for NATs and for its watchdog.
@@ -117,6 +120,8 @@ pub struct Peer {
     current: Option<Session>,
     /// Since when the current session has been in use.
     current_since: Instant,
+    /// When a frame last opened under it.
+    current_rx: Instant,
     candidate: Option<(Session, SocketAddr)>,
     previous: Option<(Session, Instant)>,
     retired: VecDeque<[u8; 32]>,
@@ -152,6 +157,7 @@ impl Peer {
             identity_key: None,
             current: None,
             current_since: now,
+            current_rx: now,
             candidate: None,
             previous: None,
             retired: VecDeque::new(),
@@ -407,6 +413,11 @@ impl Peer {
             if now >= *until {
                 self.previous = None;
             } else if previous.open_to(header, frame, scratch).is_ok() {
+                if now.saturating_since(self.current_rx) >= REINSTATE {
+                    self.reinstate(now);
+                    self.on_opened(now, from);
+                    return Ok((false, true));
+                }
                 result = Ok(());
                 self.last_rx = now;
             }
@@ -416,6 +427,7 @@ impl Peer {
 
     fn on_opened(&mut self, now: Instant, from: SocketAddr) {
         self.last_rx = now;
+        self.current_rx = now;
         // Roaming: what is authentic comes from where the peer is.
         if self.endpoint != Some(from) {
             self.endpoint = Some(from);
@@ -425,8 +437,23 @@ impl Peer {
 
     fn promote(&mut self, now: Instant) {
         let Some((candidate, _)) = self.candidate.take() else { return };
+        self.install(now, candidate);
+    }
+
+    /// The peer goes on under the session before the current one: what an earlier process had sent, its
+    /// key and a frame under it, came late and was taken for news. The frame that shows it is no replay,
+    /// since the replay windows of that session have lived on.
+    fn reinstate(&mut self, now: Instant) {
+        let Some((previous, _)) = self.previous.take() else { return };
+        self.retired.retain(|key| *key != previous.peer_key);
+        self.install(now, previous);
+        // Ask anew who that is.
+        (self.probes, self.probe_at) = (0, Some(now));
+    }
+
+    fn install(&mut self, now: Instant, session: Session) {
         self.current_since = now;
-        if let Some(old) = self.current.replace(candidate) {
+        if let Some(old) = self.current.replace(session) {
             if self.retired.len() == MAX_RETIRED {
                 self.retired.pop_front();
             }
