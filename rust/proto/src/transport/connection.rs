@@ -105,6 +105,8 @@ pub struct Connection {
     pub(super) syn_sent_at: Option<Instant>,
     pub(super) syn_transmissions: u32,
     pub(super) is_rst_due: bool,
+    /// The reset of what the peer holds from an earlier life of ours.
+    pub(super) stray_reset: Option<Header>,
     /// The application wants no more sending; FIN follows the data.
     pub(super) is_fin_queued: bool,
     /// The application is gone altogether.
@@ -232,6 +234,7 @@ impl Connection {
             syn_sent_at: None,
             syn_transmissions: 0,
             is_rst_due: false,
+            stray_reset: None,
             is_fin_queued: false,
             is_abandoned: false,
             snd_wnd: 0,

@@ -23,6 +23,9 @@ impl Connection {
     /// Writes the next segment that may leave to the front of `out` and returns its length. `out`
     /// must hold a header and the largest segment. To be called until it gives nothing.
     pub fn dispatch(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
+        if let Some(reset) = self.stray_reset.take() {
+            return reset.emit(out.get_mut(..HEADER_LEN)?).then_some(HEADER_LEN);
+        }
         if core::mem::take(&mut self.is_rst_due) {
             return self.emit_rst(out);
         }

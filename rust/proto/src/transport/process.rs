@@ -40,6 +40,13 @@ impl Connection {
             }
             return;
         }
+        if segment.flags.contains(Flags::ACK) && !acks_syn && self.options.dialect == Dialect::Native {
+            // RFC 9293 section 3.10.7.3, first check: a half-open connection is reset, and the SYN that
+            // is sent again finds its port free.
+            self.counters.unacceptable += 1;
+            self.stray_reset = super::reset_for(segment, 0);
+            return;
+        }
         if !segment.flags.contains(Flags::SYN) {
             self.counters.unacceptable += 1;
             return;

@@ -25,7 +25,7 @@ const TABLE: &str = "
     SYN-SENT      syn         SYN-RECEIVED  syn-ack
     SYN-SENT      fin         SYN-SENT      -
     SYN-SENT      data        SYN-SENT      -
-    SYN-SENT      wild-ack    SYN-SENT      -
+    SYN-SENT      wild-ack    SYN-SENT      rst
     SYN-SENT      rst         CLOSED        -
     SYN-SENT      wild-rst    SYN-SENT      -
     SYN-SENT      close       CLOSED        -
@@ -319,4 +319,22 @@ fn every_state_repeats_its_segment_until_it_is_answered() {
         let sent = script.wait(Duration::from_millis(1500));
         assert!(sent.iter().any(|out| out.flags == expected), "{state}: {sent:?}");
     }
+}
+
+/// RFC 9293 section 3.5.1, half-open connections: the peer still holds a connection of ours from before
+/// a crash, between the same ports. Its acknowledgement of that one makes us reset it.
+#[test]
+fn a_dial_resets_what_the_peer_holds_from_an_earlier_life() {
+    let mut script = Script::connecting(options(Dialect::Native));
+    for ack in [5000, 0] {
+        script.recv(ACK, 7000, ack, WINDOW, &[]);
+        let sent = script.sent();
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        assert_eq!((sent[0].flags, sent[0].seq), (RST, ack));
+        assert_eq!(script.connection.state(), State::SynSent);
+    }
+    script.recv(SYN_ACK, 0, 5000, WINDOW, &[]);
+    assert_eq!(script.sent().iter().map(|out| (out.flags, out.seq)).collect::<Vec<_>>(), [(RST, 5000)]);
+    script.recv(SYN_ACK, 0, 1, WINDOW, &[]);
+    assert_eq!(script.connection.state(), State::Established);
 }
