@@ -272,7 +272,7 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.forget_sessions(own);
         }
-        self.on_restart(now, node, None);
+        self.on_restart(now, node);
     }
 
     /// Replaces our identity, and proves the new one to every peer. Sessions stay until the peers'

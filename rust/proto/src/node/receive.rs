@@ -100,7 +100,7 @@ impl Node {
                 self.counters.opened += 1;
                 let is_elsewhere = peer.has_new_segment();
                 if is_promoted && !peer.tells_restarts() {
-                    self.on_restart(now, sender, None);
+                    self.on_restart(now, sender);
                 }
                 if is_in_place {
                     let end = frame.len() - TAG_LEN;
@@ -121,13 +121,11 @@ impl Node {
         self.scratch = scratch;
     }
 
-    /// The peer is another process than before: what it knew of connections is gone, but for those that
-    /// it took part in `since`. Packets overtake each other, so the word of a restart may come last.
-    pub(super) fn on_restart(&mut self, now: Instant, node: NodeId, since: Option<Instant>) {
+    /// The peer is another process than before: what it knew of connections is gone.
+    pub(super) fn on_restart(&mut self, now: Instant, node: NodeId) {
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id)
                 && slot.connection.state() != State::SynSent
-                && since.is_none_or(|since| slot.connection.met_at() < since)
             {
                 slot.connection.break_off(CloseReason::PeerRestarted);
                 self.queue(id);
@@ -177,7 +175,7 @@ impl Node {
             match change {
                 Change::None => {}
                 Change::Ready => self.on_peer_ready(now, sender),
-                Change::Restarted(since) => self.on_restart(now, sender, Some(since)),
+                Change::Restarted => self.on_restart(now, sender),
             }
         }
         if is_pong && header.dst_port == PATH_PORT {

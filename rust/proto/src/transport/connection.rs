@@ -105,6 +105,8 @@ pub struct Connection {
     pub(super) syn_sent_at: Option<Instant>,
     pub(super) syn_transmissions: u32,
     pub(super) is_rst_due: bool,
+    /// A timeout was taken for a false alarm, and no round trip was measured since.
+    pub(super) has_undone_timeout: bool,
     /// The reset of what the peer holds from an earlier life of ours.
     pub(super) stray_reset: Option<Header>,
     /// The application wants no more sending; FIN follows the data.
@@ -127,8 +129,6 @@ pub struct Connection {
     pub(super) window_use: WindowUse,
     pub(super) quick_acks_left: u32,
     pub(super) last_arrival: Instant,
-    /// When the peer's SYN arrived.
-    pub(super) met_at: Instant,
     pub(super) is_write_blocked: bool,
     pub(super) is_path_suspect: bool,
     pub(super) events: Events,
@@ -234,6 +234,7 @@ impl Connection {
             syn_sent_at: None,
             syn_transmissions: 0,
             is_rst_due: false,
+            has_undone_timeout: false,
             stray_reset: None,
             is_fin_queued: false,
             is_abandoned: false,
@@ -250,7 +251,6 @@ impl Connection {
             window_use: WindowUse::default(),
             quick_acks_left: config.quick_acks,
             last_arrival: now,
-            met_at: now,
             is_write_blocked: false,
             is_path_suspect: false,
             events: Events::default(),
@@ -298,11 +298,6 @@ impl Connection {
     /// Whether small writes leave at once.
     pub fn set_no_delay(&mut self, no_delay: bool) {
         self.options.no_delay = no_delay;
-    }
-
-    /// When the peer's SYN arrived; before that, when the connection was opened.
-    pub fn met_at(&self) -> Instant {
-        self.met_at
     }
 
     /// Repeats SYN at once: the peer is another process than the one that did not answer.

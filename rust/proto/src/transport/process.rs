@@ -57,7 +57,7 @@ impl Connection {
                 self.counters.unacceptable += 1;
                 return;
             }
-            self.start_receiving(now, segment);
+            self.start_receiving(segment);
             if self.syn_transmissions == 1
                 && let Some(sent_at) = self.syn_sent_at
             {
@@ -67,7 +67,7 @@ impl Connection {
             self.receiver.ack.now();
         } else {
             // Simultaneous open.
-            self.start_receiving(now, segment);
+            self.start_receiving(segment);
             self.state = self.state.on(Input::Syn);
             self.is_syn_due = true;
             self.syn_transmissions = 0;
@@ -75,8 +75,7 @@ impl Connection {
     }
 
     /// Takes the peer's initial number and window from its SYN.
-    fn start_receiving(&mut self, now: Instant, segment: &Header) {
-        self.met_at = now;
+    fn start_receiving(&mut self, segment: &Header) {
         // A G1 peer whose SYN-ACK was lost repeats it with a number that counts data it already sent.
         let has_drifted = self.options.dialect == Dialect::G1 && self.syn_transmissions > 1;
         let irs = if has_drifted { SeqNumber::default() } else { segment.seq };

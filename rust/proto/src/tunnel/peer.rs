@@ -84,9 +84,8 @@ pub enum Change {
     None,
     /// The peer's dialect is known now.
     Ready,
-    /// The peer is another process than before, since this session at the latest, and its dialect is
-    /// known.
-    Restarted(Instant),
+    /// The peer is another process than before, and its dialect is known.
+    Restarted,
 }
 
 /// What passed deadlines mean.
@@ -118,10 +117,10 @@ pub struct Peer {
     own: ExchangeKey,
     identity_key: Option<[u8; 32]>,
     current: Option<Session>,
-    /// Since when the current session has been in use.
-    current_since: Instant,
-    /// When a frame last opened under it.
+    /// When a frame last opened under the current session.
     current_rx: Instant,
+    /// The frame opened last came under the session before: what it says of its sender is old.
+    is_late: bool,
     candidate: Option<(Session, SocketAddr)>,
     previous: Option<(Session, Instant)>,
     retired: VecDeque<[u8; 32]>,
@@ -156,8 +155,8 @@ impl Peer {
             own,
             identity_key: None,
             current: None,
-            current_since: now,
             current_rx: now,
+            is_late: false,
             candidate: None,
             previous: None,
             retired: VecDeque::new(),
@@ -349,7 +348,7 @@ impl Peer {
         self.hello_at = None;
         if self.current.is_none() {
             self.current = Some(session);
-            self.current_since = now;
+            self.current_rx = now;
             self.endpoint = Some(from);
         } else {
             self.candidate = Some((session, from));
@@ -420,6 +419,7 @@ impl Peer {
                 }
                 result = Ok(());
                 self.last_rx = now;
+                self.is_late = true;
             }
         }
         result.map(|()| (false, false))
@@ -428,6 +428,7 @@ impl Peer {
     fn on_opened(&mut self, now: Instant, from: SocketAddr) {
         self.last_rx = now;
         self.current_rx = now;
+        self.is_late = false;
         // Roaming: what is authentic comes from where the peer is.
         if self.endpoint != Some(from) {
             self.endpoint = Some(from);
@@ -452,7 +453,7 @@ impl Peer {
     }
 
     fn install(&mut self, now: Instant, session: Session) {
-        self.current_since = now;
+        self.current_rx = now;
         if let Some(old) = self.current.replace(session) {
             if self.retired.len() == MAX_RETIRED {
                 self.retired.pop_front();
@@ -466,6 +467,9 @@ impl Peer {
 
     /// Takes capabilities from a ping or pong; `ours` is our own boot id, which an old peer echoes.
     pub fn on_capabilities(&mut self, now: Instant, capabilities: Capabilities, ours: u64) -> Change {
+        if self.is_late {
+            return Change::None;
+        }
         if capabilities.boot_id == ours {
             return if self.on_legacy() { Change::Ready } else { Change::None };
         }
@@ -475,7 +479,7 @@ impl Peer {
         let is_new = self.capabilities.replace(capabilities) != Some(capabilities);
         let before = self.boot_id.replace(capabilities.boot_id);
         if before.is_some_and(|id| id != capabilities.boot_id) {
-            Change::Restarted(self.current_since)
+            Change::Restarted
         } else if is_new {
             Change::Ready
         } else {

@@ -7,4 +7,5 @@ mod fairness;
 mod limits;
 mod model;
 mod path_mtu;
+mod restart;
 mod table;
