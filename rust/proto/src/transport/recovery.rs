@@ -41,6 +41,7 @@ impl Connection {
         let sample = acked.sampled_at.map(|sent_at| now.saturating_since(sent_at));
         if let Some(rtt) = sample {
             self.rtt.on_sample(rtt);
+            self.has_undone_timeout = false;
         }
         let rate = self.sender.rate_sample(acked);
         if let Some(rate) = rate.and_then(|rate| rate.rate(self.min_rtt())) {
@@ -147,10 +148,15 @@ impl Connection {
         if undo.spurious < undo.retransmissions {
             return;
         }
-        self.undo = None;
         if matches!(self.sender.recovery, Recovery::Timeout { .. }) {
+            if core::mem::replace(&mut self.has_undone_timeout, true) {
+                // An answer faster than any before may also mean a shorter path, and a second one since
+                // a round trip was measured does.
+                return;
+            }
             self.sender.undo_timeout();
         }
+        self.undo = None;
         self.sender.recovery = Recovery::Open;
         self.congestion.undo();
     }

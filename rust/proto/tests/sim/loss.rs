@@ -333,3 +333,28 @@ fn the_delivery_rate_counts_from_the_last_departure() {
     // Eight segments in the 50 ms since; ten in the 100 ms since the first departure.
     assert_eq!(script.connection.stats().delivery_rate, 160_000);
 }
+
+/// An answer that comes faster than any before belongs to the first copy, or the path has become
+/// shorter. Believing the first each time, when all was lost, would send one segment per timeout.
+#[test]
+fn a_path_that_became_shorter_does_not_make_every_timeout_false() {
+    let mut script = sending(20);
+    let (mut next, mut timeouts) = (0, 0);
+    let mut arriving = 0;
+    while next < 20 {
+        if arriving == 0 {
+            // What was sent first is lost; what the timer repeats arrives in 10 ms.
+            timeouts += 1;
+            let before = script.connection.stats().counters.retransmits;
+            wait_for_timeout(&mut script, before + 1);
+            arriving = 1;
+        }
+        script.now += 10 * MS;
+        next += arriving;
+        script.ack(seg(next));
+        let sent = script.data();
+        assert!(sent.iter().all(|(seq, _)| *seq >= seg(next)), "{sent:?} after {next}");
+        arriving = u32::try_from(sent.len()).unwrap();
+    }
+    assert!(timeouts < 4, "{timeouts}");
+}
