@@ -176,9 +176,7 @@ impl Bbr {
                 }
             }
         }
-        if ack.delivered > 0 {
-            self.is_idle_restart = false;
-        }
+        self.is_idle_restart = false;
     }
 
     fn exit_probe_rtt(&mut self, now: Instant) {
@@ -208,15 +206,13 @@ impl Bbr {
     /// Section 5.6.2.
     fn set_pacing_rate(&mut self) {
         let rate = self.pacing_gain * self.model.bw() * PACING_MARGIN;
-        if self.is_full_bw_reached || rate > self.pacing_rate {
-            self.pacing_rate = rate;
-        }
+        self.pacing_rate = if self.is_full_bw_reached { rate } else { rate.max(self.pacing_rate) };
     }
 
     /// Section 5.6.4.
     fn set_cwnd(&mut self, ack: &Ack) {
         let max_inflight = self.quantization_budget(self.inflight(self.cwnd_gain) + self.model.extra_acked());
-        if ack.lost > 0 && self.is_conserving {
+        if self.is_conserving {
             self.cwnd = self.cwnd.saturating_sub(ack.lost).max(self.parameters.smss);
         }
         if self.is_full_bw_reached {

@@ -200,9 +200,7 @@ impl Bbr {
             return;
         }
         let Some(hi) = self.model.inflight_hi else { return };
-        if sample.tx_in_flight > hi {
-            self.model.inflight_hi = Some(sample.tx_in_flight);
-        }
+        self.model.inflight_hi = Some(hi.max(sample.tx_in_flight));
         if self.state == State::ProbeBw(Cycle::Up) {
             self.probe_up(ack);
         }

@@ -113,7 +113,7 @@ impl Model {
     /// A segment was deemed lost.
     pub(super) fn on_lost(&mut self, loss: &Loss) {
         self.smss = self.smss.max(loss.size);
-        if self.probe_end_delivered > 0 && loss.prior_delivered <= self.probe_end_delivered {
+        if loss.prior_delivered <= self.probe_end_delivered {
             return;
         }
         self.lost_in_round += loss.size as u64;
@@ -145,7 +145,7 @@ impl Model {
             self.delivered_at_round_start = ack.total_delivered;
         }
         let is_higher = self.latest_bw >= self.max_bw();
-        if self.latest_bw > 0.0 && (is_higher || !sample.is_app_limited) {
+        if is_higher || !sample.is_app_limited {
             self.max_bw_filter[1] = self.max_bw_filter[1].max(self.latest_bw);
         }
     }
