@@ -252,3 +252,6 @@ impl Bbr {
         self.on_inflight_too_high(self.cycle.stamp, before, false);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -213,3 +213,6 @@ impl Model {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
