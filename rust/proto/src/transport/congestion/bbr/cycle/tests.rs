@@ -346,3 +346,22 @@ fn a_bandwidth_is_forgotten_after_the_next_probe() {
         assert_eq!(path.bbr.model.max_bw().round() as u64, believed);
     }
 }
+
+/// What is found out later about the flight of a probe lowers no short-term bound, unlike what was lost
+/// of any other.
+#[test]
+fn late_losses_of_a_probe_lower_no_bound() {
+    for (state, is_lowered) in [(State::ProbeBw(Cycle::Up), false), (State::ProbeRtt, true)] {
+        let mut path = Path::in_phase(Cycle::Cruise);
+        path.round_with(measure(RATE / 2));
+        path.bbr.state = state;
+        path.bbr.start_down(path.now);
+        for nth in 1..=10 {
+            path.lose(nth, BDP);
+        }
+        path.round_with(measure(RATE / 2));
+        path.round_with(measure(RATE / 2));
+        let model = &path.bbr.model;
+        assert_eq!(model.bw() < model.max_bw(), is_lowered, "{state:?}");
+    }
+}
