@@ -6,7 +6,10 @@ mod model;
 
 use core::time::Duration;
 
-use self::{cycle::Cycle, model::Model};
+use self::{
+    cycle::Cycle,
+    model::{Bounds, Model},
+};
 use super::{Ack, Algorithm, Controller, Loss, Parameters};
 use crate::time::Instant;
 
@@ -32,6 +35,13 @@ enum State {
     ProbeRtt,
 }
 
+/// What to restore if the losses of an episode prove to be none (section 5.5.11.1).
+#[derive(Clone, Copy, Debug)]
+struct Undo {
+    bounds: Bounds,
+    is_probe_ended: bool,
+}
+
 /// The controller of one connection.
 #[derive(Clone, Debug)]
 pub struct Bbr {
@@ -53,6 +63,7 @@ pub struct Bbr {
     is_probe_rtt_round_done: bool,
     is_idle_restart: bool,
     is_conserving: bool,
+    undo: Option<Undo>,
 }
 
 impl Bbr {
@@ -75,6 +86,7 @@ impl Bbr {
             is_probe_rtt_round_done: false,
             is_idle_restart: false,
             is_conserving: false,
+            undo: None,
             parameters,
         }
     }
@@ -198,6 +210,10 @@ impl Bbr {
         octets(PROBE_RTT_CWND_GAIN * bdp).max(self.min_pipe_cwnd())
     }
 
+    fn undo_point(&self) -> Undo {
+        Undo { bounds: self.model.bounds(), is_probe_ended: false }
+    }
+
     fn save_cwnd(&mut self) {
         let is_open = !self.is_conserving && self.state != State::ProbeRtt;
         self.prior_cwnd = if is_open { self.cwnd } else { self.prior_cwnd.max(self.cwnd) };
@@ -296,6 +312,7 @@ impl Controller for Bbr {
     }
 
     fn on_segment_lost(&mut self, loss: &Loss) {
+        self.undo = self.undo.or(Some(self.undo_point()));
         self.on_lost_while_probing(loss);
         self.model.on_lost(loss);
     }
@@ -310,20 +327,29 @@ impl Controller for Bbr {
             self.is_conserving = false;
             self.cwnd = self.cwnd.max(self.prior_cwnd);
         }
+        self.undo = None;
     }
 
     fn on_rto(&mut self, _now: Instant, flight_size: usize, is_new_event: bool) {
         if is_new_event {
             self.save_cwnd();
+            self.undo = Some(self.undo_point());
         }
         self.is_conserving = true;
         self.cwnd =
             (flight_size.min(self.cwnd)).min(self.parameters.initial_window).max(self.min_pipe_cwnd());
     }
 
+    /// Section 5.5.11.2.
     fn undo(&mut self) {
-        self.cwnd = self.cwnd.max(self.prior_cwnd);
-        self.model.reset_short_term();
+        let undo = self.undo;
+        self.on_recovered();
+        self.reset_full_bw();
+        let Some(undo) = undo else { return };
+        self.model.undo_losses(undo.bounds);
+        if undo.is_probe_ended && !matches!(self.state, State::ProbeBw(Cycle::Up) | State::ProbeRtt) {
+            self.start_refill();
+        }
     }
 }
 

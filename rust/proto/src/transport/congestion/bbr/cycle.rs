@@ -94,7 +94,7 @@ impl Bbr {
         self.cwnd_gain = 2.0;
     }
 
-    fn start_refill(&mut self) {
+    pub(super) fn start_refill(&mut self) {
         self.model.reset_short_term();
         self.cycle.up_rounds = 0;
         self.cycle.probe_up_acks = 0;
@@ -239,6 +239,9 @@ impl Bbr {
             self.model.inflight_hi = Some(tx_in_flight.max(octets(BETA * target as f64)));
         }
         if self.state == State::ProbeBw(Cycle::Up) {
+            if let Some(undo) = &mut self.undo {
+                undo.is_probe_ended = true;
+            }
             self.start_down(now);
         }
     }

@@ -18,6 +18,14 @@ const MIN_RTT_FILTER_LEN: Duration = Duration::from_secs(10);
 const PROBE_RTT_INTERVAL: Duration = Duration::from_secs(5);
 const EXTRA_ACKED_FILTER_LEN: u64 = 10;
 
+/// Bounds that losses set, while there are any.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    bw_lo: Option<f64>,
+    inflight_lo: Option<usize>,
+    inflight_hi: Option<usize>,
+}
+
 /// The model.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
@@ -79,6 +87,20 @@ impl Model {
     pub(super) fn reset_short_term(&mut self) {
         self.bw_lo = None;
         self.inflight_lo = None;
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        let Self { bw_lo, inflight_lo, inflight_hi, .. } = *self;
+        Bounds { bw_lo, inflight_lo, inflight_hi }
+    }
+
+    /// The latest losses were none: what bounds them is no stricter than it was `before`.
+    pub(super) fn undo_losses(&mut self, before: Bounds) {
+        self.is_loss_in_round = false;
+        self.lost_in_round = 0;
+        self.bw_lo = self.bw_lo.zip(before.bw_lo).map(|(now, before)| now.max(before));
+        self.inflight_lo = self.inflight_lo.zip(before.inflight_lo).map(|(now, before)| now.max(before));
+        self.inflight_hi = self.inflight_hi.zip(before.inflight_hi).map(|(now, before)| now.max(before));
     }
 
     /// What was delivered beyond the bandwidth's worth, octets.
