@@ -200,7 +200,7 @@ impl Connection {
         let limit = self.outstanding_limit();
         if self.sender.outstanding() == 0 && (usable == 0 || limit == 0) {
             if !core::mem::take(&mut self.is_probe_due) {
-                self.timers.set_if_earlier(TimerKind::Persist, now + self.persist_interval);
+                self.timers.start(TimerKind::Persist, now + self.persist_interval);
                 return None;
             }
             return Some(self.cut_look_alike(wanted));
@@ -225,7 +225,7 @@ impl Connection {
             && !self.is_fin_queued
             && !self.is_nagle_over
         {
-            self.timers.set_if_earlier(TimerKind::Nagle, now + self.options.config.nagle_delay);
+            self.timers.start(TimerKind::Nagle, now + self.options.config.nagle_delay);
             return None;
         }
         Some(self.cut_look_alike(len))

@@ -53,9 +53,7 @@ impl Pacer {
         }
         let nanos = size as u64 * 1_000_000_000 / self.rate;
         let credit_from = now - quantum;
-        let earliest = credit_from - self.late;
-        let from = if self.departure > earliest { self.departure } else { earliest };
-        self.departure = from + Duration::from_nanos(nanos);
+        self.departure = self.departure.max(credit_from - self.late) + Duration::from_nanos(nanos);
         if self.departure >= credit_from {
             self.late = Duration::ZERO;
         }

@@ -350,7 +350,7 @@ impl Connection {
             ack.now();
         } else {
             let delay = self.options.config.ack_delay;
-            self.timers.set_if_earlier(TimerKind::Ack, self.last_arrival + delay);
+            self.timers.start(TimerKind::Ack, self.last_arrival + delay);
         }
     }
 

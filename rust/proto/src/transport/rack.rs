@@ -64,11 +64,10 @@ impl Rack {
             self.rtt = rtt;
         }
         // Step 3: a segment sent once that arrives below the highest one was reordered.
-        if end_seq > self.fack {
-            self.fack = end_seq;
-        } else if end_seq < self.fack && transmissions == 1 {
+        if end_seq < self.fack && transmissions == 1 {
             self.is_reordering_seen = true;
         }
+        self.fack = self.fack.max(end_seq);
         true
     }
 

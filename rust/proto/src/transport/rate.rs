@@ -95,7 +95,7 @@ impl RateSampler {
     /// Measures from the segment of this acknowledgement that left last.
     pub(super) fn sample(&mut self, newest: &SendState) -> RateSample {
         self.first_sent_at = newest.sent_at;
-        if self.app_limited_until > 0 && self.delivered > self.app_limited_until {
+        if self.delivered > self.app_limited_until {
             self.app_limited_until = 0;
         }
         let send_elapsed = newest.sent_at.saturating_since(newest.first_sent_at);

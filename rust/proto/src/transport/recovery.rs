@@ -204,15 +204,16 @@ impl Connection {
             let is_single = self.sender.outstanding() == 1;
             let delay = if is_single { self.options.config.ack_delay_max } else { Duration::ZERO };
             let pto_at = now + srtt * 2 + delay;
-            self.timers.set(TimerKind::LossProbe, if pto_at < rto_at { pto_at } else { rto_at });
+            self.timers.set(TimerKind::LossProbe, pto_at.min(rto_at));
             self.timers.stop(TimerKind::Retransmission);
         }
     }
 
-    /// The probe timeout: one segment, new if there is one, shows whether the tail was lost.
+    /// The probe timeout, which runs only while something is outstanding: one segment, new if there is
+    /// one, shows whether the tail was lost.
     pub(super) fn on_probe_timeout(&mut self, now: Instant) {
         self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
-        self.probe.is_due = self.sender.outstanding() > 0;
+        self.probe.is_due = true;
     }
 
     /// The probe's segment. `new_len` is what may be sent beyond the window of congestion.

@@ -39,7 +39,7 @@ pub(super) struct AckState {
 }
 
 impl AckState {
-    /// A segment with the current acknowledgement left. Returns what is still owed as pure ones.
+    /// A segment with the current acknowledgement left, `is_pure` unless it carried data or FIN.
     pub(super) fn on_sent(&mut self, is_pure: bool) {
         self.pending = 0;
         if is_pure || !self.must_be_pure {

@@ -145,9 +145,9 @@ impl Sender {
         }
     }
 
-    /// Octets written and not sent.
+    /// Octets written and not sent. FIN, which counts as one sent, follows the last of them.
     pub(super) fn unsent(&self) -> usize {
-        let sent = self.snd_nxt.bytes_since(self.queue_seq).unwrap_or(0) - usize::from(self.is_fin_sent);
+        let sent = self.snd_nxt.bytes_since(self.queue_seq).unwrap_or(0);
         self.queue.len().saturating_sub(sent)
     }
 
@@ -163,14 +163,19 @@ impl Sender {
 
     /// Whether a retransmission is waiting.
     pub(super) fn has_lost(&mut self) -> bool {
+        self.first_lost().is_some()
+    }
+
+    /// The place of the first retransmission that is waiting. Forgets what is stale before it.
+    fn first_lost(&mut self) -> Option<usize> {
         while let Some(seq) = self.lost.front().copied() {
             let at = self.sent.partition_point(|sent| sent.seq < seq);
             if self.sent.get(at).is_some_and(|sent| sent.seq == seq && sent.place == Place::Lost) {
-                return true;
+                return Some(at);
             }
             self.lost.pop_front();
         }
-        false
+        None
     }
 
     /// Copies a segment's octets from the queue.
@@ -189,32 +194,25 @@ impl Sender {
         cwnd: usize,
         max_len: usize,
     ) -> Option<Outgoing> {
-        while let Some(seq) = self.lost.front().copied() {
-            let at = self.sent.partition_point(|sent| sent.seq < seq);
-            let Some(sent) = self.sent.get_mut(at).filter(|s| s.seq == seq && s.place == Place::Lost) else {
-                self.lost.pop_front();
-                continue;
-            };
-            if sent.len > max_len {
-                self.split_lost(at, max_len);
-                continue;
-            }
-            let size = sent.size();
-            let is_over = self.is_gated || self.in_flight + size > cwnd;
-            if self.in_flight > 0 && is_over && !self.is_forced {
-                return None;
-            }
-            self.is_forced = false;
-            self.lost.pop_front();
-            sent.place = Place::InFlight;
-            sent.transmissions += 1;
-            sent.sent_at = now;
-            self.in_flight += size;
-            sent.rate = self.rate.on_sent(now, self.in_flight, size);
-            self.resent.push_back((now, seq));
-            return Some(Outgoing { seq, len: sent.len, is_fin: sent.is_fin });
+        let at = self.first_lost()?;
+        if self.sent[at].len > max_len {
+            self.split_lost(at, max_len);
         }
-        None
+        let sent = &mut self.sent[at];
+        let size = sent.size();
+        let is_over = self.is_gated || self.in_flight + size > cwnd;
+        if self.in_flight > 0 && is_over && !self.is_forced {
+            return None;
+        }
+        self.is_forced = false;
+        self.lost.pop_front();
+        sent.place = Place::InFlight;
+        sent.transmissions += 1;
+        sent.sent_at = now;
+        self.in_flight += size;
+        sent.rate = self.rate.on_sent(now, self.in_flight, size);
+        self.resent.push_back((now, sent.seq));
+        Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin })
     }
 
     /// Cuts the first lost segment after `len` octets.
@@ -247,7 +245,7 @@ impl Sender {
         self.sent.front().is_some_and(|head| head.seq == seq)
     }
 
-    /// Records `len` new octets (and FIN) as sent and returns the segment.
+    /// Records `len` new octets (and FIN, which nothing follows) as sent and returns the segment.
     pub(super) fn send_new(&mut self, now: Instant, len: usize, is_fin: bool) -> Outgoing {
         let seq = self.snd_nxt;
         let size = len + usize::from(is_fin);
@@ -255,7 +253,7 @@ impl Sender {
         let rate = self.rate.on_sent(now, self.in_flight, size);
         let sent = Sent { seq, len, is_fin, place: Place::InFlight, transmissions: 1, sent_at: now, rate };
         self.snd_nxt = sent.end();
-        self.is_fin_sent |= is_fin;
+        self.is_fin_sent = is_fin;
         self.sent.push_back(sent);
         Outgoing { seq, len, is_fin }
     }
@@ -287,9 +285,7 @@ impl Sender {
             self.lost = VecDeque::new();
             self.resent = VecDeque::new();
         }
-        if self.judged < self.snd_una {
-            self.judged = self.snd_una;
-        }
+        self.judged = self.judged.max(self.snd_una);
         if acked.bytes > before {
             self.is_gated = false;
         }

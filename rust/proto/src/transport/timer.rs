@@ -52,12 +52,9 @@ impl Timers {
         self.deadlines[kind as usize] = Some(at);
     }
 
-    /// Sets a deadline unless an earlier one stands.
-    pub fn set_if_earlier(&mut self, kind: TimerKind, at: Instant) {
-        let slot = &mut self.deadlines[kind as usize];
-        if slot.is_none_or(|old| at < old) {
-            *slot = Some(at);
-        }
+    /// Sets a deadline unless one stands.
+    pub fn start(&mut self, kind: TimerKind, at: Instant) {
+        self.deadlines[kind as usize].get_or_insert(at);
     }
 
     /// Removes a deadline.
