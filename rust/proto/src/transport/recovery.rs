@@ -84,7 +84,7 @@ impl Connection {
     fn is_cwnd_limited(&self) -> bool {
         let cwnd = self.congestion.cwnd();
         let is_slow_start = cwnd < self.congestion.ssthresh();
-        self.window_use.is_limited || (is_slow_start && cwnd < 2 * self.window_use.max_in_flight)
+        self.window_use.is_limited || (is_slow_start && cwnd <= 2 * self.window_use.max_in_flight)
     }
 
     fn leave_recovery(&mut self) {
