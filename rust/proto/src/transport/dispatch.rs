@@ -387,3 +387,57 @@ pub fn reset_for(segment: &Header, payload_len: usize) -> Option<Header> {
         window: 0,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        transport::{FourTuple, Options},
+        wire::addr::{Address, NodeId, Port},
+    };
+
+    /// An established connection that sent what may leave of so many segments; ten times 4,096 octets
+    /// fill its window.
+    fn sending(segments: usize) -> Connection {
+        let [local, remote] = [1, 2].map(|n| Address::backbone(NodeId(n)));
+        let tuple = FourTuple { local, local_port: Port(1), remote, remote_port: Port(2) };
+        let options = Options { max_segment: 1024, ..Options::default() };
+        let mut connection = Connection::connect(Instant::ZERO, tuple, options, SeqNumber::new(0));
+        let syn_ack = Header {
+            flags: SYN_ACK,
+            protocol: Protocol::Stream,
+            src: remote,
+            dst: local,
+            src_port: Port(2),
+            dst_port: Port(1),
+            seq: SeqNumber::new(0),
+            ack: SeqNumber::new(1),
+            window: 512,
+        };
+        connection.process(Instant::from_millis(50), &syn_ack, &[]);
+        assert_eq!(connection.send(&vec![0; segments * 1024]), Ok(segments * 1024));
+        dispatch_all(&mut connection, Instant::from_millis(50));
+        connection
+    }
+
+    fn dispatch_all(connection: &mut Connection, now: Instant) {
+        while connection.dispatch(now, &mut [0; 4096]).is_some() {}
+    }
+
+    /// draft-ietf-ccwg-bbr section 4.1.2.4: nothing is left to send, the window has room, and nothing
+    /// waits to be sent again.
+    #[test]
+    fn the_application_is_the_limit_when_nothing_else_is() {
+        for (segments, is_limit) in [(39, true), (40, false), (41, false)] {
+            assert_eq!(sending(segments).sender.is_app_limited(), is_limit, "{segments}");
+        }
+        let mut connection = sending(40);
+        while connection.counters.retransmits == 0 {
+            let (at, _) = connection.poll_timeout().unwrap();
+            connection.handle_timeout(at);
+            dispatch_all(&mut connection, at);
+        }
+        assert!(connection.sender.in_flight() < connection.congestion.cwnd());
+        assert!(!connection.sender.is_app_limited());
+    }
+}

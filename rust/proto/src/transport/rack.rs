@@ -139,6 +139,16 @@ mod tests {
         assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), Duration::ZERO);
     }
 
+    /// Step 3 again: a peer that dropped what it had reported may acknowledge it a second time.
+    #[test]
+    fn what_is_delivered_twice_is_no_reordering() {
+        let mut rack = Rack::new(seq(0));
+        for _ in 0..2 {
+            assert!(rack.on_delivered(Instant::from_millis(40), Instant::ZERO, seq(3000), 1, 40 * MS));
+        }
+        assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), Duration::ZERO);
+    }
+
     #[test]
     fn an_answer_too_fast_belongs_to_the_first_copy_and_widens_the_window() {
         let mut rack = Rack::new(seq(0));

@@ -526,6 +526,9 @@ mod tests {
         for ack in [1, 1001, 2001, 3001] {
             assert_eq!(acknowledge(&mut three_sent(), ack).tx_in_flight, 3000, "{ack}");
         }
+        let (mut sender, mut acked) = (three_sent(), Acked::default());
+        sender.on_ack(Instant::from_millis(50), seq(3001), Duration::ZERO, &mut acked);
+        assert_eq!(sender.rate_sample(&acked).unwrap().tx_in_flight, 3000, "without SACK");
     }
 
     #[test]

@@ -51,6 +51,15 @@ fn what_leaves_and_what_it_takes_to_get_it_there() {
 }
 
 #[test]
+fn a_fin_is_no_data_segment() {
+    let mut script = Script::established(plain(), 50);
+    script.write(1000);
+    script.connection.shutdown();
+    assert_eq!(script.sent().len(), 2);
+    assert_eq!(script.connection.stats().counters.segs_sent, 1);
+}
+
+#[test]
 fn what_arrives_and_why_some_of_it_is_dropped() {
     let config = TransportConfig { out_of_order_segments: 1, ..TransportConfig::default() };
     let mut script = Script::established(Options { config: Arc::new(config), ..plain() }, 50);

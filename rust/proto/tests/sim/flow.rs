@@ -9,7 +9,7 @@ use crate::{
 };
 use pilot_proto::{
     config::{Algorithm, TransportConfig},
-    transport::{ConnectionEvent, Dialect, Options, State},
+    transport::{ConnectionEvent, Dialect, Options, State, Supply},
     wire::{packet::Flags, seq::SeqNumber},
 };
 
@@ -119,6 +119,75 @@ fn a_window_that_is_not_used_does_not_grow() {
     };
     assert_eq!(round(45), 80_960, "five wait for the window");
     assert_eq!([10; 4].map(round), [80_960; 4]);
+}
+
+/// A flight counts until all that was on its way with it is acknowledged, not longer for having been as
+/// large once more. Old peers' acknowledgements grow the window by two segments each (RFC 3465).
+#[test]
+fn a_window_that_was_used_grows_for_one_round_trip() {
+    let mut script = Script::established(Options { dialect: Dialect::G2, ..plain() }, 50);
+    script.write(40_000);
+    assert_eq!(script.data().len(), 40);
+    let mut window_after = |acked: u32, written: usize| {
+        script.ack(seg(acked));
+        script.write(written);
+        script.wait(25 * MS);
+        script.connection.stats().cwnd
+    };
+    assert_eq!(window_after(20, 20_000), 42_960);
+    assert_eq!(window_after(40, 0), 44_960);
+    assert_eq!(window_after(60, 0), 44_960);
+}
+
+/// What is no whole segment waits for company, but not for ever.
+#[test]
+fn a_window_smaller_than_a_segment_is_filled_when_nothing_is_on_its_way() {
+    let options = Options { dialect: Dialect::G2, max_segment: 4000, ..plain() };
+    let mut script = Script::established(options, 50);
+    script.recv(ACK, 1, 1, 1, &[]);
+    script.write(4000);
+    assert_eq!(script.data(), [(1, 1152)]);
+    script.recv(ACK, 1, 1153, 1, &[]);
+    assert_eq!(script.data(), [(1153, 1152)]);
+}
+
+/// FIN needs no place in the window, so that a reader who waits for the end need not make room for it.
+#[test]
+fn a_fin_is_taken_behind_a_full_window() {
+    let mut script = Script::established(configured(|config| config.recv_buffer = 4 * 4096), 50);
+    for n in 0..4 {
+        script.recv(ACK, 1 + n * 4096, 1, WINDOW, &[b'y'; 4096]);
+    }
+    assert_eq!(script.sent().last().unwrap().window, 0);
+    script.recv(FIN_ACK, 1 + 4 * 4096, 1, WINDOW, &[]);
+    assert_eq!(script.connection.state(), State::CloseWait);
+}
+
+/// Sixteen of the largest segments in order, and nothing behind a gap.
+#[test]
+fn little_is_kept_when_memory_is_exhausted() {
+    let mut script = Script::established(plain(), 50);
+    script.connection.set_supply(Supply::Exhausted);
+    script.recv(ACK, 4097, 1, WINDOW, &[b'y'; 4096]);
+    assert_eq!(script.connection.held(), 0);
+    for n in 0..18 {
+        script.recv(ACK, 1 + n * 4096, 1, WINDOW, &[b'y'; 4096]);
+    }
+    assert_eq!(script.connection.held(), 16 * 4096);
+    assert_eq!(script.connection.stats().counters.reassembly_overflow, 3);
+}
+
+/// WP 4.3: data carries the acknowledgement; SACK, which takes the place of data, leaves by itself.
+#[test]
+fn an_acknowledgement_rides_on_data_unless_it_reports_a_gap() {
+    for (seq, expected) in [(1, 1), (100, 2)] {
+        let mut script = Script::established(plain(), 50);
+        script.write(10);
+        script.recv(ACK, seq, 1, WINDOW, b"y");
+        let sent = script.sent();
+        assert_eq!(sent.len(), expected, "{sent:?}");
+        assert_eq!(sent[0].data(), Some((1, 10)));
+    }
 }
 
 /// The window doubles once the reader takes half of it in a round trip.
@@ -237,6 +306,20 @@ fn what_is_queued_before_the_handshake_leaves_with_the_number_and_size_chosen_la
     script.connection.retry_syn();
     assert_eq!(script.data(), [(5001, 1000), (6001, 500)]);
     assert_eq!(script.connection.state(), State::Established);
+}
+
+/// So do the controller and what bounds its window (WP 4.3).
+#[test]
+fn the_controller_is_chosen_when_the_peer_is_known() {
+    let mut script = Script::connecting(plain());
+    script.connection.set_congestion(Algorithm::Bbr);
+    assert_eq!(script.connection.stats().congestion, Algorithm::Bbr);
+    script.connection.set_congestion(Algorithm::Cubic);
+    script.connection.set_dialect(Dialect::G2);
+    let stats = script.connection.stats();
+    assert_eq!((stats.congestion, stats.ssthresh), (Algorithm::Cubic, 512 << 10));
+    script.recv(SYN_ACK, 0, 1, 5, &[]);
+    assert_eq!(script.connection.stats().snd_wnd, 5 * 1152);
 }
 
 fn bbr() -> Options {

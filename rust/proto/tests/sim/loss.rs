@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crate::{
     pair::options,
-    script::{Out, Script},
+    script::{FIN_ACK, Out, Script},
 };
 use pilot_proto::{
     config::Algorithm,
-    transport::{CloseReason, ConnectionEvent, Dialect, Options},
+    transport::{CloseReason, ConnectionEvent, Dialect, Options, State},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -128,6 +128,20 @@ fn a_probe_whose_first_copy_arrived_is_no_loss() {
     }
 }
 
+/// Section 7.4.2 again: FIN takes a number, so the acknowledgement of a repeated FIN shows no loss.
+#[test]
+fn a_probe_that_repeats_a_fin_is_answered_by_its_acknowledgement() {
+    let mut script = sending(2);
+    script.connection.shutdown();
+    assert_eq!(script.sent().len(), 1);
+    assert_eq!(script.wait(101 * MS).last().unwrap().flags, FIN_ACK);
+    assert_eq!(script.connection.stats().counters.loss_probes, 1);
+    script.now += 50 * MS;
+    script.ack(seg(2) + 1);
+    assert_eq!(script.connection.state(), State::FinWait2);
+    assert_eq!(script.connection.stats().ssthresh, 64 << 20);
+}
+
 /// RFC 8985 section 3.4: what no other algorithm repairs without a timeout.
 #[test]
 fn a_retransmission_that_is_lost_again_is_repeated_without_a_timeout() {
@@ -172,6 +186,48 @@ fn duplicates_before_progress_do_not_count_after_it() {
     assert_eq!(script.data(), []);
     script.ack(seg(1));
     assert_eq!(script.data(), [(seg(1), 1000)]);
+}
+
+/// RFC 5681 section 2: without data outstanding nothing is a duplicate.
+#[test]
+fn what_an_idle_connection_hears_is_no_duplicate() {
+    let mut script = Script::established(plain(), 50);
+    for _ in 0..2 {
+        script.ack(1);
+    }
+    script.write(20_000);
+    script.data();
+    script.now += 50 * MS;
+    script.ack(1);
+    assert_eq!(script.data(), []);
+    assert_eq!(script.connection.stats().counters.dup_acks, 1);
+}
+
+/// RFC 6582 section 3.2, step 3: the next hole is repeated at once, even on a path that is known to
+/// reorder, where RACK would wait.
+#[test]
+fn a_partial_acknowledgement_repeats_the_next_hole_without_delay() {
+    let mut script = sending(4);
+    script.now += 50 * MS;
+    for _ in 0..3 {
+        script.ack(1);
+    }
+    assert_eq!(script.data(), [(seg(0), 1000)]);
+    script.now += 10 * MS;
+    script.ack(seg(4));
+    assert_eq!(script.connection.stats().counters.spurious_retx, 1, "it was only late");
+    for pause in [30, 20] {
+        script.write(10_000);
+        assert_eq!(data(&script.wait(pause * MS)).len(), 10);
+    }
+    for _ in 0..3 {
+        script.ack(seg(4));
+    }
+    assert_eq!(script.data(), [(seg(4), 1000)]);
+    // Both the first segment and the last one, which left 20 ms before the repair, were lost.
+    script.now += 50 * MS;
+    script.ack(seg(23));
+    assert_eq!(script.data(), [(seg(23), 1000)]);
 }
 
 /// RFC 6582 section 3.2: only an acknowledgement of something new points at the next hole.

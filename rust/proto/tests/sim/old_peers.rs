@@ -111,6 +111,42 @@ fn what_old_peers_say_after_the_end_is_not_answered() {
     }
 }
 
+/// FIN of an old peer ends both directions. FIN|ACK tells it so, unless it is what ours was answered with.
+#[test]
+fn a_fin_of_an_old_peer_is_answered_and_an_answer_is_not() {
+    for dialect in [Dialect::G1, Dialect::G2] {
+        let mut script = Script::established(speaking(dialect), 50);
+        script.recv(Flags::FIN, 1, 0, WINDOW, &[]);
+        assert_eq!(script.connection.state(), State::TimeWait, "{dialect:?}");
+        assert_eq!(script.sent().iter().map(|out| out.flags).collect::<Vec<_>>(), [FIN_ACK], "{dialect:?}");
+        let mut script = Script::established(speaking(dialect), 50);
+        script.connection.shutdown();
+        script.sent();
+        script.recv(FIN_ACK, 1, 2, WINDOW, &[]);
+        assert_eq!((script.connection.state(), script.sent()), (State::TimeWait, vec![]), "{dialect:?}");
+    }
+}
+
+/// RFC 9293 section 3.10.7.4 (SND.WL1, SND.WL2) keeps what was overtaken from moving the window. Old
+/// peers do not keep their numbers, so each of their segments does.
+#[test]
+fn only_an_old_peer_moves_the_window_with_a_segment_that_was_overtaken() {
+    for (dialect, is_moved) in [(Dialect::G1, true), (Dialect::Native, false)] {
+        let mut script = Script::established(speaking(dialect), 50);
+        script.write(3000);
+        script.data();
+        let mut window_after = |seq, ack, window, payload: &[u8]| {
+            script.recv(ACK, seq, ack, window, payload);
+            script.connection.stats().snd_wnd / 4096
+        };
+        assert_eq!(window_after(1, seg(2), 100, &[]), 100);
+        // Overtaken by an acknowledgement, then by data.
+        assert_eq!(window_after(1, seg(1), 90, &[]), if is_moved { 90 } else { 100 }, "{dialect:?}");
+        assert_eq!(window_after(5, seg(2), 80, b"y"), 80);
+        assert_eq!(window_after(1, seg(3), 70, &[]), if is_moved { 70 } else { 80 }, "{dialect:?}");
+    }
+}
+
 /// An old peer takes a window to mean segments, so that is what bounds what is on its way.
 #[test]
 fn an_old_peer_is_sent_no_more_segments_than_its_slots() {
@@ -127,14 +163,14 @@ fn an_old_peer_is_sent_no_more_segments_than_its_slots() {
 /// G1 repeats its SYN-ACK with the number it would use now, which counts data that is lost as well.
 #[test]
 fn a_repeated_syn_ack_of_g1_may_have_drifted() {
-    for (syns, seq) in [(1, 0), (2, 5000)] {
+    for (syns, seq, first) in [(1, 0, 1), (1, 5000, 5001), (2, 5000, 1)] {
         let mut script = Script::connecting(speaking(Dialect::G1));
         if syns > 1 {
             script.wait(1100 * MS);
         }
         script.recv(SYN_ACK, seq, 77, WINDOW, &[]);
         assert_eq!(script.connection.state(), State::Established);
-        script.recv(ACK, 1, 1, WINDOW, b"first");
+        script.recv(ACK, first, 1, WINDOW, b"first");
         assert_eq!(script.connection.readable(), 5, "{syns} SYNs");
     }
 }

@@ -551,6 +551,17 @@ fn large_segments_lost_twice_in_a_row_make_the_path_suspect() {
 }
 
 #[test]
+fn segments_that_every_path_carries_do_not_make_it_suspect() {
+    for (max_segment, is_suspect) in [(1152, false), (1153, true)] {
+        let mut script = Script::established(Options { max_segment, ..plain() }, 50);
+        script.write(1152);
+        script.wait(Duration::from_secs(3));
+        assert!(script.connection.stats().counters.retransmits >= 2);
+        assert_eq!(script.connection.take_path_suspicion(), is_suspect, "{max_segment}");
+    }
+}
+
+#[test]
 fn a_window_is_filled_to_its_last_octet_and_no_silly_segment_follows() {
     // Four segments of 1,024 fill a window of one slot; forty the initial congestion window.
     for (window, expected) in [(1, 4), (WINDOW, 40)] {
@@ -601,6 +612,7 @@ fn a_closed_window_is_no_loss() {
     let stats = script.connection.stats();
     assert!(stats.counters.retransmits > 0, "{stats:?}");
     assert_eq!((stats.cwnd, stats.ssthresh), (cwnd, 64 << 20));
+    assert_eq!(stats.counters.loss_probes, 0, "nothing needs to be found out");
 }
 
 #[test]

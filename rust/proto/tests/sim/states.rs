@@ -232,6 +232,22 @@ fn a_repetition_does_not_reset_a_connection_that_was_closed() {
     }
 }
 
+/// Section 3.6.1 again: one octet that is new is enough.
+#[test]
+fn data_that_nobody_will_read_resets_a_connection_that_was_closed() {
+    for state in ["ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2"] {
+        for (seq, payload) in [(1, &b"y"[..]), (0, b"xy")] {
+            let mut script = in_state(state);
+            happen(&mut script, "close");
+            script.sent();
+            script.recv(ACK, seq, 1, WINDOW, payload);
+            let sent = script.sent();
+            assert!(sent.len() == 1 && sent[0].flags.contains(RST), "{state}: {sent:?}");
+            assert_eq!(script.connection.state(), State::Closed);
+        }
+    }
+}
+
 /// Section 3.10.7.1: the answer to what belongs to no connection takes the place of what it answers.
 #[test]
 fn a_stray_segment_is_reset_with_numbers_that_fit() {

@@ -241,6 +241,17 @@ mod tests {
         assert!((27..=33).contains(&windows[23]), "{windows:?}");
     }
 
+    /// Section 4.3: what Reno would have counts only where the cubic curve is below it.
+    #[test]
+    fn where_both_curves_meet_the_window_follows_the_cubic_one() {
+        let mut cubic = Cubic::new(Parameters { ssthresh: 10 * SMSS, ..parameters() });
+        cubic.on_ack(&ack(Instant::ZERO, 0));
+        // 10.4 segments after a second: C t^3 more, and 4 acknowledged of 10.
+        cubic.on_ack(&ack(Instant::from_millis(1000), 4 * SMSS));
+        // The curve is 0.5324 higher a round trip later, of which 4/10 are due.
+        assert_eq!(cubic.cwnd(), 10 * SMSS + 213);
+    }
+
     #[test]
     fn fast_convergence_releases_bandwidth() {
         let mut cubic = avoiding(1000 * SMSS);
