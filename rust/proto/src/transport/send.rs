@@ -302,11 +302,9 @@ impl Sender {
             acked.spurious += 1;
             return;
         }
-        let is_newer = acked
-            .newest
-            .is_none_or(|(at, end, _)| sent.sent_at > at || (sent.sent_at == at && sent.end() > end));
-        if is_newer {
-            acked.newest = Some((sent.sent_at, sent.end(), sent.rate));
+        let (sent_at, end) = (sent.sent_at, sent.end());
+        if acked.newest.is_none_or(|newest| (sent_at, end) > (newest.0, newest.1)) {
+            acked.newest = Some((sent_at, end, sent.rate));
         }
     }
 
