@@ -95,6 +95,17 @@ fn what_is_no_data_is_not_paced() {
     assert_eq!(script.sent()[0].flags, FIN_ACK);
 }
 
+/// A connection that may send nothing would hear nothing that opens its window.
+#[test]
+fn a_single_segment_leaves_whatever_the_window() {
+    let mut script = Script::established(configured(|config| config.initial_window = 500), 50);
+    script.write(2000);
+    assert_eq!(script.data(), [(seg(0), 1000)]);
+    script.now += 50 * MS;
+    script.ack(seg(1));
+    assert_eq!(script.data(), [(seg(1), 1000)]);
+}
+
 /// RFC 7661 section 4.3: in slow start a window of which half is used grows.
 #[test]
 fn a_window_that_is_not_used_does_not_grow() {
@@ -119,6 +130,27 @@ fn a_window_that_is_not_used_does_not_grow() {
     };
     assert_eq!(round(45), 80_960, "five wait for the window");
     assert_eq!([10; 4].map(round), [80_960; 4]);
+}
+
+/// In congestion avoidance nothing has to double, so that half a window is not enough.
+#[test]
+fn after_a_loss_only_a_window_that_is_full_grows() {
+    let mut script = Script::established(plain(), 50);
+    script.write(20_000);
+    script.data();
+    script.now += 50 * MS;
+    for _ in 0..3 {
+        script.ack(1);
+    }
+    script.data();
+    script.now += 50 * MS;
+    script.ack(seg(20));
+    for last in [26, 32, 38] {
+        script.write(6000);
+        script.wait(50 * MS);
+        script.ack(seg(last));
+        assert_eq!(script.connection.stats().cwnd, 10_000);
+    }
 }
 
 /// A flight counts until all that was on its way with it is acknowledged, not longer for having been as

@@ -103,6 +103,10 @@ mod tests {
         assert_eq!(prr.on_ack(&safe(70 * SMSS), 70 * SMSS, SMSS), 0);
         // What was acknowledged selectively only is no progress.
         assert_eq!(prr.on_ack(&told(49 * SMSS, SMSS), 70 * SMSS, SMSS), SMSS);
+        // At the threshold nothing is made up for.
+        let mut prr = Prr::new(100 * SMSS);
+        prr.on_sent(SMSS);
+        assert_eq!(prr.on_ack(&told(70 * SMSS, 10 * SMSS), 70 * SMSS, SMSS), 0);
     }
 
     #[test]
