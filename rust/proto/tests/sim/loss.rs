@@ -320,6 +320,22 @@ fn a_false_alarm_restores_the_threshold_and_the_flight() {
     assert_eq!(data(&script.wait(200 * MS)), [(seg(19), 1000)], "a probe");
 }
 
+/// Each is believed, as long as round trips measured between them show that the path did not change.
+#[test]
+fn a_second_false_alarm_is_undone_as_well() {
+    let mut script = sending(20);
+    for (first, timeouts) in [(0, 1), (20, 2)] {
+        wait_for_timeout(&mut script, timeouts);
+        assert!(script.connection.stats().ssthresh < 64 << 20);
+        script.ack(seg(first + 5));
+        let stats = script.connection.stats();
+        assert_eq!((stats.ssthresh, stats.in_recovery), (64 << 20, false), "{timeouts}");
+        script.ack(seg(first + 20));
+        script.write(20_000);
+        script.data();
+    }
+}
+
 /// Only when all that was repeated need not have been.
 #[test]
 fn a_loss_beside_a_false_alarm_is_a_loss() {

@@ -224,6 +224,16 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_counts_the_flight_but_no_less_than_half_the_window() {
+        for (flight_size, ssthresh) in [(10, 35), (80, 56), (200, 70)] {
+            let mut cubic = avoiding(1000 * SMSS);
+            cubic.window.cwnd = 100 * SMSS;
+            lose_one(&mut cubic, flight_size * SMSS);
+            assert_eq!(cubic.ssthresh(), ssthresh * SMSS, "{flight_size}");
+        }
+    }
+
+    #[test]
     fn the_window_returns_to_its_maximum_after_k_and_then_probes() {
         // K = cbrt(300 / 0.4) = 9.09 s.
         let windows = run(&mut avoiding(1000 * SMSS), 150);

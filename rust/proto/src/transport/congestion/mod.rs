@@ -228,10 +228,13 @@ mod testing {
             controller.on_sent(Instant::ZERO, SMSS, 30 * SMSS, false);
             controller.on_ack(&repaired(29 * SMSS, 2 * SMSS));
             assert_eq!(controller.cwnd(), 31 * SMSS, "{algorithm}");
+            // Three were delivered and one was sent.
+            controller.on_ack(&repaired(28 * SMSS, SMSS));
+            assert_eq!(controller.cwnd(), 30 * SMSS, "{algorithm}");
             // What a timer finds lost makes no room.
             let loss = Loss { size: SMSS, tx_in_flight: 0, lost_since: 0, prior_delivered: 0 };
             controller.on_segment_lost(&loss);
-            assert_eq!(controller.cwnd(), 30 * SMSS, "{algorithm}");
+            assert_eq!(controller.cwnd(), 29 * SMSS, "{algorithm}");
             // Not paced as slow start, nor by the little that is in flight.
             let per_rtt = controller.ssthresh() as u64 * 12;
             assert_eq!(controller.pacing_rate(rtt), Some(per_rtt), "{algorithm}");

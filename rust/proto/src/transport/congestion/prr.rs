@@ -66,7 +66,7 @@ mod tests {
     fn a_single_loss_spreads_the_reduction_over_a_round_trip() {
         let mut prr = Prr::new(100 * SMSS);
         let (mut in_flight, mut sent) = (99 * SMSS, 0);
-        for _ in 0..99 {
+        for delivered in 1..=99 {
             in_flight -= SMSS;
             let mut may = prr.on_ack(&told(in_flight, SMSS), 70 * SMSS, SMSS);
             while may >= SMSS {
@@ -75,8 +75,8 @@ mod tests {
                 in_flight += SMSS;
                 sent += 1;
             }
+            assert!((delivered * 7 / 10_i32).abs_diff(sent) <= 1, "{sent} of {delivered}");
         }
-        assert!((69..=70).contains(&sent), "{sent}");
         assert!((69 * SMSS..=70 * SMSS).contains(&in_flight), "{in_flight}");
     }
 
