@@ -530,6 +530,16 @@ mod tests {
     }
 
     #[test]
+    fn a_retransmission_fills_the_window_and_no_more() {
+        for (cwnd, leaves) in [(2999, false), (3000, true)] {
+            let mut sender = three_sent();
+            sender.mark_head_lost();
+            let segment = sender.next_retransmission(Instant::ZERO, cwnd, usize::MAX);
+            assert_eq!(segment.is_some(), leaves, "{cwnd}");
+        }
+    }
+
+    #[test]
     fn a_timeout_loses_what_was_on_its_way() {
         let mut sender = three_sent();
         acknowledge(&mut sender, 1);

@@ -14,5 +14,6 @@ mod pair;
 mod rng;
 mod script;
 mod section43;
+mod sessions;
 mod states;
 mod transport;

@@ -1,0 +1,118 @@
+//! Which process of a peer is believed, when the last words of one come late.
+
+use std::{net::SocketAddr, time::Duration};
+
+use pilot_proto::{
+    crypto::{entropy::Entropy, exchange::ExchangeKey, identity::Identity},
+    time::Instant,
+    tunnel::{Capabilities, KeyVerdict, Local, OpenError, Outbox, Peer, Session},
+    wire::{
+        addr::{Address, NodeId},
+        tunnel::{Frame, SignedKey},
+    },
+};
+
+const PEER: NodeId = NodeId(1);
+const SELF: NodeId = NodeId(2);
+const BOOT_ID: u64 = 9;
+
+/// A process of the peer: its proof, and its side of the session with us.
+struct Process {
+    proof: SignedKey,
+    session: Session,
+}
+
+/// Our view of the peer.
+struct View {
+    now: Instant,
+    peer: Peer,
+    own: [u8; 32],
+    identity: Identity,
+    entropy: Entropy,
+    out: Outbox,
+}
+
+fn exchange_key(n: u8) -> ExchangeKey {
+    ExchangeKey::from_secret(&[n; 32]).unwrap()
+}
+
+fn endpoint() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 4000))
+}
+
+impl View {
+    fn new() -> Self {
+        let now = Instant::from_millis(1000);
+        let own = exchange_key(100);
+        let mut view = Self {
+            now,
+            own: own.public_key(),
+            peer: Peer::new(now, PEER, own),
+            identity: Identity::from_seed(&[2; 32]).unwrap(),
+            entropy: Entropy::new(&[3; 32]),
+            out: Outbox::new(),
+        };
+        let named = Identity::from_seed(&[1; 32]).unwrap().public_key();
+        view.with_peer(|peer, local, out| peer.on_record(now, named, Some(endpoint()), local, out));
+        view
+    }
+
+    fn with_peer<R>(&mut self, f: impl FnOnce(&mut Peer, &mut Local<'_>, &mut Outbox) -> R) -> R {
+        let mut local = Local {
+            address: Address::backbone(SELF),
+            identity: &self.identity,
+            entropy: &mut self.entropy,
+            capabilities: Capabilities { boot_id: BOOT_ID, max_segment: 4096 },
+        };
+        f(&mut self.peer, &mut local, &mut self.out)
+    }
+
+    fn process(&self, n: u8) -> Process {
+        let key = exchange_key(n);
+        let proof = Identity::from_seed(&[1; 32]).unwrap().sign_exchange_key(PEER, key.public_key()).unwrap();
+        Process { proof, session: Session::new(self.now, &key, self.own, u32::from(n)).unwrap() }
+    }
+
+    fn hear_key(&mut self, process: &Process) -> KeyVerdict {
+        let now = self.now;
+        self.with_peer(|peer, local, out| peer.on_signed_key(now, &process.proof, endpoint(), local, out))
+    }
+
+    /// Whether a frame opened, and whether it changed the session.
+    fn hear_frame(&mut self, process: &mut Process) -> Result<bool, OpenError> {
+        let mut frame = process.session.seal_both(PEER, b"data").swap_remove(0);
+        let Ok(Frame::Sealed(header)) = Frame::parse(&frame) else { panic!("not sealed") };
+        let opened = self.peer.open(self.now, header, &mut frame, &mut Vec::new(), endpoint());
+        opened.map(|(_, is_new)| is_new)
+    }
+}
+
+/// A key that was replaced is a replay, and one that is in use again is none, even after the sessions
+/// were forgotten.
+#[test]
+fn the_key_of_a_process_that_goes_on_is_no_replay() {
+    let mut view = View::new();
+    let (mut first, mut alive, mut dead) = (view.process(10), view.process(11), view.process(12));
+    for process in [&mut first, &mut alive, &mut dead] {
+        assert_eq!(view.hear_key(process), KeyVerdict::Accepted);
+        view.hear_frame(process).unwrap();
+    }
+    let told = Capabilities { boot_id: 12, max_segment: 4096 };
+    view.peer.on_capabilities(view.now, told, BOOT_ID);
+    assert_eq!(view.hear_key(&alive), KeyVerdict::Refused);
+    // Under the session of before, while the current one is silent.
+    view.now += Duration::from_millis(999);
+    assert_eq!(view.hear_frame(&mut alive), Ok(false));
+    view.now += Duration::from_millis(1);
+    assert_eq!(view.hear_frame(&mut alive), Ok(true));
+    // It was another that had told who it was.
+    assert_eq!(view.peer.capabilities(), None);
+    view.out.clear();
+    let now = view.now;
+    view.with_peer(|peer, local, out| peer.handle_timeout(now, local, out));
+    assert!(!view.out.is_empty(), "a ping asks");
+    view.peer.forget_sessions(exchange_key(101));
+    assert_eq!(view.hear_key(&first), KeyVerdict::Refused);
+    assert_eq!(view.hear_key(&dead), KeyVerdict::Refused);
+    assert_eq!(view.hear_key(&alive), KeyVerdict::Accepted);
+}
