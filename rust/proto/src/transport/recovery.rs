@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use super::{
-    CloseReason, Connection, State, TimerKind,
+    CloseReason, Connection, Dialect, State, TimerKind,
     congestion::Ack,
     connection::Undo,
     send::{Acked, Outgoing, Recovery},
@@ -51,7 +51,7 @@ impl Connection {
         self.on_spurious(acked.spurious);
         self.answer_probe(now, acked, prior_in_flight, ack, is_bare_duplicate);
         self.leave_recovery();
-        if was_recovering && acked.bytes > 0 && self.counters.sack_recv == 0 {
+        if was_recovering && acked.bytes > 0 && !self.tells_gaps() {
             // Without SACK a partial acknowledgement points at the next hole (RFC 6582).
             self.lose_head();
         }
@@ -85,6 +85,12 @@ impl Connection {
         let cwnd = self.congestion.cwnd();
         let is_slow_start = cwnd < self.congestion.ssthresh();
         self.window_use.is_limited || (is_slow_start && cwnd <= 2 * self.window_use.max_in_flight)
+    }
+
+    /// Whether the peer reports what it holds beyond a gap, so that a duplicate which reports nothing
+    /// only shows that something arrived twice.
+    fn tells_gaps(&self) -> bool {
+        self.options.dialect == Dialect::Native || self.counters.sack_recv > 0
     }
 
     fn leave_recovery(&mut self) {
@@ -122,7 +128,7 @@ impl Connection {
             Some(at) => self.timers.set(TimerKind::Reordering, at),
             None => self.timers.stop(TimerKind::Reordering),
         }
-        if self.dup_acks == threshold && self.sender.sacked() == 0 && self.sender.recovery == Recovery::Open {
+        if self.dup_acks == threshold && !self.tells_gaps() && self.sender.recovery == Recovery::Open {
             self.lose_head();
         }
         if self.sender.recovery == Recovery::Open && self.sender.has_lost() {

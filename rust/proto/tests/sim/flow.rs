@@ -135,7 +135,7 @@ fn a_window_that_is_not_used_does_not_grow() {
 /// In congestion avoidance nothing has to double, so that half a window is not enough.
 #[test]
 fn after_a_loss_only_a_window_that_is_full_grows() {
-    let mut script = Script::established(plain(), 50);
+    let mut script = Script::established(Options { dialect: Dialect::G1, ..plain() }, 50);
     script.write(20_000);
     script.data();
     script.now += 50 * MS;

@@ -31,6 +31,14 @@ fn sending(segments: usize) -> Script {
     script
 }
 
+/// The same to a peer that reports nothing of what it holds.
+fn sending_to_old(segments: usize) -> Script {
+    let mut script = Script::established(Options { dialect: Dialect::G1, ..plain() }, 50);
+    script.write(segments * 1000);
+    script.data();
+    script
+}
+
 fn data(sent: &[Out]) -> Vec<(u32, usize)> {
     sent.iter().filter_map(Out::data).collect()
 }
@@ -161,7 +169,7 @@ fn a_retransmission_that_is_lost_again_is_repeated_without_a_timeout() {
 /// RFC 6582 section 3.2, step 3: the acknowledgement that ends a repair leaves the halved window.
 #[test]
 fn the_end_of_a_repair_does_not_grow_the_window() {
-    let mut script = sending(100);
+    let mut script = sending_to_old(100);
     script.now += 50 * MS;
     for _ in 0..3 {
         script.ack(1);
@@ -174,10 +182,34 @@ fn the_end_of_a_repair_does_not_grow_the_window() {
     assert_eq!((stats.cwnd, stats.in_recovery), (20_000, false));
 }
 
+/// RFC 6675 section 2: with SACK, a duplicate acknowledgement is one that reports something new.
+#[test]
+fn duplicates_of_a_peer_with_sack_that_report_nothing_repeat_nothing() {
+    let mut script = sending(20);
+    script.now += 50 * MS;
+    for _ in 0..10 {
+        script.ack(1);
+    }
+    assert_eq!(script.data(), []);
+    // So does an old one that once reported something.
+    let mut script = sending_to_old(20);
+    script.now += 50 * MS;
+    script.sack(1, &[(seg(1), seg(20))]);
+    assert_eq!(script.data(), [(seg(0), 1000)]);
+    script.now += 50 * MS;
+    script.ack(seg(20));
+    script.write(4000);
+    assert_eq!(script.wait(20 * MS).len(), 4);
+    for _ in 0..10 {
+        script.ack(seg(20));
+    }
+    assert_eq!(script.data(), []);
+}
+
 /// RFC 5681 section 3.2: duplicates count in a row.
 #[test]
 fn duplicates_before_progress_do_not_count_after_it() {
-    let mut script = sending(20);
+    let mut script = sending_to_old(20);
     script.now += 50 * MS;
     for ack in [1, 1, seg(1), seg(1), seg(1)] {
         script.ack(ack);
@@ -207,7 +239,7 @@ fn what_an_idle_connection_hears_is_no_duplicate() {
 /// reorder, where RACK would wait.
 #[test]
 fn a_partial_acknowledgement_repeats_the_next_hole_without_delay() {
-    let mut script = sending(4);
+    let mut script = sending_to_old(4);
     script.now += 50 * MS;
     for _ in 0..3 {
         script.ack(1);
@@ -233,7 +265,7 @@ fn a_partial_acknowledgement_repeats_the_next_hole_without_delay() {
 /// RFC 6582 section 3.2: only an acknowledgement of something new points at the next hole.
 #[test]
 fn duplicates_during_a_repair_repeat_nothing() {
-    let mut script = sending(20);
+    let mut script = sending_to_old(20);
     script.now += 50 * MS;
     for ack in [1, 1, 1] {
         script.ack(ack);
@@ -394,7 +426,7 @@ fn a_false_alarm_does_not_vouch_for_what_was_lost() {
 /// its number (draft-ietf-ccwg-bbr section 4.1.2.3).
 #[test]
 fn the_delivery_rate_counts_from_the_last_departure() {
-    let mut script = sending(10);
+    let mut script = sending_to_old(10);
     script.now += 50 * MS;
     for ack in [seg(2), seg(2), seg(2), seg(2)] {
         script.ack(ack);

@@ -19,6 +19,11 @@ fn plain() -> Options {
     Options { max_segment: SMSS as usize, congestion: Some(Algorithm::Reno), ..options(Dialect::Native) }
 }
 
+/// The same to a peer that reports nothing of what it holds.
+fn old() -> Options {
+    Options { dialect: Dialect::G1, ..plain() }
+}
+
 fn configured(change: impl FnOnce(&mut TransportConfig)) -> Options {
     let mut config = TransportConfig::default();
     change(&mut config);
@@ -133,7 +138,7 @@ fn a_reader_that_does_not_read_gets_no_larger_window() {
 
 #[test]
 fn three_duplicates_of_a_peer_without_sack_repeat_the_first_segment_once() {
-    let mut script = Script::established(plain(), 50);
+    let mut script = Script::established(old(), 50);
     script.write(20_000);
     assert_eq!(script.data().len(), 20);
     script.now += 50 * MS;
@@ -172,7 +177,7 @@ fn a_window_update_or_data_is_no_duplicate() {
 
 #[test]
 fn a_partial_acknowledgement_without_sack_repeats_the_next_hole() {
-    let mut script = Script::established(plain(), 50);
+    let mut script = Script::established(old(), 50);
     script.write(20_000);
     script.data();
     script.now += 50 * MS;
