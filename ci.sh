@@ -6,10 +6,10 @@ cd "$(dirname "$0")"
 step() { printf '\n==> %s\n' "$*"; "$@"; }
 
 system_packages() {
-    # What the tests drive from outside: a real HTTP client.
-    command -v curl > /dev/null && return
+    # What the tests drive from outside: a real HTTP client, and network namespaces.
+    command -v curl > /dev/null && command -v ip > /dev/null && return
     apt-get update -qq
-    apt-get install -qq --yes curl
+    apt-get install -qq --yes curl iproute2
 }
 
 case "${1:-all}" in

@@ -69,6 +69,7 @@ class Simulation:
         reordering: float = 0.0,
         reorder_delay: float = 0.0,
         mtu: int = 0,
+        icmp: bool = False,
         rate: int = 0,
         queue: int = 0,
     ) -> None: ...

@@ -254,8 +254,8 @@ Congestion = Literal["reno", "cubic", "bbr"]
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInfo:
-    """A connection of the daemon. Windows and buffers are octets, rates octets per second, round
-    trips milliseconds."""
+    """A connection of the daemon. Windows, buffers and segments are octets, rates octets per
+    second, round trips milliseconds."""
 
     id: int
     local_port: int
@@ -285,6 +285,8 @@ class ConnectionInfo:
     peer_recv_win: int
     recv_win: int
     ooo_buf: int
+    #: The largest segment that leaves; follows what the path carries (RFC 8899).
+    max_segment: int
     in_recovery: bool
 
     @classmethod

@@ -9,7 +9,7 @@ from pilotstack.testing.simulation import Simulation, simulation
 __all__ = ["simulation"]
 
 
-def pair(simulation: Simulation, **path: float) -> tuple[int, int]:
+def pair(simulation: Simulation, **path: float | bool) -> tuple[int, int]:
     a, b = simulation.add_host(), simulation.add_host()
     simulation.set_path(a, b, **path)  # type: ignore[arg-type]
     simulation.set_path(b, a, latency=path.get("latency", 0.0))
@@ -45,6 +45,17 @@ def test_a_crash_breaks_a_transfer_with_a_reason(simulation: Simulation) -> None
     simulation.transfer(a, b, 10)
     simulation.run(60.0)
     assert simulation.stats(transfer)["closed"] in {"PeerRestarted", "Reset"}
+
+
+def test_a_router_that_tells_its_mtu_saves_what_silence_costs(simulation: Simulation) -> None:
+    told, silent = (
+        simulation.transfer(*pair(simulation, latency=0.01, mtu=1270, icmp=icmp), 5_000_000)
+        for icmp in (True, False)
+    )
+    simulation.finish()
+    took = [simulation.stats(transfer)["finished_at"] for transfer in (told, silent)]
+    assert took[0] <= took[1]
+    assert [simulation.stats(transfer)["retransmissions"] for transfer in (told, silent)] == [0, 0]
 
 
 def test_a_partition_that_does_not_heal_is_an_error_not_a_hang(simulation: Simulation) -> None:

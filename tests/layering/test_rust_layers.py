@@ -13,7 +13,7 @@ PROTO = ROOT / "rust" / "proto" / "src"
 
 CRATES = {
     "proto": {"aws-lc-rs", "crc32fast", "thiserror", "tracing"},
-    "net": {"pilot-proto", "libc", "mio", "quinn-udp", "socket2", "thiserror", "tracing"},
+    "net": {"pilot-proto", "libc", "mio", "nix", "quinn-udp", "socket2", "thiserror", "tracing"},
     "sim": {"pilot-proto"},
     "lab": {"pilot-proto", "pilot-sim", "libc", "thiserror"},
     "py": {"pilot-proto", "pilot-net", "pilot-sim", "pyo3", "pyo3-log", "tracing"},

@@ -129,6 +129,7 @@ class Control:
             "relay_peer_count": 0,
             "tunnel_encryption_success": snapshot["opened"],
             "tunnel_encryption_failure": snapshot["dropped_unauthentic"],
+            "ptb_recv": snapshot["ptb_recv"],
             "accept_queue_drops": 0,
             "dropped": {
                 name.removeprefix("dropped_"): value

@@ -15,7 +15,9 @@
 
 Times are seconds, rates octets per second, sizes octets, probabilities between 0 and 1. A path is
 one direction; ``burst`` is (probability of a burst's beginning, of its end, of a loss inside) per
-datagram. Every transfer carries octets known by their place, and each is compared on arrival.
+datagram. ``mtu`` is the size of the largest datagram that passes, 0 for any; with ``icmp`` the
+sender of a larger one is told, without it just vanishes. Every transfer carries octets known by
+their place, and each is compared on arrival.
 """
 
 from __future__ import annotations

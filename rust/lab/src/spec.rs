@@ -50,6 +50,7 @@ impl Spec {
             reordering,
             reorder_delay,
             mtu: self.mtu,
+            has_icmp: false,
             link: there,
         };
         let backward =

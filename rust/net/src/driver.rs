@@ -98,6 +98,7 @@ pub(crate) struct Driver {
     pub(crate) node: Node,
     udp: Udp,
     is_udp_readable: bool,
+    has_udp_errors: bool,
     ipc: UnixListener,
     pub(crate) clients: BTreeMap<ClientId, Client>,
     next_client: ClientId,
@@ -147,6 +148,7 @@ impl Driver {
             node,
             udp,
             is_udp_readable: true,
+            has_udp_errors: false,
             ipc,
             clients: BTreeMap::new(),
             next_client: 1,
@@ -187,7 +189,8 @@ impl Driver {
     fn run_loop(&mut self) -> io::Result<()> {
         let mut ready = Events::with_capacity(MAX_READY);
         loop {
-            let timeout = if self.is_udp_readable { Some(Duration::ZERO) } else { self.timeout() };
+            let is_busy = self.is_udp_readable || self.has_udp_errors;
+            let timeout = if is_busy { Some(Duration::ZERO) } else { self.timeout() };
             match self.poll.poll(&mut ready, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 Ok(()) | Err(_) => {}
@@ -195,6 +198,10 @@ impl Driver {
             self.now = self.clock.now();
             for event in &ready {
                 self.on_ready(event);
+            }
+            if self.has_udp_errors {
+                let (node, now) = (&mut self.node, self.now);
+                self.has_udp_errors = self.udp.errors(|report| node.handle_too_big(now, report));
             }
             if self.is_udp_readable {
                 let (node, now) = (&mut self.node, self.now);
@@ -222,7 +229,11 @@ impl Driver {
     fn on_ready(&mut self, event: &Ready) {
         let id = u32::try_from(event.token().0 & u32::MAX as usize).unwrap_or(0);
         match event.token() {
-            UDP => self.is_udp_readable |= event.is_readable(),
+            UDP => {
+                // An error may have been told to a call that then moved no data.
+                self.is_udp_readable |= event.is_readable() || event.is_error();
+                self.has_udp_errors |= event.is_error();
+            }
             IPC => self.accept_clients(),
             WAKE => {}
             Token(value) if value >> KIND_SHIFT == Kind::Client as usize => {

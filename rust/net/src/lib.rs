@@ -8,6 +8,8 @@ pub mod beacon;
 mod client;
 pub mod clock;
 mod driver;
+#[cfg(target_os = "linux")]
+mod error_queue;
 pub mod fd;
 mod handle;
 mod requests;

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
 };
 
+use pilot_proto::node::TooBig;
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Socket, Type};
 use tracing::warn;
@@ -37,6 +38,10 @@ impl Udp {
         socket.bind(&address.into())?;
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        #[cfg(target_os = "linux")]
+        if let Err(error) = crate::error_queue::enable(&socket, is_v6) {
+            warn!("ICMP will not help to find the MTU of paths: {error}");
+        }
         enlarge(&state, &socket);
         Ok(Self {
             socket: mio::net::UdpSocket::from_std(socket),
@@ -71,9 +76,26 @@ impl Udp {
             (_, other) => other,
         };
         let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
-        match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
-            Ok(()) | Err(_) => Ok(()),
+        // The first attempt may tell of an earlier datagram's error instead.
+        for _ in 0..2 {
+            match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
+                Ok(()) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands what is known of datagrams that were too large to `take`. Returns whether there may be
+    /// more.
+    pub(crate) fn errors(&self, take: impl FnMut(&TooBig<'_>)) -> bool {
+        #[cfg(target_os = "linux")]
+        return crate::error_queue::read(&self.socket, take);
+        #[cfg(not(target_os = "linux"))]
+        {
+            drop(take);
+            false
         }
     }
 

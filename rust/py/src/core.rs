@@ -172,6 +172,8 @@ impl Core {
             ("dropped_limited", counters.dropped_limited),
             ("dropped_unknown", counters.dropped_unknown),
             ("dropped_unbound", counters.dropped_unbound),
+            ("ptb_recv", counters.ptb_recv),
+            ("dropped_ptb", counters.dropped_ptb),
             ("dropped_stranger_syns", counters.dropped_stranger_syns),
             ("dropped_stranger_datagrams", counters.dropped_stranger_datagrams),
             ("dropped_strangers", counters.dropped_strangers),
@@ -256,6 +258,7 @@ fn connection_dict<'py>(py: Python<'py>, row: &ConnectionRow) -> PyResult<Bound<
         ("ooo_buf", stats.ooo_buf as u64),
         ("peer_recv_win", stats.snd_wnd as u64),
         ("recv_win", stats.rcv_wnd as u64),
+        ("max_segment", stats.max_segment as u64),
     ] {
         dict.set_item(name, value)?;
     }

@@ -69,7 +69,7 @@ impl Simulation {
 
     #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
     #[pyo3(signature = (source, target, *, latency=0.0, jitter=0.0, loss=0.0, burst=None, duplication=0.0,
-        reordering=0.0, reorder_delay=0.0, mtu=0, rate=0, queue=0))]
+        reordering=0.0, reorder_delay=0.0, mtu=0, icmp=false, rate=0, queue=0))]
     fn set_path(
         &mut self,
         source: usize,
@@ -82,6 +82,7 @@ impl Simulation {
         reordering: f64,
         reorder_delay: f64,
         mtu: usize,
+        icmp: bool,
         rate: u64,
         queue: usize,
     ) -> PyResult<()> {
@@ -102,6 +103,7 @@ impl Simulation {
             reordering: probability(reordering, "reordering")?,
             reorder_delay: seconds(reorder_delay, "reorder_delay")?,
             mtu,
+            has_icmp: icmp,
             link: None,
         };
         let (source, target) = (self.host(source)?, self.host(target)?);

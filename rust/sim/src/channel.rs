@@ -48,6 +48,8 @@ pub struct Path {
     pub reorder_delay: Duration,
     /// Octets of the largest datagram that passes; 0 for any.
     pub mtu: usize,
+    /// Whether a router tells senders by ICMP that a datagram was too large.
+    pub has_icmp: bool,
     /// A bottleneck on the way.
     pub link: Option<LinkId>,
 }
@@ -62,6 +64,7 @@ impl Default for Path {
             reordering: 0.0,
             reorder_delay: Duration::ZERO,
             mtu: ETHERNET,
+            has_icmp: false,
             link: None,
         }
     }
@@ -101,6 +104,8 @@ pub struct Fate {
     pub first: Option<Instant>,
     /// Arrival of the second.
     pub second: Option<Instant>,
+    /// When the sender hears that it was too large.
+    pub refused: Option<Instant>,
 }
 
 /// A path with its memory.
@@ -120,8 +125,12 @@ impl Channel {
     /// Sends one datagram of `size` octets.
     pub fn send(&mut self, now: Instant, size: usize, links: &mut Links, rng: &mut Rng) -> Fate {
         let path = self.path;
-        let is_too_large = path.mtu > 0 && size > path.mtu;
-        if is_too_large || self.is_lost(rng) {
+        if path.mtu > 0 && size > path.mtu {
+            // The router is half-way.
+            let refused = path.has_icmp.then_some(now + path.latency);
+            return Fate { refused, ..Fate::default() };
+        }
+        if self.is_lost(rng) {
             return Fate::default();
         }
         let departure = match path.link.and_then(|link| links.0.get_mut(link.0)) {
@@ -138,7 +147,7 @@ impl Channel {
         };
         let first = Some(copy());
         let second = copy();
-        Fate { first, second: rng.chance(path.duplication).then_some(second) }
+        Fate { first, second: rng.chance(path.duplication).then_some(second), refused: None }
     }
 
     fn is_lost(&mut self, rng: &mut Rng) -> bool {
@@ -209,7 +218,10 @@ mod tests {
 
     #[test]
     fn what_is_too_large_does_not_pass() {
-        let path = Path { mtu: 999, ..Path::default() };
+        let latency = Duration::from_millis(5);
+        let path = Path { mtu: 999, latency, ..Path::default() };
         assert_eq!(arrivals(path, &mut Links::default(), 1, Duration::ZERO), [Fate::default()]);
+        let told = arrivals(Path { has_icmp: true, ..path }, &mut Links::default(), 1, Duration::ZERO);
+        assert_eq!(told, [Fate { refused: Some(Instant::from_millis(5)), ..Fate::default() }]);
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 use pilot_proto::{
     config::NodeConfig,
     crypto::identity::Identity,
-    node::{ConnectionId, DialOptions, Event, Node, NodeError},
+    node::{ConnectionId, DialOptions, Event, Node, NodeError, TooBig},
     time::Instant,
     wire::addr::{Address, NodeId, Port},
 };
@@ -21,6 +21,9 @@ pub type HostId = usize;
 
 /// The port on which every host takes transfers.
 const FLOW_PORT: Port = Port(80);
+/// Octets of a datagram that an ICMP message quotes: what fits into 576 with both headers (RFC 1812
+/// section 4.3.2.3).
+const QUOTED: usize = 576 - 20 - 8 - 20 - 8;
 /// Datagrams a host may send in one batch.
 const BATCH: usize = 16;
 
@@ -52,6 +55,36 @@ struct Host {
     events: VecDeque<Event>,
 }
 
+impl Host {
+    fn receive(&mut self, now: Instant, parcel: Parcel) {
+        match parcel {
+            Parcel::Datagram { from, mut octets } => {
+                self.node.handle_datagram(now, endpoint(from), &mut octets);
+            }
+            Parcel::TooBig { destination, mtu, quote } => {
+                let destination = endpoint(destination);
+                let report = TooBig { destination, max_datagram: mtu, quote: Some(&quote) };
+                self.node.handle_too_big(now, &report);
+            }
+        }
+    }
+}
+
+/// What is on its way to a host.
+#[derive(Debug)]
+enum Parcel {
+    Datagram {
+        from: HostId,
+        octets: Vec<u8>,
+    },
+    /// A router dropped the host's datagram to `destination`.
+    TooBig {
+        destination: HostId,
+        mtu: usize,
+        quote: Vec<u8>,
+    },
+}
+
 /// A network.
 #[derive(Debug)]
 pub struct World {
@@ -68,7 +101,7 @@ pub struct World {
     channels: BTreeMap<(HostId, HostId), Channel>,
     links: Links,
     cut: BTreeSet<(HostId, HostId)>,
-    wire: BTreeMap<(Instant, u64), (HostId, HostId, Vec<u8>)>,
+    wire: BTreeMap<(Instant, u64), (HostId, Parcel)>,
     serial: u64,
     datagrams: u64,
     buffer: Vec<u8>,
@@ -310,9 +343,9 @@ impl World {
     fn advance(&mut self, at: Instant) {
         self.now = self.now.max(at);
         while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
-            let (from, to, mut frame) = entry.remove();
+            let (to, parcel) = entry.remove();
             if let Some(host) = self.hosts.get_mut(to) {
-                host.node.handle_datagram(self.now, endpoint(from), &mut frame);
+                host.receive(self.now, parcel);
             }
             self.drain(to);
         }
@@ -388,7 +421,14 @@ impl World {
             let fate = channel.send(self.now, frame.len(), &mut self.links, &mut self.rng);
             for at in [fate.first, fate.second].into_iter().flatten() {
                 self.serial += 1;
-                self.wire.insert((at, self.serial), (from, to, frame.to_vec()));
+                let parcel = Parcel::Datagram { from, octets: frame.to_vec() };
+                self.wire.insert((at, self.serial), (to, parcel));
+            }
+            if let Some(at) = fate.refused {
+                self.serial += 1;
+                let quote = frame[..frame.len().min(QUOTED)].to_vec();
+                let parcel = Parcel::TooBig { destination: to, mtu: channel.path.mtu, quote };
+                self.wire.insert((at, self.serial), (from, parcel));
             }
         }
         true

@@ -12,6 +12,7 @@ mod memory;
 mod ports;
 mod receive;
 mod stats;
+mod too_big;
 mod transmit;
 
 use core::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use std::{
 
 pub use admission::Caller;
 pub use stats::{NodeCounters, NodeStats};
+pub use too_big::TooBig;
 pub use transmit::Transmit;
 
 use self::{admission::Gate, memory::Memory, ports::Ports};
@@ -34,6 +36,11 @@ use crate::{
     tunnel::{Capabilities, Liveness, Local, Outbox, Peer},
     wire::addr::{Address, NodeId, Port},
 };
+
+/// Reports of datagrams too large for their path that are looked at, per second and at once; routers send
+/// few.
+const PTB_RATE: u32 = 100;
+const PTB_BURST: u32 = 100;
 
 /// Identifies a connection for the life of the node; never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -181,6 +188,8 @@ pub struct Node {
     scratch: Vec<u8>,
     syn_bucket: BTreeMap<NodeId, TokenBucket>,
     key_buckets: BTreeMap<IpAddr, TokenBucket>,
+    /// Reports of datagrams that were too large; each makes us look through the peers.
+    ptb_bucket: TokenBucket,
     gate: Gate,
     /// Peers to forget once their connections are reset.
     dismissed: BTreeSet<NodeId>,
@@ -232,6 +241,7 @@ impl Node {
             scratch: Vec::new(),
             syn_bucket: BTreeMap::new(),
             key_buckets: BTreeMap::new(),
+            ptb_bucket: TokenBucket::new(PTB_RATE, PTB_BURST, now),
             gate: Gate::default(),
             dismissed: BTreeSet::new(),
             counters: NodeCounters::default(),

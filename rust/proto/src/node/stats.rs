@@ -43,6 +43,10 @@ pub struct NodeCounters {
     pub rekeyed: u64,
     /// Datagrams to a port nobody bound.
     pub dropped_unbound: u64,
+    /// Reports of datagrams too large for their path that showed something new.
+    pub ptb_recv: u64,
+    /// Such reports about what we did not send, or that say nothing new.
+    pub dropped_ptb: u64,
 }
 
 /// A view of the node.

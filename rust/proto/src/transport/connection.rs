@@ -536,6 +536,7 @@ impl Connection {
             ooo_buf: self.receiver.out_of_order(),
             snd_wnd: self.snd_wnd,
             rcv_wnd: self.receiver.window(),
+            max_segment: self.options.max_segment,
             in_recovery: self.sender.recovery != Recovery::Open,
         }
     }

@@ -106,6 +106,22 @@ impl Connection {
         }
     }
 
+    /// A segment that left at `since` was dropped because it is longer than [`Self::max_segment`] is now.
+    /// It and those like it that left later are repeated without waiting for silence, and without
+    /// slowing down: that is not congestion.
+    pub fn on_path_narrowed(&mut self, now: Instant, since: Instant) {
+        if !self.sender.lose_longer(self.options.max_segment, since) {
+            return;
+        }
+        if self.sender.recovery == Recovery::Open {
+            self.sender.recovery = Recovery::Fast { recover: self.sender.snd_nxt };
+            self.undo = None;
+        }
+        self.probe.end_seq = None;
+        self.timeouts = 0;
+        self.arm_retransmission(now);
+    }
+
     fn lose_head(&mut self) {
         if let Some(loss) = self.sender.mark_head_lost() {
             self.congestion.on_segment_lost(&loss);

@@ -432,6 +432,23 @@ impl Sender {
         self.sent.front().is_some_and(|head| head.place == Place::InFlight).then(|| self.lose(0))
     }
 
+    /// The path drops segments longer than `max_len`: those in flight that left from `since` on leave
+    /// again, in parts. No controller hears of it. Returns whether there were any.
+    pub(super) fn lose_longer(&mut self, max_len: usize, since: Instant) -> bool {
+        let before = self.in_flight;
+        for sent in &mut self.sent {
+            if sent.place == Place::InFlight && sent.len > max_len && sent.sent_at >= since {
+                sent.place = Place::Lost;
+                self.in_flight -= sent.size();
+            }
+        }
+        if self.in_flight == before {
+            return false;
+        }
+        self.lost = self.sent.iter().filter(|sent| sent.place == Place::Lost).map(|sent| sent.seq).collect();
+        true
+    }
+
     /// Segments the peer reports beyond the cumulative acknowledgement.
     pub(super) fn sacked(&self) -> usize {
         self.sacked
@@ -537,6 +554,28 @@ mod tests {
             let segment = sender.next_retransmission(Instant::ZERO, cwnd, usize::MAX);
             assert_eq!(segment.is_some(), leaves, "{cwnd}");
         }
+    }
+
+    #[test]
+    fn what_a_narrow_link_drops_leaves_again_in_parts() {
+        let mut sender = three_sent();
+        let (now, later) = (Instant::from_millis(1), Instant::from_millis(2));
+        sender.queue.write(&[0; 1500], 1500);
+        sender.send_new(now, 500, false);
+        sender.send_new(now, 1000, false);
+        acknowledge(&mut sender, 1);
+        assert!(!sender.lose_longer(1000, Instant::ZERO), "nothing is too long");
+        assert!(!sender.lose_longer(600, later), "it left before");
+        assert_eq!((sender.in_flight(), sender.has_lost()), (3500, false));
+        assert!(sender.lose_longer(600, now));
+        assert_eq!(sender.in_flight(), 2500);
+        // The third has arrived.
+        assert!(sender.lose_longer(600, Instant::ZERO));
+        assert_eq!(sender.in_flight(), 500);
+        let parts: Vec<_> =
+            core::iter::from_fn(|| sender.next_retransmission(later, usize::MAX, 600)).collect();
+        let parts: Vec<_> = parts.iter().map(|part| (part.seq.value(), part.len)).collect();
+        assert_eq!(parts, [(1, 600), (601, 400), (1001, 600), (1601, 400), (3501, 600), (4101, 400)]);
     }
 
     #[test]

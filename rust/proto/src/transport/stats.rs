@@ -66,6 +66,8 @@ pub struct Stats {
     pub snd_wnd: usize,
     /// Our advertised window, octets.
     pub rcv_wnd: usize,
+    /// Octets of the largest segment that leaves.
+    pub max_segment: usize,
     /// Whether a loss is being repaired.
     pub in_recovery: bool,
 }

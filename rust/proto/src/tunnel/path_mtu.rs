@@ -2,8 +2,9 @@
 //! discovery for datagrams). Sizes are those of segments.
 //!
 //! Probes are sealed pings padded to the size in question; the peer answers without padding. An answer
-//! confirms a size, three that stay away refute it. No ICMP is needed or believed: a path that stops to
-//! carry a size shows by timeouts ([`PathMtu::fail`]).
+//! confirms a size, three that stay away refute it. No ICMP is needed: a path that stops to carry a size
+//! shows by timeouts ([`PathMtu::fail`]). Where a router tells what it carries ([`PathMtu::on_too_big`]),
+//! that is probed next; no size is used on its word alone.
 
 use core::time::Duration;
 
@@ -13,8 +14,10 @@ use crate::{
     wire::{packet::HEADER_LEN, tunnel::SEALED_OVERHEAD},
 };
 
-/// Octets around a segment, from UDP's header on.
-const OVERHEAD: usize = 8 + SEALED_OVERHEAD + HEADER_LEN;
+/// Octets around a segment in a datagram.
+const AROUND: usize = SEALED_OVERHEAD + HEADER_LEN;
+/// The same from UDP's header on.
+const OVERHEAD: usize = 8 + AROUND;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 
@@ -60,6 +63,28 @@ struct Search {
     passed: usize,
     /// Index of the smallest size that does not.
     refuted: usize,
+    /// What a router says it carries, which is probed instead of the size at `at`.
+    told: Option<usize>,
+    /// The largest size that passed.
+    best: Option<usize>,
+}
+
+impl Search {
+    /// Octets of the segment that is probed.
+    fn size(&self) -> usize {
+        self.told.unwrap_or(SIZES[self.at])
+    }
+
+    fn is_refuted(&self) -> bool {
+        self.tries == MAX_PROBES
+    }
+
+    /// Probes another size from now on; `serial` was the last.
+    fn aim(&mut self, now: Instant, serial: u32) {
+        self.tries = 0;
+        self.first_serial = serial.wrapping_add(1);
+        self.due = now;
+    }
 }
 
 /// What is known about one path.
@@ -94,8 +119,16 @@ impl PathMtu {
     fn start(&mut self, now: Instant) {
         self.raise_at = None;
         let first_serial = self.serial.wrapping_add(1);
-        let refuted = SIZES.len();
-        self.search = Some(Search { at: FIRST, tries: 0, first_serial, due: now, passed: 0, refuted });
+        self.search = Some(Search {
+            at: FIRST,
+            tries: 0,
+            first_serial,
+            due: now,
+            passed: 0,
+            refuted: SIZES.len(),
+            told: None,
+            best: None,
+        });
     }
 
     /// It is another path, or it lost what was sent time and again: only what every path carries is
@@ -116,15 +149,18 @@ impl PathMtu {
             self.start(now);
         }
         let search = self.search.as_mut().filter(|search| search.due <= now)?;
-        if search.tries == MAX_PROBES {
-            search.refuted = search.at;
+        if search.is_refuted() {
+            search.refuted = match search.told.take() {
+                Some(size) => search.refuted.min(SIZES.partition_point(|known| *known < size)),
+                None => search.at,
+            };
             self.go_on(now);
         }
         let search = self.search.as_mut()?;
         search.tries += 1;
         search.due = now + PROBE_TIMER;
         self.serial = self.serial.wrapping_add(1);
-        Some(PathProbe { size: SIZES[search.at], serial: self.serial })
+        Some(PathProbe { size: search.size(), serial: self.serial })
     }
 
     /// The peer answered a probe.
@@ -134,24 +170,54 @@ impl PathMtu {
         if serial.wrapping_sub(search.first_serial) > sent {
             return;
         }
-        search.passed = search.at + 1;
-        self.confirmed = self.confirmed.max(SIZES[search.at]);
+        let size = search.size();
+        // What a router told is the most that passes.
+        search.passed = if search.told.take().is_some() { search.refuted } else { search.at + 1 };
+        search.best = search.best.max(Some(size));
+        self.confirmed = self.confirmed.max(size);
         self.go_on(now);
+    }
+
+    /// A router, or the host itself, dropped a datagram and says that it carries `max_datagram` octets
+    /// (RFC 8899 section 4.6). The caller has made sure that the datagram was ours. Returns whether that
+    /// told anything.
+    pub(super) fn on_too_big(&mut self, now: Instant, max_datagram: usize) -> bool {
+        let limit = max_datagram.saturating_sub(AROUND);
+        if limit < SAFE_SEGMENT {
+            // Less than every path carries; nothing smaller could be sent.
+            return false;
+        }
+        let is_hole = limit < self.confirmed;
+        if is_hole {
+            self.fail(now);
+        }
+        let serial = self.serial;
+        let Some(search) = self.search.as_mut() else { return false };
+        if !is_hole && (search.tries == 0 || limit >= search.size()) {
+            return false;
+        }
+        search.refuted = SIZES.partition_point(|size| *size <= limit).min(search.refuted);
+        if limit > search.best.unwrap_or(SAFE_SEGMENT) {
+            search.told = Some(limit);
+            search.aim(now, serial);
+        } else {
+            search.told = None;
+            self.go_on(now);
+        }
+        true
     }
 
     /// Halves what is unknown, until nothing is.
     fn go_on(&mut self, now: Instant) {
+        let serial = self.serial;
         let Some(search) = self.search.as_mut() else { return };
         if search.passed < search.refuted {
             search.at = usize::midpoint(search.passed, search.refuted);
-            search.tries = 0;
-            search.first_serial = self.serial.wrapping_add(1);
-            search.due = now;
+            search.aim(now, serial);
             return;
         }
-        let best = SIZES[..search.passed].last();
-        self.confirmed = best.copied().unwrap_or(SAFE_SEGMENT);
-        self.raise_at = Some(now + if best.is_some() { RAISE_TIMER } else { RETRY_TIMER });
+        self.confirmed = search.best.unwrap_or(SAFE_SEGMENT);
+        self.raise_at = Some(now + if search.best.is_some() { RAISE_TIMER } else { RETRY_TIMER });
         self.search = None;
     }
 }
@@ -240,6 +306,79 @@ mod tests {
         path.start(now);
         search(&mut path, &mut now, 1362);
         assert_eq!(path.segment(), 1362);
+    }
+
+    /// The same on a path whose narrowest link has a router that tells what it carries.
+    fn search_told(path: &mut PathMtu, now: &mut Instant, limit: usize) -> Vec<usize> {
+        let mut sent = Vec::new();
+        while path.search.is_some() {
+            *now = (*now).max(path.poll_timeout().unwrap());
+            let Some(probe) = path.handle_timeout(*now) else { continue };
+            sent.push(probe.size);
+            *now += Duration::from_millis(50);
+            if probe.size <= limit {
+                path.on_answer(*now, probe.serial);
+            } else {
+                path.on_too_big(*now, limit + AROUND);
+            }
+        }
+        sent
+    }
+
+    #[test]
+    fn what_a_router_tells_is_probed_and_used_to_the_octet() {
+        for (limit, expected) in [
+            (9000, vec![1402, 4096]),
+            (2000, vec![1402, 4096, 2000]),
+            (1402, vec![1402, 4096]),
+            (1333, vec![1402, 1333]),
+            (SAFE_SEGMENT + 1, vec![1402, SAFE_SEGMENT + 1]),
+            (SAFE_SEGMENT, vec![1402]),
+        ] {
+            let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
+            path.wake(now);
+            assert_eq!(search_told(&mut path, &mut now, limit), expected, "{limit}");
+            assert_eq!(path.segment(), limit.min(MAX_SEGMENT), "{limit}");
+            assert!(now < Instant::from_millis(200), "without waiting");
+        }
+    }
+
+    #[test]
+    fn a_router_that_lies_costs_probes_and_no_more() {
+        // It drops 1,400 octets too, although it said that they pass.
+        let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
+        path.wake(now);
+        path.handle_timeout(now);
+        assert!(path.on_too_big(now, 1400 + AROUND));
+        assert_eq!(search(&mut path, &mut now, 1365), [1400, 1400, 1400, 1382, 1382, 1382, 1362]);
+        assert_eq!(path.segment(), 1362);
+        // Neither is believed: what is impossible, what allows more than was sent, what nobody asked.
+        for limit in [0, SAFE_SEGMENT - 1, 1362, 1400, 65_000] {
+            assert!(!path.on_too_big(now, limit + AROUND), "{limit}");
+        }
+        assert!(!path.on_too_big(now, 0));
+        assert_eq!((path.segment(), path.search.is_none()), (1362, true));
+    }
+
+    #[test]
+    fn what_a_router_told_must_pass_before_it_is_used() {
+        let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
+        path.wake(now);
+        search(&mut path, &mut now, MAX_SEGMENT);
+        assert!(path.on_too_big(now, 1300 + AROUND));
+        assert_eq!(path.segment(), SAFE_SEGMENT, "at once");
+        let probe = path.handle_timeout(now).unwrap();
+        assert_eq!(probe.size, 1300);
+        // A still narrower one further on.
+        assert!(path.on_too_big(now, 1250 + AROUND));
+        let narrower = path.handle_timeout(now).unwrap();
+        assert_eq!(narrower.size, 1250);
+        path.on_answer(now, probe.serial);
+        assert_eq!(path.segment(), SAFE_SEGMENT, "an answer to another size");
+        path.on_answer(now, narrower.serial);
+        assert_eq!((path.segment(), path.search.is_none()), (1250, true));
+        now += RAISE_TIMER;
+        assert_eq!(path.handle_timeout(now).map(|probe| probe.size), Some(1402));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
         addr::{Address, NodeId, Port},
         packet::{Flags, HEADER_LEN, Header, Protocol},
         seq::SeqNumber,
-        tunnel::{BareKey, SEALED_HEADER_LEN, SealedHeader, SignedKey, TAG_LEN},
+        tunnel::{BareKey, Nonce, SEALED_HEADER_LEN, SealedHeader, SignedKey, TAG_LEN},
     },
 };
 
@@ -230,6 +230,18 @@ impl Peer {
     /// The answer to a path probe arrived.
     pub fn on_path_answer(&mut self, now: Instant, serial: SeqNumber) {
         self.path.on_answer(now, serial.value());
+    }
+
+    /// When a frame with this nonce left for the peer, or a moment before.
+    pub fn sent_at(&self, nonce: Nonce) -> Option<Instant> {
+        let previous = self.previous.as_ref().map(|(session, _)| session);
+        [self.current.as_ref(), previous].into_iter().flatten().find_map(|session| session.sent_at(nonce))
+    }
+
+    /// A datagram to the peer was dropped by what carries `max_datagram` octets. Returns whether that
+    /// told anything.
+    pub fn on_too_big(&mut self, now: Instant, max_datagram: usize) -> bool {
+        self.may_probe_path() && self.path.on_too_big(now, max_datagram)
     }
 
     /// When something authentic last arrived.
@@ -516,7 +528,7 @@ impl Peer {
     /// [`CryptoError::Key`] without a session.
     pub fn seal(&mut self, now: Instant, sender: NodeId, frame: &mut [u8]) -> Result<(), CryptoError> {
         self.last_tx = now;
-        self.current.as_mut().ok_or(CryptoError::Key)?.seal(sender, frame)
+        self.current.as_mut().ok_or(CryptoError::Key)?.seal(now, sender, frame)
     }
 
     /// The next deadline.

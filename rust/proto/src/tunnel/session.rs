@@ -1,5 +1,6 @@
 //! The keys and counters that two exchange keys give.
 
+use super::departures::Departures;
 use crate::{
     crypto::{CryptoError, Suite, aead::TunnelKey, exchange::ExchangeKey, replay::PrefixWindows},
     time::Instant,
@@ -33,6 +34,7 @@ pub struct Session {
     g2_opened: u32,
     prefix: u32,
     counter: u64,
+    departures: Departures,
     windows: PrefixWindows,
     /// When the keys were derived.
     pub installed_at: Instant,
@@ -59,6 +61,7 @@ impl Session {
             g2_opened: 0,
             prefix: random & !1 | side,
             counter: 0,
+            departures: Departures::default(),
             windows: PrefixWindows::default(),
             installed_at: now,
         })
@@ -92,11 +95,19 @@ impl Session {
     ///
     /// # Errors
     /// [`CryptoError::Key`] before the suite is known.
-    pub fn seal(&mut self, sender: NodeId, frame: &mut [u8]) -> Result<(), CryptoError> {
+    pub fn seal(&mut self, now: Instant, sender: NodeId, frame: &mut [u8]) -> Result<(), CryptoError> {
         let suite = self.suite.ok_or(CryptoError::Key)?;
         self.counter += 1;
+        self.departures.on_sent(now, self.counter);
         let nonce = Nonce { prefix: self.prefix, counter: self.counter };
         self.key(suite).seal(SealedHeader { sender, nonce }, frame)
+    }
+
+    /// When a frame with this nonce left, or a moment before. Nobody who did not see one can know the
+    /// prefix.
+    pub fn sent_at(&self, nonce: Nonce) -> Option<Instant> {
+        let is_ours = nonce.prefix == self.prefix && nonce.counter <= self.counter;
+        self.departures.sent_at(nonce.counter).filter(|_| is_ours)
     }
 
     /// Seals one packet under both suites with the same counter, the only way to make a peer of an
@@ -171,6 +182,23 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_left_was_sent() {
+        let keys = [1, 2].map(|n| ExchangeKey::from_secret(&[n; 32]).unwrap());
+        let mut session = Session::new(Instant::ZERO, &keys[0], keys[1].public_key(), 8).unwrap();
+        session.suite = Some(Suite::G2);
+        let times = [3, 3, 4].map(Instant::from_millis);
+        for at in times {
+            session.seal(at, NodeId(1), &mut [0; 50]).unwrap();
+        }
+        let prefix = session.prefix;
+        let sent_at = |prefix, counter| session.sent_at(Nonce { prefix, counter });
+        assert_eq!([1, 2, 3].map(|counter| sent_at(prefix, counter)), times.map(Some));
+        for (prefix, counter) in [(prefix, 0), (prefix, 4), (prefix, u64::MAX), (prefix ^ 2, 2)] {
+            assert_eq!(sent_at(prefix, counter), None, "{prefix} {counter}");
+        }
+    }
 
     #[test]
     fn sides_that_heard_the_first_ping_under_different_suites_agree_on_one() {

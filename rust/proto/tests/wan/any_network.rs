@@ -33,6 +33,7 @@ fn path(rng: &mut Rng, world: &mut World) -> Path {
         reordering: percent(rng, 5),
         reorder_delay: micros(rng, 30_000),
         mtu: if rng.below(2) == 0 { 1280 } else { 0 },
+        has_icmp: rng.below(2) == 0,
         link,
     }
 }

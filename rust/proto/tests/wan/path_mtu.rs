@@ -1,8 +1,12 @@
 //! Segments that fit their path, whatever its MTU is and becomes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use pilot_proto::{config::NodeConfig, node::DialOptions};
+use pilot_proto::{
+    config::{Algorithm, NodeConfig, TransportConfig},
+    node::{DialOptions, NodeCounters, TooBig},
+    wire::{addr::NodeId, tunnel},
+};
 use pilot_sim::{ETHERNET, FlowId, Path, World};
 
 /// Octets around a segment in a UDP datagram.
@@ -19,11 +23,29 @@ fn world(mtu: usize) -> World {
 }
 
 fn set_mtu(world: &mut World, mtu: usize) {
+    set_path(world, 200_000, Path { mtu, ..Path::default() });
+}
+
+/// Makes both directions this path, 10 ms long, no faster than [`RATE`], with a queue of these octets.
+fn set_path(world: &mut World, queue: usize, path: Path) {
     for (from, to) in [(0, 1), (1, 0)] {
-        let link = Some(world.add_link(RATE, 200_000));
-        let path = Path { latency: Duration::from_millis(10), mtu, link, ..Path::default() };
-        world.set_path(from, to, path);
+        let link = Some(world.add_link(RATE, queue));
+        world.set_path(from, to, Path { latency: Duration::from_millis(10), link, ..path });
     }
+}
+
+/// One whose receivers take less than the queues hold, so that nothing is lost but for its size.
+fn limited_world() -> World {
+    let transport =
+        TransportConfig { recv_buffer: 200_000, max_recv_buffer: 200_000, ..TransportConfig::default() };
+    let config = NodeConfig { transport: Arc::new(transport), ..NodeConfig::default() };
+    let mut world = World::pair(1, config, Path::default());
+    set_path(&mut world, 400_000, Path { mtu: 0, ..Path::default() });
+    world
+}
+
+fn counters(world: &mut World) -> NodeCounters {
+    world.node(0).stats().counters
 }
 
 fn segment(world: &mut World) -> usize {
@@ -76,4 +98,116 @@ fn one_direction_may_carry_more_than_the_other() {
     world.run_for(SECOND / 2);
     assert_eq!(segment(&mut world), 1402);
     world.run_until(20 * SECOND, |world| world.flow(flow).finished.is_some()).unwrap();
+}
+
+#[test]
+fn a_router_that_tells_its_mtu_is_filled_to_the_octet_at_once() {
+    for (mtu, expected) in [(1400, 1400 - AROUND), (1280, 1280 - AROUND), (2000, 2000 - AROUND)] {
+        let mut world = world(0);
+        set_path(&mut world, 200_000, Path { mtu, has_icmp: true, ..Path::default() });
+        let flow = start(&mut world, u64::MAX);
+        world.run_for(SECOND / 2);
+        assert_eq!(segment(&mut world), expected, "{mtu}");
+        assert_eq!(world.flow(flow).stats.counters.retransmits, 0, "{mtu}");
+        assert!(counters(&mut world).ptb_recv > 0, "{mtu}");
+    }
+}
+
+#[test]
+fn a_path_that_becomes_narrow_and_says_so_costs_no_timeout_and_no_window() {
+    for congestion in [Algorithm::Reno, Algorithm::Cubic, Algorithm::Bbr] {
+        let mut world = limited_world();
+        let options = DialOptions { congestion: Some(congestion), ..DialOptions::default() };
+        let flow = world.start_flow(0, 1, u64::MAX, options, false).unwrap();
+        world.run_for(3 * SECOND);
+        let before = (world.flow(flow).received, world.flow(flow).stats.cwnd);
+        let narrow = Path { mtu: 1333 + AROUND, has_icmp: true, ..Path::default() };
+        set_path(&mut world, 400_000, narrow);
+        world.run_for(SECOND);
+        let received = world.flow(flow).received - before.0;
+        assert!(received > RATE * 8 / 10, "{congestion:?}: {received}");
+        let stats = world.flow(flow).stats;
+        assert_eq!(stats.counters.retransmits, 0, "{congestion:?}: a timeout");
+        assert!(stats.cwnd >= before.1 * 9 / 10, "{congestion:?}: {} of {}", stats.cwnd, before.1);
+        assert_eq!(segment(&mut world), 1333, "{congestion:?}");
+    }
+}
+
+#[test]
+fn forged_reports_change_nothing() {
+    let mut world = world(ETHERNET);
+    let flow = start(&mut world, u64::MAX);
+    world.run_for(2 * SECOND);
+    let destination = world.node(0).peers().find_map(|(_, peer)| peer.endpoint).unwrap();
+    let sealed = |sender: u32, prefix: u32| {
+        let nonce = tunnel::Nonce { prefix, counter: 40 };
+        let mut quote = tunnel::SealedHeader { sender: NodeId(sender), nonce }.emit().to_vec();
+        quote.resize(500, 0);
+        quote
+    };
+    let now = world.now;
+    let quotes =
+        [vec![], vec![0; 8], b"PILS".to_vec(), sealed(1, 0), sealed(1, 1), sealed(2, 0), vec![7; 548]];
+    for quote in &quotes {
+        let report = TooBig { destination, max_datagram: 1300, quote: Some(quote) };
+        world.node(0).handle_too_big(now, &report);
+    }
+    assert_eq!(counters(&mut world).dropped_ptb, quotes.len() as u64);
+    for _ in 0..1000 {
+        let report = TooBig { destination, max_datagram: 1300, quote: Some(&quotes[3]) };
+        world.node(0).handle_too_big(now, &report);
+    }
+    let counted = counters(&mut world);
+    assert_eq!((counted.ptb_recv, counted.dropped_ptb + counted.dropped_limited), (0, 1007));
+    assert!(counted.dropped_limited > 800, "a flood is not looked at");
+    world.run_for(SECOND);
+    assert_eq!(segment(&mut world), 1402);
+    assert_eq!(world.flow(flow).stats.counters.retransmits, 0);
+}
+
+#[test]
+fn our_own_host_needs_no_proof() {
+    let mut world = world(ETHERNET);
+    start(&mut world, u64::MAX);
+    world.run_for(2 * SECOND);
+    let endpoint = world.node(0).peers().find_map(|(_, peer)| peer.endpoint).unwrap();
+    let unknown_port = std::net::SocketAddr::new(endpoint.ip(), 0);
+    let now = world.now;
+    let report = TooBig { destination: unknown_port, max_datagram: 1300, quote: None };
+    world.node(0).handle_too_big(now, &report);
+    world.run_for(SECOND / 2);
+    assert_eq!(segment(&mut world), 1300 - AROUND);
+}
+#[test]
+fn zz_debug() {
+    let mut world = limited_world();
+    let options = DialOptions { congestion: Some(Algorithm::Bbr), ..DialOptions::default() };
+    let flow = world.start_flow(0, 1, u64::MAX, options, false).unwrap();
+    world.run_for(2 * SECOND);
+    for i in 0..60 {
+        if i == 15 {
+            set_path(&mut world, 400_000, Path { mtu: 1333 + AROUND, has_icmp: true, ..Path::default() });
+        }
+        world.run_for(SECOND / 20);
+        let (now, sg) = (world.now, segment(&mut world));
+        let r = world.flow(flow).received;
+        let c = counters(&mut world);
+        let st = world.node(0).connections().next().unwrap().1.stats();
+        eprintln!(
+            "{:?} {} cwnd {} pac {} dr {} seg {} ptb {} fast {} retx {} srtt {:?} infl {:?} spur {} tlp {}",
+            now,
+            r,
+            st.cwnd,
+            st.pacing_rate,
+            st.delivery_rate,
+            sg,
+            c.ptb_recv,
+            st.counters.fast_retx,
+            st.counters.retransmits,
+            st.srtt_ns,
+            st.in_flight,
+            st.counters.spurious_retx,
+            st.counters.loss_probes
+        );
+    }
 }

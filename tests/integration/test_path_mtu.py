@@ -1,0 +1,114 @@
+"""Segments that fit their path, found with the ICMP of a real router."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from tests.support.namespaces import Routed, inside
+
+from pilotstack import Driver
+from pilotstack.testing import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Interface, IPv6Interface
+    from pathlib import Path
+
+    from pilotstack import Stream
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces"),
+]
+#: Octets around a segment in an IP packet, without IP's header.
+AROUND = 8 + 70
+LINKS = {4: ("10.77.1.2/24", "10.77.2.2/24", 20), 6: ("fd77:1::2/64", "fd77:2::2/64", 40)}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=[4, 6])
+def hosts(request: pytest.FixtureRequest) -> Iterator[tuple[Routed, int]]:
+    """Two hosts, and what remains of a link for a segment."""
+    left, right, header = LINKS[request.param]
+    with Routed(left, right) as hosts:
+        yield hosts, header + AROUND
+
+
+def at(host: IPv4Interface | IPv6Interface, port: int) -> str:
+    return f"[{host.ip}]:{port}" if host.version == 6 else f"{host.ip}:{port}"
+
+
+@pytest.fixture
+def sockets(hosts: tuple[Routed, int], tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Daemons on both hosts; the rendezvous is on the left one."""
+    routed, _ = hosts
+    registry = at(routed.left, 9000)
+    with ExitStack() as stack:
+
+        def start(kind: str, name: str, namespace: str, *flags: str) -> None:
+            log = tmp_path / f"{name}.log"
+            process = Process(kind, list(flags), log, prefix=inside(namespace))
+            stack.callback(process.stop)
+
+        start(
+            "rendezvous",
+            "rendezvous",
+            Routed.LEFT,
+            *("--registry-addr", registry, "--beacon-addr", at(routed.left, 9001)),
+            *("--store", str(tmp_path / "registry.json")),
+        )
+        paths = tmp_path / "a.sock", tmp_path / "b.sock"
+        for path, name, namespace, host in zip(
+            paths, "ab", (Routed.LEFT, Routed.RIGHT), (routed.left, routed.right), strict=True
+        ):
+            start(
+                "daemon",
+                name,
+                namespace,
+                *("--registry", registry, "--beacon", "", "--hostname", name, "--public"),
+                *("--listen", at(host, 4000), "--endpoint", at(host, 4000)),
+                *("--socket", str(path)),
+            )
+        yield paths
+
+
+async def move(driver: Driver, stream: Stream, accepted: Stream, until: int) -> None:
+    """Moves data until segments have this size."""
+    with anyio.fail_after(20):
+        while True:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stream.send, bytes(200_000))
+                left = 200_000
+                while left:
+                    left -= len(await accepted.receive())
+            row = next(row for row in await driver.connections() if row.id == stream.connection_id)
+            if row.max_segment == until:
+                return
+
+
+async def test_a_routers_icmp_fills_the_link_to_the_octet(
+    hosts: tuple[Routed, int], sockets: tuple[Path, Path]
+) -> None:
+    routed, around = hosts
+    routed.set_mtu(1333)
+    async with (
+        Driver(sockets[0]) as a,
+        Driver(sockets[1]) as b,
+        await b.listen(1000) as listener,
+        await a.dial("b:1000") as stream,
+        await listener.accept() as accepted,
+    ):
+        await move(a, stream, accepted, 1333 - around)
+        # It becomes narrower under the stream.
+        routed.set_mtu(1300)
+        await move(a, stream, accepted, 1300 - around)
+        # The right host's own link: its kernel tells, no router need.
+        await move(b, accepted, stream, 1300 - around)

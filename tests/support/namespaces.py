@@ -1,0 +1,73 @@
+"""Hosts on one machine: network namespaces behind a router that the kernel plays."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import ExitStack
+from ipaddress import ip_interface
+from typing import Self
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+class Routed:
+    """Two hosts and a router between them.
+
+    Args:
+        left: the left host's address and network, such as ``10.77.1.2/24``.
+        right: the right one's, on another network.
+        mtu: octets of the largest IP packet on the right link.
+    """
+
+    #: Names of the namespaces.
+    LEFT, ROUTER, RIGHT = "pilot-host-left", "pilot-router", "pilot-host-right"
+
+    def __init__(self, left: str, right: str, mtu: int = 1500) -> None:
+        self.left, self.right = ip_interface(left), ip_interface(right)
+        self._mtu = mtu
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for namespace in (self.LEFT, self.ROUTER, self.RIGHT):
+                _ip("netns", "add", namespace)
+                stack.callback(_ip, "netns", "delete", namespace)
+                _ip("-n", namespace, "link", "set", "lo", "up")
+            for setting in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+                command = [*inside(self.ROUTER), "sysctl", "-qw", f"net.{setting}=1"]
+                subprocess.run(command, check=True)
+            for name, namespace, own in (
+                ("left", self.LEFT, self.left),
+                ("right", self.RIGHT, self.right),
+            ):
+                gateway = own.network.broadcast_address - 1
+                length = own.network.prefixlen
+                far = f"to-{name}"
+                peer = ("peer", "name", "up0", "netns", namespace)
+                _ip("-n", self.ROUTER, "link", "add", far, "type", "veth", *peer)
+                for place, device, address in (
+                    (self.ROUTER, far, gateway),
+                    (namespace, "up0", own.ip),
+                ):
+                    known = () if own.version == 4 else ("nodad",)
+                    to = (f"{address}/{length}", "dev", device, *known)
+                    _ip("-n", place, "address", "add", *to)
+                    _ip("-n", place, "link", "set", device, "up")
+                _ip("-n", namespace, "route", "add", "default", "via", str(gateway))
+            self.set_mtu(self._mtu)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def set_mtu(self, mtu: int) -> None:
+        """Makes the right link narrower, or wider."""
+        for namespace, device in ((self.ROUTER, "to-right"), (self.RIGHT, "up0")):
+            _ip("-n", namespace, "link", "set", device, "mtu", str(mtu))
+
+
+def inside(namespace: str) -> list[str]:
+    """What runs a command on a host."""
+    return ["ip", "netns", "exec", namespace]
