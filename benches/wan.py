@@ -50,6 +50,8 @@ OUR_SEGMENT, TCP_SEGMENT = 1402, 1448
 #: Where kernel TCP is received; the second is for two flows that share a path.
 TCP_PORTS = {"tcp": 5001, "tcp2": 5003}
 CONTENDERS = ("reno", "cubic", "bbr", "tcp-cubic", "tcp-bbr", "quinn-cubic")
+#: Who shares a path with kernel CUBIC.
+SHARERS = ("reno", "cubic", "bbr", "tcp2-cubic", "tcp2-bbr")
 #: Mbit/s at once; more would measure the processors.
 BEARABLE = 250
 #: Part of the resampled ratios that the stated interval holds.
@@ -353,25 +355,36 @@ def measure(
     return rows
 
 
-def shares(binary: Path, runs: int) -> dict[str, float]:
-    """What kernel CUBIC keeps of its fair half beside a flow of each of ours, 1 being fair, and
-    beside another of its own kind: 100 Mbit/s, 30 ms, a queue of one bandwidth-delay product, the
-    second half of half a minute."""
-    kept = {}
+def shares(binary: Path, runs: int) -> dict[str, list[float]]:
+    """What kernel CUBIC keeps of its fair half beside a flow of each of ours and beside others of
+    the kernel's, 1 being fair, in each run: 100 Mbit/s, 30 ms, a queue of one bandwidth-delay
+    product, the second half of half a minute. Each begins first in every other run."""
+    kept: dict[str, list[float]] = {name: [] for name in SHARERS}
     route, seconds = Route(30, 100, 0.0), 30.0
     with ExitStack() as stack:
         lab = stack.enter_context(Lab(binary))
         arena = Arena(stack, lab, None)
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        for ours in ("reno", "cubic", "bbr", "tcp2-cubic"):
-            found = []
-            for seed in range(1, runs + 1):
+        for seed in range(1, runs + 1):
+            for name in SHARERS:
                 lab.set(route, seed)
-                both = [pool.submit(arena.run, name, seconds) for name in (ours, "tcp-cubic")]
-                late = [rates(run.result(), seconds)[1] for run in both]
-                found.append(2 * late[1] / max(sum(late), 1e-9))
-            kept[ours] = statistics.median(found)
+                order = (name, "tcp-cubic") if seed % 2 else ("tcp-cubic", name)
+                both = {flow: pool.submit(arena.run, flow, seconds) for flow in order}
+                late = {flow: rates(run.result(), seconds)[1] for flow, run in both.items()}
+                kept[name].append(2 * late["tcp-cubic"] / max(sum(late.values()), 1e-9))
     return kept
+
+
+def show_shares(kept: dict[str, list[float]], directory: Path | None) -> None:
+    names = {"tcp2-cubic": "another kernel CUBIC", "tcp2-bbr": "kernel BBR"}
+    for name, found in kept.items():
+        middle, low, high = statistics.median(found), min(found), max(found)
+        Console().print(
+            f"beside {names.get(name, name)}, kernel CUBIC keeps {middle:.2f} of its fair share "
+            f"(runs: {low:.2f}\u2013{high:.2f})"
+        )
+    if directory:
+        (directory / "shares.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def median(figures: Figures, name: str, which: int = 0) -> float:
@@ -484,9 +497,7 @@ def main() -> None:
     if options.quic is None:
         contenders = [name for name in contenders if not name.startswith("quinn")]
     if options.shares:
-        for name, share in shares(options.lab, options.runs).items():
-            beside = "another" if name.startswith("tcp") else name
-            Console().print(f"beside {beside}, kernel CUBIC keeps {share:.2f} of its fair share")
+        show_shares(shares(options.lab, options.runs), options.out)
         return
     rows = measure(paths, contenders, options.runs, options)
     Console(width=240).print(render(rows))
