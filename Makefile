@@ -8,7 +8,7 @@ WAN_OUT ?= build/wan
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python fuzz bench bench-wan bench-registry lint format clean
+.PHONY: help setup demo test test-rust test-python fuzz mutants bench bench-wan bench-registry lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ test-python: setup
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS (default 20) each
 	rust/fuzz/run.sh $${FUZZ_SECONDS:-20}
+
+mutants: ## break the transport one line at a time; what no test notices is listed in .cargo/mutants.toml
+	command -v cargo-mutants > /dev/null || cargo install --locked cargo-mutants
+	SIM_SEEDS=300 cargo mutants --no-shuffle --output build $(MUTANTS_FLAGS)
 
 bench: setup ## measure throughput, latency and memory beside their yardsticks
 	cargo build --release --quiet -p pilot-net --examples
