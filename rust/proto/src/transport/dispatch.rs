@@ -392,16 +392,16 @@ pub fn reset_for(segment: &Header, payload_len: usize) -> Option<Header> {
 mod tests {
     use super::*;
     use crate::{
-        transport::{FourTuple, Options},
+        transport::{Algorithm, FourTuple, Options},
         wire::addr::{Address, NodeId, Port},
     };
 
     /// An established connection that sent what may leave of so many segments; ten times 4,096 octets
     /// fill its window.
-    fn sending(segments: usize) -> Connection {
+    fn sending(congestion: Algorithm, segments: usize) -> Connection {
         let [local, remote] = [1, 2].map(|n| Address::backbone(NodeId(n)));
         let tuple = FourTuple { local, local_port: Port(1), remote, remote_port: Port(2) };
-        let options = Options { max_segment: 1024, ..Options::default() };
+        let options = Options { max_segment: 1024, congestion: Some(congestion), ..Options::default() };
         let mut connection = Connection::connect(Instant::ZERO, tuple, options, SeqNumber::new(0));
         let syn_ack = Header {
             flags: SYN_ACK,
@@ -429,9 +429,9 @@ mod tests {
     #[test]
     fn the_application_is_the_limit_when_nothing_else_is() {
         for (segments, is_limit) in [(39, true), (40, false), (41, false)] {
-            assert_eq!(sending(segments).sender.is_app_limited(), is_limit, "{segments}");
+            assert_eq!(sending(Algorithm::Cubic, segments).sender.is_app_limited(), is_limit, "{segments}");
         }
-        let mut connection = sending(40);
+        let mut connection = sending(Algorithm::Cubic, 40);
         while connection.counters.retransmits == 0 {
             let (at, _) = connection.poll_timeout().unwrap();
             connection.handle_timeout(at);
@@ -439,5 +439,18 @@ mod tests {
         }
         assert!(connection.sender.in_flight() < connection.congestion.cwnd());
         assert!(!connection.sender.is_app_limited());
+    }
+
+    /// A window that is to double in slow start may be half used; BBR, which has none, counts what is
+    /// full (draft-ietf-ccwg-bbr: C.is_cwnd_limited).
+    #[test]
+    fn half_a_window_limits_in_slow_start_only() {
+        use Algorithm::{Bbr, Cubic};
+        for (congestion, segments, is_limited) in
+            [(Cubic, 19, false), (Cubic, 20, true), (Bbr, 20, false), (Bbr, 39, false), (Bbr, 41, true)]
+        {
+            let connection = sending(congestion, segments);
+            assert_eq!(connection.is_cwnd_limited(), is_limited, "{congestion} {segments}");
+        }
     }
 }

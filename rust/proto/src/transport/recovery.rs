@@ -80,11 +80,10 @@ impl Connection {
     }
 
     /// Whether the congestion window was the limit in the last round trip. In slow start half a window
-    /// is enough, so that it can double (RFC 7661 section 4.3).
-    fn is_cwnd_limited(&self) -> bool {
-        let cwnd = self.congestion.cwnd();
-        let is_slow_start = cwnd < self.congestion.ssthresh();
-        self.window_use.is_limited || (is_slow_start && cwnd <= 2 * self.window_use.max_in_flight)
+    /// is enough, so that it can double (RFC 7661).
+    pub(super) fn is_cwnd_limited(&self) -> bool {
+        let is_half_used = self.congestion.cwnd() <= 2 * self.window_use.max_in_flight;
+        self.window_use.is_limited || (self.congestion.is_slow_start() && is_half_used)
     }
 
     /// Whether the peer reports what it holds beyond a gap, so that a duplicate which reports nothing

@@ -267,6 +267,11 @@ impl Controller for Bbr {
         self.cwnd
     }
 
+    /// It probes for the path's rate instead, and only with a full window.
+    fn is_slow_start(&self) -> bool {
+        false
+    }
+
     fn ssthresh(&self) -> usize {
         usize::MAX
     }

@@ -99,6 +99,11 @@ pub trait Controller: fmt::Debug + Send + Sync {
     /// Slow-start threshold, octets; `usize::MAX` when there is none.
     fn ssthresh(&self) -> usize;
 
+    /// Whether the window is to double in a round trip.
+    fn is_slow_start(&self) -> bool {
+        self.cwnd() < self.ssthresh()
+    }
+
     /// Octets per second at which segments may leave; `None` for no limit.
     fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64>;
 
