@@ -462,3 +462,27 @@ fn a_path_that_became_shorter_does_not_make_every_timeout_false() {
     }
     assert!(timeouts < 4, "{timeouts}");
 }
+
+/// RFC 8899 section 4.6: a router told that what left since then is too large.
+#[test]
+fn what_a_narrower_path_dropped_is_repeated_in_parts_without_slowing_down() {
+    let mut script = Script::established(Options { max_segment: 2000, ..plain() }, 50);
+    script.write(4000);
+    assert_eq!(script.data(), [(1, 2000), (2001, 2000)]);
+    let before = script.connection.stats();
+    let since = script.now;
+    script.now += 10 * MS;
+    script.connection.set_max_segment(2000);
+    script.connection.on_path_narrowed(script.now, since);
+    assert_eq!((script.data(), script.connection.stats().in_recovery), (vec![], false), "nothing is larger");
+    script.connection.set_max_segment(1000);
+    script.connection.on_path_narrowed(script.now, since);
+    let sent = data(&script.wait(20 * MS));
+    assert_eq!(sent, [(seg(0), 1000), (seg(1), 1000), (seg(2), 1000), (seg(3), 1000)]);
+    assert!(script.connection.stats().in_recovery);
+    script.now += 50 * MS;
+    script.ack(seg(4));
+    let after = script.connection.stats();
+    assert!(after.cwnd >= before.cwnd && after.ssthresh == before.ssthresh, "{after:?}");
+    assert_eq!((after.in_recovery, after.counters.retransmits), (false, 0));
+}
