@@ -79,6 +79,7 @@ def test_ping_bench_peers_connections_and_info(shared_network: Network) -> None:
         "peer_recv_win",
         "recv_win",
         "ooo_buf",
+        "max_segment",
     ]
     assert set(expected) <= connections["connections"][0].keys()
 

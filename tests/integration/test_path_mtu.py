@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("ip") is None,
+        reason="network namespaces need root and iproute2",
+    ),
 ]
 #: Octets around a segment in an IP packet, without IP's header.
 AROUND = 8 + 70
@@ -61,13 +65,17 @@ def sockets(hosts: tuple[Routed, int], tmp_path: Path) -> Iterator[tuple[Path, P
         start(
             "rendezvous",
             "rendezvous",
-            Routed.LEFT,
+            routed.left_name,
             *("--registry-addr", registry, "--beacon-addr", at(routed.left, 9001)),
             *("--store", str(tmp_path / "registry.json")),
         )
         paths = tmp_path / "a.sock", tmp_path / "b.sock"
         for path, name, namespace, host in zip(
-            paths, "ab", (Routed.LEFT, Routed.RIGHT), (routed.left, routed.right), strict=True
+            paths,
+            "ab",
+            (routed.left_name, routed.right_name),
+            (routed.left, routed.right),
+            strict=True,
         ):
             start(
                 "daemon",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from contextlib import ExitStack
 from ipaddress import ip_interface
@@ -21,33 +22,34 @@ class Routed:
         mtu: octets of the largest IP packet on the right link.
     """
 
-    #: Names of the namespaces.
-    LEFT, ROUTER, RIGHT = "pilot-host-left", "pilot-router", "pilot-host-right"
-
     def __init__(self, left: str, right: str, mtu: int = 1500) -> None:
+        #: Names of the namespaces, of this process alone.
+        self.left_name, self.router_name, self.right_name = (
+            f"pilot-{role}-{os.getpid()}" for role in ("left", "router", "right")
+        )
         self.left, self.right = ip_interface(left), ip_interface(right)
         self._mtu = mtu
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for namespace in (self.LEFT, self.ROUTER, self.RIGHT):
+            for namespace in (self.left_name, self.router_name, self.right_name):
                 _ip("netns", "add", namespace)
                 stack.callback(_ip, "netns", "delete", namespace)
                 _ip("-n", namespace, "link", "set", "lo", "up")
-            for setting in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
-                command = [*inside(self.ROUTER), "sysctl", "-qw", f"net.{setting}=1"]
-                subprocess.run(command, check=True)
+            for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+                write = ("sh", "-c", f"echo 1 > /proc/sys/net/{setting}")
+                subprocess.run([*inside(self.router_name), *write], check=True)
             for name, namespace, own in (
-                ("left", self.LEFT, self.left),
-                ("right", self.RIGHT, self.right),
+                ("left", self.left_name, self.left),
+                ("right", self.right_name, self.right),
             ):
                 gateway = own.network.broadcast_address - 1
                 length = own.network.prefixlen
                 far = f"to-{name}"
                 peer = ("peer", "name", "up0", "netns", namespace)
-                _ip("-n", self.ROUTER, "link", "add", far, "type", "veth", *peer)
+                _ip("-n", self.router_name, "link", "add", far, "type", "veth", *peer)
                 for place, device, address in (
-                    (self.ROUTER, far, gateway),
+                    (self.router_name, far, gateway),
                     (namespace, "up0", own.ip),
                 ):
                     known = () if own.version == 4 else ("nodad",)
@@ -64,7 +66,7 @@ class Routed:
 
     def set_mtu(self, mtu: int) -> None:
         """Makes the right link narrower, or wider."""
-        for namespace, device in ((self.ROUTER, "to-right"), (self.RIGHT, "up0")):
+        for namespace, device in ((self.router_name, "to-right"), (self.right_name, "up0")):
             _ip("-n", namespace, "link", "set", device, "mtu", str(mtu))
 
 

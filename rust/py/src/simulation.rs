@@ -181,6 +181,7 @@ impl Simulation {
         dict.set_item("closed", flow.closed.map(|reason| format!("{reason:?}")))?;
         dict.set_item("goodput", flow.goodput(self.world.now))?;
         dict.set_item("cwnd", flow.stats.cwnd)?;
+        dict.set_item("max_segment", flow.stats.max_segment)?;
         dict.set_item("retransmissions", flow.stats.counters.retransmits + flow.stats.counters.fast_retx)?;
         dict.set_item("spurious", flow.stats.counters.spurious_retx)?;
         if flow.received > flow.total {

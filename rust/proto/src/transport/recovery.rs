@@ -117,7 +117,6 @@ impl Connection {
             self.undo = None;
         }
         self.probe.end_seq = None;
-        self.timeouts = 0;
         self.arm_retransmission(now);
     }
 

@@ -228,6 +228,11 @@ mod tests {
 
     /// Searches on a path that carries segments up to `limit`; probes that were sent.
     fn search(path: &mut PathMtu, now: &mut Instant, limit: usize) -> Vec<usize> {
+        search_where(path, now, limit, false)
+    }
+
+    /// The same where a router tells what is too large, or does not.
+    fn search_where(path: &mut PathMtu, now: &mut Instant, limit: usize, tells: bool) -> Vec<usize> {
         let mut sent = Vec::new();
         while path.search.is_some() {
             *now = (*now).max(path.poll_timeout().unwrap());
@@ -236,6 +241,9 @@ mod tests {
             if probe.size <= limit {
                 *now += Duration::from_millis(50);
                 path.on_answer(*now, probe.serial);
+            } else if tells {
+                *now += Duration::from_millis(50);
+                path.on_too_big(*now, limit + AROUND);
             }
         }
         sent
@@ -308,23 +316,6 @@ mod tests {
         assert_eq!(path.segment(), 1362);
     }
 
-    /// The same on a path whose narrowest link has a router that tells what it carries.
-    fn search_told(path: &mut PathMtu, now: &mut Instant, limit: usize) -> Vec<usize> {
-        let mut sent = Vec::new();
-        while path.search.is_some() {
-            *now = (*now).max(path.poll_timeout().unwrap());
-            let Some(probe) = path.handle_timeout(*now) else { continue };
-            sent.push(probe.size);
-            *now += Duration::from_millis(50);
-            if probe.size <= limit {
-                path.on_answer(*now, probe.serial);
-            } else {
-                path.on_too_big(*now, limit + AROUND);
-            }
-        }
-        sent
-    }
-
     #[test]
     fn what_a_router_tells_is_probed_and_used_to_the_octet() {
         for (limit, expected) in [
@@ -337,7 +328,7 @@ mod tests {
         ] {
             let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
             path.wake(now);
-            assert_eq!(search_told(&mut path, &mut now, limit), expected, "{limit}");
+            assert_eq!(search_where(&mut path, &mut now, limit, true), expected, "{limit}");
             assert_eq!(path.segment(), limit.min(MAX_SEGMENT), "{limit}");
             assert!(now < Instant::from_millis(200), "without waiting");
         }
