@@ -148,6 +148,7 @@ impl Connection {
         if self.sender.recovery == Recovery::Open && self.sender.has_lost() {
             self.sender.recovery = Recovery::Fast { recover: self.sender.snd_nxt };
             self.undo = Some(Undo::default());
+            self.probe.end_seq = None;
             self.congestion.on_loss_event(now, flight_size, self.sender.in_flight());
             self.sender.force_retransmission();
             self.arm_retransmission(now);
@@ -209,6 +210,7 @@ impl Connection {
     /// else the retransmission timeout's (RFC 6298 (5.3), RFC 8985 section 7.2).
     pub(super) fn arm_retransmission(&mut self, now: Instant) {
         self.timers.stop(TimerKind::LossProbe);
+        self.probe.is_due = false;
         if self.sender.outstanding() == 0 {
             self.timers.stop(TimerKind::Retransmission);
             return;

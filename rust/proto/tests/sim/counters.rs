@@ -32,15 +32,15 @@ fn what_leaves_and_what_it_takes_to_get_it_there() {
     script.wait(20 * MS);
     script.now += 50 * MS;
     script.ack(5501);
-    // A segment that the timer repairs.
+    // A segment that the timer repairs, the probe being lost as well.
     script.write(1000);
     script.data();
     script.wait(500 * MS);
     script.ack(6501);
     let expected = Counters {
         bytes_sent: 6500,
-        segs_sent: 7 + 3,
-        loss_probes: 1,
+        segs_sent: 7 + 4,
+        loss_probes: 2,
         fast_retx: 1,
         retransmits: 1,
         sack_recv: 1,

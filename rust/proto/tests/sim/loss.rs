@@ -107,6 +107,33 @@ fn a_probe_that_repaired_a_loss_counts_as_one() {
     assert_eq!(stats.counters.spurious_retx, 0);
 }
 
+/// Section 7.1: a repair that begins answers for the probe that was on its way.
+#[test]
+fn a_probe_before_a_repair_slows_down_only_once() {
+    let mut script = sending(20);
+    assert_eq!(data(&script.wait(101 * MS)), [(seg(19), 1000)]);
+    script.sack(1, &[(seg(1), seg(19))]);
+    assert_eq!(script.data(), [(seg(0), 1000)]);
+    script.now += 50 * MS;
+    script.ack(seg(20));
+    let cwnd = script.connection.stats().cwnd;
+    assert!(cwnd < 40_000, "{cwnd}");
+    script.write(2000);
+    assert_eq!(data(&script.wait(50 * MS)).len(), 2);
+    script.ack(seg(22));
+    assert!(script.connection.stats().cwnd >= cwnd);
+}
+
+#[test]
+fn a_probe_that_is_due_when_a_repair_begins_does_not_leave() {
+    let mut script = sending(20);
+    script.now += 100 * MS;
+    script.connection.handle_timeout(script.now);
+    script.sack(1, &[(seg(1), seg(19))]);
+    assert_eq!(script.data(), [(seg(0), 1000)]);
+    assert_eq!(script.connection.stats().counters.loss_probes, 0);
+}
+
 #[test]
 fn a_probe_with_new_data_is_no_loss() {
     let mut script = sending(100);
