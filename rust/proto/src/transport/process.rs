@@ -227,16 +227,17 @@ impl Connection {
         let prior_in_flight = self.sender.in_flight();
         let min_rtt = self.min_rtt();
         let mut acked = Acked::default();
-        if let Some(blocks) = blocks {
-            self.counters.sack_recv += blocks.as_slice().len() as u64;
-            self.sender.on_sack(now, blocks, min_rtt, &mut acked);
-        }
         let is_duplicate = is_duplicate && window_before == self.snd_slots;
         if segment.ack > una {
             self.sender.on_ack(now, segment.ack, min_rtt, &mut acked);
         } else if is_duplicate {
             self.counters.dup_acks += 1;
             self.dup_acks += 1;
+        }
+        if let Some(blocks) = blocks {
+            // Second: what is delivered below something else was reordered.
+            self.counters.sack_recv += blocks.as_slice().len() as u64;
+            self.sender.on_sack(now, blocks, min_rtt, &mut acked);
         }
         self.on_acked(now, &acked, prior_in_flight, segment.ack, is_duplicate && blocks.is_none());
         self.tell_writer();

@@ -1,30 +1,30 @@
-//! Loss, and what looks like it: RFC 5681, 6298, 6582, 6675 and 8985 with a hand-made peer.
+//! Loss, and what looks like it: RFC 5681, 6298, 6582, 6675 and section 6 of 8985 with a hand-made peer.
 
 use std::time::Duration;
 
 use crate::{
     pair::options,
-    script::{FIN_ACK, Out, Script},
+    script::{Out, Script},
 };
 use pilot_proto::{
     config::Algorithm,
-    transport::{CloseReason, ConnectionEvent, Dialect, Options, State},
+    transport::{CloseReason, ConnectionEvent, Dialect, Options},
 };
 
 const MS: Duration = Duration::from_millis(1);
 
 /// Segments of a thousand octets, so that numbers can be read; AIMD, so that windows can be foretold.
-fn plain() -> Options {
+pub(crate) fn plain() -> Options {
     Options { max_segment: 1000, congestion: Some(Algorithm::Reno), ..options(Dialect::Native) }
 }
 
 /// The first number of the `n`th segment.
-fn seg(n: u32) -> u32 {
+pub(crate) fn seg(n: u32) -> u32 {
     1 + n * 1000
 }
 
 /// `segments` are written to a connection with a round trip of 50 ms, and those that may leave left.
-fn sending(segments: usize) -> Script {
+pub(crate) fn sending(segments: usize) -> Script {
     let mut script = Script::established(plain(), 50);
     script.write(segments * 1000);
     script.data();
@@ -39,7 +39,7 @@ fn sending_to_old(segments: usize) -> Script {
     script
 }
 
-fn data(sent: &[Out]) -> Vec<(u32, usize)> {
+pub(crate) fn data(sent: &[Out]) -> Vec<(u32, usize)> {
     sent.iter().filter_map(Out::data).collect()
 }
 
@@ -52,129 +52,6 @@ fn wait_for_timeout(script: &mut Script, count: u64) {
         script.wait(MS);
     }
     panic!("no timeout: {:?}", script.connection.stats());
-}
-
-/// RFC 8985 section 7.3: new data if there is some and the peer has room for it.
-#[test]
-fn a_probe_sends_new_data_where_it_may_and_the_last_segment_otherwise() {
-    for (written, window, expected) in [(100, 512, 40), (40, 512, 39), (100, 10, 39)] {
-        let mut script = Script::established(plain(), 50);
-        script.recv(crate::script::ACK, 1, 1, window, &[]);
-        script.write(written * 1000);
-        assert_eq!(script.data().len(), 40);
-        assert_eq!(data(&script.wait(101 * MS)), [(seg(expected), 1000)], "{written} written");
-    }
-}
-
-/// Section 7.2: a peer may delay the acknowledgement of a single segment.
-#[test]
-fn a_probe_waits_two_round_trips_and_for_a_single_segment_longer() {
-    for (segments, ms) in [(2, 50 + 100), (1, 50 + 100 + 40)] {
-        let mut script = sending(segments);
-        let sent = script.wait(Duration::from_millis(195));
-        assert_eq!(sent.len(), 1);
-        assert_eq!(sent[0].at, ms * MS);
-    }
-}
-
-/// Section 7.2: not while something hints at a loss.
-#[test]
-fn nothing_is_probed_during_a_repair() {
-    let mut script = sending(20);
-    script.now += 50 * MS;
-    script.sack(1, &[(seg(1), seg(19))]);
-    assert_eq!(script.data(), [(seg(0), 1000)]);
-    script.wait(Duration::from_secs(1));
-    let counters = script.connection.stats().counters;
-    assert_eq!(counters.loss_probes, 0);
-    assert!(counters.retransmits > 0);
-}
-
-/// Section 7.4.2: a probe that repaired the only loss hides it, so the window is reduced as for any.
-#[test]
-fn a_probe_that_repaired_a_loss_counts_as_one() {
-    let mut script = sending(20);
-    assert_eq!(data(&script.wait(101 * MS)), [(seg(19), 1000)]);
-    script.now += 50 * MS;
-    script.ack(seg(20));
-    let cwnd = script.connection.stats().cwnd;
-    script.write(2000);
-    assert_eq!(script.data().len(), 2);
-    script.now += 50 * MS;
-    script.ack(seg(22));
-    let stats = script.connection.stats();
-    assert!(stats.cwnd < cwnd && !stats.in_recovery, "{stats:?}");
-    assert_eq!(stats.counters.spurious_retx, 0);
-}
-
-/// Section 7.1: a repair that begins answers for the probe that was on its way.
-#[test]
-fn a_probe_before_a_repair_slows_down_only_once() {
-    let mut script = sending(20);
-    assert_eq!(data(&script.wait(101 * MS)), [(seg(19), 1000)]);
-    script.sack(1, &[(seg(1), seg(19))]);
-    assert_eq!(script.data(), [(seg(0), 1000)]);
-    script.now += 50 * MS;
-    script.ack(seg(20));
-    let cwnd = script.connection.stats().cwnd;
-    assert!(cwnd < 40_000, "{cwnd}");
-    script.write(2000);
-    assert_eq!(data(&script.wait(50 * MS)).len(), 2);
-    script.ack(seg(22));
-    assert!(script.connection.stats().cwnd >= cwnd);
-}
-
-#[test]
-fn a_probe_that_is_due_when_a_repair_begins_does_not_leave() {
-    let mut script = sending(20);
-    script.now += 100 * MS;
-    script.connection.handle_timeout(script.now);
-    script.sack(1, &[(seg(1), seg(19))]);
-    assert_eq!(script.data(), [(seg(0), 1000)]);
-    assert_eq!(script.connection.stats().counters.loss_probes, 0);
-}
-
-#[test]
-fn a_probe_with_new_data_is_no_loss() {
-    let mut script = sending(100);
-    assert_eq!(data(&script.wait(101 * MS)), [(seg(40), 1000)]);
-    script.ack(seg(41));
-    script.data();
-    script.now += 50 * MS;
-    script.ack(seg(42));
-    assert_eq!(script.connection.stats().ssthresh, 64 << 20);
-}
-
-/// Section 7.4.2 again: the probe's answer came sooner than it could, or came twice.
-#[test]
-fn a_probe_whose_first_copy_arrived_is_no_loss() {
-    for answers in [&[seg(20), seg(22)][..], &[seg(20), seg(20), seg(22)]] {
-        let mut script = sending(20);
-        script.wait(101 * MS);
-        script.now += if answers.len() == 2 { 10 * MS } else { 60 * MS };
-        script.ack(seg(20));
-        script.write(2000);
-        assert_eq!(script.data().len(), 2);
-        for answer in &answers[1..] {
-            script.ack(*answer);
-        }
-        let stats = script.connection.stats();
-        assert_eq!((stats.ssthresh, stats.counters.spurious_retx), (64 << 20, 1), "{answers:?}");
-    }
-}
-
-/// Section 7.4.2 again: FIN takes a number, so the acknowledgement of a repeated FIN shows no loss.
-#[test]
-fn a_probe_that_repeats_a_fin_is_answered_by_its_acknowledgement() {
-    let mut script = sending(2);
-    script.connection.shutdown();
-    assert_eq!(script.sent().len(), 1);
-    assert_eq!(script.wait(101 * MS).last().unwrap().flags, FIN_ACK);
-    assert_eq!(script.connection.stats().counters.loss_probes, 1);
-    script.now += 50 * MS;
-    script.ack(seg(2) + 1);
-    assert_eq!(script.connection.state(), State::FinWait2);
-    assert_eq!(script.connection.stats().ssthresh, 64 << 20);
 }
 
 /// RFC 8985 section 3.4: what no other algorithm repairs without a timeout.
@@ -341,6 +218,22 @@ fn the_timeout_counts_from_the_retransmission_of_the_first_segment() {
     assert_eq!(timeout.at - again, 200 * MS);
 }
 
+/// RFC 6298 (5.1): nor does it start again with what leaves later.
+#[test]
+fn what_leaves_after_the_first_segment_does_not_move_the_timeout() {
+    let mut script = sending(200);
+    script.now += 50 * MS;
+    script.ack(seg(10));
+    script.sack(seg(10), &[(seg(11), seg(15)), (seg(16), seg(40))]);
+    let sent = script.wait(20 * MS);
+    let at = |seq| sent.iter().find(|out| out.seq == seq).unwrap().at;
+    let first = at(seg(10));
+    assert!(first < at(seg(15)) && at(seg(15)) < at(seg(45)), "{sent:?}");
+    let sent = script.wait(Duration::from_secs(1));
+    let timeout = sent.iter().find(|out| out.seq == seg(10)).unwrap();
+    assert_eq!(timeout.at - first, 200 * MS);
+}
+
 /// RFC 5681 section 3.1 (the loss window) and RFC 8985 section 6.3: one segment leaves, then whatever
 /// the window allows once anything is heard.
 #[test]
@@ -358,7 +251,18 @@ fn after_a_timeout_news_opens_the_window_and_old_news_does_not() {
     assert_eq!(script.data(), []);
     script.sack(1, &[(seg(5), seg(7))]);
     assert_eq!(script.data().first(), Some(&(seg(1), 1000)));
-    // The same report again leaves the window open.
+    // So does progress, from a peer that holds nothing else.
+    let mut script = timed_out();
+    script.ack(seg(1));
+    assert!(script.wait(20 * MS).len() > 1);
+    // The same report again opens nothing,
+    let mut script = sending(20);
+    script.sack(1, &[(seg(5), seg(7))]);
+    wait_for_timeout(&mut script, 1);
+    script.data();
+    script.sack(1, &[(seg(5), seg(7))]);
+    assert_eq!(script.wait(20 * MS), []);
+    // and closes nothing.
     let mut script = timed_out();
     script.ack(seg(1));
     script.sack(seg(1), &[(seg(5), seg(7))]);
@@ -488,6 +392,40 @@ fn a_path_that_became_shorter_does_not_make_every_timeout_false() {
         arriving = u32::try_from(sent.len()).unwrap();
     }
     assert!(timeouts < 4, "{timeouts}");
+}
+
+/// RFC 8985 section 6.2, step 3: what an acknowledgement delivers in order was not reordered, although
+/// the same one reports what is beyond a gap.
+#[test]
+fn a_gap_that_is_reported_with_progress_is_no_reordering() {
+    let mut script = sending(20);
+    script.now += 50 * MS;
+    script.sack(seg(1), &[(seg(2), seg(5))]);
+    assert_eq!(script.data(), [(seg(1), 1000)]);
+}
+
+/// RFC 8985 section 6.2, step 5: what was sent again has its round trip and the reordering window too.
+#[test]
+fn a_retransmission_is_not_lost_before_its_time() {
+    let mut script = sending(10);
+    script.now += 20 * MS;
+    script.write(90_000);
+    assert_eq!(script.data().len(), 30);
+    script.now += 30 * MS;
+    // The path reorders, so a segment has more time even during a repair.
+    script.sack(1, &[(seg(1), seg(2))]);
+    script.ack(seg(2));
+    script.now += 20 * MS;
+    script.sack(seg(2), &[(seg(3), seg(40))]);
+    let sent = data(&script.wait(5 * MS));
+    assert_eq!(sent[0], (seg(2), 1000));
+    let last = sent.last().unwrap().0;
+    assert!(last > seg(40), "{sent:?}");
+    // The answer to what left later is here, the one to the retransmission may still come.
+    script.now += 50 * MS;
+    script.sack(seg(2), &[(seg(3), last + 1000)]);
+    assert!(script.data().iter().all(|(seq, _)| *seq != seg(2)));
+    assert!(data(&script.wait(20 * MS)).iter().any(|(seq, _)| *seq == seg(2)));
 }
 
 /// RFC 8899 section 4.6: a router told that what left since then is too large.

@@ -4,6 +4,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
 
 mod admission;
+mod congestion;
 mod counters;
 mod flow;
 mod hostile;
@@ -11,6 +12,7 @@ mod loss;
 mod node;
 mod old_peers;
 mod pair;
+mod probes;
 mod rng;
 mod script;
 mod section43;
