@@ -158,9 +158,11 @@ mod tests {
             rack.on_spurious();
             assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), expected * MS);
         }
-        for _ in 0..REO_WND_PERSIST {
+        for _ in 1..REO_WND_PERSIST {
             rack.on_recovered();
         }
+        assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), 40 * MS);
+        rack.on_recovered();
         assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), 10 * MS);
     }
 

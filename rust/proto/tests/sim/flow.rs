@@ -296,6 +296,22 @@ fn octets_written_in_place_leave_as_they_were_written() {
     assert_eq!(script.events(), [ConnectionEvent::Writable]);
 }
 
+/// What is read in small parts within a round trip counts as a whole.
+#[test]
+fn a_window_that_is_read_in_a_round_trip_doubles() {
+    let mut script = Script::established(plain(), 50);
+    let window = script.connection.stats().rcv_wnd;
+    for n in 0..=window as u32 / 1000 {
+        if n % 40 == 0 {
+            script.now += MS;
+        }
+        script.recv(ACK, 1 + n * 1000, 1, WINDOW, &[b'y'; 1000]);
+        script.connection.recv_consume(1000);
+        script.sent();
+    }
+    assert_eq!(script.connection.stats().rcv_wnd, 2 * window);
+}
+
 #[test]
 fn what_was_read_is_not_announced() {
     let mut script = Script::established(plain(), 50);

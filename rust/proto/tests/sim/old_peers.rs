@@ -8,7 +8,7 @@ use crate::{
 };
 use pilot_proto::{
     transport::{Dialect, Options, State},
-    wire::packet::Flags,
+    wire::{packet::Flags, sack::SackBlocks},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -20,6 +20,35 @@ fn speaking(dialect: Dialect) -> Options {
 /// The first number of the `n`th segment.
 fn seg(n: u32) -> u32 {
     1 + n * 1000
+}
+
+/// G2 numbers as RFC 9293 does; a SYN-ACK for another SYN opens nothing.
+#[test]
+fn a_foreign_syn_ack_is_dropped_and_counted() {
+    let mut script = Script::connecting(speaking(Dialect::G2));
+    script.recv(SYN_ACK, 0, 7, WINDOW, &[]);
+    assert_eq!((script.connection.state(), script.sent()), (State::SynSent, vec![]));
+    assert_eq!(script.connection.stats().counters.unacceptable, 1);
+}
+
+/// Data that begins as a report of SACK does is cut, so that no segment can be taken for one: what is
+/// new, and what probes for a loss.
+#[test]
+fn no_segment_of_data_looks_like_sack() {
+    let report = [b"SACK\x02".as_slice(), &[0; 16]].concat();
+    for dialect in [Dialect::G1, Dialect::G2, Dialect::Native] {
+        let mut script = Script::established(Options { max_segment: report.len(), ..options(dialect) }, 50);
+        script.recv(ACK, 1, 1, 1, &[]);
+        assert_eq!(script.connection.send(&report.repeat(1000)), Ok(21_000));
+        let mut sent = script.sent();
+        script.recv(ACK, 1, 1, WINDOW, &[]);
+        sent.extend(script.sent());
+        sent.extend(script.wait(190 * MS));
+        assert_eq!(script.connection.stats().counters.loss_probes, 1);
+        let payloads: Vec<_> = sent.iter().filter(|out| !out.payload.is_empty()).collect();
+        assert!(payloads.iter().any(|out| out.payload == b"SA"), "{payloads:?}");
+        assert!(payloads.iter().all(|out| SackBlocks::parse(&out.payload).is_err()));
+    }
 }
 
 /// G1 counts empty duplicates only, and three of them, so that it repeats the segment once a gap.

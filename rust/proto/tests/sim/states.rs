@@ -354,3 +354,15 @@ fn a_dial_resets_what_the_peer_holds_from_an_earlier_life() {
     script.recv(SYN_ACK, 0, 1, WINDOW, &[]);
     assert_eq!(script.connection.state(), State::Established);
 }
+
+/// Figure 5, simultaneous open: only the SYN-ACK that answers our SYN opens the connection.
+#[test]
+fn a_foreign_syn_ack_does_not_end_a_simultaneous_open() {
+    let mut script = Script::connecting(options(Dialect::Native));
+    script.recv(Flags::SYN, 0, 0, WINDOW, &[]);
+    assert_eq!(script.sent()[0].flags, SYN_ACK);
+    script.recv(SYN_ACK, 0, 7, WINDOW, &[]);
+    assert_eq!(script.connection.state(), State::SynReceived);
+    script.recv(SYN_ACK, 0, 1, WINDOW, &[]);
+    assert_eq!(script.connection.state(), State::Established);
+}

@@ -163,6 +163,13 @@ mod tests {
     }
 
     #[test]
+    fn a_round_trip_that_stays_long_is_no_decrease() {
+        for samples in [N_RTT_SAMPLE + 1, N_RTT_SAMPLE + 2] {
+            assert_eq!(phases_of(&[40, 40, 60], samples)[2], Phase::Conservative);
+        }
+    }
+
+    #[test]
     fn growing_round_trips_end_slow_start_after_five_conservative_rounds() {
         use Phase::{Conservative, Done, SlowStart};
         let seen = phases(&[40, 40, 46, 48, 50, 52, 54, 56]);

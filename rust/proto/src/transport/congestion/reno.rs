@@ -137,6 +137,8 @@ mod tests {
         assert_eq!(reno.cwnd(), 22 * SMSS);
         acked(&mut reno, 12 * SMSS);
         assert_eq!(reno.cwnd(), 23 * SMSS);
+        acked(&mut reno, 22 * SMSS);
+        assert_eq!(reno.cwnd(), 23 * SMSS);
     }
 
     #[test]
