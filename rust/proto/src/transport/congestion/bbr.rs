@@ -15,7 +15,9 @@ use crate::time::Instant;
 
 const STARTUP_PACING_GAIN: f64 = 2.773;
 const STARTUP_CWND_GAIN: f64 = 2.0;
-const DRAIN_PACING_GAIN: f64 = 0.35;
+const DRAIN_PACING_GAIN: f64 = 0.5;
+/// What a competitor keeps in the queue cannot be drained.
+const DRAIN_ROUNDS: u64 = 3;
 const PROBE_RTT_CWND_GAIN: f64 = 0.5;
 const MIN_PIPE_SEGMENTS: usize = 4;
 const PACING_MARGIN: f64 = 0.99;
@@ -59,6 +61,7 @@ pub struct Bbr {
     full_bw_count: u32,
     is_full_bw_now: bool,
     is_full_bw_reached: bool,
+    drain_start_round: u64,
     probe_rtt_done: Option<Instant>,
     is_probe_rtt_round_done: bool,
     is_idle_restart: bool,
@@ -82,6 +85,7 @@ impl Bbr {
             full_bw_count: 0,
             is_full_bw_now: false,
             is_full_bw_reached: false,
+            drain_start_round: 0,
             probe_rtt_done: None,
             is_probe_rtt_round_done: false,
             is_idle_restart: false,
@@ -129,6 +133,7 @@ impl Bbr {
         if self.is_full_bw_reached {
             self.state = State::Drain;
             self.model.end_probe();
+            self.drain_start_round = self.model.round_count;
             self.pacing_gain = DRAIN_PACING_GAIN;
             self.cwnd_gain = STARTUP_CWND_GAIN;
         }
@@ -150,7 +155,11 @@ impl Bbr {
     }
 
     fn check_drain(&mut self, ack: &Ack) {
-        if self.state == State::Drain && ack.in_flight <= self.inflight(1.0) {
+        if self.state != State::Drain {
+            return;
+        }
+        let is_over = self.model.round_count > self.drain_start_round + DRAIN_ROUNDS;
+        if is_over || ack.in_flight <= self.inflight(1.0) {
             self.enter_probe_bw(ack.now);
         }
     }

@@ -63,6 +63,20 @@ fn drain_ends_when_the_queue_is_gone() {
     assert!(matches!(path.bbr.state, State::ProbeBw(_)));
 }
 
+/// Section 5.3.2 again: a queue that others fill does not go.
+#[test]
+fn drain_ends_after_three_rounds_whatever_is_in_flight() {
+    let mut path = starting(&[RATE; 3]);
+    for _ in 0..4 {
+        path.round_with(|ack, _| ack.in_flight = 2 * BDP);
+        assert_eq!(path.bbr.state, State::Drain);
+    }
+    path.ack(|ack, _| ack.in_flight = 2 * BDP);
+    assert_eq!(path.bbr.state, State::Drain);
+    path.round_with(|ack, _| ack.in_flight = 2 * BDP);
+    assert!(matches!(path.bbr.state, State::ProbeBw(_)));
+}
+
 /// Section 5.3.3 and the table of section 5.6.1.
 #[test]
 fn each_phase_of_the_cycle_has_its_gains() {
