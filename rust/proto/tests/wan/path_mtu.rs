@@ -178,36 +178,3 @@ fn our_own_host_needs_no_proof() {
     world.run_for(SECOND / 2);
     assert_eq!(segment(&mut world), 1300 - AROUND);
 }
-#[test]
-fn zz_debug() {
-    let mut world = limited_world();
-    let options = DialOptions { congestion: Some(Algorithm::Bbr), ..DialOptions::default() };
-    let flow = world.start_flow(0, 1, u64::MAX, options, false).unwrap();
-    world.run_for(2 * SECOND);
-    for i in 0..60 {
-        if i == 15 {
-            set_path(&mut world, 400_000, Path { mtu: 1333 + AROUND, has_icmp: true, ..Path::default() });
-        }
-        world.run_for(SECOND / 20);
-        let (now, sg) = (world.now, segment(&mut world));
-        let r = world.flow(flow).received;
-        let c = counters(&mut world);
-        let st = world.node(0).connections().next().unwrap().1.stats();
-        eprintln!(
-            "{:?} {} cwnd {} pac {} dr {} seg {} ptb {} fast {} retx {} srtt {:?} infl {:?} spur {} tlp {}",
-            now,
-            r,
-            st.cwnd,
-            st.pacing_rate,
-            st.delivery_rate,
-            sg,
-            c.ptb_recv,
-            st.counters.fast_retx,
-            st.counters.retransmits,
-            st.srtt_ns,
-            st.in_flight,
-            st.counters.spurious_retx,
-            st.counters.loss_probes
-        );
-    }
-}
