@@ -59,6 +59,21 @@ fn nothing_is_probed_after_a_timeout() {
     assert!(counters.retransmits > 2);
 }
 
+/// Section 7.2 again: once everything was acknowledged, however often it was reported before, nothing
+/// hints at a loss any more.
+#[test]
+fn what_was_reported_twice_keeps_no_probe_back() {
+    let mut script = sending(20);
+    script.now += 50 * MS;
+    script.sack(1, &[(seg(5), seg(7)), (seg(9), seg(11))]);
+    script.sack(1, &[(seg(5), seg(12))]);
+    script.data();
+    script.ack(seg(20));
+    script.write(2000);
+    script.wait(200 * MS);
+    assert_eq!(script.connection.stats().counters.loss_probes, 1);
+}
+
 /// Section 7.4.2: a probe that repaired the only loss hides it, so the window is reduced as for any.
 #[test]
 fn a_probe_that_repaired_a_loss_counts_as_one() {
