@@ -47,11 +47,11 @@ ROOT = HERE.parent
 LEFT_IP, RIGHT_IP = "10.77.1.1", "10.77.2.1"
 #: What a packet of the lab's 1,500 octets carries.
 OUR_SEGMENT, TCP_SEGMENT = 1402, 1448
-#: Where kernel TCP is received; the second is for two flows that share a path.
-TCP_PORTS = {"tcp": 5001, "tcp2": 5003}
+#: Where kernel TCP is received; the others are for two flows that share a path.
+TCP_PORTS = {"tcp": 5001, "tcp2": 5003, "paced": 5004}
 CONTENDERS = ("reno", "cubic", "bbr", "tcp-cubic", "tcp-bbr", "quinn-cubic")
 #: Who shares a path with kernel CUBIC.
-SHARERS = ("reno", "cubic", "bbr", "tcp2-cubic", "tcp2-bbr")
+SHARERS = ("reno", "cubic", "bbr", "tcp2-cubic", "paced-cubic", "tcp2-bbr")
 #: Mbit/s at once; more would measure the processors.
 BEARABLE = 250
 #: Part of the resampled ratios that the stated interval holds.
@@ -255,7 +255,11 @@ class Arena:
         """Sends for so long, and returns what arrived when."""
         kind, _, congestion = contender.rpartition("-")
         if kind in TCP_PORTS:
-            parameters = {"congestion": congestion, "seconds": seconds}
+            parameters = {
+                "congestion": congestion,
+                "seconds": seconds,
+                "is_paced": kind == "paced",
+            }
             port = TCP_PORTS[kind]
             command = self._worker("tcp-send", address=RIGHT_IP, port=port, **parameters)
             command = inside(self.lab.left, *command)
@@ -360,7 +364,9 @@ def shares(binary: Path, runs: int) -> dict[str, list[float]]:
     the kernel's, 1 being fair, in each run: 100 Mbit/s, 30 ms, a queue of one bandwidth-delay
     product, the second half of half a minute. Each begins first in every other run."""
     kept: dict[str, list[float]] = {name: [] for name in SHARERS}
-    route, seconds = Route(30, 100, 0.0), 30.0
+    # Two packet times of noise: without it the flow that answers a moment later than the other
+    # finds room in a full queue each time, and the other never does.
+    route, seconds = Route(30, 100, 0.0, "noise=240us"), 30.0
     with ExitStack() as stack:
         lab = stack.enter_context(Lab(binary))
         arena = Arena(stack, lab, None)
@@ -376,7 +382,11 @@ def shares(binary: Path, runs: int) -> dict[str, list[float]]:
 
 
 def show_shares(kept: dict[str, list[float]], directory: Path | None) -> None:
-    names = {"tcp2-cubic": "another kernel CUBIC", "tcp2-bbr": "kernel BBR"}
+    names = {
+        "tcp2-cubic": "another kernel CUBIC",
+        "paced-cubic": "a paced kernel CUBIC",
+        "tcp2-bbr": "kernel BBR",
+    }
     for name, found in kept.items():
         middle, low, high = statistics.median(found), min(found), max(found)
         Console().print(

@@ -18,6 +18,10 @@ from pilotstack import sync
 
 STEP = 10_000_000
 BLOCK = 1 << 18
+#: Of Linux, which the socket module does not know.
+SO_MAX_PACING_RATE = 47
+#: Octets per second, more than any path of the grid has.
+MAX_PACING_RATE = 1 << 30
 
 
 def say(text: str) -> None:
@@ -53,8 +57,11 @@ def tcp_receive(address: str, port: int) -> None:
                 count(accepted.recv)
 
 
-def tcp_send(address: str, port: int, congestion: str, seconds: float) -> None:
+def tcp_send(address: str, port: int, congestion: str, seconds: float, *, is_paced: bool) -> None:
     with socket.socket() as sender:
+        if is_paced:
+            # Any bound makes the kernel pace, at the rate of its own where that is lower.
+            sender.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, MAX_PACING_RATE)
         sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
         sender.settimeout(20)
         sender.connect((address, port))

@@ -63,6 +63,7 @@ class Simulation:
         *,
         latency: float = 0.0,
         jitter: float = 0.0,
+        noise: float = 0.0,
         loss: float = 0.0,
         burst: tuple[float, float, float] | None = None,
         duplication: float = 0.0,

@@ -58,6 +58,20 @@ def test_a_router_that_tells_its_mtu_is_filled_and_a_silent_one_is_not(
     assert (stats["max_segment"], stats["retransmissions"]) == (segment, 0)
 
 
+def test_noise_delays_and_keeps_the_order() -> None:
+    def run(**path: float) -> tuple[float, dict[str, object]]:
+        simulation = Simulation(7)
+        a, b = pair(simulation, latency=0.02, **path)
+        transfer = simulation.transfer(a, b, 300_000)
+        simulation.finish()
+        return simulation.now, simulation.stats(transfer)
+
+    quiet, noisy, jittery = run(), run(noise=0.05), run(jitter=0.05)
+    assert noisy[0] > quiet[0]
+    assert noisy[1]["retransmissions"] == 0
+    assert jittery[1]["retransmissions"] != 0
+
+
 def test_a_partition_that_does_not_heal_is_an_error_not_a_hang(simulation: Simulation) -> None:
     a, b = pair(simulation, latency=0.01)
     simulation.partition(a, b, True)

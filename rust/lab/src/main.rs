@@ -4,7 +4,7 @@
 //! with a line: `ok`, or what is wrong. End of input ends it.
 //!
 //! ```text
-//! delay=15ms rate=100mbit queue=375000 loss=0.005 loss-back=0 jitter=1ms
+//! delay=15ms rate=100mbit queue=375000 loss=0.005 loss-back=0 jitter=1ms noise=10us
 //! burst=0.002,0.1,1 duplicate=0.01 reorder=0.01,5ms mtu=1400 seed=1
 //! ```
 //!

@@ -24,6 +24,7 @@ pub(crate) struct Spec {
     loss_back: f64,
     burst: Option<(f64, f64, f64)>,
     jitter: Duration,
+    noise: Duration,
     duplicate: f64,
     reorder: Option<(f64, Duration)>,
     mtu: usize,
@@ -45,6 +46,7 @@ impl Spec {
         let forward = Path {
             latency: self.delay,
             jitter: self.jitter,
+            noise: self.noise,
             loss,
             duplication: self.duplicate,
             reordering,
@@ -97,6 +99,7 @@ impl FromStr for Spec {
                     let [begin, end, inside] = parts?[..] else { return Err(SpecError::Value(value.into())) };
                     spec.burst = Some((begin, end, inside));
                 }
+                "noise" => spec.noise = duration(value)?,
                 "jitter" => spec.jitter = duration(value)?,
                 "duplicate" => spec.duplicate = probability(value)?,
                 "reorder" => {
@@ -120,13 +123,14 @@ mod tests {
     #[test]
     fn a_description_is_read() {
         let spec: Result<Spec, _> =
-            "delay=15ms rate=100mbit queue=9 loss=0.5 burst=0.1,0.2,1 mtu=1400 seed=7".parse();
+            "delay=15ms rate=100mbit queue=9 loss=0.5 burst=0.1,0.2,1 noise=9us mtu=1400 seed=7".parse();
         let expected = Spec {
             delay: Duration::from_millis(15),
             rate: 12_500_000,
             queue: 9,
             loss: 0.5,
             burst: Some((0.1, 0.2, 1.0)),
+            noise: Duration::from_micros(9),
             mtu: 1400,
             seed: Some(7),
             ..Spec::default()

@@ -68,14 +68,15 @@ impl Simulation {
     }
 
     #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
-    #[pyo3(signature = (source, target, *, latency=0.0, jitter=0.0, loss=0.0, burst=None, duplication=0.0,
-        reordering=0.0, reorder_delay=0.0, mtu=0, icmp=false, rate=0, queue=0))]
+    #[pyo3(signature = (source, target, *, latency=0.0, jitter=0.0, noise=0.0, loss=0.0, burst=None,
+        duplication=0.0, reordering=0.0, reorder_delay=0.0, mtu=0, icmp=false, rate=0, queue=0))]
     fn set_path(
         &mut self,
         source: usize,
         target: usize,
         latency: f64,
         jitter: f64,
+        noise: f64,
         loss: f64,
         burst: Option<(f64, f64, f64)>,
         duplication: f64,
@@ -98,6 +99,7 @@ impl Simulation {
         let mut path = Path {
             latency: seconds(latency, "latency")?,
             jitter: seconds(jitter, "jitter")?,
+            noise: seconds(noise, "noise")?,
             loss,
             duplication: probability(duplication, "duplication")?,
             reordering: probability(reordering, "reordering")?,

@@ -38,6 +38,10 @@ pub struct Path {
     pub latency: Duration,
     /// At most this much more, different for each, so that they overtake each other.
     pub jitter: Duration,
+    /// At most this much more before the bottleneck, different for each, none overtaking another: hosts
+    /// are not regular. Without it one of two flows may find room in a full queue each time and the
+    /// other never (Floyd and Jacobson, On Traffic Phase Effects in Packet-Switched Gateways, 1992).
+    pub noise: Duration,
     /// What is lost.
     pub loss: Loss,
     /// Probability of arriving twice.
@@ -59,6 +63,7 @@ impl Default for Path {
         Self {
             latency: Duration::ZERO,
             jitter: Duration::ZERO,
+            noise: Duration::ZERO,
             loss: Loss::None,
             duplication: 0.0,
             reordering: 0.0,
@@ -114,12 +119,14 @@ pub struct Channel {
     /// What it does.
     pub path: Path,
     is_in_burst: bool,
+    /// When the last datagram came to the bottleneck.
+    entered: Instant,
 }
 
 impl Channel {
     /// A path that has carried nothing.
     pub fn new(path: Path) -> Self {
-        Self { path, is_in_burst: false }
+        Self { path, ..Self::default() }
     }
 
     /// Sends one datagram of `size` octets.
@@ -133,17 +140,21 @@ impl Channel {
         if self.is_lost(rng) {
             return Fate::default();
         }
+        if path.noise > Duration::ZERO {
+            self.entered = self.entered.max(now + up_to(path.noise, rng));
+        } else {
+            self.entered = now;
+        }
         let departure = match path.link.and_then(|link| links.0.get_mut(link.0)) {
-            Some(link) => match link.pass(now, size) {
+            Some(link) => match link.pass(self.entered, size) {
                 Some(at) => at,
                 None => return Fate::default(),
             },
-            None => now,
+            None => self.entered,
         };
         let mut copy = || {
-            let jitter = u64::try_from(path.jitter.as_nanos()).unwrap_or(0);
             let late = if rng.chance(path.reordering) { path.reorder_delay } else { Duration::ZERO };
-            departure + path.latency + Duration::from_nanos(rng.below(jitter + 1)) + late
+            departure + path.latency + up_to(path.jitter, rng) + late
         };
         let first = Some(copy());
         let second = copy();
@@ -160,6 +171,10 @@ impl Channel {
             }
         }
     }
+}
+
+fn up_to(most: Duration, rng: &mut Rng) -> Duration {
+    Duration::from_nanos(rng.below(u64::try_from(most.as_nanos()).unwrap_or(0) + 1))
 }
 
 /// Bottlenecks by [`LinkId`].
@@ -214,6 +229,23 @@ mod tests {
         assert!((1800..2200).contains(&count) && runs > count * 9 / 10, "{count} in {runs}");
         let (count, runs) = lost(Loss::Bursty { begin: 0.002, end: 0.1, inside: 1.0 });
         assert!((1400..2500).contains(&count) && runs * 6 < count, "{count} in {runs}");
+    }
+
+    #[test]
+    fn noise_delays_each_and_lets_none_overtake() {
+        let noise = Duration::from_millis(3);
+        let mut links = Links(vec![Link::new(1_000_000_000, 10_000)]);
+        let path = Path { noise, link: Some(LinkId(0)), ..Path::default() };
+        let gap = Duration::from_millis(1);
+        let fates = arrivals(path, &mut links, 1000, gap);
+        let at: Vec<_> = fates.iter().filter_map(|fate| fate.first).collect();
+        assert_eq!(at.len(), 1000);
+        assert!(at.is_sorted());
+        let late: Vec<_> =
+            (1..).zip(&at).map(|(n, at)| at.saturating_since(Instant::ZERO + gap * n)).collect();
+        assert!(late.iter().all(|late| *late <= noise + Duration::from_micros(3)), "{late:?}");
+        assert!(late.iter().filter(|late| **late > gap).count() > 500);
+        assert!(late.iter().filter(|late| **late < 2 * gap).count() > 250);
     }
 
     #[test]

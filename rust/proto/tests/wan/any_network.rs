@@ -28,6 +28,7 @@ fn path(rng: &mut Rng, world: &mut World) -> Path {
     Path {
         latency: micros(rng, 100_000),
         jitter: micros(rng, 10_000),
+        noise: micros(rng, 10_000),
         loss,
         duplication: percent(rng, 5),
         reordering: percent(rng, 5),
