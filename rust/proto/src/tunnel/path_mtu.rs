@@ -285,6 +285,8 @@ mod tests {
         path.on_answer(later, first.serial);
         assert_eq!(path.segment(), first.size);
         // Neither does an answer to that size say anything about the next one, nor one to nothing.
+        path.on_answer(later, second.serial);
+        assert_eq!(path.segment(), first.size, "the next one did not leave yet");
         let third = path.handle_timeout(later).unwrap();
         assert_eq!(third.size, MAX_SEGMENT);
         for serial in [second.serial, third.serial + 1, first.serial.wrapping_sub(1)] {
@@ -349,6 +351,25 @@ mod tests {
         }
         assert!(!path.on_too_big(now, 0));
         assert_eq!((path.segment(), path.search.is_none()), (1362, true));
+    }
+
+    #[test]
+    fn what_a_router_told_in_vain_is_not_tried_again() {
+        let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
+        path.wake(now);
+        path.handle_timeout(now);
+        assert!(path.on_too_big(now, 1382 + AROUND));
+        assert_eq!(search(&mut path, &mut now, 1365), [1382, 1382, 1382, 1362]);
+    }
+
+    #[test]
+    fn a_router_that_speaks_of_nothing_sent_is_not_heard() {
+        let (mut path, now) = (PathMtu::default(), Instant::from_millis(1));
+        path.wake(now);
+        assert!(!path.on_too_big(now, 1300 + AROUND), "no probe left");
+        assert_eq!(path.handle_timeout(now).map(|probe| probe.size), Some(1402));
+        assert!(!path.on_too_big(now, 1402 + AROUND), "the probe is no larger");
+        assert!(path.on_too_big(now, 1401 + AROUND));
     }
 
     #[test]
