@@ -8,6 +8,7 @@ mod congestion;
 mod counters;
 mod flow;
 mod hostile;
+mod liveness;
 mod loss;
 mod node;
 mod old_peers;

@@ -12,36 +12,36 @@ use pilot_proto::{
     },
 };
 
-const PEER: NodeId = NodeId(1);
+pub(crate) const PEER: NodeId = NodeId(1);
 const SELF: NodeId = NodeId(2);
-const BOOT_ID: u64 = 9;
+pub(crate) const BOOT_ID: u64 = 9;
 
 /// A process of the peer: its proof, and its side of the session with us.
-struct Process {
-    proof: SignedKey,
-    session: Session,
+pub(crate) struct Process {
+    pub(crate) proof: SignedKey,
+    pub(crate) session: Session,
 }
 
 /// Our view of the peer.
-struct View {
-    now: Instant,
-    peer: Peer,
-    own: [u8; 32],
+pub(crate) struct View {
+    pub(crate) now: Instant,
+    pub(crate) peer: Peer,
+    pub(crate) own: [u8; 32],
     identity: Identity,
     entropy: Entropy,
-    out: Outbox,
+    pub(crate) out: Outbox,
 }
 
-fn exchange_key(n: u8) -> ExchangeKey {
+pub(crate) fn exchange_key(n: u8) -> ExchangeKey {
     ExchangeKey::from_secret(&[n; 32]).unwrap()
 }
 
-fn endpoint() -> SocketAddr {
+pub(crate) fn endpoint() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 4000))
 }
 
 impl View {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::from_millis(1000);
         let own = exchange_key(100);
         let mut view = Self {
@@ -57,7 +57,7 @@ impl View {
         view
     }
 
-    fn with_peer<R>(&mut self, f: impl FnOnce(&mut Peer, &mut Local<'_>, &mut Outbox) -> R) -> R {
+    pub(crate) fn with_peer<R>(&mut self, f: impl FnOnce(&mut Peer, &mut Local<'_>, &mut Outbox) -> R) -> R {
         let mut local = Local {
             address: Address::backbone(SELF),
             identity: &self.identity,
@@ -67,19 +67,19 @@ impl View {
         f(&mut self.peer, &mut local, &mut self.out)
     }
 
-    fn process(&self, n: u8) -> Process {
+    pub(crate) fn process(&self, n: u8) -> Process {
         let key = exchange_key(n);
         let proof = Identity::from_seed(&[1; 32]).unwrap().sign_exchange_key(PEER, key.public_key()).unwrap();
         Process { proof, session: Session::new(self.now, &key, self.own, u32::from(n)).unwrap() }
     }
 
-    fn hear_key(&mut self, process: &Process) -> KeyVerdict {
+    pub(crate) fn hear_key(&mut self, process: &Process) -> KeyVerdict {
         let now = self.now;
         self.with_peer(|peer, local, out| peer.on_signed_key(now, &process.proof, endpoint(), local, out))
     }
 
     /// Whether a frame opened, and whether it changed the session.
-    fn hear_frame(&mut self, process: &mut Process) -> Result<bool, OpenError> {
+    pub(crate) fn hear_frame(&mut self, process: &mut Process) -> Result<bool, OpenError> {
         let mut frame = process.session.seal_both(PEER, b"data").swap_remove(0);
         let Ok(Frame::Sealed(header)) = Frame::parse(&frame) else { panic!("not sealed") };
         let opened = self.peer.open(self.now, header, &mut frame, &mut Vec::new(), endpoint());
