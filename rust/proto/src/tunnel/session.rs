@@ -232,7 +232,8 @@ mod tests {
         deliver(&mut a, &mut b, 0).unwrap();
         deliver(&mut b, &mut a, 0).unwrap();
         assert_eq!((a.suite(), b.suite()), (Some(Suite::G2), Some(Suite::G2)));
-        for _ in 0..SETTLED {
+        for _ in 1..SETTLED {
+            assert!(!a.is_settled());
             deliver(&mut b, &mut a, 0).unwrap();
         }
         assert!(a.is_settled());
