@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{
-    loss::{data, plain, seg},
-    script::{Out, Script},
-};
+use crate::script::{Out, Script, data, plain, seg};
 use pilot_proto::{config::Algorithm, transport::Options};
 
 const MS: Duration = Duration::from_millis(1);
@@ -106,4 +103,45 @@ fn the_first_repair_does_not_wait_for_the_window() {
     script.sack(acked, &[(acked + 1000, acked + 6000)]);
     assert!(is_over(&script), "{:?}", script.connection.stats());
     assert_eq!(data(&script.wait(5 * MS)), [(acked, 1000)]);
+}
+
+/// draft-ietf-ccwg-bbr section 4.1.2.4: a rate that the application set says nothing about the path.
+#[test]
+fn a_quiet_application_does_not_end_the_search_for_bandwidth() {
+    let mut script = Script::established(bbr(), 50);
+    for n in 1..=20 {
+        script.write(1000);
+        script.data();
+        script.now += 50 * MS;
+        script.ack(seg(n));
+    }
+    // 2.77 times the 20,000 octets per second that were seen; a search that is over probes with 1.25.
+    assert!(script.connection.stats().pacing_rate > 50_000);
+}
+
+/// Section 5.4.1: who was idle starts at the rate that the path is known to carry, wherever in the
+/// cycle of probing the pause began.
+#[test]
+fn a_restart_from_idle_is_paced_at_the_bandwidth() {
+    for rounds in 1..10 {
+        let mut script = Script::established(bbr(), 50);
+        let (mut acked, mut sent) = (1, 1);
+        // Twenty segments in ten milliseconds: two megabytes per second.
+        for n in 0.. {
+            if n < 300 + 10 * rounds {
+                script.write(script.connection.send_capacity() / 1000 * 1000);
+            }
+            let last = script.wait(10 * MS).iter().filter_map(Out::data).next_back();
+            sent = last.map_or(sent, |(seq, len)| seq + len as u32);
+            acked = sent.min(acked + 20_000);
+            script.ack(acked);
+            if script.connection.stats().unacked == 0 {
+                break;
+            }
+        }
+        assert_eq!(script.data(), []);
+        script.write(1000);
+        assert_eq!(script.data().len(), 1);
+        assert_eq!(script.connection.stats().pacing_rate, 1_980_000, "{rounds}");
+    }
 }

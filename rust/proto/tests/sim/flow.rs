@@ -3,10 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{
-    pair::options,
-    script::{ACK, FIN_ACK, Out, SYN_ACK, Script, WINDOW},
-};
+use crate::script::{ACK, FIN_ACK, Out, SYN_ACK, Script, WINDOW, plain, seg};
 use pilot_proto::{
     config::{Algorithm, TransportConfig},
     transport::{ConnectionEvent, Dialect, Options, State, Supply},
@@ -15,20 +12,10 @@ use pilot_proto::{
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Segments of a thousand octets, so that numbers can be read; AIMD, so that windows can be foretold.
-fn plain() -> Options {
-    Options { max_segment: 1000, congestion: Some(Algorithm::Reno), ..options(Dialect::Native) }
-}
-
 fn configured(change: impl FnOnce(&mut TransportConfig)) -> Options {
     let mut config = TransportConfig::default();
     change(&mut config);
     Options { config: Arc::new(config), ..plain() }
-}
-
-/// The first number of the `n`th segment.
-fn seg(n: u32) -> u32 {
-    1 + n * 1000
 }
 
 /// RFC 9293 section 3.8.6.1: the interval doubles while the window stays closed, whatever else the
@@ -368,49 +355,4 @@ fn the_controller_is_chosen_when_the_peer_is_known() {
     assert_eq!((stats.congestion, stats.ssthresh), (Algorithm::Cubic, 512 << 10));
     script.recv(SYN_ACK, 0, 1, 5, &[]);
     assert_eq!(script.connection.stats().snd_wnd, 5 * 1152);
-}
-
-fn bbr() -> Options {
-    Options { congestion: Some(Algorithm::Bbr), no_delay: true, ..plain() }
-}
-
-/// draft-ietf-ccwg-bbr section 4.1.2.4: a rate that the application set says nothing about the path.
-#[test]
-fn a_quiet_application_does_not_end_the_search_for_bandwidth() {
-    let mut script = Script::established(bbr(), 50);
-    for n in 1..=20 {
-        script.write(1000);
-        script.data();
-        script.now += 50 * MS;
-        script.ack(seg(n));
-    }
-    // 2.77 times the 20,000 octets per second that were seen; a search that is over probes with 1.25.
-    assert!(script.connection.stats().pacing_rate > 50_000);
-}
-
-/// Section 5.4.1: who was idle starts at the rate that the path is known to carry, wherever in the
-/// cycle of probing the pause began.
-#[test]
-fn a_restart_from_idle_is_paced_at_the_bandwidth() {
-    for rounds in 1..10 {
-        let mut script = Script::established(bbr(), 50);
-        let (mut acked, mut sent) = (1, 1);
-        // Twenty segments in ten milliseconds: two megabytes per second.
-        for n in 0.. {
-            if n < 300 + 10 * rounds {
-                script.write(script.connection.send_capacity() / 1000 * 1000);
-            }
-            let last = script.wait(10 * MS).iter().filter_map(Out::data).next_back();
-            sent = last.map_or(sent, |(seq, len)| seq + len as u32);
-            acked = sent.min(acked + 20_000);
-            script.ack(acked);
-            if script.connection.stats().unacked == 0 {
-                break;
-            }
-        }
-        assert_eq!(script.data(), []);
-        script.write(1000);
-        assert_eq!(script.data().len(), 1);
-        assert_eq!(script.connection.stats().pacing_rate, 1_980_000, "{rounds}");
-    }
 }

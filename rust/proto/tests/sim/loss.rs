@@ -2,45 +2,17 @@
 
 use std::time::Duration;
 
-use crate::{
-    pair::options,
-    script::{Out, Script},
-};
-use pilot_proto::{
-    config::Algorithm,
-    transport::{CloseReason, ConnectionEvent, Dialect, Options},
-};
+use crate::script::{Script, data, plain, seg, sending};
+use pilot_proto::transport::{CloseReason, ConnectionEvent, Dialect, Options};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Segments of a thousand octets, so that numbers can be read; AIMD, so that windows can be foretold.
-pub(crate) fn plain() -> Options {
-    Options { max_segment: 1000, congestion: Some(Algorithm::Reno), ..options(Dialect::Native) }
-}
-
-/// The first number of the `n`th segment.
-pub(crate) fn seg(n: u32) -> u32 {
-    1 + n * 1000
-}
-
-/// `segments` are written to a connection with a round trip of 50 ms, and those that may leave left.
-pub(crate) fn sending(segments: usize) -> Script {
-    let mut script = Script::established(plain(), 50);
-    script.write(segments * 1000);
-    script.data();
-    script
-}
-
-/// The same to a peer that reports nothing of what it holds.
+/// [`sending`] to a peer that reports nothing of what it holds.
 fn sending_to_old(segments: usize) -> Script {
     let mut script = Script::established(Options { dialect: Dialect::G1, ..plain() }, 50);
     script.write(segments * 1000);
     script.data();
     script
-}
-
-pub(crate) fn data(sent: &[Out]) -> Vec<(u32, usize)> {
-    sent.iter().filter_map(Out::data).collect()
 }
 
 /// Waits until `count` segments were sent again because of the timer.

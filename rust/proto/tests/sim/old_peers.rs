@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     pair::options,
-    script::{ACK, FIN_ACK, Out, SYN_ACK, Script, WINDOW},
+    script::{ACK, FIN_ACK, Out, SYN_ACK, Script, WINDOW, seg},
 };
 use pilot_proto::{
     transport::{Dialect, Options, State},
@@ -15,11 +15,6 @@ const MS: Duration = Duration::from_millis(1);
 
 fn speaking(dialect: Dialect) -> Options {
     Options { max_segment: 1000, ..options(dialect) }
-}
-
-/// The first number of the `n`th segment.
-fn seg(n: u32) -> u32 {
-    1 + n * 1000
 }
 
 /// G2 numbers as RFC 9293 does; a SYN-ACK for another SYN opens nothing.

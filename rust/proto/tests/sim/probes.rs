@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{
-    loss::{data, plain, seg, sending},
-    script::{FIN_ACK, Script},
-};
+use crate::script::{FIN_ACK, Script, data, plain, seg, sending};
 use pilot_proto::transport::State;
 
 const MS: Duration = Duration::from_millis(1);

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use pilot_proto::{
+    config::Algorithm,
     time::Instant,
-    transport::{Connection, ConnectionEvent, Options, State},
+    transport::{Connection, ConnectionEvent, Dialect, Options, State},
     wire::{
         packet::{Flags, HEADER_LEN, Header, Protocol},
         sack::{self, SackBlock, SackBlocks},
@@ -14,7 +15,7 @@ use pilot_proto::{
     },
 };
 
-use crate::pair::tuple;
+use crate::pair::{options, tuple};
 
 pub(crate) const SYN: Flags = Flags::SYN;
 pub(crate) const ACK: Flags = Flags::ACK;
@@ -40,6 +41,29 @@ impl Out {
         let is_sack = sack::parse_exact(&self.payload, SeqNumber::new(u32::MAX / 2)).is_some();
         (!self.payload.is_empty() && !is_sack).then_some((self.seq, self.payload.len()))
     }
+}
+
+/// Segments of a thousand octets, so that numbers can be read; AIMD, so that windows can be foretold.
+pub(crate) fn plain() -> Options {
+    Options { max_segment: 1000, congestion: Some(Algorithm::Reno), ..options(Dialect::Native) }
+}
+
+/// The first number of the `n`th segment.
+pub(crate) fn seg(n: u32) -> u32 {
+    1 + n * 1000
+}
+
+/// `segments` are written to a connection with a round trip of 50 ms, and those that may leave left.
+pub(crate) fn sending(segments: usize) -> Script {
+    let mut script = Script::established(plain(), 50);
+    script.write(segments * 1000);
+    script.data();
+    script
+}
+
+/// First numbers and lengths of the data among what left.
+pub(crate) fn data(sent: &[Out]) -> Vec<(u32, usize)> {
+    sent.iter().filter_map(Out::data).collect()
 }
 
 pub(crate) struct Script {
