@@ -18,9 +18,10 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from pilotstack import _serving
 from pilotstack.errors import ConnectionFailed, InvalidArgument, PermissionDenied, PilotError
 from pilotstack.registry import messages
+from pilotstack.registry.causes import cause_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pilotstack.registry.messages import Message
     from pilotstack.registry.tls import Trust
@@ -42,6 +43,8 @@ _BROKEN = (
     anyio.BrokenResourceError,
     anyio.ClosedResourceError,
     messages.ProtocolError,
+    # A host name that cannot be encoded.
+    UnicodeError,
 )
 
 
@@ -164,16 +167,17 @@ class Connection:
 
     async def _ask_all(self, frame: bytes, deadline: float) -> Message:
         second_best: tuple[int, Message] | None = None
-        failure: Exception | None = None
+        refusal: PilotError | None = None
+        failures: dict[int, Exception] = {}
         others = [i for i in range(len(self.addresses)) if i != self._current]
         for index in (self._current, *others):
             try:
                 reply = await self._ask(index, frame, deadline, PROBE if second_best else CONNECT)
             except PilotError as error:
-                failure = error
+                refusal = error
                 continue
             except _BROKEN as error:
-                failure = failure if isinstance(failure, PilotError) else error
+                failures[index] = error
                 continue
             if not is_standby(reply):
                 await self._settle(index)
@@ -182,13 +186,19 @@ class Connection:
         if second_best is not None:
             await self._settle(second_best[0])
             return second_best[1]
-        if isinstance(failure, PilotError):
-            raise failure
-        names = ", ".join(_serving.join_address(*address) for address in self.addresses)
-        raise ConnectionFailed(
-            f"the registry at {names} does not answer",
-            hint="check that it runs and that --registry names it",
-        ) from failure
+        raise refusal or self._unreachable(failures)
+
+    def _unreachable(self, failures: Mapping[int, Exception]) -> ConnectionFailed:
+        causes = {
+            _serving.join_address(*self.addresses[index]): cause_of(
+                error, is_tls=self.trust is not None
+            )
+            for index, error in failures.items()
+        }
+        texts = "; ".join(f"the registry at {name} {cause.text}" for name, cause in causes.items())
+        failure = ConnectionFailed(texts, hint=next(iter(causes.values())).hint)
+        failure.__cause__ = next(iter(failures.values()))
+        return failure
 
     async def _ask(self, index: int, frame: bytes, deadline: float, patience: float) -> Message:
         link = self._links.get(index)
