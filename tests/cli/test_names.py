@@ -22,15 +22,13 @@ public    True
 """)
     assert agent_a("find", "nobody") == snapshot("""\
 {"code": "not_found", "hint": "check the spelling; a name ends with its node's registration", "message": "hostname \\"nobody\\" not found", "status": "error"}
---- stderr ---
-{"code": "not_found", "message": "hostname \\"nobody\\" not found", "status": "error", "hint": "check the spelling; a name ends with its node's registration"}
---- exit 1 ---
+--- exit 3 ---
 """)
     assert agent_a.table("find", "nobody") == snapshot("""\
 --- stderr ---
 error: hostname "nobody" not found
 hint:  check the spelling; a name ends with its node's registration
---- exit 1 ---
+--- exit 3 ---
 """)
 
 
@@ -54,9 +52,7 @@ type            lookup_ok
 """)
     assert agent_a("lookup", "99") == snapshot("""\
 {"code": "not_found", "hint": "check the id; the node may have been deregistered", "message": "node 99: node not found", "status": "error"}
---- stderr ---
-{"code": "not_found", "message": "node 99: node not found", "status": "error", "hint": "check the id; the node may have been deregistered"}
---- exit 1 ---
+--- exit 3 ---
 """)
     assert agent_a("lookup", "--help") == snapshot("""\
 
@@ -85,46 +81,26 @@ type            lookup_ok
 def test_without_a_daemon(alone: Pilotctl) -> None:
     assert alone("find", "agent-b") == snapshot("""\
 {"code": "not_running", "hint": "start the daemon with: pilotctl daemon start", "message": "no daemon answers at /nowhere/pilot.sock", "status": "error"}
---- stderr ---
-{"code": "not_running", "message": "no daemon answers at /nowhere/pilot.sock", "status": "error", "hint": "start the daemon with: pilotctl daemon start"}
---- exit 1 ---
+--- exit 8 ---
 """)
     assert alone.table("find", "agent-b") == snapshot("""\
 --- stderr ---
 error: no daemon answers at /nowhere/pilot.sock
 hint:  start the daemon with: pilotctl daemon start
---- exit 1 ---
+--- exit 8 ---
 """)
     assert alone("lookup", "2") == snapshot("""\
-{"code": "connection_failed", "hint": "check that it runs and that --registry names it", "message": "the registry at 127.0.0.1:1 does not answer", "status": "error"}
---- stderr ---
-{"code": "connection_failed", "message": "the registry at 127.0.0.1:1 does not answer", "status": "error", "hint": "check that it runs and that --registry names it"}
---- exit 1 ---
+{"code": "connection_failed", "hint": "check that it runs and that --registry names it", "message": "the registry at 127.0.0.1:1 refused the connection: nothing listens there", "status": "error"}
+--- exit 6 ---
 """)
 
 
 def test_usage(alone: Pilotctl) -> None:
     assert alone("no-such-command") == snapshot("""\
---- stderr ---
-
- Usage: pilotctl [OPTIONS] COMMAND [ARGS]...
-
- Try 'pilotctl -h' for help
-╭─ Error ──────────────────────────────────────────────────────────────────────────────────────────╮
-│ No such command 'no-such-command'.                                                               │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-
+{"code": "invalid_argument", "hint": "see: pilotctl --help", "message": "No such command 'no-such-command'", "status": "error"}
 --- exit 2 ---
 """)
     assert alone("find") == snapshot("""\
---- stderr ---
-
- Usage: pilotctl find [OPTIONS] HOSTNAME
-
- Try 'pilotctl find -h' for help
-╭─ Error ──────────────────────────────────────────────────────────────────────────────────────────╮
-│ Missing argument 'HOSTNAME'.                                                                     │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-
+{"code": "invalid_argument", "hint": "see: pilotctl find --help", "message": "Missing argument 'HOSTNAME'", "status": "error"}
 --- exit 2 ---
 """)

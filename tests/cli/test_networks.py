@@ -25,26 +25,20 @@ def test_create(a: Pilotctl) -> None:
     )
     assert a("network", "create", "lab") == snapshot("""\
 {"code": "already_exists", "hint": "choose another name", "message": "network \\"lab\\" already exists", "status": "error"}
---- stderr ---
-{"code": "already_exists", "message": "network \\"lab\\" already exists", "status": "error", "hint": "choose another name"}
---- exit 1 ---
+--- exit 4 ---
 """)
     assert a.table("network", "create", "backbone") == snapshot("""\
 --- stderr ---
 error: network name "backbone" is reserved
---- exit 1 ---
+--- exit 2 ---
 """)
     assert a("network", "create", "No Such Name") == snapshot("""\
 {"code": "invalid_argument", "message": "network name must be lowercase alphanumeric with hyphens, start/end with alphanumeric", "status": "error"}
---- stderr ---
-{"code": "invalid_argument", "message": "network name must be lowercase alphanumeric with hyphens, start/end with alphanumeric", "status": "error"}
---- exit 1 ---
+--- exit 2 ---
 """)
     assert a("network", "create") == snapshot("""\
 {"code": "invalid_argument", "hint": "pilotctl network create NAME", "message": "a network needs a name", "status": "error"}
---- stderr ---
-{"code": "invalid_argument", "message": "a network needs a name", "status": "error", "hint": "pilotctl network create NAME"}
---- exit 1 ---
+--- exit 2 ---
 """)
     assert a("network", "create", "--help") == snapshot("""\
 
@@ -101,41 +95,27 @@ networks
 def test_join(b: Pilotctl, c: Pilotctl) -> None:
     assert b("network", "join", 1, "--token", "wrong") == snapshot("""\
 {"code": "permission_denied", "hint": "give the network's token with --token", "message": "invalid token for network 1", "status": "error"}
---- stderr ---
-{"code": "permission_denied", "message": "invalid token for network 1", "status": "error", "hint": "give the network's token with --token"}
---- exit 1 ---
+--- exit 5 ---
 """)
     assert b.table("network", "join", 1, "--token", "open-sesame") == snapshot(
         "this node is 1:0001.0000.0002\n"
     )
     assert b("network", "join", 1, "--token", "open-sesame") == snapshot("""\
 {"code": "already_exists", "message": "node 2 already in network 1", "status": "error"}
---- stderr ---
-{"code": "already_exists", "message": "node 2 already in network 1", "status": "error"}
---- exit 1 ---
+--- exit 4 ---
 """)
     assert c("network", "join", 2) == snapshot("""\
 {"code": "permission_denied", "hint": "ask a member to invite you, then: pilotctl network accept NETWORK", "message": "invite-only networks require invite_to_network + respond_invite flow", "status": "error"}
---- stderr ---
-{"code": "permission_denied", "message": "invite-only networks require invite_to_network + respond_invite flow", "status": "error", "hint": "ask a member to invite you, then: pilotctl network accept NETWORK"}
---- exit 1 ---
+--- exit 5 ---
 """)
     assert c.table("network", "join", 77) == snapshot("""\
 --- stderr ---
 error: network 77: network not found
 hint:  see which networks there are: pilotctl network list
---- exit 1 ---
+--- exit 3 ---
 """)
     assert c("network", "join", 65_536) == snapshot("""\
---- stderr ---
-
- Usage: pilotctl network join [OPTIONS] NETWORK
-
- Try 'pilotctl network join -h' for help
-╭─ Error ──────────────────────────────────────────────────────────────────────────────────────────╮
-│ Invalid value for 'NETWORK': 65536 is not in the range 0<=x<=65535.                              │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-
+{"code": "invalid_argument", "hint": "ids are 0 to 65,535", "message": "no such network: 65536", "status": "error"}
 --- exit 2 ---
 """)
     assert c("network", "join", "--help") == snapshot("""\
@@ -170,13 +150,11 @@ members of network 1
 --- stderr ---
 error: listing network 1 requires membership: not a member
 hint:  join it first: pilotctl network join NETWORK
---- exit 1 ---
+--- exit 5 ---
 """)
     assert c("network", "members", 0) == snapshot("""\
 {"code": "permission_denied", "message": "listing backbone nodes is not permitted (use lookup with a specific node_id)", "status": "error"}
---- stderr ---
-{"code": "permission_denied", "message": "listing backbone nodes is not permitted (use lookup with a specific node_id)", "status": "error"}
---- exit 1 ---
+--- exit 5 ---
 """)
     assert c("network", "members", "--help") == snapshot("""\
 
@@ -195,9 +173,7 @@ hint:  join it first: pilotctl network join NETWORK
 def test_invite(a: Pilotctl, b: Pilotctl) -> None:
     assert b("network", "invite", 2, 3) == snapshot("""\
 {"code": "permission_denied", "hint": "join it first: pilotctl network join NETWORK", "message": "node 2 is not a member of network 2", "status": "error"}
---- stderr ---
-{"code": "permission_denied", "message": "node 2 is not a member of network 2", "status": "error", "hint": "join it first: pilotctl network join NETWORK"}
---- exit 1 ---
+--- exit 5 ---
 """)
     assert a("network", "invite", 2, "agent-b") == snapshot(
         '{"data": {"network_id": 2, "target_node_id": 2, "type": "invite_to_network_ok"}, "status": "ok"}\n'
@@ -210,9 +186,7 @@ def test_invite(a: Pilotctl, b: Pilotctl) -> None:
     )
     assert a("network", "invite", 2, 1) == snapshot("""\
 {"code": "invalid_argument", "message": "cannot invite yourself", "status": "error"}
---- stderr ---
-{"code": "invalid_argument", "message": "cannot invite yourself", "status": "error"}
---- exit 1 ---
+--- exit 2 ---
 """)
     assert a("network", "invite", "--help") == snapshot("""\
 
@@ -268,7 +242,7 @@ def test_accept_and_reject(b: Pilotctl, c: Pilotctl) -> None:
 --- stderr ---
 error: no pending invite for node 3 to network 2 (not found)
 hint:  see what you are invited to: pilotctl network invites
---- exit 1 ---
+--- exit 3 ---
 """)
     assert c("network", "accept", "--help") == snapshot("""\
 
@@ -296,9 +270,7 @@ def test_members_reach_each_other(a: Pilotctl, b: Pilotctl, c: Pilotctl) -> None
     )
     assert c("send", "1:0001.0000.0002", 7, "--data", "hello") == snapshot("""\
 {"code": "connection_failed", "hint": "check that it is registered and online: pilotctl lookup NODE", "message": "the node cannot be reached", "status": "error"}
---- stderr ---
-{"code": "connection_failed", "message": "the node cannot be reached", "status": "error", "hint": "check that it is registered and online: pilotctl lookup NODE"}
---- exit 1 ---
+--- exit 6 ---
 """)
     assert json.loads(a.run("info").stdout)["data"]["networks"] == snapshot(
         [
@@ -322,15 +294,13 @@ def test_broadcast(private_network: Network, a: Pilotctl, c: Pilotctl) -> None:
         )
     assert c("broadcast", 1, "hello") == snapshot("""\
 {"code": "permission_denied", "hint": "join it first: pilotctl network join 1", "message": "broadcast: broadcast denied: not a member of network 1", "status": "error"}
---- stderr ---
-{"code": "permission_denied", "message": "broadcast: broadcast denied: not a member of network 1", "status": "error", "hint": "join it first: pilotctl network join 1"}
---- exit 1 ---
+--- exit 5 ---
 """)
     assert a.table("broadcast", 0, "hello") == snapshot("""\
 --- stderr ---
 error: broadcast: broadcast denied: the backbone is everybody
 hint:  make a network for those who should hear: pilotctl network create NAME
---- exit 1 ---
+--- exit 5 ---
 """)
     assert a("broadcast", "--help") == snapshot("""\
 
@@ -355,7 +325,7 @@ def test_roles(a: Pilotctl, b: Pilotctl) -> None:
 --- stderr ---
 error: rename_network requires role admin or owner
 hint:  ask who owns the network, or give its admin token
---- exit 1 ---
+--- exit 5 ---
 """)
     assert a("network", "promote", 1, "agent-b") == snapshot(
         '{"data": {"network_id": 1, "role": "admin", "target_node_id": 2, "type": "promote_member_ok"}, "status": "ok"}\n'
@@ -385,13 +355,11 @@ def test_leave(a: Pilotctl, b: Pilotctl) -> None:
 --- stderr ---
 error: node 1 is not a member of network 1
 hint:  join it first: pilotctl network join NETWORK
---- exit 1 ---
+--- exit 5 ---
 """)
     assert b("network", "leave", 0) == snapshot("""\
 {"code": "invalid_argument", "message": "cannot leave the backbone network", "status": "error"}
---- stderr ---
-{"code": "invalid_argument", "message": "cannot leave the backbone network", "status": "error"}
---- exit 1 ---
+--- exit 2 ---
 """)
     assert b("network", "leave", "--help") == snapshot("""\
 
@@ -410,9 +378,7 @@ hint:  join it first: pilotctl network join NETWORK
 def test_delete(a: Pilotctl, b: Pilotctl) -> None:
     assert a("network", "delete", 1) == snapshot("""\
 {"code": "permission_denied", "hint": "ask who owns the network, or give its admin token", "message": "delete_network requires role owner", "status": "error"}
---- stderr ---
-{"code": "permission_denied", "message": "delete_network requires role owner", "status": "error", "hint": "ask who owns the network, or give its admin token"}
---- exit 1 ---
+--- exit 5 ---
 """)
     assert b("network", "delete", 1) == snapshot(
         '{"data": {"network_id": 1, "type": "delete_network_ok"}, "status": "ok"}\n'
@@ -434,6 +400,7 @@ def test_the_group_explains_itself(alone: Pilotctl) -> None:
  Usage: pilotctl network [OPTIONS] COMMAND [ARGS]...
 
  Networks of agents: members reach each other, others do not.
+ NETWORK is an id or a name.
 
 ╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
 │ --help  -h  Show this message and exit.                                                          │
@@ -458,7 +425,5 @@ def test_the_group_explains_itself(alone: Pilotctl) -> None:
 """)
     assert alone("network", "list") == snapshot("""\
 {"code": "not_running", "hint": "start the daemon with: pilotctl daemon start", "message": "no daemon answers at /nowhere/pilot.sock", "status": "error"}
---- stderr ---
-{"code": "not_running", "message": "no daemon answers at /nowhere/pilot.sock", "status": "error", "hint": "start the daemon with: pilotctl daemon start"}
---- exit 1 ---
+--- exit 8 ---
 """)

@@ -50,7 +50,7 @@ answer with: pilotctl approve NODE, or pilotctl reject NODE REASON
 --- stderr ---
 error: hostname "nobody" not found
 hint:  check the spelling; a name ends with its node's registration
---- exit 1 ---
+--- exit 3 ---
 """)
     assert a("handshake", "--help") == snapshot("""\
 
@@ -72,9 +72,7 @@ hint:  check the spelling; a name ends with its node's registration
 def test_approve(a: Pilotctl, b: Pilotctl, private_network: Network) -> None:
     assert b("approve", 3) == snapshot("""\
 {"code": "not_found", "hint": "list them with: pilotctl pending", "message": "no request of node 3 waits", "status": "error"}
---- stderr ---
-{"code": "not_found", "message": "no request of node 3 waits", "status": "error", "hint": "list them with: pilotctl pending"}
---- exit 1 ---
+--- exit 3 ---
 """)
     assert b("approve", 1) == snapshot(
         '{"data": {"node_id": 1, "status": "approved"}, "status": "ok"}\n'
@@ -125,7 +123,7 @@ status   sent
 --- stderr ---
 error: no request of node 3 waits
 hint:  list them with: pilotctl pending
---- exit 1 ---
+--- exit 3 ---
 """)
     assert b("reject", "--help") == snapshot("""\
 
@@ -145,9 +143,7 @@ def test_untrust(a: Pilotctl, b: Pilotctl) -> None:
     assert b("untrust", 1) == snapshot('{"data": {"node_id": 1}, "status": "ok"}\n')
     assert b("untrust", 1) == snapshot("""\
 {"code": "not_found", "message": "handshake revoke: node 1 was not trusted", "status": "error"}
---- stderr ---
-{"code": "not_found", "message": "handshake revoke: node 1 was not trusted", "status": "error"}
---- exit 1 ---
+--- exit 3 ---
 """)
     assert b.table("trust") == snapshot("""\
 trusted

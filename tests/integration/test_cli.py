@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -172,19 +173,86 @@ def until(dial: Callable[[], sync.Stream]) -> sync.Stream:
             return dial()
 
 
-def test_failures_have_codes_and_exit_with_one(shared_network: Network, tmp_path: Path) -> None:
+def test_failures_have_codes_and_statuses_of_their_own(
+    shared_network: Network, tmp_path: Path
+) -> None:
     socket = shared_network.nodes["agent-a"].socket
     cases = {
-        "not_running": ("--socket", tmp_path / "none", "info"),
-        "not_found": ("--socket", socket, "find", "nobody"),
-        "connection_failed": ("--socket", socket, "send", "agent-b", 4999, "--data", "x"),
+        ("not_running", 8): ("--socket", tmp_path / "none", "info"),
+        ("not_found", 3): ("--socket", socket, "find", "nobody"),
+        ("connection_failed", 6): ("--socket", socket, "send", "agent-b", 4999, "--data", "x"),
+        ("invalid_argument", 2): ("--socket", socket, "send", "agent-b", "--data", "x"),
     }
-    for code, arguments in cases.items():
+    for (code, status), arguments in cases.items():
         result = run("--json", *arguments)
-        assert result.returncode == 1
-        for stream in (result.stdout, result.stderr):
-            report = json.loads(stream)
-            assert (report["status"], report["code"]) == ("error", code)
-            assert report["message"]
-    assert run("no-such-command").returncode == 2
+        assert (result.returncode, result.stderr) == (status, b"")
+        report = json.loads(result.stdout)
+        assert (report["status"], report["code"]) == ("error", code)
+        assert report["message"]
     assert run("-socket", socket, "info").returncode == 0
+
+
+def test_usage_errors_are_json_where_json_was_asked(shared_network: Network) -> None:
+    socket = shared_network.nodes["agent-a"].socket
+    for arguments in (
+        ("no-such-command",),
+        ("ping",),
+        ("ping", "agent-b", "--count", "x"),
+        ("network",),
+        (),
+    ):
+        result = run("--socket", socket, "--json", *arguments)
+        report = json.loads(result.stdout)
+        assert (result.returncode, report["code"]) == (2, "invalid_argument"), arguments
+        assert result.stderr == b""
+        assert "--help" in report["hint"]
+
+
+def test_connect_ends_when_the_peer_closes_though_stdin_stays_open(
+    shared_network: Network,
+) -> None:
+    a, b = (shared_network.nodes[name].socket for name in ("agent-a", "agent-b"))
+    with sync.Driver(b) as server, server.listen(1411) as listener:
+        command = [*CTL, "--socket", str(a), "connect", "agent-b:1411"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            with listener.accept() as stream:
+                stream.send(b"good-bye")
+            assert process.stdout is not None
+            assert process.stdout.read() == b"good-bye"
+            assert process.wait(20) == 0
+
+
+def test_connect_ends_with_ctrl_c(shared_network: Network) -> None:
+    a, b = (shared_network.nodes[name].socket for name in ("agent-a", "agent-b"))
+    with sync.Driver(b) as server, server.listen(1412) as listener:
+        command = [*CTL, "--socket", str(a), "--json", "connect", "agent-b", "1412"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            with listener.accept() as stream:
+                process.send_signal(signal.SIGINT)
+                assert process.wait(20) == 130
+                stream.close()
+            assert process.stdout is not None
+            assert json.loads(process.stdout.read())["code"] == "interrupted"
+
+
+def test_what_does_not_exist_is_not_disconnected_nor_sent_to(shared_network: Network) -> None:
+    socket = shared_network.nodes["agent-a"].socket
+    result = run("--socket", socket, "--json", "disconnect", 4_000_000_000)
+    assert (result.returncode, json.loads(result.stdout)["code"]) == (3, "not_found")
+    result = run("--socket", socket, "--json", "dgram", 99, 7, "--data", "x", "--timeout", "1s")
+    assert (result.returncode, json.loads(result.stdout)["code"]) == (6, "connection_failed")
+    sent = ask(shared_network, "dgram", "agent-b:7", "--data", "x")
+    assert sent == {"target": "agent-b", "port": 7, "bytes": 1, "confirmed": False}
+
+
+def test_fewer_messages_than_asked_for_are_a_failure_with_what_came(
+    shared_network: Network,
+) -> None:
+    socket = shared_network.nodes["agent-a"].socket
+    for command in ("recv", "listen"):
+        result = run(
+            "--socket", socket, "--json", command, 1413, "--count", 1, "--timeout", "100ms"
+        )
+        report = json.loads(result.stdout)
+        assert (result.returncode, report["code"]) == (7, "timeout")
+        assert report["data"] == {"messages": [], "timeout": True}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pilotstack import sync
+from pilotstack.cli.output import exit_status
 from pilotstack.errors import NotFound
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def ask(node: Node, *arguments: object) -> dict[str, Any]:
 
 def refused(node: Node, *arguments: object) -> dict[str, Any]:
     result = run(node, "--json", *arguments)
-    assert result.returncode == 1, result.stdout
     answer: dict[str, Any] = json.loads(result.stdout)
-    assert json.loads(result.stderr) == answer
+    assert (result.returncode, result.stderr) == (exit_status(answer["code"]), "")
+    assert result.returncode != 0
     return answer
 
 

@@ -9,10 +9,11 @@ import rich_click as click
 from pilotstack.cli.context import Settings, asynchronous, global_options, registry_options
 from pilotstack.cli.output import fields, rows
 from pilotstack.client import _frames as frames
+from pilotstack.errors import NotFound
 from pilotstack.types import Address, parse_host
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from pilotstack.cli.output import Screen
 
 PEERS = {
     "node_id": "node",
@@ -42,12 +43,12 @@ async def info(settings: Settings) -> None:
     async with settings.driver() as driver:
         data = await driver.call(frames.INFO)
 
-    def render(console: Console) -> None:
-        console.print(fields(data))
+    def render(screen: Screen) -> None:
+        screen.print(fields(data))
         if data["peer_list"]:
-            console.print(rows("peers", PEERS, data["peer_list"]))
+            screen.print(rows("peers", PEERS, data["peer_list"]))
         if data["conn_list"]:
-            console.print(rows("connections", CONNECTIONS, data["conn_list"]))
+            screen.print(rows("connections", CONNECTIONS, data["conn_list"]))
 
     settings.output.success(data, render)
 
@@ -66,7 +67,7 @@ async def peers(settings: Settings, search: str) -> None:
         "total": len(found),
         "encrypted": sum(row["encrypted"] for row in found),
     }
-    settings.output.success(data, lambda console: console.print(rows("peers", PEERS, found)))
+    settings.output.success(data, lambda screen: screen.print(rows("peers", PEERS, found)))
 
 
 @click.command()
@@ -78,7 +79,7 @@ async def connections(settings: Settings) -> None:
         listed = (await driver.call(frames.INFO))["conn_list"]
     data = {"connections": listed, "total": len(listed)}
     settings.output.success(
-        data, lambda console: console.print(rows("connections", CONNECTIONS, listed))
+        data, lambda screen: screen.print(rows("connections", CONNECTIONS, listed))
     )
 
 
@@ -89,6 +90,10 @@ async def connections(settings: Settings) -> None:
 async def disconnect(settings: Settings, conn_id: int) -> None:
     """Close a connection."""
     async with settings.driver() as driver:
+        info = await driver.info()
+        is_complete = len(info.conn_list) >= info.connections
+        if is_complete and all(row.id != conn_id for row in info.conn_list):
+            raise NotFound(f"no connection {conn_id}", hint="see: pilotctl connections")
         await driver.disconnect(conn_id)
     settings.output.success({"conn_id": conn_id})
 

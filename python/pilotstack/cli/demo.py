@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import rich_click as click
+from rich.text import Text
 
 from pilotstack import wellknown
 from pilotstack.cli.context import Settings, asynchronous, global_options
@@ -45,7 +46,7 @@ class Demo:
     def done(self, name: str, text: str, **members: Any) -> None:
         """Reports a step."""
         self.steps.append({"step": name, **members})
-        self._output.step(f"[green]\u2713[/] [bold]{name:<10}[/] {text}")
+        self._output.step(Text.assemble(("\u2713 ", "green"), (f"{name:<10} ", "bold"), text))
 
 
 @click.command()
@@ -64,7 +65,7 @@ async def demo(settings: Settings) -> None:
         raise InternalError("the demo was interrupted", hint="everything was cleaned up")
     output.success(
         {"steps": run.steps, "ok": True},
-        lambda console: console.print("[bold green]everything works[/]"),
+        lambda screen: screen.print("everything works", style="bold green"),
     )
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from pilotstack import wellknown
-from pilotstack.cli.context import Settings, asynchronous, global_options, registry_options
+from pilotstack.cli.context import Group, Settings, asynchronous, global_options, registry_options
 from pilotstack.client import _frames as frames
 from pilotstack.client import networks as calls
 from pilotstack.daemon import identity as identities
 from pilotstack.errors import NotRunning, PermissionDenied
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from pilotstack.cli.output import Screen
 
 SECRET = click.option(
     "--recovery-secret",
@@ -37,7 +37,7 @@ async def _call(settings: Settings, command: int, payload: bytes = b"") -> dict[
 async def register(settings: Settings) -> None:
     """Put this node on the network again after ``deregister``."""
     data = await _call(settings, frames.REGISTER)
-    settings.output.success(data, lambda console: console.print(f"this node is {data['address']}"))
+    settings.output.success(data, lambda screen: screen.print(f"this node is {data['address']}"))
 
 
 @click.command()
@@ -46,7 +46,7 @@ async def register(settings: Settings) -> None:
 async def deregister(settings: Settings) -> None:
     """Take this node off the network, and out of its networks; the daemon goes on."""
     data = await _call(settings, frames.DEREGISTER)
-    settings.output.success(data, lambda console: console.print("deregistered"))
+    settings.output.success(data, lambda screen: screen.print("deregistered"))
 
 
 @click.command("rotate-key")
@@ -90,10 +90,10 @@ async def rotate_key(
             hint="give --recovery-secret (see: pilotctl recovery enroll) or --admin-token",
         )
 
-    def render(console: Console) -> None:
-        console.print(f"node {data['node_id']} has the key {data['public_key']}")
+    def render(screen: Screen) -> None:
+        screen.print(f"node {data['node_id']} has the key {data['public_key']}")
         if "identity" in data:
-            console.print(f"start its daemon with --identity {data['identity']}")
+            screen.print(f"start its daemon with --identity {data['identity']}")
 
     settings.output.success(data, render)
 
@@ -134,7 +134,7 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-@click.group()
+@click.group(cls=Group)
 def recovery() -> None:
     """Prepare for the day on which this node's key is lost."""
 
@@ -150,10 +150,10 @@ async def enroll(settings: Settings, recovery_secret: str) -> None:
     if not recovery_secret:
         data["recovery_secret"] = secret
 
-    def render(console: Console) -> None:
-        console.print(f"enrolled for node {data['node_id']}")
+    def render(screen: Screen) -> None:
+        screen.print(f"enrolled for node {data['node_id']}")
         if not recovery_secret:
-            console.print(f"keep this secret where the key is not: {secret}")
+            screen.print(f"keep this secret where the key is not: {secret}")
 
     settings.output.success(data, render)
 
@@ -164,7 +164,7 @@ async def enroll(settings: Settings, recovery_secret: str) -> None:
 async def withdraw(settings: Settings) -> None:
     """Take that back."""
     data = await _call(settings, *calls.enroll_recovery(""))
-    settings.output.success(data, lambda console: console.print("withdrawn"))
+    settings.output.success(data, lambda screen: screen.print("withdrawn"))
 
 
 @click.command("set-tags")
@@ -189,7 +189,7 @@ async def _set_tags(settings: Settings, tags: tuple[str, ...]) -> None:
     shown = reply.get("tags") or []
     data = {"tags": shown} | ({"node_id": reply["node_id"]} if tags else {})
     text = " ".join(shown) or "no tags"
-    settings.output.success(data, lambda console: console.print(text, markup=False))
+    settings.output.success(data, lambda screen: screen.print(text))
 
 
 COMMANDS = (register, deregister, rotate_key, recovery, set_tags, clear_tags)

@@ -6,21 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from pilotstack.cli.context import Settings, asynchronous, global_options
+from pilotstack.cli.context import (
+    Group,
+    Settings,
+    asynchronous,
+    find,
+    find_network,
+    global_options,
+)
 from pilotstack.cli.output import moment, rows
 from pilotstack.client import networks as calls
 from pilotstack.errors import InvalidArgument
-from pilotstack.types import Address, parse_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Console
-
-    from pilotstack.client import Driver
+    from pilotstack.cli.output import Screen
     from pilotstack.types import JoinRule
 
-NETWORK = click.IntRange(0, 0xFFFF)
+NETWORK = click.argument("target", metavar="NETWORK")
 NETWORKS = {
     "id": "id",
     "name": "name",
@@ -51,9 +55,12 @@ JOIN_RULE = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def network() -> None:
-    """Networks of agents: members reach each other, others do not."""
+    """Networks of agents: members reach each other, others do not.
+
+    NETWORK is an id or a name.
+    """
 
 
 async def _ask(settings: Settings, call: calls.Call) -> dict[str, Any]:
@@ -61,17 +68,22 @@ async def _ask(settings: Settings, call: calls.Call) -> dict[str, Any]:
         return await driver.call(*call)
 
 
-async def _node(driver: Driver, target: str) -> int:
-    """The id of an id, address or hostname."""
-    host = parse_host(target)
-    return host.node if isinstance(host, Address) else (await driver.resolve(host)).node_id
+async def _ask_of(
+    settings: Settings, target: str, call: Callable[[int], calls.Call]
+) -> tuple[int, dict[str, Any]]:
+    """Asks something of a network; gives its id, too."""
+    async with settings.driver() as driver:
+        network_id = await find_network(driver, target)
+        return network_id, await driver.call(*call(network_id))
 
 
 async def _ask_about(
-    settings: Settings, target: str, call: Callable[[int], calls.Call]
+    settings: Settings, target: str, node: str, call: Callable[[int, int], calls.Call]
 ) -> dict[str, Any]:
+    """Asks something about a node in a network."""
     async with settings.driver() as driver:
-        return await driver.call(*call(await _node(driver, target)))
+        network_id = await find_network(driver, target)
+        return await driver.call(*call(network_id, (await find(driver, node)).node))
 
 
 @network.command("list")
@@ -81,7 +93,7 @@ async def list_networks(settings: Settings) -> None:
     """List all networks."""
     data = await _ask(settings, calls.list_networks())
     listed = data.get("networks") or []
-    settings.output.success(data, lambda console: console.print(rows("networks", NETWORKS, listed)))
+    settings.output.success(data, lambda screen: screen.print(rows("networks", NETWORKS, listed)))
 
 
 @network.command()
@@ -119,52 +131,52 @@ async def create(
     )
     data = await _ask(settings, call)
     settings.output.success(
-        data, lambda console: console.print(f"network {data['network_id']} is {data['name']}")
+        data, lambda screen: screen.print(f"network {data['network_id']} is {data['name']}")
     )
 
 
 @network.command()
-@click.argument("network_id", metavar="NETWORK", type=NETWORK)
+@NETWORK
 @click.option("--token", default="", help="The network's token, if it has one.")
 @global_options
 @asynchronous
-async def join(settings: Settings, network_id: int, token: str) -> None:
+async def join(settings: Settings, target: str, token: str) -> None:
     """Become a member."""
-    data = await _ask(settings, calls.join(network_id, token))
-    settings.output.success(data, lambda console: console.print(f"this node is {data['address']}"))
+    _, data = await _ask_of(settings, target, lambda network: calls.join(network, token))
+    settings.output.success(data, lambda screen: screen.print(f"this node is {data['address']}"))
 
 
 @network.command()
-@click.argument("network_id", metavar="NETWORK", type=NETWORK)
+@NETWORK
 @global_options
 @asynchronous
-async def leave(settings: Settings, network_id: int) -> None:
+async def leave(settings: Settings, target: str) -> None:
     """End this node's membership."""
-    data = await _ask(settings, calls.leave(network_id))
-    settings.output.success(data, lambda console: console.print(f"left network {network_id}"))
+    network_id, data = await _ask_of(settings, target, calls.leave)
+    settings.output.success(data, lambda screen: screen.print(f"left network {network_id}"))
 
 
 @network.command()
-@click.argument("network_id", metavar="NETWORK", type=NETWORK)
+@NETWORK
 @global_options
 @asynchronous
-async def members(settings: Settings, network_id: int) -> None:
+async def members(settings: Settings, target: str) -> None:
     """List who is in a network."""
-    data = await _ask(settings, calls.members(network_id))
+    network_id, data = await _ask_of(settings, target, calls.members)
     shown = [{**row, "online": not row.get("offline")} for row in data.get("nodes") or []]
     title = f"members of network {network_id}"
-    settings.output.success(data, lambda console: console.print(rows(title, MEMBERS, shown)))
+    settings.output.success(data, lambda screen: screen.print(rows(title, MEMBERS, shown)))
 
 
 @network.command()
-@click.argument("network_id", metavar="NETWORK", type=NETWORK)
+@NETWORK
 @click.argument("node")
 @global_options
 @asynchronous
-async def invite(settings: Settings, network_id: int, node: str) -> None:
+async def invite(settings: Settings, target: str, node: str) -> None:
     """Let a node become a member; by id, address or hostname."""
-    data = await _ask_about(settings, node, lambda node_id: calls.invite(network_id, node_id))
-    settings.output.success(data, lambda console: console.print(f"invited {node}"))
+    data = await _ask_about(settings, target, node, calls.invite)
+    settings.output.success(data, lambda screen: screen.print(f"invited {node}"))
 
 
 @network.command()
@@ -174,66 +186,73 @@ async def invites(settings: Settings) -> None:
     """List what this node is invited to."""
     data = await _ask(settings, calls.invites())
     shown = [{**row, "when": moment(row["timestamp"])} for row in data.get("invites") or []]
-    settings.output.success(data, lambda console: console.print(rows("invites", INVITES, shown)))
+    settings.output.success(data, lambda screen: screen.print(rows("invites", INVITES, shown)))
 
 
 @network.command()
-@click.argument("network_id", metavar="NETWORK", type=NETWORK)
+@NETWORK
 @global_options
 @asynchronous
-async def accept(settings: Settings, network_id: int) -> None:
+async def accept(settings: Settings, target: str) -> None:
     """Become a member of a network that one was invited to."""
-    data = await _ask(settings, calls.respond(network_id, True))
-    settings.output.success(data, lambda console: console.print(f"joined network {network_id}"))
+    network_id, data = await _ask_of(settings, target, lambda network: calls.respond(network, True))
+    settings.output.success(data, lambda screen: screen.print(f"joined network {network_id}"))
 
 
 @network.command()
-@click.argument("network_id", metavar="NETWORK", type=NETWORK)
+@NETWORK
 @global_options
 @asynchronous
-async def reject(settings: Settings, network_id: int) -> None:
+async def reject(settings: Settings, target: str) -> None:
     """Turn an invitation down."""
-    data = await _ask(settings, calls.respond(network_id, False))
-    settings.output.success(data, lambda console: console.print("turned down"))
+    _, data = await _ask_of(settings, target, lambda network: calls.respond(network, False))
+    settings.output.success(data, lambda screen: screen.print("turned down"))
 
 
 @network.command()
-@click.argument("network_id", metavar="NETWORK", type=NETWORK)
+@NETWORK
 @ADMIN_TOKEN
 @global_options
 @asynchronous
-async def delete(settings: Settings, network_id: int, admin_token: str) -> None:
+async def delete(settings: Settings, target: str, admin_token: str) -> None:
     """End a network, for its owner."""
-    data = await _ask(settings, calls.manage("delete", network_id, admin_token=admin_token))
-    settings.output.success(data, lambda console: console.print(f"deleted network {network_id}"))
+    network_id, data = await _ask_of(
+        settings,
+        target,
+        lambda network: calls.manage("delete", network, admin_token=admin_token),
+    )
+    settings.output.success(data, lambda screen: screen.print(f"deleted network {network_id}"))
 
 
 @network.command()
-@click.argument("network_id", metavar="NETWORK", type=NETWORK)
+@NETWORK
 @click.argument("name")
 @ADMIN_TOKEN
 @global_options
 @asynchronous
-async def rename(settings: Settings, network_id: int, name: str, admin_token: str) -> None:
+async def rename(settings: Settings, target: str, name: str, admin_token: str) -> None:
     """Give a network another name, for its owner and admins."""
-    call = calls.manage("rename", network_id, name=name, admin_token=admin_token)
-    data = await _ask(settings, call)
-    settings.output.success(data, lambda console: console.print(f"network {network_id} is {name}"))
+    network_id, data = await _ask_of(
+        settings,
+        target,
+        lambda network: calls.manage("rename", network, name=name, admin_token=admin_token),
+    )
+    settings.output.success(data, lambda screen: screen.print(f"network {network_id} is {name}"))
 
 
 def _about_member(verb: str, help_text: str, done: str) -> click.Command:
     @click.command(verb, help=help_text)
-    @click.argument("network_id", metavar="NETWORK", type=NETWORK)
+    @NETWORK
     @click.argument("node")
     @ADMIN_TOKEN
     @global_options
     @asynchronous
-    async def command(settings: Settings, network_id: int, node: str, admin_token: str) -> None:
-        def call(node_id: int) -> calls.Call:
+    async def command(settings: Settings, target: str, node: str, admin_token: str) -> None:
+        def call(network_id: int, node_id: int) -> calls.Call:
             return calls.manage(verb, network_id, node_id=node_id, admin_token=admin_token)
 
-        data = await _ask_about(settings, node, call)
-        settings.output.success(data, lambda console: console.print(f"{node} {done}"))
+        data = await _ask_about(settings, target, node, call)
+        settings.output.success(data, lambda screen: screen.print(f"{node} {done}"))
 
     return command
 
@@ -248,7 +267,7 @@ for _verb, _help, _done in (
 
 
 @click.command()
-@click.argument("network_id", metavar="NETWORK", type=NETWORK)
+@NETWORK
 @click.argument("text")
 @click.option(
     "--port",
@@ -266,11 +285,15 @@ for _verb, _help, _done in (
 @global_options
 @asynchronous
 async def broadcast(
-    settings: Settings, network_id: int, text: str, port: int, admin_token: str
+    settings: Settings, target: str, text: str, port: int, admin_token: str
 ) -> None:
     """Send one datagram to every other member of a network."""
     octets = text.encode()
-    reply = await _ask(settings, calls.broadcast(network_id, octets, port, admin_token))
+    network_id, reply = await _ask_of(
+        settings,
+        target,
+        lambda network: calls.broadcast(network, octets, port, admin_token),
+    )
     data = {
         "network_id": network_id,
         "port": port,
@@ -278,9 +301,9 @@ async def broadcast(
         "members": reply.get("members", 0),
     }
 
-    def render(console: Console) -> None:
+    def render(screen: Screen) -> None:
         count = data["members"]
-        console.print(f"sent {len(octets)} bytes to {count} member{'s' * (count != 1)}")
+        screen.print(f"sent {len(octets)} bytes to {count} member{'s' * (count != 1)}")
 
     settings.output.success(data, render)
 

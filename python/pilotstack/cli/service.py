@@ -8,7 +8,7 @@ import anyio
 import rich_click as click
 
 from pilotstack import wellknown
-from pilotstack.cli.context import Settings, global_options, reported
+from pilotstack.cli.context import Group, Settings, global_options, reported
 from pilotstack.client import Driver
 from pilotstack.daemon import lifecycle
 from pilotstack.errors import NotRunning, PilotError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pilotstack.types import Info
 
 
-@click.group()
+@click.group(cls=Group)
 def daemon() -> None:
     """Start, stop and look at the daemon."""
 

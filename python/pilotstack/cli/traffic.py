@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 import rich_click as click
 from rich.progress import (
     BarColumn,
@@ -19,18 +18,29 @@ from rich.progress import (
 )
 
 from pilotstack import wellknown
-from pilotstack.cli.context import Settings, asynchronous, find, global_options
+from pilotstack.cli.context import (
+    Incomplete,
+    Settings,
+    asynchronous,
+    find,
+    global_options,
+    split_target,
+)
 from pilotstack.cli.durations import Duration
+from pilotstack.cli.pipe import answer, join, read_all
 from pilotstack.errors import ConnectionFailed, PilotError, TimedOut
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Callable
 
-    from pilotstack.client import Stream
+    from pilotstack.cli.output import Output, Screen
+    from pilotstack.client import Driver, Stream
 
 MIB = 1 << 20
 _CHUNK = 1 << 18
 _MAX_BENCH = 4096
+#: Seconds between two looks at the daemon's tunnels.
+_LOOK_AGAIN = 0.05
 PORT = click.IntRange(1, 65_535)
 TIMEOUT = click.option("--timeout", type=Duration(), default=30.0, show_default="30s")
 
@@ -39,7 +49,13 @@ TIMEOUT = click.option("--timeout", type=Duration(), default=30.0, show_default=
 @click.argument("target")
 @click.option("--count", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--interval", type=Duration(), default=0.2, show_default="200ms")
-@TIMEOUT
+@click.option(
+    "--timeout",
+    type=Duration(),
+    default=30.0,
+    show_default="30s",
+    help="For the connection, and for each answer.",
+)
 @global_options
 @asynchronous
 async def ping(
@@ -48,42 +64,44 @@ async def ping(
     """Measure round trips to a node's echo service."""
     results: list[dict[str, Any]] = []
     output = settings.output
+    failure: TimedOut | None = None
     async with settings.driver() as driver:
         address = await find(driver, target)
         try:
             with anyio.fail_after(timeout):
                 stream = await driver.dial((address, wellknown.ECHO_PORT), no_delay=True)
-                async with stream:
-                    for seq in range(count):
-                        if seq:
-                            await anyio.sleep(interval)
+            async with stream:
+                for seq in range(count):
+                    if seq:
+                        await anyio.sleep(interval)
+                    with anyio.fail_after(timeout):
                         results.append(await _probe(stream, seq))
-                        output.step(
-                            f"seq={seq} bytes={results[-1]['bytes']} "
-                            f"time={results[-1]['rtt_ms']:.3f}ms"
-                        )
+                    output.step(
+                        f"seq={seq} bytes={results[-1]['bytes']} time={results[-1]['rtt_ms']:.3f}ms"
+                    )
         except (TimeoutError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             text = str(error) or "no answer in time"
             results.append({"seq": len(results), "error": text})
-            if not any("rtt_ms" in row for row in results):
-                raise TimedOut(
-                    f"{target} does not answer: {text}", hint="check that its daemon runs"
-                ) from error
+            failure = TimedOut(
+                f"{target} does not answer: {text}", hint="check that its daemon runs"
+            )
+    answered = [row["rtt_ms"] for row in results if "rtt_ms" in row]
     data = {
         "target": target,
         "to": str(address),
         "results": results,
-        "timeout": any("error" in row for row in results),
+        "timeout": failure is not None,
     }
-
-    def render(console: Console) -> None:
-        times = [row["rtt_ms"] for row in results if "rtt_ms" in row]
-        console.print(
-            f"{len(times)} of {count} answered, "
-            f"min/avg/max {min(times):.3f}/{sum(times) / len(times):.3f}/{max(times):.3f} ms"
-        )
-
-    output.success(data, render)
+    summary = f"{len(answered)} of {count} answered"
+    if answered:
+        mean = sum(answered) / len(answered)
+        times = f"{min(answered):.3f}/{mean:.3f}/{max(answered):.3f}"
+        summary += f", min/avg/max {times} ms"
+    if failure is not None:
+        if answered:
+            output.step(summary)
+        raise Incomplete(failure, data)
+    output.success(data, lambda screen: screen.print(summary))
 
 
 async def _probe(stream: Stream, seq: int) -> dict[str, Any]:
@@ -104,7 +122,7 @@ async def _probe(stream: Stream, seq: int) -> dict[str, Any]:
 @global_options
 @asynchronous
 async def bench(settings: Settings, target: str, size_mb: float, timeout: float) -> None:
-    """Send data to a node's echo service and back, and report MiB per second."""
+    """Send SIZE_MB MiB to a node's echo service and back, and report MiB per second."""
     size = int(size_mb * MIB)
     output = settings.output
     received = 0
@@ -129,7 +147,6 @@ async def bench(settings: Settings, target: str, size_mb: float, timeout: float)
                 chunk = block[: size - sent]
                 await stream.send(chunk)
                 sent += len(chunk)
-            await stream.send_eof()
             send_time = time.perf_counter() - begin
 
         with progress, anyio.fail_after(timeout):
@@ -142,7 +159,7 @@ async def bench(settings: Settings, target: str, size_mb: float, timeout: float)
                         progress.update(task, completed=received)
         total_time = time.perf_counter() - begin
     if received != size:
-        raise ConnectionFailed(f"only {received} of {size} octets came back")
+        raise ConnectionFailed(f"only {received} of {size} bytes came back")
     data = {
         "target": target,
         "sent_bytes": size,
@@ -154,14 +171,14 @@ async def bench(settings: Settings, target: str, size_mb: float, timeout: float)
         "complete": True,
     }
 
-    def render(console: Console) -> None:
-        console.print(
-            f"Sent:   {size / MIB:.1f} MB in {send_time * 1000:.0f}ms "
-            f"({data['send_mbps']:.1f} MB/s)"
+    def render(screen: Screen) -> None:
+        screen.print(
+            f"Sent:   {size / MIB:.1f} MiB in {send_time * 1000:.0f}ms "
+            f"({data['send_mbps']:.1f} MiB/s)"
         )
-        console.print(
-            f"Echoed: {received / MIB:.1f} MB in {total_time * 1000:.0f}ms "
-            f"({data['total_mbps']:.1f} MB/s)"
+        screen.print(
+            f"Echoed: {received / MIB:.1f} MiB in {total_time * 1000:.0f}ms "
+            f"({data['total_mbps']:.1f} MiB/s)"
         )
 
     output.success(data, render)
@@ -169,83 +186,61 @@ async def bench(settings: Settings, target: str, size_mb: float, timeout: float)
 
 @click.command()
 @click.argument("target")
-@click.argument("port", type=PORT, default=wellknown.STDIO_PORT)
+@click.argument("port", type=PORT, required=False)
 @click.option("--message", help="Send this, print the answer, and end.")
+@click.option("--raw", is_flag=True, help="Do not escape control characters on a terminal.")
 @TIMEOUT
 @global_options
 @asynchronous
 async def connect(
-    settings: Settings, target: str, port: int, message: str | None, timeout: float
+    settings: Settings,
+    target: str,
+    port: int | None,
+    message: str | None,
+    raw: bool,
+    timeout: float,
 ) -> None:
-    """Join stdin and stdout to a stream, until both ends close."""
+    """Join stdin and stdout to a stream, until the peer closes; the port is 1000 unless given.
+
+    What the peer sends is shown with control characters escaped, if stdout is a terminal.
+    """
+    host, chosen = split_target(target, port, wellknown.STDIO_PORT)
+    if message is not None:
+        await _exchange(settings, host, chosen, message, timeout)
+        return
     async with settings.driver() as driver:
-        address = await find(driver, target)
-        async with await driver.dial((address, port), timeout=timeout) as stream:
-            if message is None:
-                await _join(stream)
-                return
-            with anyio.fail_after(timeout):
-                await stream.send(message.encode())
-                await stream.send_eof()
-                response = await _read_all(stream)
-    text = response.decode(errors="replace")
-    data = {"target": target, "port": port, "sent": message, "response": text}
-    settings.output.success(data, lambda console: console.print(text, markup=False))
-
-
-async def _read_all(stream: Stream) -> bytes:
-    chunks = []
-    with suppress(anyio.EndOfStream):
-        while True:
-            chunks.append(await stream.receive())
-    return b"".join(chunks)
-
-
-async def _join(stream: Stream) -> None:
-    async def upstream() -> None:
-        stdin = sys.stdin.buffer.raw if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer
-        while chunk := await anyio.to_thread.run_sync(stdin.read, _CHUNK, abandon_on_cancel=True):
-            await stream.send(chunk)
-        await stream.send_eof()
-
-    async def downstream() -> None:
-        with suppress(anyio.EndOfStream):
-            while True:
-                chunk = await stream.receive()
-                await anyio.to_thread.run_sync(_write_out, chunk)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(upstream)
-        await downstream()
-        if sys.stdin.isatty():
-            # Nobody listens to what would be typed.
-            tasks.cancel_scope.cancel()
-
-
-def _write_out(chunk: bytes) -> None:
-    sys.stdout.buffer.write(chunk)
-    sys.stdout.buffer.flush()
+        address = await find(driver, host)
+        async with await driver.dial((address, chosen), timeout=timeout) as stream:
+            await join(stream, is_raw=raw or not sys.stdout.isatty())
 
 
 @click.command()
 @click.argument("target")
-@click.argument("port", type=PORT)
+@click.argument("port", type=PORT, required=False)
 @click.option("--data", required=True, help="What to send.")
 @TIMEOUT
 @global_options
 @asynchronous
-async def send(settings: Settings, target: str, port: int, data: str, timeout: float) -> None:
+async def send(
+    settings: Settings, target: str, port: int | None, data: str, timeout: float
+) -> None:
     """Send one message on a stream and print the answer."""
+    host, chosen = split_target(target, port)
+    await _exchange(settings, host, chosen, data, timeout)
+
+
+async def _exchange(
+    settings: Settings, target: str, port: int, message: str, timeout: float
+) -> None:
     async with settings.driver() as driver:
         address = await find(driver, target)
         with anyio.fail_after(timeout):
             async with await driver.dial((address, port), timeout=timeout) as stream:
-                await stream.send(data.encode())
-                await stream.send_eof()
-                response = await _read_all(stream)
+                await stream.send(message.encode())
+                response = await answer(driver, stream)
     text = response.decode(errors="replace")
-    result = {"target": target, "port": port, "sent": data, "response": text}
-    settings.output.success(result, lambda console: console.print(text, markup=False))
+    data = {"target": target, "port": port, "sent": message, "response": text}
+    settings.output.success(data, lambda screen: screen.print(text))
 
 
 @click.command()
@@ -263,37 +258,83 @@ async def recv(settings: Settings, port: int, count: int, timeout: float) -> Non
                 async with await listener.accept() as stream:
                     row: dict[str, Any] = {"seq": len(messages), "port": port}
                     try:
-                        octets = await _read_all(stream)
-                        row |= {"data": octets.decode(errors="replace"), "bytes": len(octets)}
+                        content = await read_all(stream)
+                        row |= {"data": content.decode(errors="replace"), "bytes": len(content)}
                     except PilotError as error:
                         row["error"] = str(error)
                 messages.append(row)
-    if not messages:
-        raise TimedOut("nobody sent anything in time", hint="raise --timeout")
-    data = {"messages": messages, "timeout": len(messages) < count}
 
-    def render(console: Console) -> None:
+    def render(screen: Screen) -> None:
         for row in messages:
-            console.print(row.get("data", row.get("error", "")), markup=False)
+            screen.print(row.get("data", row.get("error", "")))
 
-    settings.output.success(data, render)
+    _report_arrivals(settings.output, messages, count, render)
+
+
+def _report_arrivals(
+    output: Output, messages: list[dict[str, Any]], count: int, render: Callable[[Screen], None]
+) -> None:
+    """Prints what arrived; fewer than ``count`` are a failure."""
+    is_short = len(messages) < count
+    data = {"messages": messages, "timeout": is_short}
+    if not is_short:
+        output.success(data, render)
+        return
+    if not output.is_json:
+        render(output.screen)
+    text = f"{len(messages)} of {count} arrived in time" if messages else "nothing arrived in time"
+    raise Incomplete(TimedOut(text, hint="raise --timeout"), data)
 
 
 @click.command()
 @click.argument("target")
-@click.argument("port", type=PORT)
+@click.argument("port", type=PORT, required=False)
 @click.option("--data", required=True, help="What to send.")
+@click.option(
+    "--timeout",
+    type=Duration(),
+    default=10.0,
+    show_default="10s",
+    help="For a tunnel to the node.",
+)
 @global_options
 @asynchronous
-async def dgram(settings: Settings, target: str, port: int, data: str) -> None:
-    """Send one datagram."""
+async def dgram(
+    settings: Settings, target: str, port: int | None, data: str, timeout: float
+) -> None:
+    """Send one datagram.
+
+    It fails unless a tunnel to the node exists. Whether the datagram arrived is not confirmed.
+    """
+    host, chosen = split_target(target, port)
+    payload = data.encode()
     async with settings.driver() as driver:
-        address = await find(driver, target)
+        address = await find(driver, host)
         async with await driver.datagram() as datagrams:
-            await datagrams.send_to(data.encode(), (address, port))
+            await datagrams.send_to(payload, (address, chosen))
+            try:
+                with anyio.fail_after(timeout):
+                    await _until_tunnelled(driver, address.node)
+            except TimeoutError as error:
+                raise ConnectionFailed(
+                    f"no tunnel to {host} in time: the datagram was not sent",
+                    hint="check the id, and that the node's daemon runs",
+                ) from error
     settings.output.success(
-        {"target": target, "port": port, "bytes": len(data.encode()), "confirmed": False}
+        {"target": host, "port": chosen, "bytes": len(payload), "confirmed": False}
     )
+
+
+async def _until_tunnelled(driver: Driver, node_id: int) -> None:
+    """Returns when the daemon has a tunnel to a node, or it is the daemon's own."""
+    while True:
+        info = await driver.info()
+        if node_id == info.node_id or len(info.peer_list) < info.peers:
+            # It needs none, or the daemon's list is cut short and does not tell.
+            return
+        if any(peer.node_id == node_id and peer.encrypted for peer in info.peer_list):
+            return
+        await anyio.sleep(_LOOK_AGAIN)
 
 
 @click.command()
@@ -324,15 +365,12 @@ async def listen(settings: Settings, port: int, count: int, timeout: float | Non
                     output.line({"type": "datagram", **row}, f"{datagram.source}  {row['data']}")
     if not count:
         return
-    if not messages:
-        raise TimedOut("no datagram arrived in time", hint="raise --timeout")
-    data = {"messages": messages, "timeout": len(messages) < count}
 
-    def render(console: Console) -> None:
+    def render(screen: Screen) -> None:
         for row in messages:
-            console.print(f"{row['src_addr']}:{row['src_port']}  {row['data']}", markup=False)
+            screen.print(f"{row['src_addr']}:{row['src_port']}  {row['data']}")
 
-    output.success(data, render)
+    _report_arrivals(output, messages, count, render)
 
 
 COMMANDS = (ping, bench, connect, send, recv, dgram, listen)

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.markup import escape
 
 from pilotstack.cli.context import Settings, asynchronous, global_options
 from pilotstack.cli.output import rows
@@ -14,7 +13,7 @@ from pilotstack.client import _frames as frames
 from pilotstack.client import _trust
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from pilotstack.cli.output import Screen
 
 PENDING = {"node_id": "node", "justification": "justification", "received": "received"}
 TRUSTED = {"node_id": "node", "mutual": "mutual", "network": "network", "approved": "approved"}
@@ -53,18 +52,13 @@ async def pending(settings: Settings) -> None:
     async with settings.driver() as driver:
         data = await driver.call(frames.HANDSHAKE, _trust.PENDING)
 
-    def render(console: Console) -> None:
+    def render(screen: Screen) -> None:
         shown: list[dict[str, Any]] = [
-            row
-            | {
-                "justification": escape(row["justification"]),
-                "received": _date(row["received_at"]),
-            }
-            for row in data["pending"]
+            row | {"received": _date(row["received_at"])} for row in data["pending"]
         ]
-        console.print(rows("pending", PENDING, [*shown]))
+        screen.print(rows("pending", PENDING, [*shown]))
         if shown:
-            console.print("answer with: pilotctl approve NODE, or pilotctl reject NODE REASON")
+            screen.print("answer with: pilotctl approve NODE, or pilotctl reject NODE REASON")
 
     settings.output.success(data, render)
 
@@ -110,7 +104,7 @@ async def trust(settings: Settings, limit: int, search: str) -> None:
     shown = found[:limit] if limit else found
     data = {"trusted": shown, "total": len(found)}
 
-    def render(console: Console) -> None:
+    def render(screen: Screen) -> None:
         table: list[dict[str, Any]] = [
             row
             | {
@@ -120,7 +114,7 @@ async def trust(settings: Settings, limit: int, search: str) -> None:
             }
             for row in shown
         ]
-        console.print(rows("trusted", TRUSTED, [*table]))
+        screen.print(rows("trusted", TRUSTED, [*table]))
 
     settings.output.success(data, render)
 

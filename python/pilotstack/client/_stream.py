@@ -63,6 +63,11 @@ class Stream(anyio.abc.ByteStream):
         self.remote_address = remote
 
     @property
+    def has_half_close(self) -> bool:
+        """Whether :meth:`send_eof` leaves the reading side open."""
+        return True
+
+    @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """:class:`PilotAttribute` and the raw socket."""
         return {

@@ -225,6 +225,11 @@ class FramedStream(Stream):
         self._owns_link = owns_link
         self._inbox = link.inbox(connection_id)
 
+    @property
+    def has_half_close(self) -> bool:
+        """It does not: ``send_eof`` closes."""
+        return False
+
     async def receive(self, max_bytes: int = READ) -> bytes:
         """Between 1 and ``max_bytes`` octets."""
         with self._reading:
