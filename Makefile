@@ -8,7 +8,7 @@ WAN_OUT ?= build/wan
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python fuzz mutants bench bench-wan bench-registry lint format clean
+.PHONY: help setup demo test test-rust test-python fuzz soak mutants bench bench-wan bench-registry lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-python: setup
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS (default 20) each
 	rust/fuzz/run.sh $${FUZZ_SECONDS:-20}
+
+soak: setup ## mixed honest and hostile load for SOAK_SECONDS (default 300), after which nothing may be left
+	$(BIN)/python -m benches.soak $${SOAK_SECONDS:-300}
 
 mutants: ## break the transport one line at a time; what no test notices is listed in .cargo/mutants.toml
 	command -v cargo-mutants > /dev/null || cargo install --locked cargo-mutants

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every CI step, runnable by hand: ./ci.sh [lint|fuzz|demo|test|all]
+# Every CI step, runnable by hand: ./ci.sh [lint|fuzz|demo|test|soak|all]
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -17,12 +17,14 @@ case "${1:-all}" in
     fuzz) step make fuzz FUZZ_SECONDS="${FUZZ_SECONDS:-10}" ;;
     demo) step make demo ;;
     test) step system_packages; step make test ;;
+    soak) step make soak SOAK_SECONDS="${SOAK_SECONDS:-60}" ;;
     all)
         step system_packages
         step make lint
         step make fuzz FUZZ_SECONDS="${FUZZ_SECONDS:-10}"
         step make demo
+        step make soak SOAK_SECONDS="${SOAK_SECONDS:-60}"
         step make test
         ;;
-    *) echo "usage: $0 [lint|fuzz|demo|test|all]" >&2; exit 2 ;;
+    *) echo "usage: $0 [lint|fuzz|demo|test|soak|all]" >&2; exit 2 ;;
 esac

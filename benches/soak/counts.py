@@ -1,0 +1,59 @@
+"""What a process holds: descriptors, threads, memory, and what it says of itself."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from typing import TYPE_CHECKING
+
+from pilotstack import sync
+
+if TYPE_CHECKING:
+    from pilotstack.testing import Node
+
+#: A process may keep this much more memory than before, as a share and in MiB.
+GROWTH, SLACK = 0.2, 8
+#: Counts that may differ a little from one moment to the next.
+_LOOSE = {"descriptors": 4, "threads": 2, "connections": 0, "ports": 0, "clients": 1}
+
+Counts = dict[str, int]
+
+
+def of_process(pid: int) -> Counts:
+    """Descriptors, threads and resident MiB."""
+    with open(f"/proc/{pid}/status") as file:
+        status = dict(line.split(":", 1) for line in file)
+    return {
+        "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+        "threads": int(status["Threads"]),
+        "memory": int(status["VmRSS"].split()[0]) >> 10,
+    }
+
+
+def of_daemon(node: Node) -> Counts:
+    """The same, and connections, peers and ports."""
+    with sync.Driver(node.socket) as driver:
+        info = driver.info()
+    own = {"connections": info.connections, "peers": info.peers, "ports": info.ports}
+    return of_process(node.pid) | own
+
+
+def of_registry(pid: int, http: str) -> Counts:
+    """The same, and connections and held polls."""
+    with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as reply:
+        lines = reply.read().decode().splitlines()
+    values = dict(line.split(" ") for line in lines if not line.startswith("#"))
+    names = {"connections": "pilot_connections", "held_polls": "pilot_held_polls"}
+    return of_process(pid) | {name: int(float(values[key])) for name, key in names.items()}
+
+
+def excess(before: Counts, after: Counts) -> list[str]:
+    """What did not return to where it was."""
+    found = []
+    for name, count in after.items():
+        bound = before[name] + _LOOSE.get(name, 0)
+        if name == "memory":
+            bound = max(int(before[name] * (1 + GROWTH)), before[name] + SLACK)
+        if count > bound:
+            found.append(f"{name} {before[name]} -> {count}")
+    return found
