@@ -7,6 +7,7 @@ pub mod aead;
 pub mod entropy;
 pub mod exchange;
 pub mod identity;
+pub mod prf;
 pub mod replay;
 
 /// A key or signature operation failed. Deliberately says no more.

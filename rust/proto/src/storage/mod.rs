@@ -4,6 +4,7 @@
 //! bulk flow stays in cache and an idle connection holds no buffer at all.
 
 pub mod assembler;
+pub mod pace;
 pub mod recv_queue;
 pub mod send_queue;
 pub mod token_bucket;

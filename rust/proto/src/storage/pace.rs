@@ -1,0 +1,144 @@
+//! Rate limiting in constant memory: the generic cell rate algorithm (ITU-T I.371), which needs one
+//! number for each source, and a table of such numbers for sources without number.
+
+use core::{
+    fmt,
+    hash::{Hash, Hasher},
+};
+use std::hash::DefaultHasher;
+
+use crate::time::{Duration, Instant};
+
+/// One event in `interval` on average, and `burst` at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Nanoseconds between events at the sustained rate.
+    interval: u64,
+    /// How far ahead of that rate an event may be, nanoseconds.
+    tolerance: u64,
+}
+
+impl Pace {
+    /// So many events per second, and so many at once.
+    pub const fn per_second(rate: u32, burst: u32) -> Self {
+        Self::every(Duration::from_nanos(1_000_000_000 / rate as u64), burst)
+    }
+
+    /// One event in so long, and so many at once.
+    pub const fn every(interval: Duration, burst: u32) -> Self {
+        let interval = interval.as_nanos() as u64;
+        Self { interval, tolerance: interval * (burst as u64 - 1) }
+    }
+
+    fn allows(self, now: Instant, due: u64) -> bool {
+        due <= now.as_nanos().saturating_add(self.tolerance)
+    }
+
+    fn after(self, now: Instant, due: u64) -> u64 {
+        due.max(now.as_nanos()).saturating_add(self.interval)
+    }
+}
+
+/// A single limiter.
+#[derive(Debug)]
+pub struct Pacer {
+    pace: Pace,
+    /// When the next event is due at the sustained rate, nanoseconds.
+    due: u64,
+}
+
+impl Pacer {
+    /// A limiter that nothing has taken from.
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, due: 0 }
+    }
+
+    /// Whether an event may happen.
+    pub fn allows(&self, now: Instant) -> bool {
+        self.pace.allows(now, self.due)
+    }
+
+    /// Counts an event.
+    pub fn take(&mut self, now: Instant) {
+        self.due = self.pace.after(now, self.due);
+    }
+}
+
+/// A fixed number of limiters for any number of keys. Keys that share a slot share its rate; which do
+/// is known to nobody who does not know the seed.
+pub struct PacerTable {
+    pace: Pace,
+    due: Box<[u64]>,
+    seed: u64,
+}
+
+impl PacerTable {
+    /// `slots` limiters; `seed` must be secret.
+    pub fn new(pace: Pace, slots: usize, seed: u64) -> Self {
+        Self { pace, due: vec![0; slots.max(1)].into_boxed_slice(), seed }
+    }
+
+    /// Whether an event of `key` may happen.
+    pub fn allows(&self, now: Instant, key: &impl Hash) -> bool {
+        self.due.get(self.slot(key)).is_some_and(|due| self.pace.allows(now, *due))
+    }
+
+    /// Counts an event of `key`.
+    pub fn take(&mut self, now: Instant, key: &impl Hash) {
+        let slot = self.slot(key);
+        if let Some(due) = self.due.get_mut(slot) {
+            *due = self.pace.after(now, *due);
+        }
+    }
+
+    fn slot(&self, key: &impl Hash) -> usize {
+        slot(self.seed, key, self.due.len())
+    }
+}
+
+impl fmt::Debug for PacerTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PacerTable").field("pace", &self.pace).finish_non_exhaustive()
+    }
+}
+
+/// The place of `key` among `slots`.
+pub fn slot(seed: u64, key: &impl Hash, slots: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    seed.hash(&mut hasher);
+    key.hash(&mut hasher);
+    usize::try_from(hasher.finish() % slots.max(1) as u64).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate() {
+        let mut pacer = Pacer::new(Pace::per_second(10, 3));
+        let mut passed = |ms| {
+            let now = Instant::from_millis(ms);
+            (0..100).filter(|_| pacer.allows(now).then(|| pacer.take(now)).is_some()).count()
+        };
+        assert_eq!([0, 99, 100, 10_000].map(&mut passed), [3, 0, 1, 3]);
+    }
+
+    #[test]
+    fn a_table_limits_each_key_and_never_grows() {
+        let mut table = PacerTable::new(Pace::every(Duration::from_secs(3), 2), 4096, 7);
+        let now = Instant::from_millis(5);
+        let mut passed = |key: u32, now| {
+            (0..9).filter(|_| table.allows(now, &key).then(|| table.take(now, &key)).is_some()).count()
+        };
+        assert_eq!((passed(1, now), passed(1, now), passed(2, now)), (2, 0, 2));
+        assert_eq!(passed(1, now + Duration::from_secs(3)), 1);
+        for key in 0..1_000_000 {
+            passed(key, now);
+        }
+        assert_eq!(table.due.len(), 4096);
+        // Another seed, another neighbourhood.
+        let is_same = |key: &u32| slot(7, key, 4096) == slot(8, key, 4096);
+        assert!((0..1000).filter(is_same).count() < 10);
+    }
+}
