@@ -10,6 +10,7 @@
 //!   the two public keys is larger, so that two nodes like this one never share a nonce.
 
 mod capabilities;
+pub mod cookie;
 mod departures;
 mod path_mtu;
 mod peer;

@@ -1,12 +1,19 @@
-//! Tunnel frames (whitepaper section 5): the five kinds of datagram that carry or set up a session.
+//! Tunnel frames (whitepaper section 5): the five kinds of datagram that carry or set up a session, and
+//! one of our own.
 //!
 //! ```text
 //! PILT | packet
 //! PILS | sender u32 | nonce: prefix u32, counter u64 | ciphertext | tag 16
 //! PILK | sender u32 | X25519 public 32
-//! PILA | sender u32 | X25519 public 32 | Ed25519 public 32 | signature 64
+//! PILA | sender u32 | X25519 public 32 | Ed25519 public 32 | signature 64 [ | cookie 16 ]
 //! PILP |
+//! PILC | sender u32 | echo 16 | cookie 16
 //! ```
+//!
+//! A node that has no time for signed keys of unproven addresses answers one with `PILC`: the first
+//! octets of the X25519 key that it did not look at, and a cookie for the address that it came from. Sent
+//! again with the cookie behind it, the key shows that somebody receives at that address. Old peers
+//! ignore `PILC`, and octets behind a key.
 //!
 //! A datagram whose first octet is below 0x10 is a beacon message instead.
 
@@ -22,6 +29,10 @@ pub const SEALED_OVERHEAD: usize = SEALED_HEADER_LEN + TAG_LEN;
 pub const SIGNED_KEY_LEN: usize = 4 + 4 + 32 + 32 + 64;
 /// Octets of a bare key frame.
 pub const BARE_KEY_LEN: usize = 4 + 4 + 32;
+/// Octets of a cookie.
+pub const COOKIE_LEN: usize = 16;
+/// Octets of a cookie reply; no more than any frame that draws one.
+pub const COOKIE_REPLY_LEN: usize = 4 + 4 + ECHO_LEN + COOKIE_LEN;
 /// A hole-punching datagram.
 pub const PUNCH: [u8; 4] = *b"PILP";
 /// Octets in front of a plaintext packet.
@@ -31,6 +42,8 @@ const PLAIN: [u8; 4] = *b"PILT";
 const SEALED: [u8; 4] = *b"PILS";
 const BARE_KEY: [u8; 4] = *b"PILK";
 const SIGNED_KEY: [u8; 4] = *b"PILA";
+const COOKIE_REPLY: [u8; 4] = *b"PILC";
+const ECHO_LEN: usize = 16;
 const FIRST_MAGIC: u8 = 0x10;
 
 /// The 96-bit nonce of a sealed frame: a random prefix and a counter that only grows.
@@ -126,6 +139,47 @@ impl SignedKey {
     }
 }
 
+/// What shows that somebody receives at an address.
+pub type Cookie = [u8; COOKIE_LEN];
+
+/// The cookie behind a signed key frame, if there is one.
+pub fn cookie_of(octets: &[u8]) -> Option<Cookie> {
+    octets.get(SIGNED_KEY_LEN..)?.first_chunk().copied()
+}
+
+/// Asks for a signed key once more, with a cookie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CookieReply {
+    /// Who asks.
+    pub sender: NodeId,
+    /// The first octets of the X25519 key that was sent.
+    echo: [u8; ECHO_LEN],
+    /// To be put behind the key.
+    pub cookie: Cookie,
+}
+
+impl CookieReply {
+    /// The reply to a key.
+    pub fn new(sender: NodeId, exchange_key: &[u8; 32], cookie: Cookie) -> Self {
+        Self { sender, echo: part(exchange_key), cookie }
+    }
+
+    /// Whether it replies to this key.
+    pub fn is_about(&self, exchange_key: &[u8; 32]) -> bool {
+        exchange_key.starts_with(&self.echo)
+    }
+
+    /// The whole frame.
+    pub fn emit(&self) -> [u8; COOKIE_REPLY_LEN] {
+        let mut octets = [0; COOKIE_REPLY_LEN];
+        octets[..4].copy_from_slice(&COOKIE_REPLY);
+        octets[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
+        octets[8..24].copy_from_slice(&self.echo);
+        octets[24..].copy_from_slice(&self.cookie);
+        octets
+    }
+}
+
 /// What a datagram is. Sealed and plain frames are described by where their parts lie, so that they
 /// can be opened in place.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -138,6 +192,8 @@ pub enum Frame {
     BareKey(BareKey),
     /// A signed key.
     SignedKey(SignedKey),
+    /// Asks for a signed key with a cookie.
+    CookieReply(CookieReply),
     /// Opens a NAT mapping and means nothing.
     Punch,
     /// A beacon message; the whole datagram belongs to it.
@@ -172,6 +228,11 @@ impl Frame {
                 let fields = rest.first_chunk::<{ BARE_KEY_LEN - 4 }>().ok_or(ParseError::Truncated)?;
                 Ok(Self::BareKey(BareKey { sender: node_id(fields), exchange_key: part(&fields[4..]) }))
             }
+            COOKIE_REPLY => {
+                let fields = rest.first_chunk::<{ COOKIE_REPLY_LEN - 4 }>().ok_or(ParseError::Truncated)?;
+                let (echo, cookie) = (part(&fields[4..]), part(&fields[20..]));
+                Ok(Self::CookieReply(CookieReply { sender: node_id(fields), echo, cookie }))
+            }
             PUNCH => Ok(Self::Punch),
             _ => Err(ParseError::UnknownType),
         }
@@ -198,4 +259,35 @@ fn node_id(fields: &[u8]) -> NodeId {
 /// The first `N` octets, zeros where they are missing; callers have checked the length.
 fn part<const N: usize>(octets: &[u8]) -> [u8; N] {
     octets.first_chunk::<N>().copied().unwrap_or([0; N])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_reply_is_read_back_and_a_shorter_one_is_none() {
+        let key = core::array::from_fn(|n| n as u8);
+        let reply = CookieReply::new(NodeId(0x0102_0304), &key, [9; COOKIE_LEN]);
+        let octets = reply.emit();
+        let expected = [b"PILC\x01\x02\x03\x04".as_slice(), &key[..16], &[9; 16]].concat();
+        assert_eq!(octets.as_slice(), expected);
+        assert_eq!(Frame::parse(&octets), Ok(Frame::CookieReply(reply)));
+        for len in 4..COOKIE_REPLY_LEN {
+            assert_eq!(Frame::parse(&octets[..len]), Err(ParseError::Truncated));
+        }
+        assert!(reply.is_about(&key));
+        assert!(!reply.is_about(&[0; 32]));
+        assert!(COOKIE_REPLY_LEN <= SIGNED_KEY_LEN, "it amplifies nothing");
+    }
+
+    #[test]
+    fn a_cookie_is_what_lies_behind_a_signed_key() {
+        let mut octets = vec![1; SIGNED_KEY_LEN];
+        assert_eq!(cookie_of(&octets), None);
+        octets.extend([2; COOKIE_LEN - 1]);
+        assert_eq!(cookie_of(&octets), None);
+        octets.extend([2, 3]);
+        assert_eq!(cookie_of(&octets), Some([2; COOKIE_LEN]));
+    }
 }
