@@ -62,6 +62,12 @@ class Records:
         _put(self._profiles, node, *self._resolved[node])
         return record
 
+    def remembered(self, node: int) -> Record | None:
+        """What was last learned about a node, while that may serve for want of a registry."""
+        rows = [table[node] for table in (self._profiles, self._resolved) if node in table]
+        at, record = max(rows, key=lambda row: row[0], default=(0.0, None))
+        return record if time.monotonic() - at < OUTAGE else None
+
     def forget(self, node: int) -> None:
         """Asks anew next time: we may know more than before."""
         self._resolved.pop(node, None)

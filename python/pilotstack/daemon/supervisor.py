@@ -20,6 +20,7 @@ from pilotstack.daemon.endpoint import IpcSocket
 from pilotstack.daemon.networks import NetworkVerbs
 from pilotstack.daemon.records import Records
 from pilotstack.daemon.rotation import KeyFiles, Rotation
+from pilotstack.daemon.strangers import LANES, StrangerKeys
 from pilotstack.errors import ConnectionFailed, InternalError, NotFound, PilotError
 from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.trust.inbox import InboxReader
@@ -39,8 +40,10 @@ _DISCOVERY = 5.0
 _ATTEMPTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 #: Seconds for the good-bye to the registry.
 _FAREWELL = 2.0
-#: Questions to the registry and to the control plane at once.
+#: Questions of our own to the registry and to the control plane at once, and those about peers that
+#: want in.
 _AT_ONCE = 256
+_ADMISSIONS = 16
 
 
 class Daemon:
@@ -69,6 +72,7 @@ class Daemon:
         self.trust: TrustService
         self.inbox: InboxReader
         self._tasks: anyio.abc.TaskGroup
+        self._stranger_keys: StrangerKeys
         self.network_verbs = NetworkVerbs(self)
         self._rotation = Rotation(KeyFiles(config.identity), self.registry)
         self._changing_key = anyio.Lock()
@@ -76,6 +80,7 @@ class Daemon:
         self._control = Control(self)
         self._discovered = anyio.Event()
         self._questions = anyio.CapacityLimiter(_AT_ONCE)
+        self._admissions = anyio.CapacityLimiter(_ADMISSIONS)
         self._requests = anyio.CapacityLimiter(_AT_ONCE)
         self._stopped = anyio.Event()
         self._why = ""
@@ -119,6 +124,13 @@ class Daemon:
                 self.records.profile,
                 self.records.forget,
             )
+            self._stranger_keys = StrangerKeys(
+                [self._new_client() for _ in range(LANES)],
+                self.records,
+                self.trust.key_seen,
+                self.core.on_key,
+            )
+            stack.push_async_callback(self._stranger_keys.aclose)
             self.inbox = InboxReader(self._polls, self.trust)
             self.trust.on_request = self.inbox.expect
             stack.push_async_callback(self.inbox.aclose)
@@ -291,6 +303,8 @@ class Daemon:
         match event:
             case ("record_needed", node):
                 tasks.start_soon(self._find_record, node)
+            case ("key_needed", node):
+                tasks.start_soon(self._stranger_keys.name, node)
             case ("admission_needed", node, network, key):
                 tasks.start_soon(self._admit, node, network, key)
             case ("endpoint", host, port):
@@ -327,7 +341,7 @@ class Daemon:
                 self.core.on_no_record(node)
 
     async def _admit(self, node: int, network: int, key: bytes) -> None:
-        async with self._questions:
+        async with self._admissions:
             await self.trust.admit(node, network, key)
 
     async def _answer(

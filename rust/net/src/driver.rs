@@ -388,6 +388,11 @@ impl Driver {
                     self.node.on_no_record(node);
                 }
             }
+            Event::KeyNeeded(node) => {
+                if !self.shared.push(HostEvent::KeyNeeded(node)) {
+                    self.node.on_key(self.now, node, None);
+                }
+            }
             Event::AdmissionNeeded(caller, key) => {
                 if !self.shared.push(HostEvent::AdmissionNeeded(caller, key)) {
                     self.node.on_admission(self.now, caller, false, Duration::ZERO);
@@ -507,6 +512,7 @@ impl Driver {
                 self.node.on_record(self.now, node, identity_key, endpoint);
             }
             Command::NoRecord(node) => self.node.on_no_record(node),
+            Command::Key { node, identity_key } => self.node.on_key(self.now, node, identity_key),
             Command::SetIdentity(seed) => {
                 if let Err(error) = self.node.set_identity(&seed) {
                     error!("the identity is refused: {error}");

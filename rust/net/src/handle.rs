@@ -58,6 +58,8 @@ pub struct Tag {
 pub enum HostEvent {
     /// The registry must be asked about a node.
     RecordNeeded(NodeId),
+    /// Somebody claims to be this node; our own questions go first.
+    KeyNeeded(NodeId),
     /// A peer with this identity key wants in.
     AdmissionNeeded(Caller, [u8; 32]),
     /// A beacon says where our datagrams come from.
@@ -120,6 +122,7 @@ pub(crate) enum Command {
     SendDatagram { remote: Address, port: Port, data: Vec<u8> },
     Record { node: NodeId, identity_key: [u8; 32], endpoint: Option<SocketAddr> },
     NoRecord(NodeId),
+    Key { node: NodeId, identity_key: Option<[u8; 32]> },
     SetIdentity([u8; 32]),
     SetPrivate(bool),
     SetNetworks(Vec<NetworkId>),
@@ -236,6 +239,11 @@ impl Handle {
     /// Answers [`HostEvent::RecordNeeded`] when there is no record or it cannot be asked for.
     pub fn on_no_record(&self, node: NodeId) {
         self.command(Command::NoRecord(node));
+    }
+
+    /// Answers [`HostEvent::KeyNeeded`]; `None` when there is no such node or it cannot be asked for.
+    pub fn on_key(&self, node: NodeId, identity_key: Option<[u8; 32]>) {
+        self.command(Command::Key { node, identity_key });
     }
 
     /// Replaces our identity by that of a seed.

@@ -195,9 +195,7 @@ pub struct NodeConfig {
     /// SYNs per second and at once, from one authenticated peer. WP 4.3 has 100 per second for all
     /// peers, because its SYNs are not authenticated.
     pub syn_rate: (u32, u32),
-    /// Key frames per second and at once, from one address.
-    pub key_rate: (u32, u32),
-    /// Peers known at once.
+    /// Peers that proved who they are, or that we call; those that we call may be more.
     pub max_peers: usize,
     /// Datagrams that wait for a peer's session. WP 5.
     pub max_pending: usize,
@@ -218,7 +216,6 @@ impl Default for NodeConfig {
             max_connections: 65_536,
             max_connections_per_port: 16_384,
             syn_rate: (20_000, 8_192),
-            key_rate: (50, 100),
             max_peers: 16_384,
             max_pending: 64,
             recv_memory: 1 << 30,

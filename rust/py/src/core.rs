@@ -102,6 +102,13 @@ impl Core {
         self.handle.on_no_record(NodeId(node));
     }
 
+    #[pyo3(signature = (node, identity_key))]
+    fn on_key(&self, node: u32, identity_key: Option<&[u8]>) -> PyResult<()> {
+        let identity_key = identity_key.map(|key| octets(key, "identity_key")).transpose()?;
+        self.handle.on_key(NodeId(node), identity_key);
+        Ok(())
+    }
+
     fn set_identity(&self, seed: &[u8]) -> PyResult<()> {
         self.handle.set_identity(octets(seed, "seed")?);
         Ok(())
@@ -169,6 +176,11 @@ impl Core {
             ("dropped_misaddressed", counters.dropped_misaddressed),
             ("dropped_beacon", counters.dropped_beacon),
             ("dropped_keys", counters.dropped_keys),
+            ("dropped_bare_keys", counters.dropped_bare_keys),
+            ("dropped_key_checks", counters.dropped_key_checks),
+            ("dropped_questions", counters.dropped_questions),
+            ("dropped_cookies", counters.dropped_cookies),
+            ("cookies_sent", counters.cookies_sent),
             ("dropped_limited", counters.dropped_limited),
             ("dropped_unknown", counters.dropped_unknown),
             ("dropped_unbound", counters.dropped_unbound),
@@ -199,6 +211,7 @@ impl Core {
 fn event_tuple<'py>(py: Python<'py>, event: HostEvent) -> PyResult<Bound<'py, PyTuple>> {
     match event {
         HostEvent::RecordNeeded(node) => ("record_needed", node.0).into_pyobject(py),
+        HostEvent::KeyNeeded(node) => ("key_needed", node.0).into_pyobject(py),
         HostEvent::AdmissionNeeded(caller, key) => {
             ("admission_needed", caller.node.0, caller.network.0, PyBytes::new(py, &key)).into_pyobject(py)
         }

@@ -437,6 +437,7 @@ impl World {
     fn on_event(&mut self, host: HostId, event: Event) {
         match event {
             Event::RecordNeeded(id) => self.answer_record(host, id),
+            Event::KeyNeeded(id) => self.answer_key(host, id),
             Event::Connected(id) => {
                 if let Some(flow) = self.senders.get(&(host, id)).copied() {
                     self.flows[flow.0].connected = Some(self.now);
@@ -478,6 +479,13 @@ impl World {
             }
             Some((_, Err(_))) | None => node.on_no_record(id),
         }
+    }
+
+    fn answer_key(&mut self, host: HostId, id: NodeId) {
+        let other = (0..self.hosts.len()).find(|other| node_id(*other) == id);
+        let identity = other.and_then(|other| Identity::from_seed(&identity_seed(other)).ok());
+        let key = identity.map(|identity| identity.public_key());
+        self.hosts[host].node.on_key(self.now, id, key);
     }
 
     fn accept(&mut self, host: HostId, id: ConnectionId) {

@@ -212,7 +212,7 @@ impl Node {
             self.reset(now, *id);
         }
         if ids.is_empty() {
-            self.peers.remove(&node);
+            self.forget_peer(node);
         } else {
             // The resets leave through the tunnel; it is forgotten with the last connection.
             self.dismissed.insert(node);

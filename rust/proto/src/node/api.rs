@@ -29,6 +29,7 @@ impl Node {
         if self.address != address {
             self.address = address;
             self.peers.clear();
+            self.strangers.renew_keys();
         }
     }
 
@@ -180,20 +181,6 @@ impl Node {
         }
     }
 
-    /// Makes a peer known. `false` when there are too many.
-    pub(super) fn ensure_peer(&mut self, now: Instant, node: NodeId) -> bool {
-        if self.peers.contains_key(&node) {
-            return true;
-        }
-        if self.peers.len() >= self.config.max_peers {
-            self.counters.dropped_limited += 1;
-            return false;
-        }
-        let Ok(own) = ExchangeKey::from_secret(&self.entropy.next_32()) else { return false };
-        self.peers.insert(node, Peer::new(now, node, own));
-        true
-    }
-
     pub(super) fn ask_record(&mut self, node: NodeId) {
         if self.asked.insert(node) {
             self.events.push_back(Event::RecordNeeded(node));
@@ -252,18 +239,14 @@ impl Node {
         endpoint: Option<SocketAddr>,
     ) {
         self.asked.remove(&node);
-        let known = self.peers.get(&node).and_then(Peer::identity_key);
-        if known.is_some_and(|known| known != identity_key) {
-            self.on_rekeyed(now, node);
-        }
-        self.with_peer(node, |peer, local, out| peer.on_record(now, identity_key, endpoint, local, out));
+        self.learn_identity(now, node, identity_key, endpoint);
         if self.peers.get(&node).is_some_and(|peer| peer.endpoint().is_none()) {
             self.fail_peer(node, CloseReason::Unreachable);
         }
     }
 
     /// The registry names another identity: whoever holds the old key is not the peer any more.
-    fn on_rekeyed(&mut self, now: Instant, node: NodeId) {
+    pub(super) fn on_rekeyed(&mut self, now: Instant, node: NodeId) {
         self.counters.rekeyed += 1;
         self.gate.forget(node);
         self.early.remove(&node);

@@ -8,10 +8,12 @@
 
 mod admission;
 mod api;
+mod limits;
 mod memory;
 mod ports;
 mod receive;
 mod stats;
+mod strangers;
 mod too_big;
 mod transmit;
 
@@ -26,7 +28,7 @@ pub use stats::{NodeCounters, NodeStats};
 pub use too_big::TooBig;
 pub use transmit::Transmit;
 
-use self::{admission::Gate, memory::Memory, ports::Ports};
+use self::{admission::Gate, limits::Limits, memory::Memory, ports::Ports, strangers::Strangers};
 use crate::{
     config::{MAX_SEGMENT, NodeConfig},
     crypto::{CryptoError, entropy::Entropy, identity::Identity},
@@ -83,6 +85,9 @@ pub enum NodeError {
 pub enum Event {
     /// The registry must be asked about a peer; [`Node::on_record`] or [`Node::on_no_record`] answers.
     RecordNeeded(NodeId),
+    /// Somebody claims to be this node: the registry must be asked for its identity key, in time that our
+    /// own calls do not need; [`Node::on_key`] answers.
+    KeyNeeded(NodeId),
     /// A peer with this identity key wants in; [`Node::on_admission`] answers.
     AdmissionNeeded(Caller, [u8; 32]),
     /// A beacon says where our datagrams come from.
@@ -187,7 +192,8 @@ pub struct Node {
     beacons: Vec<SocketAddr>,
     scratch: Vec<u8>,
     syn_bucket: BTreeMap<NodeId, TokenBucket>,
-    key_buckets: BTreeMap<IpAddr, TokenBucket>,
+    limits: Limits,
+    strangers: Strangers,
     /// Reports of datagrams that were too large; each makes us look through the peers.
     ptb_bucket: TokenBucket,
     gate: Gate,
@@ -218,7 +224,6 @@ impl Node {
             config,
             address: Address::default(),
             identity: Identity::from_seed(identity_seed)?,
-            entropy,
             capabilities,
             own_addresses: Vec::new(),
             peers: BTreeMap::new(),
@@ -240,11 +245,13 @@ impl Node {
             beacons: Vec::new(),
             scratch: Vec::new(),
             syn_bucket: BTreeMap::new(),
-            key_buckets: BTreeMap::new(),
+            limits: Limits::new(&mut entropy),
+            strangers: Strangers::new(&entropy.next_32()),
             ptb_bucket: TokenBucket::new(PTB_RATE, PTB_BURST, now),
             gate: Gate::default(),
             dismissed: BTreeSet::new(),
             counters: NodeCounters::default(),
+            entropy,
         };
         node.arm(now + node.config.sweep_interval, Timed::Sweep);
         Ok(node)
@@ -417,7 +424,7 @@ impl Node {
             if ids.is_empty() {
                 self.by_peer.remove(&node);
                 if self.dismissed.remove(&node) {
-                    self.peers.remove(&node);
+                    self.forget_peer(node);
                 }
                 if let Some(peer) = self.peers.get_mut(&node) {
                     peer.deactivate();
@@ -445,16 +452,20 @@ impl Node {
     fn sweep(&mut self, now: Instant) {
         let config = &self.config;
         let by_peer = &self.by_peer;
+        let before = self.peers.len();
         self.peers.retain(|id, peer| {
             by_peer.contains_key(id) || now.saturating_since(peer.last_rx()) < config.peer_lifetime
         });
+        if self.peers.len() < before {
+            self.strangers.renew_keys();
+        }
         let peers = &self.peers;
         self.peer_armed.retain(|id, _| peers.contains_key(id));
         self.pending.retain(|id, _| peers.contains_key(id));
         self.early.retain(|id, _| peers.contains_key(id));
         self.gate.sweep(now);
         self.syn_bucket.retain(|_, bucket| !bucket.is_full(now));
-        self.key_buckets.retain(|_, bucket| !bucket.is_full(now));
+        self.strangers.sweep(now);
         self.arm(now + self.config.sweep_interval, Timed::Sweep);
     }
 }

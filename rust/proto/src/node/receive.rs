@@ -8,13 +8,13 @@ use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
     transport::{CloseReason, Connection, Options, State, reset_for},
-    tunnel::{Capabilities, Change, KeyVerdict, OpenError, PATH_PORT, Peer},
+    tunnel::{Capabilities, Change, OpenError, PATH_PORT, Peer},
     wire::{
         addr::{Address, NodeId, Port},
         beacon::Message,
         packet::{Flags, Header, Protocol},
         seq::SeqNumber,
-        tunnel::{Frame, SEALED_HEADER_LEN, SealedHeader, SignedKey, TAG_LEN},
+        tunnel::{Frame, SEALED_HEADER_LEN, SealedHeader, TAG_LEN},
     },
 };
 
@@ -29,45 +29,13 @@ impl Node {
         self.counters.bytes_recv += octets.len() as u64;
         match Frame::parse(octets) {
             Ok(Frame::Sealed(header)) => self.on_sealed(now, from, header, octets),
-            Ok(Frame::SignedKey(frame)) => self.on_signed_key(now, from, &frame),
-            Ok(Frame::BareKey(frame)) => {
-                if self.may_exchange(now, from, frame.sender) {
-                    self.with_peer(frame.sender, |peer, local, out| peer.on_bare_key(now, from, local, out));
-                }
-            }
+            Ok(Frame::SignedKey(frame)) => self.on_signed_key(now, from, &frame, octets),
+            Ok(Frame::BareKey(frame)) => self.on_bare_key(now, from, frame.sender),
+            Ok(Frame::CookieReply(reply)) => self.on_cookie_reply(now, from, reply),
             Ok(Frame::Beacon) => self.on_beacon(from, octets),
             Ok(Frame::Plain) => self.counters.dropped_plaintext += 1,
             Ok(Frame::Punch) => {}
             Err(_) => self.counters.dropped_malformed += 1,
-        }
-    }
-
-    /// Whether a key frame from this address is worth the effort; makes the peer known.
-    fn may_exchange(&mut self, now: Instant, from: SocketAddr, sender: NodeId) -> bool {
-        let (rate, burst) = self.config.key_rate;
-        let bucket = self.key_buckets.entry(from.ip()).or_insert_with(|| TokenBucket::new(rate, burst, now));
-        if !bucket.take(now) {
-            self.counters.dropped_limited += 1;
-            return false;
-        }
-        if sender == self.address.node || self.address.node == NodeId::default() {
-            self.counters.dropped_keys += 1;
-            return false;
-        }
-        self.ensure_peer(now, sender)
-    }
-
-    fn on_signed_key(&mut self, now: Instant, from: SocketAddr, frame: &SignedKey) {
-        let sender = frame.sender;
-        if !self.may_exchange(now, from, sender) {
-            return;
-        }
-        let mut verdict = KeyVerdict::Refused;
-        self.with_peer(sender, |peer, local, out| verdict = peer.on_signed_key(now, frame, from, local, out));
-        match verdict {
-            KeyVerdict::Accepted => {}
-            KeyVerdict::NeedsIdentity => self.ask_record(sender),
-            KeyVerdict::Refused => self.counters.dropped_keys += 1,
         }
     }
 
@@ -88,10 +56,7 @@ impl Node {
     fn on_sealed(&mut self, now: Instant, from: SocketAddr, header: SealedHeader, frame: &mut [u8]) {
         let sender = header.sender;
         let Some(peer) = self.peers.get_mut(&sender) else {
-            self.counters.dropped_unauthentic += 1;
-            if self.may_exchange(now, from, sender) {
-                self.with_peer(sender, |peer, local, out| peer.on_unopened(now, from, local, out));
-            }
+            self.on_unopened(now, from, sender, frame.len());
             return;
         };
         let mut scratch = core::mem::take(&mut self.scratch);
@@ -113,10 +78,7 @@ impl Node {
                 }
             }
             Err(OpenError::Replayed) => self.counters.dropped_replayed += 1,
-            Err(OpenError::Unauthentic) => {
-                self.counters.dropped_unauthentic += 1;
-                self.with_peer(sender, |peer, local, out| peer.on_unopened(now, from, local, out));
-            }
+            Err(OpenError::Unauthentic) => self.on_unopened(now, from, sender, frame.len()),
         }
         self.scratch = scratch;
     }

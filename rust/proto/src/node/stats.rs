@@ -27,7 +27,17 @@ pub struct NodeCounters {
     pub dropped_beacon: u64,
     /// Key frames that prove nothing.
     pub dropped_keys: u64,
-    /// Datagrams, SYNs and key frames over a rate or a bound.
+    /// Bare keys over the rate of answers.
+    pub dropped_bare_keys: u64,
+    /// Signed keys over the rate of checks.
+    pub dropped_key_checks: u64,
+    /// Signed keys over the rate of questions to the registry.
+    pub dropped_questions: u64,
+    /// Cookies that answer no key of ours, or came again too soon.
+    pub dropped_cookies: u64,
+    /// Cookies handed to senders of signed keys over a rate.
+    pub cookies_sent: u64,
+    /// Datagrams, SYNs and peers over a rate or a bound.
     pub dropped_limited: u64,
     /// Stream packets without a connection.
     pub dropped_unknown: u64,

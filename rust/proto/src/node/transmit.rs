@@ -9,7 +9,7 @@ use crate::{
     wire::{
         addr::NodeId,
         packet::{HEADER_LEN, Header},
-        tunnel::{SEALED_HEADER_LEN, SEALED_OVERHEAD, TAG_LEN},
+        tunnel::{Frame, SEALED_HEADER_LEN, SEALED_OVERHEAD, SIGNED_KEY_LEN, TAG_LEN},
     },
 };
 
@@ -39,7 +39,8 @@ impl Node {
                 self.on_packet(now, self.address.node, &packet);
             }
             let queued = self.outbox.pop_front().or_else(|| self.stash.take());
-            if let Some((destination, frame)) = queued {
+            if let Some((destination, mut frame)) = queued {
+                self.add_cookie(now, destination, &mut frame);
                 if let Some(out) = buf.get_mut(..frame.len()) {
                     out.copy_from_slice(&frame);
                     self.count(1, frame.len());
@@ -58,6 +59,16 @@ impl Node {
                 self.queue(id);
                 return Some(transmit);
             }
+        }
+    }
+
+    /// Puts a cookie behind a signed key for whoever asked for it.
+    fn add_cookie(&self, now: Instant, destination: SocketAddr, frame: &mut Vec<u8>) {
+        if frame.len() == SIGNED_KEY_LEN
+            && matches!(Frame::parse(frame), Ok(Frame::SignedKey(_)))
+            && let Some(cookie) = self.strangers.jar.cookie(now, destination)
+        {
+            frame.extend(cookie);
         }
     }
 

@@ -195,6 +195,11 @@ impl Peer {
         self.identity_key
     }
 
+    /// Our key for the peer.
+    pub fn exchange_key(&self) -> [u8; 32] {
+        self.own.public_key()
+    }
+
     /// What the peer told it can do.
     pub fn capabilities(&self) -> Option<Capabilities> {
         self.capabilities
@@ -329,6 +334,16 @@ impl Peer {
         }
     }
 
+    /// What is known of a signed key without checking it: it is in use, or was.
+    pub fn recall(&self, frame: &SignedKey) -> Option<KeyVerdict> {
+        let known = [self.current.as_ref(), self.candidate.as_ref().map(|(session, _)| session)];
+        let is_known = known.into_iter().flatten().any(|session| session.peer_key == frame.exchange_key);
+        if is_known && self.identity_key == Some(frame.identity_key) {
+            return Some(KeyVerdict::Accepted);
+        }
+        self.retired.contains(&frame.exchange_key).then_some(KeyVerdict::Refused)
+    }
+
     /// Takes a signed key frame.
     pub fn on_signed_key(
         &mut self,
@@ -338,13 +353,8 @@ impl Peer {
         local: &mut Local<'_>,
         out: &mut Outbox,
     ) -> KeyVerdict {
-        let known = [self.current.as_ref(), self.candidate.as_ref().map(|(session, _)| session)];
-        let is_known = known.into_iter().flatten().any(|session| session.peer_key == frame.exchange_key);
-        if is_known && self.identity_key == Some(frame.identity_key) {
-            return KeyVerdict::Accepted;
-        }
-        if self.retired.contains(&frame.exchange_key) {
-            return KeyVerdict::Refused;
+        if let Some(verdict) = self.recall(frame) {
+            return verdict;
         }
         if self.identity_key != Some(frame.identity_key) {
             self.waiting = Some((frame.clone(), from));

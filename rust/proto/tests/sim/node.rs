@@ -99,6 +99,12 @@ impl Net {
                         }
                         continue;
                     }
+                    if let Event::KeyNeeded(id) = event {
+                        let seed = self.seeds.get(&id.0).copied().unwrap_or_else(|| seed_of(id.0));
+                        let key = Identity::from_seed(&seed).unwrap().public_key();
+                        node.on_key(self.now, id, (id.0 < 100).then_some(key));
+                        continue;
+                    }
                     self.events.entry(*from).or_default().push_back(event);
                 }
                 if is_idle {
