@@ -72,7 +72,7 @@ class StrangerKeys:
         try:
             key = await self._find(node)
             await self._seen(node, key)
-        except (PilotError, TimeoutError) as error:
+        except (PilotError, OSError, ValueError) as error:
             log.debug("no_key", node=node, error=str(error))
         finally:
             self._answer(node, key)

@@ -9,7 +9,7 @@ use core::{
 
 use crate::{
     crypto::entropy::Entropy,
-    storage::pace::{Pace, Pacer, PacerTable, slot},
+    storage::pace::{Pace, Pacer, PacerTable, keyed_hash, slot},
     time::{Duration, Instant},
     wire::addr::NodeId,
 };
@@ -32,7 +32,7 @@ const UNOPENED: [Pace; 3] =
     [Pace::per_second(200, 400), Pace::per_second(50, 100), Pace::every(Duration::from_secs(3), 1)];
 /// Cookies handed out.
 const COOKIES: [Pace; 3] =
-    [Pace::per_second(2000, 2000), Pace::per_second(2000, 2000), Pace::per_second(4, 8)];
+    [Pace::per_second(4000, 4000), Pace::per_second(2000, 2000), Pace::per_second(1000, 1000)];
 /// Questions to the registry about senders that nobody here called; less than a registry allows one
 /// address (100 per second), so that our own dials are answered.
 const UNPROVEN_QUESTIONS: [Pace; 3] =
@@ -100,21 +100,28 @@ impl Expected {
     }
 }
 
-/// What addresses that proved nothing may be sent, in octets.
+/// What addresses that proved nothing may be sent, in octets. Of addresses that share a slot, the one
+/// that sent last has it.
 #[derive(Debug)]
 pub(super) struct Credit {
-    octets: Box<[u16]>,
+    /// The address, by its hash, and its octets.
+    slots: Box<[(u64, u16)]>,
     seed: u64,
 }
 
 impl Credit {
     fn new(seed: u64) -> Self {
-        Self { octets: vec![0; SLOTS].into_boxed_slice(), seed }
+        Self { slots: vec![(0, 0); SLOTS].into_boxed_slice(), seed }
     }
 
     fn of(&mut self, endpoint: SocketAddr) -> Option<&mut u16> {
-        let slot = slot(self.seed, &endpoint, self.octets.len());
-        self.octets.get_mut(slot)
+        let hash = keyed_hash(self.seed, &endpoint);
+        let slot = slot(hash, self.slots.len());
+        let (owner, credit) = self.slots.get_mut(slot)?;
+        if *owner != hash {
+            (*owner, *credit) = (hash, 0);
+        }
+        Some(credit)
     }
 
     /// Octets came from there.

@@ -32,8 +32,9 @@ use crate::{
 const MAX_HELD: usize = 256;
 const MAX_HELD_PER_HOST: usize = 32;
 const MAX_HELD_PER_NODE: usize = 8;
-/// Open questions about strangers.
+/// Open questions about strangers, and about those of them who showed no cookie.
 const MAX_QUESTIONS: usize = 64;
+const MAX_UNPROVEN_QUESTIONS: usize = 32;
 /// A question is forgotten after this, and so is what waited for its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 const KEY_LABEL: [u8; 4] = *b"x255";
@@ -250,11 +251,12 @@ impl Node {
         {
             return true;
         }
-        if self.strangers.questions.len() >= MAX_QUESTIONS {
+        let most = if is_returnable { MAX_QUESTIONS } else { MAX_UNPROVEN_QUESTIONS };
+        if self.strangers.questions.len() >= most {
             self.strangers.questions.retain(|_, until| now < *until);
         }
         let limits = &mut self.limits;
-        let is_allowed = self.strangers.questions.len() < MAX_QUESTIONS
+        let is_allowed = self.strangers.questions.len() < most
             && (is_returnable && limits.returnable_questions.take(now, from)
                 || limits.unproven_questions.take(now, from));
         if is_allowed {
@@ -365,5 +367,57 @@ impl Node {
         self.peer_armed.remove(&node);
         self.pending.remove(&node);
         self.early.remove(&node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(node: u32, key: u32) -> SignedKey {
+        let mut exchange_key = [0; 32];
+        exchange_key[..4].copy_from_slice(&key.to_be_bytes());
+        SignedKey { sender: NodeId(node), exchange_key, identity_key: [0; 32], signature: [0; 64] }
+    }
+
+    fn at(host: u32, port: u16) -> SocketAddr {
+        SocketAddr::from((host.to_be_bytes(), port))
+    }
+
+    #[test]
+    fn what_waits_for_the_registry_is_bounded_for_each_node_and_host_and_in_all() {
+        let mut strangers = Strangers::new(&[1; 32]);
+        let now = Instant::from_millis(1);
+        strangers.hold(now, frame(1, 0), at(1, 1));
+        for n in 0..1000 {
+            strangers.hold(now, frame(2, n), at(n + 100, 1));
+        }
+        assert_eq!(strangers.held.len(), 1 + MAX_HELD_PER_NODE);
+        for n in 0..1000 {
+            strangers.hold(now, frame(n + 100, n), at(2, n as u16));
+        }
+        assert_eq!(strangers.held.len(), 1 + MAX_HELD_PER_NODE + MAX_HELD_PER_HOST);
+        assert_eq!(strangers.take_held(NodeId(1)).len(), 1, "it is still there");
+        for n in 0..10_000 {
+            strangers.hold(now, frame(n + 10_000, n), at(n + 10_000, 1));
+        }
+        assert_eq!(strangers.held.len(), MAX_HELD);
+        strangers.hold(now + PATIENCE, frame(1, 0), at(1, 1));
+        assert_eq!(strangers.held.len(), 1);
+        // The same again is the same.
+        strangers.hold(now + PATIENCE, frame(1, 0), at(1, 1));
+        assert_eq!(strangers.held.len(), 1);
+    }
+
+    #[test]
+    fn a_key_for_a_node_is_the_same_until_a_peer_is_forgotten() {
+        let mut strangers = Strangers::new(&[1; 32]);
+        let public = |strangers: &Strangers, n| strangers.exchange_key(NodeId(n)).unwrap().public_key();
+        let (one, two) = (public(&strangers, 1), public(&strangers, 2));
+        assert_ne!(one, two);
+        assert_eq!(public(&strangers, 1), one);
+        strangers.renew_keys();
+        assert_ne!(public(&strangers, 1), one);
+        assert_ne!(public(&Strangers::new(&[2; 32]), 1), one);
     }
 }

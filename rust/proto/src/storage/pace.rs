@@ -92,7 +92,7 @@ impl PacerTable {
     }
 
     fn slot(&self, key: &impl Hash) -> usize {
-        slot(self.seed, key, self.due.len())
+        slot(keyed_hash(self.seed, key), self.due.len())
     }
 }
 
@@ -102,12 +102,17 @@ impl fmt::Debug for PacerTable {
     }
 }
 
-/// The place of `key` among `slots`.
-pub fn slot(seed: u64, key: &impl Hash, slots: usize) -> usize {
+/// A hash that nobody can foresee who does not know the seed.
+pub fn keyed_hash(seed: u64, key: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     seed.hash(&mut hasher);
     key.hash(&mut hasher);
-    usize::try_from(hasher.finish() % slots.max(1) as u64).unwrap_or(0)
+    hasher.finish()
+}
+
+/// The place of a hash among `slots`.
+pub fn slot(hash: u64, slots: usize) -> usize {
+    usize::try_from(hash % slots.max(1) as u64).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -138,7 +143,8 @@ mod tests {
         }
         assert_eq!(table.due.len(), 4096);
         // Another seed, another neighbourhood.
-        let is_same = |key: &u32| slot(7, key, 4096) == slot(8, key, 4096);
+        let place = |seed, key: &u32| slot(keyed_hash(seed, key), 4096);
+        let is_same = |key: &u32| place(7, key) == place(8, key);
         assert!((0..1000).filter(is_same).count() < 10);
     }
 }

@@ -19,4 +19,5 @@ mod script;
 mod section43;
 mod sessions;
 mod states;
+mod strangers;
 mod transport;

@@ -33,7 +33,7 @@ pub(crate) struct Net {
     moved: BTreeMap<u32, SocketAddr>,
 }
 
-fn at(n: u32) -> SocketAddr {
+pub(crate) fn at(n: u32) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n as u8], 4000))
 }
 
@@ -42,7 +42,11 @@ pub(crate) fn seed_of(n: u32) -> [u8; 32] {
 }
 
 fn node(n: u32, boot: u8) -> Node {
-    let mut node = Node::new(Instant::ZERO, &seed_of(n), &[boot; 32], NodeConfig::default()).unwrap();
+    configured(n, boot, NodeConfig::default())
+}
+
+pub(crate) fn configured(n: u32, boot: u8, config: NodeConfig) -> Node {
+    let mut node = Node::new(Instant::ZERO, &seed_of(n), &[boot; 32], config).unwrap();
     node.set_address(Address::backbone(NodeId(n)));
     node
 }
@@ -62,6 +66,17 @@ impl Net {
             seeds: BTreeMap::new(),
             moved: BTreeMap::new(),
         }
+    }
+
+    /// Puts another node in the place of one.
+    pub(crate) fn replace(&mut self, n: u32, node: Node) {
+        self.nodes.insert(at(n), node);
+    }
+
+    /// What left for an address that no node has, and is on its way.
+    pub(crate) fn sent_to(&self, address: SocketAddr) -> Vec<&[u8]> {
+        let frames = self.wire.values().filter(|(_, to, _)| *to == address);
+        frames.map(|(_, _, frame)| frame.as_slice()).collect()
     }
 
     pub(crate) fn of(&mut self, n: u32) -> &mut Node {
@@ -114,6 +129,40 @@ impl Net {
         }
     }
 
+    /// Lets a time pass.
+    pub(crate) fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.drain();
+            let next = self.next();
+            self.advance(next.min(end));
+            if next >= end {
+                self.drain();
+                return;
+            }
+        }
+    }
+
+    /// When something happens next.
+    fn next(&self) -> Instant {
+        let timer = self.nodes.values().filter_map(Node::poll_timeout).min();
+        let arrival = self.wire.keys().next().map(|(at, _)| *at);
+        timer.into_iter().chain(arrival).min().expect("a node always has a deadline")
+    }
+
+    fn advance(&mut self, to: Instant) {
+        self.now = self.now.max(to);
+        while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            let (from, to, mut frame) = entry.remove();
+            if let Some(node) = self.nodes.get_mut(&to) {
+                node.handle_datagram(self.now, from, &mut frame);
+            }
+        }
+        for node in self.nodes.values_mut() {
+            node.handle_timeout(self.now);
+        }
+    }
+
     pub(crate) fn run_until<T>(
         &mut self,
         limit: Duration,
@@ -125,20 +174,9 @@ impl Net {
             if let Some(found) = find(self) {
                 return found;
             }
-            let timer = self.nodes.values().filter_map(Node::poll_timeout).min();
-            let arrival = self.wire.keys().next().map(|(at, _)| *at);
-            let next = timer.into_iter().chain(arrival).min().expect("a node always has a deadline");
-            self.now = Instant::from_nanos(self.now.as_nanos().max(next.as_nanos()));
-            assert!(self.now <= end, "not within {limit:?}");
-            while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
-                let (from, to, mut frame) = entry.remove();
-                if let Some(node) = self.nodes.get_mut(&to) {
-                    node.handle_datagram(self.now, from, &mut frame);
-                }
-            }
-            for node in self.nodes.values_mut() {
-                node.handle_timeout(self.now);
-            }
+            let next = self.next();
+            assert!(next <= end, "not within {limit:?}");
+            self.advance(next);
         }
     }
 
