@@ -54,6 +54,11 @@ impl World {
                             self.nodes[index].on_no_record(node);
                         }
                     }
+                    Event::KeyNeeded(node) => {
+                        let key = Identity::from_seed(&seed(1 - index)).unwrap().public_key();
+                        let is_other = node == NodeId(2 - index as u32);
+                        self.nodes[index].on_key(self.now, node, is_other.then_some(key));
+                    }
                     Event::Accepted(id) => self.accepted.push(id),
                     _ => {}
                 }

@@ -11,6 +11,7 @@ fuzz_target!(|octets: &[u8]| {
     match Frame::parse(octets) {
         Ok(Frame::SignedKey(frame)) => assert!(octets.starts_with(&frame.emit())),
         Ok(Frame::BareKey(frame)) => assert!(octets.starts_with(&frame.emit())),
+        Ok(Frame::CookieReply(reply)) => assert!(octets.starts_with(&reply.emit())),
         Ok(Frame::Sealed(header)) => assert!(octets.starts_with(&header.emit())),
         Ok(Frame::Beacon) => {
             if let Ok(message) = Message::parse(octets) {

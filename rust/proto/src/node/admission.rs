@@ -25,9 +25,10 @@ const REPLY_PORTS: [Port; 2] = [Port(1001), Port(444)];
 const MAX_WINDOWS: usize = 4096;
 /// Verdicts remembered.
 const MAX_VERDICTS: usize = 16_384;
-/// Packets of one peer, and of all, that wait for a verdict.
+/// Packets of one peer, and of all, that wait for a verdict, and their octets.
 const MAX_HELD_PER_PEER: usize = 4;
 const MAX_HELD: usize = 1024;
+const MAX_HELD_OCTETS: usize = 4 << 20;
 /// A question is forgotten after this, and so is what waited for its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A verdict holds for at least this.
@@ -73,6 +74,7 @@ pub(super) struct Gate {
     verdicts: BTreeMap<Caller, (bool, Instant)>,
     questions: BTreeMap<Caller, Question>,
     held: usize,
+    held_octets: usize,
     windows: BTreeMap<NodeId, Instant>,
     windows_by_age: BTreeSet<(Instant, NodeId)>,
 }
@@ -113,16 +115,21 @@ impl Gate {
     fn hold(&mut self, now: Instant, caller: Caller, header: &Header, payload: &[u8]) -> (bool, bool) {
         let is_new = !self.questions.contains_key(&caller);
         if is_new && self.questions.len() >= MAX_HELD {
-            return (false, false);
+            self.forget_questions(now);
+            if self.questions.len() >= MAX_HELD {
+                return (false, false);
+            }
         }
+        let has_room = self.held < MAX_HELD && self.held_octets + payload.len() <= MAX_HELD_OCTETS;
         let question = self
             .questions
             .entry(caller)
             .or_insert_with(|| Question { until: now + PATIENCE, held: Vec::new() });
-        if question.held.len() >= MAX_HELD_PER_PEER || self.held >= MAX_HELD {
+        if question.held.len() >= MAX_HELD_PER_PEER || !has_room {
             return (false, is_new);
         }
         self.held += 1;
+        self.held_octets += payload.len();
         question.held.push(Held { header: *header, payload: payload.to_vec() });
         (true, is_new)
     }
@@ -130,14 +137,17 @@ impl Gate {
     fn decide(&mut self, now: Instant, caller: Caller, is_admitted: bool, lifetime: Duration) -> Vec<Held> {
         if self.verdicts.len() >= MAX_VERDICTS && !self.verdicts.contains_key(&caller) {
             self.verdicts.retain(|_, (_, until)| now < *until);
-            if self.verdicts.len() >= MAX_VERDICTS {
-                self.verdicts.pop_first();
+            // Of those that hold, the one that would end next: a refusal before an admission.
+            let next = self.verdicts.iter().min_by_key(|(_, (_, until))| *until).map(|(caller, _)| *caller);
+            if let Some(next) = next.filter(|_| self.verdicts.len() >= MAX_VERDICTS) {
+                self.verdicts.remove(&next);
             }
         }
         // What was held is looked at under this verdict, so it must outlive the call.
         self.verdicts.insert(caller, (is_admitted, now + lifetime.max(MIN_LIFETIME)));
         let held = self.questions.remove(&caller).map_or_else(Vec::new, |question| question.held);
         self.held -= held.len();
+        self.held_octets -= octets_of(&held);
         held
     }
 
@@ -151,11 +161,21 @@ impl Gate {
 
     pub(super) fn sweep(&mut self, now: Instant) {
         self.verdicts.retain(|_, (_, until)| now < *until);
-        self.questions.retain(|_, question| now < question.until);
-        self.held = self.questions.values().map(|question| question.held.len()).sum();
+        self.forget_questions(now);
         self.windows.retain(|_, until| now < *until);
         self.windows_by_age.retain(|(until, _)| now < *until);
     }
+
+    /// Forgets questions that nobody answered, and what waited for that.
+    fn forget_questions(&mut self, now: Instant) {
+        self.questions.retain(|_, question| now < question.until);
+        self.held = self.questions.values().map(|question| question.held.len()).sum();
+        self.held_octets = self.questions.values().map(|question| octets_of(&question.held)).sum();
+    }
+}
+
+fn octets_of(held: &[Held]) -> usize {
+    held.iter().map(|held| held.payload.len()).sum()
 }
 
 impl Node {
@@ -206,7 +226,7 @@ impl Node {
     pub fn dismiss(&mut self, now: Instant, node: NodeId) {
         self.gate.forget(node);
         self.pending.remove(&node);
-        self.early.remove(&node);
+        self.early.take(node);
         let ids = self.by_peer.get(&node).cloned().unwrap_or_default();
         for id in &ids {
             self.reset(now, *id);
@@ -273,5 +293,63 @@ impl Node {
     /// Whether a packet is for an address that we have.
     pub(super) fn is_on_network(&self, network: NetworkId) -> bool {
         network == NetworkId::BACKBONE || self.gate.networks.contains(&network)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{addr::Address, seq::SeqNumber};
+
+    fn caller(node: u32) -> Caller {
+        Caller { node: NodeId(node), network: NetworkId::BACKBONE }
+    }
+
+    fn hold(gate: &mut Gate, now: Instant, node: u32, len: usize) -> (bool, bool) {
+        let address = Address::backbone(NodeId(node));
+        let header = Header {
+            flags: Flags::NONE,
+            protocol: Protocol::Datagram,
+            src: address,
+            dst: address,
+            src_port: Port(1),
+            dst_port: Port(2),
+            seq: SeqNumber::default(),
+            ack: SeqNumber::default(),
+            window: 0,
+        };
+        gate.hold(now, caller(node), &header, &vec![0; len])
+    }
+
+    #[test]
+    fn what_waits_for_verdicts_is_bounded_and_forgotten() {
+        let now = Instant::from_millis(1);
+        let mut gate = Gate::default();
+        let kept = |gate: &mut Gate, node| (0..9).filter(|_| hold(gate, now, node, 60_000).0).count();
+        assert_eq!(kept(&mut gate, 1), MAX_HELD_PER_PEER);
+        for node in 2..2000 {
+            kept(&mut gate, node);
+        }
+        assert!(gate.held_octets <= MAX_HELD_OCTETS && gate.held_octets > MAX_HELD_OCTETS - 60_000);
+        assert_eq!(gate.questions.len(), MAX_HELD);
+        assert_eq!(gate.decide(now, caller(1), true, Duration::ZERO).len(), MAX_HELD_PER_PEER);
+        assert_eq!(hold(&mut gate, now, 3000, 60_000), (true, true), "there is room again");
+        assert_eq!(hold(&mut gate, now, 3001, 1), (false, false));
+        // Nobody answered the others.
+        assert_eq!(hold(&mut gate, now + PATIENCE, 3001, 1), (true, true));
+        assert_eq!((gate.questions.len(), gate.held, gate.held_octets), (1, 1, 1));
+    }
+
+    /// A refusal ends within seconds anyway, so many refused peers take no admission away.
+    #[test]
+    fn refusals_make_room_before_admissions() {
+        let now = Instant::from_millis(1);
+        let mut gate = Gate::default();
+        gate.decide(now, caller(1), true, Duration::from_secs(3600));
+        for node in 2..2 + MAX_VERDICTS as u32 {
+            gate.decide(now, caller(node), false, Duration::from_secs(5));
+        }
+        assert_eq!(gate.verdicts.len(), MAX_VERDICTS);
+        assert!(gate.verdicts.contains_key(&caller(1)));
     }
 }

@@ -249,7 +249,7 @@ impl Node {
     pub(super) fn on_rekeyed(&mut self, now: Instant, node: NodeId) {
         self.counters.rekeyed += 1;
         self.gate.forget(node);
-        self.early.remove(&node);
+        self.early.take(node);
         // A new exchange key, so that no frame of the old sessions opens under the next one.
         let Ok(own) = ExchangeKey::from_secret(&self.entropy.next_32()) else { return };
         if let Some(peer) = self.peers.get_mut(&node) {

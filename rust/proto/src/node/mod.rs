@@ -8,6 +8,7 @@
 
 mod admission;
 mod api;
+mod early;
 mod limits;
 mod memory;
 mod ports;
@@ -28,7 +29,9 @@ pub use stats::{NodeCounters, NodeStats};
 pub use too_big::TooBig;
 pub use transmit::Transmit;
 
-use self::{admission::Gate, limits::Limits, memory::Memory, ports::Ports, strangers::Strangers};
+use self::{
+    admission::Gate, early::Early, limits::Limits, memory::Memory, ports::Ports, strangers::Strangers,
+};
 use crate::{
     config::{MAX_SEGMENT, NodeConfig},
     crypto::{CryptoError, entropy::Entropy, identity::Identity},
@@ -186,7 +189,7 @@ pub struct Node {
     /// Datagrams that wait for a session.
     pending: BTreeMap<NodeId, VecDeque<Vec<u8>>>,
     /// Stream packets that wait for their peer's transport to be known.
-    early: BTreeMap<NodeId, Vec<Vec<u8>>>,
+    early: Early,
     /// Peers about whom the registry was asked.
     asked: BTreeSet<NodeId>,
     beacons: Vec<SocketAddr>,
@@ -240,7 +243,7 @@ impl Node {
             loopback: VecDeque::new(),
             stash: None,
             pending: BTreeMap::new(),
-            early: BTreeMap::new(),
+            early: Early::default(),
             asked: BTreeSet::new(),
             beacons: Vec::new(),
             scratch: Vec::new(),
@@ -462,7 +465,7 @@ impl Node {
         let peers = &self.peers;
         self.peer_armed.retain(|id, _| peers.contains_key(id));
         self.pending.retain(|id, _| peers.contains_key(id));
-        self.early.retain(|id, _| peers.contains_key(id));
+        self.early.retain(|id| peers.contains_key(&id));
         self.gate.sweep(now);
         self.syn_bucket.retain(|_, bucket| !bucket.is_full(now));
         self.strangers.sweep(now);

@@ -18,9 +18,6 @@ use crate::{
     },
 };
 
-/// Packets of one peer that wait for its transport to be known.
-const MAX_EARLY: usize = 32;
-
 impl Node {
     /// Takes one UDP datagram, which is decrypted in place. Whatever it holds, it never fails: what
     /// makes no sense is dropped and counted.
@@ -175,10 +172,7 @@ impl Node {
         if self.peers.get(&sender).is_none_or(Peer::is_ready) {
             return false;
         }
-        let waiting = self.early.entry(sender).or_default();
-        if waiting.len() < MAX_EARLY {
-            waiting.push(packet.to_vec());
-        } else {
+        if !self.early.keep(sender, packet) {
             self.counters.dropped_limited += 1;
         }
         self.with_peer(sender, |peer, local, out| peer.ask_capabilities(now, local, out));
@@ -187,7 +181,7 @@ impl Node {
 
     /// Takes the packets that waited for the peer's transport to be known.
     pub(super) fn take_early(&mut self, now: Instant, node: NodeId) {
-        for packet in self.early.remove(&node).unwrap_or_default() {
+        for packet in self.early.take(node) {
             self.on_packet(now, node, &packet);
         }
     }

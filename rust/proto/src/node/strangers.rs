@@ -366,7 +366,7 @@ impl Node {
         }
         self.peer_armed.remove(&node);
         self.pending.remove(&node);
-        self.early.remove(&node);
+        self.early.take(node);
     }
 }
 
