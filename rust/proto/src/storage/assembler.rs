@@ -5,6 +5,16 @@ use std::collections::VecDeque;
 use crate::wire::sack::{MAX_BLOCKS, SackBlock, SackBlocks};
 use crate::wire::seq::SeqNumber;
 
+/// Segments shorter than this are joined to the one before them, up to [`BLOCK`] octets.
+const SMALL: usize = 512;
+/// Octets of the longest segment that others are joined to.
+const BLOCK: usize = 4096;
+/// Octets by which the cost of what is stored may exceed twice its length. Only segments shorter than
+/// their own overhead ever come near.
+const SLACK: usize = 64 * 1024;
+/// What an allocator adds to an allocation, and the least it gives.
+const ALLOCATION: usize = 16;
+
 /// A stored segment; stored segments are ascending and disjoint.
 #[derive(Debug)]
 struct Segment {
@@ -16,6 +26,16 @@ impl Segment {
     fn end(&self) -> SeqNumber {
         self.seq + self.octets.len()
     }
+
+    /// Octets of memory that it takes.
+    fn cost(&self) -> usize {
+        cost(self.octets.capacity())
+    }
+}
+
+/// Octets of memory for a segment whose buffer has this capacity.
+fn cost(capacity: usize) -> usize {
+    size_of::<Segment>() + ALLOCATION + capacity.max(ALLOCATION)
 }
 
 /// Segments beyond the next expected number, bounded by count and octets.
@@ -23,6 +43,7 @@ impl Segment {
 pub struct Assembler {
     segments: VecDeque<Segment>,
     octets: usize,
+    cost: usize,
 }
 
 impl Assembler {
@@ -41,9 +62,19 @@ impl Assembler {
         self.octets
     }
 
+    /// Octets of memory that they take.
+    pub fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// Whether one more segment of `len` octets is too many, or too small for what it would take.
+    pub fn is_full(&self, len: usize, max_segments: usize) -> bool {
+        self.segments.len() >= max_segments || self.cost + cost(len) > 2 * (self.octets + len) + SLACK
+    }
+
     /// Stores the part of a segment that is not yet held; what is held already stays as it is. All
     /// numbers must lie within 2^31 of each other. Returns whether anything was stored: `false` for a
-    /// duplicate, and for a segment that would exceed `max_segments`.
+    /// duplicate, and for a segment that finds no room ([`Self::is_full`]).
     pub fn insert(&mut self, seq: SeqNumber, octets: &[u8], max_segments: usize) -> bool {
         let mut seq = seq;
         let mut rest = octets;
@@ -61,13 +92,17 @@ impl Assembler {
                 None => rest.len(),
             };
             if free > 0 {
-                if self.segments.len() >= max_segments {
-                    return is_new;
+                if !self.join(at, seq, &rest[..free]) {
+                    if self.is_full(free, max_segments) {
+                        return is_new;
+                    }
+                    let segment = Segment { seq, octets: rest[..free].to_vec() };
+                    self.cost += segment.cost();
+                    self.segments.insert(at, segment);
+                    at += 1;
                 }
-                self.segments.insert(at, Segment { seq, octets: rest[..free].to_vec() });
                 self.octets += free;
                 is_new = true;
-                at += 1;
             }
             let Some((_, end)) = next else { break };
             let skip = end.bytes_since(seq).unwrap_or(0).min(rest.len());
@@ -76,6 +111,20 @@ impl Assembler {
             at += 1;
         }
         is_new
+    }
+
+    /// Appends a small segment to the one before `at` if it continues that one.
+    fn join(&mut self, at: usize, seq: SeqNumber, octets: &[u8]) -> bool {
+        let before = at.checked_sub(1).and_then(|at| self.segments.get_mut(at));
+        let Some(before) = before.filter(|before| {
+            octets.len() < SMALL && before.end() == seq && before.octets.len() + octets.len() <= BLOCK
+        }) else {
+            return false;
+        };
+        self.cost -= before.cost();
+        before.octets.extend_from_slice(octets);
+        self.cost += before.cost();
+        true
     }
 
     /// Takes the next segment that `rcv_nxt` has reached, without the octets before it. Segments that
@@ -88,6 +137,7 @@ impl Assembler {
             }
             let mut segment = self.segments.pop_front()?;
             self.octets -= segment.octets.len();
+            self.cost -= segment.cost();
             let known = rcv_nxt.bytes_since(segment.seq).unwrap_or(0);
             if known < segment.octets.len() {
                 segment.octets.drain(..known);
@@ -150,6 +200,33 @@ mod tests {
         assert!(assembler.is_empty());
     }
 
+    /// Every other octet, each in a segment of its own.
+    #[test]
+    fn single_octets_beyond_gaps_are_refused_before_they_cost_much() {
+        let mut assembler = Assembler::default();
+        for n in 0..100_000 {
+            assembler.insert(SeqNumber::new(2 * n), b"x", usize::MAX);
+        }
+        assert!(assembler.cost() <= SLACK + 2 * assembler.octets(), "{}", assembler.cost());
+        assert!((500..2000).contains(&assembler.len()), "{}", assembler.len());
+        // Segments of a useful size always find room.
+        assert!(assembler.insert(SeqNumber::new(1 << 20), &[7; 1152], usize::MAX));
+    }
+
+    #[test]
+    fn small_segments_in_a_row_are_one() {
+        let mut assembler = Assembler::default();
+        for n in 0..4096 {
+            assert!(assembler.insert(SeqNumber::new(10 + n), b"x", usize::MAX));
+        }
+        assert_eq!(assembler.len(), 1);
+        assert!(assembler.cost() <= 2 * assembler.octets() + ALLOCATION);
+        assert!(assembler.insert(SeqNumber::new(10 + 4096), b"x", usize::MAX));
+        assert_eq!(assembler.len(), 2, "blocks are bounded");
+        let first = assembler.pop(SeqNumber::new(10)).map(|octets| octets.len());
+        assert_eq!((first, assembler.octets()), (Some(4096), 1));
+    }
+
     proptest! {
         #[test]
         fn behaves_like_a_map_of_octets(
@@ -168,6 +245,8 @@ mod tests {
                     model.entry(at + i).or_insert(octet);
                 }
                 prop_assert_eq!(assembler.octets(), model.len());
+                let cost: usize = assembler.segments.iter().map(Segment::cost).sum();
+                prop_assert_eq!(assembler.cost(), cost);
             }
             let ranges = assembler.ranges();
             let covered: usize =
@@ -187,6 +266,8 @@ mod tests {
                 nxt += octets.len();
             }
             prop_assert!(!model.contains_key(&at));
+            assembler.clear();
+            prop_assert_eq!(assembler.cost(), 0);
         }
     }
 }

@@ -12,12 +12,19 @@ pub struct RecvQueue {
     start: usize,
     len: usize,
     spare: Option<Vec<u8>>,
+    /// Octets of all chunks.
+    allocated: usize,
 }
 
 impl RecvQueue {
     /// Octets held.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Octets of memory that are taken for them, recycled chunks included.
+    pub fn allocated(&self) -> usize {
+        self.allocated
     }
 
     /// Whether nothing is held.
@@ -56,12 +63,14 @@ impl RecvQueue {
                 break;
             }
             self.start -= chunk.len();
-            if let Some(mut chunk) = self.chunks.pop_front()
-                && chunk.capacity() >= LARGE_CHUNK
-            {
+            let Some(mut chunk) = self.chunks.pop_front() else { return };
+            let freed = if chunk.capacity() >= LARGE_CHUNK {
                 chunk.clear();
-                self.spare = Some(chunk);
-            }
+                self.spare.replace(chunk)
+            } else {
+                Some(chunk)
+            };
+            self.allocated -= freed.map_or(0, |chunk| chunk.capacity());
         }
     }
 
@@ -85,11 +94,13 @@ impl RecvQueue {
     }
 
     fn fresh_chunk(&mut self) -> Vec<u8> {
-        match self.spare.take() {
-            Some(chunk) => chunk,
-            None if self.len <= SMALL_CHUNK => Vec::with_capacity(SMALL_CHUNK),
-            None => Vec::with_capacity(LARGE_CHUNK),
+        if let Some(chunk) = self.spare.take() {
+            return chunk;
         }
+        let size = if self.len <= SMALL_CHUNK { SMALL_CHUNK } else { LARGE_CHUNK };
+        let chunk = Vec::with_capacity(size);
+        self.allocated += chunk.capacity();
+        chunk
     }
 }
 
@@ -116,11 +127,14 @@ mod tests {
                 let n = queue.read(&mut out);
                 prop_assert_eq!(n, read.min(model.len()));
                 prop_assert!(out[..n].iter().copied().eq(model.drain(..n)));
+                let chunks = queue.chunks.iter().chain(&queue.spare);
+                prop_assert_eq!(queue.allocated(), chunks.map(Vec::capacity).sum::<usize>());
                 prop_assert_eq!(queue.slices().map(<[u8]>::len).sum::<usize>(), model.len());
             }
             queue.consume(usize::MAX);
             queue.trim();
             prop_assert!(queue.is_empty() && queue.chunks.is_empty() && queue.spare.is_none());
+            prop_assert_eq!(queue.allocated(), 0);
         }
     }
 }

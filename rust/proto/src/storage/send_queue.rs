@@ -28,12 +28,19 @@ pub struct SendQueue {
     start: usize,
     len: usize,
     spare: Option<Chunk>,
+    /// Octets of all chunks.
+    allocated: usize,
 }
 
 impl SendQueue {
     /// Octets held.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Octets of memory that are taken for them.
+    pub fn allocated(&self) -> usize {
+        self.allocated
     }
 
     /// Whether nothing is held.
@@ -122,7 +129,7 @@ impl SendQueue {
         }
         if self.len == 0 {
             self.start = 0;
-            self.spare = None;
+            self.allocated -= self.spare.take().map_or(0, |chunk| chunk.octets.len());
         }
     }
 
@@ -132,19 +139,23 @@ impl SendQueue {
     }
 
     fn recycle(&mut self) {
-        if let Some(mut chunk) = self.chunks.pop_front()
-            && chunk.octets.len() == LARGE_CHUNK
-        {
+        let Some(mut chunk) = self.chunks.pop_front() else { return };
+        let freed = if chunk.octets.len() == LARGE_CHUNK {
             chunk.filled = 0;
-            self.spare = Some(chunk);
-        }
+            self.spare.replace(chunk)
+        } else {
+            Some(chunk)
+        };
+        self.allocated -= freed.map_or(0, |chunk| chunk.octets.len());
     }
 
     fn fresh_chunk(&mut self) -> Chunk {
-        if self.chunks.is_empty() {
-            return Chunk::new(SMALL_CHUNK);
-        }
-        self.spare.take().unwrap_or_else(|| Chunk::new(LARGE_CHUNK))
+        let spare = if self.chunks.is_empty() { None } else { self.spare.take() };
+        spare.unwrap_or_else(|| {
+            let size = if self.chunks.is_empty() { SMALL_CHUNK } else { LARGE_CHUNK };
+            self.allocated += size;
+            Chunk::new(size)
+        })
     }
 }
 
@@ -160,6 +171,7 @@ mod tests {
         assert_eq!(queue.write(&[7; 300_000], usize::MAX), 300_000);
         queue.release(300_000);
         assert!(queue.is_empty() && queue.chunks.is_empty() && queue.spare.is_none());
+        assert_eq!(queue.allocated(), 0);
     }
 
     #[test]
@@ -216,6 +228,8 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(queue.len(), model.len());
+                let chunks = queue.chunks.iter().chain(&queue.spare);
+                prop_assert_eq!(queue.allocated(), chunks.map(|chunk| chunk.octets.len()).sum::<usize>());
             }
         }
     }
