@@ -59,8 +59,12 @@ pub struct TransportConfig {
     pub syn_rto: Duration,
     /// SYN retransmissions never wait longer than this. WP 4.3.
     pub syn_rto_max: Duration,
-    /// SYN retransmissions before the attempt fails. WP 4.3.
+    /// SYN retransmissions before the attempt fails, which takes the same time when they come sooner.
+    /// WP 4.3.
     pub syn_retries: u32,
+    /// First SYN retransmission to an old peer that was heard lately, and so dropped the first one.
+    /// Deviates from WP 4.3, with [`Self::syn_rto`] as the upper bound.
+    pub legacy_syn_rto: Duration,
     /// RTO before the first round-trip sample. RFC 6298 (2.1).
     pub rto_initial: Duration,
     /// Lower bound of the RTO. WP 4.3; deviates from RFC 6298 (2.4), which asks for one second.
@@ -69,8 +73,12 @@ pub struct TransportConfig {
     pub rto_max: Duration,
     /// Clock granularity G of RFC 6298. WP 4.3.
     pub clock_granularity: Duration,
-    /// Timeouts without progress before the connection is given up. WP 4.3.
+    /// Timeouts without progress before a connection with an old peer is given up. WP 4.3.
     pub max_retransmissions: u32,
+    /// Time without progress before a connection with one of our own peers is given up: R2 of RFC 1122
+    /// section 4.2.3.5, which asks for 100 seconds at least. Deviates from WP 4.3, whose eight attempts
+    /// may be over in four seconds.
+    pub give_up_after: Duration,
     /// FIN retransmissions towards old peers, which may have forgotten the connection.
     pub legacy_fin_retries: u32,
     /// First window probe after this; doubles. RFC 9293 section 3.8.6.1.
@@ -90,8 +98,14 @@ pub struct TransportConfig {
     pub ack_every: u32,
     /// An idle connection is probed after this. WP 4.3.
     pub keepalive: Duration,
-    /// A connection on which nothing arrives for this long is closed. WP 4.3.
+    /// Our own peers are probed so often while no probe is answered.
+    pub keepalive_repeat: Duration,
+    /// A connection on which nothing arrives for this long is closed. WP 4.3. Towards our own peers it
+    /// counts from the first probe that is not answered, so that an outage as long as
+    /// [`Self::give_up_after`] ends no idle stream.
     pub idle_timeout: Duration,
+    /// A connection that its application has closed is reset after this time without progress.
+    pub orphan_timeout: Duration,
     /// TIME-WAIT. WP 4.3; deviates from RFC 9293 section 3.6.1 (2 MSL).
     pub time_wait: Duration,
     /// Initial congestion window, octets: 10 segments of 4,096. WP 4.3, RFC 6928.
@@ -136,11 +150,13 @@ impl Default for TransportConfig {
             syn_rto: Duration::from_secs(1),
             syn_rto_max: Duration::from_secs(8),
             syn_retries: 5,
+            legacy_syn_rto: Duration::from_millis(100),
             rto_initial: Duration::from_secs(1),
             rto_min: Duration::from_millis(200),
             rto_max: Duration::from_secs(10),
             clock_granularity: Duration::from_millis(10),
             max_retransmissions: 8,
+            give_up_after: Duration::from_secs(120),
             legacy_fin_retries: 5,
             persist_min: Duration::from_millis(500),
             persist_max: Duration::from_secs(30),
@@ -150,7 +166,9 @@ impl Default for TransportConfig {
             quick_acks: 32,
             ack_every: 2,
             keepalive: Duration::from_secs(30),
+            keepalive_repeat: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(120),
+            orphan_timeout: Duration::from_secs(120),
             time_wait: Duration::from_secs(10),
             initial_window: 10 * MAX_SEGMENT,
             congestion: Algorithm::Cubic,
@@ -190,17 +208,29 @@ pub struct NodeConfig {
     /// Connections in all states but TIME-WAIT. Deviates from WP 4.3 (4,096), which counts for one
     /// process per agent, not for one that serves many.
     pub max_connections: usize,
-    /// Connections of one listening port. Deviates from WP 4.3 (1,024) for the same reason.
+    /// Those of them that peers opened: three quarters, so that our own dials always have room. A peer
+    /// may take as many as the others leave free, so one alone half of them.
+    pub max_inbound_connections: usize,
+    /// Connections of one listening port, shared among peers in the same way. Deviates from WP 4.3
+    /// (1,024) for the same reason.
     pub max_connections_per_port: usize,
+    /// Connections in TIME-WAIT; the oldest are forgotten beyond.
+    pub max_time_wait: usize,
     /// SYNs per second and at once, from one authenticated peer. WP 4.3 has 100 per second for all
     /// peers, because its SYNs are not authenticated.
     pub syn_rate: (u32, u32),
+    /// SYNs per second and at once that we send to one old peer, which drops more than a hundred per
+    /// second.
+    pub legacy_syn_pace: (u32, u32),
     /// Peers that proved who they are, or that we call; those that we call may be more.
     pub max_peers: usize,
     /// Datagrams that wait for a peer's session. WP 5.
     pub max_pending: usize,
-    /// Octets received and not read, of all connections; those of one peer may hold a quarter.
+    /// Octets of memory for what was received and not read, of all connections. A peer may hold a third
+    /// of what is free, so one alone a quarter of all.
     pub recv_memory: usize,
+    /// The same for what is written and not acknowledged.
+    pub send_memory: usize,
     /// A peer without connections is forgotten after this silence.
     pub peer_lifetime: Duration,
     /// How often the forgettable is looked for.
@@ -214,11 +244,15 @@ impl Default for NodeConfig {
         Self {
             transport: Arc::default(),
             max_connections: 65_536,
-            max_connections_per_port: 16_384,
+            max_inbound_connections: 49_152,
+            max_connections_per_port: 32_768,
+            max_time_wait: 65_536,
             syn_rate: (20_000, 8_192),
+            legacy_syn_pace: (80, 20),
             max_peers: 16_384,
             max_pending: 64,
             recv_memory: 1 << 30,
+            send_memory: 512 << 20,
             peer_lifetime: Duration::from_secs(300),
             sweep_interval: Duration::from_secs(60),
             beacon_interval: Duration::from_secs(30),

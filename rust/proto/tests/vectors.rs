@@ -344,7 +344,7 @@ fn session_trace() {
         if expected.flags.contains(Flags::FIN) {
             let mut scratch = [0; 100];
             assert!(matches!(connection.recv(&mut scratch), Ok(Some(n)) if n > 0));
-            connection.shutdown();
+            connection.close(now);
         }
         let len = connection.dispatch(now, &mut buffer).unwrap_or_else(|| panic!("nothing for {what}"));
         let (header, sent) = Header::parse(&buffer[..len]).unwrap();

@@ -3,7 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{ConnectionId, DialOptions, Event, Key, Node, NodeCounters, NodeError, NodeStats, Slot};
+use super::{ConnectionId, DialOptions, Event, Node, NodeCounters, NodeError, NodeStats, Slot};
 use crate::{
     config::{MAX_SEGMENT, SAFE_SEGMENT},
     crypto::{CryptoError, Suite, exchange::ExchangeKey, identity::Identity},
@@ -122,31 +122,9 @@ impl Node {
         };
         let iss = SeqNumber::new(self.entropy.next_u32());
         let connection = Connection::connect(now, tuple, options, iss);
-        let id = self.insert(connection, false);
+        let id = self.insert(now, connection, false);
         self.reach(now, remote.node, id);
         Ok(id)
-    }
-
-    pub(super) fn insert(&mut self, connection: Connection, is_inbound: bool) -> ConnectionId {
-        let id = self.allocate_id();
-        let tuple = *connection.tuple();
-        let key = Key { local_port: tuple.local_port, remote: tuple.remote, remote_port: tuple.remote_port };
-        self.demux.insert(key, id);
-        self.ports.on_added(tuple.local_port);
-        self.counted += 1;
-        self.by_peer.entry(tuple.remote.node).or_default().push(id);
-        let slot = Slot {
-            connection: Box::new(connection),
-            is_queued: false,
-            is_attached: is_inbound,
-            armed: None,
-            is_inbound,
-            is_counted: true,
-            is_released: false,
-            held: 0,
-        };
-        self.slots.insert(id, slot);
-        id
     }
 
     /// The next id of the space that connections share with whatever else the driver names.
@@ -286,9 +264,10 @@ impl Node {
         f: impl FnOnce(&mut Connection) -> R,
     ) -> Option<R> {
         let slot = self.slots.get_mut(&id)?;
+        let peer = slot.connection.tuple().remote.node;
+        slot.connection.set_send_supply(self.send_memory.supply(peer, self.config.send_memory));
         let result = f(&mut slot.connection);
-        let (peer, held) = (slot.connection.tuple().remote.node, slot.connection.held());
-        self.memory.update(peer, &mut slot.held, held);
+        self.account(id);
         self.queue(id);
         Some(result)
     }
@@ -390,6 +369,7 @@ impl Node {
         NodeStats {
             counters: self.counters,
             held: self.memory.total(),
+            send_held: self.send_memory.total(),
             connections: self.slots.values().filter(is_open).count(),
             ports: self.ports.listeners(),
             peers: self.peers.len(),

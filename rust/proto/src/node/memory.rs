@@ -1,12 +1,14 @@
-//! What the node holds for readers that have not read it, and for gaps that are not filled: bounded in
-//! all and for each peer, so that nobody who fills windows without end harms others.
+//! What the node holds for readers that have not read it, for gaps that are not filled and for peers that
+//! have not acknowledged: bounded in all and for each peer, so that nobody who fills windows without end
+//! or acknowledges nothing harms others.
 
 use std::collections::HashMap;
 
 use crate::{transport::Supply, wire::addr::NodeId};
 
-/// Octets that a connection's count may be off, so that not every packet is accounted for.
-const GRAIN: usize = 16 * 1024;
+/// What a peer holds may be at most one part in so many of what is free. One peer alone then gets a
+/// quarter of all, `n` peers together all but three parts of `n + 3`, and a newcomer finds room.
+const SHARE: usize = 3;
 
 /// The ledger.
 #[derive(Debug, Default)]
@@ -23,7 +25,7 @@ impl Memory {
 
     /// A connection with `peer` that was `known` to hold so much now holds `held`.
     pub(super) fn update(&mut self, peer: NodeId, known: &mut usize, held: usize) {
-        if known.abs_diff(held) < GRAIN && held > 0 || *known == held {
+        if *known == held {
             return;
         }
         self.total = self.total - *known + held;
@@ -35,16 +37,17 @@ impl Memory {
         *known = held;
     }
 
-    /// What a connection with `peer` may still take of `limit` octets, of which a peer gets a quarter.
-    /// Windows stop growing halfway.
+    /// What a connection with `peer` may still take of `limit` octets. Windows and buffers stop growing
+    /// halfway.
     pub(super) fn supply(&self, peer: NodeId, limit: usize) -> Supply {
         if self.total < limit / 8 {
             return Supply::Ample;
         }
         let of_peer = self.by_peer.get(&peer).copied().unwrap_or(0);
-        if self.total >= limit || of_peer >= limit / 4 {
+        let free = limit.saturating_sub(self.total);
+        if SHARE * of_peer >= free {
             Supply::Exhausted
-        } else if self.total >= limit / 2 || of_peer >= limit / 8 {
+        } else if 2 * SHARE * of_peer >= free {
             Supply::Scarce
         } else {
             Supply::Ample
@@ -58,46 +61,42 @@ mod tests {
 
     const LIMIT: usize = 1 << 20;
 
-    #[test]
-    fn a_peer_gets_a_quarter_and_all_together_the_whole() {
-        let mut memory = Memory::default();
-        let mut known = [0; 8];
-        for (n, (held, expected)) in [
-            (LIMIT / 8 - 1, Supply::Ample),
-            (LIMIT / 8, Supply::Scarce),
-            (LIMIT / 4 - 1, Supply::Scarce),
-            (LIMIT / 4, Supply::Exhausted),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            known[0] = 0;
-            memory = Memory::default();
-            memory.update(NodeId(1), &mut known[0], held);
-            assert_eq!(memory.supply(NodeId(1), LIMIT), expected, "{n}");
-            assert_eq!(memory.supply(NodeId(2), LIMIT), Supply::Ample, "{n}");
+    /// What a peer comes to hold if it takes 1,000 octets whenever it may, and when it was told that
+    /// memory is scarce.
+    fn fill(memory: &mut Memory, peer: u32) -> (usize, usize) {
+        let (mut known, mut scarce) = (0, 0);
+        loop {
+            match memory.supply(NodeId(peer), LIMIT) {
+                Supply::Exhausted => return (known, scarce),
+                Supply::Scarce if scarce == 0 => scarce = known,
+                Supply::Scarce | Supply::Ample => {}
+            }
+            let held = known + 1000;
+            memory.update(NodeId(peer), &mut known, held);
         }
-        for peer in 2..5 {
-            memory.update(NodeId(peer), &mut known[peer as usize], LIMIT / 4);
-        }
-        assert_eq!(memory.supply(NodeId(9), LIMIT), Supply::Exhausted);
-        for peer in 1..5 {
-            let known = if peer == 1 { &mut known[0] } else { &mut known[peer as usize] };
-            memory.update(NodeId(peer), known, 0);
-        }
-        assert_eq!((memory.total(), memory.by_peer.len()), (0, 0));
     }
 
     #[test]
-    fn small_changes_are_not_accounted_for_but_the_end_is() {
+    fn a_peer_gets_a_third_of_what_is_free_and_a_newcomer_always_finds_room() {
+        let mut memory = Memory::default();
+        let (held, scarce) = fill(&mut memory, 1);
+        assert!((LIMIT / 4..LIMIT / 4 + 1000).contains(&held), "{held}");
+        assert!((LIMIT / 7..LIMIT / 7 + 1000).contains(&scarce), "{scarce}");
+        for peer in 2..20 {
+            assert!(fill(&mut memory, peer).0 > 0, "{peer}");
+        }
+        assert!(memory.total() < LIMIT);
+        assert_eq!(memory.supply(NodeId(99), LIMIT), Supply::Ample);
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_was_given_back() {
         let mut memory = Memory::default();
         let mut known = 0;
-        memory.update(NodeId(1), &mut known, GRAIN - 1);
-        assert_eq!(memory.total(), 0);
-        memory.update(NodeId(1), &mut known, GRAIN);
-        memory.update(NodeId(1), &mut known, 1);
-        assert_eq!(memory.total(), GRAIN);
-        memory.update(NodeId(1), &mut known, 0);
-        assert_eq!(memory.total(), 0);
+        for held in [1, 70_000, 3, 0] {
+            memory.update(NodeId(1), &mut known, held);
+            assert_eq!((memory.total(), known), (held, held));
+        }
+        assert!(memory.by_peer.is_empty());
     }
 }

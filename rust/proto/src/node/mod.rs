@@ -11,10 +11,13 @@ mod api;
 mod early;
 mod limits;
 mod memory;
+mod places;
 mod ports;
 mod receive;
+mod slots;
 mod stats;
 mod strangers;
+mod syns;
 mod too_big;
 mod transmit;
 
@@ -30,7 +33,8 @@ pub use too_big::TooBig;
 pub use transmit::Transmit;
 
 use self::{
-    admission::Gate, early::Early, limits::Limits, memory::Memory, ports::Ports, strangers::Strangers,
+    admission::Gate, early::Early, limits::Limits, memory::Memory, places::Places, ports::Ports,
+    strangers::Strangers, syns::Syns,
 };
 use crate::{
     config::{MAX_SEGMENT, NodeConfig},
@@ -132,12 +136,19 @@ struct Slot {
     /// Deadline that stands in the timer heap.
     armed: Option<Instant>,
     is_inbound: bool,
+    /// Whether the driver knows it, and will close it: it dialled it or was told that it was accepted.
+    is_known: bool,
+    opened_at: Instant,
     /// Whether it takes a place among the connections and on its port; TIME-WAIT takes none.
     is_counted: bool,
+    /// Its SYN may leave although others wait.
+    has_syn_turn: bool,
+    is_waiting_for_syn: bool,
     /// The application is done with it; it is forgotten when it is closed.
     is_released: bool,
-    /// Octets that the node's ledger says it holds.
+    /// Octets that the node's ledgers say it holds.
     held: usize,
+    send_held: usize,
 }
 
 /// Demultiplexing key: our port and the far end.
@@ -153,6 +164,7 @@ struct Key {
 enum Timed {
     Connection(ConnectionId),
     Peer(NodeId),
+    Syns(NodeId),
     Beacon,
     Sweep,
 }
@@ -170,14 +182,18 @@ pub struct Node {
     /// Deadlines of peers that stand in the heap.
     peer_armed: HashMap<NodeId, Instant>,
     slots: BTreeMap<ConnectionId, Slot>,
-    /// Connections that take a place.
-    counted: usize,
+    places: Places,
+    /// Connections in TIME-WAIT, oldest first; some are over.
+    time_wait: VecDeque<ConnectionId>,
     demux: HashMap<Key, ConnectionId>,
     /// Connections by peer, for those that wait and for restarts.
-    by_peer: BTreeMap<NodeId, Vec<ConnectionId>>,
+    by_peer: BTreeMap<NodeId, BTreeSet<ConnectionId>>,
     next_id: u32,
     ports: Ports,
+    /// Held for readers.
     memory: Memory,
+    /// Held for peers that have not acknowledged.
+    send_memory: Memory,
     ready: VecDeque<ConnectionId>,
     timers: BinaryHeap<Reverse<(Instant, Timed)>>,
     events: VecDeque<Event>,
@@ -197,6 +213,7 @@ pub struct Node {
     syn_bucket: BTreeMap<NodeId, TokenBucket>,
     limits: Limits,
     strangers: Strangers,
+    syns: Syns,
     /// Reports of datagrams that were too large; each makes us look through the peers.
     ptb_bucket: TokenBucket,
     gate: Gate,
@@ -224,6 +241,7 @@ impl Node {
         let mut node = Self {
             ports: Ports::default(),
             memory: Memory::default(),
+            send_memory: Memory::default(),
             config,
             address: Address::default(),
             identity: Identity::from_seed(identity_seed)?,
@@ -232,7 +250,8 @@ impl Node {
             peers: BTreeMap::new(),
             peer_armed: HashMap::new(),
             slots: BTreeMap::new(),
-            counted: 0,
+            places: Places::default(),
+            time_wait: VecDeque::new(),
             demux: HashMap::new(),
             by_peer: BTreeMap::new(),
             next_id: 1,
@@ -250,6 +269,7 @@ impl Node {
             syn_bucket: BTreeMap::new(),
             limits: Limits::new(&mut entropy),
             strangers: Strangers::new(&entropy.next_32()),
+            syns: Syns::default(),
             ptb_bucket: TokenBucket::new(PTB_RATE, PTB_BURST, now),
             gate: Gate::default(),
             dismissed: BTreeSet::new(),
@@ -284,6 +304,7 @@ impl Node {
             match what {
                 Timed::Connection(id) => self.on_connection_timeout(now, at, id),
                 Timed::Peer(id) => self.on_peer_timeout(now, at, id),
+                Timed::Syns(id) => self.on_syn_turn(now, id),
                 Timed::Beacon => self.discover(now),
                 Timed::Sweep => self.sweep(now),
             }
@@ -354,88 +375,6 @@ impl Node {
         }
     }
 
-    /// Puts a connection into the ready queue.
-    fn queue(&mut self, id: ConnectionId) {
-        if let Some(slot) = self.slots.get_mut(&id)
-            && !slot.is_queued
-        {
-            slot.is_queued = true;
-            self.ready.push_back(id);
-        }
-    }
-
-    /// Moves a connection's events up and arms its timer.
-    fn after(&mut self, id: ConnectionId) {
-        use crate::transport::ConnectionEvent;
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let (mut closed, mut frees_place) = (None, false);
-        while let Some(event) = slot.connection.poll_event() {
-            match event {
-                ConnectionEvent::Connected if slot.is_inbound => self.events.push_back(Event::Accepted(id)),
-                ConnectionEvent::Connected => self.events.push_back(Event::Connected(id)),
-                ConnectionEvent::Readable => self.events.push_back(Event::Readable(id)),
-                ConnectionEvent::Writable => self.events.push_back(Event::Writable(id)),
-                ConnectionEvent::RemoteFinished => self.events.push_back(Event::RemoteFinished(id)),
-                ConnectionEvent::TimeWait => frees_place = true,
-                ConnectionEvent::Closed(reason) => closed = Some(reason),
-            }
-        }
-        if let Some(reason) = closed {
-            self.events.push_back(Event::Closed(id, reason));
-        }
-        if frees_place || closed.is_some() {
-            self.free_place(id);
-        }
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        if let Some((at, _)) = slot.connection.poll_timeout()
-            && slot.armed.is_none_or(|armed| at < armed)
-        {
-            slot.armed = Some(at);
-            self.timers.push(Reverse((at, Timed::Connection(id))));
-        }
-    }
-
-    /// A connection takes no place any more.
-    fn free_place(&mut self, id: ConnectionId) {
-        if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_counted) {
-            slot.is_counted = false;
-            self.counted -= 1;
-            self.ports.on_removed(slot.connection.tuple().local_port);
-        }
-    }
-
-    /// Whether there is room for one more connection. Those in TIME-WAIT are bounded too, because they
-    /// hold memory.
-    fn is_full(&self) -> bool {
-        let max = self.config.max_connections;
-        self.counted >= max || self.slots.len() >= 2 * max
-    }
-
-    /// Forgets a connection.
-    fn remove(&mut self, id: ConnectionId) {
-        self.free_place(id);
-        let Some(mut slot) = self.slots.remove(&id) else { return };
-        let tuple = *slot.connection.tuple();
-        self.memory.update(tuple.remote.node, &mut slot.held, 0);
-        let key = Key { local_port: tuple.local_port, remote: tuple.remote, remote_port: tuple.remote_port };
-        if self.demux.get(&key) == Some(&id) {
-            self.demux.remove(&key);
-        }
-        let node = tuple.remote.node;
-        if let Some(ids) = self.by_peer.get_mut(&node) {
-            ids.retain(|known| *known != id);
-            if ids.is_empty() {
-                self.by_peer.remove(&node);
-                if self.dismissed.remove(&node) {
-                    self.forget_peer(node);
-                }
-                if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.deactivate();
-                }
-            }
-        }
-    }
-
     /// Breaks every connection with a peer.
     fn fail_peer(&mut self, node: NodeId, reason: CloseReason) {
         self.pending.remove(&node);
@@ -467,6 +406,7 @@ impl Node {
         self.pending.retain(|id, _| peers.contains_key(id));
         self.early.retain(|id| peers.contains_key(&id));
         self.gate.sweep(now);
+        self.syns.sweep(now);
         self.syn_bucket.retain(|_, bucket| !bucket.is_full(now));
         self.strangers.sweep(now);
         self.arm(now + self.config.sweep_interval, Timed::Sweep);

@@ -62,10 +62,6 @@ impl Ports {
         Err(NodeError::PortsExhausted)
     }
 
-    pub(super) fn connections(&self, port: Port) -> usize {
-        self.in_use.get(&port).copied().unwrap_or(0)
-    }
-
     pub(super) fn on_added(&mut self, port: Port) {
         *self.in_use.entry(port).or_default() += 1;
     }

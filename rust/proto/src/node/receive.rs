@@ -1,6 +1,6 @@
 //! Arriving datagrams: authenticate, then demultiplex.
 
-use core::net::SocketAddr;
+use core::{net::SocketAddr, time::Duration};
 use std::sync::Arc;
 
 use super::{Event, Key, Node};
@@ -17,6 +17,9 @@ use crate::{
         tunnel::{Frame, SEALED_HEADER_LEN, SealedHeader, TAG_LEN},
     },
 };
+
+/// A peer that is heard after so long a silence is told at once what it missed.
+const OUTAGE: Duration = Duration::from_secs(2);
 
 impl Node {
     /// Takes one UDP datagram, which is decrypted in place. Whatever it holds, it never fails: what
@@ -56,6 +59,7 @@ impl Node {
             self.on_unopened(now, from, sender, frame.len());
             return;
         };
+        let silence = now.saturating_since(peer.last_rx());
         let mut scratch = core::mem::take(&mut self.scratch);
         match peer.open(now, header, frame, &mut scratch, from) {
             Ok((is_in_place, is_promoted)) => {
@@ -72,6 +76,9 @@ impl Node {
                 }
                 if is_elsewhere {
                     self.follow_path(sender);
+                }
+                if silence >= OUTAGE {
+                    self.on_peer_back(now, sender);
                 }
             }
             Err(OpenError::Replayed) => self.counters.dropped_replayed += 1,
@@ -207,8 +214,9 @@ impl Node {
             if !is_new_syn && slot.connection.state() != State::Closed {
                 let peer = header.src.node;
                 slot.connection.set_supply(self.memory.supply(peer, self.config.recv_memory));
+                slot.connection.set_send_supply(self.send_memory.supply(peer, self.config.send_memory));
                 slot.connection.process(now, header, payload);
-                self.memory.update(peer, &mut slot.held, slot.connection.held());
+                self.account(id);
                 self.queue(id);
                 return;
             }
@@ -248,9 +256,7 @@ impl Node {
             self.counters.dropped_limited += 1;
             return true;
         }
-        let is_full =
-            self.is_full() || self.ports.connections(syn.dst_port) >= self.config.max_connections_per_port;
-        if is_full {
+        if !self.make_place(now, node, syn.dst_port) {
             self.counters.dropped_limited += 1;
             return false;
         }
@@ -272,7 +278,7 @@ impl Node {
             remote: syn.src,
             remote_port: syn.src_port,
         };
-        let id = self.insert(Connection::accept(now, tuple, options, iss, syn), true);
+        let id = self.insert(now, Connection::accept(now, tuple, options, iss, syn), true);
         self.with_peer(node, |peer, local, out| peer.activate(now, local, out));
         self.queue(id);
         true

@@ -39,6 +39,8 @@ pub struct NodeCounters {
     pub cookies_sent: u64,
     /// Datagrams, SYNs and peers over a rate or a bound.
     pub dropped_limited: u64,
+    /// Connections that were reset to make room for others.
+    pub evicted: u64,
     /// Stream packets without a connection.
     pub dropped_unknown: u64,
     /// SYNs of peers that a private node does not let in.
@@ -64,8 +66,10 @@ pub struct NodeCounters {
 pub struct NodeStats {
     /// Counters since the start.
     pub counters: NodeCounters,
-    /// Octets held for readers, to within 16 KiB for each connection.
+    /// Octets of memory held for readers.
     pub held: usize,
+    /// Octets of memory held for what is to be sent or sent again.
+    pub send_held: usize,
     /// Connections that are being opened or open.
     pub connections: usize,
     /// Bound ports.

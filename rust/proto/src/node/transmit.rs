@@ -5,7 +5,6 @@ use core::net::SocketAddr;
 use super::{ConnectionId, Node};
 use crate::{
     time::Instant,
-    transport::State,
     wire::{
         addr::NodeId,
         packet::{HEADER_LEN, Header},
@@ -77,23 +76,17 @@ impl Node {
         self.counters.bytes_sent += octets as u64;
     }
 
-    fn forget_if_over(&mut self, id: ConnectionId) {
-        let is_over = self
-            .slots
-            .get(&id)
-            .is_some_and(|slot| slot.is_released && slot.connection.state() == State::Closed);
-        if is_over {
-            self.remove(id);
-        }
-    }
-
     /// Fills `buf` with what one connection has to send.
     fn fill(&mut self, now: Instant, id: ConnectionId, buf: &mut [u8], max_segments: usize) -> Filled {
-        let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) else {
+        let Some(slot) = self.slots.get(&id).filter(|slot| slot.is_attached) else {
             return Filled::Nothing;
         };
+        let node = slot.connection.tuple().remote.node;
+        if !self.may_send_syn(now, node, id) {
+            return Filled::Nothing;
+        }
+        let Some(slot) = self.slots.get_mut(&id) else { return Filled::Nothing };
         let connection = &mut slot.connection;
-        let node = connection.tuple().remote.node;
         let room = HEADER_LEN + connection.max_segment();
         if node == self.address.node {
             while let Some(len) = connection.dispatch(now, &mut buf[..room]) {

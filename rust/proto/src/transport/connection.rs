@@ -15,7 +15,7 @@ use super::{
     timer::Timers,
 };
 use crate::{
-    config::{SAFE_SEGMENT, TransportConfig},
+    config::{MAX_SEGMENT, SAFE_SEGMENT, TransportConfig},
     time::Instant,
     wire::{
         addr::{Address, Port},
@@ -104,6 +104,8 @@ pub struct Connection {
     /// When the SYN first left, to sample its round trip if it was sent once.
     pub(super) syn_sent_at: Option<Instant>,
     pub(super) syn_transmissions: u32,
+    /// SYN is repeated soon.
+    pub(super) is_syn_hurried: bool,
     pub(super) is_rst_due: bool,
     /// A timeout was taken for a false alarm, and no round trip was measured since.
     pub(super) has_undone_timeout: bool,
@@ -111,6 +113,8 @@ pub struct Connection {
     pub(super) stray_reset: Option<Header>,
     /// The application wants no more sending; FIN follows the data.
     pub(super) is_fin_queued: bool,
+    /// FIN waits for nobody.
+    pub(super) is_fin_urgent: bool,
     /// The application is gone altogether.
     pub(super) is_abandoned: bool,
     /// Octets the peer can take beyond `snd_una`.
@@ -122,6 +126,8 @@ pub struct Connection {
     pub(super) dup_acks: u32,
     /// Timeouts in a row without progress.
     pub(super) timeouts: u32,
+    /// When what is repeated left for the first time, or a moment before.
+    pub(super) unanswered_since: Option<Instant>,
     pub(super) persist_interval: Duration,
     pub(super) is_probe_due: bool,
     pub(super) is_keepalive_due: bool,
@@ -130,6 +136,9 @@ pub struct Connection {
     pub(super) quick_acks_left: u32,
     pub(super) last_arrival: Instant,
     pub(super) is_write_blocked: bool,
+    pub(super) send_supply: Supply,
+    /// Octets that the send buffer may have while memory is scarce: what it had before.
+    pub(super) granted: usize,
     pub(super) is_path_suspect: bool,
     pub(super) events: Events,
 }
@@ -233,10 +242,12 @@ impl Connection {
             is_syn_due: false,
             syn_sent_at: None,
             syn_transmissions: 0,
+            is_syn_hurried: false,
             is_rst_due: false,
             has_undone_timeout: false,
             stray_reset: None,
             is_fin_queued: false,
+            is_fin_urgent: false,
             is_abandoned: false,
             snd_wnd: 0,
             snd_slots: 0,
@@ -244,6 +255,7 @@ impl Connection {
             snd_wl2: SeqNumber::default(),
             dup_acks: 0,
             timeouts: 0,
+            unanswered_since: None,
             persist_interval: config.persist_min,
             is_probe_due: false,
             is_keepalive_due: false,
@@ -252,6 +264,8 @@ impl Connection {
             quick_acks_left: config.quick_acks,
             last_arrival: now,
             is_write_blocked: false,
+            send_supply: Supply::default(),
+            granted: config.send_backlog,
             is_path_suspect: false,
             events: Events::default(),
             options,
@@ -305,6 +319,22 @@ impl Connection {
         self.is_syn_due |= self.state == State::SynSent;
     }
 
+    /// Whether SYN must leave for an old peer, which drops what comes too fast.
+    pub fn owes_paced_syn(&self) -> bool {
+        self.is_syn_due && self.state == State::SynSent && self.options.dialect.is_legacy()
+    }
+
+    /// Says whether an old peer is there, so that a SYN it does not answer was dropped and not lost.
+    pub fn hurry_syn(&mut self, is_hurried: bool) {
+        self.is_syn_hurried = is_hurried;
+    }
+
+    /// Sends FIN after what is queued even to an old peer that has not finished: the process ends.
+    pub fn shutdown_at_once(&mut self) {
+        self.is_fin_urgent = true;
+        self.shutdown();
+    }
+
     /// The two ends.
     pub fn tuple(&self) -> &FourTuple {
         &self.tuple
@@ -326,13 +356,31 @@ impl Connection {
             return 0;
         }
         let config = &self.options.config;
+        if self.send_supply == Supply::Exhausted {
+            return MAX_SEGMENT.saturating_sub(self.sender.queue.len());
+        }
+        let wanted = self.wanted_buffer();
+        let buffer = if self.send_supply == Supply::Ample { wanted } else { wanted.min(self.granted) };
+        let held = buffer.saturating_sub(self.sender.queue.len());
+        held.min(config.send_backlog.saturating_sub(self.sender.unsent()))
+    }
+
+    /// Octets of the send buffer that keep the network busy.
+    fn wanted_buffer(&self) -> usize {
+        let config = &self.options.config;
         // Two windows: one on its way, one that grows while the first is acknowledged. What the peer
         // holds behind a gap comes on top, or a flight that repairs could not be kept up.
         let sent = self.sender.snd_nxt.bytes_since(self.sender.snd_una).unwrap_or(0);
         let arrived = sent.saturating_sub(self.sender.in_flight());
-        let buffer = (2 * self.congestion.cwnd() + arrived).clamp(config.send_buffer, config.max_send_buffer);
-        let held = buffer.saturating_sub(self.sender.queue.len());
-        held.min(config.send_backlog.saturating_sub(self.sender.unsent()))
+        (2 * self.congestion.cwnd() + arrived).clamp(config.send_buffer, config.max_send_buffer)
+    }
+
+    /// Tells how much memory is left for what is to be sent. While it is ample the buffer grows.
+    pub fn set_send_supply(&mut self, supply: Supply) {
+        self.send_supply = supply;
+        if supply == Supply::Ample {
+            self.granted = self.granted.max(self.wanted_buffer());
+        }
     }
 
     fn check_sendable(&self) -> Result<(), SendError> {
@@ -367,7 +415,9 @@ impl Connection {
     /// Wakes a writer that was refused once there is room for half a backlog: when segments leave, so
     /// that a paced flight never waits for its application, and when they are acknowledged.
     pub(super) fn tell_writer(&mut self) {
-        if self.is_write_blocked && self.send_capacity() >= self.options.config.send_backlog / 2 {
+        let is_exhausted = self.send_supply == Supply::Exhausted;
+        let wanted = if is_exhausted { MAX_SEGMENT } else { self.options.config.send_backlog / 2 };
+        if self.is_write_blocked && self.send_capacity() >= wanted {
             self.is_write_blocked = false;
             self.events.is_writable = true;
         }
@@ -400,9 +450,19 @@ impl Connection {
         self.receiver.supply = supply;
     }
 
-    /// Octets that are held for the reader, in order and behind gaps.
+    /// Octets of memory that are held for the reader, in order and behind gaps.
     pub fn held(&self) -> usize {
         self.receiver.held()
+    }
+
+    /// Octets of memory that are held for what is to be sent or sent again.
+    pub fn send_held(&self) -> usize {
+        self.sender.held()
+    }
+
+    /// Whether any data went one way or the other.
+    pub fn is_used(&self) -> bool {
+        self.counters.bytes_sent + self.counters.bytes_recv > 0
     }
 
     /// Octets that can be read.
@@ -422,7 +482,7 @@ impl Connection {
         {
             self.receiver.on_read(self.last_arrival, n, rtt);
         }
-        self.receiver.queue.consume(n);
+        self.receiver.consume(n);
         self.events.is_readable &= !self.receiver.queue.is_empty();
         if self.state.can_receive() && self.receiver.wants_window_update() {
             self.receiver.ack.now();
@@ -452,7 +512,8 @@ impl Connection {
         Ok(Some(taken))
     }
 
-    /// Finishes sending: FIN follows what is queued. Reading goes on.
+    /// Finishes sending: FIN follows what is queued. Reading goes on, so towards an old peer, which takes
+    /// FIN for the end of both directions, it waits until that has finished or [`Self::close`] is called.
     pub fn shutdown(&mut self) {
         if self.state == State::SynSent && self.sender.queue.is_empty() && self.is_abandoned {
             self.fail(CloseReason::Aborted);
@@ -464,7 +525,7 @@ impl Connection {
     /// The application is gone: FIN follows what is queued, and data that arrives is refused. Data
     /// that arrived and nobody will read resets the connection (RFC 9293 section 3.6.1).
     pub fn close(&mut self, now: Instant) {
-        self.is_abandoned = true;
+        self.abandon(now);
         if self.receiver.queue.is_empty() {
             self.shutdown();
         } else {
@@ -475,6 +536,11 @@ impl Connection {
 
     /// Resets the connection.
     pub fn abort(&mut self, _now: Instant) {
+        self.reset(CloseReason::Aborted);
+    }
+
+    /// Resets the connection for a reason of our own.
+    pub fn reset(&mut self, reason: CloseReason) {
         match self.state {
             State::Closed | State::Listen => return,
             State::SynSent | State::TimeWait => {}
@@ -486,7 +552,7 @@ impl Connection {
             | State::Closing
             | State::LastAck => self.is_rst_due = true,
         }
-        self.fail(CloseReason::Aborted);
+        self.fail(reason);
     }
 
     /// Ends the connection without a packet, for a reason of our own.
@@ -546,6 +612,7 @@ impl Connection {
         let input = if self.state == State::SynSent { Input::SynAck } else { Input::AckOfSyn };
         self.state = self.state.on(input);
         self.timers.stop(TimerKind::Retransmission);
+        self.unanswered_since = None;
         self.timers.set(TimerKind::Keepalive, now + self.options.config.keepalive);
         self.events.is_connected = true;
     }

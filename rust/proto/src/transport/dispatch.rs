@@ -56,6 +56,7 @@ impl Connection {
 
     /// Acts on every deadline that has passed; harmless when none has.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.forgive_pause(now);
         while let Some(kind) = self.timers.expire(now) {
             match kind {
                 TimerKind::Retransmission => self.on_retransmission_timeout(now),
@@ -70,21 +71,9 @@ impl Connection {
                 }
                 TimerKind::Ack => self.receiver.ack.now(),
                 TimerKind::Nagle => self.is_nagle_over = true,
-                TimerKind::Keepalive => {
-                    let due = self.last_arrival + self.options.config.keepalive;
-                    self.is_keepalive_due = now >= due;
-                    let next = if now >= due { now + self.options.config.keepalive } else { due };
-                    self.timers.set(TimerKind::Keepalive, next);
-                }
-                TimerKind::Idle => {
-                    let due = self.last_arrival + self.options.config.idle_timeout;
-                    if now < due {
-                        self.timers.set(TimerKind::Idle, due);
-                    } else {
-                        self.is_rst_due = self.state.is_synchronized();
-                        self.fail(CloseReason::IdleTimeout);
-                    }
-                }
+                TimerKind::Keepalive => self.on_keepalive_timeout(now),
+                TimerKind::Idle => self.on_idle_timeout(now),
+                TimerKind::Orphan => self.on_orphan_timeout(),
                 TimerKind::TimeWait => self.fail(CloseReason::Finished),
             }
         }
@@ -133,7 +122,9 @@ impl Connection {
         self.note_window_use(false);
         // An old peer acts on FIN at once, even when data before it is missing.
         let is_held = self.options.dialect.is_legacy() && self.sender.outstanding() > 0;
-        if !self.is_fin_queued || is_held {
+        let is_awaited = !self.is_abandoned && !self.is_fin_urgent;
+        let is_early = self.options.dialect.forgets_answers() && is_awaited;
+        if !self.is_fin_queued || is_held || is_early {
             return None;
         }
         self.state = self.state.on(Input::FinSent);
@@ -281,10 +272,15 @@ impl Connection {
         self.syn_transmissions += 1;
         self.syn_sent_at.get_or_insert(now);
         if matches!(self.state, State::SynSent | State::SynReceived) {
+            self.unanswered_since.get_or_insert(now);
             let config = &self.options.config;
+            let (first, max) = if self.is_syn_hurried {
+                (config.legacy_syn_rto, config.syn_rto)
+            } else {
+                (config.syn_rto, config.syn_rto_max)
+            };
             let doublings = (self.syn_transmissions - 1).min(16);
-            let delay = (config.syn_rto * (1 << doublings)).min(config.syn_rto_max);
-            self.timers.set(TimerKind::Retransmission, now + delay);
+            self.timers.set(TimerKind::Retransmission, now + (first * (1 << doublings)).min(max));
         }
         if self.state == State::SynSent {
             let window = self.receiver.advertise();

@@ -13,6 +13,7 @@ mod connection;
 mod dispatch;
 pub mod error;
 mod pacing;
+mod patience;
 mod process;
 mod rack;
 mod rate;
@@ -60,5 +61,11 @@ impl Dialect {
     /// acknowledged data.
     fn is_legacy(self) -> bool {
         self != Self::Native
+    }
+
+    /// Whether a peer that gets our FIN drops what it has not sent yet, so that FIN must wait until it
+    /// has finished, or until nobody will read what it sends.
+    fn forgets_answers(self) -> bool {
+        self.is_legacy()
     }
 }

@@ -273,7 +273,11 @@ impl Connection {
             self.persist_interval = self.options.config.persist_min;
             self.timers.stop(TimerKind::Persist);
         }
-        self.timeouts = if self.snd_wnd == 0 { 0 } else { self.timeouts };
+        if self.snd_wnd == 0 {
+            // Whoever says that nothing fits is there (RFC 9293 section 3.8.6.1).
+            self.timeouts = 0;
+            self.unanswered_since = None;
+        }
     }
 
     fn on_fin_acked(&mut self, now: Instant) {

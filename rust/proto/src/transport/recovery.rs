@@ -36,7 +36,7 @@ impl Connection {
     ) {
         if acked.bytes > 0 {
             self.dup_acks = 0;
-            self.timeouts = 0;
+            self.on_progress(now);
         }
         let sample = acked.sampled_at.map(|sent_at| now.saturating_since(sent_at));
         if let Some(rtt) = sample {
@@ -252,7 +252,7 @@ impl Connection {
 
     pub(super) fn on_retransmission_timeout(&mut self, now: Instant) {
         if matches!(self.state, State::SynSent | State::SynReceived) {
-            if self.syn_transmissions > self.options.config.syn_retries {
+            if self.is_syn_out_of_patience(now) {
                 self.fail(CloseReason::SynTimeout);
             } else {
                 self.is_syn_due = true;
@@ -269,7 +269,7 @@ impl Connection {
                 self.fail(CloseReason::Finished);
                 return;
             }
-        } else if self.timeouts > config.max_retransmissions {
+        } else if self.is_out_of_patience(now) {
             self.is_rst_due = true;
             self.fail(CloseReason::RetransmissionTimeout);
             return;
@@ -282,8 +282,10 @@ impl Connection {
             self.is_path_suspect = true;
         }
         let is_new_event = !matches!(self.sender.recovery, Recovery::Timeout { .. });
-        // WP 4.3: once per loss event. A closed window is no loss.
-        if is_new_event || self.snd_wnd == 0 {
+        // WP 4.3: once per loss event. A closed window is no loss. What lasts is an outage, where each
+        // timeout doubles the next (RFC 6298 (5.5)).
+        let is_outage = self.timeouts > self.options.config.max_retransmissions;
+        if is_new_event || is_outage || self.snd_wnd == 0 {
             self.rtt.back_off();
         }
         if self.snd_wnd > 0 {

@@ -60,20 +60,18 @@ impl AckState {
     }
 }
 
-/// How much memory the node has left for what arrives.
+/// How much memory the node has left for what arrives, or for what is to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Supply {
     /// As much as windows ask for.
     #[default]
     Ample,
-    /// Windows do not grow.
+    /// Windows and buffers do not grow.
     Scarce,
-    /// What arrives is kept only while it fills no gap and little is unread.
+    /// A segment at a time: what arrives is kept only while it fills no gap and nothing is unread, and
+    /// nothing more is taken from a writer before all that it wrote was acknowledged.
     Exhausted,
 }
-
-/// Octets that a connection may hold unread when memory is exhausted.
-const EXHAUSTED_QUEUE: usize = 16 * MAX_SEGMENT;
 
 /// The receiving half of a connection.
 #[derive(Debug)]
@@ -163,9 +161,17 @@ impl Receiver {
         }
     }
 
-    /// Octets held, in order and behind gaps.
+    /// Octets of memory held, in order and behind gaps.
     pub(super) fn held(&self) -> usize {
-        self.queue.len() + self.assembler.octets()
+        self.queue.allocated() + self.assembler.cost()
+    }
+
+    /// The application read `n` octets. Chunks are kept for what comes next while memory is ample.
+    pub(super) fn consume(&mut self, n: usize) {
+        self.queue.consume(n);
+        if self.supply != Supply::Ample {
+            self.queue.trim();
+        }
     }
 
     /// A retransmission that is lost as well takes another round trip, in which the sender should not
@@ -189,7 +195,7 @@ impl Receiver {
             return Arrival::Unacceptable;
         }
         let octets = &octets[..octets.len().min(room)];
-        let is_luxury = seq != self.rcv_nxt || self.queue.len() >= EXHAUSTED_QUEUE;
+        let is_luxury = seq != self.rcv_nxt || !self.queue.is_empty();
         if self.supply == Supply::Exhausted && is_luxury {
             return Arrival::Overflow;
         }
@@ -198,7 +204,7 @@ impl Receiver {
                 self.make_room_for_repair();
                 return Arrival::OutOfOrder;
             }
-            let is_full = self.assembler.len() >= self.max_segments;
+            let is_full = self.assembler.is_full(octets.len(), self.max_segments);
             return if is_full { Arrival::Overflow } else { Arrival::Duplicate };
         }
         self.queue.append(octets);

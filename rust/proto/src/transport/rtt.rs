@@ -44,13 +44,24 @@ impl RttEstimator {
             }
         };
         self.srtt = Some(srtt);
-        let margin = self.clock_granularity.max(self.rttvar * 4);
-        self.rto = (srtt + margin).clamp(self.rto_min, self.rto_max);
+        self.rto = self.rto_of(srtt);
     }
 
     /// Doubles the RTO (RFC 6298 (5.5)).
     pub fn back_off(&mut self) {
         self.rto = (self.rto * 2).min(self.rto_max);
+    }
+
+    /// Takes every doubling back: there is news that the path works.
+    pub fn forget_back_off(&mut self) {
+        if let Some(srtt) = self.srtt {
+            self.rto = self.rto_of(srtt);
+        }
+    }
+
+    fn rto_of(&self, srtt: Duration) -> Duration {
+        let margin = self.clock_granularity.max(self.rttvar * 4);
+        (srtt + margin).clamp(self.rto_min, self.rto_max)
     }
 
     /// The retransmission timeout.

@@ -151,6 +151,14 @@ impl Sender {
         self.queue.len().saturating_sub(sent)
     }
 
+    /// Octets of memory held, with the records of what was sent.
+    pub(super) fn held(&self) -> usize {
+        self.queue.allocated()
+            + self.sent.capacity() * size_of::<Sent>()
+            + self.lost.capacity() * size_of::<SeqNumber>()
+            + self.resent.capacity() * size_of::<(Instant, SeqNumber)>()
+    }
+
     /// Sequence numbers on their way.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight

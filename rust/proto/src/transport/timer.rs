@@ -23,11 +23,13 @@ pub enum TimerKind {
     Keepalive,
     /// Nothing arrived for the idle time.
     Idle,
+    /// What the application closed makes no progress.
+    Orphan,
     /// End of TIME-WAIT.
     TimeWait,
 }
 
-const KINDS: [TimerKind; 10] = [
+const KINDS: [TimerKind; 11] = [
     TimerKind::Retransmission,
     TimerKind::LossProbe,
     TimerKind::Reordering,
@@ -37,6 +39,7 @@ const KINDS: [TimerKind; 10] = [
     TimerKind::Nagle,
     TimerKind::Keepalive,
     TimerKind::Idle,
+    TimerKind::Orphan,
     TimerKind::TimeWait,
 ];
 

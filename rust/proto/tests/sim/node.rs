@@ -83,6 +83,20 @@ impl Net {
         self.nodes.get_mut(&at(n)).unwrap()
     }
 
+    /// The process is gone, without a word.
+    pub(crate) fn remove(&mut self, n: u32) {
+        self.nodes.remove(&at(n));
+    }
+
+    /// Drops so many datagrams of a hundred from now on, and what is on its way if it is all.
+    pub(crate) fn set_loss(&mut self, percent: u64) {
+        self.loss = percent;
+        if percent == 100 {
+            self.drain();
+            self.wire.clear();
+        }
+    }
+
     fn drain(&mut self) {
         let mut buffer = vec![0; 65536];
         for (from, node) in &mut self.nodes {

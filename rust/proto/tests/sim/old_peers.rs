@@ -119,7 +119,7 @@ fn an_old_peer_that_sends_data_needs_no_syn_ack() {
 fn what_old_peers_say_after_the_end_is_not_answered() {
     for (dialect, answers) in [(Dialect::G1, 0), (Dialect::G2, 0), (Dialect::Native, 1)] {
         let mut script = Script::established(speaking(dialect), 50);
-        script.connection.shutdown();
+        script.connection.close(script.now);
         script.sent();
         script.recv(FIN_ACK, 1, 2, WINDOW, &[]);
         assert_eq!(script.connection.state(), State::TimeWait, "{dialect:?}");
@@ -144,7 +144,7 @@ fn a_fin_of_an_old_peer_is_answered_and_an_answer_is_not() {
         assert_eq!(script.connection.state(), State::TimeWait, "{dialect:?}");
         assert_eq!(script.sent().iter().map(|out| out.flags).collect::<Vec<_>>(), [FIN_ACK], "{dialect:?}");
         let mut script = Script::established(speaking(dialect), 50);
-        script.connection.shutdown();
+        script.connection.close(script.now);
         script.sent();
         script.recv(FIN_ACK, 1, 2, WINDOW, &[]);
         assert_eq!((script.connection.state(), script.sent()), (State::TimeWait, vec![]), "{dialect:?}");
@@ -224,7 +224,7 @@ fn fin_to_an_old_peer_waits_until_all_data_is_acknowledged() {
     for (dialect, is_held) in [(Dialect::G1, true), (Dialect::G2, true), (Dialect::Native, false)] {
         let mut script = Script::established(speaking(dialect), 50);
         script.write(2000);
-        script.connection.shutdown();
+        script.connection.close(script.now);
         let has_fin = |sent: &[Out]| sent.iter().any(|out| out.flags.contains(Flags::FIN));
         assert_eq!(has_fin(&script.sent()), !is_held, "{dialect:?}");
         script.ack(seg(1));

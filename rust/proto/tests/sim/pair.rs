@@ -85,7 +85,7 @@ impl End {
         }
         if self.then_shutdown && self.sent == self.to_send.len() {
             self.then_shutdown = false;
-            self.connection.shutdown();
+            self.connection.shutdown_at_once();
         }
         let mut scratch = [0; 65536];
         while self.reads {

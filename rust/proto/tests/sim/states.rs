@@ -272,14 +272,15 @@ fn a_stray_segment_is_reset_with_numbers_that_fit() {
 /// Section 3.10.8: who gives up an attempt has nobody to reset.
 #[test]
 fn only_a_peer_that_answered_is_reset_when_the_idle_time_is_over() {
-    let config = TransportConfig { idle_timeout: 5 * SECOND, ..TransportConfig::default() };
+    let config =
+        TransportConfig { idle_timeout: 5 * SECOND, keepalive: SECOND, ..TransportConfig::default() };
     let options = Options { config: Arc::new(config), ..options(Dialect::Native) };
     for (mut script, is_reset) in [
         (Script::connecting(options.clone()), false),
         (Script::accepting(options.clone()), true),
         (Script::established(options, 20), true),
     ] {
-        let sent = script.wait(6 * SECOND);
+        let sent = script.wait(7 * SECOND);
         assert_eq!(script.connection.state(), State::Closed);
         assert_eq!(sent.iter().any(|out| out.flags.contains(RST)), is_reset, "{sent:?}");
     }

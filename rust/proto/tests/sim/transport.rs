@@ -106,8 +106,12 @@ fn a_vanished_peer_breaks_the_connection_within_the_retransmission_limit() {
         pair.establish();
         pair.cut();
         pair.end(0).write(&pattern(100_000));
-        pair.run_until(2 * MINUTE, |pair| pair.end(0).closed().is_some());
+        let begin = pair.now;
+        pair.run_until(3 * MINUTE, |pair| pair.end(0).closed().is_some());
         assert_eq!(pair.end(0).closed(), Some(CloseReason::RetransmissionTimeout));
+        // R2 of RFC 1122 section 4.2.3.5; the eight attempts of WP 4.3 towards old peers.
+        let is_patient = pair.now.saturating_since(begin) > Duration::from_secs(100);
+        assert_eq!(is_patient, dialect == Dialect::Native, "{dialect:?}");
         let end = pair.end(0);
         assert_eq!(end.connection.send(b"x"), Err(SendError::Broken(CloseReason::RetransmissionTimeout)));
         assert_eq!(
@@ -161,7 +165,7 @@ fn an_idle_connection_is_probed_and_a_dead_one_closed() {
     let begin = pair.now;
     pair.run_until(10 * MINUTE, |pair| pair.end(0).closed().is_some() && pair.end(1).closed().is_some());
     assert_eq!(pair.end(0).closed(), Some(CloseReason::IdleTimeout));
-    assert!(pair.now.saturating_since(begin) <= Duration::from_secs(121));
+    assert!(pair.now.saturating_since(begin) <= Duration::from_secs(151));
 }
 
 #[test]

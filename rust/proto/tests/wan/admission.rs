@@ -31,14 +31,14 @@ fn dial(world: &mut World, count: usize) -> (usize, usize) {
 }
 
 #[test]
-fn a_port_takes_so_many_connections_and_refuses_the_rest() {
-    let mut world = world(|config| config.max_connections_per_port = 10);
+fn one_peer_takes_half_the_places_of_a_port_and_is_refused_the_rest() {
+    let mut world = world(|config| config.max_connections_per_port = 20);
     assert_eq!(dial(&mut world, 15), (10, 5));
     assert_eq!(world.node(1).stats().counters.dropped_limited, 5);
 }
 
 #[test]
-fn a_node_takes_so_many_connections_and_dials_no_more() {
+fn a_node_with_so_many_connections_dials_no_more() {
     let mut world = world(|config| config.max_connections = 10);
     assert_eq!(dial(&mut world, 10), (10, 0));
     let again = world.start_flow(0, 1, 1, DialOptions::default(), false);
@@ -99,7 +99,7 @@ fn a_peer_that_fills_windows_nobody_reads_takes_a_quarter_and_harms_no_other() {
     }
     world.run_for(5 * SECOND);
     let held = world.node(victim).stats().held;
-    assert!((LIMIT / 4..LIMIT / 4 + 40 * 80_000).contains(&held), "{held}");
+    assert!((LIMIT / 5..LIMIT / 3).contains(&held), "{held}");
     let dropped = |world: &mut World, peer: usize| -> u64 {
         let of_peer =
             world.node(victim).connections().filter(|(_, c)| c.tuple().remote.node.0 == peer as u32 + 1);
@@ -123,6 +123,7 @@ fn a_peer_that_fills_windows_nobody_reads_takes_a_quarter_and_harms_no_other() {
         let flow = FlowId::nth(&world, n).unwrap();
         world.set_reading(flow, true);
     }
-    world.run_for(SECOND);
+    // A chunk is kept for what comes next until a connection has paused.
+    world.run_for(35 * SECOND);
     assert_eq!(world.node(victim).stats().held, 0);
 }

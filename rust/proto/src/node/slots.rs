@@ -1,0 +1,200 @@
+//! The life of a connection in the node: entered, queued, followed, forgotten.
+
+use std::cmp::Reverse;
+
+use super::{ConnectionId, Event, Key, Node, Slot, Timed};
+use crate::{
+    time::Instant,
+    transport::{Connection, ConnectionEvent, State},
+    wire::addr::{NodeId, Port},
+};
+
+/// Deadlines in the heap for each thing that has any, beyond which those that are over are removed.
+const MAX_STALE: usize = 4;
+/// So many are always fine.
+const FEW_TIMERS: usize = 4096;
+
+impl Slot {
+    /// The port whose places it takes from others.
+    fn inbound_port(&self) -> Option<Port> {
+        self.is_inbound.then(|| self.connection.tuple().local_port)
+    }
+
+    fn key(&self) -> Key {
+        let tuple = self.connection.tuple();
+        Key { local_port: tuple.local_port, remote: tuple.remote, remote_port: tuple.remote_port }
+    }
+}
+
+impl Node {
+    pub(super) fn insert(&mut self, now: Instant, connection: Connection, is_inbound: bool) -> ConnectionId {
+        let id = self.allocate_id();
+        let tuple = *connection.tuple();
+        let slot = Slot {
+            connection: Box::new(connection),
+            is_queued: false,
+            is_attached: is_inbound,
+            armed: None,
+            is_inbound,
+            is_known: !is_inbound,
+            opened_at: now,
+            is_counted: true,
+            has_syn_turn: false,
+            is_waiting_for_syn: false,
+            is_released: false,
+            held: 0,
+            send_held: 0,
+        };
+        self.demux.insert(slot.key(), id);
+        self.ports.on_added(tuple.local_port);
+        self.places.add(tuple.remote.node, slot.inbound_port());
+        self.by_peer.entry(tuple.remote.node).or_default().insert(id);
+        self.slots.insert(id, slot);
+        id
+    }
+
+    /// Puts a connection into the ready queue.
+    pub(super) fn queue(&mut self, id: ConnectionId) {
+        if let Some(slot) = self.slots.get_mut(&id)
+            && !slot.is_queued
+        {
+            slot.is_queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Moves a connection's events up and arms its timer.
+    pub(super) fn after(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let (mut closed, mut is_time_wait) = (None, false);
+        while let Some(event) = slot.connection.poll_event() {
+            match event {
+                ConnectionEvent::Connected if slot.is_inbound => {
+                    slot.is_known = true;
+                    self.events.push_back(Event::Accepted(id));
+                }
+                ConnectionEvent::Connected => self.events.push_back(Event::Connected(id)),
+                ConnectionEvent::Readable => self.events.push_back(Event::Readable(id)),
+                ConnectionEvent::Writable => self.events.push_back(Event::Writable(id)),
+                ConnectionEvent::RemoteFinished => self.events.push_back(Event::RemoteFinished(id)),
+                ConnectionEvent::TimeWait => is_time_wait = true,
+                ConnectionEvent::Closed(reason) => closed = Some(reason),
+            }
+        }
+        match closed {
+            Some(reason) if slot.is_known => self.events.push_back(Event::Closed(id, reason)),
+            // It ended before anybody heard of it, so nobody will close it.
+            Some(_) => slot.is_released = true,
+            None => {}
+        }
+        if is_time_wait || closed.is_some() {
+            self.free_place(id);
+        }
+        if is_time_wait {
+            self.enter_time_wait(id);
+        }
+        self.account(id);
+        self.arm_connection(id);
+    }
+
+    /// Enters what a connection holds into the ledgers.
+    pub(super) fn account(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let peer = slot.connection.tuple().remote.node;
+        self.memory.update(peer, &mut slot.held, slot.connection.held());
+        self.send_memory.update(peer, &mut slot.send_held, slot.connection.send_held());
+    }
+
+    fn arm_connection(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if let Some((at, _)) = slot.connection.poll_timeout()
+            && slot.armed.is_none_or(|armed| at < armed)
+        {
+            slot.armed = Some(at);
+            self.timers.push(Reverse((at, Timed::Connection(id))));
+            self.drop_stale_timers();
+        }
+    }
+
+    /// Deadlines of connections that are over would wait for their time.
+    fn drop_stale_timers(&mut self) {
+        let fair = FEW_TIMERS + MAX_STALE * (self.slots.len() + self.peers.len());
+        if self.timers.len() <= fair {
+            return;
+        }
+        let (slots, peers) = (&self.slots, &self.peer_armed);
+        self.timers.retain(|Reverse((at, what))| match what {
+            Timed::Connection(id) => slots.get(id).is_some_and(|slot| slot.armed == Some(*at)),
+            Timed::Peer(id) => peers.get(id) == Some(at),
+            Timed::Syns(_) | Timed::Beacon | Timed::Sweep => true,
+        });
+    }
+
+    fn enter_time_wait(&mut self, id: ConnectionId) {
+        let is_waiting = |id: &ConnectionId| {
+            self.slots.get(id).is_some_and(|slot| slot.connection.state() == State::TimeWait)
+        };
+        while self.time_wait.front().is_some_and(|first| !is_waiting(first)) {
+            self.time_wait.pop_front();
+        }
+        self.time_wait.push_back(id);
+        self.bound_time_wait();
+    }
+
+    /// A peer is heard after a silence: its connections need not wait for timers that backed off.
+    pub(super) fn on_peer_back(&mut self, now: Instant, node: NodeId) {
+        for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
+            if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
+                slot.connection.on_peer_back(now);
+                slot.connection.handle_timeout(now);
+                self.queue(id);
+            }
+        }
+    }
+
+    /// A connection takes no place any more.
+    fn free_place(&mut self, id: ConnectionId) {
+        if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_counted) {
+            slot.is_counted = false;
+            let tuple = *slot.connection.tuple();
+            let inbound_port = slot.inbound_port();
+            self.places.remove(tuple.remote.node, inbound_port);
+            self.ports.on_removed(tuple.local_port);
+        }
+    }
+
+    /// Forgets a connection whose application is done with it once it is closed.
+    pub(super) fn forget_if_over(&mut self, id: ConnectionId) {
+        let is_over = self
+            .slots
+            .get(&id)
+            .is_some_and(|slot| slot.is_released && slot.connection.state() == State::Closed);
+        if is_over {
+            self.remove(id);
+        }
+    }
+
+    /// Forgets a connection.
+    fn remove(&mut self, id: ConnectionId) {
+        self.free_place(id);
+        let Some(mut slot) = self.slots.remove(&id) else { return };
+        let node = slot.connection.tuple().remote.node;
+        self.memory.update(node, &mut slot.held, 0);
+        self.send_memory.update(node, &mut slot.send_held, 0);
+        if self.demux.get(&slot.key()) == Some(&id) {
+            self.demux.remove(&slot.key());
+        }
+        if let Some(ids) = self.by_peer.get_mut(&node) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_peer.remove(&node);
+                if self.dismissed.remove(&node) {
+                    self.forget_peer(node);
+                }
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.deactivate();
+                }
+            }
+        }
+    }
+}
