@@ -46,7 +46,7 @@ const MAX_READY: usize = 1024;
 /// How long streams may finish when the daemon stops.
 const LINGER: Duration = Duration::from_secs(1);
 /// The echo service (whitepaper table of ports).
-const ECHO: Port = Port(7);
+pub(crate) const ECHO: Port = Port(7);
 
 const UDP: Token = Token(0);
 const IPC: Token = Token(1);
@@ -457,7 +457,11 @@ impl Driver {
     }
 
     fn on_closed(&mut self, id: ConnectionId, reason: CloseReason) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            // Nobody will close it.
+            self.node.close(self.now, id);
+            return;
+        };
         stream.closed = Some(reason);
         match &mut stream.owner {
             Owner::Bridge(bridge) => {
@@ -561,7 +565,7 @@ impl Driver {
         let ids: Vec<ConnectionId> = self.streams.keys().copied().collect();
         for id in ids {
             self.pump_in(id);
-            self.node.with_connection(id, |connection| connection.shutdown());
+            self.node.with_connection(id, |connection| connection.shutdown_at_once());
         }
     }
 

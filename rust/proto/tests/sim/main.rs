@@ -12,6 +12,7 @@ mod liveness;
 mod loss;
 mod memory;
 mod node;
+mod old_node;
 mod old_peers;
 mod pair;
 mod patience;
