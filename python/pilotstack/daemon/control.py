@@ -131,6 +131,9 @@ class Control:
             "tunnel_encryption_failure": snapshot["dropped_unauthentic"],
             "ptb_recv": snapshot["ptb_recv"],
             "accept_queue_drops": 0,
+            # Octets of memory held for readers, and for peers that have not acknowledged.
+            "recv_held": snapshot["recv_held"],
+            "send_held": snapshot["send_held"],
             "dropped": {
                 name.removeprefix("dropped_"): value
                 for name, value in snapshot.items()

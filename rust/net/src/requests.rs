@@ -24,7 +24,7 @@ use tracing::debug;
 
 use crate::{
     client::{OUT_SOFT_LIMIT, Stalled},
-    driver::{ECHO, ClientId, Delivery, Driver, Forward, Kind, Listener, token},
+    driver::{ClientId, Delivery, Driver, ECHO, Forward, Kind, Listener, token},
     handle::{HostEvent, Tag},
     stream::{Dial, Owner, Stream},
 };

@@ -155,7 +155,7 @@ impl Node {
     }
 
     fn evict(&mut self, id: ConnectionId) {
-        self.counters.evicted += 1;
+        self.counters.dropped_unused += 1;
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.connection.reset(CloseReason::Aborted);
             self.queue(id);

@@ -39,8 +39,8 @@ pub struct NodeCounters {
     pub cookies_sent: u64,
     /// Datagrams, SYNs and peers over a rate or a bound.
     pub dropped_limited: u64,
-    /// Connections that were reset to make room for others.
-    pub evicted: u64,
+    /// Connections that were never used and reset to make room for others.
+    pub dropped_unused: u64,
     /// Stream packets without a connection.
     pub dropped_unknown: u64,
     /// SYNs of peers that a private node does not let in.

@@ -23,6 +23,7 @@ pub mod rtt;
 mod send;
 pub mod state;
 pub mod stats;
+mod stream;
 pub mod timer;
 
 pub use congestion::Algorithm;

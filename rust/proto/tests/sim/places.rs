@@ -130,7 +130,7 @@ fn a_newcomer_takes_the_place_of_what_is_never_used() {
     assert_eq!(net.fill(3, 4), 0, "what is young is spared");
     net.pass(4 * SECOND);
     assert_eq!(net.fill(3, 4), 1);
-    assert_eq!(net.of(4).stats().counters.evicted, 1);
+    assert_eq!(net.of(4).stats().counters.dropped_unused, 1);
     assert_eq!(net.of(4).connection(accepted).map(|it| it.state()), Some(State::Established));
     assert!(net.has_event(1, |event| matches!(event, Event::Closed(_, CloseReason::Reset))));
     // Who has one takes none from others.

@@ -1,0 +1,211 @@
+//! The application's calls: write, read, finish.
+
+use super::{CloseReason, Connection, Dialect, RecvError, SendError, State, recv::Supply};
+use crate::{config::MAX_SEGMENT, time::Instant};
+
+impl Connection {
+    /// Octets that [`Self::send`] would take now.
+    pub fn send_capacity(&self) -> usize {
+        if self.check_sendable().is_err() {
+            return 0;
+        }
+        let config = &self.options.config;
+        if self.send_supply == Supply::Exhausted {
+            return MAX_SEGMENT.saturating_sub(self.sender.queue.len());
+        }
+        let wanted = self.wanted_buffer();
+        let buffer = if self.send_supply == Supply::Ample { wanted } else { wanted.min(self.granted) };
+        let held = buffer.saturating_sub(self.sender.queue.len());
+        held.min(config.send_backlog.saturating_sub(self.sender.unsent()))
+    }
+
+    /// Octets of the send buffer that keep the network busy.
+    fn wanted_buffer(&self) -> usize {
+        let config = &self.options.config;
+        // Two windows: one on its way, one that grows while the first is acknowledged. What the peer
+        // holds behind a gap comes on top, or a flight that repairs could not be kept up.
+        let sent = self.sender.snd_nxt.bytes_since(self.sender.snd_una).unwrap_or(0);
+        let arrived = sent.saturating_sub(self.sender.in_flight());
+        (2 * self.congestion.cwnd() + arrived).clamp(config.send_buffer, config.max_send_buffer)
+    }
+
+    /// Tells how much memory is left for what is to be sent. While it is ample the buffer grows.
+    pub fn set_send_supply(&mut self, supply: Supply) {
+        self.send_supply = supply;
+        if supply == Supply::Ample {
+            self.granted = self.granted.max(self.wanted_buffer());
+        }
+    }
+
+    fn check_sendable(&self) -> Result<(), SendError> {
+        if let Some(reason) = self.broken() {
+            return Err(SendError::Broken(reason));
+        }
+        let is_open = match self.state {
+            State::SynSent | State::SynReceived | State::Established | State::CloseWait => true,
+            State::Closed
+            | State::Listen
+            | State::FinWait1
+            | State::FinWait2
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => false,
+        };
+        if is_open && !self.is_fin_queued { Ok(()) } else { Err(SendError::Closed) }
+    }
+
+    /// Queues octets and returns how many were taken; 0 means full, and a Writable event follows.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn send(&mut self, octets: &[u8]) -> Result<usize, SendError> {
+        self.check_sendable()?;
+        let capacity = self.send_capacity();
+        let taken = self.sender.queue.write(octets, capacity);
+        self.is_write_blocked = taken < octets.len();
+        Ok(taken)
+    }
+
+    /// Wakes a writer that was refused once there is room for half a backlog: when segments leave, so
+    /// that a paced flight never waits for its application, and when they are acknowledged.
+    pub(super) fn tell_writer(&mut self) {
+        let is_exhausted = self.send_supply == Supply::Exhausted;
+        let wanted = if is_exhausted { MAX_SEGMENT } else { self.options.config.send_backlog / 2 };
+        if self.is_write_blocked && self.send_capacity() >= wanted {
+            self.is_write_blocked = false;
+            self.events.is_writable = true;
+        }
+    }
+
+    /// Room for 1 to `max` octets in the send queue, to be filled and kept by [`Self::send_commit`];
+    /// empty when there is none, and a Writable event follows.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn send_reserve(&mut self, max: usize) -> Result<&mut [u8], SendError> {
+        self.check_sendable()?;
+        let max = max.min(self.send_capacity());
+        self.is_write_blocked = max == 0;
+        Ok(self.sender.queue.reserve(max))
+    }
+
+    /// Keeps the first `n` octets of the last [`Self::send_reserve`].
+    pub fn send_commit(&mut self, n: usize) {
+        self.sender.queue.commit(n);
+    }
+
+    /// The octets that can be read, in order.
+    pub fn recv_slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.receiver.queue.slices()
+    }
+
+    /// Tells how much memory is left for what arrives.
+    pub fn set_supply(&mut self, supply: Supply) {
+        self.receiver.supply = supply;
+    }
+
+    /// Octets of memory that are held for the reader, in order and behind gaps.
+    pub fn held(&self) -> usize {
+        self.receiver.held()
+    }
+
+    /// Octets of memory that are held for what is to be sent or sent again.
+    pub fn send_held(&self) -> usize {
+        self.sender.held()
+    }
+
+    /// Whether any data went one way or the other.
+    pub fn is_used(&self) -> bool {
+        self.counters.bytes_sent + self.counters.bytes_recv > 0
+    }
+
+    /// Octets that can be read.
+    pub fn readable(&self) -> usize {
+        self.receiver.queue.len()
+    }
+
+    /// Whether everything was read and the peer has finished.
+    pub fn is_at_end(&self) -> bool {
+        self.receiver.is_finished && self.receiver.queue.is_empty()
+    }
+
+    /// Forgets the first `n` readable octets, which may reopen the window.
+    pub fn recv_consume(&mut self, n: usize) {
+        if self.options.dialect == Dialect::Native
+            && let Some(rtt) = self.rtt.srtt()
+        {
+            self.receiver.on_read(self.last_arrival, n, rtt);
+        }
+        self.receiver.consume(n);
+        self.events.is_readable &= !self.receiver.queue.is_empty();
+        if self.state.can_receive() && self.receiver.wants_window_update() {
+            self.receiver.ack.now();
+        }
+    }
+
+    /// Reads octets: `Ok(None)` at the end of the stream, `Ok(Some(0))` when there is nothing yet.
+    ///
+    /// # Errors
+    /// [`RecvError::Broken`] when the connection broke and all that arrived was read.
+    pub fn recv(&mut self, out: &mut [u8]) -> Result<Option<usize>, RecvError> {
+        if self.receiver.queue.is_empty() {
+            if self.receiver.is_finished {
+                return Ok(None);
+            }
+            if let Some(reason) = self.broken() {
+                return Err(RecvError::Broken(reason));
+            }
+        }
+        let mut taken = 0;
+        for slice in self.receiver.queue.slices() {
+            let n = slice.len().min(out.len() - taken);
+            out[taken..taken + n].copy_from_slice(&slice[..n]);
+            taken += n;
+        }
+        self.recv_consume(taken);
+        Ok(Some(taken))
+    }
+
+    /// Finishes sending: FIN follows what is queued. Reading goes on, so towards an old peer, which takes
+    /// FIN for the end of both directions, it waits until that has finished or [`Self::close`] is called.
+    pub fn shutdown(&mut self) {
+        if self.state == State::SynSent && self.sender.queue.is_empty() && self.is_abandoned {
+            self.fail(CloseReason::Aborted);
+        } else if self.state != State::Closed {
+            self.is_fin_queued = true;
+        }
+    }
+
+    /// The application is gone: FIN follows what is queued, and data that arrives is refused. Data
+    /// that arrived and nobody will read resets the connection (RFC 9293 section 3.6.1).
+    pub fn close(&mut self, now: Instant) {
+        self.abandon(now);
+        if self.receiver.queue.is_empty() {
+            self.shutdown();
+        } else {
+            self.receiver.queue.consume(usize::MAX);
+            self.abort(now);
+        }
+    }
+
+    /// Resets the connection.
+    pub fn abort(&mut self, _now: Instant) {
+        self.reset(CloseReason::Aborted);
+    }
+
+    /// Resets the connection for a reason of our own.
+    pub fn reset(&mut self, reason: CloseReason) {
+        match self.state {
+            State::Closed | State::Listen => return,
+            State::SynSent | State::TimeWait => {}
+            State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => self.is_rst_due = true,
+        }
+        self.fail(reason);
+    }
+}
