@@ -32,6 +32,7 @@ use crate::{
     client::{Client, Input},
     clock::Clock,
     handle::{Command, Config, ConnectionRow, HostEvent, PeerRow, Shared, Snapshot},
+    heap::Heap,
     stream::{Bridge, Owner, Stream},
     udp::{SEND_LEN, Udp},
 };
@@ -46,7 +47,7 @@ const MAX_READY: usize = 1024;
 /// How long streams may finish when the daemon stops.
 const LINGER: Duration = Duration::from_secs(1);
 /// The echo service (whitepaper table of ports).
-pub(crate) const ECHO: Port = Port(7);
+const ECHO: Port = Port(7);
 
 const UDP: Token = Token(0);
 const IPC: Token = Token(1);
@@ -116,6 +117,7 @@ pub(crate) struct Driver {
     /// A batch that the socket did not take.
     blocked: Option<Transmit>,
     stop_at: Option<Instant>,
+    heap: Heap,
 }
 
 impl Driver {
@@ -165,6 +167,7 @@ impl Driver {
             out: vec![0; SEND_LEN],
             blocked: None,
             stop_at: None,
+            heap: Heap::default(),
         };
         Ok((driver, waker))
     }
@@ -274,6 +277,7 @@ impl Driver {
 
     /// Sends, reports and moves data until nothing more can be done without waiting.
     fn service(&mut self) {
+        self.heap.follow(self.now, self.node.footprint());
         loop {
             self.transmit();
             let mut is_idle = true;

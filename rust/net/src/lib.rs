@@ -12,6 +12,7 @@ mod driver;
 mod error_queue;
 pub mod fd;
 mod handle;
+mod heap;
 mod requests;
 mod stream;
 mod udp;

@@ -24,7 +24,7 @@ use tracing::debug;
 
 use crate::{
     client::{OUT_SOFT_LIMIT, Stalled},
-    driver::{ClientId, Delivery, Driver, ECHO, Forward, Kind, Listener, token},
+    driver::{ClientId, Delivery, Driver, Forward, Kind, Listener, token},
     handle::{HostEvent, Tag},
     stream::{Dial, Owner, Stream},
 };
@@ -412,11 +412,6 @@ impl Driver {
     pub(crate) fn on_accepted(&mut self, id: ConnectionId) {
         let Some(tuple) = self.node.connection(id).map(|connection| *connection.tuple()) else { return };
         let Some(listener) = self.listeners.get(&tuple.local_port) else {
-            if tuple.local_port != ECHO {
-                // Its driver has gone meanwhile.
-                self.node.abort(self.now, id);
-                return;
-            }
             // The echo service has no driver.
             self.streams.insert(id, Stream::new(Owner::Echo));
             self.pump(id);

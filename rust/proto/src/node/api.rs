@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// Octets that a connection takes in the node's tables, apart from what it holds.
+const FOOTPRINT: usize = 4096;
+
 impl Node {
     /// The address the registry gave us.
     pub fn address(&self) -> Address {
@@ -359,6 +362,11 @@ impl Node {
     /// Counters of datagrams that the driver moves.
     pub fn counters_mut(&mut self) -> &mut NodeCounters {
         &mut self.counters
+    }
+
+    /// Octets of memory that connections take, roughly.
+    pub fn footprint(&self) -> usize {
+        self.memory.total() + self.send_memory.total() + self.slots.len() * FOOTPRINT
     }
 
     /// A view for people and programs.
