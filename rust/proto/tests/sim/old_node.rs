@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::node::{at, node_with, seed_of};
+use crate::node::{at, configured, seed_of};
 use pilot_proto::{
     config::NodeConfig,
     crypto::{exchange::ExchangeKey, identity::Identity},
@@ -139,7 +139,7 @@ struct Lab {
 impl Lab {
     /// The session with the old peer is up.
     fn new(old: OldNode) -> Self {
-        let node = node_with(OURS, 101, NodeConfig::default());
+        let node = configured(OURS, 101, NodeConfig::default());
         let mut lab =
             Self { now: Instant::ZERO, node, old, wire: BTreeMap::new(), serial: 0, events: Vec::new() };
         let id = lab.dial();
