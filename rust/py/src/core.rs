@@ -173,6 +173,7 @@ impl Core {
             ("opened", counters.opened),
             ("dropped_unauthentic", counters.dropped_unauthentic),
             ("dropped_replayed", counters.dropped_replayed),
+            ("dropped_reflected", counters.dropped_reflected),
             ("dropped_malformed", counters.dropped_malformed),
             ("dropped_plaintext", counters.dropped_plaintext),
             ("dropped_misaddressed", counters.dropped_misaddressed),
@@ -193,6 +194,7 @@ impl Core {
             ("dropped_stranger_datagrams", counters.dropped_stranger_datagrams),
             ("dropped_strangers", counters.dropped_strangers),
             ("dropped_networks", counters.dropped_networks),
+            ("moved", counters.moved),
             ("rekeyed", counters.rekeyed),
         ] {
             dict.set_item(name, value)?;

@@ -57,17 +57,19 @@ impl PrefixWindows {
         }
     }
 
-    /// Marks an authenticated frame as accepted.
-    pub fn commit(&mut self, prefix: u32, counter: u64) {
+    /// Marks an authenticated frame as accepted, and tells whether its counter is the highest of its prefix.
+    pub fn commit(&mut self, prefix: u32, counter: u64) -> bool {
         let at = match self.windows.iter().position(|(known, _)| *known == prefix) {
             Some(at) => at,
             None if self.windows.len() < MAX_PREFIXES => {
                 self.windows.push((prefix, ReplayWindow::default()));
                 self.windows.len() - 1
             }
-            None => return,
+            None => return false,
         };
-        self.windows[at].1.commit(counter);
+        let window = &mut self.windows[at].1;
+        window.commit(counter);
+        window.highest == counter
     }
 
     /// Whether no further prefix can be accepted.

@@ -205,9 +205,7 @@ impl Node {
             }
             self.attach(id, dialect, segment);
         }
-        for packet in self.pending.remove(&node).unwrap_or_default() {
-            self.seal_packet(now, node, &packet);
-        }
+        self.send_pending(now, node);
         self.take_early(now, node);
     }
 
@@ -234,7 +232,7 @@ impl Node {
         // A new exchange key, so that no frame of the old sessions opens under the next one.
         let Ok(own) = ExchangeKey::from_secret(&self.entropy.next_32()) else { return };
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.forget_sessions(own);
+            peer.forget_sessions(now, own);
         }
         self.on_restart(now, node);
     }
@@ -330,8 +328,10 @@ impl Node {
         };
         let packet = super::transmit::packet(&header, data);
         if dst.node == self.address.node || self.peers.get(&dst.node).is_some_and(Peer::is_ready) {
-            self.seal_packet(now, dst.node, &packet);
-            return Ok(());
+            // What must wait for the peer to show where it is keeps its turn.
+            if !self.pending.contains_key(&dst.node) && self.seal_packet(now, dst.node, &packet) {
+                return Ok(());
+            }
         }
         if !self.ensure_peer(now, dst.node) {
             return Err(NodeError::TooManyConnections);

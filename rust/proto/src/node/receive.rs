@@ -8,9 +8,9 @@ use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
     transport::{CloseReason, Connection, Options, State, reset_for},
-    tunnel::{Capabilities, Change, OpenError, PATH_PORT, Peer},
+    tunnel::{Capabilities, Change, OpenError, Opened, Peer, Proof},
     wire::{
-        addr::{Address, NodeId, Port},
+        addr::{Address, NetworkId, NodeId, Port},
         beacon::Message,
         packet::{Flags, Header, Protocol},
         seq::SeqNumber,
@@ -29,14 +29,24 @@ impl Node {
         self.counters.bytes_recv += octets.len() as u64;
         match Frame::parse(octets) {
             Ok(Frame::Sealed(header)) => self.on_sealed(now, from, header, octets),
-            Ok(Frame::SignedKey(frame)) => self.on_signed_key(now, from, &frame, octets),
-            Ok(Frame::BareKey(frame)) => self.on_bare_key(now, from, frame.sender),
+            Ok(Frame::SignedKey(frame)) if !self.is_own_key(frame.sender, &frame.exchange_key) => {
+                self.on_signed_key(now, from, &frame, octets);
+            }
+            Ok(Frame::BareKey(frame)) if !self.is_own_key(frame.sender, &frame.exchange_key) => {
+                self.on_bare_key(now, from, frame.sender);
+            }
+            Ok(Frame::SignedKey(_) | Frame::BareKey(_)) => self.counters.dropped_reflected += 1,
             Ok(Frame::CookieReply(reply)) => self.on_cookie_reply(now, from, reply),
             Ok(Frame::Beacon) => self.on_beacon(from, octets),
             Ok(Frame::Plain) => self.counters.dropped_plaintext += 1,
             Ok(Frame::Punch) => {}
             Err(_) => self.counters.dropped_malformed += 1,
         }
+    }
+
+    /// Whether somebody sends back the key that we told a peer.
+    fn is_own_key(&self, sender: NodeId, exchange_key: &[u8; 32]) -> bool {
+        self.peers.get(&sender).is_some_and(|peer| peer.exchange_key() == *exchange_key)
     }
 
     fn on_beacon(&mut self, from: SocketAddr, octets: &[u8]) {
@@ -54,37 +64,76 @@ impl Node {
     }
 
     fn on_sealed(&mut self, now: Instant, from: SocketAddr, header: SealedHeader, frame: &mut [u8]) {
-        let sender = header.sender;
+        let (sender, len) = (header.sender, frame.len());
         let Some(peer) = self.peers.get_mut(&sender) else {
-            self.on_unopened(now, from, sender, frame.len());
+            self.on_unopened(now, from, sender, len);
             return;
         };
         let silence = now.saturating_since(peer.last_rx());
         let mut scratch = core::mem::take(&mut self.scratch);
-        match peer.open(now, header, frame, &mut scratch, from) {
-            Ok((is_in_place, is_promoted)) => {
+        match peer.open(now, header, frame, &mut scratch) {
+            Ok(opened) => {
                 self.counters.opened += 1;
-                let is_elsewhere = peer.has_new_segment();
-                if is_promoted && !peer.tells_restarts() {
-                    self.on_restart(now, sender);
-                }
-                if is_in_place {
-                    let end = frame.len() - TAG_LEN;
-                    self.on_packet(now, sender, &frame[SEALED_HEADER_LEN..end]);
-                } else {
-                    self.on_packet(now, sender, &scratch);
-                }
-                if is_elsewhere {
-                    self.follow_path(sender);
+                let packet =
+                    if opened.is_in_place { &frame[SEALED_HEADER_LEN..len - TAG_LEN] } else { &scratch[..] };
+                // Whatever is not its own packet moves nothing.
+                if let Some((header, payload)) = self.check_packet(sender, packet) {
+                    self.on_opened(now, sender, opened, from, len);
+                    self.take_packet(now, sender, &header, payload, packet);
+                    self.on_heard(now, sender);
                 }
                 if silence >= OUTAGE {
                     self.on_peer_back(now, sender);
                 }
             }
             Err(OpenError::Replayed) => self.counters.dropped_replayed += 1,
-            Err(OpenError::Unauthentic) => self.on_unopened(now, from, sender, frame.len()),
+            Err(OpenError::Reflected) => self.counters.dropped_reflected += 1,
+            Err(OpenError::Unauthentic) => self.on_unopened(now, from, sender, len),
         }
         self.scratch = scratch;
+    }
+
+    /// The peer sealed a packet of its own: what that shows of it and of where it is.
+    fn on_opened(&mut self, now: Instant, sender: NodeId, opened: Opened, from: SocketAddr, len: usize) {
+        let Some(peer) = self.peers.get_mut(&sender) else { return };
+        if peer.on_opened_again(now, opened, from) {
+            return;
+        }
+        let mut is_promoted = false;
+        self.with_peer(sender, |peer, local, out| {
+            is_promoted = peer.on_opened(now, opened, from, len, local, out) && !peer.tells_restarts();
+        });
+        if is_promoted {
+            self.on_restart(now, sender);
+        }
+    }
+
+    /// What waited for the peer to be heard from where it is goes.
+    fn on_heard(&mut self, now: Instant, sender: NodeId) {
+        let Some(peer) = self.peers.get_mut(&sender) else { return };
+        if peer.take_starved() {
+            self.resume(now, sender);
+        }
+        self.follow_path(sender);
+    }
+
+    /// The peer is, or may be sent to, where frames go now.
+    fn resume(&mut self, now: Instant, node: NodeId) {
+        self.send_pending(now, node);
+        for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
+            self.queue(id);
+        }
+    }
+
+    /// The peer has moved: what was sent to its old place will not arrive.
+    fn on_moved(&mut self, now: Instant, node: NodeId) {
+        self.counters.moved += 1;
+        for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
+            if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
+                slot.connection.retry_syn();
+            }
+        }
+        self.resume(now, node);
     }
 
     /// The peer is another process than before: what it knew of connections is gone.
@@ -102,26 +151,39 @@ impl Node {
 
     /// Takes a packet that `sender` sealed; ourselves for what we send to us.
     pub(super) fn on_packet(&mut self, now: Instant, sender: NodeId, packet: &[u8]) {
+        if let Some((header, payload)) = self.check_packet(sender, packet) {
+            self.take_packet(now, sender, &header, payload, packet);
+        }
+    }
+
+    /// Reads a packet that `sender` sealed, if it is its own and for us.
+    fn check_packet<'a>(&mut self, sender: NodeId, packet: &'a [u8]) -> Option<(Header, &'a [u8])> {
         let Ok((header, payload)) = Header::parse(packet) else {
             self.counters.dropped_malformed += 1;
-            return;
+            return None;
         };
+        let (src, dst) = (header.src, header.dst);
         // Keepalives of old peers have no addresses.
         let is_keepalive = header.protocol == Protocol::Control && payload.is_empty();
-        let is_from_sender = header.src.node == sender;
-        let is_for_us = header.dst.node == self.address.node;
-        if !(is_from_sender && is_for_us || is_keepalive) {
+        let is_from_sender = src.node == sender || is_keepalive && src.node == NodeId::default();
+        let is_for_us = dst.node == self.address.node || is_keepalive && dst.node == NodeId::default();
+        // Old peers say the backbone wherever they are.
+        let is_network_theirs = src.network == dst.network || src.network == NetworkId::BACKBONE;
+        if !(is_from_sender && is_for_us && is_network_theirs) {
             self.counters.dropped_misaddressed += 1;
-            return;
+            return None;
         }
-        if !self.is_on_network(header.dst.network) {
+        if !self.is_on_network(dst.network) {
             self.counters.dropped_networks += 1;
-            return;
+            return None;
         }
-        if header.protocol == Protocol::Stream && self.keep_early(now, sender, packet) {
-            return;
+        Some((header, payload))
+    }
+
+    fn take_packet(&mut self, now: Instant, sender: NodeId, header: &Header, payload: &[u8], packet: &[u8]) {
+        if header.protocol != Protocol::Stream || !self.keep_early(now, sender, packet) {
+            self.dispatch_packet(now, sender, header, payload);
         }
-        self.dispatch_packet(now, sender, &header, payload);
     }
 
     pub(super) fn dispatch_packet(&mut self, now: Instant, sender: NodeId, header: &Header, payload: &[u8]) {
@@ -144,9 +206,14 @@ impl Node {
                 Change::Restarted => self.on_restart(now, sender),
             }
         }
-        if is_pong && header.dst_port == PATH_PORT {
-            self.with_peer(sender, |peer, _, _| peer.on_path_answer(now, header.seq));
-            self.follow_path(sender);
+        if is_pong {
+            let mut proof = Proof::Nothing;
+            self.with_peer(sender, |peer, _, _| proof = peer.on_pong(now, header.dst_port, header.seq));
+            match proof {
+                Proof::Nothing => {}
+                Proof::Validated => self.resume(now, sender),
+                Proof::Moved => self.on_moved(now, sender),
+            }
         }
         if is_pong || header.dst_port != Port(0) {
             return;
@@ -170,7 +237,8 @@ impl Node {
         let ours = self.capabilities.emit();
         let answer = if is_tunnel { &ours[..] } else { payload };
         let packet = super::transmit::packet(&pong, answer);
-        self.seal_packet(now, sender, &packet);
+        // RFC 9000 section 8.2.2: an answer shows that we are where it was asked.
+        self.seal_answer(now, sender, &packet);
     }
 
     /// Keeps a stream packet of a peer whose transport is not known yet, and asks for it: a ping tells,

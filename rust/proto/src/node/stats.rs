@@ -17,6 +17,8 @@ pub struct NodeCounters {
     pub dropped_unauthentic: u64,
     /// Frames whose counter was accepted before.
     pub dropped_replayed: u64,
+    /// Frames that we sealed ourselves, and keys of ours, that were sent back.
+    pub dropped_reflected: u64,
     /// Octets that are no frame, beacon message or packet.
     pub dropped_malformed: u64,
     /// Packets in the clear.
@@ -51,6 +53,8 @@ pub struct NodeCounters {
     pub dropped_strangers: u64,
     /// Packets for addresses on networks that we are not in.
     pub dropped_networks: u64,
+    /// Peers that were found to be at another address.
+    pub moved: u64,
     /// Peers whose identity key changed, and with it their sessions.
     pub rekeyed: u64,
     /// Datagrams to a port nobody bound.

@@ -131,10 +131,12 @@ impl Node {
         if !self.is_addressable(sender) {
             return;
         }
-        self.limits.credit.on_received(from, BARE_KEY_LEN);
         if self.is_at(sender, from) {
             self.with_peer(sender, |peer, local, out| peer.on_bare_key(now, from, local, out));
-        } else if self.limits.bare_keys.take(now, from) && self.limits.credit.spend(from, SIGNED_KEY_LEN) {
+            return;
+        }
+        self.limits.credit.on_received(from, BARE_KEY_LEN);
+        if self.limits.bare_keys.take(now, from) && self.limits.credit.spend(from, SIGNED_KEY_LEN) {
             self.push_keys(sender, from, false);
         } else {
             self.counters.dropped_bare_keys += 1;
@@ -145,7 +147,7 @@ impl Node {
     pub(super) fn on_unopened(&mut self, now: Instant, from: SocketAddr, sender: NodeId, len: usize) {
         self.counters.dropped_unauthentic += 1;
         if self.is_at(sender, from) {
-            self.with_peer(sender, |peer, local, out| peer.on_unopened(now, from, local, out));
+            self.with_peer(sender, |peer, local, out| peer.on_unopened(now, from, len, local, out));
             return;
         }
         let has_session = self.peers.get(&sender).is_some_and(|peer| peer.suite().is_some());
@@ -187,7 +189,10 @@ impl Node {
                 self.counters.dropped_keys += 1;
                 return;
             }
-            Some(KeyVerdict::Accepted | KeyVerdict::NeedsIdentity) => return,
+            Some(KeyVerdict::Accepted | KeyVerdict::NeedsIdentity) => {
+                self.with_peer(sender, |peer, _, _| peer.on_unproven(from, octets.len()));
+                return;
+            }
             None => {}
         }
         let is_returnable = cookie_of(octets)

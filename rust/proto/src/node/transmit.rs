@@ -5,6 +5,7 @@ use core::net::SocketAddr;
 use super::{ConnectionId, Node};
 use crate::{
     time::Instant,
+    tunnel::Peer,
     wire::{
         addr::NodeId,
         packet::{HEADER_LEN, Header},
@@ -102,8 +103,12 @@ impl Node {
         };
         let Some(destination) = peer.endpoint() else { return Filled::Nothing };
         let own = self.address.node;
+        let most = if connection.state().is_synchronized() { room } else { HEADER_LEN };
         let (mut used, mut count, mut segment_size) = (0, 0, 0);
         while count < max_segments && used + room + SEALED_OVERHEAD <= buf.len() {
+            if !peer.has_credit(most + SEALED_OVERHEAD) {
+                break;
+            }
             let frame = &mut buf[used..];
             let packet = &mut frame[SEALED_HEADER_LEN..SEALED_HEADER_LEN + room];
             let Some(len) = connection.dispatch(now, packet) else { break };
@@ -111,6 +116,7 @@ impl Node {
             if peer.seal(now, own, frame).is_err() {
                 break;
             }
+            peer.on_sent(frame.len());
             if count == 0 {
                 segment_size = frame.len();
             } else if frame.len() > segment_size {
@@ -131,19 +137,50 @@ impl Node {
         Filled::Batch(Transmit { destination, len: used, segment_size })
     }
 
-    /// Seals one packet for a peer with a session, or hands it to ourselves.
-    pub(super) fn seal_packet(&mut self, now: Instant, node: NodeId, packet: &[u8]) {
+    /// Seals one packet for a peer with a session, or hands it to ourselves. Returns whether it left.
+    pub(super) fn seal_packet(&mut self, now: Instant, node: NodeId, packet: &[u8]) -> bool {
         if node == self.address.node {
             self.loopback.push_back(packet.to_vec());
-            return;
+            return true;
         }
+        let endpoint = self.peers.get(&node).and_then(Peer::endpoint);
+        endpoint.is_some_and(|endpoint| self.seal_packet_to(now, node, endpoint, packet))
+    }
+
+    /// The same for an answer, which goes where the frame came from.
+    pub(super) fn seal_answer(&mut self, now: Instant, node: NodeId, packet: &[u8]) {
+        let from = self.peers.get(&node).and_then(Peer::heard_from);
+        let has_left = match from {
+            Some(from) => self.seal_packet_to(now, node, from, packet),
+            None => self.seal_packet(now, node, packet),
+        };
+        self.counters.dropped_limited += u64::from(!has_left);
+    }
+
+    fn seal_packet_to(&mut self, now: Instant, node: NodeId, to: SocketAddr, packet: &[u8]) -> bool {
         let own = self.address.node;
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        let Some(endpoint) = peer.endpoint() else { return };
+        let Some(peer) = self.peers.get_mut(&node) else { return false };
         let mut frame = vec![0; SEALED_HEADER_LEN + packet.len() + TAG_LEN];
+        if !peer.spend(to, frame.len()) {
+            return false;
+        }
         frame[SEALED_HEADER_LEN..SEALED_HEADER_LEN + packet.len()].copy_from_slice(packet);
-        if peer.seal(now, own, &mut frame).is_ok() {
-            self.outbox.push_back((endpoint, frame));
+        let is_sealed = peer.seal(now, own, &mut frame).is_ok();
+        if is_sealed {
+            self.outbox.push_back((to, frame));
+        }
+        is_sealed
+    }
+
+    /// Sends the datagrams that waited, as far as they may leave.
+    pub(super) fn send_pending(&mut self, now: Instant, node: NodeId) {
+        let Some(mut waiting) = self.pending.remove(&node) else { return };
+        while let Some(packet) = waiting.front() {
+            if !self.seal_packet(now, node, packet) {
+                self.pending.insert(node, waiting);
+                return;
+            }
+            waiting.pop_front();
         }
     }
 }

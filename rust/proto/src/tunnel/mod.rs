@@ -6,16 +6,21 @@
 //!   the registry names, sealed frames by opening.
 //! - Nothing leaves in the clear. What must wait for a session waits.
 //! - A new key is a candidate until something opens under it; until then the old session sends.
+//! - An address is where the peer is once a challenge sent there was answered from there; until then little
+//!   goes to it.
 //! - The counter of a key pair never goes back, and the lowest bit of the nonce prefix says which of
 //!   the two public keys is larger, so that two nodes like this one never share a nonce.
 
 mod capabilities;
 pub mod cookie;
 mod departures;
+mod path;
 mod path_mtu;
 mod peer;
+mod retired;
 mod session;
 
 pub use capabilities::Capabilities;
-pub use peer::{Change, KeyVerdict, Liveness, Local, Outbox, PATH_PORT, Peer, PeerStatus, REFRESH};
+pub use path::Proof;
+pub use peer::{Change, KeyVerdict, Liveness, Local, Opened, Outbox, Peer, PeerStatus, REFRESH};
 pub use session::{OpenError, Session};

@@ -1,13 +1,19 @@
 //! What we know about one peer and how a session with it comes about.
 
+mod open;
+mod send;
+
 use core::{net::SocketAddr, time::Duration};
 use std::collections::VecDeque;
 
 use super::{
-    Capabilities, OpenError, Session,
-    path_mtu::{PathMtu, PathProbe},
+    Capabilities, Session,
+    path::{Paths, Proof, Token},
+    path_mtu::PathMtu,
+    retired::Retired,
 };
 use crate::{
+    config::SAFE_SEGMENT,
     crypto::{
         CryptoError, Suite,
         entropy::Entropy,
@@ -17,9 +23,8 @@ use crate::{
     time::Instant,
     wire::{
         addr::{Address, NodeId, Port},
-        packet::{Flags, HEADER_LEN, Header, Protocol},
         seq::SeqNumber,
-        tunnel::{BareKey, Nonce, SEALED_HEADER_LEN, SealedHeader, SignedKey, TAG_LEN},
+        tunnel::{BARE_KEY_LEN, Nonce, SIGNED_KEY_LEN, SignedKey},
     },
 };
 
@@ -39,8 +44,6 @@ const PREVIOUS_LIFETIME: Duration = Duration::from_secs(30);
 /// How long a peer must have been silent under the current session before a frame under the previous one
 /// brings that back; longer than packets overtake each other.
 const REINSTATE: Duration = Duration::from_secs(1);
-/// Keys of earlier processes of the peer that are remembered as replays.
-const MAX_RETIRED: usize = 16;
 /// Silence after which an active peer is sent something, for NATs and for its watchdog.
 const KEEPALIVE: Duration = Duration::from_secs(25);
 /// How often an active peer is looked at.
@@ -52,7 +55,7 @@ pub const REFRESH: Duration = Duration::from_secs(1);
 /// Source port of our pings; never 0, or two old nodes would answer each other for ever.
 const PING_PORT: Port = Port(1);
 /// Source port of pings that probe the path, to which their answers go.
-pub const PATH_PORT: Port = Port(2);
+const PATH_PORT: Port = Port(2);
 
 /// What is ours in an exchange.
 pub struct Local<'a> {
@@ -75,6 +78,24 @@ pub enum KeyVerdict {
     NeedsIdentity,
     /// It proves nothing.
     Refused,
+}
+
+/// A frame that opened. Nothing has changed by it yet, but that it opens no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// Whether the packet lies in the frame, not in the scratch buffer.
+    pub is_in_place: bool,
+    /// Under which session.
+    by: By,
+    /// No frame that left later came before it.
+    is_newest: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum By {
+    Current,
+    Candidate,
+    Previous,
 }
 
 /// What capabilities changed.
@@ -121,11 +142,15 @@ pub struct Peer {
     current_rx: Instant,
     /// The frame opened last came under the session before: what it says of its sender is old.
     is_late: bool,
+    /// Where the key of a session came from under which nothing has opened.
+    first_from: Option<SocketAddr>,
     candidate: Option<(Session, SocketAddr)>,
     previous: Option<(Session, Instant)>,
-    retired: VecDeque<[u8; 32]>,
+    retired: Retired,
     waiting: Option<(SignedKey, SocketAddr)>,
-    endpoint: Option<SocketAddr>,
+    paths: Paths,
+    /// Where the frame that opened last came from.
+    heard_from: Option<SocketAddr>,
     capabilities: Option<Capabilities>,
     /// The process that the peer last told to be.
     boot_id: Option<u64>,
@@ -142,7 +167,6 @@ pub struct Peer {
     recovery_at: Option<Instant>,
     last_rx: Instant,
     last_tx: Instant,
-    path: PathMtu,
     /// What connections were last told.
     told_segment: usize,
 }
@@ -157,11 +181,13 @@ impl Peer {
             current: None,
             current_rx: now,
             is_late: false,
+            first_from: None,
             candidate: None,
             previous: None,
-            retired: VecDeque::new(),
+            retired: Retired::default(),
             waiting: None,
-            endpoint: None,
+            paths: Paths::default(),
+            heard_from: None,
             capabilities: None,
             boot_id: None,
             is_legacy: false,
@@ -175,14 +201,13 @@ impl Peer {
             recovery_at: None,
             last_rx: now,
             last_tx: now,
-            path: PathMtu::default(),
             told_segment: PathMtu::default().segment(),
         }
     }
 
     /// Whether data may be sealed for the peer, in a dialect that is known.
     pub fn is_ready(&self) -> bool {
-        self.suite().is_some() && (self.capabilities.is_some() || self.is_legacy) && self.endpoint.is_some()
+        self.suite().is_some() && (self.capabilities.is_some() || self.is_legacy) && self.endpoint().is_some()
     }
 
     /// The suite in use.
@@ -207,13 +232,40 @@ impl Peer {
 
     /// Where frames go.
     pub fn endpoint(&self) -> Option<SocketAddr> {
-        self.endpoint
+        self.paths.endpoint()
+    }
+
+    /// Where the frame that opened last came from, which is where its answer goes.
+    pub fn heard_from(&self) -> Option<SocketAddr> {
+        self.heard_from
+    }
+
+    /// Whether a datagram of `len` bytes may go where frames go. Until the peer has shown to be there,
+    /// that is three times what came from there.
+    pub fn has_credit(&mut self, len: usize) -> bool {
+        self.paths.has_credit(len)
+    }
+
+    /// Counts a datagram that went where frames go.
+    pub fn on_sent(&mut self, len: usize) {
+        self.paths.on_sent(len);
+    }
+
+    /// Whether a datagram of `len` bytes may go to an address; if so, it counts.
+    pub fn spend(&mut self, to: SocketAddr, len: usize) -> bool {
+        self.paths.spend(to, len, false)
+    }
+
+    /// Whether something was kept back by [`Self::has_credit`] since the last call.
+    pub fn take_starved(&mut self) -> bool {
+        self.paths.take_starved()
     }
 
     /// The largest segment that is known to pass; meaningful for peers that tell capabilities.
     pub fn segment(&self) -> usize {
         let most = self.capabilities.map_or(usize::MAX, |peer| usize::from(peer.max_segment));
-        self.path.segment().min(most)
+        let of_path = self.paths.active().map_or(SAFE_SEGMENT, |path| path.mtu.segment());
+        of_path.min(most)
     }
 
     /// Whether [`Self::segment`] is another one than [`Self::tell_segment`] told.
@@ -229,12 +281,24 @@ impl Peer {
 
     /// What was sent along the path was lost time and again.
     pub fn on_path_suspect(&mut self, now: Instant) {
-        self.path.fail(now);
+        if let Some(path) = self.paths.active_mut() {
+            path.mtu.fail(now);
+        }
     }
 
-    /// The answer to a path probe arrived.
-    pub fn on_path_answer(&mut self, now: Instant, serial: SeqNumber) {
-        self.path.on_answer(now, serial.value());
+    /// An answer to a ping arrived.
+    pub fn on_pong(&mut self, now: Instant, port: Port, seq: SeqNumber) -> Proof {
+        let Some(from) = self.heard_from else { return Proof::Nothing };
+        if Token::is_token(port) {
+            return self.paths.on_answer(now, from, Token { port, seq });
+        }
+        if port == PATH_PORT
+            && self.endpoint() == Some(from)
+            && let Some(path) = self.paths.active_mut()
+        {
+            path.mtu.on_answer(now, seq.value());
+        }
+        Proof::Nothing
     }
 
     /// When a frame with this nonce left for the peer, or a moment before.
@@ -246,12 +310,18 @@ impl Peer {
     /// A datagram to the peer was dropped by what carries `max_datagram` octets. Returns whether that
     /// told anything.
     pub fn on_too_big(&mut self, now: Instant, max_datagram: usize) -> bool {
-        self.may_probe_path() && self.path.on_too_big(now, max_datagram)
+        self.may_probe_path()
+            && self.paths.active_mut().is_some_and(|path| path.mtu.on_too_big(now, max_datagram))
     }
 
     /// When something authentic last arrived.
     pub fn last_rx(&self) -> Instant {
         self.last_rx
+    }
+
+    /// Whether nothing authentic came for as long as `silence`.
+    pub fn is_silent(&self, now: Instant, silence: Duration) -> bool {
+        now.saturating_since(self.last_rx) >= silence
     }
 
     /// Whether something waits for a session, or uses it.
@@ -261,25 +331,28 @@ impl Peer {
 
     /// Whether the registry must be asked before anything can happen.
     pub fn needs_record(&self) -> bool {
-        self.identity_key.is_none() || self.endpoint.is_none()
+        self.identity_key.is_none() || self.endpoint().is_none()
     }
 
     /// A view for people and programs.
     pub fn status(&self) -> PeerStatus {
         let is_encrypted = self.suite().is_some();
-        PeerStatus { endpoint: self.endpoint, is_encrypted, is_authenticated: is_encrypted }
+        PeerStatus { endpoint: self.endpoint(), is_encrypted, is_authenticated: is_encrypted }
     }
 
     /// Asks for a session. Harmless when there is one.
     pub fn activate(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         self.is_active = true;
         self.check_at.get_or_insert(now + CHECK_INTERVAL);
-        if self.current.is_none() && self.hello_at.is_none() && !self.needs_record() {
+        // A key that nothing has opened under may be a replay.
+        if self.suite().is_none() && self.hello_at.is_none() && !self.needs_record() {
             self.hellos = 0;
             self.send_hello(now, local, out);
         }
-        if self.capabilities.is_some() {
-            self.path.wake(now);
+        if self.capabilities.is_some()
+            && let Some(path) = self.paths.active_mut()
+        {
+            path.mtu.wake(now);
         }
     }
 
@@ -300,12 +373,15 @@ impl Peer {
         out: &mut Outbox,
     ) {
         self.identity_key = Some(identity_key);
-        if self.suite().is_none() || self.endpoint.is_none() {
-            self.endpoint = endpoint.or(self.endpoint);
-        } else if let Some(other) = endpoint.filter(|other| self.endpoint != Some(*other)) {
-            // It may have restarted elsewhere. What is authentic from there will move the endpoint.
-            if self.is_silent(now, REFRESH) {
+        if self.suite().is_none() || !self.paths.is_heard() && !self.paths.is_validated() {
+            if let Some(endpoint) = endpoint {
+                self.paths.on_told(now, endpoint);
+            }
+        } else if let Some(other) = endpoint.filter(|other| self.endpoint() != Some(*other)) {
+            // It may be elsewhere, or have restarted there. What it answers will tell.
+            if self.is_silent(now, REFRESH) && self.paths.on_told_elsewhere(now, other, local.entropy) {
                 self.push_keys(other, true, local, out);
+                self.send_challenges(now, local, out);
             }
         }
         // A frame of another identity proves nothing later either.
@@ -320,28 +396,39 @@ impl Peer {
     }
 
     /// Forgets every session and what the peer told in them; `own` is our next exchange key.
-    pub fn forget_sessions(&mut self, own: ExchangeKey) {
+    pub fn forget_sessions(&mut self, now: Instant, own: ExchangeKey) {
         self.own = own;
         (self.current, self.candidate, self.previous) = (None, None, None);
         (self.capabilities, self.boot_id, self.is_legacy) = (None, None, false);
+        self.paths.forget_proofs(now);
         (self.hello_at, self.probe_at, self.replied_at) = (None, None, None);
     }
 
     /// Sends our signed key to a peer with a session.
     pub fn announce(&mut self, local: &Local<'_>, out: &mut Outbox) {
-        if let Some(endpoint) = self.endpoint.filter(|_| self.current.is_some()) {
+        if let Some(endpoint) = self.endpoint().filter(|_| self.current.is_some()) {
             self.push_keys(endpoint, false, local, out);
         }
     }
 
     /// What is known of a signed key without checking it: it is in use, or was.
     pub fn recall(&self, frame: &SignedKey) -> Option<KeyVerdict> {
+        let own_key = self.own.public_key();
+        if frame.exchange_key == own_key {
+            return Some(KeyVerdict::Refused);
+        }
         let known = [self.current.as_ref(), self.candidate.as_ref().map(|(session, _)| session)];
-        let is_known = known.into_iter().flatten().any(|session| session.peer_key == frame.exchange_key);
+        let is_of = |session: &&Session| session.peer_key == frame.exchange_key && session.own_key == own_key;
+        let is_known = known.iter().flatten().any(is_of);
         if is_known && self.identity_key == Some(frame.identity_key) {
             return Some(KeyVerdict::Accepted);
         }
         self.retired.contains(&frame.exchange_key).then_some(KeyVerdict::Refused)
+    }
+
+    /// Counts what proves nothing, or nothing new, for what may be answered.
+    pub fn on_unproven(&mut self, from: SocketAddr, len: usize) {
+        self.paths.on_unproven(from, len);
     }
 
     /// Takes a signed key frame.
@@ -366,18 +453,17 @@ impl Peer {
         let Ok(session) = Session::new(now, &self.own, frame.exchange_key, local.entropy.next_u32()) else {
             return KeyVerdict::Refused;
         };
-        self.last_rx = now;
-        self.hello_at = None;
+        self.paths.on_key(now, from, SIGNED_KEY_LEN);
         if self.current.is_none() {
             self.current = Some(session);
             self.current_rx = now;
-            self.endpoint = Some(from);
+            self.first_from = Some(from);
         } else {
             self.candidate = Some((session, from));
         }
         // A key that is proved and new is answered at once, however lately another one was.
         self.replied_at = None;
-        self.reply(now, from, local, out);
+        self.reply(now, from, 0, local, out);
         self.probes = 0;
         self.send_probe(now, local, out);
         KeyVerdict::Accepted
@@ -385,106 +471,24 @@ impl Peer {
 
     /// Takes a bare key frame: it proves nothing, and asks for our signed one.
     pub fn on_bare_key(&mut self, now: Instant, from: SocketAddr, local: &mut Local<'_>, out: &mut Outbox) {
-        self.reply(now, from, local, out);
+        self.reply(now, from, BARE_KEY_LEN, local, out);
     }
 
     /// A sealed frame arrived that no session opens: the peer may hold a session that we lost.
-    pub fn on_unopened(&mut self, now: Instant, from: SocketAddr, local: &mut Local<'_>, out: &mut Outbox) {
+    pub fn on_unopened(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        len: usize,
+        local: &mut Local<'_>,
+        out: &mut Outbox,
+    ) {
         let is_early = self.recovery_at.is_some_and(|at| now < at + RECOVERY_INTERVAL);
         if is_early || self.suite().is_some() {
             return;
         }
         self.recovery_at = Some(now);
-        self.push_keys(from, true, local, out);
-    }
-
-    /// Opens a sealed frame: in place if `true` is returned, else into `scratch`. The flag beside it
-    /// says whether a new session was promoted.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn open(
-        &mut self,
-        now: Instant,
-        header: SealedHeader,
-        frame: &mut [u8],
-        scratch: &mut Vec<u8>,
-        from: SocketAddr,
-    ) -> Result<(bool, bool), OpenError> {
-        let is_alone = self.candidate.is_none() && self.previous.is_none();
-        let Some(current) = self.current.as_mut() else { return Err(OpenError::Unauthentic) };
-        if is_alone && current.is_settled() {
-            current.open_in_place(header, frame)?;
-            self.on_opened(now, from);
-            return Ok((true, false));
-        }
-        let mut result = current.open_to(header, frame, scratch);
-        if result.is_ok() {
-            self.on_opened(now, from);
-            return Ok((false, false));
-        }
-        if let Some((candidate, _)) = self.candidate.as_mut()
-            && candidate.open_to(header, frame, scratch).is_ok()
-        {
-            self.promote(now);
-            self.on_opened(now, from);
-            return Ok((false, true));
-        }
-        if let Some((previous, until)) = self.previous.as_mut() {
-            if now >= *until {
-                self.previous = None;
-            } else if previous.open_to(header, frame, scratch).is_ok() {
-                if now.saturating_since(self.current_rx) >= REINSTATE {
-                    self.reinstate(now);
-                    self.on_opened(now, from);
-                    return Ok((false, true));
-                }
-                result = Ok(());
-                self.last_rx = now;
-                self.is_late = true;
-            }
-        }
-        result.map(|()| (false, false))
-    }
-
-    fn on_opened(&mut self, now: Instant, from: SocketAddr) {
-        self.last_rx = now;
-        self.current_rx = now;
-        self.is_late = false;
-        // Roaming: what is authentic comes from where the peer is.
-        if self.endpoint != Some(from) {
-            self.endpoint = Some(from);
-            self.path.fail(now);
-        }
-    }
-
-    fn promote(&mut self, now: Instant) {
-        let Some((candidate, _)) = self.candidate.take() else { return };
-        self.install(now, candidate);
-    }
-
-    /// The peer goes on under the session before the current one: what an earlier process had sent, its
-    /// key and a frame under it, came late and was taken for news. The frame that shows it is no replay,
-    /// since the replay windows of that session have lived on.
-    fn reinstate(&mut self, now: Instant) {
-        let Some((previous, _)) = self.previous.take() else { return };
-        self.retired.retain(|key| *key != previous.peer_key);
-        self.install(now, previous);
-        // Ask anew who that is.
-        (self.probes, self.probe_at) = (0, Some(now));
-    }
-
-    fn install(&mut self, now: Instant, session: Session) {
-        self.current_rx = now;
-        if let Some(old) = self.current.replace(session) {
-            if self.retired.len() == MAX_RETIRED {
-                self.retired.pop_front();
-            }
-            self.retired.push_back(old.peer_key);
-            self.previous = Some((old, now + PREVIOUS_LIFETIME));
-        }
-        self.capabilities = None;
-        self.is_legacy = false;
+        self.answer(from, len, true, local, out);
     }
 
     /// Takes capabilities from a ping or pong; `ours` is our own boot id, which an old peer echoes.
@@ -497,7 +501,9 @@ impl Peer {
         }
         self.probe_at = None;
         self.is_legacy = false;
-        self.path.wake(now);
+        if let Some(path) = self.paths.active_mut() {
+            path.mtu.wake(now);
+        }
         let is_new = self.capabilities.replace(capabilities) != Some(capabilities);
         let before = self.boot_id.replace(capabilities.boot_id);
         if before.is_some_and(|id| id != capabilities.boot_id) {
@@ -543,8 +549,10 @@ impl Peer {
 
     /// The next deadline.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let path_at = self.path.poll_timeout().filter(|_| self.may_probe_path());
-        [self.hello_at, self.probe_at, self.check_at, path_at].into_iter().flatten().min()
+        let mtu_at = self.paths.active().and_then(|path| path.mtu.poll_timeout());
+        let mtu_at = mtu_at.filter(|_| self.may_probe_path());
+        let path_at = self.paths.poll_timeout().filter(|_| self.suite().is_some());
+        [self.hello_at, self.probe_at, self.check_at, mtu_at, path_at].into_iter().flatten().min()
     }
 
     /// Acts on passed deadlines.
@@ -558,14 +566,11 @@ impl Peer {
                 // Whoever sent this key is gone, and may be back elsewhere with another.
                 self.current = None;
                 if self.is_active {
-                    self.hellos = 0;
-                    self.send_hello(now, local, out);
                     liveness = Liveness::Stalled;
                 }
             }
         }
         if self.check_at.is_some_and(|at| at <= now) {
-            self.check_at = self.is_active.then_some(now + CHECK_INTERVAL);
             if self.check(now, local, out) {
                 liveness = Liveness::Stalled;
             }
@@ -577,110 +582,12 @@ impl Peer {
             }
             self.send_hello(now, local, out);
         }
+        self.send_challenges(now, local, out);
         if self.may_probe_path()
-            && let Some(probe) = self.path.handle_timeout(now)
+            && let Some(probe) = self.paths.active_mut().and_then(|path| path.mtu.handle_timeout(now))
         {
             self.send_path_probe(now, probe, local, out);
         }
         liveness
-    }
-
-    /// Paths are probed while they are used, with peers that answer padded pings by short ones.
-    fn may_probe_path(&self) -> bool {
-        self.is_active && self.capabilities.is_some() && self.is_ready()
-    }
-
-    fn send_path_probe(&mut self, now: Instant, probe: PathProbe, local: &Local<'_>, out: &mut Outbox) {
-        let Some(endpoint) = self.endpoint else { return };
-        let header = self.ping(local, PATH_PORT, SeqNumber::new(probe.serial));
-        let end = SEALED_HEADER_LEN + HEADER_LEN + probe.size;
-        let mut frame = vec![0; end + TAG_LEN];
-        let packet = &mut frame[SEALED_HEADER_LEN..end];
-        packet[HEADER_LEN..].copy_from_slice(&local.capabilities.emit_padded(probe.size));
-        if header.emit(packet) && self.seal(now, local.address.node, &mut frame).is_ok() {
-            out.push_back((endpoint, frame));
-        }
-    }
-
-    fn ping(&self, local: &Local<'_>, src_port: Port, seq: SeqNumber) -> Header {
-        Header {
-            flags: Flags::NONE,
-            protocol: Protocol::Control,
-            src: local.address,
-            dst: Address::backbone(self.id),
-            src_port,
-            dst_port: Port(0),
-            seq,
-            ack: SeqNumber::default(),
-            window: 0,
-        }
-    }
-
-    /// Whether something was sent and nothing came back for as long as `silence`.
-    pub fn is_silent(&self, now: Instant, silence: Duration) -> bool {
-        now.saturating_since(self.last_rx) >= silence
-    }
-
-    /// Keeps an active path alive, and exchanges keys anew when it seems dead. Returns whether it
-    /// does.
-    fn check(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) -> bool {
-        let Some(endpoint) = self.endpoint.filter(|_| self.suite().is_some()) else { return false };
-        let is_stalled = self.last_tx > self.last_rx && self.is_silent(now, STALL);
-        if is_stalled || self.current.as_ref().is_some_and(Session::is_exhausted) {
-            self.push_keys(endpoint, true, local, out);
-            self.send_probe(now, local, out);
-        } else if now.saturating_since(self.last_tx) >= KEEPALIVE {
-            self.send_probe(now, local, out);
-        }
-        self.probe_at = self.probe_at.filter(|_| !self.is_ready());
-        is_stalled
-    }
-
-    fn send_hello(&mut self, now: Instant, local: &Local<'_>, out: &mut Outbox) {
-        let Some(endpoint) = self.endpoint else { return };
-        self.hellos += 1;
-        // Repeats ask for an answer even from a peer that believes to have our key.
-        self.push_keys(endpoint, self.hellos > 1, local, out);
-        let wait = Duration::from_secs(1 << self.hellos.min(3).saturating_sub(1));
-        self.hello_at = Some(now + wait);
-    }
-
-    fn reply(&mut self, now: Instant, to: SocketAddr, local: &Local<'_>, out: &mut Outbox) {
-        if self.replied_at.is_some_and(|at| now < at + REPLY_INTERVAL) {
-            return;
-        }
-        self.replied_at = Some(now);
-        self.push_keys(to, false, local, out);
-    }
-
-    fn push_keys(&self, to: SocketAddr, asks_back: bool, local: &Local<'_>, out: &mut Outbox) {
-        let exchange_key = self.own.public_key();
-        let sender = local.address.node;
-        if let Ok(frame) = local.identity.sign_exchange_key(sender, exchange_key) {
-            out.push_back((to, frame.emit().to_vec()));
-        }
-        if asks_back {
-            out.push_back((to, BareKey { sender, exchange_key }.emit().to_vec()));
-        }
-    }
-
-    /// Pings the peer under the newest keys, which tells the suite, the capabilities and whether the
-    /// path works.
-    fn send_probe(&mut self, now: Instant, local: &Local<'_>, out: &mut Outbox) {
-        let header = self.ping(local, PING_PORT, SeqNumber::new(self.probes + 1));
-        let (session, to) = match (&mut self.candidate, &mut self.current, self.endpoint) {
-            (Some((session, from)), _, _) => (session, *from),
-            (None, Some(session), Some(endpoint)) => (session, endpoint),
-            (None, _, _) => return,
-        };
-        self.probes += 1;
-        let mut packet = vec![0; HEADER_LEN + Capabilities::LEN];
-        packet[HEADER_LEN..].copy_from_slice(&local.capabilities.emit());
-        if header.emit(&mut packet) {
-            out.extend(session.seal_both(local.address.node, &packet).into_iter().map(|frame| (to, frame)));
-        }
-        self.last_tx = now;
-        let wait = Duration::from_millis(250 << self.probes.min(4).saturating_sub(1));
-        self.probe_at = Some(now + wait);
     }
 }

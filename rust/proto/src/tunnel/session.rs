@@ -17,6 +17,8 @@ pub enum OpenError {
     Unauthentic,
     /// Its counter was accepted before, or is too old.
     Replayed,
+    /// It carries our own nonce: we sealed it, and somebody sent it back.
+    Reflected,
 }
 
 /// More frames under G2 than a peer sends under both suites.
@@ -25,6 +27,8 @@ const SETTLED: u32 = 64;
 /// One agreement with a peer. The replay windows live as long as the keys.
 #[derive(Debug)]
 pub struct Session {
+    /// Our exchange key.
+    pub own_key: [u8; 32],
     /// The peer's exchange key.
     pub peer_key: [u8; 32],
     g1: TunnelKey,
@@ -54,6 +58,7 @@ impl Session {
         let keys = own.agree(&peer_key)?;
         let side = u32::from(own.public_key() > peer_key);
         Ok(Self {
+            own_key: own.public_key(),
             peer_key,
             g1: TunnelKey::new(Suite::G1, keys.key(Suite::G1))?,
             g2: TunnelKey::new(Suite::G2, keys.key(Suite::G2))?,
@@ -127,23 +132,22 @@ impl Session {
         frames
     }
 
-    /// Opens a frame in place. On failure the ciphertext is gone, so this is for the one session
-    /// that can have sealed it.
+    /// Opens a frame in place, and tells whether none that left later came before. On failure the
+    /// ciphertext is gone, so this is for the one session that can have sealed it.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open_in_place(&mut self, header: SealedHeader, frame: &mut [u8]) -> Result<(), OpenError> {
+    pub fn open_in_place(&mut self, header: SealedHeader, frame: &mut [u8]) -> Result<bool, OpenError> {
         let suite = self.suite.ok_or(OpenError::Unauthentic)?;
         self.check(header.nonce)?;
         self.key(suite).open(header, frame).map_err(|_| OpenError::Unauthentic)?;
-        self.windows.commit(header.nonce.prefix, header.nonce.counter);
-        Ok(())
+        Ok(self.windows.commit(header.nonce.prefix, header.nonce.counter))
     }
 
     /// Opens a frame into `packet`, trying the detected suite first. Success detects the suite, and
     /// one under G2 settles it: a peer that can seal so is spoken to so. Without a rule that is the
     /// same on both sides, two peers that each heard the other's first ping under another suite would
-    /// never understand each other again.
+    /// never understand each other again. Tells whether none that left later came before.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -152,7 +156,7 @@ impl Session {
         header: SealedHeader,
         frame: &[u8],
         packet: &mut Vec<u8>,
-    ) -> Result<(), OpenError> {
+    ) -> Result<bool, OpenError> {
         self.check(header.nonce)?;
         let order =
             if self.suite == Some(Suite::G1) { [Suite::G1, Suite::G2] } else { [Suite::G2, Suite::G1] };
@@ -164,14 +168,17 @@ impl Session {
                 } else {
                     self.suite.get_or_insert(suite);
                 }
-                self.windows.commit(header.nonce.prefix, header.nonce.counter);
-                return Ok(());
+                return Ok(self.windows.commit(header.nonce.prefix, header.nonce.counter));
             }
         }
         Err(OpenError::Unauthentic)
     }
 
     fn check(&self, nonce: Nonce) -> Result<(), OpenError> {
+        // Both directions share the key, so what we sealed opens too: under G1, which binds no sender.
+        if nonce.prefix == self.prefix {
+            return Err(OpenError::Reflected);
+        }
         if nonce.counter == 0 || !self.windows.check(nonce.prefix, nonce.counter) {
             return Err(OpenError::Replayed);
         }
@@ -217,7 +224,7 @@ mod tests {
             to.open_to(header, &frame, &mut packet)
         };
         let (first_of_a, first_of_b) = (deliver(&mut a, &mut b, 0), deliver(&mut b, &mut a, 0));
-        assert_eq!((first_of_a, first_of_b), (Ok(()), Ok(())));
+        assert_eq!((first_of_a, first_of_b), (Ok(true), Ok(true)));
         let (mut a, mut b) = (session(0, 1), session(1, 0));
         let twins = a.seal_both(NodeId(1), b"ping").len();
         assert_eq!(twins, 2);

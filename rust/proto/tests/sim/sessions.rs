@@ -5,9 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 use pilot_proto::{
     crypto::{entropy::Entropy, exchange::ExchangeKey, identity::Identity},
     time::Instant,
-    tunnel::{Capabilities, KeyVerdict, Local, OpenError, Outbox, Peer, Session},
+    tunnel::{Capabilities, KeyVerdict, Local, OpenError, Outbox, Peer, Proof, Session},
     wire::{
         addr::{Address, NodeId},
+        packet::Header,
         tunnel::{Frame, SignedKey},
     },
 };
@@ -80,10 +81,37 @@ impl View {
 
     /// Whether a frame opened, and whether it changed the session.
     pub(crate) fn hear_frame(&mut self, process: &mut Process) -> Result<bool, OpenError> {
+        self.hear_frame_from(process, endpoint())
+    }
+
+    /// The peer answers what was sent to one of its addresses, from there. Returns how many pings that
+    /// were.
+    pub(crate) fn answer_pings(&mut self, process: &mut Process, at: SocketAddr) -> Vec<Proof> {
+        let mut proofs = Vec::new();
+        for (to, frame) in std::mem::take(&mut self.out) {
+            let Ok(Frame::Sealed(sealed)) = Frame::parse(&frame) else { continue };
+            let mut packet = Vec::new();
+            if to != at || process.session.open_to(sealed, &frame, &mut packet).is_err() {
+                continue;
+            }
+            let ping = Header::parse(&packet).unwrap().0;
+            self.hear_frame_from(process, at).unwrap();
+            proofs.push(self.peer.on_pong(self.now, ping.src_port, ping.seq));
+        }
+        proofs
+    }
+
+    /// The same from another address.
+    pub(crate) fn hear_frame_from(
+        &mut self,
+        process: &mut Process,
+        from: SocketAddr,
+    ) -> Result<bool, OpenError> {
         let mut frame = process.session.seal_both(PEER, b"data").swap_remove(0);
         let Ok(Frame::Sealed(header)) = Frame::parse(&frame) else { panic!("not sealed") };
-        let opened = self.peer.open(self.now, header, &mut frame, &mut Vec::new(), endpoint());
-        opened.map(|(_, is_new)| is_new)
+        let (now, len) = (self.now, frame.len());
+        let opened = self.peer.open(now, header, &mut frame, &mut Vec::new())?;
+        Ok(self.with_peer(|peer, local, out| peer.on_opened(now, opened, from, len, local, out)))
     }
 }
 
@@ -111,7 +139,7 @@ fn the_key_of_a_process_that_goes_on_is_no_replay() {
     let now = view.now;
     view.with_peer(|peer, local, out| peer.handle_timeout(now, local, out));
     assert!(!view.out.is_empty(), "a ping asks");
-    view.peer.forget_sessions(exchange_key(101));
+    view.peer.forget_sessions(view.now, exchange_key(101));
     assert_eq!(view.hear_key(&first), KeyVerdict::Refused);
     assert_eq!(view.hear_key(&dead), KeyVerdict::Refused);
     assert_eq!(view.hear_key(&alive), KeyVerdict::Accepted);

@@ -1,0 +1,193 @@
+//! What the tunnel itself says: keys, pings and challenges.
+
+use core::net::SocketAddr;
+
+use super::{CHECK_INTERVAL, KEEPALIVE, Local, Outbox, PATH_PORT, PING_PORT, Peer, REPLY_INTERVAL, STALL};
+use crate::{
+    time::Instant,
+    tunnel::{Capabilities, Session, path::Token, path_mtu::PathProbe},
+    wire::{
+        addr::{Address, Port},
+        packet::{Flags, HEADER_LEN, Header, Protocol},
+        seq::SeqNumber,
+        tunnel::{BareKey, SEALED_HEADER_LEN, TAG_LEN},
+    },
+};
+use core::time::Duration;
+
+impl Peer {
+    /// Paths are probed while they are used, with peers that answer padded pings by short ones, and only
+    /// to where they surely are.
+    pub(super) fn may_probe_path(&self) -> bool {
+        self.is_active && self.capabilities.is_some() && self.is_ready() && self.paths.is_validated()
+    }
+
+    pub(super) fn send_path_probe(
+        &mut self,
+        now: Instant,
+        probe: PathProbe,
+        local: &Local<'_>,
+        out: &mut Outbox,
+    ) {
+        let Some(endpoint) = self.endpoint() else { return };
+        let header = self.ping(local, PATH_PORT, SeqNumber::new(probe.serial));
+        let end = SEALED_HEADER_LEN + HEADER_LEN + probe.size;
+        let mut frame = vec![0; end + TAG_LEN];
+        let packet = &mut frame[SEALED_HEADER_LEN..end];
+        packet[HEADER_LEN..].copy_from_slice(&local.capabilities.emit_padded(probe.size));
+        if header.emit(packet) && self.seal(now, local.address.node, &mut frame).is_ok() {
+            out.push_back((endpoint, frame));
+        }
+    }
+
+    fn ping(&self, local: &Local<'_>, src_port: Port, seq: SeqNumber) -> Header {
+        Header {
+            flags: Flags::NONE,
+            protocol: Protocol::Control,
+            src: local.address,
+            dst: Address::backbone(self.id),
+            src_port,
+            dst_port: Port(0),
+            seq,
+            ack: SeqNumber::default(),
+            window: 0,
+        }
+    }
+
+    /// Keeps an active path alive, and exchanges keys anew when it seems dead. Returns whether it
+    /// does.
+    pub(super) fn check(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) -> bool {
+        self.check_at = self.is_active.then_some(now + CHECK_INTERVAL);
+        let Some(endpoint) = self.endpoint().filter(|_| self.suite().is_some()) else { return false };
+        let is_stalled = self.last_tx > self.last_rx && self.is_silent(now, STALL);
+        if self.current.as_ref().is_some_and(Session::is_exhausted) && self.candidate.is_none() {
+            self.renew_own_key(now, local, out);
+        } else if is_stalled {
+            self.push_keys(endpoint, true, local, out);
+            self.send_probe(now, local, out);
+        } else if now.saturating_since(self.last_tx) >= KEEPALIVE {
+            self.send_probe(now, local, out);
+        }
+        self.probe_at = self.probe_at.filter(|_| !self.is_ready() || self.candidate.is_some());
+        is_stalled
+    }
+
+    pub(super) fn send_hello(&mut self, now: Instant, local: &Local<'_>, out: &mut Outbox) {
+        let Some(endpoint) = self.endpoint() else { return };
+        self.hellos += 1;
+        // Repeats ask for an answer even from a peer that believes to have our key.
+        for frame in self.keys(self.hellos > 1, local) {
+            if self.paths.spend(endpoint, frame.len(), true) {
+                out.push_back((endpoint, frame));
+            }
+        }
+        let wait = Duration::from_secs(1 << self.hellos.min(3).saturating_sub(1));
+        self.hello_at = Some(now + wait);
+    }
+
+    /// Answers a frame of `len` bytes with our key, unless another one was answered just now.
+    pub(super) fn reply(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        len: usize,
+        local: &Local<'_>,
+        out: &mut Outbox,
+    ) {
+        if self.replied_at.is_some_and(|at| now < at + REPLY_INTERVAL) {
+            return;
+        }
+        self.replied_at = Some(now);
+        self.answer(to, len, false, local, out);
+    }
+
+    /// Our key for where a frame of `len` bytes came from that proves nothing: no more than it pays for.
+    pub(super) fn answer(
+        &mut self,
+        to: SocketAddr,
+        len: usize,
+        asks_back: bool,
+        local: &Local<'_>,
+        out: &mut Outbox,
+    ) {
+        let mut credit = self.paths.credit_of(to, len);
+        for frame in self.keys(asks_back, local) {
+            if self.paths.spend_of(&mut credit, to, frame.len()) {
+                out.push_back((to, frame));
+            }
+        }
+    }
+
+    /// Sends our key to one of the peer's addresses.
+    pub(super) fn push_keys(&mut self, to: SocketAddr, asks_back: bool, local: &Local<'_>, out: &mut Outbox) {
+        for frame in self.keys(asks_back, local) {
+            if self.paths.spend(to, frame.len(), false) {
+                out.push_back((to, frame));
+            }
+        }
+    }
+
+    /// Our signed key, and the bare one, which asks for the peer's.
+    fn keys(&self, asks_back: bool, local: &Local<'_>) -> Vec<Vec<u8>> {
+        let exchange_key = self.own.public_key();
+        let sender = local.address.node;
+        let signed = local.identity.sign_exchange_key(sender, exchange_key).ok();
+        let bare = asks_back.then(|| BareKey { sender, exchange_key }.emit().to_vec());
+        signed.map(|frame| frame.emit().to_vec()).into_iter().chain(bare).collect()
+    }
+
+    /// Where pings go that detect the suite, and under whose session.
+    fn probed(&self) -> Option<SocketAddr> {
+        match &self.candidate {
+            Some((_, from)) => Some(*from),
+            None if self.suite().is_none() => self.first_from.or(self.endpoint()),
+            None => self.endpoint(),
+        }
+    }
+
+    /// Pings the peer under the newest keys, which tells the suite, the capabilities and whether the
+    /// path works.
+    pub(super) fn send_probe(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
+        let Some(to) = self.probed() else { return };
+        let token = self.paths.token_for(now, to, local.entropy);
+        let token = token.unwrap_or(Token { port: PING_PORT, seq: SeqNumber::new(self.probes + 1) });
+        let packet = self.ping_packet(token, local);
+        let candidate = self.candidate.as_mut().map(|(session, _)| session);
+        let Some(session) = candidate.or(self.current.as_mut()) else { return };
+        self.probes += 1;
+        for frame in session.seal_both(local.address.node, &packet) {
+            if self.paths.spend(to, frame.len(), false) {
+                out.push_back((to, frame));
+            }
+        }
+        self.last_tx = now;
+        let wait = Duration::from_millis(250 << self.probes.min(4).saturating_sub(1));
+        self.probe_at = Some(now + wait);
+    }
+
+    fn ping_packet(&self, token: Token, local: &Local<'_>) -> Vec<u8> {
+        let header = self.ping(local, token.port, token.seq);
+        let mut packet = vec![0; HEADER_LEN + Capabilities::LEN];
+        packet[HEADER_LEN..].copy_from_slice(&local.capabilities.emit());
+        let is_whole = header.emit(&mut packet);
+        debug_assert!(is_whole, "it has room");
+        packet
+    }
+
+    /// Sends the challenges that are due. Where a ping detects the suite, that is the challenge.
+    pub(super) fn send_challenges(&mut self, now: Instant, local: &Local<'_>, out: &mut Outbox) {
+        if self.suite().is_none() || self.paths.poll_timeout().is_none_or(|at| now < at) {
+            return;
+        }
+        let asked = self.probe_at.and(self.probed());
+        for (to, token) in self.paths.handle_timeout(now, asked) {
+            let packet = self.ping_packet(token, local);
+            let Some(session) = self.current.as_mut() else { return };
+            for frame in session.seal_both(local.address.node, &packet) {
+                if self.paths.spend(to, frame.len(), false) {
+                    out.push_back((to, frame));
+                }
+            }
+        }
+    }
+}
