@@ -12,7 +12,6 @@ use crate::{
     tunnel::{Peer, PeerStatus, REFRESH},
     wire::{
         addr::{Address, NodeId, Port},
-        beacon::Message,
         packet::{Flags, Header, MAX_PAYLOAD, Protocol},
         seq::SeqNumber,
     },
@@ -40,28 +39,6 @@ impl Node {
     /// pass.
     pub fn set_own_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.own_addresses = addresses;
-    }
-
-    /// Names our beacons and asks them where our datagrams come from, now and at intervals.
-    pub fn set_beacons(&mut self, now: Instant, beacons: Vec<SocketAddr>) {
-        self.beacons = beacons;
-        self.discover(now);
-    }
-
-    pub(super) fn discover(&mut self, now: Instant) {
-        let message = Message::Discover {
-            node: self.address.node,
-            identity_key: Some(self.identity.public_key()),
-            is_extended: false,
-        };
-        for beacon in &self.beacons {
-            let mut octets = Vec::new();
-            message.emit(&mut octets);
-            self.outbox.push_back((*beacon, octets));
-        }
-        if !self.beacons.is_empty() {
-            self.arm(now + self.config.beacon_interval, super::Timed::Beacon);
-        }
     }
 
     /// Listens for streams; port 0 means any.

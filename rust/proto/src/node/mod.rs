@@ -8,6 +8,7 @@
 
 mod admission;
 mod api;
+mod discovery;
 mod early;
 mod limits;
 mod memory;
@@ -33,8 +34,8 @@ pub use too_big::TooBig;
 pub use transmit::Transmit;
 
 use self::{
-    admission::Gate, early::Early, limits::Limits, memory::Memory, places::Places, ports::Ports,
-    strangers::Strangers, syns::Syns,
+    admission::Gate, discovery::Discovery, early::Early, limits::Limits, memory::Memory, places::Places,
+    ports::Ports, strangers::Strangers, syns::Syns,
 };
 use crate::{
     config::{MAX_SEGMENT, NodeConfig},
@@ -165,7 +166,7 @@ enum Timed {
     Connection(ConnectionId),
     Peer(NodeId),
     Syns(NodeId),
-    Beacon,
+    Beacon(Instant),
     Sweep,
 }
 
@@ -208,7 +209,9 @@ pub struct Node {
     early: Early,
     /// Peers about whom the registry was asked.
     asked: BTreeSet<NodeId>,
-    beacons: Vec<SocketAddr>,
+    discovery: Discovery,
+    /// When the beacons are asked next.
+    beacon_armed: Option<Instant>,
     scratch: Vec<u8>,
     syn_bucket: BTreeMap<NodeId, TokenBucket>,
     limits: Limits,
@@ -264,7 +267,8 @@ impl Node {
             pending: BTreeMap::new(),
             early: Early::default(),
             asked: BTreeSet::new(),
-            beacons: Vec::new(),
+            discovery: Discovery::default(),
+            beacon_armed: None,
             scratch: Vec::new(),
             syn_bucket: BTreeMap::new(),
             limits: Limits::new(&mut entropy),
@@ -305,7 +309,7 @@ impl Node {
                 Timed::Connection(id) => self.on_connection_timeout(now, at, id),
                 Timed::Peer(id) => self.on_peer_timeout(now, at, id),
                 Timed::Syns(id) => self.on_syn_turn(now, id),
-                Timed::Beacon => self.discover(now),
+                Timed::Beacon(armed) => self.on_beacon_timeout(now, armed),
                 Timed::Sweep => self.sweep(now),
             }
         }

@@ -11,7 +11,6 @@ use crate::{
     tunnel::{Capabilities, Change, OpenError, Opened, Peer, Proof},
     wire::{
         addr::{Address, NetworkId, NodeId, Port},
-        beacon::Message,
         packet::{Flags, Header, Protocol},
         seq::SeqNumber,
         tunnel::{Frame, SEALED_HEADER_LEN, SealedHeader, TAG_LEN},
@@ -37,7 +36,7 @@ impl Node {
             }
             Ok(Frame::SignedKey(_) | Frame::BareKey(_)) => self.counters.dropped_reflected += 1,
             Ok(Frame::CookieReply(reply)) => self.on_cookie_reply(now, from, reply),
-            Ok(Frame::Beacon) => self.on_beacon(from, octets),
+            Ok(Frame::Beacon) => self.on_beacon(now, from, octets),
             Ok(Frame::Plain) => self.counters.dropped_plaintext += 1,
             Ok(Frame::Punch) => {}
             Err(_) => self.counters.dropped_malformed += 1,
@@ -47,20 +46,6 @@ impl Node {
     /// Whether somebody sends back the key that we told a peer.
     fn is_own_key(&self, sender: NodeId, exchange_key: &[u8; 32]) -> bool {
         self.peers.get(&sender).is_some_and(|peer| peer.exchange_key() == *exchange_key)
-    }
-
-    fn on_beacon(&mut self, from: SocketAddr, octets: &[u8]) {
-        if !self.beacons.contains(&from) {
-            self.counters.dropped_beacon += 1;
-            return;
-        }
-        match Message::parse(octets) {
-            Ok(Message::DiscoverReply(endpoint)) => {
-                self.events.push_back(Event::EndpointDiscovered(endpoint))
-            }
-            Ok(_) => self.counters.dropped_beacon += 1,
-            Err(_) => self.counters.dropped_malformed += 1,
-        }
     }
 
     fn on_sealed(&mut self, now: Instant, from: SocketAddr, header: SealedHeader, frame: &mut [u8]) {
@@ -125,12 +110,15 @@ impl Node {
         }
     }
 
-    /// The peer has moved: what was sent to its old place will not arrive.
-    fn on_moved(&mut self, now: Instant, node: NodeId) {
+    /// The peer has moved from `before`: what was sent there will not arrive.
+    fn on_moved(&mut self, now: Instant, node: NodeId, before: Option<SocketAddr>) {
         self.counters.moved += 1;
+        let ip = |endpoint: SocketAddr| endpoint.ip();
+        let is_same_host = before.map(ip) == self.peers.get(&node).and_then(Peer::endpoint).map(ip);
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
-                slot.connection.retry_syn();
+                slot.connection.on_path_moved(now, is_same_host);
+                self.after(id);
             }
         }
         self.resume(now, node);
@@ -208,11 +196,12 @@ impl Node {
         }
         if is_pong {
             let mut proof = Proof::Nothing;
+            let before = self.peers.get(&sender).and_then(Peer::endpoint);
             self.with_peer(sender, |peer, _, _| proof = peer.on_pong(now, header.dst_port, header.seq));
             match proof {
                 Proof::Nothing => {}
                 Proof::Validated => self.resume(now, sender),
-                Proof::Moved => self.on_moved(now, sender),
+                Proof::Moved => self.on_moved(now, sender, before),
             }
         }
         if is_pong || header.dst_port != Port(0) {

@@ -7,6 +7,7 @@ use super::{
     CloseReason, Connection, Dialect, State, TimerKind,
     congestion::Ack,
     connection::Undo,
+    rtt::RttEstimator,
     send::{Acked, Outgoing, Recovery},
 };
 use crate::{config::SAFE_SEGMENT, time::Instant, wire::seq::SeqNumber};
@@ -118,6 +119,19 @@ impl Connection {
         }
         self.probe.end_seq = None;
         self.arm_retransmission(now);
+    }
+
+    /// The peer is at another address: what is outstanding went to the old one. Nothing is known of the
+    /// path, unless `is_same_host`, whose NAT gave it another port (RFC 9000 section 9.4).
+    pub fn on_path_moved(&mut self, now: Instant, is_same_host: bool) {
+        self.retry_syn();
+        if self.sender.outstanding() == 0 || is_same_host && self.timeouts == 0 {
+            return;
+        }
+        self.timeouts = 0;
+        self.rtt = RttEstimator::new(&self.options.config);
+        self.timers.stop(TimerKind::LossProbe);
+        self.timers.set(TimerKind::Retransmission, now);
     }
 
     fn lose_head(&mut self) {

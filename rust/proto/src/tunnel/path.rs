@@ -344,21 +344,29 @@ impl Paths {
         self.candidates.last_mut()
     }
 
-    /// Whether `len` bytes may go to an address now; if so, they count. A call of ours goes where the
-    /// registry says that the peer is, whatever came from there.
-    pub(super) fn spend(&mut self, to: SocketAddr, len: usize, is_call: bool) -> bool {
+    /// Whether `len` bytes may go to an address now; if so, they count.
+    pub(super) fn spend(&mut self, to: SocketAddr, len: usize) -> bool {
         let Some(path) = self.find_mut(to) else { return false };
-        if path.has_credit(len) || is_call && path.is_told {
+        let has_credit = path.has_credit(len);
+        if has_credit {
             path.on_sent(len);
-            return true;
         }
-        path.is_starved = true;
-        false
+        path.is_starved |= !has_credit;
+        has_credit
+    }
+
+    /// The same for the keys with which a dial calls: they go where the registry says that the peer is,
+    /// whatever came from there.
+    pub(super) fn call(&mut self, to: SocketAddr, len: usize) -> bool {
+        self.find_mut(to).is_some_and(|path| path.is_told) || self.spend(to, len)
     }
 
     /// What a frame of `len` bytes that proves nothing pays for, where nothing else is known of its
-    /// source.
+    /// source; 0 for one that was counted.
     pub(super) fn credit_of(&mut self, from: SocketAddr, len: usize) -> u64 {
+        if len == 0 {
+            return 0;
+        }
         self.on_unproven(from, len);
         AMPLIFICATION * (len as u64 + AROUND)
     }
@@ -366,7 +374,7 @@ impl Paths {
     /// As [`Self::spend`]; an address that is none of the peer's is paid for by `credit`.
     pub(super) fn spend_of(&mut self, credit: &mut u64, to: SocketAddr, len: usize) -> bool {
         if self.find_mut(to).is_some() {
-            return self.spend(to, len, false);
+            return self.spend(to, len);
         }
         let left = credit.checked_sub(len as u64 + AROUND);
         *credit = left.unwrap_or(*credit);

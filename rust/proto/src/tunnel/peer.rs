@@ -253,7 +253,7 @@ impl Peer {
 
     /// Whether a datagram of `len` bytes may go to an address; if so, it counts.
     pub fn spend(&mut self, to: SocketAddr, len: usize) -> bool {
-        self.paths.spend(to, len, false)
+        self.paths.spend(to, len)
     }
 
     /// Whether something was kept back by [`Self::has_credit`] since the last call.

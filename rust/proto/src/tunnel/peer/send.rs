@@ -4,6 +4,7 @@ use core::net::SocketAddr;
 
 use super::{CHECK_INTERVAL, KEEPALIVE, Local, Outbox, PATH_PORT, PING_PORT, Peer, REPLY_INTERVAL, STALL};
 use crate::{
+    crypto::Suite,
     time::Instant,
     tunnel::{Capabilities, Session, path::Token, path_mtu::PathProbe},
     wire::{
@@ -77,7 +78,7 @@ impl Peer {
         self.hellos += 1;
         // Repeats ask for an answer even from a peer that believes to have our key.
         for frame in self.keys(self.hellos > 1, local) {
-            if self.paths.spend(endpoint, frame.len(), true) {
+            if self.paths.call(endpoint, frame.len()) {
                 out.push_back((endpoint, frame));
             }
         }
@@ -85,7 +86,8 @@ impl Peer {
         self.hello_at = Some(now + wait);
     }
 
-    /// Answers a frame of `len` bytes with our key, unless another one was answered just now.
+    /// Answers a frame of `len` bytes, 0 if they were counted, with our key, unless another one was answered
+    /// just now.
     pub(super) fn reply(
         &mut self,
         now: Instant,
@@ -121,7 +123,7 @@ impl Peer {
     /// Sends our key to one of the peer's addresses.
     pub(super) fn push_keys(&mut self, to: SocketAddr, asks_back: bool, local: &Local<'_>, out: &mut Outbox) {
         for frame in self.keys(asks_back, local) {
-            if self.paths.spend(to, frame.len(), false) {
+            if self.paths.spend(to, frame.len()) {
                 out.push_back((to, frame));
             }
         }
@@ -156,13 +158,23 @@ impl Peer {
         let Some(session) = candidate.or(self.current.as_mut()) else { return };
         self.probes += 1;
         for frame in session.seal_both(local.address.node, &packet) {
-            if self.paths.spend(to, frame.len(), false) {
+            if self.paths.spend(to, frame.len()) {
                 out.push_back((to, frame));
             }
         }
         self.last_tx = now;
         let wait = Duration::from_millis(250 << self.probes.min(4).saturating_sub(1));
         self.probe_at = Some(now + wait);
+    }
+
+    /// Our own address has changed: a frame shows the peer where we are. Old peers of the first generation
+    /// learn it from a key only.
+    pub fn show(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
+        let Some(endpoint) = self.endpoint().filter(|_| self.suite().is_some()) else { return };
+        if self.suite() == Some(Suite::G1) {
+            self.push_keys(endpoint, false, local, out);
+        }
+        self.send_probe(now, local, out);
     }
 
     fn ping_packet(&self, token: Token, local: &Local<'_>) -> Vec<u8> {
@@ -184,7 +196,7 @@ impl Peer {
             let packet = self.ping_packet(token, local);
             let Some(session) = self.current.as_mut() else { return };
             for frame in session.seal_both(local.address.node, &packet) {
-                if self.paths.spend(to, frame.len(), false) {
+                if self.paths.spend(to, frame.len()) {
                     out.push_back((to, frame));
                 }
             }
