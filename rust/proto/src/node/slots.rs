@@ -126,7 +126,7 @@ impl Node {
         self.timers.retain(|Reverse((at, what))| match what {
             Timed::Connection(id) => slots.get(id).is_some_and(|slot| slot.armed == Some(*at)),
             Timed::Peer(id) => peers.get(id) == Some(at),
-            Timed::Syns(_) | Timed::Beacon | Timed::Sweep => true,
+            Timed::Syns(_) | Timed::Beacon(_) | Timed::Sweep => true,
         });
     }
 

@@ -348,6 +348,34 @@ fn a_peer_that_died_in_the_exchange_is_found_where_it_comes_back() {
     net.event(1, |event| (*event == Event::Connected(id)).then_some(()));
 }
 
+/// Both lose their addresses in the same moment, as when a site's uplink changes; the registry learns the
+/// new ones.
+#[test]
+fn two_peers_that_both_moved_find_each_other_and_keep_their_connections() {
+    let mut net = Net::new(2);
+    net.of(2).listen(Port(80)).unwrap();
+    let (a, b) = net.connect(1, 2);
+    net.transfer((1, a), (2, b), &pattern(100_000));
+    for (n, to) in [(1, 11), (2, 12)] {
+        let node = net.nodes.remove(&at(n)).unwrap();
+        net.nodes.insert(at(to), node);
+        net.moved.insert(n, at(to));
+    }
+    let later = net.now + Duration::from_secs(2);
+    net.run_until(Duration::from_secs(10), |net| (net.now >= later).then_some(()));
+    let begin = net.now;
+    let dialled =
+        net.of(11).connect(begin, Address::backbone(NodeId(2)), Port(80), DialOptions::default()).unwrap();
+    net.event(11, |event| (*event == Event::Connected(dialled)).then_some(()));
+    // The registry is asked, both places are, and SYN leaves again.
+    assert!(net.now.saturating_since(begin) <= 4 * LATENCY, "{:?}", net.now.saturating_since(begin));
+    for (n, other) in [(11, 12), (12, 11)] {
+        let endpoints: Vec<_> = net.of(n).peers().map(|(_, peer)| peer.endpoint).collect();
+        assert_eq!(endpoints, [Some(at(other))]);
+    }
+    net.transfer((11, a), (12, b), &pattern(200_000));
+}
+
 #[test]
 fn datagrams_wait_for_the_session_and_arrive() {
     let mut net = Net::new(2);

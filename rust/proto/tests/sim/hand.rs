@@ -1,0 +1,252 @@
+//! A hand-made peer of a whole node: it has the right keys and sends what it likes from where it likes.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use pilot_proto::{
+    config::NodeConfig,
+    crypto::{Suite, exchange::ExchangeKey, identity::Identity},
+    node::{ConnectionId, Event, Node},
+    time::Instant,
+    tunnel::{Capabilities, Session},
+    wire::{
+        addr::{Address, NodeId, Port},
+        packet::{Flags, HEADER_LEN, Header, Protocol},
+        seq::SeqNumber,
+        tunnel::{BareKey, Frame, SEALED_HEADER_LEN},
+    },
+};
+
+use crate::sessions::exchange_key;
+
+pub(crate) const PEER: NodeId = NodeId(1);
+pub(crate) const SELF: NodeId = NodeId(2);
+/// Bytes of the headers of IPv4 and UDP.
+const AROUND: usize = 28;
+
+/// An address; the peer is at the first one.
+pub(crate) fn at(n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n], 4000))
+}
+
+pub(crate) struct Hand {
+    pub(crate) now: Instant,
+    pub(crate) node: Node,
+    identity: Identity,
+    key: ExchangeKey,
+    pub(crate) session: Option<Session>,
+    /// How the peer speaks: `None` for one like the node.
+    old: Option<Suite>,
+    /// What left, and has not been looked at.
+    pub(crate) sent: Vec<(SocketAddr, Vec<u8>)>,
+    /// Bytes to and from each address.
+    pub(crate) traffic: BTreeMap<SocketAddr, (usize, usize)>,
+    pub(crate) events: Vec<Event>,
+    /// Where the registry places the peer.
+    pub(crate) told: SocketAddr,
+    /// The number of the node's SYN.
+    pub(crate) first_number: u32,
+}
+
+/// A packet of the peer's for the node.
+pub(crate) fn packet(protocol: Protocol, flags: Flags, ports: (u16, u16), seq: u32) -> Header {
+    Header {
+        flags,
+        protocol,
+        src: Address::backbone(PEER),
+        dst: Address::backbone(SELF),
+        src_port: Port(ports.0),
+        dst_port: Port(ports.1),
+        seq: SeqNumber::new(seq),
+        ack: SeqNumber::default(),
+        window: 512,
+    }
+}
+
+impl Hand {
+    /// A peer that nobody has heard of.
+    pub(crate) fn new(old: Option<Suite>) -> Self {
+        let now = Instant::from_millis(1000);
+        let mut node = Node::new(now, &[2; 32], &[3; 32], NodeConfig::default()).unwrap();
+        node.set_address(Address::backbone(SELF));
+        node.listen(Port(80)).unwrap();
+        Self {
+            now,
+            node,
+            identity: Identity::from_seed(&[1; 32]).unwrap(),
+            key: exchange_key(10),
+            session: None,
+            old,
+            sent: Vec::new(),
+            traffic: BTreeMap::new(),
+            events: Vec::new(),
+            told: at(1),
+            first_number: 0,
+        }
+    }
+
+    /// A peer with a session, at its first address.
+    pub(crate) fn connected(old: Option<Suite>) -> Self {
+        let mut hand = Self::new(old);
+        hand.send_key(at(1));
+        hand.answer(at(1));
+        hand.ping(at(1));
+        hand.answer(at(1));
+        assert_eq!(hand.endpoint(), Some(at(1)));
+        hand.sent.clear();
+        hand
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+        self.node.peers().find(|(id, _)| *id == PEER).and_then(|(_, peer)| peer.endpoint)
+    }
+
+    /// Takes what the node has to send and to say.
+    pub(crate) fn drain(&mut self) {
+        let mut buffer = vec![0; 65536];
+        loop {
+            while let Some(transmit) = self.node.poll_transmit(self.now, &mut buffer, 16) {
+                let size = transmit.segment_size.unwrap_or(transmit.len);
+                for frame in buffer[..transmit.len].chunks(size) {
+                    self.traffic.entry(transmit.destination).or_default().0 += frame.len() + AROUND;
+                    self.sent.push((transmit.destination, frame.to_vec()));
+                }
+            }
+            let Some(event) = self.node.poll_event() else { return };
+            if event == Event::RecordNeeded(PEER) {
+                let key = self.identity.public_key();
+                self.node.on_record(self.now, PEER, key, Some(self.told));
+            } else {
+                self.events.push(event);
+            }
+        }
+    }
+
+    /// A datagram arrives.
+    pub(crate) fn deliver(&mut self, from: SocketAddr, datagram: &[u8]) {
+        self.traffic.entry(from).or_default().1 += datagram.len() + AROUND;
+        self.node.handle_datagram(self.now, from, &mut datagram.to_vec());
+        self.drain();
+    }
+
+    /// Time passes.
+    pub(crate) fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.node.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.node.handle_timeout(self.now);
+            self.drain();
+        }
+        self.now = end;
+    }
+
+    /// The signed key of the peer.
+    pub(crate) fn signed_key(&self) -> Vec<u8> {
+        self.identity.sign_exchange_key(PEER, self.key.public_key()).unwrap().emit().to_vec()
+    }
+
+    pub(crate) fn bare_key(&self) -> Vec<u8> {
+        BareKey { sender: PEER, exchange_key: self.key.public_key() }.emit().to_vec()
+    }
+
+    pub(crate) fn send_key(&mut self, from: SocketAddr) {
+        let key = self.signed_key();
+        self.deliver(from, &key);
+    }
+
+    /// Another process of the peer takes over.
+    pub(crate) fn restart(&mut self, n: u8) {
+        self.key = exchange_key(n);
+        self.session = None;
+    }
+
+    /// Seals a packet as the peer does.
+    pub(crate) fn seal(&mut self, mut header: Header, payload: &[u8]) -> Vec<u8> {
+        header.window = 512;
+        let mut packet = vec![0; HEADER_LEN + payload.len()];
+        packet[HEADER_LEN..].copy_from_slice(payload);
+        assert!(header.emit(&mut packet));
+        let mut frames = self.session.as_mut().unwrap().seal_both(PEER, &packet);
+        // Twice, as long as the suite is not known.
+        frames.swap_remove(if frames.len() > 1 && self.old == Some(Suite::G1) { 1 } else { 0 })
+    }
+
+    /// The peer pings, which any frame of it might be.
+    pub(crate) fn ping(&mut self, from: SocketAddr) {
+        let header = packet(Protocol::Control, Flags::NONE, (5, 0), 1);
+        let frame = self.seal(header, b"ping");
+        self.deliver(from, &frame);
+    }
+
+    /// Answers every ping that went to `at`, from there, and learns the node's key. Returns how many.
+    pub(crate) fn answer(&mut self, at: SocketAddr) -> usize {
+        let (mine, rest) = std::mem::take(&mut self.sent).into_iter().partition(|(to, _)| *to == at);
+        self.sent = rest;
+        let mut answered = 0;
+        for (_, frame) in mine {
+            answered += usize::from(self.take(&frame).is_some_and(|pong| {
+                self.deliver(at, &pong);
+                true
+            }));
+        }
+        answered
+    }
+
+    /// The pong that a frame of the node asks for.
+    pub(crate) fn take(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
+        let header = match Frame::parse(frame).unwrap() {
+            Frame::SignedKey(key) => {
+                let known = self.session.as_ref().is_some_and(|session| session.peer_key == key.exchange_key);
+                if !known {
+                    let session = Session::new(self.now, &self.key, key.exchange_key, 77).unwrap();
+                    self.session = Some(session);
+                }
+                return None;
+            }
+            Frame::Sealed(header) => header,
+            _ => return None,
+        };
+        let mut packet = Vec::new();
+        let session = self.session.as_mut()?;
+        session.open_to(header, frame, &mut packet).ok()?;
+        let (ping, payload) = Header::parse(&packet).unwrap();
+        if ping.flags.contains(Flags::SYN) {
+            self.first_number = ping.seq.value();
+        }
+        if ping.protocol != Protocol::Control || ping.flags.contains(Flags::ACK) {
+            return None;
+        }
+        let own = Capabilities { boot_id: 77, max_segment: 4096 }.emit();
+        let answer = if self.old.is_none() { own.to_vec() } else { payload.to_vec() };
+        let pong = Header {
+            flags: Flags::ACK,
+            src: ping.dst,
+            dst: ping.src,
+            src_port: Port(0),
+            dst_port: ping.src_port,
+            ack: ping.seq + 1,
+            ..ping
+        };
+        Some(self.seal(pong, &answer))
+    }
+
+    pub(crate) fn accepted(&mut self) -> Option<ConnectionId> {
+        self.events.iter().find_map(|event| match event {
+            Event::Accepted(id) => Some(*id),
+            _ => None,
+        })
+    }
+
+    /// Whether no more than three times what came from an address went there.
+    pub(crate) fn is_within_limit(&self, address: SocketAddr) -> bool {
+        let (sent, received) = self.traffic.get(&address).copied().unwrap_or_default();
+        sent <= 3 * received
+    }
+}
+
+/// What a node sealed, with another sender written on it.
+pub(crate) fn with_sender(frame: &[u8], sender: NodeId) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    assert!(frame.len() > SEALED_HEADER_LEN);
+    frame[4..8].copy_from_slice(&sender.0.to_be_bytes());
+    frame
+}

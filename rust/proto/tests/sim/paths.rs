@@ -1,0 +1,390 @@
+//! Where a peer is believed to be (RFC 9000 sections 8 and 9), and what is believed of it at all.
+
+use std::time::Duration;
+
+use pilot_proto::{
+    crypto::Suite,
+    node::{DialOptions, Event},
+    wire::{
+        addr::{Address, NetworkId, NodeId, Port},
+        packet::{Flags, Header, Protocol},
+        seq::SeqNumber,
+        tunnel::Frame,
+    },
+};
+
+use crate::{
+    hand::{Hand, PEER, SELF, at, packet, with_sender},
+    rng::{Rng, pattern},
+};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// Each generation of peers.
+const PEERS: [Option<Suite>; 3] = [None, Some(Suite::G2), Some(Suite::G1)];
+
+fn datagram() -> Header {
+    packet(Protocol::Datagram, Flags::NONE, (5, 9), 0)
+}
+
+impl Hand {
+    /// How many frames went to an address since the last look.
+    fn sent_to(&mut self, n: u8) -> usize {
+        let count = self.sent.iter().filter(|(to, _)| *to == at(n)).count();
+        self.sent.retain(|(to, _)| *to != at(n));
+        count
+    }
+
+    fn send_datagram(&mut self) {
+        let now = self.now;
+        self.node.send_datagram(now, Port(5), Address::backbone(PEER), Port(9), b"for the peer").unwrap();
+        self.drain();
+    }
+
+    fn datagrams(&self) -> usize {
+        self.events.iter().filter(|event| matches!(event, Event::Datagram { .. })).count()
+    }
+}
+
+/// Somebody on the way sends a frame on from its own address, and cannot answer.
+#[test]
+fn a_frame_that_was_sent_on_moves_nothing() {
+    for old in PEERS {
+        let mut hand = Hand::connected(old);
+        hand.ping(at(66));
+        hand.send_datagram();
+        assert_eq!(hand.endpoint(), Some(at(1)), "{old:?}");
+        hand.wait(20 * SECOND);
+        assert!(hand.is_within_limit(at(66)), "{:?}", hand.traffic);
+        assert!(hand.sent_to(66) <= 3);
+        assert_eq!(hand.endpoint(), Some(at(1)));
+    }
+}
+
+/// It passes the challenge on to the peer, whose answer it sends on as well. The peer answers where it is
+/// too.
+#[test]
+fn a_peer_that_answers_at_its_old_address_has_not_moved() {
+    for (is_first, moves) in [(false, 0), (true, 2)] {
+        let mut hand = Hand::connected(None);
+        hand.ping(at(66));
+        if is_first {
+            assert_eq!(hand.answer(at(66)), 1);
+            assert_eq!(hand.endpoint(), Some(at(66)));
+            hand.send_datagram();
+        }
+        assert!(hand.answer(at(1)) > 0, "both are asked");
+        assert_eq!(hand.endpoint(), Some(at(1)));
+        assert_eq!(hand.node.stats().counters.moved, moves);
+        // It is not asked again at once, and does not hear anything either.
+        hand.sent.clear();
+        hand.ping(at(66));
+        assert_eq!((hand.sent_to(66), hand.sent_to(1)), (0, 0));
+        hand.send_datagram();
+        assert_eq!((hand.sent_to(66), hand.sent_to(1)), (0, 1));
+        hand.wait(2 * SECOND);
+        hand.ping(at(66));
+        assert_eq!(hand.sent_to(66), 2, "a challenge and the answer");
+    }
+}
+
+#[test]
+fn a_peer_behind_a_nat_that_forgot_it_is_followed_in_one_round_trip() {
+    for old in PEERS {
+        let mut hand = Hand::connected(old);
+        let begin = hand.now;
+        hand.ping(at(11));
+        hand.send_datagram();
+        assert_eq!(hand.endpoint(), Some(at(1)));
+        hand.now += 50 * MS;
+        hand.answer(at(11));
+        assert_eq!(hand.endpoint(), Some(at(11)), "{old:?}");
+        assert_eq!(hand.now, begin + 50 * MS);
+        hand.sent.clear();
+        hand.send_datagram();
+        assert_eq!((hand.sent_to(11), hand.sent_to(1)), (1, 0));
+        hand.wait(10 * SECOND);
+        assert_eq!(hand.endpoint(), Some(at(11)));
+        assert_eq!(hand.node.stats().counters.moved, 1);
+    }
+}
+
+#[test]
+fn a_challenge_that_is_lost_is_repeated() {
+    let mut hand = Hand::connected(None);
+    for _ in 0..3 {
+        hand.ping(at(11));
+    }
+    hand.sent.clear();
+    hand.wait(300 * MS);
+    assert_eq!(hand.answer(at(11)), 1);
+    assert_eq!(hand.endpoint(), Some(at(11)));
+}
+
+/// What left before the peer moved may come after what left later.
+#[test]
+fn a_frame_that_was_overtaken_brings_nobody_back() {
+    let mut hand = Hand::connected(None);
+    let late = hand.seal(datagram(), b"late");
+    hand.ping(at(11));
+    hand.answer(at(11));
+    assert_eq!(hand.endpoint(), Some(at(11)));
+    hand.wait(20 * SECOND);
+    hand.sent.clear();
+    hand.deliver(at(1), &late);
+    assert_eq!((hand.datagrams(), hand.sent_to(1)), (1, 0));
+    assert_eq!(hand.endpoint(), Some(at(11)));
+}
+
+/// An answer counts from where the challenge went, with its number, and once.
+#[test]
+fn an_answer_from_elsewhere_or_to_nothing_proves_nothing() {
+    let mut hand = Hand::connected(None);
+    hand.ping(at(66));
+    let challenge =
+        hand.sent.iter().find(|(to, frame)| *to == at(66) && frame.len() == 89).unwrap().1.clone();
+    let pong = hand.take(&challenge).unwrap();
+    hand.deliver(at(67), &pong);
+    assert_eq!(hand.endpoint(), Some(at(1)));
+    let mut rng = Rng(5);
+    for _ in 0..20_000 {
+        let (port, seq) = (0x8000 | rng.next() as u16, rng.next() as u32);
+        let guess = packet(Protocol::Control, Flags::ACK, (0, port), seq);
+        let frame = hand.seal(guess, b"pong");
+        hand.deliver(at(66), &frame);
+    }
+    assert_eq!(hand.endpoint(), Some(at(1)));
+}
+
+/// A peer writes a third party's address and acknowledges what it never saw.
+#[test]
+fn blind_acknowledgements_draw_nothing_to_a_third_party() {
+    for old in PEERS {
+        let mut hand = Hand::connected(old);
+        let syn = packet(Protocol::Stream, Flags::SYN, (50_000, 80), 1000);
+        let frame = hand.seal(syn, &[]);
+        hand.deliver(at(1), &frame);
+        hand.answer(at(1));
+        let mut una = hand.first_number + 1;
+        let ack =
+            Header { ack: SeqNumber::new(una), ..packet(Protocol::Stream, Flags::ACK, (50_000, 80), 1001) };
+        let frame = hand.seal(ack, &[]);
+        hand.deliver(at(1), &frame);
+        let id = hand.accepted().unwrap();
+        let data = pattern(4_000_000);
+        hand.node.with_connection(id, |connection| connection.send(&data).ok());
+        hand.drain();
+        assert!(hand.sent_to(1) > 10, "where it is, it is sent data");
+        for _ in 0..400 {
+            una = una.wrapping_add(10_000);
+            let ack = Header {
+                ack: SeqNumber::new(una),
+                ..packet(Protocol::Stream, Flags::ACK, (50_000, 80), 1001)
+            };
+            let frame = hand.seal(ack, &[]);
+            hand.deliver(at(99), &frame);
+            hand.wait(10 * MS);
+            assert!(hand.is_within_limit(at(99)), "{old:?} {:?}", hand.traffic);
+        }
+        let (sent, received) = hand.traffic[&at(99)];
+        assert!(sent < received / 4, "{sent} of {received}: challenges only");
+    }
+}
+
+/// Whatever comes from an address that answers nothing, no more than three times that goes there.
+#[test]
+fn an_address_that_does_not_answer_gets_three_times_what_it_sent() {
+    for seed in 0..50 {
+        let mut rng = Rng(seed);
+        let mut hand = if seed % 2 == 0 { Hand::new(None) } else { Hand::connected(None) };
+        for n in 0..200 {
+            let from = at(20 + rng.below(6) as u8);
+            match rng.below(8) {
+                0 => hand.send_key(from),
+                1 => {
+                    let key = hand.bare_key();
+                    hand.deliver(from, &key);
+                }
+                2 => {
+                    let mut junk = b"PILS\0\0\0\x01".to_vec();
+                    junk.extend((0..28 + rng.below(100)).map(|_| rng.next() as u8));
+                    hand.deliver(from, &junk);
+                }
+                3 => hand.restart(30 + (n % 100) as u8),
+                4 => hand.wait(rng.below(3000) as u32 * MS),
+                5 if seed % 4 == 1 => hand.send_datagram(),
+                _ if hand.session.is_some() => hand.ping(from),
+                _ => {
+                    // Our key, read off the wire.
+                    for (_, frame) in std::mem::take(&mut hand.sent) {
+                        hand.take(&frame);
+                    }
+                }
+            }
+            for n in 20..26 {
+                assert!(hand.is_within_limit(at(n)), "{seed} {n}: {:?}", hand.traffic);
+            }
+        }
+        if seed % 2 == 1 {
+            assert_eq!(hand.endpoint(), Some(at(1)), "{seed}: it has shown to be there");
+        }
+    }
+}
+
+/// A key that a stranger passes on gets no further than an answer.
+#[test]
+fn a_key_from_elsewhere_does_not_keep_a_dial_from_where_the_registry_says() {
+    let mut hand = Hand::new(None);
+    hand.send_key(at(66));
+    let now = hand.now;
+    let to = Address::backbone(PEER);
+    hand.node.connect(now, to, Port(80), DialOptions::default()).unwrap();
+    hand.drain();
+    assert_eq!(hand.endpoint(), Some(at(1)));
+    assert!(hand.sent.iter().any(|(to, frame)| *to == at(1) && frame.starts_with(b"PILA")));
+    assert!(hand.is_within_limit(at(66)));
+}
+
+#[test]
+fn the_registry_names_another_place_and_the_peer_answers_there() {
+    for old in PEERS {
+        let mut hand = Hand::connected(old);
+        hand.told = at(11);
+        hand.wait(1100 * MS);
+        hand.sent.clear();
+        let now = hand.now;
+        hand.node.connect(now, Address::backbone(PEER), Port(80), DialOptions::default()).unwrap();
+        hand.drain();
+        assert_eq!(hand.endpoint(), Some(at(1)));
+        hand.answer(at(11));
+        assert_eq!(hand.endpoint(), Some(at(11)), "{old:?}");
+        // The SYN leaves again, where the peer is.
+        assert!(hand.sent_to(11) >= 1);
+    }
+}
+
+/// Under G1 nothing binds a frame to its sender, and the key is the same in both directions.
+#[test]
+fn what_we_sealed_is_not_taken_back() {
+    for old in PEERS {
+        let mut hand = Hand::connected(old);
+        for _ in 0..30 {
+            hand.send_datagram();
+            hand.wait(SECOND);
+        }
+        let frames: Vec<_> = hand.sent.drain(..).filter(|(_, frame)| frame.starts_with(b"PILS")).collect();
+        assert!(frames.len() >= 30);
+        let (before, opened) = (hand.node.stats().counters, hand.endpoint());
+        for (_, frame) in &frames {
+            hand.deliver(at(66), &with_sender(frame, PEER));
+            hand.deliver(at(66), frame);
+        }
+        let after = hand.node.stats().counters;
+        assert_eq!(after.dropped_reflected - before.dropped_reflected, frames.len() as u64, "{old:?}");
+        assert_eq!((after.opened, hand.endpoint()), (before.opened, opened));
+        assert_eq!((hand.sent_to(66), hand.datagrams()), (0, 0));
+        hand.ping(at(1));
+        assert_eq!(hand.node.stats().counters.opened, before.opened + 1);
+    }
+}
+
+#[test]
+fn our_own_keys_are_not_taken_for_a_peers() {
+    let mut hand = Hand::new(None);
+    hand.send_key(at(1));
+    let Frame::SignedKey(own) = Frame::parse(&hand.sent[0].1).unwrap() else { panic!("no key") };
+    hand.sent.clear();
+    hand.wait(SECOND);
+    hand.sent.clear();
+    let bare = pilot_proto::wire::tunnel::BareKey { sender: PEER, exchange_key: own.exchange_key };
+    hand.deliver(at(66), &bare.emit());
+    let signed = pilot_proto::wire::tunnel::SignedKey { sender: PEER, ..own };
+    hand.deliver(at(66), &signed.emit());
+    assert_eq!((hand.sent_to(66), hand.node.stats().counters.dropped_reflected), (0, 2));
+}
+
+/// A peer proves itself, not others: a packet that names another source moves nothing at all.
+#[test]
+fn a_packet_of_another_source_is_no_sign_of_the_peer() {
+    let others = [
+        Header { src: Address::backbone(NodeId(3)), ..datagram() },
+        Header { src: Address::backbone(SELF), ..datagram() },
+        Header { src: Address::backbone(NodeId(0)), ..datagram() },
+        Header { dst: Address::backbone(NodeId(3)), ..datagram() },
+        Header { src: Address { network: NetworkId(5), node: PEER }, ..datagram() },
+        Header { dst: Address { network: NetworkId(5), node: SELF }, ..datagram() },
+    ];
+    for header in others {
+        let mut hand = Hand::connected(None);
+        let frame = hand.seal(header, b"of another");
+        hand.wait(5 * SECOND);
+        hand.sent.clear();
+        hand.deliver(at(66), &frame);
+        assert_eq!((hand.sent_to(66), hand.datagrams()), (0, 0), "{header:?}");
+        assert_eq!(hand.endpoint(), Some(at(1)));
+        let counters = hand.node.stats().counters;
+        assert_eq!(counters.dropped_misaddressed + counters.dropped_networks, 1);
+        // Nor does it say that the peer lives: a dial asks the registry.
+        let now = hand.now;
+        hand.told = at(11);
+        hand.node.connect(now, Address::backbone(PEER), Port(80), DialOptions::default()).unwrap();
+        hand.drain();
+        assert!(hand.sent_to(11) > 0);
+    }
+}
+
+/// The inner source is looked at before a new key is taken into use.
+#[test]
+fn a_new_key_is_not_taken_into_use_by_a_packet_of_another_source() {
+    let mut hand = Hand::connected(Some(Suite::G2));
+    let syn = packet(Protocol::Stream, Flags::SYN, (50_000, 80), 1000);
+    let frame = hand.seal(syn, &[]);
+    hand.deliver(at(1), &frame);
+    let connections = hand.node.stats().connections;
+    assert_eq!(connections, 1);
+    hand.restart(12);
+    hand.send_key(at(1));
+    let key = hand.sent.iter().rev().find(|(_, frame)| frame.starts_with(b"PILA")).unwrap().1.clone();
+    hand.take(&key);
+    let frame = hand.seal(Header { src: Address::backbone(NodeId(3)), ..datagram() }, b"of another");
+    hand.deliver(at(1), &frame);
+    assert_eq!(hand.node.stats().connections, 1, "nobody restarted");
+    hand.ping(at(1));
+    assert_eq!(hand.node.stats().connections, 0);
+}
+
+/// Anybody may keep what a peer once sent, and send it again years later.
+#[test]
+fn what_forty_processes_left_behind_opens_nothing() {
+    for old in PEERS {
+        let mut hand = Hand::connected(old);
+        let mut kept = Vec::new();
+        for n in 0..40_u8 {
+            if n > 0 {
+                hand.restart(10 + n);
+                hand.send_key(at(1));
+                for _ in 0..4 {
+                    hand.answer(at(1));
+                    hand.wait(300 * MS);
+                }
+            }
+            let frame = hand.seal(datagram(), b"once");
+            hand.deliver(at(1), &frame);
+            hand.answer(at(1));
+            assert_eq!(hand.datagrams(), usize::from(n) + 1, "{old:?}: the live one is heard");
+            kept.push((hand.signed_key(), frame));
+            let before = hand.node.stats().counters.opened;
+            for (key, frame) in &kept[..usize::from(n)] {
+                for from in [66, 1] {
+                    hand.deliver(at(from), key);
+                    hand.deliver(at(from), frame);
+                }
+                hand.sent.clear();
+            }
+            assert_eq!(hand.datagrams(), usize::from(n) + 1, "{old:?} {n}");
+            assert_eq!(hand.node.stats().counters.opened, before);
+            assert_eq!(hand.endpoint(), Some(at(1)));
+            hand.wait(20 * SECOND);
+        }
+    }
+}
