@@ -119,8 +119,8 @@ impl Path {
         }
     }
 
-    fn told(now: Instant, address: SocketAddr) -> Self {
-        Self { is_told: true, ..Self::new(now, address) }
+    fn until(self, until: Instant) -> Self {
+        Self { until, ..self }
     }
 
     fn on_received(&mut self, len: usize) {
@@ -190,6 +190,11 @@ impl Paths {
         self.active.as_ref().is_some_and(|path| path.is_validated)
     }
 
+    /// Whether anything but a key, which a stranger may have sent on, says where the peer is.
+    pub(super) fn is_likely(&self) -> bool {
+        self.active.as_ref().is_some_and(|path| path.is_told || path.is_heard || path.is_validated)
+    }
+
     /// Whether the peer is at `address` for all we know and no other is asked.
     pub(super) fn is_settled(&self, address: SocketAddr) -> bool {
         self.is_validated() && self.endpoint() == Some(address)
@@ -225,14 +230,20 @@ impl Paths {
         *self = Self { active, ..Self::default() };
     }
 
-    /// The registry says where the peer is, and nothing else is known that works.
-    pub(super) fn on_told(&mut self, now: Instant, address: SocketAddr) {
+    /// The registry says where the peer is, and nothing else is known that works. Returns whether frames go
+    /// elsewhere than before.
+    pub(super) fn on_told(&mut self, now: Instant, address: SocketAddr) -> bool {
         if let Some(path) = self.active.as_mut().filter(|path| path.address == address) {
             path.is_told = true;
-        } else {
-            self.candidates.retain(|path| path.address != address);
-            self.active = Some(Path::told(now, address));
+            return false;
         }
+        let known = self.candidates.iter().position(|path| path.address == address);
+        let path = known.map_or_else(|| Path::new(now, address), |at| self.candidates.remove(at));
+        let before = self.active.replace(Path { is_told: true, ..path });
+        self.candidates
+            .extend(before.filter(|path| !path.is_validated).map(|path| path.until(now + LIFETIME)));
+        self.candidates.truncate(MAX_CANDIDATES);
+        true
     }
 
     /// The registry names another address than the one in use: asks both, unless that was done just now.
@@ -312,7 +323,7 @@ impl Paths {
             let at = self.candidates.iter().position(|path| path.address == from);
             let heard = at.map(|at| self.candidates.remove(at));
             let told = core::mem::replace(&mut self.active, heard);
-            self.candidates.extend(told.map(|path| Path { until: now + LIFETIME, ..path }));
+            self.candidates.extend(told.map(|path| path.until(now + LIFETIME)));
             self.candidates.truncate(MAX_CANDIDATES);
         } else {
             self.question_active(now, entropy);

@@ -331,7 +331,7 @@ impl Peer {
 
     /// Whether the registry must be asked before anything can happen.
     pub fn needs_record(&self) -> bool {
-        self.identity_key.is_none() || self.endpoint().is_none()
+        self.identity_key.is_none() || !self.paths.is_likely()
     }
 
     /// A view for people and programs.
@@ -345,7 +345,7 @@ impl Peer {
         self.is_active = true;
         self.check_at.get_or_insert(now + CHECK_INTERVAL);
         // A key that nothing has opened under may be a replay.
-        if self.suite().is_none() && self.hello_at.is_none() && !self.needs_record() {
+        if self.suite().is_none() && self.hello_at.is_none() && self.identity_key.is_some() {
             self.hellos = 0;
             self.send_hello(now, local, out);
         }
@@ -374,8 +374,11 @@ impl Peer {
     ) {
         self.identity_key = Some(identity_key);
         if self.suite().is_none() || !self.paths.is_heard() && !self.paths.is_validated() {
-            if let Some(endpoint) = endpoint {
-                self.paths.on_told(now, endpoint);
+            if let Some(endpoint) = endpoint
+                && self.paths.on_told(now, endpoint)
+            {
+                // Whoever was called before may be somebody else.
+                self.hello_at = None;
             }
         } else if let Some(other) = endpoint.filter(|other| self.endpoint() != Some(*other)) {
             // It may be elsewhere, or have restarted there. What it answers will tell.

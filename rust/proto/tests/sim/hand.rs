@@ -112,8 +112,10 @@ impl Hand {
                 }
             }
             let Some(event) = self.node.poll_event() else { return };
-            if event == Event::RecordNeeded(PEER) {
-                let key = self.identity.public_key();
+            let key = self.identity.public_key();
+            if event == Event::KeyNeeded(PEER) {
+                self.node.on_key(self.now, PEER, Some(key));
+            } else if event == Event::RecordNeeded(PEER) {
                 self.node.on_record(self.now, PEER, key, Some(self.told));
             } else {
                 self.events.push(event);
