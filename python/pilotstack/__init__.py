@@ -2,14 +2,19 @@
 
 Two lines are a client and two are a server::
 
-    async with await pilotstack.dial("agent-b:80") as stream:
+    async with pilotstack.dial("agent-b:80") as stream:
         await stream.send(b"hello")
 
-    async with await pilotstack.listen(80) as listener:
+    async with pilotstack.listen(80) as listener:
         await listener.serve(handler)
+
+:mod:`pilotstack.sync` has the same for code without an event loop.
 """
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from pilotstack.client import (
     DatagramSocket,
@@ -35,6 +40,10 @@ from pilotstack.types import (
     SocketAddress,
     TrustedPeer,
 )
+from pilotstack.wellknown import VERSION as __version__
+
+if TYPE_CHECKING:
+    from pilotstack import sync
 
 __all__ = [
     "Address",
@@ -56,6 +65,19 @@ __all__ = [
     "Stream",
     "StreamBroken",
     "TrustedPeer",
+    "__version__",
     "dial",
     "listen",
+    "sync",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing the blocking SDK is left to those who use it.
+    if name == "sync":
+        return importlib.import_module("pilotstack.sync")
+    raise AttributeError(f"module 'pilotstack' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "sync"})

@@ -8,12 +8,15 @@ exception with the same meaning, ours inherits from it too, so ``except TimeoutE
 
 from __future__ import annotations
 
+import errno
+
 import anyio
 
 __all__ = [
     "AlreadyExists",
     "ConnectionFailed",
     "ConnectionRefused",
+    "ForkedDriver",
     "InternalError",
     "InvalidArgument",
     "NotFound",
@@ -47,6 +50,9 @@ class PilotError(Exception):
         self.hint = hint
         if code is not None:
             self.code = code
+        if hint is not None:
+            # Tracebacks and logs show notes.
+            self.add_note(f"hint: {hint}")
 
     def __str__(self) -> str:
         return self.message
@@ -116,11 +122,18 @@ class InternalError(PilotError):
     code = "internal"
 
 
-class StreamBroken(PilotError, anyio.BrokenResourceError):
+class ForkedDriver(PilotError, RuntimeError):
+    """A driver, listener or datagram socket came through a fork: it is another process's."""
+
+    code = "invalid_argument"
+
+
+class StreamBroken(PilotError, anyio.BrokenResourceError, ConnectionResetError):
     """A stream ended other than by the peer's FIN.
 
     ``reason`` is one of ``reset``, ``timeout``, ``idle``, ``peer_restarted``, ``unreachable``,
-    ``shutdown``, ``refused`` (see the close reasons in the IPC reference).
+    ``shutdown``, ``refused``, ``aborted`` (see the close reasons in the IPC reference), or
+    ``daemon_gone`` when the local daemon ended.
     """
 
     code = "connection_failed"
@@ -129,6 +142,7 @@ class StreamBroken(PilotError, anyio.BrokenResourceError):
     def __init__(self, message: str, *, reason: str = "reset", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+        self.errno = errno.ECONNRESET
 
 
 def from_code(code: str, message: str, hint: str | None = None) -> PilotError:

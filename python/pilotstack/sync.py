@@ -8,15 +8,12 @@
             print(stream.recv(100))
 
 A stream *is* a connected :class:`socket.socket`. Listeners and datagram sockets have a session of
-their own, so that waiting on one holds up no other. One thread at a time may use an object.
+their own, so that waiting on one holds up no other. A driver made before a fork is the parent's
+afterwards: in the child it raises :exc:`pilotstack.errors.ForkedDriver`.
 """
 
 from __future__ import annotations
 
-import array
-import os
-import select
-import socket as sockets
 import threading
 import time
 from contextlib import suppress
@@ -25,173 +22,33 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from pilotstack import wellknown
 from pilotstack.client import _frames as f
-from pilotstack.client import _trust
-from pilotstack.client._session import (
-    Accepted,
-    Answer,
-    Event,
-    Failed,
-    Greeted,
-    Opened,
-    Received,
-    Session,
-    reply_json,
-    unavailable,
-)
+from pilotstack.client._link import Link, Plan
+from pilotstack.client._serving import is_remote, report, report_hook, report_remote
+from pilotstack.client._session import Accepted, Opened, Received, reply_json
+from pilotstack.client._socket import StreamSocket
+from pilotstack.client._wire import DIAL, GRACE, PATIENCE, remove_stale
+from pilotstack.client.control import BlockingControlCalls, info_of
 from pilotstack.client.networks import BlockingNetworkCalls
-from pilotstack.errors import InternalError, NotRunning, TimedOut
-from pilotstack.types import (
-    Address,
-    ConnectionInfo,
-    Datagram,
-    Info,
-    PeerInfo,
-    PendingHandshake,
-    Resolved,
-    SocketAddress,
-    TrustedPeer,
-    parse_host,
-    parse_target,
-)
+from pilotstack.client.trust import BlockingTrustMethods
+from pilotstack.errors import NotRunning, PilotError
+from pilotstack.types import Address, Datagram, SocketAddress, Target, parse_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import os
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from pilotstack.client.trust import Peer
+    from pilotstack.client._wire import Wire
     from pilotstack.types import Congestion
 
 __all__ = ["DatagramSocket", "Driver", "Listener", "Stream", "dial", "listen"]
 
-Target = str | SocketAddress | tuple[Address, int]
-
-_READ = 1 << 16
-_MAX_FDS = 64
-_ANCILLARY = sockets.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
-_NO_DAEMON_HINT = "start the daemon with: pilotctl daemon start"
-#: Seconds that the daemon has for an answer beyond the dial's own time.
-_PATIENCE = 30.0
-_DIAL = 25.0
+#: Handlers of :meth:`Listener.serve` at once.
+MAX_THREADS = 256
 
 
-class Stream(sockets.socket):
-    """A stream to another agent, as a connected socket with two more addresses."""
-
-    connection_id: int
-    local_address: SocketAddress
-    remote_address: SocketAddress
-
-    @classmethod
-    def _make(
-        cls, fd: int, connection_id: int, local: SocketAddress, remote: SocketAddress
-    ) -> Stream:
-        stream = cls(fileno=fd)
-        stream.setblocking(True)
-        stream.connection_id = connection_id
-        stream.local_address = local
-        stream.remote_address = remote
-        return stream
-
-
-class _Link:
-    """A session over a blocking socket."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._session = Session()
-        self._lock = threading.RLock()
-        self._events: list[Event] = []
-        self._socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
-        try:
-            self._socket.connect(str(path))
-        except OSError as error:
-            self._socket.close()
-            raise NotRunning(f"no daemon answers at {path}", hint=_NO_DAEMON_HINT) from error
-        try:
-            self._write(self._session.hello())
-            greeting = self.next(lambda event: isinstance(event, Greeted), _PATIENCE)
-            if not cast("Greeted", greeting).is_extended:
-                raise unavailable()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self._socket.close()
-        self._session.close()
-        for event in self._events:
-            if isinstance(event, Accepted):
-                os.close(event.fd)
-        self._events.clear()
-
-    def _write(self, frame: bytes) -> None:
-        try:
-            self._socket.sendall(frame)
-        except OSError as error:
-            raise NotRunning("the daemon went away", hint=_NO_DAEMON_HINT) from error
-
-    def _read(self, deadline: float | None) -> None:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            if not select.select([self._socket], [], [], left)[0]:
-                raise TimedOut("no answer in time")
-            octets, ancillary, flags, _ = self._socket.recvmsg(_READ, _ANCILLARY)
-        except (OSError, ValueError) as error:
-            if isinstance(error, TimedOut):
-                raise
-            raise NotRunning("the session is closed", hint=_NO_DAEMON_HINT) from error
-        fds = array.array("i")
-        for level, kind, data in ancillary:
-            if level == sockets.SOL_SOCKET and kind == sockets.SCM_RIGHTS:
-                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        if flags & sockets.MSG_CTRUNC:
-            raise InternalError("a stream was lost", hint="raise the limit of open files")
-        if not octets:
-            raise NotRunning("the daemon went away", hint=_NO_DAEMON_HINT)
-        self._events.extend(self._session.receive(octets, fds))
-
-    def next(self, wanted: Any, timeout: float | None) -> Event:
-        """The next event that ``wanted`` holds for; others wait for whoever wants them."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            while True:
-                for position, event in enumerate(self._events):
-                    if wanted(event):
-                        return self._events.pop(position)
-                self._events = [event for event in self._events if not isinstance(event, Failed)]
-                self._read(deadline)
-
-    def request(self, command: int, *parts: bytes, timeout: float = _PATIENCE) -> Answer:
-        """Sends a request and waits for its answer."""
-        with self._lock:
-            request_id = self._session.new_id()
-            self._write(f.frame(command, f.u32(request_id), *parts))
-
-            def is_answer(event: Event) -> bool:
-                return isinstance(event, Answer) and event.id == request_id
-
-            answer = cast("Answer", self.next(is_answer, timeout))
-        if answer.error is not None:
-            raise answer.error
-        return answer
-
-    def send(self, frame: bytes) -> None:
-        """Sends a frame that nothing answers."""
-        with self._lock:
-            self._write(frame)
-
-
-class Driver(BlockingNetworkCalls):
-    """A connection to the local daemon. See :class:`pilotstack.Driver` for every method's errors.
-
-    Raises:
-        NotRunning: no daemon answers.
-    """
-
-    def __init__(self, socket_path: str | os.PathLike[str] | None = None) -> None:
-        self._link = _Link(Path(socket_path) if socket_path else wellknown.default_socket())
+class _Closing:
+    """What ends with its ``with`` block."""
 
     def __enter__(self) -> Self:
         return self
@@ -205,14 +62,104 @@ class Driver(BlockingNetworkCalls):
         self.close()
 
     def close(self) -> None:
-        """Closes the session; streams live on."""
+        """Ends it."""
+        raise NotImplementedError
+
+
+class Stream(StreamSocket):
+    """A stream to another agent, as a connected socket with two more addresses.
+
+    Reading 0 bytes means the peer's FIN. A stream that broke raises
+    :exc:`pilotstack.StreamBroken`, a :exc:`ConnectionResetError`, from then on. Code that takes
+    its descriptor away (``detach``, ``os.read``, :mod:`ssl`) is told by the system: ECONNRESET once
+    after the data, on Linux; the death of the daemon itself looks like an end to it.
+    """
+
+    _origin: tuple[Link, Wire] | None = None
+    _owner: Driver | None = None
+
+    def _released(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.close()
+
+    def close(self) -> None:
+        """Closes both directions; what was sent still arrives."""
+        super().close()
+        # Files made of the socket keep it open.
+        if self.fileno() < 0:
+            self._released()
+
+    def detach(self) -> int:
+        """The descriptor, which is the caller's to close."""
+        number = super().detach()
+        self._released()
+        return number
+
+
+def _stream(
+    link: Link, wire: Wire, fd: int, number: int, local: SocketAddress, remote: SocketAddress
+) -> Stream:
+    stream = Stream._make(fd, number, local, remote, link.judge(wire))
+    stream._origin = (link, wire)
+    return stream
+
+
+def _abort(stream: Stream) -> None:
+    if stream._origin is not None:
+        link, wire = stream._origin
+        link.abort(wire, stream.connection_id)
+
+
+class Driver(_Closing, BlockingControlCalls, BlockingTrustMethods, BlockingNetworkCalls):
+    """A connection to the local daemon. See :class:`pilotstack.Driver` for every method's errors.
+
+    Args:
+        socket_path: the daemon's socket; see :func:`pilotstack.wellknown.default_socket`.
+        timeout: seconds that the daemon has for an answer.
+        reconnect: when the daemon ended, connect to the next one and listen, bind and forward there
+            again. There is no thread of its own for that: the driver's next call does it, and
+            whoever waits on a listener or datagram socket does it for that.
+        on_disconnect: called without arguments when a session ended, if ``reconnect``, by the
+            thread that notices. Driver, listeners and datagram sockets have one each.
+        on_reconnect: called when it is as before.
+
+    Raises:
+        NotRunning: no daemon answers.
+        TimedOut: it does not greet within 10 s.
+    """
+
+    def __init__(
+        self,
+        socket_path: str | os.PathLike[str] | None = None,
+        *,
+        timeout: float = PATIENCE,
+        reconnect: bool = False,
+        on_disconnect: Callable[[], Any] | None = None,
+        on_reconnect: Callable[[], Any] | None = None,
+    ) -> None:
+        self._path = Path(socket_path) if socket_path else wellknown.default_socket()
+        self._timeout = f.seconds(timeout)
+        self._plan = Plan(reconnect, on_disconnect, on_reconnect)
+        self._forwards: dict[bytes, bytes] = {}
+        self._link = self._new_link()
+        self._link.restore = self._restore
+
+    def _new_link(self) -> Link:
+        return Link(self._path, self._timeout, self._plan)
+
+    def __repr__(self) -> str:
+        return f"<Driver {self._path} {_state(self._link)}>"
+
+    def close(self) -> None:
+        """Closes the session; listeners, datagram sockets and streams live on."""
         self._link.close()
 
     def call(
-        self, command: int, payload: bytes = b"", *, timeout: float = _PATIENCE
+        self, command: int, payload: bytes = b"", *, timeout: float | None = None
     ) -> dict[str, Any]:
         """Asks the control plane something; the JSON object of the reply."""
-        answer = self._link.request(f.REQUEST, bytes((command,)), payload, timeout=timeout)
+        _, answer = self._link.request(f.REQUEST, bytes((command,)), payload, timeout=timeout)
         return reply_json(cast("bytes", answer.value))
 
     def _address(self, host: Address | str) -> Address:
@@ -227,195 +174,229 @@ class Driver(BlockingNetworkCalls):
         congestion: Congestion | None = None,
     ) -> Stream:
         """Opens a stream; arguments as of the asynchronous driver's ``dial``."""
+        seconds = DIAL if timeout is None else f.seconds(timeout)
         options = f.dial_flags(no_delay, congestion)
         host, port = parse_target(target)
-        address = self._address(host)
-        seconds = timeout if timeout is not None else _DIAL
-        answer = self._link.request(
-            f.OPEN_STREAM,
-            f.endpoint(address, port),
-            bytes((options,)),
-            f.u32(max(1, int(seconds * 1000))),
-            timeout=seconds + _PATIENCE,
+        end = time.monotonic() + seconds
+        if not isinstance(host, Address):
+            _, found = self._link.request(
+                *(f.REQUEST, bytes((f.RESOLVE_HOSTNAME,)), f.text(host, "hostname", f.MAX_NAME)),
+                by=end + GRACE,
+            )
+            host = Address.parse(str(reply_json(cast("bytes", found.value))["address"]))
+        left = max(1, int((end - time.monotonic()) * 1000))
+        wire, answer = self._link.request(
+            *(f.OPEN_STREAM, f.endpoint(host, port), bytes((options,)), f.u32(left)),
+            timeout=seconds + GRACE,
+            by=end + GRACE,
         )
         opened = cast("Opened", answer.value)
-        remote = SocketAddress(address, port)
-        return Stream._make(opened.fd, opened.connection_id, opened.local, remote)
+        remote = SocketAddress(host, port)
+        return _stream(self._link, wire, opened.fd, opened.connection_id, opened.local, remote)
 
-    def listen(self, port: int = 0) -> Listener:
-        """Takes streams on a port of ours; 0 means any."""
-        return Listener(_Link(self._link.path), port, self.info().address)
+    def listen(
+        self, port: int = 0, *, backlog: int = 0, path: str | os.PathLike[str] | None = None
+    ) -> Listener:
+        """Takes streams on a port of ours; arguments as of the asynchronous driver's ``listen``."""
+        parts = (f.u16(f.port(port)), f.u16(f.port(backlog)))
+        place = f.path(path) if path is not None else b""
+        address = self.info().address
+        return Listener(self._new_link(), (*parts, place), port, address)
 
     def datagram(self, port: int = 0) -> DatagramSocket:
         """Sends and takes datagrams on a port of ours; 0 means any."""
-        return DatagramSocket(_Link(self._link.path), port, self)
+        f.port(port)
+        return DatagramSocket(self._new_link(), port, self)
 
-    def info(self) -> Info:
-        """The daemon's state."""
-        return Info.from_json(self.call(f.INFO))
+    def forward(self, path: str | os.PathLike[str], target: Target) -> None:
+        """Makes a Unix socket whose connections are dialled on to ``target``, until this driver is
+        closed."""
+        host, port = parse_target(target)
+        place = f.path(path)
+        endpoint = f.endpoint(self._address(host), port)
+        self._link.request(f.FORWARD_PATH, endpoint, place)
+        self._forwards[place] = endpoint
 
-    def peers(self) -> tuple[PeerInfo, ...]:
-        """Nodes that the daemon has tunnels to."""
-        return self.info().peer_list
-
-    def connections(self) -> tuple[ConnectionInfo, ...]:
-        """The daemon's connections."""
-        return self.info().conn_list
-
-    def resolve(self, name: str) -> Resolved:
-        """What a hostname stands for."""
-        row = self.call(f.RESOLVE_HOSTNAME, name.encode())
-        address = Address.parse(str(row["address"]))
-        return Resolved(name, int(row["node_id"]), address, bool(row.get("public")))
-
-    def set_hostname(self, name: str) -> None:
-        """Takes a name; an empty one gives it up."""
-        self.call(f.SET_HOSTNAME, name.encode())
-
-    def set_visibility(self, *, public: bool) -> None:
-        """Lets everybody reach this node, or only those it trusts."""
-        self.call(f.SET_VISIBILITY, bytes((public,)))
-
-    def deregister(self) -> None:
-        """Takes this node off the network."""
-        self.call(f.DEREGISTER)
-
-    def node_of(self, peer: Peer) -> int:
-        """The node id of a node id, address or hostname."""
-        if isinstance(peer, int):
-            return peer
-        return self._address(peer if isinstance(peer, Address) else parse_host(peer)).node
-
-    def handshake(self, peer: Peer, justification: str = "") -> None:
-        """Asks a peer for trust; as of the asynchronous driver."""
-        payload = _trust.of(_trust.REQUEST, self.node_of(peer), justification)
-        self.call(f.HANDSHAKE, payload, timeout=_DIAL + _PATIENCE)
-
-    def pending(self) -> tuple[PendingHandshake, ...]:
-        """Requests that wait for an answer. Their texts come from strangers."""
-        return _trust.pending(self.call(f.HANDSHAKE, _trust.PENDING))
-
-    def approve(self, peer: Peer) -> None:
-        """Grants a peer's request."""
-        node = self.node_of(peer)
-        _trust.found(self.call(f.HANDSHAKE, _trust.of(_trust.APPROVE, node)), node)
-
-    def reject(self, peer: Peer, reason: str = "") -> None:
-        """Refuses a peer's request, and tells it the reason."""
-        node = self.node_of(peer)
-        _trust.found(self.call(f.HANDSHAKE, _trust.of(_trust.REJECT, node, reason)), node)
-
-    def trusted(self) -> tuple[TrustedPeer, ...]:
-        """Whom this node trusts, and who trusts it; the newest first."""
-        return _trust.trusted(self.call(f.HANDSHAKE, _trust.TRUSTED))
-
-    def untrust(self, peer: Peer) -> None:
-        """Ends the trust of both sides; as of the asynchronous driver."""
-        self.call(f.HANDSHAKE, _trust.of(_trust.REVOKE, self.node_of(peer)))
-
-    def wait_for_trust(self, peer: Peer, timeout: float = _trust.MAX_WAIT) -> bool:
-        """Whether there is trust within ``timeout`` seconds, at most 30."""
-        payload = _trust.wait(self.node_of(peer), timeout)
-        reply = self.call(f.HANDSHAKE, payload, timeout=_trust.MAX_WAIT + _PATIENCE)
-        return bool(reply.get("trusted"))
+    def _restore(self, deadline: float) -> None:
+        for place, endpoint in self._forwards.items():
+            remove_stale(place)
+            self._link.ask(self._link.wire, f.FORWARD_PATH, endpoint, place, deadline=deadline)
 
     def abort(self, stream: Stream) -> None:
         """Resets a stream: what was not sent is dropped, and the peer's stream breaks at once."""
-        self._link.send(f.frame(f.ABORT_STREAM, f.u32(stream.connection_id)))
+        _abort(stream)
 
     def disconnect(self, connection_id: int) -> None:
         """Closes any connection of the daemon."""
-        self._link.request(f.REQUEST, bytes((f.CLOSE,)), f.u32(connection_id))
+        number = f.u32(connection_id, "connection")
+        self._link.wire.session.disconnected(connection_id)
+        self._link.request(f.REQUEST, bytes((f.CLOSE,)), number)
 
 
-class Listener:
-    """Streams that others dial to one of our ports; iterate or :meth:`accept`."""
+def _state(link: Link) -> str:
+    if link.wire.is_forked:
+        return "another process's"
+    return "closed" if link.is_closed else "not connected" if link.wire.is_closed else "connected"
 
-    def __init__(self, link: _Link, port: int, address: Address) -> None:
+
+class _Bound(_Closing):
+    """What has a port and a session of its own."""
+
+    def __init__(self, link: Link, command: int, parts: tuple[bytes, ...], port: int) -> None:
         self._link = link
-        self._address = address
+        self._command = command
+        self._rest = parts[1:]
         try:
-            answer = link.request(f.LISTEN_STREAMS, f.u16(port), f.u16(0))
+            _, answer = link.request(command, *parts, port=port)
         except BaseException:
             link.close()
             raise
-        #: The port that is listened on.
+        #: The port that is bound.
         self.port = cast("int", answer.value)
+        link.restore = self._restore
+
+    def _restore(self, deadline: float) -> None:
+        parts = (f.u16(self.port), *self._rest)
+        wire = self._link.wire
+        self._link.ask(wire, self._command, *parts, port=self.port, deadline=deadline)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} port {self.port} {_state(self._link)}>"
+
+    def close(self) -> None:
+        """Frees the port; accepted streams live on. A thread that waits is told."""
+        self._link.close()
+
+
+class Listener(_Bound):
+    """Streams that others dial to one of our ports; iterate, :meth:`accept` or :meth:`serve`."""
+
+    def __init__(self, link: Link, parts: tuple[bytes, ...], port: int, address: Address) -> None:
+        super().__init__(link, f.LISTEN_STREAMS, parts, port)
+        self._address = address
+
+    def _restore(self, deadline: float) -> None:
+        super()._restore(deadline)
+        _, answer = self._link.ask(self._link.wire, f.REQUEST, bytes((f.INFO,)), deadline=deadline)
+        self._address = info_of(reply_json(cast("bytes", answer.value))).address
 
     def accept(self, timeout: float | None = None) -> Stream:
         """The next stream.
 
         Raises:
             TimedOut: none came in ``timeout`` seconds.
+            NotRunning: the daemon went away, or the listener was closed.
         """
-        event = self._link.next(lambda event: isinstance(event, Accepted), timeout)
+        link = self._link
+        event = link.next(lambda event: isinstance(event, Accepted), timeout)
         accepted = cast("Accepted", event)
         local = SocketAddress(self._address, self.port)
-        return Stream._make(accepted.fd, accepted.connection_id, local, accepted.remote)
+        number = accepted.connection_id
+        return _stream(link, link.wire, accepted.fd, number, local, accepted.remote)
 
     def __iter__(self) -> Iterator[Stream]:
-        with suppress(NotRunning):
-            while True:
+        """Streams until the listener is closed."""
+        while True:
+            try:
                 yield self.accept()
+            except NotRunning:
+                if self._link.is_closed:
+                    return
+                raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
+    def serve(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        handler: Callable[[Stream], Any],
+        *,
+        on_error: Callable[[Exception, Stream], Any] | None = None,
+        max_threads: int = MAX_THREADS,
     ) -> None:
-        self.close()
+        """Runs ``handler`` for each stream in a thread of its own, until closed.
 
-    def close(self) -> None:
-        """Frees the port; accepted streams live on."""
-        self._link.close()
+        The error of one handler ends neither the server nor other handlers. If its stream is still
+        open, it is reset. What the peer caused, such as :exc:`pilotstack.StreamBroken`, is expected
+        and logged for debugging only.
+
+        Args:
+            on_error: called with the error and the stream when a handler fails otherwise; unless
+                given, the logger ``pilotstack`` gets the traceback.
+            max_threads: handlers at once; further streams wait.
+
+        Raises:
+            NotRunning: the daemon went away.
+        """
+        slots = threading.BoundedSemaphore(max_threads)
+
+        def run(stream: Stream) -> None:
+            try:
+                _handle(handler, stream, on_error or report)
+            finally:
+                slots.release()
+
+        slots.acquire()
+        for stream in self:
+            try:
+                threading.Thread(target=run, args=(stream,), daemon=True).start()
+            except RuntimeError as error:
+                # There are too many threads for now.
+                _drop(stream)
+                report(error, stream)
+                slots.release()
+            slots.acquire()
 
 
-class DatagramSocket:
+def _drop(stream: Stream) -> None:
+    """Resets a stream: FIN would tell the peer that all is well."""
+    if stream.fileno() >= 0:
+        with suppress(PilotError):
+            _abort(stream)
+        stream.close()
+
+
+def _handle(
+    handler: Callable[[Stream], Any], stream: Stream, on_error: Callable[[Exception, Stream], Any]
+) -> None:
+    try:
+        handler(stream)
+    except Exception as error:
+        _drop(stream)
+        if is_remote(error):
+            report_remote(error, stream)
+            return
+        try:
+            on_error(error, stream)
+        except Exception as failure:
+            report(error, stream)
+            report_hook(failure)
+
+
+class DatagramSocket(_Bound):
     """Datagrams on one port."""
 
-    def __init__(self, link: _Link, port: int, driver: Driver) -> None:
-        self._link = link
+    def __init__(self, link: Link, port: int, driver: Driver) -> None:
+        super().__init__(link, f.BIND_DATAGRAMS, (f.u16(port),), port)
         self._driver = driver
-        try:
-            answer = link.request(f.BIND_DATAGRAMS, f.u16(port))
-        except BaseException:
-            link.close()
-            raise
-        self.port = cast("int", answer.value)
+
+    def send(self, item: Datagram) -> None:
+        """Sends ``item.data`` to ``item.source``."""
+        self.send_to(item.data, item.source)
 
     def send_to(self, data: bytes, target: Target) -> None:
         """Sends one datagram, which may be lost."""
+        contents = f.payload(data, f.MAX_DATAGRAM)
         host, port = parse_target(target)
-        address = self._driver._address(host)
-        self._link.send(f.frame(f.SEND_FROM, f.u16(self.port), f.endpoint(address, port), data))
+        endpoint = f.endpoint(self._driver._address(host), port)
+        self._link.send(f.frame(f.SEND_FROM, f.u16(self.port), endpoint, contents))
 
     def receive(self, timeout: float | None = None) -> Datagram:
         """The next datagram.
 
         Raises:
             TimedOut: none came in ``timeout`` seconds.
+            NotRunning: the daemon went away, or the socket was closed.
         """
         event = self._link.next(lambda event: isinstance(event, Received), timeout)
         return cast("Received", event).datagram
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Frees the port."""
-        self._link.close()
 
 
 def dial(
@@ -423,10 +404,18 @@ def dial(
     *,
     socket_path: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
+    no_delay: bool = False,
+    congestion: Congestion | None = None,
 ) -> Stream:
-    """Opens a stream in one line."""
-    with Driver(socket_path) as driver:
-        return driver.dial(target, timeout=timeout)
+    """Opens a stream in one line; its driver is closed with it."""
+    driver = Driver(socket_path)
+    try:
+        stream = driver.dial(target, timeout=timeout, no_delay=no_delay, congestion=congestion)
+    except BaseException:
+        driver.close()
+        raise
+    stream._owner = driver
+    return stream
 
 
 def listen(port: int = 0, *, socket_path: str | os.PathLike[str] | None = None) -> Listener:

@@ -24,13 +24,17 @@ __all__ = [
     "PendingHandshake",
     "Resolved",
     "SocketAddress",
+    "Target",
     "TrustedPeer",
+    "parse_host",
     "parse_target",
 ]
 
 _ADDRESS = re.compile(r"(\d{1,5}):([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})", re.ASCII)
 _MAX_PORT = 0xFFFF
 _MAX_NODE = 0xFFFF_FFFF
+#: Digits that a port or node id may have, zeros before it included.
+_MAX_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,7 +50,8 @@ class Address:
     node: int
 
     def __post_init__(self) -> None:
-        if not (0 <= self.network <= _MAX_PORT and 0 <= self.node <= _MAX_NODE):
+        numbers = isinstance(self.network, int) and isinstance(self.node, int)
+        if not (numbers and 0 <= self.network <= _MAX_PORT and 0 <= self.node <= _MAX_NODE):
             raise InvalidArgument(f"no such address: network {self.network}, node {self.node}")
 
     @classmethod
@@ -88,12 +93,20 @@ class SocketAddress:
         return f"{self.address}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
+#: Whom to dial or send to: ``"agent-b:80"``, ``("agent-b", 80)``, an address and a port.
+Target = str | SocketAddress | tuple[Address | str, int]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Datagram:
     """A datagram and where it came from."""
 
     data: bytes
     source: SocketAddress
+
+    def __repr__(self) -> str:
+        # What strangers send does not belong into logs.
+        return f"<Datagram of {len(self.data)} bytes from {self.source}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,31 +371,48 @@ class Info:
         )
 
 
-def parse_target(target: str | SocketAddress | tuple[Address, int]) -> tuple[Address | str, int]:
+def parse_target(target: Target) -> tuple[Address | str, int]:
     """Splits ``"agent-b:80"``, ``"0:0000.0000.002A:1000"`` or a pair into host and port.
 
     Returns:
         The address, or a hostname still to be resolved, and the port.
 
     Raises:
-        InvalidArgument: there is no port, or it is not 1 to 65,535.
+        InvalidArgument: there is no host, or no port of 1 to 65,535.
     """
+    host: object
+    port: object
     if isinstance(target, SocketAddress):
-        return target.address, target.port
-    if isinstance(target, tuple):
-        return target
-    host, colon, port = target.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) <= _MAX_PORT):
-        raise InvalidArgument(
-            f"not a target: {target!r}", hint="targets look like agent-b:80 or 0:0000.0000.002A:80"
-        )
-    return parse_host(host), int(port)
+        host, port = target.address, target.port
+    elif isinstance(target, tuple) and len(target) == 2:
+        host, port = target
+    elif isinstance(target, str):
+        host, _, digits = target.rpartition(":")
+        # A longer number cannot be a port, and converting it may take long.
+        is_port = digits.isascii() and digits.isdecimal() and len(digits) <= _MAX_DIGITS
+        port = int(digits) if is_port else None
+    else:
+        raise _no_target(target)
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port <= _MAX_PORT:
+        raise _no_target(target)
+    if isinstance(host, Address):
+        return host, port
+    if not isinstance(host, str) or not host:
+        raise _no_target(target)
+    return parse_host(host), port
+
+
+def _no_target(target: object) -> InvalidArgument:
+    return InvalidArgument(
+        f"not a target: {target!r:.100}",
+        hint='targets look like "agent-b:80", ("agent-b", 80) or "0:0000.0000.002A:80"',
+    )
 
 
 def parse_host(host: str) -> Address | str:
     """An address, a decimal node id on the backbone, or else a hostname."""
     if _ADDRESS.fullmatch(host):
         return Address.parse(host)
-    if host.isascii() and host.isdecimal() and int(host) <= _MAX_NODE:
+    if host.isascii() and host.isdecimal() and len(host) <= _MAX_DIGITS and int(host) <= _MAX_NODE:
         return Address(0, int(host))
     return host

@@ -10,16 +10,21 @@ import anyio.abc
 import anyio.lowlevel
 from anyio.abc import SocketAttribute
 
-from pilotstack.errors import InvalidArgument, StreamBroken
+from pilotstack.client._frames import is_number
+from pilotstack.client._socket import Judge, StreamSocket, broken, describe, without_session
+from pilotstack.client._wire import close_after_fork, is_cut
+from pilotstack.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from pilotstack.client._wire import Wire
+    from pilotstack.errors import StreamBroken
     from pilotstack.types import SocketAddress
 
 __all__ = ["PilotAttribute", "Stream"]
 
-#: Octets read at once unless asked otherwise.
+#: Bytes read at once unless asked otherwise.
 READ = 1 << 18
 #: Operations in a row that did not wait, after which other tasks get a turn.
 _TURN = 8
@@ -37,8 +42,9 @@ class Stream(anyio.abc.ByteStream):
     """A reliable stream to another agent.
 
     ``receive`` raises :exc:`anyio.EndOfStream` after the peer's FIN, and :exc:`StreamBroken` (an
-    :exc:`anyio.BrokenResourceError`) when the stream broke. Cancelling any operation loses no octet
-    that was received; a cancelled ``send`` may have sent a part.
+    :exc:`anyio.BrokenResourceError` and a :exc:`ConnectionResetError`) when the stream ended
+    otherwise. Cancelling any operation loses no byte that was received; a cancelled ``send`` may
+    have sent a part.
     """
 
     def __init__(
@@ -47,12 +53,18 @@ class Stream(anyio.abc.ByteStream):
         connection_id: int,
         local: SocketAddress,
         remote: SocketAddress,
-        failure: Callable[[int], str | None],
+        judge: Callable[[int, bool, bool], Awaitable[str | None]],
+        plain_judge: Judge = without_session,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         socket.setblocking(False)
         self._socket: sockets.socket | None = socket
-        self._failure = failure
+        self._judge = judge
+        self._plain_judge = plain_judge
+        #: The session that it came with, which alone knows its number.
+        self._wire: Wire | None = None
+        self._reason: str | None = None
+        self._is_at_end = False
         self._on_close = on_close
         self._reading = anyio.ResourceGuard("reading from")
         self._writing = anyio.ResourceGuard("writing to")
@@ -61,6 +73,19 @@ class Stream(anyio.abc.ByteStream):
         self.connection_id = connection_id
         self.local_address = local
         self.remote_address = remote
+        close_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The stream is the parent's: a copy would keep it open there."""
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._socket is None else "open"
+        if self._reason is not None:
+            state = f"broken: {self._reason}"
+        return f"<Stream {self.connection_id} {describe(self)} {state}>"
 
     @property
     def has_half_close(self) -> bool:
@@ -82,9 +107,23 @@ class Stream(anyio.abc.ByteStream):
             raise anyio.ClosedResourceError
         return self._socket
 
-    def _broken(self) -> StreamBroken:
-        reason = self._failure(self.connection_id) or "reset"
-        return StreamBroken(f"the stream to {self.remote_address} broke: {reason}", reason=reason)
+    def _broken(self, reason: str) -> StreamBroken:
+        self._reason = reason
+        return broken(self.remote_address, reason)
+
+    async def _reset(self) -> StreamBroken:
+        """The error after the system said that the stream broke, which it does once only."""
+        reason = await self._judge(self.connection_id, True, False)
+        return self._broken(reason or "reset")
+
+    async def _end(self, socket: sockets.socket) -> None:
+        """Raises what the end of the stream means."""
+        if not self._is_at_end:
+            reason = await self._judge(self.connection_id, is_cut(socket), self._is_finished)
+            if reason is not None:
+                raise self._broken(reason)
+            self._is_at_end = True
+        raise anyio.EndOfStream
 
     async def _turn(self) -> None:
         self._immediate += 1
@@ -95,11 +134,13 @@ class Stream(anyio.abc.ByteStream):
             await anyio.lowlevel.checkpoint_if_cancelled()
 
     async def receive(self, max_bytes: int = READ) -> bytes:
-        """Between 1 and ``max_bytes`` octets."""
-        if max_bytes < 1:
-            raise InvalidArgument("max_bytes must be at least 1")
+        """Between 1 and ``max_bytes`` bytes."""
+        if not is_number(max_bytes) or max_bytes < 1:
+            raise InvalidArgument("max_bytes must be a whole number of at least 1")
         with self._reading:
             await self._turn()
+            if self._reason is not None:
+                raise self._broken(self._reason)
             while True:
                 socket = self._open()
                 try:
@@ -109,12 +150,10 @@ class Stream(anyio.abc.ByteStream):
                     await self._wait(anyio.wait_readable, socket)
                     continue
                 except ConnectionError as error:
-                    raise self._broken() from error
+                    raise await self._reset() from error
                 if data:
                     return data
-                if self._failure(self.connection_id) is not None:
-                    raise self._broken()
-                raise anyio.EndOfStream
+                await self._end(socket)
 
     async def _wait(
         self, wait: Callable[[sockets.socket], Awaitable[None]], socket: sockets.socket
@@ -128,10 +167,10 @@ class Stream(anyio.abc.ByteStream):
             raise anyio.ClosedResourceError from error
 
     async def send(self, item: bytes) -> None:
-        """Hands all octets to the stream; waits while its buffers are full."""
+        """Hands all bytes to the stream; waits while its buffers are full."""
         with self._writing:
             await self._turn()
-            view = memoryview(item).cast("B")
+            view = view_of(item)
             while view:
                 socket = self._open()
                 if self._is_finished:
@@ -142,7 +181,7 @@ class Stream(anyio.abc.ByteStream):
                     self._immediate = 0
                     await self._wait(anyio.wait_writable, socket)
                 except OSError as error:
-                    raise self._broken() from error
+                    raise await self._reset() from error
 
     async def send_eof(self) -> None:
         """Sends FIN after everything sent; reading goes on."""
@@ -153,7 +192,7 @@ class Stream(anyio.abc.ByteStream):
                 try:
                     self._open().shutdown(sockets.SHUT_WR)
                 except OSError as error:
-                    raise self._broken() from error
+                    raise await self._reset() from error
 
     async def aclose(self) -> None:
         """Closes both directions; what was sent still arrives."""
@@ -166,9 +205,27 @@ class Stream(anyio.abc.ByteStream):
                     await self._on_close()
         await anyio.lowlevel.checkpoint()
 
-    def socket(self) -> sockets.socket:
+    def socket(self) -> StreamSocket:
         """The stream as a blocking socket, for code that wants one. This object is closed then."""
-        socket = self._open()
+        plain = StreamSocket._make(
+            self._open().detach(),
+            self.connection_id,
+            self.local_address,
+            self.remote_address,
+            self._plain_judge,
+        )
         self._socket = None
-        socket.setblocking(True)
-        return socket
+        plain._is_shut, plain._reason = self._is_finished, self._reason
+        return plain
+
+
+def view_of(item: bytes) -> memoryview:
+    """The bytes of what is to be sent.
+
+    Raises:
+        InvalidArgument: it has none.
+    """
+    try:
+        return memoryview(item).cast("B")
+    except TypeError as error:
+        raise InvalidArgument(f"not bytes: {type(item).__name__}") from error

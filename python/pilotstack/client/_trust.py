@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from pilotstack.client import _frames as f
@@ -20,18 +21,28 @@ REVOKE = b"\x06"
 WAIT = b"\x07"
 #: Seconds that the daemon waits at most.
 MAX_WAIT = 30.0
+#: Seconds that an answer to a request, or to a wait, may take.
+PATIENCE = 60.0
+#: Bytes of a justification or reason.
+MAX_TEXT = 1024
 
 
 def of(verb: bytes, node: int, text: str = "") -> bytes:
     """A payload about a node."""
-    if not 0 < node <= 0xFFFF_FFFF:
-        raise InvalidArgument(f"no such node: {node}")
-    return verb + f.u32(node) + text.encode()
+    if node == 0:
+        raise InvalidArgument("no such node: 0")
+    return verb + f.u32(node, "node") + f.text(text, "text", MAX_TEXT, may_be_empty=True)
 
 
 def wait(node: int, seconds: float) -> bytes:
     """A payload that waits for trust."""
-    return of(WAIT, node) + f.u32(max(0, int(min(seconds, MAX_WAIT) * 1000)))
+    return of(WAIT, node) + f.u32(int(_duration(seconds) * 1000))
+
+
+def _duration(seconds: float) -> float:
+    if seconds in (0, math.inf):
+        return min(seconds, MAX_WAIT)
+    return min(f.seconds(seconds), MAX_WAIT)
 
 
 def found(row: Mapping[str, Any], node: int) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import array
-import os
 import socket as sockets
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,55 +14,57 @@ import anyio.lowlevel
 from pilotstack import wellknown
 from pilotstack.client import _frames as f
 from pilotstack.client import framed
+from pilotstack.client._keeping import Keeper
+from pilotstack.client._opening import Opening
+from pilotstack.client._serving import log
 from pilotstack.client._session import (
     Accepted,
     Answer,
-    Failed,
     Greeted,
     Opened,
     Received,
-    Session,
     reply_json,
     unavailable,
 )
+from pilotstack.client._socket import beside
 from pilotstack.client._stream import Stream
 from pilotstack.client._turns import SharedReader
+from pilotstack.client._wire import (
+    DAEMON_GONE,
+    DIAL,
+    GRACE,
+    PATIENCE,
+    SETUP,
+    Ending,
+    Wire,
+    closed,
+    forked,
+    gone,
+)
+from pilotstack.client.control import ControlCalls
 from pilotstack.client.framed import FramedLink
-from pilotstack.client.listeners import DatagramSocket, FramedListener, Listener, Target
+from pilotstack.client.listeners import DatagramSocket, FramedListener, Listener
 from pilotstack.client.networks import NetworkCalls
 from pilotstack.client.trust import TrustMethods
-from pilotstack.errors import InternalError, InvalidArgument, NotRunning, PilotError
-from pilotstack.types import (
-    Address,
-    ConnectionInfo,
-    Info,
-    PeerInfo,
-    Resolved,
-    SocketAddress,
-    parse_target,
-)
+from pilotstack.errors import InvalidArgument, NotRunning, PilotError, TimedOut
+from pilotstack.types import Address, SocketAddress, Target, parse_target
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable, Iterator
     from types import TracebackType
 
+    from pilotstack.client._session import Event
     from pilotstack.types import Congestion
 
 
-_READ = 1 << 16
-_MAX_FDS = 64
-_ANCILLARY = sockets.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
-#: Datagrams kept for a socket that nobody reads; later ones are dropped, as a network would.
-_MAX_DATAGRAMS = 1024
-#: Broken streams whose reason is remembered.
-_MAX_FAILURES = 65_536
-_MAX_DATAGRAM = 65_435
-_MAX_PORT = 0xFFFF
-_NO_DAEMON_HINT = "start the daemon with: pilotctl daemon start"
-
-
-def _octets_of(path: str | os.PathLike[str]) -> bytes:
-    """The path as the daemon must see it: it works in another directory."""
-    return os.fsencode(Path(path).absolute())
+@contextmanager
+def limit(seconds: float, what: str = "the daemon did not answer in time") -> Iterator[None]:
+    """Ends what is inside by :exc:`TimedOut` after so many seconds."""
+    with anyio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise TimedOut(what, hint="it may be stopped or overloaded")
 
 
 class _Waiter:
@@ -77,61 +77,76 @@ class _Waiter:
         self.event = anyio.Event()
 
 
-class Driver(TrustMethods, NetworkCalls, SharedReader):
+class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
     """A connection to the local daemon; use it as an async context manager.
 
-    There is no background task: whoever waits for the daemon reads for everybody.
+    There is no background task unless ``reconnect`` is given: whoever waits for the daemon reads
+    for everybody. A cancelled call leaves the driver usable.
 
     Args:
         socket_path: the daemon's socket; see :func:`pilotstack.wellknown.default_socket`.
         framed: use the dialect of existing daemons, in which stream data passes the control
             socket. It is used anyway when the daemon does not know ours; datagrams and paths need
             ours.
+        timeout: seconds that the daemon has for an answer.
+        reconnect: when the daemon ends, connect to the next one and listen, bind and forward there
+            again. Open streams break; calls wait for the new daemon within their time.
+        on_disconnect: called without arguments when the daemon ended, if ``reconnect``.
+        on_reconnect: called without arguments when everything is as before, if ``reconnect``. Both
+            may be plain or async functions; what they raise is logged.
 
     Raises:
         NotRunning: on entry, when no daemon answers there.
+        PermissionDenied: on entry, when the socket is not for this user.
+        TimedOut: on entry, when the daemon does not greet within 10 s.
     """
 
     def __init__(
-        self, socket_path: str | os.PathLike[str] | None = None, *, framed: bool = False
+        self,
+        socket_path: str | os.PathLike[str] | None = None,
+        *,
+        framed: bool = False,
+        timeout: float = PATIENCE,
+        reconnect: bool = False,
+        on_disconnect: Callable[[], Any] | None = None,
+        on_reconnect: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__()
         self._is_framed = framed
+        self._timeout = f.seconds(timeout)
         self._control: FramedLink | None = None
         self._path = Path(socket_path) if socket_path else wellknown.default_socket()
-        self._session = Session()
-        self._socket: sockets.socket | None = None
+        self._wire: Wire | None = None
+        self._is_up = False
+        self._is_closed = False
         self._greeting: Greeted | None = None
         self._waiters: dict[int, _Waiter] = {}
         self._sending = anyio.Lock()
         self._listeners: dict[int, Listener] = {}
         self._datagrams: dict[int, DatagramSocket] = {}
-        self._failures: dict[int, str] = {}
+        self._forwards: dict[bytes, bytes] = {}
         self._own: Address | None = None
+        self._lost = 0
+        self._keeper = Keeper(self, on_disconnect, on_reconnect) if reconnect else None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "connected" if self._is_up else "not connected"
+        if self._control is not None and not self._is_closed:
+            state = "connected, framed"
+        if self._wire is not None and self._wire.is_forked:
+            state = "another process's"
+        ports = f", {len(self._listeners)} listeners" if self._listeners else ""
+        return f"<Driver {self._path} {state}{ports}>"
 
     async def __aenter__(self) -> Driver:
-        if self._is_framed:
-            self._control = FramedLink(self._path)
-            return self
-        socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
-        try:
-            socket.setblocking(False)
-            socket.connect(str(self._path))
-        except OSError as error:
-            socket.close()
-            raise NotRunning(f"no daemon answers at {self._path}", hint=_NO_DAEMON_HINT) from error
-        self._socket = socket
-        try:
-            await self._send(self._session.hello())
-            while self._greeting is None:
-                await self._wait(anyio.Event())
-        except BaseException:
-            self._shut()
-            raise
-        if not self._greeting.is_extended:
-            self._shut()
+        self._is_closed = False
+        if self._is_framed or not await self._connect():
             self._is_framed = True
-            self._control = FramedLink(self._path)
+            self._control = await FramedLink.open(self._path)
+            return self
+        self._is_up = True
+        if self._keeper is not None:
+            await self._keeper.start()
         return self
 
     async def __aexit__(
@@ -141,22 +156,60 @@ class Driver(TrustMethods, NetworkCalls, SharedReader):
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+        if self._keeper is not None:
+            await self._keeper.stop()
 
     async def aclose(self) -> None:
         """Closes the session: listeners and datagram sockets end, streams live on."""
-        self._shut()
+        self._is_closed = True
+        if self._wire is not None:
+            if not self._wire.is_closed and not self._wire.is_forked:
+                with suppress(PilotError):
+                    self._pump()
+            self._down(self._wire)
         if self._control is not None:
             self._control.close()
+        if self._keeper is not None:
+            self._keeper.cancel()
         await anyio.lowlevel.checkpoint()
 
-    def _shut(self) -> None:
-        socket, self._socket = self._socket, None
-        if socket is not None:
-            with suppress(OSError):
-                self._drain(socket)
-            anyio.notify_closing(socket)
-            socket.close()
-        self._session.close()
+    async def _connect(self) -> bool:
+        """Opens a session. ``False`` if the daemon knows only the framed dialect."""
+        self._waiters = {}
+        with limit(min(SETUP, self._timeout), f"the daemon at {self._path} does not greet"):
+            wire = await self._open_wire()
+            try:
+                self._greeting = None
+                await self._flush(wire, wire.session.hello())
+                greeting = await self._greeted(wire)
+                if greeting.error is not None:
+                    raise greeting.error
+            except BaseException:
+                self._down(wire)
+                raise
+        if not greeting.is_extended:
+            self._down(wire)
+        return greeting.is_extended
+
+    async def _greeted(self, wire: Wire) -> Greeted:
+        while self._greeting is None:
+            wire.check()
+            await self._wait(anyio.Event())
+        return self._greeting
+
+    async def _open_wire(self) -> Wire:
+        wire = self._wire = Wire(await framed.opened(self._path), self._path)
+        wire.on_close = anyio.notify_closing
+        return wire
+
+    def _down(self, wire: Wire) -> None:
+        """The session is over, whoever ended it."""
+        wire.close()
+        if wire is not self._wire:
+            return
+        self._is_up = False
+        if self._keeper is not None:
+            self._keeper.down()
         for listener in self._listeners.values():
             listener._wake()
         for datagrams in self._datagrams.values():
@@ -168,134 +221,195 @@ class Driver(TrustMethods, NetworkCalls, SharedReader):
     def _open(self) -> sockets.socket:
         if self._is_framed:
             raise unavailable()
-        if self._socket is None:
-            raise NotRunning("the connection to the daemon is closed", hint=_NO_DAEMON_HINT)
-        return self._socket
+        if self._wire is None:
+            raise closed()
+        self._wire.check()
+        return self._wire.socket
 
-    # Moving octets
+    async def _ready(self) -> Wire:
+        """The session, once there is one."""
+        while True:
+            wire = self._wire
+            if self._is_framed:
+                raise unavailable()
+            if wire is not None and wire.is_forked:
+                raise forked()
+            if wire is not None and self._is_up and not wire.is_closed:
+                return wire
+            if self._is_closed or wire is None:
+                raise closed()
+            if self._keeper is None:
+                raise gone()
+            await self._keeper.up.wait()
+
+    async def _idle(self, event: anyio.Event) -> None:
+        """Waits for ``event`` or until something arrived; over the daemon's restart if asked."""
+        await self._ready()
+        with suppress(*((NotRunning,) if self._keeper is not None else ())):
+            await self._wait(event)
+
+    # Moving bytes
+
+    async def _flush(self, wire: Wire, ticket: int) -> None:
+        """Returns when a frame has left."""
+        out = wire.session.out
+        await anyio.lowlevel.checkpoint()
+        while not self._flush_now(wire) and not out.is_out(ticket):
+            async with self._sending:
+                if not self._flush_now(wire) and not out.is_out(ticket):
+                    await self._until_writable(wire)
 
     async def _send(self, frame: bytes) -> None:
-        async with self._sending:
-            view = memoryview(frame)
-            while view:
-                socket = self._open()
-                try:
-                    view = view[socket.send(view) :]
-                except BlockingIOError:
-                    await anyio.wait_writable(socket)
-                except OSError as error:
-                    self._shut()
-                    raise NotRunning("the daemon went away", hint=_NO_DAEMON_HINT) from error
+        """Sends a frame that nothing answers. If the task is cancelled when a part has left, the
+        rest leaves before whatever is sent next."""
+        wire = await self._ready()
+        ticket = wire.session.out.put(frame)
+        try:
+            await self._flush(wire, ticket)
+        except BaseException:
+            wire.session.out.withdraw(ticket)
+            raise
 
-    def _send_now(self, frame: bytes) -> None:
-        """Sends what nobody can wait for; a full socket means that the daemon is going away."""
-        if self._socket is not None:
-            with suppress(OSError):
-                self._socket.send(frame)
+    def _flush_now(self, wire: Wire) -> bool:
+        try:
+            return wire.flush()
+        except NotRunning:
+            self._down(wire)
+            raise
+
+    async def _until_writable(self, wire: Wire) -> None:
+        """A daemon whose own output is not read takes nothing, so somebody reads meanwhile."""
+
+        async def read() -> None:
+            with suppress(PilotError):
+                while True:
+                    await self._wait(anyio.Event())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            with suppress(anyio.ClosedResourceError):
+                await anyio.wait_writable(wire.socket)
+            tasks.cancel_scope.cancel()
+
+    def _send_now(self, wire: Wire) -> None:
+        """Sends what nobody can wait for; what does not fit leaves with whatever is sent next."""
+        with suppress(PilotError):
+            self._flush_now(wire)
 
     def _pump(self) -> None:
         """Takes what has arrived, without waiting."""
-        if self._socket is None:
+        wire = self._wire
+        if wire is None or wire.is_closed:
             return
         try:
-            is_open = self._drain(self._socket)
+            events = wire.drain()
         except PilotError:
-            self._shut()
+            self._down(wire)
             raise
-        except OSError:
-            is_open = False
-        if not is_open:
-            self._shut()
+        for event in events:
+            self._take(wire, event)
+        if wire.session.lost:
+            self._tell_lost(wire.session.lost)
+        self._settle(wire)
 
-    def _drain(self, socket: sockets.socket) -> bool:
-        while True:
-            try:
-                octets, ancillary, flags, _ = socket.recvmsg(
-                    _READ, _ANCILLARY, getattr(sockets, "MSG_CMSG_CLOEXEC", 0)
-                )
-            except (BlockingIOError, InterruptedError):
-                return True
-            fds = array.array("i")
-            for level, kind, data in ancillary:
-                if level == sockets.SOL_SOCKET and kind == sockets.SCM_RIGHTS:
-                    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-            if flags & sockets.MSG_CTRUNC:
-                for fd in fds:
-                    os.close(fd)
-                raise InternalError(
-                    "a stream was lost on its way from the daemon",
-                    hint="raise the limit of open files (ulimit -n)",
-                )
-            if not octets:
-                return False
-            for event in self._session.receive(octets, fds):
-                self._take(event)
+    def _settle(self, wire: Wire) -> None:
+        if wire.is_closed:
+            self._down(wire)
+        elif wire.session.out.next() is not None:
+            self._send_now(wire)
 
-    def _take(self, event: Greeted | Answer | Accepted | Received | Failed) -> None:
+    def _tell_lost(self, lost: int) -> None:
+        if self._lost == 0:
+            log.warning("this process may open no more files; streams are refused")
+        self._lost = lost
+
+    def _take(self, wire: Wire, event: Event) -> None:
         match event:
             case Greeted():
                 self._greeting = event
             case Answer():
-                waiter = self._waiters.pop(event.id, None)
-                if waiter is not None:
-                    waiter.answer = event
-                    waiter.event.set()
-                elif isinstance(event.value, Opened):
-                    os.close(event.value.fd)
+                waiter = self._waiters.pop(event.id)
+                waiter.answer = event
+                waiter.event.set()
             case Accepted():
                 listener = self._listeners.get(event.port)
-                if listener is None:
-                    os.close(event.fd)
-                else:
-                    listener._put(event)
+                if listener is None or not listener._put(event):
+                    wire.session.refuse(event)
             case Received():
                 if (datagrams := self._datagrams.get(event.port)) is not None:
                     datagrams._put(event.datagram)
-            case Failed():
-                if len(self._failures) >= _MAX_FAILURES:
-                    self._failures.pop(next(iter(self._failures)))
-                self._failures[event.connection_id] = event.reason
 
-    def _failure(self, connection_id: int) -> str | None:
-        """Why a stream broke, if it did."""
-        if connection_id not in self._failures:
+    async def _judge(
+        self, wire: Wire, connection_id: int, is_cut: bool, is_shut: bool
+    ) -> str | None:
+        """Why a stream ended other than by FIN, if it did."""
+        if wire is self._wire and not wire.is_closed:
             with suppress(PilotError):
                 self._pump_aside()
-        return self._failures.get(connection_id)
-
-    async def _request(self, request_id: int, frame: bytes) -> Answer:
-        waiter = self._waiters[request_id] = _Waiter()
+        ending = wire.ending(connection_id, is_cut=is_cut, is_shut=is_shut)
+        if ending is Ending.FIN:
+            return None
+        if ending is not Ending.DOUBT:
+            return ending
         try:
-            await self._send(frame)
+            # Whoever answers lives, and would have said first that the stream broke.
+            await self._ask(wire, f.REQUEST, bytes((f.CLOSE,)), f.u32(0))
+        except (NotRunning, TimedOut):
+            return DAEMON_GONE
+        except PilotError:
+            pass
+        return wire.session.failures.get(connection_id)
+
+    async def _ask(self, wire: Wire, command: int, *parts: bytes, port: int = 0) -> Answer:
+        waiters, waiter = self._waiters, _Waiter()
+        pending = wire.session.ask(command, *parts, port=port)
+        waiters[pending.id] = waiter
+        try:
+            await self._flush(wire, pending.ticket)
             while waiter.answer is None:
-                self._open()
+                wire.check()
                 if waiter.event.is_set():
                     waiter.event = anyio.Event()
                 await self._wait(waiter.event)
         except BaseException:
-            self._waiters.pop(request_id, None)
-            if waiter.answer is not None and isinstance(waiter.answer.value, Opened):
-                os.close(waiter.answer.value.fd)
-            self._send_now(f.frame(f.CANCEL_REQUEST, f.u32(request_id)))
+            waiters.pop(pending.id, None)
+            if waiter.answer is not None:
+                wire.session.give_back(waiter.answer, command)
+            if not wire.is_closed and not wire.is_forked:
+                wire.session.cancel(pending)
+                self._send_now(wire)
             raise
         if waiter.answer.error is not None:
             raise waiter.answer.error
         return waiter.answer
 
-    async def call(self, command: int, payload: bytes = b"") -> dict[str, Any]:
+    async def _request(
+        self, command: int, *parts: bytes, port: int = 0, timeout: float | None = None
+    ) -> Answer:
+        with limit(self._timeout if timeout is None else timeout):
+            return await self._ask(await self._ready(), command, *parts, port=port)
+
+    async def call(
+        self, command: int, payload: bytes = b"", *, timeout: float | None = None
+    ) -> dict[str, Any]:
         """Asks the control plane something; see ``docs/reference/ipc.md``.
+
+        Args:
+            timeout: seconds, if other than the driver's.
 
         Returns:
             The JSON object of the reply.
 
         Raises:
             PilotError: the daemon's refusal.
+            NotRunning: the daemon ended; whether it acted on the request is not known.
+            TimedOut: it did not answer in time.
         """
         if self._control is not None:
-            return reply_json(b"\0" + await self._control.request(f.frame(command, payload)))
-        request_id = self._session.new_id()
-        frame = f.frame(f.REQUEST, f.u32(request_id), bytes((command,)), payload)
-        answer = await self._request(request_id, frame)
+            with limit(self._timeout if timeout is None else timeout):
+                control = self._control = await self._control.renewed(is_wanted=not self._is_closed)
+                return reply_json(b"\0" + await control.request(f.frame(command, payload)))
+        answer = await self._request(f.REQUEST, bytes((command,)), payload, timeout=timeout)
         return reply_json(cast("bytes", answer.value))
 
     # Streams
@@ -308,19 +422,20 @@ class Driver(TrustMethods, NetworkCalls, SharedReader):
             self._own = (await self.info()).address
         return self._own
 
-    async def dial(
+    def dial(
         self,
         target: Target,
         *,
         timeout: float | None = None,
         no_delay: bool = False,
         congestion: Congestion | None = None,
-    ) -> Stream:
-        """Opens a stream.
+    ) -> Opening[Stream]:
+        """Opens a stream. Await it, or enter it with ``async with``.
 
         Args:
-            target: ``"agent-b:80"``, ``"0:0000.0000.002A:1000"``, or address and port.
-            timeout: seconds; 25 unless given.
+            target: ``"agent-b:80"``, ``("agent-b", 80)``, ``"0:0000.0000.002A:1000"``, or address
+                and port.
+            timeout: seconds; 25 unless given. Looking up the name counts.
             no_delay: send small writes at once instead of waiting up to 40 ms for an
                 acknowledgement.
             congestion: how the flight is limited: ``"cubic"`` (RFC 9438), ``"bbr"`` (for paths
@@ -332,39 +447,50 @@ class Driver(TrustMethods, NetworkCalls, SharedReader):
             ConnectionRefused: nothing listens on that port.
             ConnectionFailed: the node cannot be reached.
             TimedOut: no answer in time.
+            Unavailable: this process may open no more files.
         """
-        if timeout is not None and not 0 < timeout < 1 << 22:
-            raise InvalidArgument("timeout must be a positive number of seconds")
+        return Opening(self._dial(target, timeout, no_delay, congestion))
+
+    async def _dial(
+        self,
+        target: Target,
+        timeout: float | None,
+        no_delay: bool,
+        congestion: Congestion | None,
+    ) -> Stream:
+        seconds = DIAL if timeout is None else f.seconds(timeout)
         options = f.dial_flags(no_delay, congestion)
         host, port = parse_target(target)
-        address = await self._address(host)
-        if self._is_framed:
-            if congestion is not None:
-                raise InvalidArgument("a framed stream has the daemon's congestion controller")
-            return await framed.dial(self._path, address, port, timeout)
-        request_id = self._session.new_id()
-        milliseconds = max(1, int(timeout * 1000)) if timeout is not None else 0
-        frame = f.frame(
-            f.OPEN_STREAM,
-            f.u32(request_id),
-            f.endpoint(address, port),
-            bytes((options,)),
-            f.u32(milliseconds),
-        )
-        answer = await self._request(request_id, frame)
+        end = anyio.current_time() + seconds
+        with limit(seconds + GRACE, "dial timeout"):
+            address = await self._address(host)
+            if self._is_framed:
+                if congestion is not None:
+                    raise InvalidArgument("a framed stream has the daemon's congestion controller")
+                return await framed.dial(self._path, address, port, timeout)
+            wire = await self._ready()
+            left = max(1, int((end - anyio.current_time()) * 1000))
+            endpoint = f.endpoint(address, port)
+            answer = await self._ask(wire, f.OPEN_STREAM, endpoint, bytes((options,)), f.u32(left))
         opened = cast("Opened", answer.value)
         remote = SocketAddress(address, port)
-        return self._stream(opened.fd, opened.connection_id, opened.local, remote)
+        return self._stream(wire, opened.fd, opened.connection_id, opened.local, remote)
 
     def _stream(
-        self, fd: int, connection_id: int, local: SocketAddress, remote: SocketAddress
+        self, wire: Wire, fd: int, connection_id: int, local: SocketAddress, remote: SocketAddress
     ) -> Stream:
-        return Stream(sockets.socket(fileno=fd), connection_id, local, remote, self._failure)
+        def judge(connection_id: int, is_cut: bool, is_shut: bool) -> Awaitable[str | None]:
+            return self._judge(wire, connection_id, is_cut, is_shut)
 
-    async def listen(
+        socket = sockets.socket(fileno=fd)
+        stream = Stream(socket, connection_id, local, remote, judge, beside(wire))
+        stream._wire = wire
+        return stream
+
+    def listen(
         self, port: int = 0, *, backlog: int = 0, path: str | os.PathLike[str] | None = None
-    ) -> Listener:
-        """Takes streams on a port of ours.
+    ) -> Opening[Listener]:
+        """Takes streams on a port of ours. Await it, or enter it with ``async with``.
 
         Args:
             port: 1 to 65,535, or 0 for any that is free.
@@ -375,25 +501,26 @@ class Driver(TrustMethods, NetworkCalls, SharedReader):
         Raises:
             AlreadyExists: the port is taken.
         """
-        if not 0 <= port <= _MAX_PORT:
-            raise InvalidArgument(f"no such port: {port}")
-        if self._is_framed and port and path is None:
+        return Opening(self._listen(port, backlog, path))
+
+    async def _listen(
+        self, port: int, backlog: int, path: str | os.PathLike[str] | None
+    ) -> Listener:
+        place = f.path(path) if path is not None else b""
+        if self._is_framed and f.port(port) and path is None:
             return await FramedListener.make(self, port)
-        request_id = self._session.new_id()
-        octets = _octets_of(path) if path is not None else b""
-        frame = f.frame(
-            f.LISTEN_STREAMS, f.u32(request_id), f.u16(port), f.u16(backlog & _MAX_PORT), octets
-        )
-        listener = Listener(self, await self._own_address())
+        parts = (f.u16(f.port(port)), f.u16(f.port(backlog)), place)
+        listener = Listener(self, await self._own_address(), place)
         if port:
             # Streams may arrive in one read with the answer.
             if port in self._listeners:
                 raise InvalidArgument(f"port {port} already has a listener")
             self._listeners[port] = listener
         try:
-            answer = await self._request(request_id, frame)
+            answer = await self._request(f.LISTEN_STREAMS, *parts, port=port)
         except BaseException:
             self._listeners.pop(port, None)
+            listener._refuse_all()
             raise
         listener.port = cast("int", answer.value)
         self._listeners[listener.port] = listener
@@ -407,110 +534,83 @@ class Driver(TrustMethods, NetworkCalls, SharedReader):
             AlreadyExists: the path exists.
         """
         host, port = parse_target(target)
-        address = await self._address(host)
-        request_id = self._session.new_id()
-        octets = _octets_of(path)
-        endpoint = f.endpoint(address, port)
-        await self._request(
-            request_id, f.frame(f.FORWARD_PATH, f.u32(request_id), endpoint, octets)
-        )
+        place = f.path(path)
+        endpoint = f.endpoint(await self._address(host), port)
+        await self._request(f.FORWARD_PATH, endpoint, place)
+        self._forwards[place] = endpoint
 
-    async def datagram(self, port: int = 0) -> DatagramSocket:
-        """Sends and takes datagrams on a port of ours; 0 means any.
+    def datagram(self, port: int = 0) -> Opening[DatagramSocket]:
+        """Sends and takes datagrams on a port of ours; 0 means any. Await it, or enter it with
+        ``async with``.
 
         Raises:
             AlreadyExists: the port is taken.
         """
-        if not 0 <= port <= _MAX_PORT:
-            raise InvalidArgument(f"no such port: {port}")
-        request_id = self._session.new_id()
-        frame = f.frame(f.BIND_DATAGRAMS, f.u32(request_id), f.u16(port))
-        answer = await self._request(request_id, frame)
+        return Opening(self._datagram(port))
+
+    async def _datagram(self, port: int) -> DatagramSocket:
+        wanted = f.u16(f.port(port))
+        answer = await self._request(f.BIND_DATAGRAMS, wanted, port=port)
         bound = cast("int", answer.value)
         datagrams = self._datagrams[bound] = DatagramSocket(self, bound)
         return datagrams
 
-    # Control
-
-    async def info(self) -> Info:
-        """The daemon's state."""
-        return Info.from_json(await self.call(f.INFO))
-
-    async def peers(self) -> tuple[PeerInfo, ...]:
-        """Nodes that the daemon has tunnels to."""
-        return (await self.info()).peer_list
-
-    async def connections(self) -> tuple[ConnectionInfo, ...]:
-        """The daemon's connections."""
-        return (await self.info()).conn_list
-
-    async def resolve(self, name: str) -> Resolved:
-        """What a hostname stands for.
-
-        Raises:
-            NotFound: nobody has it.
-            ConnectionFailed: the registry cannot be asked.
-        """
-        row = await self.call(f.RESOLVE_HOSTNAME, name.encode())
-        address = Address.parse(str(row["address"]))
-        return Resolved(name, int(row["node_id"]), address, bool(row.get("public")))
-
-    async def set_hostname(self, name: str) -> None:
-        """Takes a name; an empty one gives it up.
-
-        Raises:
-            AlreadyExists: another node has it.
-        """
-        await self.call(f.SET_HOSTNAME, name.encode())
-
-    async def set_visibility(self, *, public: bool) -> None:
-        """Lets everybody reach this node, or only those it trusts."""
-        await self.call(f.SET_VISIBILITY, bytes((public,)))
-
-    async def deregister(self) -> None:
-        """Takes this node off the network until it is registered again: see :meth:`register`."""
-        await self.call(f.DEREGISTER)
-
     async def abort(self, stream: Stream) -> None:
         """Resets a stream: what was not sent is dropped, and the peer's stream breaks at once."""
-        self._send_now(f.frame(f.ABORT_STREAM, f.u32(stream.connection_id)))
+        wire = stream._wire
+        if wire is not None and not wire.is_closed:
+            wire.check()
+            wire.session.abort(stream.connection_id)
+            self._send_now(wire)
+        await anyio.lowlevel.checkpoint()
 
     async def disconnect(self, connection_id: int) -> None:
         """Closes any connection of the daemon."""
+        number = f.u32(connection_id, "connection")
         if self._control is not None:
-            await self._control.send(f.frame(f.CLOSE, f.u32(connection_id)))
+            await self._control.send(f.frame(f.CLOSE, number))
             return
-        request_id = self._session.new_id()
-        body = bytes((f.CLOSE,)) + f.u32(connection_id)
-        await self._request(request_id, f.frame(f.REQUEST, f.u32(request_id), body))
+        wire = await self._ready()
+        wire.session.disconnected(connection_id)
+        await self._request(f.REQUEST, bytes((f.CLOSE,)), number)
 
 
-async def dial(
+def dial(
     target: Target,
     *,
     socket_path: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
     no_delay: bool = False,
     congestion: Congestion | None = None,
-) -> Stream:
+) -> Opening[Stream]:
     """Opens a stream in one line; its driver is closed with it. See :meth:`Driver.dial`."""
-    driver = Driver(socket_path)
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(driver)
-        stream = await driver.dial(
-            target, timeout=timeout, no_delay=no_delay, congestion=congestion
-        )
-        stream._on_close = driver.aclose
-        stack.pop_all()
-        return stream
+
+    async def call() -> Stream:
+        driver = Driver(socket_path)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(driver)
+            stream = await driver.dial(
+                target, timeout=timeout, no_delay=no_delay, congestion=congestion
+            )
+            stream._on_close = driver.aclose
+            stack.pop_all()
+            return stream
+
+    return Opening(call())
 
 
-async def listen(port: int = 0, *, socket_path: str | os.PathLike[str] | None = None) -> Listener:
+def listen(
+    port: int = 0, *, socket_path: str | os.PathLike[str] | None = None
+) -> Opening[Listener]:
     """Listens in one line; the driver behind it is closed with it. See :meth:`Driver.listen`."""
-    driver = Driver(socket_path)
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(driver)
-        listener = await driver.listen(port)
-        listener._on_close = driver.aclose
-        stack.pop_all()
-        return listener
+
+    async def call() -> Listener:
+        driver = Driver(socket_path)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(driver)
+            listener = await driver.listen(port)
+            listener._on_close = driver.aclose
+            stack.pop_all()
+            return listener
+
+    return Opening(call())

@@ -6,6 +6,7 @@ every dialled stream and every listener gets a socket of its own, with one reque
 
 from __future__ import annotations
 
+import os
 import socket as sockets
 from collections import deque
 from contextlib import suppress
@@ -15,14 +16,23 @@ import anyio
 import anyio.lowlevel
 
 from pilotstack.client import _frames as f
-from pilotstack.client._stream import READ, Stream
+from pilotstack.client._outbox import Outbox
+from pilotstack.client._stream import READ, Stream, view_of
 from pilotstack.client._turns import SharedReader
+from pilotstack.client._wire import (
+    DAEMON_GONE,
+    close_after_fork,
+    closed,
+    connect,
+    forked,
+    gone,
+    new_socket,
+)
 from pilotstack.errors import (
     AlreadyExists,
     ConnectionFailed,
     ConnectionRefused,
     NotFound,
-    NotRunning,
     PilotError,
     TimedOut,
 )
@@ -32,9 +42,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _READ = 1 << 18
-#: Octets of one Send; existing daemons segment it and hold up the socket meanwhile.
+#: Bytes of one Send; existing daemons segment it and hold up the socket meanwhile.
 _SEND = 1 << 16
-_NO_DAEMON_HINT = "start the daemon with: pilotctl daemon start"
+#: The longest pause between attempts to connect to a daemon whose queue is full.
+_PAUSE = 0.25
 
 
 def error_of(text: str) -> PilotError:
@@ -48,25 +59,39 @@ def error_of(text: str) -> PilotError:
     return NotFound(text) if "not found" in text else ConnectionFailed(text)
 
 
+async def opened(path: Path) -> sockets.socket:
+    """A socket that is connected to a daemon; waits while the daemon's queue is full."""
+    socket = new_socket()
+    try:
+        pause = 0.01
+        while not connect(socket, path):
+            await anyio.sleep(pause)
+            pause = min(2 * pause, _PAUSE)
+    except BaseException:
+        socket.close()
+        raise
+    return socket
+
+
 class Inbox:
     """What arrived for one stream and was not read."""
 
     def __init__(self) -> None:
         self.chunks: deque[bytes] = deque()
         self.is_over = False
+        #: The link ended before the stream did.
+        self.is_lost = False
         self.event = anyio.Event()
 
 
 class FramedLink(SharedReader):
-    """One socket to a daemon.
+    """One socket to a daemon. Made by :meth:`open`."""
 
-    Raises:
-        NotRunning: no daemon answers.
-    """
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, socket: sockets.socket, path: Path) -> None:
         super().__init__()
-        self._octets = bytearray()
+        self._path = path
+        self._bytes = bytearray()
+        self._out = Outbox()
         self._inboxes: dict[int, Inbox] = {}
         self._reply: tuple[int, bytes] | None = None
         self._replied = anyio.Event()
@@ -74,27 +99,54 @@ class FramedLink(SharedReader):
         self._sending = anyio.Lock()
         self.accepted: deque[tuple[int, SocketAddress]] = deque()
         self.accepting = anyio.Event()
-        socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
-        try:
-            socket.setblocking(False)
-            socket.connect(str(path))
-        except OSError as error:
-            socket.close()
-            raise NotRunning(f"no daemon answers at {path}", hint=_NO_DAEMON_HINT) from error
         self._socket: sockets.socket | None = socket
+        self._process = os.getpid()
+        self._is_forked = False
+        close_after_fork(self)
+
+    @classmethod
+    async def open(cls, path: Path) -> FramedLink:
+        """Connects.
+
+        Raises:
+            NotRunning: no daemon answers.
+        """
+        return cls(await opened(path), path)
+
+    async def renewed(self, *, is_wanted: bool) -> FramedLink:
+        """This link, or a new one if it was closed by a request that was cancelled."""
+        if self._socket is not None or not is_wanted or self.is_forked:
+            return self
+        return await FramedLink.open(self._path)
+
+    def after_fork(self) -> None:
+        """Closes the copy of this process."""
+        self._is_forked = True
+        if self._socket is not None:
+            self._socket.close()
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a copy in a process that was forked off."""
+        return self._is_forked or self._process != os.getpid()
 
     def _open(self) -> sockets.socket:
+        if self.is_forked:
+            raise forked()
         if self._socket is None:
-            raise NotRunning("the connection to the daemon is closed", hint=_NO_DAEMON_HINT)
+            raise closed()
         return self._socket
 
     def close(self) -> None:
         """Closes the socket, and with it every stream and port it carries."""
         socket, self._socket = self._socket, None
-        if socket is not None:
+        if socket is not None and not self.is_forked:
+            with suppress(OSError):
+                socket.shutdown(sockets.SHUT_RDWR)
             anyio.notify_closing(socket)
             socket.close()
         for inbox in self._inboxes.values():
+            inbox.is_lost = inbox.is_lost or not inbox.is_over
             inbox.is_over = True
             inbox.event.set()
         self._replied.set()
@@ -104,33 +156,33 @@ class FramedLink(SharedReader):
     def _pump(self) -> None:
         while self._socket is not None:
             try:
-                octets = self._socket.recv(_READ)
+                data = self._socket.recv(_READ)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
-                octets = b""
-            if not octets:
+                data = b""
+            if not data:
                 self.close()
                 return
-            self._octets += octets
+            self._bytes += data
             self._parse()
-            if len(octets) < _READ:
+            if len(data) < _READ:
                 return
 
     def _parse(self) -> None:
         position = 0
-        while len(self._octets) >= position + f.LENGTH_LEN:
-            length = int.from_bytes(self._octets[position : position + f.LENGTH_LEN])
+        while len(self._bytes) >= position + f.LENGTH_LEN:
+            length = int.from_bytes(self._bytes[position : position + f.LENGTH_LEN])
             begin, end = position + f.LENGTH_LEN, position + f.LENGTH_LEN + length
             if length > f.MAX_FRAME:
                 self.close()
                 return
-            if len(self._octets) < end:
+            if len(self._bytes) < end:
                 break
             if length:
-                self._take(self._octets[begin], bytes(self._octets[begin + 1 : end]))
+                self._take(self._bytes[begin], bytes(self._bytes[begin + 1 : end]))
             position = end
-        del self._octets[:position]
+        del self._bytes[:position]
 
     def _take(self, command: int, payload: bytes) -> None:
         number = int.from_bytes(payload[:4])
@@ -159,18 +211,29 @@ class FramedLink(SharedReader):
         self._inboxes.pop(connection_id, None)
 
     async def send(self, frame: bytes) -> None:
-        """Sends a frame."""
-        async with self._sending:
-            view = memoryview(frame)
-            while view:
-                socket = self._open()
-                try:
-                    view = view[socket.send(view) :]
-                except BlockingIOError:
-                    await anyio.wait_writable(socket)
-                except OSError as error:
-                    self.close()
-                    raise NotRunning("the daemon went away", hint=_NO_DAEMON_HINT) from error
+        """Sends a frame. If the task is cancelled when a part has left, the rest leaves before
+        whatever is sent next."""
+        ticket = self._out.put(frame)
+        try:
+            async with self._sending:
+                while not self._flush() and not self._out.is_out(ticket):
+                    with suppress(anyio.ClosedResourceError):
+                        await anyio.wait_writable(self._open())
+        except BaseException:
+            self._out.withdraw(ticket)
+            raise
+
+    def _flush(self) -> bool:
+        while (frame := self._out.next()) is not None:
+            socket = self._open()
+            try:
+                self._out.sent(socket.send(frame))
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                self.close()
+                raise gone() from error
+        return True
 
     async def request(self, frame: bytes) -> bytes:
         """Sends a request; the payload of its reply.
@@ -206,8 +269,13 @@ class FramedLink(SharedReader):
         await self._wait(event)
 
 
+async def _unknown(_connection_id: int, _is_cut: bool, _is_shut: bool) -> None:
+    """The dialect does not tell why a stream ended."""
+
+
 class FramedStream(Stream):
-    """A stream as frames. There is no half-close in this dialect: ``send_eof`` closes."""
+    """A stream as frames. There is no half-close in this dialect: ``send_eof`` closes. A reset of
+    the peer looks like its end, since the dialect has one frame for both."""
 
     def __init__(
         self,
@@ -220,7 +288,7 @@ class FramedStream(Stream):
     ) -> None:
         ours, theirs = sockets.socketpair()
         theirs.close()
-        super().__init__(ours, connection_id, local, remote, lambda _: None)
+        super().__init__(ours, connection_id, local, remote, _unknown)
         self._link = link
         self._owns_link = owns_link
         self._inbox = link.inbox(connection_id)
@@ -231,12 +299,14 @@ class FramedStream(Stream):
         return False
 
     async def receive(self, max_bytes: int = READ) -> bytes:
-        """Between 1 and ``max_bytes`` octets."""
+        """Between 1 and ``max_bytes`` bytes."""
         with self._reading:
             await anyio.lowlevel.checkpoint_if_cancelled()
             self._open()
             inbox = self._inbox
             while not inbox.chunks:
+                if inbox.is_lost:
+                    raise self._broken(DAEMON_GONE)
                 if inbox.is_over:
                     raise anyio.EndOfStream
                 inbox.event = anyio.Event()
@@ -247,15 +317,15 @@ class FramedStream(Stream):
             return chunk[:max_bytes]
 
     async def send(self, item: bytes) -> None:
-        """Hands all octets to the daemon."""
+        """Hands all bytes to the daemon."""
         with self._writing:
             await self._turn()
             self._open()
             if self._is_finished:
                 raise anyio.ClosedResourceError
             if self._inbox.is_over:
-                raise self._broken()
-            view = memoryview(item).cast("B")
+                raise self._broken(DAEMON_GONE if self._inbox.is_lost else "reset")
+            view = view_of(item)
             for begin in range(0, len(view), _SEND):
                 part = bytes(view[begin : begin + _SEND])
                 await self._link.send(f.frame(f.SEND, f.u32(self.connection_id), part))
@@ -287,7 +357,7 @@ class FramedStream(Stream):
 
 async def dial(path: Path, address: Address, port: int, timeout: float | None) -> FramedStream:
     """Opens a stream on a socket of its own."""
-    link = FramedLink(path)
+    link = await FramedLink.open(path)
     try:
         with anyio.fail_after(timeout):
             payload = await link.request(f.frame(f.DIAL, f.endpoint(address, port)))

@@ -27,8 +27,6 @@ _INVITE = 0x05
 _POLL_INVITES = 0x06
 _RESPOND = 0x07
 _MANAGE = 0x80
-_MAX_NETWORK = 0xFFFF
-_MAX_PORT = 0xFFFF
 #: Port of broadcasts unless another is named, as existing commands have it.
 BROADCAST_PORT = 1000
 
@@ -41,9 +39,7 @@ def _network(sub: int, *parts: bytes) -> Call:
 
 
 def _id(network: int) -> bytes:
-    if not 0 <= network <= _MAX_NETWORK:
-        raise InvalidArgument(f"no such network: {network}")
-    return f.u16(network)
+    return f.u16(network, "network")
 
 
 def list_networks() -> Call:
@@ -53,7 +49,7 @@ def list_networks() -> Call:
 
 def join(network: int, token: str) -> Call:
     """Become a member."""
-    return _network(_JOIN, _id(network), token.encode())
+    return _network(_JOIN, _id(network), f.text(token, "token", f.MAX_TOKEN, may_be_empty=True))
 
 
 def leave(network: int) -> Call:
@@ -68,7 +64,7 @@ def members(network: int) -> Call:
 
 def invite(network: int, node: int) -> Call:
     """Let a node become a member."""
-    return _network(_INVITE, _id(network), f.u32(node))
+    return _network(_INVITE, _id(network), f.u32(node, "node"))
 
 
 def invites() -> Call:
@@ -84,7 +80,14 @@ def respond(network: int, accept: bool) -> Call:
 def manage(verb: str, network: int = 0, **members: object) -> Call:
     """What the owner of a network does."""
     given = {name: value for name, value in members.items() if value}
-    return _network(_MANAGE, msgspec.json.encode({"verb": verb, "network_id": network, **given}))
+    return _network(_MANAGE, _json({"verb": verb, "network_id": network, **given}))
+
+
+def _json(value: object) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"an argument is of no use: {error}") from error
 
 
 def create(
@@ -103,21 +106,24 @@ def create(
 
 def broadcast(network: int, data: bytes, port: int, admin_token: str) -> Call:
     """Send to all members."""
-    if not 0 < port <= _MAX_PORT:
-        raise InvalidArgument(f"no such port: {port}")
-    token = admin_token.encode()
+    if f.port(port) == 0:
+        raise InvalidArgument("no such port: 0")
+    token = f.text(admin_token, "token", f.MAX_TOKEN, may_be_empty=True)
     head = _id(network) + f.u16(port) + f.u16(len(token))
-    return f.BROADCAST, head + token + data
+    return f.BROADCAST, head + token + f.payload(data, f.MAX_DATAGRAM)
 
 
 def set_tags(tags: Sequence[str]) -> Call:
     """Say what this node can be found by."""
-    return f.SET_TAGS, msgspec.json.encode(list(tags))
+    if isinstance(tags, str):
+        raise InvalidArgument("tags are a list of strings, not one string")
+    return f.SET_TAGS, _json(list(tags))
 
 
 def enroll_recovery(secret: str) -> Call:
     """Leave the hash of a secret with the registry; no secret takes it back."""
-    commitment = hashlib.sha256(secret.encode()).hexdigest() if secret else ""
+    data = f.text(secret, "secret", f.MAX_TOKEN, may_be_empty=True)
+    commitment = hashlib.sha256(data).hexdigest() if secret else ""
     return f.ENROLL_RECOVERY, msgspec.json.encode({"commitment": commitment})
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pilotstack.client import _frames as f
 from pilotstack.client import _trust
+from pilotstack.errors import InvalidArgument
 from pilotstack.types import Address, parse_host
 
 if TYPE_CHECKING:
@@ -16,11 +17,24 @@ if TYPE_CHECKING:
 Peer = int | Address | str
 
 
+def _host_of(peer: Peer) -> int | Address | str:
+    """A peer as what it is.
+
+    Raises:
+        InvalidArgument: it is nobody.
+    """
+    if isinstance(peer, bool) or not isinstance(peer, int | Address | str):
+        raise InvalidArgument(f"no peer: {peer!r}", hint="a node id, an address or a hostname")
+    return parse_host(peer) if isinstance(peer, str) else peer
+
+
 class TrustMethods(ABC):
     """The driver's calls about trust."""
 
     @abstractmethod
-    async def call(self, command: int, payload: bytes = b"") -> dict[str, Any]:
+    async def call(
+        self, command: int, payload: bytes = b"", *, timeout: float | None = None
+    ) -> dict[str, Any]:
         """Asks the control plane something."""
 
     @abstractmethod
@@ -32,10 +46,8 @@ class TrustMethods(ABC):
         Raises:
             NotFound: nobody has the hostname.
         """
-        if isinstance(peer, int):
-            return peer
-        host = peer if isinstance(peer, Address) else parse_host(peer)
-        return (await self._address(host)).node
+        host = _host_of(peer)
+        return host if isinstance(host, int) else (await self._address(host)).node
 
     async def handshake(self, peer: Peer, justification: str = "") -> None:
         """Asks a peer for trust, directly or through the registry; returns when the request is
@@ -50,7 +62,8 @@ class TrustMethods(ABC):
             InvalidArgument: the justification is too long, or the peer is this node.
         """
         node = await self.node_of(peer)
-        await self.call(f.HANDSHAKE, _trust.of(_trust.REQUEST, node, justification))
+        payload = _trust.of(_trust.REQUEST, node, justification)
+        await self.call(f.HANDSHAKE, payload, timeout=_trust.PATIENCE)
 
     async def pending(self) -> tuple[PendingHandshake, ...]:
         """Requests that wait for an answer. Their texts come from strangers."""
@@ -88,5 +101,56 @@ class TrustMethods(ABC):
 
     async def wait_for_trust(self, peer: Peer, timeout: float = _trust.MAX_WAIT) -> bool:
         """Whether there is trust within ``timeout`` seconds, at most 30."""
-        reply = await self.call(f.HANDSHAKE, _trust.wait(await self.node_of(peer), timeout))
+        payload = _trust.wait(await self.node_of(peer), timeout)
+        reply = await self.call(f.HANDSHAKE, payload, timeout=_trust.PATIENCE)
         return bool(reply.get("trusted"))
+
+
+class BlockingTrustMethods(ABC):
+    """The blocking driver's calls; see :class:`TrustMethods` for arguments and errors."""
+
+    @abstractmethod
+    def call(
+        self, command: int, payload: bytes = b"", *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Asks the control plane something."""
+
+    @abstractmethod
+    def _address(self, host: Address | str) -> Address: ...
+
+    def node_of(self, peer: Peer) -> int:
+        """The node id of a peer."""
+        host = _host_of(peer)
+        return host if isinstance(host, int) else self._address(host).node
+
+    def handshake(self, peer: Peer, justification: str = "") -> None:
+        """Asks a peer for trust."""
+        payload = _trust.of(_trust.REQUEST, self.node_of(peer), justification)
+        self.call(f.HANDSHAKE, payload, timeout=_trust.PATIENCE)
+
+    def pending(self) -> tuple[PendingHandshake, ...]:
+        """Requests that wait for an answer. Their texts come from strangers."""
+        return _trust.pending(self.call(f.HANDSHAKE, _trust.PENDING))
+
+    def approve(self, peer: Peer) -> None:
+        """Grants a peer's request."""
+        node = self.node_of(peer)
+        _trust.found(self.call(f.HANDSHAKE, _trust.of(_trust.APPROVE, node)), node)
+
+    def reject(self, peer: Peer, reason: str = "") -> None:
+        """Refuses a peer's request, and tells it the reason."""
+        node = self.node_of(peer)
+        _trust.found(self.call(f.HANDSHAKE, _trust.of(_trust.REJECT, node, reason)), node)
+
+    def trusted(self) -> tuple[TrustedPeer, ...]:
+        """Whom this node trusts, and who trusts it; the newest first."""
+        return _trust.trusted(self.call(f.HANDSHAKE, _trust.TRUSTED))
+
+    def untrust(self, peer: Peer) -> None:
+        """Ends the trust of both sides."""
+        self.call(f.HANDSHAKE, _trust.of(_trust.REVOKE, self.node_of(peer)))
+
+    def wait_for_trust(self, peer: Peer, timeout: float = _trust.MAX_WAIT) -> bool:
+        """Whether there is trust within ``timeout`` seconds, at most 30."""
+        payload = _trust.wait(self.node_of(peer), timeout)
+        return bool(self.call(f.HANDSHAKE, payload, timeout=_trust.PATIENCE).get("trusted"))

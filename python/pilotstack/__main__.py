@@ -1,0 +1,6 @@
+"""``python -m pilotstack`` is ``pilotctl``."""
+
+from pilotstack.cli.main import run
+
+if __name__ == "__main__":
+    run()
