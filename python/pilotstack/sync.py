@@ -108,7 +108,7 @@ def _stream(
 def _abort(stream: Stream) -> None:
     if stream._origin is not None:
         link, wire = stream._origin
-        link.abort(wire, stream.connection_id)
+        link.abort(wire, stream)
 
 
 class Driver(_Closing, BlockingControlCalls, BlockingTrustMethods, BlockingNetworkCalls):

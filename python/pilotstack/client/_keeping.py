@@ -38,12 +38,15 @@ class Keeper:
         self._on_disconnect = on_disconnect
         self._on_reconnect = on_reconnect
         self._tasks: TaskGroup | None = None
+        # Of our task alone: the group's is around the caller's code, too.
+        self._scope = anyio.CancelScope()
         #: Set while there is a session, and when there will be none.
         self.up = anyio.Event()
 
     async def start(self) -> None:
         """Begins, in the task that will end it."""
         self.up.set()
+        self._scope = anyio.CancelScope()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._run)
@@ -56,8 +59,7 @@ class Keeper:
     def cancel(self) -> None:
         """There will be no session any more."""
         self.up.set()
-        if self._tasks is not None:
-            self._tasks.cancel_scope.cancel()
+        self._scope.cancel()
 
     async def stop(self) -> None:
         """Waits for the end of the task."""
@@ -67,11 +69,17 @@ class Keeper:
             await tasks.__aexit__(None, None, None)
 
     async def _run(self) -> None:
+        with self._scope:
+            await self._keep()
+
+    async def _keep(self) -> None:
         driver = self._driver
-        while not driver._is_closed:
+        while True:
             with suppress(PilotError):
                 while True:
                     await driver._wait(anyio.Event())
+            if driver._is_closed:
+                return
             await self._tell(self._on_disconnect)
             await self._reconnect()
             driver._is_up = True

@@ -21,6 +21,7 @@ from pilotstack.client._session import (
     unavailable,
 )
 from pilotstack.client._wire import (
+    CLOSE,
     DAEMON_GONE,
     FIRST_PAUSE,
     LONGEST_PAUSE,
@@ -30,6 +31,7 @@ from pilotstack.client._wire import (
     close_after_fork,
     connect,
     forked,
+    is_hung_up,
     new_socket,
 )
 from pilotstack.client.listeners import MAX_BACKLOG, MAX_DATAGRAMS
@@ -38,6 +40,8 @@ from pilotstack.errors import NotRunning, PilotError, TimedOut
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from pilotstack.client._socket import StreamSocket
 
 
 class Plan:
@@ -130,7 +134,7 @@ class Link:
             events, self._events = self._events, []
             discard(events)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Streams that wait are the parent's: copies would keep them open there."""
         events, self._events = self._events, []
         discard(events)
@@ -222,8 +226,13 @@ class Link:
     def ready(self, deadline: float) -> Wire:
         """The session; a new one if the daemon ended and that is wanted."""
         wire = self.wire
-        if wire.is_lost and self.plan.is_wanted and not self.is_closed and not wire.is_forked:
-            self._reopen(deadline)
+        if self.plan.is_wanted and not self.is_closed and not wire.is_forked:
+            if not wire.is_closed and is_hung_up(wire.socket):
+                # Found out before anything is asked, so that nothing need be asked again.
+                with self._moving:
+                    wire.lose()
+            if wire.is_lost:
+                self._reopen(deadline)
         self.wire.check()
         return self.wire
 
@@ -321,7 +330,7 @@ class Link:
             raise forked()
         deadline = time.monotonic() + self.timeout
         wire = self.wire
-        if wire.is_lost and self.plan.is_wanted:
+        if self.plan.is_wanted and (wire.is_lost or is_hung_up(wire.socket)):
             with self._as_reader(deadline):
                 wire = self.ready(deadline)
         wire.check()
@@ -334,13 +343,18 @@ class Link:
                 wire.session.out.withdraw(ticket)
             raise
 
-    def abort(self, wire: Wire, connection_id: int) -> None:
-        """Resets a stream of a session, if that is still there."""
+    def abort(self, wire: Wire, stream: StreamSocket) -> None:
+        """Resets a stream of a session, if that is still there. Returns when the daemon has done
+        so: who closes the stream before would send FIN."""
         wire.check_fork()
-        if not wire.is_closed:
-            with self._moving, suppress(NotRunning):
-                wire.session.abort(connection_id)
-                wire.flush()
+        if wire.is_closed or stream.fileno() < 0:
+            return
+        with self._moving, suppress(NotRunning):
+            wire.session.abort(stream.connection_id)
+            wire.flush()
+        poll = select.poll()
+        poll.register(stream, 0)
+        poll.poll(CLOSE * 1000)
 
     def judge(self, wire: Wire) -> Callable[[int, bool, bool], str | None]:
         """How streams of a session end."""

@@ -60,4 +60,6 @@ class Opening(Coroutine[Any, Any, T], Generic[T]):
 
     def __getattr__(self, name: str) -> Any:
         # cr_frame, cr_code and others, at which event loops look.
+        if not name.startswith("cr_"):
+            raise AttributeError(name)
         return getattr(self._call, name)

@@ -34,6 +34,11 @@ class Outbox:
         del self._frames[ticket]
         return True
 
+    def clear(self) -> None:
+        """Forgets what has not left."""
+        self._frames.clear()
+        self._is_begun = False
+
     def next(self) -> memoryview | None:
         """What leaves next."""
         return next(iter(self._frames.values()), None)

@@ -75,7 +75,7 @@ class Stream(anyio.abc.ByteStream):
         self.remote_address = remote
         close_after_fork(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """The stream is the parent's: a copy would keep it open there."""
         socket, self._socket = self._socket, None
         if socket is not None:

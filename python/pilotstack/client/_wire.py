@@ -14,6 +14,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from pilotstack.client._frames import MAX_PATH
 from pilotstack.client._session import Session, discard, too_many_files
 from pilotstack.errors import (
     ForkedDriver,
@@ -40,6 +41,8 @@ SETUP = 10.0
 DIAL = 25.0
 #: Seconds beyond a dial's limit in which the daemon says that it is over.
 GRACE = 1.0
+#: Seconds that it has to free what is closed.
+CLOSE = 2.0
 #: Seconds between attempts to connect: the first, and the longest.
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
@@ -55,7 +58,7 @@ _CLOEXEC = getattr(sockets, "MSG_CMSG_CLOEXEC", 0)
 class Inherited(Protocol):
     """What holds descriptors that a child process must not keep."""
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Closes this process's copies. They are another process's to use."""
 
 
@@ -70,7 +73,7 @@ def close_after_fork(holder: Inherited) -> None:
 def _after_fork() -> None:
     for holder in list(_inherited):
         with suppress(OSError):
-            holder.after_fork()
+            holder._after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -116,8 +119,14 @@ def connect(socket: sockets.socket, path: Path) -> bool:
         PermissionDenied: it is not for this user.
         InvalidArgument: there can be no socket of this name.
     """
+    name = os.fsencode(path)
+    if b"\0" in name or len(name) > MAX_PATH:
+        raise InvalidArgument(
+            f"no socket can have this path of {len(name)} bytes: {str(path)!r}",
+            hint=f"at most {MAX_PATH} bytes fit, without NUL",
+        )
     try:
-        socket.connect(os.fsencode(path))
+        socket.connect(name)
     except (BlockingIOError, InterruptedError):
         return False
     except PermissionError as error:
@@ -125,12 +134,8 @@ def connect(socket: sockets.socket, path: Path) -> bool:
             f"the daemon's socket at {path} is not for this user",
             hint="use the daemon of this user, or run as the user that started it",
         ) from error
-    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+    except OSError as error:
         raise not_running(path) from error
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise not_running(path) from error
-        raise InvalidArgument(f"no path of a socket: {path} ({error})") from error
     return True
 
 
@@ -192,12 +197,14 @@ class Wire:
         #: The daemon ended it.
         self.is_lost = False
         self._is_forked = False
+        # It takes nothing any more.
+        self._is_deaf = False
         self._process = os.getpid()
         # Bytes are between the socket and the session; who is interrupted there loses count.
         self._is_moving = False
         close_after_fork(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Closes the copies of this process."""
         self._is_forked = True
         self.socket.close()
@@ -268,8 +275,13 @@ class Wire:
                 self._is_moving = False
                 return False
             except OSError as error:
-                self.lose()
-                raise gone() from error
+                self._is_moving = False
+                if self._is_deaf:
+                    self.lose()
+                    raise gone() from error
+                # What it said before it closed its end, such as why, is still to be read.
+                self._is_deaf = True
+                out.clear()
             self._is_moving = False
         return True
 

@@ -30,6 +30,7 @@ from pilotstack.client._socket import beside
 from pilotstack.client._stream import Stream
 from pilotstack.client._turns import SharedReader
 from pilotstack.client._wire import (
+    CLOSE,
     DAEMON_GONE,
     DIAL,
     GRACE,
@@ -65,6 +66,17 @@ def limit(seconds: float, what: str = "the daemon did not answer in time") -> It
         yield
     if scope.cancelled_caught:
         raise TimedOut(what, hint="it may be stopped or overloaded")
+
+
+@contextmanager
+def suppress_refusal() -> Iterator[None]:
+    """A refusal is an answer, too."""
+    try:
+        yield
+    except (NotRunning, TimedOut):
+        raise
+    except PilotError:
+        pass
 
 
 class _Waiter:
@@ -353,11 +365,10 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
             return ending
         try:
             # Whoever answers lives, and would have said first that the stream broke.
-            await self._ask(wire, f.REQUEST, bytes((f.CLOSE,)), f.u32(0))
+            with limit(SETUP):
+                await self._sign_of_life(wire)
         except (NotRunning, TimedOut):
             return DAEMON_GONE
-        except PilotError:
-            pass
         return wire.session.failures.get(connection_id)
 
     async def _ask(self, wire: Wire, command: int, *parts: bytes, port: int = 0) -> Answer:
@@ -556,13 +567,23 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
         return datagrams
 
     async def abort(self, stream: Stream) -> None:
-        """Resets a stream: what was not sent is dropped, and the peer's stream breaks at once."""
+        """Resets a stream: what was not sent is dropped, and the peer's stream breaks at once.
+
+        Returns when the daemon has done so: who closes the stream before would send FIN.
+        """
         wire = stream._wire
         if wire is not None and not wire.is_closed:
             wire.check()
             wire.session.abort(stream.connection_id)
             self._send_now(wire)
+            with suppress(NotRunning, TimedOut), limit(CLOSE):
+                await self._sign_of_life(wire)
         await anyio.lowlevel.checkpoint()
+
+    async def _sign_of_life(self, wire: Wire) -> None:
+        """Returns when the daemon has acted on everything sent so far."""
+        with suppress_refusal():
+            await self._ask(wire, f.REQUEST, bytes((f.CLOSE,)), f.u32(0))
 
     async def disconnect(self, connection_id: int) -> None:
         """Closes any connection of the daemon."""

@@ -119,7 +119,7 @@ class FramedLink(SharedReader):
             return self
         return await FramedLink.open(self._path)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Closes the copy of this process."""
         self._is_forked = True
         if self._socket is not None:

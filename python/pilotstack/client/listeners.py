@@ -15,7 +15,7 @@ import anyio.lowlevel
 from pilotstack.client import _frames as f
 from pilotstack.client._serving import is_remote, report, report_hook, report_remote
 from pilotstack.client._stream import PilotAttribute, Stream
-from pilotstack.client._wire import close_after_fork
+from pilotstack.client._wire import CLOSE, close_after_fork
 from pilotstack.client.framed import FramedLink, FramedStream
 from pilotstack.errors import PilotError
 from pilotstack.types import Address, Datagram, SocketAddress, Target, parse_target
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 MAX_BACKLOG = 4096
 #: Datagrams kept for a socket that nobody reads; later ones are dropped, as a network would.
 MAX_DATAGRAMS = 1024
-#: Seconds that a daemon has to free a port when its listener is closed.
-_CLOSE = 2.0
 
 
 class Listener(anyio.abc.Listener[Stream]):
@@ -56,7 +54,7 @@ class Listener(anyio.abc.Listener[Stream]):
         self.port = 0
         close_after_fork(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Streams that wait are the parent's: copies would keep them open there."""
         while self._backlog:
             os.close(self._backlog.popleft()[1].fd)
@@ -188,7 +186,7 @@ class Listener(anyio.abc.Listener[Stream]):
             if driver._is_up:
                 body = bytes((f.UNBIND,)) + f.u16(self.port)
                 with anyio.CancelScope(shield=True), suppress(PilotError):
-                    await driver._request(f.REQUEST, body, timeout=_CLOSE)
+                    await driver._request(f.REQUEST, body, timeout=CLOSE)
         if self._on_close is not None:
             await self._on_close()
 

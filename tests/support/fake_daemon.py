@@ -1,0 +1,125 @@
+"""A daemon's socket by hand: it greets, answers every request, and stops reading when told."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Self
+
+from pilotstack.client import _frames as f
+from pilotstack.types import Address
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: What both directions of its sockets hold, so that frames are easily cut.
+BUFFER = 4096
+END = f.endpoint(Address(0, 42), 80)
+
+
+class FakeDaemon:
+    """Serves drivers on a path, each in a thread.
+
+    Args:
+        greets: answer Hello.
+    """
+
+    def __init__(self, path: Path, *, greets: bool = True) -> None:
+        self.path = path
+        self.greets = greets
+        #: Bodies of the frames that arrived whole.
+        self.frames: list[bytes] = []
+        self.reads = threading.Event()
+        self.reads.set()
+        self.refusal = b""
+        self._ends: list[socket.socket] = []
+        self._clients: list[socket.socket] = []
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen(16)
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reads.set()
+        # Closing alone does not wake who waits.
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self.end_sessions()
+        for thread in self._threads:
+            thread.join()
+        for end in self._ends:
+            end.close()
+
+    def end_sessions(self) -> None:
+        """Closes every driver's connection."""
+        for client in self._clients:
+            try:
+                client.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+    def give_stream(self, number: int, client: int = 0, port: int = 80) -> socket.socket:
+        """Hands a stream to a listener; the daemon's end."""
+        ours, theirs = socket.socketpair()
+        self._ends.append(ours)
+        body = f.frame(f.STREAM_ACCEPTED, f.u16(port), f.u32(number), END)
+        fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))]
+        self._clients[client].sendmsg([body], fds)
+        theirs.close()
+        return ours
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            self._clients.append(client)
+            thread = threading.Thread(target=self._serve, args=(client,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, client.makefile("rb") as file:
+            if self.refusal:
+                client.sendall(self.refusal)
+                return
+            try:
+                while length := file.read(f.LENGTH_LEN):
+                    body = file.read(int.from_bytes(length))
+                    if not self.reads.is_set():
+                        self.reads.wait()
+                    self.frames.append(body)
+                    client.sendall(self._answer(body[0], body[1:]))
+            except OSError:
+                return
+
+    def _answer(self, command: int, payload: bytes) -> bytes:
+        number = payload[:4]
+        if command == f.HELLO and self.greets:
+            return f.frame(f.HELLO_OK, f.u16(1))
+        if command == f.LISTEN_STREAMS:
+            return f.frame(f.LISTENING, number, f.u16(80))
+        if command == f.BIND_DATAGRAMS:
+            return f.frame(f.DATAGRAMS_BOUND, number, f.u16(80))
+        if command == f.REQUEST:
+            info = {
+                "node_id": 42,
+                "address": "0:0000.0000.002A",
+                "asked": payload[5:].decode(errors="replace"),
+            }
+            return f.frame(f.REPLY, number, bytes((payload[4] + 1,)), json.dumps(info).encode())
+        return b""
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(os.listdir("/proc/self/fd"))

@@ -1,0 +1,72 @@
+"""Frames on their way: whatever is cancelled, the daemon gets whole frames."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilotstack.client import _frames as f
+from pilotstack.client._outbox import Outbox
+
+
+def frames_of(data: bytes) -> list[bytes]:
+    """The bodies of whole frames."""
+    bodies = []
+    while data:
+        length = int.from_bytes(data[: f.LENGTH_LEN])
+        bodies.append(data[f.LENGTH_LEN : f.LENGTH_LEN + length])
+        assert len(bodies[-1]) == length, "the last frame is cut off"
+        data = data[f.LENGTH_LEN + length :]
+    return bodies
+
+
+def take(out: Outbox, count: int) -> bytes:
+    """What leaves when the socket takes so many bytes."""
+    left = b""
+    while count and (frame := out.next()) is not None:
+        part = bytes(frame[:count])
+        out.sent(len(part))
+        left += part
+        count -= len(part)
+    return left
+
+
+FRAME = f.frame(f.REQUEST, b"first")
+
+
+@pytest.mark.parametrize("cut", range(len(FRAME) + 1))
+def test_a_frame_withdrawn_after_any_byte_leaves_whole_or_not_at_all(cut: int) -> None:
+    out = Outbox()
+    ticket = out.put(FRAME)
+    left = take(out, cut)
+    assert out.withdraw(ticket) == (cut == 0)
+    out.put(f.frame(f.REQUEST, b"second"))
+    left += take(out, 1000)
+    expected = [b"\x62first"] if cut else []
+    assert frames_of(left) == [*expected, b"\x62second"]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.binary(max_size=8)),
+            st.tuples(st.just("take"), st.integers(0, 12)),
+            st.tuples(st.just("withdraw"), st.integers(0, 20)),
+        )
+    )
+)
+def test_what_leaves_is_whole_frames_in_order(steps: list[tuple[str, bytes | int]]) -> None:
+    out, left = Outbox(), b""
+    given_: dict[int, bytes] = {}
+    withdrawn: set[int] = set()
+    for step, value in steps:
+        if isinstance(value, bytes):
+            given_[out.put(f.frame(f.REQUEST, value))] = b"\x62" + value
+        elif step == "take":
+            left += take(out, value)
+        elif out.withdraw(value):
+            withdrawn.add(value)
+    left += take(out, 1 << 20)
+    assert all(out.is_out(ticket) for ticket in given_)
+    assert frames_of(left) == [body for ticket, body in given_.items() if ticket not in withdrawn]
