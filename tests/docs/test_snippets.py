@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from pilotstack.testing import Network
@@ -24,6 +27,22 @@ def test_the_two_agents_of_the_readme_talk(shared_network: Network) -> None:
         code = code.replace(f"/tmp/{side}.sock", str(socket))
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert (result.stdout, result.returncode) == ("b'HELLO'\n", 0), result.stderr
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_programs_of_the_page_for_programs_run(shared_network: Network, number: int) -> None:
+    page = (ROOT / "docs" / "how-to" / "programs.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[number]
+    environment = {**os.environ, "PILOT_SOCKET": str(shared_network.nodes["agent-a"].socket)}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+        env=environment,
     )
     assert (result.stdout, result.returncode) == ("b'HELLO'\n", 0), result.stderr
 
