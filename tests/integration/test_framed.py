@@ -88,3 +88,31 @@ async def test_streams_of_one_listener_do_not_mix(a: Driver, b: Driver) -> None:
             for number in range(10):
                 asking.start_soon(ask, b"word-%d" % number)
         tasks.cancel_scope.cancel()
+
+
+async def test_a_cancelled_call_leaves_the_driver_usable(a: Driver) -> None:
+    node = (await a.info()).node_id
+    for delay in (0, 0.0001, 0.0005, 0.001):
+        with anyio.move_on_after(delay):
+            await a.resolve("agent-b")
+        assert (await a.info()).node_id == node
+
+
+async def test_a_send_that_is_cancelled_cuts_no_frame(a: Driver, b: Driver) -> None:
+    """The peer reads nothing at first, so that the daemon stops reading in the middle."""
+    async with (
+        b.listen(7103) as listener,
+        a.dial("agent-b:7103") as stream,
+        await listener.accept() as accepted,
+    ):
+        is_cancelled = False
+        while not is_cancelled:
+            with anyio.move_on_after(0.2) as scope:
+                await stream.send(bytes(1_000_000))
+            is_cancelled = scope.cancelled_caught
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.send, b"end")
+            with anyio.fail_after(60):
+                got = b""
+                while not got.endswith(b"end"):
+                    got = (got + await accepted.receive())[-3:]

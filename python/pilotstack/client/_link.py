@@ -34,7 +34,8 @@ from pilotstack.client._wire import (
     is_hung_up,
     new_socket,
 )
-from pilotstack.client.listeners import MAX_BACKLOG, MAX_DATAGRAMS
+from pilotstack.client.framed import MAX_BACKLOG
+from pilotstack.client.listeners import MAX_DATAGRAMS
 from pilotstack.errors import NotRunning, PilotError, TimedOut
 
 if TYPE_CHECKING:

@@ -154,7 +154,8 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
         self._is_closed = False
         if self._is_framed or not await self._connect():
             self._is_framed = True
-            self._control = await FramedLink.open(self._path)
+            with limit(min(SETUP, self._timeout), f"the daemon at {self._path} does not answer"):
+                self._control = await FramedLink.open(self._path)
             return self
         self._is_up = True
         if self._keeper is not None:
@@ -519,7 +520,8 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
     ) -> Listener:
         place = f.path(path) if path is not None else b""
         if self._is_framed and f.port(port) and path is None:
-            return await FramedListener.make(self, port)
+            with limit(self._timeout):
+                return await FramedListener.make(self, port)
         parts = (f.u16(f.port(port)), f.u16(f.port(backlog)), place)
         listener = Listener(self, await self._own_address(), place)
         if port:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 _READ = 1 << 18
 #: Bytes of one Send; existing daemons segment it and hold up the socket meanwhile.
 _SEND = 1 << 16
+#: Streams kept for a listener that nobody asks; later ones are closed.
+MAX_BACKLOG = 4096
 #: The longest pause between attempts to connect to a daemon whose queue is full.
 _PAUSE = 0.25
 
@@ -192,8 +194,11 @@ class FramedLink(SharedReader):
             inbox.event.set()
         elif command == f.ACCEPT:
             remote = SocketAddress(Address.unpack(payload[6:12]), int.from_bytes(payload[12:14]))
-            self.accepted.append((int.from_bytes(payload[2:6]), remote))
-            self.accepting.set()
+            if len(self.accepted) < MAX_BACKLOG:
+                self.accepted.append((int.from_bytes(payload[2:6]), remote))
+                self.accepting.set()
+            else:
+                self._out.put(f.frame(f.CLOSE, payload[2:6]))
         elif command == f.CLOSE_OK:
             inbox = self.inbox(number)
             inbox.is_over = True

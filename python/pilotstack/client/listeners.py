@@ -16,7 +16,7 @@ from pilotstack.client import _frames as f
 from pilotstack.client._serving import is_remote, report, report_hook, report_remote
 from pilotstack.client._stream import PilotAttribute, Stream
 from pilotstack.client._wire import CLOSE, close_after_fork
-from pilotstack.client.framed import FramedLink, FramedStream
+from pilotstack.client.framed import MAX_BACKLOG, FramedLink, FramedStream
 from pilotstack.errors import PilotError
 from pilotstack.types import Address, Datagram, SocketAddress, Target, parse_target
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     #: Told of a handler's error, and of whose stream; may be async.
     OnError = Callable[[Exception, Stream], Any]
 
-#: Streams kept for a listener that nobody asks; later ones are reset.
-MAX_BACKLOG = 4096
 #: Datagrams kept for a socket that nobody reads; later ones are dropped, as a network would.
 MAX_DATAGRAMS = 1024
 
