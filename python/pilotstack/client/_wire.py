@@ -353,9 +353,9 @@ class Wire:
             return DAEMON_GONE
         if is_shut:
             return Ending.FIN
-        # Both directions ended, though we did not finish ours: the stream broke after FIN, or the
-        # daemon died, which a closed session cannot tell.
-        return DAEMON_GONE if self.is_closed else Ending.DOUBT
+        # Both directions ended, though we did not finish ours: the stream broke, perhaps after FIN,
+        # or the daemon died. A closed session cannot tell.
+        return "reset" if self.is_closed else Ending.DOUBT
 
 
 def closed() -> NotRunning:

@@ -127,6 +127,23 @@ def test_a_call_that_timed_out_leaves_the_blocking_driver_usable(daemon: FakeDae
             assert driver.call(f.HANDSHAKE, word.encode())["asked"] == word
 
 
+def test_a_signal_between_socket_and_session_ends_the_session(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sync.Driver(daemon.path) as driver:
+
+        def interrupt(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(driver._link.wire.session, "receive", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            driver.info()
+        monkeypatch.undo()
+        # What was read then is lost, so nothing after it would mean what it says.
+        with pytest.raises(NotRunning, match="interrupted"):
+            driver.info()
+
+
 @pytest.mark.anyio
 async def test_a_daemon_that_does_not_greet_is_late(tmp_path: Path) -> None:
     with FakeDaemon(tmp_path / "d.sock", greets=False) as daemon:
