@@ -78,7 +78,8 @@ class Keeper:
             with suppress(PilotError):
                 while True:
                     await driver._wait(anyio.Event())
-            if driver._is_closed:
+            wire = driver._wire
+            if driver._is_closed or wire is None or wire.is_forked:
                 return
             await self._tell(self._on_disconnect)
             await self._reconnect()

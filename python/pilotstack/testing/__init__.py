@@ -151,6 +151,7 @@ class Network:
 
     def __init__(self, *flags: str) -> None:
         self._flags = flags
+        self._process = os.getpid()
         self._directory = tempfile.TemporaryDirectory(prefix="pilot-")
         self.path = Path(self._directory.name)
         self.nodes: dict[str, Node] = {}
@@ -208,7 +209,10 @@ class Network:
         return node
 
     def close(self) -> None:
-        """Stops every process and removes every file."""
+        """Stops every process and removes every file. In a process that was forked off it does
+        nothing: they are the parent's."""
+        if self._process != os.getpid():
+            return
         try:
             for node in self.nodes.values():
                 if node.process.is_running:
