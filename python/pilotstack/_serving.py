@@ -1,21 +1,24 @@
-"""What every server process does: logging, addresses, signals, the line that says it is ready."""
+"""What every server process does: addresses, connections, signals, tasks that go on, the line that
+says it is ready."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import resource
 import signal
 import socket
 import sys
+import time
+from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.abc
 import structlog
 
+from pilotstack import _logs
 from pilotstack.errors import InvalidArgument, PilotError
 
 if TYPE_CHECKING:
@@ -23,37 +26,24 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-LEVELS = ("debug", "info", "warn", "error")
-FORMATS = ("text", "json")
+LEVELS = _logs.LEVELS
+FORMATS = _logs.FORMATS
 _MAX_PORT = 0xFFFF
 #: Connections accepted before others have a turn.
 _ACCEPT_BURST = 256
 #: Seconds before connections are accepted again after that failed.
 _ACCEPT_RETRY = 0.1
+#: Seconds before a task that failed begins again.
+_AGAIN = 1.0
+#: Seconds between two tracebacks of the same failure: a remote cause must not fill the log.
+_TELL_EVERY = 10.0
+#: Seconds for stdout to take a line.
+_ANNOUNCE = 0.2
 
 
 def configure_logging(level: str, form: str) -> None:
     """Structured logs on stderr, from Python and from the core."""
-    number = getattr(logging, level.upper().replace("WARN", "WARNING"))
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared)
-    )
-    logging.basicConfig(level=number, handlers=[handler], force=True)
+    _logs.configure(level, form)
 
 
 def raise_file_limit() -> None:
@@ -95,11 +85,53 @@ def listen(host: str, port: int, backlog: int = 128) -> socket.socket:
     return listening
 
 
+class Failures:
+    """How often what should not have failed did; under few names, which no remote chooses."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._told: dict[str, float] = {}
+
+    def note(self, what: str, error: BaseException) -> None:
+        """Counts a failure, and logs it with its traceback unless that was done just before."""
+        self.counts[what] += 1
+        now = time.monotonic()
+        if now - self._told.get(what, -_TELL_EVERY) >= _TELL_EVERY:
+            self._told[what] = now
+            log.error("task_failed", task=what, times=self.counts[what], exc_info=error)
+
+
+#: Of this process.
+failures: Final = Failures()
+
+
+async def contain(what: str, step: Callable[..., Awaitable[object]], *arguments: object) -> None:
+    """Runs a task whose failure is its own: it is counted and logged, and ends nothing else.
+
+    Args:
+        what: its name in the log.
+    """
+    try:
+        await step(*arguments)
+    except Exception as error:
+        failures.note(what, error)
+
+
+async def keep_running(
+    what: str, step: Callable[..., Awaitable[object]], *arguments: object
+) -> None:
+    """As :func:`contain`, for what is to go on for ever: after a failure it begins again."""
+    while True:
+        await contain(what, step, *arguments)
+        await anyio.sleep(_AGAIN)
+
+
 async def accept_forever(
     listening: socket.socket, handler: Callable[[anyio.abc.SocketStream], Awaitable[None]]
 ) -> None:
     """Gives every connection a task, until cancelled. A connection that cannot be accepted, for
-    want of descriptors or because it is gone again, ends neither the others nor the listening.
+    want of descriptors or because it is gone again, or whose handler fails, ends neither the others
+    nor the listening.
 
     All that wait are accepted at once: one for each turn of a busy loop would keep newcomers
     waiting for as many turns as there are of them.
@@ -114,11 +146,12 @@ async def accept_forever(
                     for _ in range(_ACCEPT_BURST):
                         accepted, _ = listening.accept()
                         waiting.add(accepted)
-                        tasks.start_soon(_adopt, accepted, waiting, handler)
-                except BlockingIOError:
+                        tasks.start_soon(contain, "connection", _adopt, accepted, waiting, handler)
+                except (BlockingIOError, ConnectionError):
+                    # Nobody is left, or who was is gone again.
                     continue
                 except OSError as error:
-                    log.warning("accept_failed", error=str(error))
+                    failures.note("accept", error)
                     await anyio.sleep(_ACCEPT_RETRY)
     finally:
         for accepted in waiting:
@@ -135,6 +168,8 @@ async def _adopt(
         accepted.setblocking(False)
         # Answers are small and wait for nothing.
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Of a connection that was reset, loops with transports of their own fail with anything.
+        accepted.getpeername()
         stream = await anyio.abc.SocketStream.from_socket(accepted)
     except (OSError, ValueError):
         # It is gone again.
@@ -143,13 +178,30 @@ async def _adopt(
     except BaseException:
         accepted.close()
         raise
-    await handler(stream)
+    try:
+        await handler(stream)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await anyio.aclose_forcefully(stream)
+        raise
+
+
+def remote_address(stream: anyio.abc.SocketStream) -> tuple[str, int] | None:
+    """Where a connection comes from; ``None`` if it is gone, which loops say in several ways."""
+    try:
+        address = stream.extra(anyio.abc.SocketAttribute.remote_address)
+    except (OSError, anyio.TypedAttributeLookupError, TypeError, ValueError):
+        return None
+    return None if isinstance(address, str) else (str(address[0]), int(address[1]))
 
 
 def announce(**members: object) -> None:
-    """Prints the line that tells a supervisor that the process serves."""
-    sys.stdout.write(json.dumps({"event": "ready", **members}) + "\n")
-    sys.stdout.flush()
+    """Prints the line that tells a supervisor that the process serves; a closed stdout is no
+    reason not to."""
+    writer = _logs.LineWriter(sys.stdout)
+    writer.write(json.dumps({"event": "ready", **members}) + "\n")
+    writer.flush(_ANNOUNCE)
+    writer.close()
 
 
 async def until_signalled(main: Callable[[anyio.Event], Awaitable[None]]) -> None:
@@ -194,5 +246,7 @@ def fail(error: BaseException) -> None:
     }
     if hint := getattr(error, "hint", None):
         report["hint"] = hint
-    sys.stderr.write(json.dumps(report) + "\n")
+    writer = _logs.stderr()
+    writer.write(json.dumps(report) + "\n")
+    writer.flush(_logs.FAREWELL)
     raise SystemExit(1)

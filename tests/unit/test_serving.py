@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import sys
 from contextlib import ExitStack, suppress
 
 import anyio
@@ -89,3 +92,93 @@ async def test_connections_that_are_gone_again_end_nothing() -> None:
                 assert await client_stream.receive() == b"hello"
             await greeted.wait()
             tasks.cancel_scope.cancel()
+
+
+async def test_a_failing_handler_ends_neither_others_nor_the_listening() -> None:
+    calls = 0
+
+    async def handle(stream: anyio.abc.SocketStream) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("a defect")
+        async with stream:
+            await stream.send(b"hello")
+
+    before = _serving.failures.counts["connection"]
+    with _serving.listen("127.0.0.1", 0) as listening:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_serving.accept_forever, listening, handle)
+            async with await anyio.connect_tcp(*listening.getsockname()) as first:
+                with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await first.receive()
+            async with await anyio.connect_tcp(*listening.getsockname()) as second:
+                assert await second.receive() == b"hello"
+            tasks.cancel_scope.cancel()
+    assert _serving.failures.counts["connection"] == before + 1
+
+
+class _Failing:
+    """A listening socket of which accepting fails a few times."""
+
+    def __init__(self, listening: socket.socket, errors: list[OSError]) -> None:
+        self._listening = listening
+        self.errors = errors
+
+    def fileno(self) -> int:
+        return self._listening.fileno()
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.errors:
+            raise self.errors.pop(0)
+        return self._listening.accept()
+
+
+async def test_what_cannot_be_accepted_now_is_accepted_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_serving, "_ACCEPT_RETRY", 0)
+    numbers = (errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EPROTO)
+
+    async def handle(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.send(b"hello")
+
+    with _serving.listen("127.0.0.1", 0) as listening:
+        failing = _Failing(listening, [OSError(number, os.strerror(number)) for number in numbers])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_serving.accept_forever, failing, handle)
+            async with await anyio.connect_tcp(*listening.getsockname()) as client:
+                assert await client.receive() == b"hello"
+            tasks.cancel_scope.cancel()
+    assert not failing.errors
+
+
+async def test_a_task_that_failed_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_serving, "_AGAIN", 0)
+    begun, again = 0, anyio.Event()
+    before = _serving.failures.counts["a test"]
+
+    async def step() -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 3:
+            again.set()
+            await anyio.sleep_forever()
+        raise ValueError("a defect")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_serving.keep_running, "a test", step)
+        await again.wait()
+        tasks.cancel_scope.cancel()
+    assert _serving.failures.counts["a test"] == before + 2
+
+
+def test_a_ready_line_that_nobody_reads_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, end = os.pipe()
+    os.close(reader)
+    with open(end, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        _serving.announce(pid=1)
+    monkeypatch.setattr(sys, "stdout", None)
+    _serving.announce(pid=1)

@@ -245,12 +245,13 @@ async def _receive(connection: h11.Connection, stream: anyio.abc.ByteStream) -> 
 
 
 def _is_local(request: h11.Request, stream: anyio.abc.SocketStream) -> bool:
-    peer = stream.extra(anyio.abc.SocketAttribute.remote_address)
+    peer = _serving.remote_address(stream)
     headers = dict(request.headers)
     host = headers.get(b"host", b"")
     name = host.rpartition(b":")[0] if not host.endswith(b"]") and b":" in host else host
     return (
-        source_of(str(peer[0]))[1]
+        peer is not None
+        and source_of(peer[0])[1]
         and not _FORWARDING & headers.keys()
         and name.lower() in _LOCAL_NAMES
     )

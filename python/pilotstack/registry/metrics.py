@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from pilotstack import _serving
 from pilotstack.registry.state import HANDLERS
 
 if TYPE_CHECKING:
@@ -67,13 +68,22 @@ class Metrics:
         dropped = self._counter("dropped_connections", "Connections that were cut.", ("reason",))
         self._dropped = {
             reason: dropped.labels(reason)
-            for reason in ("protocol", "timeout", "seats", "flood", "memory", "tls", "failure")
+            for reason in (
+                *("protocol", "timeout", "seats", "flood", "memory", "tls", "failure"),
+                *("gone", "store"),
+            )
         }
         self._throttled = self._counter("throttled", "Requests that were over a limit.")
         self._gauges = {
             name: Gauge(f"pilot_{name}", text, registry=self._registry)
             for name, text in _GAUGES.items()
         }
+        self._failures = Gauge(
+            "pilot_task_failures",
+            "What should not fail, and did.",
+            ("task",),
+            registry=self._registry,
+        )
         Gauge("pilot_uptime_seconds", "Since the start.", registry=self._registry).set_function(
             lambda: time.time() - self.started
         )
@@ -118,4 +128,6 @@ class Metrics:
         }
         for name, value in known.items():
             self._gauges[name].set(value)
+        for task, times in _serving.failures.counts.items():
+            self._failures.labels(task).set(times)
         return generate_latest(self._registry)
