@@ -1,25 +1,36 @@
 """The file store: a journal of changes, folded into an atomic snapshot.
 
-``FILE`` is the JSON snapshot of whitepaper section 4.1. ``FILE.journal.N`` are the changes since:
-each line is the CRC-32 in hex of the rest, a blank, and a JSON array of changes that were stored
-together. The snapshot names the first journal that it does not contain.
+``FILE`` is the JSON snapshot of whitepaper section 4.1. ``FILE.journal.N`` are the changes since,
+lines of :mod:`~pilotstack.registry.lines`: JSON arrays of changes that were stored together. The
+snapshot names the first journal that it does not contain.
 
-A batch is one line, so it is there or it is not. Only the end of a journal can be torn: that was
-never acknowledged, and is set aside. Anything else that does not check out stops the start, so that
+A batch is one line, so it is there or it is not. A line that was not finished was never
+acknowledged, and is set aside. Anything else that does not check out stops the start, so that
 nothing is overwritten.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import zlib
+import stat
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
 
-from pilotstack.errors import InternalError, InvalidArgument
-from pilotstack.registry import snapshot
+from pilotstack import _files
+from pilotstack.errors import AlreadyExists, InternalError, InvalidArgument
+from pilotstack.registry import lines, snapshot
+from pilotstack.registry.place import (
+    OutcomeUnknown,
+    Place,
+    StoreClosed,
+    StoreRemoved,
+    StoreReplaced,
+)
 from pilotstack.registry.records import encode_change
 from pilotstack.registry.state import State
 
@@ -32,14 +43,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Octets of journal after which it is folded into the snapshot.
+#: Bytes of journal after which it is folded into the snapshot.
 FOLD_AT: Final = 16 << 20
 #: A journal as long as this fraction of the snapshot is not worth folding yet: what a fold costs
 #: grows with the snapshot, and so must what it is spread over.
 FOLD_SHARE: Final = 0.5
-#: Octets of snapshot after which they are pushed to the disk, so that the journal's own sync never
-#: waits behind all of them.
-_SYNC_EVERY: Final = 4 << 20
 
 
 class FileStore:
@@ -54,7 +62,8 @@ class FileStore:
     """
 
     def __init__(self, path: Path, *, is_durable: bool = True) -> None:
-        self._path = path
+        self._place = Place(path)
+        self._path = self._place.path
         self._sync = os.fdatasync if is_durable else _do_nothing
         self._length = 0
         self._snapshot_length = 0
@@ -68,19 +77,35 @@ class FileStore:
         self._journal = -1
         #: The snapshot was written by another program.
         self._is_foreign = False
-        if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
-            problem = "not writable" if path.parent.is_dir() else "not there"
-            raise InvalidArgument(
-                f"the store {path} cannot be written: its directory is {problem}",
-                hint="choose a directory that exists and that this user may write",
-            )
+        #: Files are gone and not written again yet.
+        self._is_removed = False
+        #: Why nothing more is taken.
+        self._closed: OSError | None = None
 
-    def load(self, now: float) -> State:
-        """Reads the snapshot, then the journals.
+    def lock(self) -> None:
+        """Takes the store for this process; :meth:`load` does, too.
 
         Raises:
+            AlreadyExists: another registry has it.
+            InvalidArgument: it cannot be locked.
+        """
+        self._place.lock()
+
+    def load(self, now: float) -> State:
+        """Takes the store, reads the snapshot, then the journals.
+
+        Raises:
+            AlreadyExists: another registry has the store.
             InternalError: a file is corrupt or missing. Nothing is changed then.
         """
+        self._place.lock()
+        try:
+            return self._load(now)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, now: float) -> State:
         state = self._load_snapshot(now)
         numbers = self._numbers()
         wanted = [number for number in numbers if number >= self._first]
@@ -96,6 +121,7 @@ class FileStore:
             state.created = int(now)
         self._number = wanted[-1] if wanted else self._first
         self._next_first = self._first
+        self._sweep()
         if self._is_foreign:
             self._adopt(state)
         self._open(self._number)
@@ -104,19 +130,33 @@ class FileStore:
                 self._journal_path(number).unlink()
         return state
 
+    def _sweep(self) -> None:
+        """Removes unfinished snapshots, also those of earlier versions."""
+        _files.sweep(self._path)
+        old = self._path.with_name(f"{self._path.name}.tmp")
+        with suppress(OSError):
+            if stat.S_ISREG(old.lstat().st_mode):
+                old.unlink()
+
     def _adopt(self, state: State) -> None:
         """Makes a snapshot of an existing registry ours, so that journals can belong to it."""
         kept = self._path.with_name(self._path.name + ".imported")
         if not kept.exists():
-            os.link(self._path, kept)
+            os.link(self._path, kept, follow_symlinks=False)
         self.fold(state.view())
         log.info("store_imported", original=str(kept), nodes=len(state.nodes))
 
     def _corrupt(self, path: Path, why: object) -> InternalError:
-        return InternalError(
-            f"the store {path} is corrupt: {why}",
-            hint="restore a backup, or move the store's files away to start with an empty registry",
+        hint = (
+            "restore a backup of all its files, or move the store's files away to start with an "
+            "empty registry"
         )
+        if isinstance(why, lines.Damaged):
+            hint += (
+                f"; to go on without this line and all after it, cut the file there: "
+                f"truncate -s {why.offset} {path}"
+            )
+        return InternalError(f"the store {path} is corrupt: {why}", hint=hint)
 
     def _journal_path(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.journal.{number}")
@@ -132,11 +172,9 @@ class FileStore:
 
     def _load_snapshot(self, now: float) -> State:
         try:
-            text = self._path.read_bytes()
+            text = self._read(self._path, is_snapshot=True)
         except FileNotFoundError:
             return State()
-        except OSError as error:
-            raise self._corrupt(self._path, error) from error
         self._snapshot_length = len(text)
         try:
             rows = snapshot.decode(text)
@@ -150,30 +188,51 @@ class FileStore:
         self._first = int(first) or 1
         return state
 
+    def _read(self, path: Path, *, is_snapshot: bool) -> bytes:
+        try:
+            # To write is not needed, but to be able to: a lock on what others own says nothing.
+            fd = _files.open_regular(path, os.O_RDONLY if is_snapshot else os.O_RDWR)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._unusable(path, error) from error
+        try:
+            with open(fd, "rb") as file:
+                self._place.hold(path, file.fileno())
+                return file.read()
+        except AlreadyExists:
+            raise
+        except OSError as error:
+            raise self._corrupt(path, error) from error
+
+    def _unusable(self, path: Path, error: OSError) -> InternalError:
+        if error.errno == errno.ELOOP:
+            return self._corrupt(path, "it is a symbolic link, which is not followed")
+        return self._corrupt(path, error.strerror or error)
+
     def _load_journal(self, state: State, number: int, now: float) -> None:
         path = self._journal_path(number)
-        text = path.read_bytes()
-        good = 0
-        for line in text.splitlines(keepends=True):
-            crc, _, body = line.rstrip(b"\n").partition(b" ")
-            if not line.endswith(b"\n") or crc != b"%08x" % zlib.crc32(body):
-                if good + len(line) < len(text):
-                    raise self._corrupt(path, f"line at octet {good}")
-                self._set_aside(path, text, good)
-                break
-            try:
-                for row in msgspec.json.decode(body):
-                    state.apply_row(row, now)
-            except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
-                raise self._corrupt(path, error) from error
-            good += len(line)
-        self._length = good
+        text = self._read(path, is_snapshot=False)
+        reader = lines.Reader(text)
+        try:
+            for body in reader:
+                try:
+                    for row in msgspec.json.decode(body):
+                        state.apply_row(row, now)
+                except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
+                    raise lines.Damaged(reader.end, f"cannot be read: {error}") from error
+        except lines.Damaged as error:
+            raise self._corrupt(path, error) from error
+        if reader.end < len(text):
+            self._set_aside(path, text, reader.end)
+        self._length = reader.end
 
     def _set_aside(self, path: Path, text: bytes, good: int) -> None:
         torn = path.with_name(path.name + ".torn")
-        with os.fdopen(os.open(torn, _CREATE | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(text[good:])
-        os.truncate(path, good)
+        _files.replace(torn, [text[good:]])
+        with open(_files.open_regular(path, os.O_RDWR), "r+b") as file:
+            file.truncate(good)
+            os.fsync(file.fileno())
         log.warning(
             "journal_repaired",
             journal=str(path),
@@ -182,13 +241,17 @@ class FileStore:
             reason="the last write was cut off; it was never acknowledged",
         )
 
-    def _open(self, number: int) -> None:
+    def _open(self, number: int, *, flags: int = 0) -> None:
         path = self._journal_path(number)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.fchmod(fd, 0o600)
+            fd = _files.open_regular(path, os.O_RDWR | os.O_CREAT | flags)
+        except FileExistsError as error:
+            raise self._place.replaced(path) from error
+        try:
+            os.fchmod(fd, _files.PRIVATE)
             length = os.fstat(fd).st_size
-            self._sync_directory()
+            _files.sync_directory(self._path.parent)
+            self._place.hold(path, fd)
         except BaseException:
             os.close(fd)
             raise
@@ -197,29 +260,111 @@ class FileStore:
         if old >= 0:
             os.close(old)
 
-    def _sync_directory(self) -> None:
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
     def append(self, changes: Sequence[Change]) -> None:
-        """Writes a line and syncs; on failure the journal is cut back to where it was."""
+        """Writes a line and syncs; on failure the journal is cut back to where it was.
+
+        Raises:
+            StoreRemoved: a file is gone; :meth:`reclaim` writes everything again.
+            OutcomeUnknown: it could not be cut back. The store is closed.
+            OSError: nothing of it is kept.
+        """
+        self.check()
         if self._is_doubtful:
-            self._open(self._number + 1)
+            self._begin()
         line = encode_line(changes)
         try:
             written = 0
             while written < len(line):
                 written += os.pwrite(self._journal, line[written:], self._length + written)
             self._sync(self._journal)
-        except OSError:
+            # What is in a file without a name is gone with this process.
+            self.check()
+        except OSError as error:
             # After a failed sync the kernel may forget that these pages were never written.
             self._is_doubtful = True
-            os.ftruncate(self._journal, self._length)
+            self._roll_back(error)
             raise
         self._length += len(line)
+
+    def _roll_back(self, cause: OSError) -> None:
+        try:
+            os.ftruncate(self._journal, self._length)
+        except OSError as error:
+            self._closed = StoreClosed(
+                error.errno, "the store is closed: a failed write could not be taken back"
+            )
+            log.critical("store_closed", journal=str(self._journal_path(self._number)))
+            raise OutcomeUnknown(*self._closed.args) from cause
+
+    def _begin(self) -> None:
+        """Begins another journal. What is there under its name is not ours."""
+        if self._is_doubtful:
+            # That the last line was taken back is to survive, too.
+            self._sync(self._journal)
+        self._open(self._number + 1, flags=os.O_EXCL)
+
+    def check(self) -> None:
+        """That the files are there, and ours.
+
+        Raises:
+            StoreRemoved: one is gone.
+            OSError: the store is closed.
+        """
+        self._refuse_if_closed()
+        try:
+            self._place.check()
+        except StoreReplaced as error:
+            self._closed = error
+            raise
+        except StoreRemoved:
+            self._is_removed = True
+            raise
+        if self._is_removed:
+            raise StoreRemoved(errno.ENOENT, "the store's files are not written again yet")
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed is not None:
+            raise StoreClosed(*self._closed.args)
+
+    def reclaim(self, view: View) -> None:
+        """Writes everything again, where the files were removed.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        try:
+            self._place.relock()
+        except AlreadyExists as error:
+            self._closed = self._place.replaced(self._path)
+            raise self._closed from error
+        except InvalidArgument as error:
+            # Its directory is gone as well, and may come back.
+            raise OSError(getattr(error.__cause__, "errno", None) or 0, str(error)) from error
+        for path in map(self._journal_path, self._numbers()):
+            if not self._place.expects(path):
+                self._closed = self._place.replaced(path)
+                raise self._closed
+        # The snapshot first: a journal is nothing without the one that it belongs to.
+        self._next_first = self._number + 1
+        self.fold(view)
+        self._begin()
+        self._is_removed = False
+        log.error("store_rewritten", store=str(self._path), reason="its files had been removed")
+
+    def keep_aside(self, view: View, label: str) -> Path:
+        """Writes a snapshot beside the store, for people to look at; nothing else reads it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        for count in range(100):
+            name = f"{self._path.name}.{label}-{moment}{f'-{count}' if count else ''}"
+            path = self._path.with_name(name)
+            with suppress(FileExistsError):
+                _files.replace(path, view.chunks(journal=0), is_new=True)
+                return path
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self._path))
 
     def wants_fold(self) -> bool:
         """Whether the journal has grown long, also compared with the snapshot."""
@@ -227,55 +372,48 @@ class FileStore:
 
     def rotate(self) -> None:
         """Starts another journal, the first that the next snapshot will not contain."""
-        self._open(self._number + 1)
+        self.check()
+        self._begin()
         self._next_first = self._number
 
     def fold(self, view: View) -> None:
         """Writes the snapshot beside the old one, swaps them, then removes the journals that it
         contains. A crash in between leaves journals that are recognised and skipped."""
+        self._refuse_if_closed()
         first = self._next_first
-        temporary = self._path.with_name(self._path.name + ".tmp")
-        fd = os.open(temporary, _CREATE | os.O_TRUNC, 0o600)
+        fds: list[int] = []
+
+        def before(fd: int) -> None:
+            self._place.announce(fd)
+            fds.append(os.dup(fd))
+
         try:
-            os.fchmod(fd, 0o600)
-            length = self._write(fd, view, first)
-            os.fsync(fd)
+            length = _files.replace(
+                self._path, view.chunks(journal=first), sync=self._sync, before=before
+            )
+            self._place.hold(self._path, fds[0])
         finally:
-            os.close(fd)
-        temporary.replace(self._path)
-        self._sync_directory()
+            for fd in fds:
+                os.close(fd)
         self._snapshot_length = length
         for number in range(self._first, first):
-            self._journal_path(number).unlink(missing_ok=True)
+            path = self._journal_path(number)
+            self._place.forget(path)
+            path.unlink(missing_ok=True)
         self._first = first
 
-    def _write(self, fd: int, view: View, first: int) -> int:
-        length = synced = 0
-        for chunk in view.chunks(journal=first):
-            done = 0
-            while done < len(chunk):
-                done += os.write(fd, chunk[done:])
-            length += len(chunk)
-            if length - synced >= _SYNC_EVERY:
-                self._sync(fd)
-                synced = length
-        return length
-
     def close(self) -> None:
-        """Closes the journal."""
+        """Closes the journal and lets another registry have the store."""
         if self._journal >= 0:
             os.close(self._journal)
             self._journal = -1
+        self._place.release()
 
 
 def encode_line(changes: Sequence[Change]) -> bytes:
     """The line of changes that are stored together."""
-    body = msgspec.json.encode([encode_change(change) for change in changes])
-    return b"%08x %b\n" % (zlib.crc32(body), body)
+    return lines.encode(msgspec.json.encode([encode_change(change) for change in changes]))
 
 
 def _do_nothing(fd: int) -> None:
     del fd
-
-
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC

@@ -4,14 +4,16 @@ to whoever waits for them, the copies included."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 import structlog
 
+from pilotstack import _serving
 from pilotstack.registry.records import Change, decode_change
+from pilotstack.registry.store import OutcomeUnknown, StoreRemoved, StoreReplaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from pilotstack.registry.store import Store
 
 log = structlog.get_logger(__name__)
+
+#: Seconds between two looks at the store's files when nothing is written.
+CHECK_EVERY: Final = 2.0
 
 
 class Sink(Protocol):
@@ -56,6 +61,9 @@ class Ledger:
         #: The last change could not be stored.
         self.is_failing = False
         self._is_adopted = False
+        #: One of appending, rotating and writing again at a time.
+        self._storing = anyio.Lock(fast_acquire=True)
+        self._is_kept_aside = False
 
     def add_sink(self, sink: Sink) -> None:
         """Also gives durable changes to ``sink``."""
@@ -65,6 +73,7 @@ class Ledger:
         """Returns when changes, which the state has already, are durable.
 
         Raises:
+            OutcomeUnknown: they were undone, and may be there after the next start.
             OSError: they are not, and were undone.
         """
         batch = self._batch
@@ -86,14 +95,78 @@ class Ledger:
         batch, self._batch = self._batch, _Batch()
         self._in_flight = batch.changes
         try:
-            await anyio.to_thread.run_sync(self._store.append, batch.changes)
+            await self._append(batch.changes)
         except OSError as error:
             self._refuse(batch, error)
+            return
+        except Exception as error:
+            _serving.failures.note("store", error)
+            self._refuse(batch, OSError(0, "it cannot be written"))
             return
         self._publish(batch.changes)
         batch.done.set()
         if self._store.wants_fold() and not self._is_folding:
             await self._begin_fold(tasks)
+
+    async def _append(self, changes: Sequence[Change]) -> None:
+        async with self._storing:
+            try:
+                await anyio.to_thread.run_sync(self._store.append, changes)
+            except StoreRemoved:
+                await self._reclaim()
+                await anyio.to_thread.run_sync(self._store.append, changes)
+            except StoreReplaced:
+                await self._keep_aside()
+                raise
+
+    async def _reclaim(self) -> None:
+        """Writes everything again: the files were removed, and this is the last copy."""
+        if self._is_folding:
+            raise OSError(0, "its files were removed while a snapshot was written; try again")
+        log.error("store_removed", hint="do not remove a store's files while its registry runs")
+        try:
+            await anyio.to_thread.run_sync(self._store.reclaim, self.durable_view())
+        except StoreReplaced:
+            await self._keep_aside()
+            raise
+
+    async def _keep_aside(self) -> None:
+        if self._is_kept_aside:
+            return
+        self._is_kept_aside = True
+        view = self.durable_view()
+        try:
+            kept = await anyio.to_thread.run_sync(self._store.keep_aside, view, "replaced")
+        except OSError as error:
+            kept = None
+            log.error("keep_aside_failed", error=str(error))
+        log.critical(
+            "store_replaced",
+            kept_in=str(kept),
+            hint="nothing is written any more; start again to serve what is there now",
+        )
+
+    async def watch(self) -> None:
+        """Looks at the store's files until cancelled, also when nothing is written."""
+        while True:
+            await anyio.sleep(CHECK_EVERY)
+            try:
+                await self._check()
+            except OSError as error:
+                if not self.is_failing:
+                    log.error("store_failed", error=str(error), refused=0)
+                self.is_failing = True
+
+    async def _check(self) -> None:
+        async with self._storing:
+            try:
+                await anyio.to_thread.run_sync(self._store.check)
+            except StoreRemoved:
+                await self._reclaim()
+                self.is_failing = False
+            except StoreReplaced:
+                await self._keep_aside()
+                raise
 
     def _publish(self, changes: Sequence[Change]) -> None:
         self._in_flight = []
@@ -109,16 +182,19 @@ class Ledger:
         later, self._batch = self._batch, _Batch()
         for change in reversed(batch.changes + later.changes):
             self.state.undo(change)
+        batch.error = error
+        # Those were never written.
+        later.error = OSError(*error.args) if isinstance(error, OutcomeUnknown) else error
         for refused in (batch, later):
-            refused.error = error
             refused.done.set()
 
     async def _begin_fold(self, tasks: anyio.abc.TaskGroup) -> None:
         """Starts a snapshot that is written beside further changes."""
         try:
-            await anyio.to_thread.run_sync(self._store.rotate)
-        except OSError as error:
-            log.error("snapshot_failed", error=str(error))
+            async with self._storing:
+                await anyio.to_thread.run_sync(self._store.rotate)
+        except Exception as error:
+            self._note_failed_fold(error)
             return
         self._is_folding = True
         tasks.start_soon(self._fold, self.durable_view())
@@ -126,10 +202,18 @@ class Ledger:
     async def _fold(self, view: View) -> None:
         try:
             await anyio.to_thread.run_sync(self._store.fold, view)
-        except OSError as error:
-            log.error("snapshot_failed", error=str(error))
+        except Exception as error:
+            self._note_failed_fold(error)
         finally:
             self._is_folding = False
+
+    @staticmethod
+    def _note_failed_fold(error: Exception) -> None:
+        """Everything is in the journals still."""
+        if isinstance(error, OSError):
+            log.error("snapshot_failed", error=str(error))
+        else:
+            _serving.failures.note("snapshot", error)
 
     def durable_view(self) -> View:
         """The state without what is not durable yet, for a snapshot."""
@@ -140,24 +224,31 @@ class Ledger:
         try:
             await anyio.to_thread.run_sync(self._store.rotate)
             await self._fold(self.state.view())
-        except OSError as error:
-            log.error("snapshot_failed", error=str(error))
+        except Exception as error:
+            self._note_failed_fold(error)
         finally:
             self._store.close()
 
     # For copies, which take over what somebody else decided. One task does, and nothing is
     # committed beside it.
 
-    async def adopt(self, state: State) -> None:
+    async def adopt(self, state: State, *, keeps: str = "") -> None:
         """Replaces everything, in the store as well.
+
+        Args:
+            keeps: a label under which what is replaced is kept aside.
 
         Raises:
             OSError: it cannot be stored; nothing has changed.
         """
         state.policy = self.state.policy
-        await self._store_for_copy(self._store.rotate)
-        view = state.view()
-        await self._store_for_copy(self._store.fold, view)
+        view, before = state.view(), self.state.view()
+        async with self._storing:
+            if keeps:
+                kept = await self._store_for_copy(self._store.keep_aside, before, keeps)
+                log.warning("kept_aside", label=keeps, kept_in=str(kept))
+            await self._store_for_copy(self._store.rotate)
+            await self._store_for_copy(self._store.fold, view)
         self.state = state
         self._is_adopted = True
 
@@ -176,18 +267,27 @@ class Ledger:
         """
         decoded = [decode_change(row) for row in rows]
         changes = [Change(table, key, None, after) for table, key, after in decoded]
-        await self._store_for_copy(self._store.append, changes)
-        for row in rows:
-            self.state.apply_row(row, now)
-        if self._store.wants_fold():
-            await anyio.to_thread.run_sync(self._store.rotate)
-            await self._fold(self.state.view())
+        async with self._storing:
+            await self._store_for_copy(self._store.append, changes)
+            for row in rows:
+                self.state.apply_row(row, now)
+            if self._store.wants_fold():
+                await self._store_for_copy(self._store.rotate)
+                await self._fold(self.state.view())
 
-    async def _store_for_copy(self, step: Callable[..., None], *arguments: object) -> None:
+    async def _store_for_copy(self, step: Callable[..., Any], *arguments: object) -> Any:
         try:
-            await anyio.to_thread.run_sync(step, *arguments)
+            try:
+                result = await anyio.to_thread.run_sync(step, *arguments)
+            except StoreRemoved:
+                await self._reclaim()
+                result = await anyio.to_thread.run_sync(step, *arguments)
+            except StoreReplaced:
+                await self._keep_aside()
+                raise
         except OSError as error:
             log.error("store_failed", error=str(error))
             self.is_failing = True
             raise
         self.is_failing = False
+        return result

@@ -19,7 +19,7 @@ from pilotstack.registry import tls
 from pilotstack.registry.limits import Limits
 from pilotstack.registry.server import RegistryServer, Replication, ServerConfig
 from pilotstack.registry.state import Policy
-from pilotstack.registry.store import FileStore, MemoryStore
+from pilotstack.registry.store import FileStore, MemoryStore, Store
 
 if TYPE_CHECKING:
     import ssl
@@ -123,10 +123,13 @@ class Options:
 
 async def serve(options: Options, beacon_addr: str | None, stopping: anyio.Event) -> None:
     """Serves until ``stopping`` is set; a beacon too, if it has an address."""
-    context, fingerprint = options.context()
-    store = FileStore(options.store) if options.store else MemoryStore()
+    store: Store = FileStore(options.store) if options.store else MemoryStore()
     host, port = _serving.split_address(options.registry_addr, default_host="0.0.0.0")
     async with AsyncExitStack() as stack:
+        # Before anything is read or written beside it.
+        store.lock()
+        stack.callback(store.close)
+        context, fingerprint = options.context()
         ready: dict[str, Any] = {}
         notify = None
         if beacon_addr is not None:

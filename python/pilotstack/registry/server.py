@@ -28,10 +28,11 @@ from pilotstack.registry.service import Service
 from pilotstack.registry.session import Flood, Memory, OutOfMemory, Session, Watch
 from pilotstack.registry.standby import Standby
 from pilotstack.registry.state import Policy, State, reap
+from pilotstack.registry.store import OutcomeUnknown
 from pilotstack.registry.term import Term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
     from pathlib import Path
     from types import TracebackType
 
@@ -78,11 +79,6 @@ class ServerConfig:
     http: tuple[str, int] | None = None
     #: Told of nodes that something waits for and that do not hold a poll.
     notify: Callable[[Iterable[int]], None] | None = None
-
-
-def _host_port(address: str | tuple[str, int]) -> tuple[str, int]:
-    assert not isinstance(address, str), "TCP has no paths"
-    return address[0], address[1]
 
 
 class RegistryServer:
@@ -148,15 +144,15 @@ class RegistryServer:
             log.warning("promoted", term=self.term.number)
 
     def _start(self, replication: Replication) -> None:
-        start = self._tasks.start_soon
-        start(_serving.accept_forever, self._listening, self._serve)
-        start(self._watch.run)
-        start(self._sweep)
+        self._run("accept", _serving.accept_forever, self._listening, self._serve)
+        self._run("deadlines", self._watch.run)
+        self._run("sweep", self._sweep)
+        self._run("store_watch", self.ledger.watch)
         if self._http is not None:
-            start(self._http.serve)
+            self._run("http", self._http.serve)
         if replication.primary is None:
-            start(self.ledger.run)
-            start(self._reap)
+            self._run("store", self.ledger.run)
+            self._run("reap", self._reap)
             return
         self._standby = Standby(
             self.ledger,
@@ -165,7 +161,11 @@ class RegistryServer:
             trust=replication.trust,
             term=self.term,
         )
-        start(self._standby.run)
+        self._run("replication", self._standby.run)
+
+    def _run(self, what: str, step: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """Starts what goes on until the end, whatever becomes of the rest."""
+        self._tasks.start_soon(_serving.keep_running, what, step, *arguments)
 
     async def __aexit__(
         self,
@@ -221,11 +221,12 @@ class RegistryServer:
             self.service.metrics.tick(_SWEEP_EVERY)
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
-        try:
-            host, port = _host_port(stream.extra(anyio.abc.SocketAttribute.remote_address))
-        except OSError:
+        address = _serving.remote_address(stream)
+        if address is None:
+            self.service.metrics.dropped("gone")
             await anyio.aclose_forcefully(stream)
             return
+        host, port = address
         if not self._seats.enter(host):
             self.service.metrics.dropped("seats")
             await anyio.aclose_forcefully(stream)
@@ -275,6 +276,8 @@ def _first(error: BaseException) -> BaseException:
 def _why(error: BaseException) -> str:
     """The label of what ended a connection; empty if the other side just closed it."""
     match error:
+        case OutcomeUnknown():
+            return "store"
         case messages.ProtocolError():
             return "protocol"
         case TimeoutError():

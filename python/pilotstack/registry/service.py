@@ -12,6 +12,7 @@ from pilotstack.registry import messages
 from pilotstack.registry.limits import Limits, Throttle
 from pilotstack.registry.metrics import Metrics
 from pilotstack.registry.state import HANDLERS, READS, apply, waiting_for
+from pilotstack.registry.store import OutcomeUnknown
 from pilotstack.registry.waiting import MAX_WAIT, Waiters
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class Service:
         if outcome.changes:
             try:
                 await self.ledger.commit(outcome.changes)
+            except OutcomeUnknown:
+                # Neither answer would be true.
+                raise
             except OSError as error:
                 return refused(f"registry cannot store the change: {error.strerror or error}")
         self._wake(outcome)

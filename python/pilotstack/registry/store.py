@@ -9,15 +9,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from pilotstack.registry.journal import FileStore
+from pilotstack.registry.place import OutcomeUnknown, StoreClosed, StoreRemoved, StoreReplaced
 from pilotstack.registry.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pilotstack.registry.records import Change
     from pilotstack.registry.snapshot import View
 
-__all__ = ["FileStore", "MemoryStore", "Store"]
+__all__ = [
+    "FileStore",
+    "MemoryStore",
+    "OutcomeUnknown",
+    "Store",
+    "StoreClosed",
+    "StoreRemoved",
+    "StoreReplaced",
+]
 
 
 class Store(Protocol):
@@ -27,10 +37,18 @@ class Store(Protocol):
     run beside them in another.
     """
 
+    def lock(self) -> None:
+        """Takes the store for this process.
+
+        Raises:
+            AlreadyExists: another registry has it.
+        """
+
     def load(self, now: float) -> State:
         """The state as it was last stored.
 
         Raises:
+            AlreadyExists: another registry has the store.
             InternalError: what is stored is corrupt. It is left as it is.
         """
 
@@ -38,7 +56,31 @@ class Store(Protocol):
         """Makes changes durable, all or none.
 
         Raises:
+            StoreRemoved: what was stored is gone; :meth:`reclaim` comes first.
+            OutcomeUnknown: they may be durable, or not.
             OSError: they are not; nothing of them is kept.
+        """
+
+    def check(self) -> None:
+        """That what was stored is still there.
+
+        Raises:
+            StoreRemoved: it is gone.
+            OSError: nothing more can be stored.
+        """
+
+    def reclaim(self, view: View) -> None:
+        """Stores everything again where it was removed.
+
+        Raises:
+            OSError: it cannot be stored.
+        """
+
+    def keep_aside(self, view: View, label: str) -> Path | None:
+        """Keeps a view for people to look at; returns where.
+
+        Raises:
+            OSError: it cannot be kept.
         """
 
     def wants_fold(self) -> bool:
@@ -65,6 +107,9 @@ class Store(Protocol):
 class MemoryStore:
     """Keeps nothing."""
 
+    def lock(self) -> None:
+        """Does nothing."""
+
     def load(self, now: float) -> State:
         """An empty state."""
         state = State()
@@ -73,6 +118,17 @@ class MemoryStore:
 
     def append(self, changes: Sequence[Change]) -> None:
         """Does nothing."""
+
+    def check(self) -> None:
+        """Does nothing."""
+
+    def reclaim(self, view: View) -> None:
+        """Does nothing."""
+
+    def keep_aside(self, view: View, label: str) -> Path | None:
+        """Does nothing."""
+        del view, label
+        return None
 
     def wants_fold(self) -> bool:
         """Never."""
