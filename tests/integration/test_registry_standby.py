@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -11,10 +13,12 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from tests.support.registries import TOKEN, Raw, Registries
+from tests.support.registry import key_text
 
 from pilotstack import Driver
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import ConnectionFailed, NotFound, PilotError
+from pilotstack.registry.client import parse_addresses
 from pilotstack.testing import Process
 
 if TYPE_CHECKING:
@@ -73,6 +77,7 @@ async def test_a_standby_serves_reads_and_names_the_primary_for_writes(
             if kind == "punch_":
                 assert reply["error"] == 'unknown message type: "punch_"'
                 continue
+            del reply["cluster"], reply["term"]
             assert reply == {
                 "type": "error",
                 "error": f"standby mode: write operations not accepted (use primary {primary})",
@@ -194,9 +199,91 @@ async def test_a_replaced_primary_is_not_followed(registries: Registries) -> Non
     registries.start_primary()
     registries.start_standby(primary, "standby")
     with anyio.fail_after(30):
-        while "it has been replaced" not in registries.log_of("standby"):
+        while "this registry was replaced" not in registries.log_of("standby"):
             await anyio.lowlevel.checkpoint()
     assert (await reader.lookup(newer))["node_id"] == newer
+
+
+async def test_a_stopped_primary_that_goes_on_takes_no_writes(registries: Registries) -> None:
+    primary = registries.start_primary()
+    standby = registries.start_standby(primary)
+    first = registries.client(primary)
+    await until_known(registries.client(standby), await register(first, "first"))
+    os.kill(registries.processes["primary"].pid, signal.SIGSTOP)
+    registries.processes["standby"].stop()
+    promoted = registries.start_primary("standby")
+    os.kill(registries.processes["primary"].pid, signal.SIGCONT)
+    with anyio.fail_after(30):
+        while "it knows that it was replaced" not in registries.log_of("standby"):
+            await anyio.lowlevel.checkpoint()
+    with Raw(primary) as raw:
+        reply = raw.ask({"type": "register", "public_key": key_text("late")})
+        assert (reply["code"], reply["replaced"]) == ("standby", True)
+    # A client with both finds the one that serves, whichever it asks first.
+    client = registries.client(primary, promoted)
+    assert await register(client, "late")
+    assert client.connection.address == parse_addresses(promoted)[0]
+    # A restart does not make it forget, and as a standby it is of use again.
+    registries.processes["primary"].stop()
+    registries.start_primary()
+    with Raw(primary) as raw:
+        assert raw.ask({"type": "register", "public_key": key_text("late")})["code"] == "standby"
+    registries.processes["primary"].stop()
+    registries.start_standby(promoted, "primary")
+    await until_known(registries.client(primary), client.node_id)
+
+
+async def test_what_only_the_old_primary_has_is_kept_when_it_follows(
+    registries: Registries,
+) -> None:
+    primary = registries.start_primary()
+    standby = registries.start_standby(primary)
+    await until_known(registries.client(standby), await register(registries.client(primary)))
+    registries.processes["standby"].stop()
+    alone = await register(registries.client(primary), "only-here")
+    registries.processes["primary"].kill()
+    promoted = registries.start_primary("standby")
+    registries.start_standby(promoted, "primary")
+    reader = registries.client(primary)
+    with anyio.fail_after(30):
+        while True:
+            try:
+                await reader.lookup(alone)
+            except NotFound:
+                break
+    kept = diverged(registries.directory)
+    assert "only-here" in kept
+    assert "diverged" in registries.log_of("primary")
+
+
+def diverged(directory: Path) -> str:
+    (path,) = directory.glob("primary.json.diverged-*")
+    return path.read_text()
+
+
+async def test_a_primary_that_lost_everything_takes_nothing_from_its_standby(
+    registries: Registries,
+) -> None:
+    primary = registries.start_primary()
+    standby = registries.start_standby(primary)
+    node_id = await register(registries.client(primary), "kept")
+    reader = registries.client(standby)
+    await until_known(reader, node_id)
+    registries.processes["primary"].kill()
+    remove_store(registries.directory, "primary.json")
+    registries.start_primary()
+    with anyio.fail_after(30):
+        while "replication_refused" not in registries.log_of("standby"):
+            await anyio.lowlevel.checkpoint()
+    assert (await reader.lookup(node_id))["hostname"] == "kept"
+    registries.processes["standby"].stop()
+    promoted = registries.start_primary("standby")
+    assert (await registries.client(promoted).lookup(node_id))["hostname"] == "kept"
+
+
+def remove_store(directory: Path, name: str) -> None:
+    for path in directory.glob(f"{name}*"):
+        path.unlink()
 
 
 async def test_a_first_generation_standby_gets_snapshots(registries: Registries) -> None:

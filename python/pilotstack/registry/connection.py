@@ -4,10 +4,16 @@ which one is used until it breaks or turns out to be a standby.
 A broken connection is replaced and the request sent once more, so a request may arrive twice; every
 request of the registry bears that. A standby that refuses a write makes the client look for the
 primary in its list, and nowhere else: an address in a reply is not followed.
+
+Registries say in every reply which cluster they are of, and in which term. The highest term that
+was seen goes with every request, proof included, so that a primary that was replaced learns of it
+before it writes; its replies do not count any more. A registry of another cluster is used only if
+all that answer are of another, and the rest has been silent for long.
 """
 
 from __future__ import annotations
 
+import math
 import ssl
 from typing import TYPE_CHECKING
 
@@ -32,9 +38,14 @@ CONNECT = 5.0
 PROBE = 2.0
 #: Seconds for a reply (sheet 1.5), beyond those for which the registry was asked to wait.
 REPLY = 30.0
+#: Seconds after which registries of another cluster are taken for the network, though some of the
+#: list do not answer.
+PATIENCE = 60.0
 #: Registries in a list.
 MAX_REGISTRIES = 16
 _READ = 1 << 16
+#: Characters of a cluster's name and of a proof.
+_NAME = 64
 
 _BROKEN = (
     OSError,
@@ -99,6 +110,46 @@ async def open_stream(host: str, port: int, trust: Trust | None) -> anyio.abc.By
         raise
 
 
+class _Seen:
+    """What registries have said of themselves."""
+
+    def __init__(self) -> None:
+        self._cluster = ""
+        self._term = 0
+        self._proof = ""
+
+    def members(self) -> Message:
+        """What goes with a request."""
+        if not self._cluster:
+            return {}
+        members: Message = {"cluster": self._cluster}
+        if self._proof:
+            members |= {"term": self._term, "term_proof": self._proof}
+        return members
+
+    def is_foreign(self, reply: Message) -> bool:
+        """Whether a registry of another cluster gave this reply."""
+        return bool(self._cluster) and messages.text(reply, "cluster") not in ("", self._cluster)
+
+    def is_outdated(self, reply: Message) -> bool:
+        """Whether a registry that was replaced gave this reply."""
+        if messages.flag(reply, "replaced"):
+            return True
+        named = messages.text(reply, "cluster")
+        return named == self._cluster != "" and messages.number(reply, "term") < self._term
+
+    def note(self, reply: Message) -> None:
+        """Believes a reply."""
+        cluster, term = messages.text(reply, "cluster"), messages.number(reply, "term")
+        if not cluster or len(cluster) > _NAME:
+            return
+        if cluster != self._cluster:
+            self._cluster, self._term, self._proof = cluster, 0, ""
+        if term > self._term:
+            proof = messages.text(reply, "term_proof")
+            self._term, self._proof = term, proof if len(proof) <= _NAME else ""
+
+
 class _Link:
     """One connection to one registry."""
 
@@ -115,6 +166,13 @@ class _Link:
 
     async def aclose(self) -> None:
         await anyio.aclose_forcefully(self._stream)
+
+
+def _replaced(address: tuple[str, int]) -> ConnectionFailed:
+    return ConnectionFailed(
+        f"the registry at {_serving.join_address(*address)} has been replaced by another",
+        hint="name the one that serves in --registry",
+    )
 
 
 class Connection:
@@ -134,6 +192,9 @@ class Connection:
         # More than one only while a better registry is looked for.
         self._links: dict[int, _Link] = {}
         self._lock = anyio.Lock()
+        self._seen = _Seen()
+        #: Since when only registries of another cluster have answered.
+        self._alone_since = math.inf
 
     @property
     def address(self) -> tuple[str, int]:
@@ -155,37 +216,53 @@ class Connection:
             ConnectionFailed: no registry answers.
             PermissionDenied: the ones that do show a certificate that was not pinned.
         """
-        frame = messages.encode(message)
         async with self._lock:
             try:
-                return await self._ask_all(frame, REPLY + wait)
+                return await self._ask_all(message, REPLY + wait)
             except BaseException:
                 # Whoever asks next must not get this answer.
                 with anyio.CancelScope(shield=True):
                     await self.aclose()
                 raise
 
-    async def _ask_all(self, frame: bytes, deadline: float) -> Message:
+    async def _ask_all(self, message: Message, deadline: float) -> Message:
         second_best: tuple[int, Message] | None = None
+        foreign: tuple[int, Message] | None = None
         refusal: PilotError | None = None
         failures: dict[int, Exception] = {}
         others = [i for i in range(len(self.addresses)) if i != self._current]
         for index in (self._current, *others):
+            frame = messages.encode({**message, **self._seen.members()})
+            has_other = second_best is not None or foreign is not None
             try:
-                reply = await self._ask(index, frame, deadline, PROBE if second_best else CONNECT)
+                reply = await self._ask(index, frame, deadline, PROBE if has_other else CONNECT)
             except PilotError as error:
                 refusal = error
                 continue
             except _BROKEN as error:
                 failures[index] = error
                 continue
-            if not is_standby(reply):
+            if self._seen.is_foreign(reply):
+                foreign = foreign or (index, reply)
+                continue
+            self._alone_since = math.inf
+            is_outdated = self._seen.is_outdated(reply)
+            if not is_outdated:
+                self._seen.note(reply)
+            if not (is_outdated or is_standby(reply)):
                 await self._settle(index)
                 return reply
-            second_best = second_best or (index, reply)
+            # An outdated one that does not know that it is answers like any other.
+            if is_standby(reply) or messages.flag(reply, "replaced"):
+                second_best = second_best or (index, reply)
+            else:
+                refusal = _replaced(self.addresses[index])
         if second_best is not None:
             await self._settle(second_best[0])
             return second_best[1]
+        has_failed = refusal is not None or bool(failures)
+        if foreign is not None and (not has_failed or self._is_patience_over()):
+            return await self._change_cluster(*foreign, message, deadline)
         raise refusal or self._unreachable(failures)
 
     def _unreachable(self, failures: Mapping[int, Exception]) -> ConnectionFailed:
@@ -199,6 +276,25 @@ class Connection:
         failure = ConnectionFailed(texts, hint=next(iter(causes.values())).hint)
         failure.__cause__ = next(iter(failures.values()))
         return failure
+
+    def _is_patience_over(self) -> bool:
+        """Whether only others than the known cluster have answered for long."""
+        now = anyio.current_time()
+        self._alone_since = min(self._alone_since, now)
+        return now - self._alone_since >= PATIENCE
+
+    async def _change_cluster(
+        self, index: int, reply: Message, message: Message, deadline: float
+    ) -> Message:
+        """Nobody of the known cluster is left, and all that answer are of another: theirs is the
+        network now. What was refused because of ours is asked again."""
+        self._seen.note(reply)
+        self._alone_since = math.inf
+        if reply.get("code") == "foreign":
+            frame = messages.encode({**message, **self._seen.members()})
+            reply = await self._ask(index, frame, deadline, CONNECT)
+        await self._settle(index)
+        return reply
 
     async def _ask(self, index: int, frame: bytes, deadline: float, patience: float) -> Message:
         link = self._links.get(index)

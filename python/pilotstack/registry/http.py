@@ -164,23 +164,26 @@ class HttpServer:
         del is_local
         server = self._server
         state, standby = server.state, server.standby
-        is_failing = server.ledger.is_failing
+        is_failing, is_replaced = server.ledger.is_failing, server.role == "replaced"
         health: dict[str, Any] = {
-            "status": "store failing" if is_failing else "ok",
+            "status": "store failing" if is_failing else "replaced" if is_replaced else "ok",
             "version": wellknown.VERSION,
             "uptime_seconds": self._uptime(),
             "nodes_online": state.live_nodes - len(state.offline),
-            "role": "standby" if standby is not None else "primary",
+            "role": server.role,
+            "cluster": server.term.cluster,
             "term": server.term.number,
         }
         if standby is not None:
             health["replication"] = {"current": standby.is_current, "seq": standby.seq}
+            if standby.problem:
+                health["replication"]["problem"] = standby.problem
         elif server.publisher.is_enabled:
             health["replication"] = {
                 "standbys": server.publisher.standbys,
                 "seq": server.publisher.log.seq,
             }
-        return _json(503 if is_failing else 200, health)
+        return _json(503 if is_failing or is_replaced else 200, health)
 
     async def _metrics(self, is_local: bool) -> _Response:
         del is_local

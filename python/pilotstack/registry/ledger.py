@@ -12,6 +12,7 @@ import anyio.to_thread
 import structlog
 
 from pilotstack import _serving
+from pilotstack.registry import validation
 from pilotstack.registry.records import Change, decode_change
 from pilotstack.registry.store import OutcomeUnknown, StoreRemoved, StoreReplaced
 
@@ -263,9 +264,11 @@ class Ledger:
 
         Raises:
             OSError: they cannot be stored; nothing has changed.
-            ValueError: they are none.
+            ValueError: they are none that a registry makes; nothing has changed.
         """
         decoded = [decode_change(row) for row in rows]
+        for change in decoded:
+            validation.check_row(*change)
         changes = [Change(table, key, None, after) for table, key, after in decoded]
         async with self._storing:
             await self._store_for_copy(self._store.append, changes)

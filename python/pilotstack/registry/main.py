@@ -53,6 +53,7 @@ class Options:
     standby: str
     replication_token: str
     open_replication: bool
+    promote: bool
     primary_tls: bool
     primary_trust: str
     primary_fingerprint: str
@@ -85,6 +86,8 @@ class Options:
         Raises:
             InvalidArgument: the flags make no sense.
         """
+        if self.promote and self.standby:
+            raise InvalidArgument("--promote and --standby exclude each other")
         trust = tls.trust_of(
             is_tls=self.primary_tls,
             mode=self.primary_trust,
@@ -96,6 +99,7 @@ class Options:
             trust=trust,
             token=self.replication_token,
             is_open=self.open_replication,
+            is_promoted=self.promote,
             term_path=self.store.with_name(f"{self.store.name}.term") if self.store else None,
         )
 
@@ -146,7 +150,7 @@ async def serve(options: Options, beacon_addr: str | None, stopping: anyio.Event
         )
         server = await stack.enter_async_context(RegistryServer(host, port, store, config))
         ready["registry"] = _serving.join_address(*server.address)
-        ready["role"] = "standby" if options.standby else "primary"
+        ready["role"] = server.role
         if fingerprint:
             ready["tls_fingerprint"] = fingerprint
         if server.http_address is not None:
@@ -290,6 +294,11 @@ _REPLICATION = (
         "--open-replication",
         is_flag=True,
         help="Let standbys follow without a token, as first-generation ones have none.",
+    ),
+    click.option(
+        "--promote",
+        is_flag=True,
+        help="Become the primary in a new term, although another registry replaced this one.",
     ),
     click.option("--primary-tls", is_flag=True, help="Talk TLS to the primary."),
     click.option(

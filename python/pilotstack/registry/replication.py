@@ -5,14 +5,16 @@ durable, and a sign of life in between::
 
     -> {"type": "subscribe_replication", "token": T, "deltas": 1, "epoch": E, "seq": N}
     <- {"type": "replication_snapshot_part", "text": "..."}            one or more, in order
-    <- {"type": "replication_snapshot_end", "epoch": E, "seq": N, "term": M}
+    <- {"type": "replication_snapshot_end", "epoch": E, "seq": N, "cluster": C, "term": M}
     <- {"type": "replication_delta", "epoch": E, "seq": N + 1, "changes": [...]}
-    <- {"type": "heartbeat", "epoch": E, "seq": N + 1}
+    <- {"type": "heartbeat", "epoch": E, "seq": N + 1, "cluster": C, "term": M}
 
 ``deltas`` is what makes us answer like this; whoever does not send it, as older standbys, gets
 ``{"type": "replication_snapshot", "snapshot": {...}}`` at first and after changes, at most once a
 second, and bare heartbeats. ``epoch`` names one life of a primary, ``seq`` counts its deltas: with
-both, a standby that comes back soon is sent only what it missed.
+both, a standby that comes back soon is sent only what it missed. ``cluster`` and ``term`` are in
+every frame; a standby of another cluster is refused. Frames are cut by octets, so that no state
+makes one that is longer than standbys take.
 
 A push never waits for a standby: each has a queue, and one whose queue is full is sent a snapshot.
 """
@@ -22,6 +24,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -32,9 +35,10 @@ import structlog
 
 from pilotstack.registry import messages
 from pilotstack.registry.records import encode_change
+from pilotstack.registry.term import Standing, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pilotstack.registry.ledger import Ledger
     from pilotstack.registry.messages import Message
@@ -51,33 +55,44 @@ WRITE: Final = 10.0
 SNAPSHOT_EVERY: Final = 1.0
 #: Octets of deltas that wait for a standby, and that are kept for one that comes back.
 QUEUE: Final = 8 << 20
-#: Changes in a delta.
-DELTA: Final = 1000
-#: Octets of a snapshot in a frame, about.
-PART: Final = 1 << 18
+#: Octets of changes in a delta, unless it is a single one.
+DELTA: Final = 1 << 18
+#: Characters of a snapshot in a frame: in JSON again they are four times as many octets at most.
+PART: Final = 1 << 17
+#: Octets of a frame that standbys take (sheet 4.4); a state that is longer as a whole is not sent.
+FRAME: Final = 64 << 20
+#: Parts that are made at a time, and not before the ones before are sent.
+_AT_ONCE: Final = 8
+_ENVELOPE: Final = 1 << 10
 
 
 class Log:
     """The last deltas as frames, numbered."""
 
-    def __init__(self, limit: int = QUEUE) -> None:
+    def __init__(self, limit: int = QUEUE, members: Callable[[], dict[str, Any]] = dict) -> None:
         #: Names this life of the primary.
         self.epoch = secrets.token_hex(8)
         #: Number of the last delta.
         self.seq = 0
         self._limit = limit
+        self._members = members
         self._frames: deque[bytes] = deque()
         self._size = 0
 
-    def add(self, changes: Sequence[Change]) -> bytes:
-        """Numbers changes and keeps their frame, which it returns."""
+    def add(self, changes: Sequence[Change]) -> list[bytes]:
+        """Numbers changes and keeps their frames, which it returns."""
+        encoded = [msgspec.json.encode(encode_change(change)) for change in changes]
+        return [self._add(group) for group in _grouped(encoded, DELTA)]
+
+    def _add(self, changes: list[bytes]) -> bytes:
         self.seq += 1
         frame = messages.encode(
             {
                 "type": "replication_delta",
                 "epoch": self.epoch,
                 "seq": self.seq,
-                "changes": [encode_change(change) for change in changes],
+                "changes": msgspec.Raw(b"[%b]" % b",".join(changes)),
+                **self._members(),
             }
         )
         self._frames.append(frame)
@@ -138,17 +153,22 @@ class Publisher:
         ledger: what is replicated.
         token: what a standby has to show; empty means that none is served.
         is_open: standbys are served without a token, as first-generation ones have none.
-        term: how often a standby has become the primary before this one.
+        standing: what the registry says of itself.
     """
 
     def __init__(
-        self, ledger: Ledger, *, token: str = "", is_open: bool = False, term: int = 0
+        self,
+        ledger: Ledger,
+        *,
+        token: str = "",
+        is_open: bool = False,
+        standing: Standing | None = None,
     ) -> None:
         self._ledger = ledger
         self._token = token
         self._is_open = is_open
-        self.term = term
-        self.log = Log()
+        self._standing = standing or Standing(Term(None))
+        self.log = Log(members=self._standing.members)
         self._subscribers: set[_Subscriber] = set()
 
     @property
@@ -165,14 +185,17 @@ class Publisher:
         """Passes changes on."""
         if not self.is_enabled:
             return
-        for start in range(0, len(changes), DELTA):
-            frame = self.log.add(changes[start : start + DELTA])
+        for frame in self.log.add(changes):
             for subscriber in self._subscribers:
                 subscriber.push(frame)
 
     def _refusal(self, request: Message) -> str:
         if not self.is_enabled:
             return "replication not configured"
+        if self._standing.is_replaced:
+            return "this registry was replaced"
+        if self._standing.is_foreign(request):
+            return "this registry belongs to another cluster"
         shown = messages.text(request, "token")
         if self._token:
             is_right = hmac.compare_digest(shown.encode(), self._token.encode())
@@ -210,7 +233,7 @@ class Publisher:
             self._subscribers.discard(subscriber)
 
     async def _feed(self, subscriber: _Subscriber, stream: anyio.abc.ByteStream) -> None:
-        while True:
+        while not self._standing.is_replaced:
             subscriber.something = anyio.Event()
             if subscriber.is_behind:
                 await self._send_snapshot(subscriber, stream)
@@ -226,6 +249,7 @@ class Publisher:
         heartbeat: dict[str, Any] = {"type": "heartbeat"}
         if subscriber.takes_deltas:
             heartbeat |= {"epoch": self.log.epoch, "seq": self.log.seq}
+            heartbeat |= self._standing.members()
         return messages.encode(heartbeat)
 
     async def _send_snapshot(self, subscriber: _Subscriber, stream: anyio.abc.ByteStream) -> None:
@@ -233,40 +257,71 @@ class Publisher:
         view, seq = self._ledger.durable_view(), self.log.seq
         subscriber.is_behind = False
         if not subscriber.takes_deltas:
-            await _send(stream, await anyio.to_thread.run_sync(_whole, view))
+            frame = await anyio.to_thread.run_sync(_whole, view)
+            if frame is None:
+                log.error("standby_refused", reason="the state does not fit into one frame")
+                frame = messages.encode({"type": "error", "error": "snapshot too long"})
+                await _send(stream, frame)
+                raise anyio.EndOfStream
+            await _send(stream, frame)
             await anyio.sleep(SNAPSHOT_EVERY)
             return
-        for frame in await anyio.to_thread.run_sync(_parts, view):
-            await _send(stream, frame)
-        end = {"epoch": self.log.epoch, "seq": seq, "term": self.term}
+        frames = _parts(view)
+        while some := await anyio.to_thread.run_sync(_next, frames):
+            for frame in some:
+                await _send(stream, frame)
+        end = {"epoch": self.log.epoch, "seq": seq, **self._standing.members()}
         await _send(stream, messages.encode({"type": "replication_snapshot_end", **end}))
 
 
-def _whole(view: View) -> bytes:
-    snapshot = msgspec.Raw(b"".join(view.chunks()))
-    return messages.encode({"type": "replication_snapshot", "snapshot": snapshot})
+def _next(frames: Iterator[bytes]) -> list[bytes]:
+    return list(islice(frames, _AT_ONCE))
 
 
-def _parts(view: View) -> list[bytes]:
-    frames: list[bytes] = []
-    part: list[bytes] = []
+def _whole(view: View) -> bytes | None:
+    """The frame of the whole state, if standbys take it."""
+    size, chunks = 0, []
+    for chunk in view.chunks():
+        size += len(chunk)
+        if size > FRAME - _ENVELOPE:
+            return None
+        chunks.append(chunk)
+    return messages.encode(
+        {"type": "replication_snapshot", "snapshot": msgspec.Raw(b"".join(chunks))}
+    )
+
+
+def _parts(view: View) -> Iterator[bytes]:
+    """Frames that make up the text of a snapshot, however long its rows are."""
+    waiting: list[str] = []
     size = 0
     for chunk in view.chunks():
-        part.append(chunk)
-        size += len(chunk)
-        if size >= PART:
-            frames.append(_part(part))
-            part, size = [], 0
-    frames.append(_part(part))
-    return frames
+        text = chunk.decode()
+        for at in range(0, len(text), PART):
+            piece = text[at : at + PART]
+            if size + len(piece) > PART:
+                yield _part(waiting)
+                waiting, size = [], 0
+            waiting.append(piece)
+            size += len(piece)
+    yield _part(waiting)
 
 
-def _part(chunks: list[bytes]) -> bytes:
-    message: dict[str, Any] = {
-        "type": "replication_snapshot_part",
-        "text": b"".join(chunks).decode(),
-    }
-    return messages.encode(message)
+def _part(pieces: list[str]) -> bytes:
+    return messages.encode({"type": "replication_snapshot_part", "text": "".join(pieces)})
+
+
+def _grouped(items: list[bytes], limit: int) -> Iterator[list[bytes]]:
+    group: list[bytes] = []
+    size = 0
+    for item in items:
+        if group and size + len(item) > limit:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += len(item)
+    if group:
+        yield group
 
 
 async def _send(stream: anyio.abc.ByteStream, frame: bytes) -> None:

@@ -20,6 +20,7 @@ from anyio.streams.tls import TLSStream
 
 from pilotstack import _serving
 from pilotstack.registry import messages
+from pilotstack.registry.herald import Herald
 from pilotstack.registry.http import HttpServer
 from pilotstack.registry.ledger import Ledger
 from pilotstack.registry.limits import Limits, Seats
@@ -29,7 +30,7 @@ from pilotstack.registry.session import Flood, Memory, OutOfMemory, Session, Wat
 from pilotstack.registry.standby import Standby
 from pilotstack.registry.state import Policy, State, reap
 from pilotstack.registry.store import OutcomeUnknown
-from pilotstack.registry.term import Term
+from pilotstack.registry.term import Standing, Term
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -62,6 +63,8 @@ class Replication:
     token: str = ""
     #: Standbys are served without a token.
     is_open: bool = False
+    #: It becomes the primary although it was replaced.
+    is_promoted: bool = False
     #: Where the term is kept.
     term_path: Path | None = None
 
@@ -113,15 +116,20 @@ class RegistryServer:
         state = self._store.load(time.time())
         state.policy = replace(config.policy, is_standby=bool(primary))
         self.term = Term(replication.term_path)
+        standing = Standing(self.term, replication.token)
+        self._begin_term(replication)
         self.ledger = Ledger(state, self._store)
-        self.service = Service(self.ledger, config.limits, primary=primary, notify=config.notify)
-        self._begin_term(primary)
+        self.service = Service(
+            self.ledger, config.limits, primary=primary, standing=standing, notify=config.notify
+        )
+        if standing.is_replaced:
+            state.policy = replace(state.policy, is_standby=True)
         self.publisher = Publisher(
             self.ledger,
             # Who follows a follower would have to know how far that one is.
             token="" if primary else replication.token,
             is_open=replication.is_open and not primary,
-            term=self.term.number,
+            standing=standing,
         )
         self.ledger.add_sink(self.publisher)
         async with AsyncExitStack() as stack:
@@ -137,11 +145,21 @@ class RegistryServer:
         self._start(replication)
         return self
 
-    def _begin_term(self, primary: str) -> None:
-        if primary:
-            self.term.follow(self.term.number)
-        elif self.term.lead():
+    def _begin_term(self, replication: Replication) -> None:
+        if replication.primary is not None:
+            trust = replication.trust
+            pins = ",".join(trust.fingerprints) if trust is not None else None
+            self.term.follow(_serving.join_address(*replication.primary), pins)
+        elif self.term.lead(is_forced=replication.is_promoted):
             log.warning("promoted", term=self.term.number)
+        elif self.term.replaced_by:
+            log.critical(
+                "replaced",
+                term=self.term.number,
+                by=self.term.replaced_by,
+                hint="start it as a standby of the registry that serves; or, if that one is lost, "
+                "with --promote",
+            )
 
     def _start(self, replication: Replication) -> None:
         self._run("accept", _serving.accept_forever, self._listening, self._serve)
@@ -153,13 +171,16 @@ class RegistryServer:
         if replication.primary is None:
             self._run("store", self.ledger.run)
             self._run("reap", self._reap)
+            herald = Herald(self.service.standing)
+            if herald.has_work:
+                self._run("herald", herald.run)
             return
         self._standby = Standby(
             self.ledger,
             replication.primary,
             token=replication.token,
             trust=replication.trust,
-            term=self.term,
+            standing=self.service.standing,
         )
         self._run("replication", self._standby.run)
 
@@ -201,6 +222,13 @@ class RegistryServer:
         return self._standby
 
     @property
+    def role(self) -> str:
+        """``primary``, ``standby``, or ``replaced`` for a primary whose place another has taken."""
+        if self._standby is not None:
+            return "standby"
+        return "replaced" if self.service.standing.is_replaced else "primary"
+
+    @property
     def connections(self) -> int:
         """Clients that are connected."""
         return self._seats.total
@@ -209,6 +237,8 @@ class RegistryServer:
         """Lets lapse what time is over for."""
         while True:
             await anyio.sleep(_REAP_EVERY)
+            if self.service.standing.is_replaced:
+                continue
             changes = reap(self.state, time.time())
             if changes:
                 with suppress(OSError):

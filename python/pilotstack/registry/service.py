@@ -4,6 +4,7 @@ knows nothing of sockets."""
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -13,6 +14,7 @@ from pilotstack.registry.limits import Limits, Throttle
 from pilotstack.registry.metrics import Metrics
 from pilotstack.registry.state import HANDLERS, READS, apply, waiting_for
 from pilotstack.registry.store import OutcomeUnknown
+from pilotstack.registry.term import Standing, Term
 from pilotstack.registry.waiting import MAX_WAIT, Waiters
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 #: What an error of ours looks like to a client; the log has the rest.
 _FAILURE: Final = "internal error"
+#: The request of a registry that became the primary to the one that it followed before.
+ANNOUNCE: Final = "announce_term"
 
 
 def refused(text: str, **more: object) -> Message:
@@ -42,6 +46,7 @@ class Service:
         limits: how much a source may ask.
         primary: ``host:port`` of the primary, if this is a standby: it answers reads and refuses
             the rest.
+        standing: what the registry says of itself; without, it is a cluster of its own.
         notify: told of nodes that something waits for and that do not wait themselves.
     """
 
@@ -51,10 +56,12 @@ class Service:
         limits: Limits,
         *,
         primary: str = "",
+        standing: Standing | None = None,
         notify: Callable[[Iterable[int]], None] | None = None,
     ) -> None:
         self.ledger = ledger
         self.primary = primary
+        self.standing = standing or Standing(Term(None))
         self.throttle = Throttle(limits, lambda key: key in self.ledger.state.by_key)
         self.waiters = Waiters()
         self.metrics = Metrics()
@@ -64,9 +71,19 @@ class Service:
         """The reply to a request, once what it changed is durable."""
         kind = messages.text(request, "type")
         started = time.perf_counter()
+        self.notice(request)
         if text := allowance.refusal(request, time.monotonic()):
             self.metrics.throttled()
             reply = refused(text)
+        elif self.standing.is_foreign(request):
+            reply = refused("this registry belongs to another cluster", code="foreign")
+        elif kind == ANNOUNCE:
+            reply = {"type": f"{ANNOUNCE}_ok"}
+        elif self.standing.is_replaced and kind in HANDLERS and kind not in READS:
+            reply = refused(
+                "standby mode: write operations not accepted (this registry was replaced)",
+                code="standby",
+            )
         elif self.primary and kind in HANDLERS and (text := self._refusal(kind)):
             reply = refused(
                 f"standby mode: {text} (use primary {self.primary})",
@@ -75,10 +92,28 @@ class Service:
             )
         else:
             reply = await self._apply(request, source)
+        reply.update(self.standing.members())
         self.metrics.answered(
             kind, is_error="error" in reply, seconds=time.perf_counter() - started
         )
         return reply
+
+    def notice(self, request: Message) -> None:
+        """Learns from a request that another registry has taken this one's place. From then on
+        nothing is written here."""
+        try:
+            is_news = self.standing.learn(request)
+        except OSError as error:
+            is_news = True
+            log.error("term_failed", error=str(error))
+        if is_news:
+            self.ledger.state.policy = replace(self.ledger.state.policy, is_standby=True)
+            log.critical(
+                "replaced",
+                term=self.standing.term.number,
+                by=self.standing.term.replaced_by,
+                hint="start it again as a standby of the registry that serves",
+            )
 
     def _refusal(self, kind: str) -> str:
         """Why a standby does not answer."""

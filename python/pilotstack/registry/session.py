@@ -155,6 +155,7 @@ class Session:
             body = await self._next_body(patience)
             request = messages.decode(body)
             if request.get("type") == "subscribe_replication":
+                self._service.notice(request)
                 await self._publisher.serve(self._stream, request)
                 return
             await self._send(await self._answer(request))

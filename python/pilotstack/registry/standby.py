@@ -1,7 +1,9 @@
 """The standby's side of replication: a copy that follows a primary, whatever becomes of either.
 
 What goes wrong on the way (a gap, a foreign epoch, octets that make no sense) leads to one thing:
-the connection is dropped and the next one says what we have, or asks for everything.
+the connection is dropped and the next one says what we have, or asks for everything. What we have
+is given up only for a state that continues it: not for that of another cluster, an earlier term, an
+empty registry or one that has lost ids. What may be nowhere else is kept in a file before.
 """
 
 from __future__ import annotations
@@ -15,15 +17,16 @@ import anyio.abc
 import anyio.to_thread
 import structlog
 
+from pilotstack import _serving
 from pilotstack.errors import PilotError
-from pilotstack.registry import messages, snapshot
+from pilotstack.registry import messages, snapshot, validation
 from pilotstack.registry.connection import open_stream
 from pilotstack.registry.state import State
 
 if TYPE_CHECKING:
     from pilotstack.registry.ledger import Ledger
     from pilotstack.registry.messages import Message
-    from pilotstack.registry.term import Term
+    from pilotstack.registry.term import Standing
     from pilotstack.registry.tls import Trust
 
 log = structlog.get_logger(__name__)
@@ -38,6 +41,8 @@ FRAME: Final = 64 << 20
 #: Octets of a snapshot.
 SNAPSHOT: Final = 2 << 30
 _READ: Final = 1 << 18
+#: Characters of a cluster's name.
+_CLUSTER: Final = 64
 
 
 class Follower(Protocol):
@@ -51,6 +56,10 @@ class _Resync(Exception):
     """What came cannot be used; everything is needed."""
 
 
+class _Refused(PilotError):
+    """The primary is not one to follow, or does not let us."""
+
+
 class Standby:
     """Follows a primary; a :class:`Follower`.
 
@@ -59,7 +68,7 @@ class Standby:
         address: host and port of the primary.
         token: what the primary wants to see.
         trust: how it is recognized over TLS.
-        term: where the primary's term is remembered.
+        standing: cluster and term of the copy, and what proves them.
     """
 
     def __init__(
@@ -69,19 +78,22 @@ class Standby:
         *,
         token: str,
         trust: Trust | None,
-        term: Term,
+        standing: Standing,
     ) -> None:
         self._ledger = ledger
         self._address = address
         self._token = token
         self._trust = trust
-        self._term = term
+        self._standing = standing
+        self._term = standing.term
         self._epoch = ""
         self._seq = 0
         self._parts: list[str] = []
         self._size = 0
         #: The primary's connection is up, and we have what it has.
         self.is_current = False
+        #: Why the primary is not followed; empty if it is, or just cannot be reached.
+        self.problem = ""
 
     @property
     def seq(self) -> int:
@@ -94,19 +106,37 @@ class Standby:
         while True:
             try:
                 await self._follow()
-            except (_Resync, messages.ProtocolError, ValueError) as error:
-                log.warning("replication_resync", reason=str(error))
-                self._epoch = ""
+            except (_Resync, messages.ProtocolError) as error:
+                self._resync(error)
+                delay = RETRY[1]
             except PilotError as error:
-                log.error("replication_refused", error=str(error))
+                self._tell(str(error))
                 delay = RETRY[1]
             except (TimeoutError, OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
                 log.warning("primary_lost", reason=str(error) or type(error).__name__)
+            except ValueError as error:
+                self._resync(error)
+                delay = RETRY[1]
+            except Exception as error:
+                # Nothing that a primary sends ends its standby.
+                _serving.failures.note("replication", error)
+                self._epoch = ""
+                delay = RETRY[1]
             if self.is_current:
                 self.is_current = False
                 delay = RETRY[0]
             await anyio.sleep(delay * random.uniform(0.75, 1.25))
             delay = min(2 * delay, RETRY[1])
+
+    def _resync(self, error: Exception) -> None:
+        log.warning("replication_resync", reason=f"{error!s:.500}")
+        self._epoch = ""
+
+    def _tell(self, problem: str) -> None:
+        """Says once why nothing is copied."""
+        if problem != self.problem:
+            self.problem = problem
+            log.error("replication_refused", error=problem)
 
     async def _follow(self) -> None:
         with anyio.fail_after(CONNECT):
@@ -117,6 +147,8 @@ class Standby:
                 request["token"] = self._token
             if self._epoch:
                 request |= {"epoch": self._epoch, "seq": self._seq}
+            if self._term.cluster:
+                request |= self._standing.members()
             with anyio.fail_after(CONNECT):
                 await stream.send(messages.encode(request))
             await self._take_all(stream)
@@ -135,20 +167,24 @@ class Standby:
     async def _take(self, message: Message) -> None:
         match messages.text(message, "type"):
             case "replication_snapshot":
-                await self._adopt(message.get("snapshot"), epoch="", seq=0)
+                self._check_standing(message)
+                await self._adopt(message.get("snapshot"), message, epoch="", seq=0)
             case "replication_snapshot_part":
                 self._take_part(messages.text(message, "text"))
             case "replication_snapshot_end":
                 text, self._parts, self._size = "".join(self._parts), [], 0
-                self._check_term(messages.number(message, "term"))
+                self._check_standing(message)
                 rows = await anyio.to_thread.run_sync(snapshot.decode, text.encode())
-                await self._adopt(rows, *_position(message))
+                epoch, seq = _position(message)
+                await self._adopt(rows, message, epoch=epoch, seq=seq)
             case "replication_delta" if "epoch" in message:
+                self._check_standing(message)
                 await self._take_delta(message)
             case "heartbeat" if "epoch" in message:
+                self._check_standing(message)
                 self._check_position(*_position(message))
             case "error":
-                raise PilotError(f"the primary refuses: {messages.text(message, 'error')}")
+                raise _Refused(f"the primary refuses: {messages.text(message, 'error'):.500}")
 
     def _take_part(self, text: str) -> None:
         self._size += len(text)
@@ -156,22 +192,60 @@ class Standby:
             raise _Resync("the snapshot has no end")
         self._parts.append(text)
 
-    def _check_term(self, term: int) -> None:
-        """A primary of the past, that came back after another took its place, is not followed."""
-        if term < self._term.number:
-            raise PilotError(
-                f"the primary at {self._address[0]}:{self._address[1]} has term {term}, and this "
-                f"registry has seen {self._term.number}: it has been replaced"
+    def _check_standing(self, message: Message) -> None:
+        """A primary of another cluster, or of the past, is not followed."""
+        cluster, term, own = (
+            messages.text(message, "cluster"),
+            messages.number(message, "term"),
+            self._term,
+        )
+        where = _serving.join_address(*self._address)
+        if own.cluster and cluster != own.cluster and ("term" in message or cluster):
+            shown = f"is of cluster {cluster:.32}" if cluster else "names no cluster"
+            raise _Refused(
+                f"the primary at {where} {shown}, and this copy is of {own.cluster}: it began "
+                "anew, or is another's; to follow it all the same, move this registry's store away"
             )
-        self._term.follow(term)
+        if "term" in message and term < own.number:
+            raise _Refused(
+                f"the primary at {where} has term {term}, and this registry has seen "
+                f"{own.number}: it has been replaced"
+            )
 
-    async def _adopt(self, rows: object, epoch: str, seq: int) -> None:
+    async def _adopt(self, rows: object, message: Message, *, epoch: str, seq: int) -> None:
         if not isinstance(rows, dict):
             raise _Resync("a snapshot that is no object")
-        state = await anyio.to_thread.run_sync(State.load, rows, time.time())
-        await self._ledger.adopt(state)
+        state = await anyio.to_thread.run_sync(_load, rows)
+        keeps = await self._judge(state, messages.number(message, "term"))
+        await self._ledger.adopt(state, keeps="diverged" if keeps else "")
+        self._term.adopt(
+            messages.text(message, "cluster")[:_CLUSTER], messages.number(message, "term")
+        )
         self._epoch, self._seq = epoch, seq
         self._mark_current()
+
+    async def _judge(self, state: State, term: int) -> bool:
+        """Whether what we have is kept aside before it is replaced."""
+        ours, where = self._ledger.state, _serving.join_address(*self._address)
+        if not ours.nodes:
+            return False
+        if not state.nodes:
+            raise _Refused(f"the primary at {where} is empty: it has lost what this copy has")
+        has_lost = state.next_node < ours.next_node
+        if has_lost and term <= self._term.number and not self._term.has_led:
+            raise _Refused(
+                f"the primary at {where} has gone back to an earlier state: it is at id "
+                f"{state.next_node}, and this copy at {ours.next_node}; promote this registry, or "
+                "move its store away to follow"
+            )
+        if not (has_lost or self._term.has_led):
+            return False
+        differing = await anyio.to_thread.run_sync(_differences, ours, state)
+        if differing:
+            log.warning(
+                "diverged", rows=differing, hint="what is replaced is kept beside the store"
+            )
+        return bool(differing)
 
     async def _take_delta(self, message: Message) -> None:
         epoch, seq = _position(message)
@@ -191,6 +265,7 @@ class Standby:
         self._mark_current()
 
     def _mark_current(self) -> None:
+        self.problem = ""
         if not self.is_current:
             self.is_current = True
             log.info("replication_current", seq=self._seq)
@@ -198,3 +273,19 @@ class Standby:
 
 def _position(message: Message) -> tuple[str, int]:
     return messages.text(message, "epoch"), messages.number(message, "seq", 63)
+
+
+def _load(rows: dict[str, Any]) -> State:
+    state = State.load(rows, time.time())
+    validation.check_all(state)
+    return state
+
+
+def _differences(ours: State, theirs: State) -> dict[str, int]:
+    """How many rows of ours are another, or none, there; by table."""
+    found = {}
+    for name, table in ours.tables.items():
+        count = sum(theirs.row(name, key) != row for key, row in table.pairs())
+        if count:
+            found[name] = count
+    return found

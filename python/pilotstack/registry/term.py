@@ -1,29 +1,60 @@
-"""How often a standby has become the primary: kept beside the store, so that a registry that was
-replaced can be told from the one that replaced it."""
+"""Which registries belong together, and which of them serves: kept beside the store.
+
+The cluster names one history of a state, from the first start of an empty registry on. The term
+counts how often a standby of it has become the primary, so that a registry that was replaced can be
+told from the one that replaced it.
+"""
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
+import hashlib
+import hmac
+import secrets
+import zlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from pilotstack import _files
 from pilotstack.errors import InternalError
+from pilotstack.registry import messages
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pilotstack.registry.messages import Message
 
-class _Kept(msgspec.Struct):
-    term: int
-    is_standby: bool
+#: Octets of a cluster's name.
+_CLUSTER: Final = 8
+#: Cost of guessing a replication token from a proof: about 50 ms and 16 MiB each.
+_SCRYPT: Final[dict[str, Any]] = {"n": 1 << 14, "r": 8, "p": 1, "dklen": 32}
+#: Terms that anybody may name; one promotion a second takes longer than any network lives.
+MAX_TERM: Final = 1 << 31
+
+
+class _Kept(msgspec.Struct, frozen=True, omit_defaults=True):
+    term: int = 0
+    is_standby: bool = False
+    cluster: str = ""
+    #: It has served as the primary, so there may be changes that no other registry has. Earlier
+    #: versions did not say.
+    has_led: bool | None = None
+    #: The term of the registry that replaced this one; 0 if none did.
+    replaced_by: int = 0
+    #: Whom it followed last, and how that is recognized: ``None`` is plain TCP, empty the system's
+    #: trust, otherwise pins separated by commas.
+    primary: str = ""
+    primary_trust: str | None = None
+    #: CRC-32 of the file without this.
+    sum: str = ""
 
 
 class Term:
-    """The term of this registry.
+    """Cluster and term of this registry.
 
     Args:
-        path: where it is kept; ``None`` for a registry that keeps nothing.
+        path: where they are kept; ``None`` for a registry that keeps nothing.
 
     Raises:
         InternalError: the file is corrupt.
@@ -31,49 +62,198 @@ class Term:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._kept = _Kept(term=0, is_standby=False)
+        self._kept = _Kept()
+        self._is_new = True
         if path is None:
             return
         try:
-            self._kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+            kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+            # Files of earlier versions name no cluster and have no sum.
+            if (kept.cluster or kept.sum) and kept.sum != _sum(kept):
+                raise ValueError("its checksum is wrong")
+            if not 0 <= kept.term < MAX_TERM:
+                raise ValueError(f"there is no term {kept.term}")
         except FileNotFoundError:
-            pass
-        except (OSError, msgspec.DecodeError) as error:
+            return
+        except (OSError, ValueError) as error:
             raise InternalError(
                 f"the term in {path} cannot be read: {error}",
                 hint="restore it from a backup with the store, or remove it to begin with term 0",
             ) from error
+        self._kept = kept
+        self._is_new = False
 
     @property
     def number(self) -> int:
         """The term."""
         return self._kept.term
 
-    def lead(self) -> bool:
+    @property
+    def cluster(self) -> str:
+        """The cluster; empty if this registry is a copy of nothing yet."""
+        return self._kept.cluster
+
+    @property
+    def replaced_by(self) -> int:
+        """The term of the registry that replaced this one; 0 if none did."""
+        return self._kept.replaced_by
+
+    @property
+    def has_led(self) -> bool:
+        """Whether there may be changes here that no other registry has."""
+        kept = self._kept
+        return not kept.is_standby if kept.has_led is None else kept.has_led
+
+    @property
+    def last_primary(self) -> tuple[str, str | None]:
+        """``host:port`` of whom this one followed last, and how that is recognized."""
+        return self._kept.primary, self._kept.primary_trust
+
+    def lead(self, *, is_forced: bool = False) -> bool:
         """Begins to serve as the primary; returns whether that is a promotion.
 
+        Args:
+            is_forced: it is one also for a registry that was replaced.
+
         Raises:
             OSError: the term cannot be kept.
         """
-        is_promotion = self._kept.is_standby
-        self._keep(_Kept(term=self._kept.term + is_promotion, is_standby=False))
+        kept = self._kept
+        self._is_new = False
+        is_promotion = kept.is_standby or (is_forced and kept.replaced_by > kept.term)
+        self._keep(
+            term=max(kept.term, kept.replaced_by) + 1 if is_promotion else kept.term,
+            is_standby=False,
+            cluster=kept.cluster or secrets.token_hex(_CLUSTER),
+            has_led=True,
+            replaced_by=0 if is_promotion else kept.replaced_by,
+        )
         return is_promotion
 
-    def follow(self, term: int) -> None:
-        """Follows a primary of this term.
+    def follow(self, primary: str, trust: str | None) -> None:
+        """Begins to follow a primary.
 
         Raises:
-            OSError: the term cannot be kept.
+            OSError: that cannot be kept.
         """
-        self._keep(_Kept(term=term, is_standby=True))
+        has_led = self.has_led and not self._is_new
+        self._is_new = False
+        self._keep(is_standby=True, has_led=has_led, primary=primary, primary_trust=trust)
 
-    def _keep(self, kept: _Kept) -> None:
-        if self._path is not None and kept != self._kept:
-            temporary = self._path.with_name(f"{self._path.name}.tmp")
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(fd, "wb") as file:
-                file.write(msgspec.json.encode(kept))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-        self._kept = kept
+    def adopt(self, cluster: str, term: int) -> None:
+        """The state is a copy of a primary's now.
+
+        Raises:
+            OSError: that cannot be kept.
+        """
+        self._keep(
+            cluster=cluster or self.cluster,
+            term=term,
+            is_standby=True,
+            has_led=False,
+            replaced_by=0,
+        )
+
+    def replace(self, term: int) -> None:
+        """Another registry serves, in a higher term.
+
+        Raises:
+            OSError: that cannot be kept; it is true all the same until the end of the process.
+        """
+        self._keep(replaced_by=term)
+
+    def _keep(self, **members: Any) -> None:
+        kept = msgspec.structs.replace(self._kept, **members, sum="")
+        if kept == msgspec.structs.replace(self._kept, sum=""):
+            return
+        kept = self._kept = msgspec.structs.replace(kept, sum=_sum(kept))
+        if self._path is not None:
+            _files.replace(self._path, [msgspec.json.encode(kept)])
+
+
+def _sum(kept: _Kept) -> str:
+    return f"{zlib.crc32(msgspec.json.encode(msgspec.structs.replace(kept, sum=''))):08x}"
+
+
+class Fence:
+    """Proves terms among registries that share a replication token. Clients carry proofs from one
+    to another, and can make none.
+
+    Args:
+        token: the secret; without one nothing is proven.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self._proofs: dict[tuple[str, int], str] = {}
+
+    @cached_property
+    def _key(self) -> bytes:
+        return hashlib.scrypt(self._token.encode(), salt=b"pilot term proof", **_SCRYPT)
+
+    def prove(self, cluster: str, term: int) -> str:
+        """The proof that a term has begun; empty for the first, which nobody needs to prove."""
+        if not self._token or not term:
+            return ""
+        proof = self._proofs.get((cluster, term))
+        if proof is None:
+            proof = self._proofs[cluster, term] = self._make(cluster, term)
+        return proof
+
+    def _make(self, cluster: str, term: int) -> str:
+        text = f"term:{cluster}:{term}".encode()
+        return hmac.digest(self._key, text, "sha256").hex()
+
+    def accepts(self, cluster: str, term: int, proof: str) -> bool:
+        """Whether a term of a cluster has begun."""
+        if not (self._token and proof and term < MAX_TERM):
+            return False
+        return hmac.compare_digest(proof.encode(), self._make(cluster, term).encode())
+
+
+class Standing:
+    """What a registry says of itself in everything that it sends, and what it learns from others.
+
+    Args:
+        term: its term.
+        token: the replication token.
+    """
+
+    def __init__(self, term: Term, token: str = "") -> None:
+        self.term = term
+        self.fence = Fence(token)
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another registry serves in place of this primary."""
+        return self.term.replaced_by > self.term.number
+
+    def members(self) -> dict[str, Any]:
+        """What every message has."""
+        term = self.term
+        members: dict[str, Any] = {"cluster": term.cluster, "term": term.number}
+        if proof := self.fence.prove(term.cluster, term.number):
+            members["term_proof"] = proof
+        if self.is_replaced:
+            members["replaced"] = True
+        return members
+
+    def is_foreign(self, message: Message) -> bool:
+        """Whether a message is for registries of another cluster."""
+        named = messages.text(message, "cluster")
+        return bool(named and self.term.cluster) and named != self.term.cluster
+
+    def learn(self, message: Message) -> bool:
+        """Whether a message proves that this registry was replaced, and it did not know.
+
+        Raises:
+            OSError: that cannot be kept.
+        """
+        term = messages.number(message, "term")
+        own = self.term
+        if term <= max(own.number, own.replaced_by) or self.is_foreign(message):
+            return False
+        if not self.fence.accepts(own.cluster, term, messages.text(message, "term_proof")):
+            return False
+        own.replace(term)
+        return True

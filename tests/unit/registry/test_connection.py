@@ -184,3 +184,82 @@ async def test_a_cancelled_request_leaves_no_reply_for_the_next() -> None:
             tasks.cancel_scope.cancel()
         reply = await connection.request({"type": "next"})
         assert reply["number"] == len(only.requests)
+
+
+def standing(cluster: str, term: int = 0, **members: object) -> messages.Message:
+    return {"type": "ok", "cluster": cluster, "term": term, **members}
+
+
+async def test_the_highest_term_goes_with_every_request_and_decides() -> None:
+    async with registries(2) as (old, new), connected(old, new) as connection:
+        old.reply = lambda number: standing("c")
+        new.reply = lambda number: standing("c", 1, term_proof="proof")
+        assert (await connection.request({"type": "a"}))["term"] == 0
+        # The old one goes away for a moment.
+        old.reply = lambda number: None
+        assert (await connection.request({"type": "b"}))["term"] == 1
+        new.reply = lambda number: None
+        # It does not know of terms, so it answered; nobody takes that for an answer.
+        old.reply = lambda number: standing("c")
+        with pytest.raises(ConnectionFailed, match="replaced"):
+            await connection.request({"type": "c"})
+        told = old.requests[-1]
+        assert (told["cluster"], told["term"], told["term_proof"]) == ("c", 1, "proof")
+        # One that knows may still be read.
+        old.reply = lambda number: standing("c", replaced=True)
+        assert (await connection.request({"type": "d"}))["replaced"]
+        new.reply = lambda number: standing("c", 1)
+        assert (await connection.request({"type": "e"}))["term"] == 1
+        assert connection.address == new.address
+
+
+async def test_another_cluster_is_taken_only_when_nobody_of_the_known_one_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with registries(2) as (first, second), connected(first, second) as connection:
+        first.reply = second.reply = lambda number: standing("c")
+        await connection.request({"type": "a"})
+        first.reply = lambda number: standing("d", code="foreign", error="another cluster")
+        assert (await connection.request({"type": "b"}))["cluster"] == "c"
+        # The other one is silent: it may come back.
+        second.reply = lambda number: None
+        with pytest.raises(ConnectionFailed):
+            await connection.request({"type": "c"})
+        # It does not.
+        monkeypatch.setattr(module, "PATIENCE", 0)
+        first.reply = lambda number: (
+            standing("d") if first.requests[-1].get("cluster") == "d" else foreign("d")
+        )
+        reply = await connection.request({"type": "d"})
+        assert (reply["cluster"], "error" in reply) == ("d", False)
+
+
+def foreign(cluster: str) -> messages.Message:
+    return standing(cluster, code="foreign", error="another cluster")
+
+
+async def test_a_registry_that_began_anew_is_asked_again_as_what_it_is() -> None:
+    async with registries(1) as (only,), connected(only) as connection:
+        only.reply = lambda number: standing("c", 3, term_proof="proof")
+        await connection.request({"type": "a"})
+        only.reply = lambda number: (
+            foreign("d") if only.requests[-1]["cluster"] == "c" else standing("d")
+        )
+        assert "error" not in await connection.request({"type": "b"})
+        assert only.requests[-1] == {"type": "b", "cluster": "d"}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"cluster": 7, "term": "x"},
+        {"cluster": "c" * 1000, "term": 1},
+        {"cluster": "c", "term": -1, "term_proof": 9},
+        {"cluster": "c", "term": 1 << 70},
+    ],
+)
+async def test_odd_standings_are_passed_over(odd: messages.Message) -> None:
+    async with registries(1) as (only,), connected(only) as connection:
+        only.reply = lambda number: {"type": "ok", **odd}
+        for _ in range(2):
+            assert (await connection.request({"type": "a"}))["type"] == "ok"

@@ -16,18 +16,18 @@ from tests.support.registries import signed
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import InternalError, PilotError
 from pilotstack.registry import messages, replication, snapshot
+from pilotstack.registry import standby as standby_module
 from pilotstack.registry.ledger import Ledger
+from pilotstack.registry.records import Change, Request
 from pilotstack.registry.replication import QUEUE, Log, Publisher, _Subscriber
 from pilotstack.registry.standby import Standby
 from pilotstack.registry.state import Policy, Source, State, apply
-from pilotstack.registry.store import MemoryStore
-from pilotstack.registry.term import Term
+from pilotstack.registry.store import FileStore, MemoryStore
+from pilotstack.registry.term import Standing, Term
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from pilotstack.registry.records import Change
 
 
 def registered(state: State, number: int) -> tuple[Change, ...]:
@@ -51,7 +51,7 @@ def body(frame: bytes) -> dict[str, Any]:
 
 def test_deltas_are_numbered_and_the_last_ones_kept() -> None:
     state, log = State(Policy(salt=os.urandom(32))), Log(limit=2000)
-    frames = [log.add(registered(state, number)) for number in range(1, 30)]
+    frames = [frame for number in range(1, 30) for frame in log.add(registered(state, number))]
     assert [body(frame)["seq"] for frame in frames] == list(range(1, 30))
     assert log.since(log.epoch, 29) == []
     assert log.since(log.epoch, 27) == frames[-2:]
@@ -84,7 +84,11 @@ class Pair:
         self.publisher = Publisher(Ledger(self.state, MemoryStore()), token="secret")
         self.copy = Ledger(State(Policy(is_standby=True)), MemoryStore())
         self.standby = Standby(
-            self.copy, ("127.0.0.1", 1), token="secret", trust=None, term=Term(term)
+            self.copy,
+            ("127.0.0.1", 1),
+            token="secret",
+            trust=None,
+            standing=Standing(Term(term), "secret"),
         )
 
     def change(self, number: int) -> dict[str, Any]:
@@ -212,7 +216,7 @@ def test_a_large_state_is_sent_in_parts_that_make_it_up_again() -> None:
     for number in range(1, 1500):
         registered(state, number)
     view = state.view()
-    frames = replication._parts(view)
+    frames = list(replication._parts(view))
     assert len(frames) > 1
     assert max(map(len, frames)) < messages.MAX_MESSAGE
     text = "".join(body(frame)["text"] for frame in frames)
@@ -299,8 +303,8 @@ async def test_terms_count_promotions_and_old_primaries_are_refused(tmp_path: Pa
     assert (again.lead(), again.number) == (False, 4)
     follower = Pair(path)
     with pytest.raises(PilotError, match="has been replaced"):
-        await follower.take(*follower.snapshot(term=3))
-    await follower.take(*follower.snapshot(term=4))
+        await follower.take(*follower.snapshot(term=3, cluster=again.cluster))
+    await follower.take(*follower.snapshot(term=4, cluster=again.cluster))
     path.write_text("{")
     with pytest.raises(InternalError) as broken:
         Term(path)
@@ -324,3 +328,182 @@ def test_who_may_follow() -> None:
     assert refusals[guarded] == [wrong, "", wrong, wrong]
     assert refusals[both] == ["", "", wrong, ""]
     assert refusals[legacy] == [""] * 4
+
+
+def waiting(state: State, targets: int, senders: int, text: str) -> None:
+    for target in range(1, targets + 1):
+        for sender in range(1, senders + 1):
+            state.put("requests", (target, sender), Request(text, 1))
+
+
+def test_no_inbox_makes_a_frame_that_standbys_refuse() -> None:
+    state = State(Policy(salt=os.urandom(32)))
+    registered(state, 1)
+    waiting(state, 130, 20, '\x01\u20ac\U0001f310"\\' * 200)
+    frames = list(replication._parts(state.view()))
+    assert max(map(len, frames)) < messages.MAX_MESSAGE
+    text = "".join(body(frame)["text"] for frame in frames)
+    copy = State.load(snapshot.decode(text.encode()), 0.0)
+    assert copy.requests.groups == state.requests.groups
+
+
+def test_deltas_are_cut_by_their_length() -> None:
+    rows = [Request("\x01" * 1024, 1)] * 1000
+    changes = [Change("requests", (1, sender), None, row) for sender, row in enumerate(rows, 1)]
+    log = Log()
+    frames = log.add(changes)
+    assert max(map(len, frames)) < messages.MAX_MESSAGE
+    assert sum(len(body(frame)["changes"]) for frame in frames) == 1000
+    assert log.since(log.epoch, 0) == frames
+
+
+@pytest.mark.anyio
+async def test_a_state_that_first_generation_standbys_cannot_take_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replication, "FRAME", 2000)
+    pair = Pair()
+    for number in range(1, 30):
+        pair.change(number)
+    subscribe = {"type": "subscribe_replication", "token": "secret"}
+    async with Link() as link, anyio.create_task_group() as tasks:
+        tasks.start_soon(pair.publisher.serve, link, subscribe)
+        assert body(await link.frames.receive())["error"] == "snapshot too long"
+
+
+async def refused(pair: Pair, other: Pair, **members: object) -> str:
+    with pytest.raises(PilotError) as error:
+        await pair.take(*other.snapshot(**members))
+    return error.value.message
+
+
+@pytest.mark.anyio
+async def test_an_empty_a_foreign_and_an_earlier_primary_replace_nothing() -> None:
+    pair, empty, other = Pair(), Pair(), Pair()
+    for number in (1, 2, 3):
+        pair.change(number)
+    await pair.take(*pair.snapshot(cluster="c"))
+    assert "is empty" in await refused(pair, empty, cluster="c")
+    other.change(9)
+    assert "is of cluster d" in await refused(pair, other, cluster="d")
+    assert "names no cluster" in await refused(pair, other)
+    assert "gone back" in await refused(pair, other, cluster="c")
+    assert pair.names == {"node-1", "node-2", "node-3"}
+    # Another standby was promoted, and was not as far.
+    await pair.take(*other.snapshot(cluster="c", term=1))
+    assert pair.names == {"node-9"}
+
+
+@pytest.mark.anyio
+async def test_what_is_replaced_by_a_higher_term_is_kept(tmp_path: Path) -> None:
+    pair, other = Pair(), Pair()
+    store = FileStore(tmp_path / "registry.json")
+    pair.copy = pair.standby._ledger = Ledger(store.load(0), store)
+    for number in (1, 2):
+        pair.change(number)
+    await pair.take(*pair.snapshot(cluster="c"))
+    other.change(9)
+    await pair.take(*other.snapshot(cluster="c", term=1))
+    store.close()
+    (kept,) = kept_in(tmp_path)
+    assert set(snapshot.decode(kept.read_bytes())["nodes"]) == {"1", "2"}
+
+
+def kept_in(directory: Path) -> list[Path]:
+    return list(directory.glob("registry.json.diverged-*"))
+
+
+KEY = messages.encode_base64(b"k" * 32)
+GOOD = {"t": "nodes", "k": 1, "v": {"id": 1, "public_key": KEY}}
+BAD_ROWS: list[dict[str, Any]] = [
+    GOOD | {"k": [1, 2], "v": None},
+    GOOD | {"k": [1, "x"], "v": None},
+    GOOD | {"k": 0, "v": None},
+    GOOD | {"k": True, "v": None},
+    GOOD | {"v": {"id": 1, "public_key": "AAAA"}},
+    GOOD | {"v": {"id": 1, "public_key": KEY, "registered": 1 << 62}},
+    GOOD | {"v": {"id": 1, "public_key": KEY, "gone_at": -1}},
+    GOOD | {"v": {"id": 1, "public_key": KEY, "polo_score": 1 << 80}},
+    GOOD | {"v": {"id": 1, "public_key": KEY, "hostname": "x" * (1 << 21)}},
+    {"t": "claims", "k": 1, "v": {"created": 1}},
+    {"t": "claims", "k": [1, "2"], "v": {"created": 1}},
+    {"t": "claims", "k": [1, -2], "v": {"created": 1}},
+    {"t": "claims", "k": [1, 2], "v": {"created": 1 << 60}},
+    {"t": "members", "k": [1 << 20, 2], "v": {}},
+    {"t": "members", "k": ["1", 2], "v": {}},
+    {"t": "rotations", "k": [1, 2], "v": {"timestamp": 1}},
+    {"t": "networks", "k": 7, "v": {"id": 7, "name": "n", "rules": "{"}},
+    {"t": "networks", "k": 7, "v": {"id": 7, "name": "n", "expr_policy": "[" * 5000}},
+    {"t": "networks", "k": 7, "v": {"id": 8, "name": "n"}},
+    {"t": "networks", "k": 7, "v": {"id": 7, "name": ""}},
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("row", BAD_ROWS, ids=range(len(BAD_ROWS)))
+async def test_a_delta_is_looked_at_before_it_is_stored(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    pair = Pair()
+    store = FileStore(tmp_path / "registry.json")
+    pair.copy = pair.standby._ledger = Ledger(store.load(0), store)
+    pair.change(5)
+    await pair.take(*pair.snapshot())
+    delta = {"type": "replication_delta", "epoch": pair.publisher.log.epoch, "seq": 2}
+    with pytest.raises(ValueError, match=r"."):
+        await pair.take(delta | {"changes": [GOOD | {"k": 2, "v": None}, row]})
+    assert pair.names == {"node-5"}
+    store.close()
+    again = FileStore(tmp_path / "registry.json")
+    assert set(again.load(0).by_hostname) == {"node-5"}
+    again.close()
+
+
+@pytest.mark.anyio
+async def test_a_snapshot_is_looked_at_as_a_delta_is() -> None:
+    pair = Pair()
+    pair.change(1)
+    await pair.take(*pair.snapshot())
+    for row in (
+        {"id": 3, "public_key": KEY, "registered": 1 << 62},
+        {"id": 3, "public_key": KEY, "polo_score": 1 << 80},
+    ):
+        rows = {"next_node": 9, "nodes": {"3": row}, "networks": {}}
+        with pytest.raises(ValueError, match="no "):
+            await pair.take({"type": "replication_snapshot", "snapshot": rows})
+    assert pair.names == {"node-1"}
+
+
+@pytest.mark.anyio
+async def test_nothing_that_a_primary_sends_ends_its_standby(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(standby_module, "RETRY", (0, 0))
+    pair = Pair()
+    errors: list[Exception] = [RecursionError(), AssertionError(), KeyError("x"), MemoryError()]
+
+    async def follow() -> None:
+        if errors:
+            raise errors.pop()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(pair.standby, "_follow", follow)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pair.standby.run)
+        while errors:
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_standby_of_another_cluster_is_not_served() -> None:
+    own = Term(None)
+    own.lead()
+    publisher = Publisher(
+        Ledger(State(), MemoryStore()), token="secret", standing=Standing(own, "secret")
+    )
+    subscribe = {"type": "subscribe_replication", "token": "secret", "cluster": "another"}
+    assert "another cluster" in publisher._refusal(subscribe)
+    assert publisher._refusal(subscribe | {"cluster": own.cluster}) == ""
+    own.replace(1)
+    assert "replaced" in publisher._refusal(subscribe | {"cluster": own.cluster})
