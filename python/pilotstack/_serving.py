@@ -3,6 +3,7 @@ says it is ready."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import resource
@@ -12,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 import anyio
 import anyio.abc
@@ -22,9 +23,11 @@ from pilotstack import _logs
 from pilotstack.errors import InvalidArgument, PilotError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
 log = structlog.get_logger(__name__)
+
+_Arguments = ParamSpec("_Arguments")
 
 LEVELS = _logs.LEVELS
 FORMATS = _logs.FORMATS
@@ -124,6 +127,30 @@ async def keep_running(
     while True:
         await contain(what, step, *arguments)
         await anyio.sleep(_AGAIN)
+
+
+def contained(
+    step: Callable[_Arguments, Coroutine[Any, Any, None]],
+) -> Callable[_Arguments, Coroutine[Any, Any, None]]:
+    """A task that fails for itself; see :func:`contain`."""
+
+    @functools.wraps(step)
+    async def run(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> None:
+        await contain(step.__qualname__, functools.partial(step, *arguments, **named))
+
+    return run
+
+
+def endless(
+    step: Callable[_Arguments, Coroutine[Any, Any, None]],
+) -> Callable[_Arguments, Coroutine[Any, Any, None]]:
+    """A loop that is to go on whatever happens in it; see :func:`keep_running`."""
+
+    @functools.wraps(step)
+    async def run(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> None:
+        await keep_running(step.__qualname__, functools.partial(step, *arguments, **named))
+
+    return run
 
 
 async def accept_forever(

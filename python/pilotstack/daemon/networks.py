@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import anyio
 import msgspec
 
+from pilotstack import _serving
 from pilotstack.errors import InvalidArgument, PermissionDenied, Unavailable
 from pilotstack.registry import messages
 from pilotstack.types import Address
@@ -78,6 +79,7 @@ class NetworkVerbs:
         """Networks that we are in, without the backbone."""
         return sorted(self._daemon.networks - {_BACKBONE})
 
+    @_serving.endless
     async def keep(self) -> None:
         """Looks from time to time, since others can make us a member or end that."""
         while True:

@@ -269,6 +269,7 @@ class Daemon:
         self.networks = self.trust.trust.networks = networks
         self.core.set_networks(sorted(networks - {0}))
 
+    @_serving.endless
     async def _keep_alive(self) -> None:
         while True:
             await anyio.sleep(self.config.keepalive)
@@ -292,6 +293,7 @@ class Daemon:
 
     # Events of the core
 
+    @_serving.endless
     async def _take_events(self, tasks: anyio.abc.TaskGroup) -> None:
         fd = self.core.event_fd()
         while not self._stopped.is_set():
@@ -325,10 +327,12 @@ class Daemon:
             log.info("moved", endpoint=endpoint)
             tasks.start_soon(self._register_again)
 
+    @_serving.contained
     async def _register_again(self) -> None:
         with suppress(PilotError):
             await self.register()
 
+    @_serving.contained
     async def _find_record(self, node: int) -> None:
         async with self._questions:
             try:
@@ -340,10 +344,12 @@ class Daemon:
                 log.debug("no_record", node=node, error=str(error))
                 self.core.on_no_record(node)
 
+    @_serving.contained
     async def _admit(self, node: int, network: int, key: bytes) -> None:
         async with self._admissions:
             await self.trust.admit(node, network, key)
 
+    @_serving.contained
     async def _answer(
         self, client: int, request_id: int | None, command: int, payload: bytes
     ) -> None:

@@ -127,8 +127,12 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
         )
 
     async def heartbeat(self) -> None:
-        """Says that we are alive."""
-        await self.about_us("heartbeat")
+        """Says that we are alive.
+
+        Raises:
+            NotFound: the registry does not know us, or another by our id.
+        """
+        await self.about_us("heartbeat", public_key=self.key_text())
 
     async def deregister(self, *, keep_memberships: bool = False) -> Message:
         """Gives up the registration; the id stays bound to our key.

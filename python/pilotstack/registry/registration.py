@@ -180,6 +180,10 @@ def _host(endpoint: str) -> str:
 def heartbeat(call: Call) -> Message:
     """Sheet 3.3. Liveness is not durable: after a restart every node gets a period of grace."""
     node = call.live()
+    key = call.text("public_key")
+    if key and key != messages.encode_base64(node.public_key):
+        # A registry that was emptied or restored gave the id to somebody else.
+        raise Denied(f"node {node.node_id}: node not found: the id belongs to another key")
     call.authenticate(node, f"heartbeat:{node.node_id}")
     reply: Message = {"time": call.at}
     info = call.state.keys.get(node.node_id)

@@ -229,8 +229,10 @@ class Standing:
         return self.term.replaced_by > self.term.number
 
     def members(self) -> dict[str, Any]:
-        """What every message has."""
+        """What every message has, once there is a cluster."""
         term = self.term
+        if not term.cluster:
+            return {}
         members: dict[str, Any] = {"cluster": term.cluster, "term": term.number}
         if proof := self.fence.prove(term.cluster, term.number):
             members["term_proof"] = proof

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
+from pilotstack import _serving
 from pilotstack.errors import PilotError
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class InboxReader:
         except PilotError as error:
             log.debug("inbox_unreachable", error=str(error))
 
+    @_serving.endless
     async def run(self) -> None:
         """Reads until cancelled."""
         failures = idle = 0

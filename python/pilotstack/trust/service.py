@@ -16,6 +16,7 @@ import anyio
 import anyio.abc
 import structlog
 
+from pilotstack import _serving
 from pilotstack.errors import ConnectionFailed, NotFound, PilotError
 from pilotstack.trust import messages
 from pilotstack.trust.handshake import HandshakePort
@@ -279,6 +280,7 @@ class TrustService:
         """A peer's key was proved or fetched: trust in another one ends."""
         await self.perform(self.trust.key_seen(node, key, time.time()))
 
+    @_serving.contained
     async def registered(self) -> None:
         """After a registration, the registry is told whom we trust."""
         await self.perform(self.trust.registered(time.time()))
@@ -303,6 +305,7 @@ class TrustService:
                     effects = self.trust.confirmed(peer, True, record, time.time())
                     await self.perform(effects)
 
+    @_serving.endless
     async def _reconcile_forever(self) -> None:
         while True:
             await anyio.sleep(RECONCILE)
@@ -376,7 +379,8 @@ class TrustService:
             await self.port.send(sent.peer, octets, FAREWELL)
         elif self._tasks is not None:
             self._gate.expect_call(sent.peer)
-            self._tasks.start_soon(self.port.send, sent.peer, octets, DIRECT)
+            send = self.port.send
+            self._tasks.start_soon(_serving.contain, "handshake", send, sent.peer, octets, DIRECT)
 
     async def _tell(self, effect: _Report, delay: float = 0.0) -> None:
         is_end = isinstance(effect, RevokeTrust)

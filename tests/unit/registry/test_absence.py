@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 from tests.support.local_registry import NOW, LocalRegistry
+from tests.support.registry import World, key_text
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import NotFound
+from pilotstack.registry.client import error_of
 from pilotstack.registry.state import State
 
 pytestmark = pytest.mark.anyio
@@ -40,3 +42,14 @@ async def test_memberships_over_an_absence(keeps: bool, is_loaded: bool) -> None
     assert role == "member"
     if keeps:
         await owner.rename_network(network, "lab2")
+
+
+async def test_a_heartbeat_for_an_id_that_is_anothers_says_so() -> None:
+    """As after a registry came back from an old backup."""
+    world = World()
+    world.join("first")
+    reply = world.ask("second", "heartbeat", node_id=1, public_key=key_text("second"))
+    assert reply["error"] == "node 1: node not found: the id belongs to another key"
+    assert isinstance(error_of(reply["error"]), NotFound)
+    right = world.about("first", "heartbeat", public_key=key_text("first"))
+    assert "error" not in right
