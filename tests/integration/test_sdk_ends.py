@@ -191,7 +191,7 @@ async def test_a_driver_reconnects_and_binds_again_when_asked(
         ):
             accepted: list[pilotstack.Stream] = []
             received: list[bytes] = []
-            is_accepted = anyio.Event()
+            is_accepted, is_received = anyio.Event(), anyio.Event()
 
             async def accept() -> None:
                 accepted.append(await listener.accept())
@@ -199,6 +199,7 @@ async def test_a_driver_reconnects_and_binds_again_when_asked(
 
             async def receive() -> None:
                 received.append((await datagrams.receive()).data)
+                is_received.set()
 
             # Those who wait now go on waiting over the restart.
             tasks.start_soon(accept)
@@ -220,7 +221,7 @@ async def test_a_driver_reconnects_and_binds_again_when_asked(
                 await accepted[0].aclose()
             with anyio.fail_after(20):
                 while not received:
-                    await client_send(client, datagrams.port)
+                    await send_one(client, datagrams.port, is_received)
             with socket.socket(socket.AF_UNIX) as plain:
                 plain.connect(str(forwarded))
                 plain.sendall(b"echo")
@@ -228,10 +229,12 @@ async def test_a_driver_reconnects_and_binds_again_when_asked(
             await ours.aclose()
 
 
-async def client_send(client: Driver, port: int) -> None:
+async def send_one(client: Driver, port: int, is_received: anyio.Event) -> None:
+    """Sends what may be lost, and waits a while for its arrival."""
     async with client.datagram() as socket:
         await socket.send_to(b"datagram", ("agent-b", port))
-    await anyio.sleep(0.05)
+    with anyio.move_on_after(0.2):
+        await is_received.wait()
 
 
 async def test_without_reconnect_the_end_is_told(network: Network) -> None:
@@ -258,12 +261,19 @@ def test_a_blocking_driver_reconnects_and_binds_again_when_asked(
     a = network.start("agent-a")
     b = network.start("agent-b")
     told: list[str] = []
+    are_back = threading.Event()
+
+    def on_reconnect() -> None:
+        told.append("back")
+        if told.count("back") == 2:
+            are_back.set()
+
     with (
         sync.Driver(
             b.socket,
             reconnect=True,
             on_disconnect=lambda: told.append("gone"),
-            on_reconnect=lambda: told.append("back"),
+            on_reconnect=on_reconnect,
         ) as server,
         server.listen() as listener,
         sync.Driver(a.socket) as client,
@@ -282,7 +292,8 @@ def test_a_blocking_driver_reconnects_and_binds_again_when_asked(
         network.start("agent-b")
         assert server.info().node_id == b.node_id
         # The listener's thread binds again by itself.
-        with as_soon_as_possible(lambda: client.dial(f"agent-b:{listener.port}")) as stream:
+        assert are_back.wait(30)
+        with client.dial(f"agent-b:{listener.port}") as stream:
             stream.sendall(b"hello")
             stream.shutdown(socket.SHUT_WR)
             thread.join()
@@ -292,13 +303,3 @@ def test_a_blocking_driver_reconnects_and_binds_again_when_asked(
             plain.connect(str(forwarded))
             plain.sendall(b"echo")
             assert plain.recv(10) == b"echo"
-
-
-def as_soon_as_possible(dial: Callable[[], sync.Stream]) -> sync.Stream:
-    """A stream, as soon as somebody listens."""
-    for _ in range(200):
-        try:
-            return dial()
-        except ConnectionError:
-            threading.Event().wait(0.05)
-    return dial()
