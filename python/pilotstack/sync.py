@@ -227,10 +227,14 @@ class Driver(_Closing, BlockingControlCalls, BlockingTrustMethods, BlockingNetwo
         _abort(stream)
 
     def disconnect(self, connection_id: int) -> None:
-        """Closes any connection of the daemon."""
+        """Ends any connection of the daemon, also one of another program.
+
+        Raises:
+            NotFound: there is none with this number.
+        """
         number = f.u32(connection_id, "connection")
         self._link.wire.session.disconnected(connection_id)
-        self._link.request(f.REQUEST, bytes((f.CLOSE,)), number)
+        self.call(f.DISCONNECT, number)
 
 
 def _state(link: Link) -> str:

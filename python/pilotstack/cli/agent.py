@@ -88,7 +88,7 @@ async def connections(settings: Settings) -> None:
 @global_options
 @asynchronous
 async def disconnect(settings: Settings, conn_id: int) -> None:
-    """Close a connection."""
+    """End a connection of any program."""
     async with settings.driver() as driver:
         info = await driver.info()
         is_complete = len(info.conn_list) >= info.connections

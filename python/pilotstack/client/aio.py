@@ -588,14 +588,18 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
             await self._ask(wire, f.REQUEST, bytes((f.CLOSE,)), f.u32(0))
 
     async def disconnect(self, connection_id: int) -> None:
-        """Closes any connection of the daemon."""
+        """Ends any connection of the daemon, also one of another program.
+
+        Raises:
+            NotFound: there is none with this number.
+        """
         number = f.u32(connection_id, "connection")
         if self._control is not None:
             await self._control.send(f.frame(f.CLOSE, number))
             return
         wire = await self._ready()
         wire.session.disconnected(connection_id)
-        await self._request(f.REQUEST, bytes((f.CLOSE,)), number)
+        await self.call(f.DISCONNECT, number)
 
 
 def dial(

@@ -33,6 +33,8 @@ ENROLL_RECOVERY = 0x31
 #: Of our own, as the answer that has one more.
 REGISTER = 0x81
 
+#: Verbs that are answered without asking anybody.
+LOCAL_VERBS = frozenset({INFO, HEALTH})
 #: Seconds for which a resolved name is taken from memory.
 CACHE = 60.0
 _MAX_CACHED = 4096

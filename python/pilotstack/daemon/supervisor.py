@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -15,7 +15,7 @@ import structlog
 from pilotstack import _serving, wellknown
 from pilotstack._core import Core
 from pilotstack.daemon import identity as identities
-from pilotstack.daemon.control import Control
+from pilotstack.daemon.control import LOCAL_VERBS, Control
 from pilotstack.daemon.endpoint import IpcSocket
 from pilotstack.daemon.networks import NetworkVerbs
 from pilotstack.daemon.records import Records
@@ -353,7 +353,9 @@ class Daemon:
     async def _answer(
         self, client: int, request_id: int | None, command: int, payload: bytes
     ) -> None:
-        async with self._requests:
+        # What asks nobody else does not wait for those that do.
+        limiter = nullcontext() if command in LOCAL_VERBS else self._requests
+        async with limiter:
             try:
                 has_id = request_id is not None
                 body = await self._control.answer(command, payload, has_id=has_id)

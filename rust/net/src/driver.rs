@@ -5,54 +5,52 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
     io,
     net::SocketAddr,
-    os::fd::OwnedFd,
-    path::PathBuf,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc::Receiver},
     time::Duration,
 };
 
-use mio::{
-    Events, Interest, Poll, Token, Waker,
-    event::Event as Ready,
-    net::{UnixListener, UnixStream},
-};
+use mio::{Events, Interest, Poll, Token, Waker, event::Event as Ready, net::UnixListener};
 use pilot_proto::{
     config::{NodeConfig, TransportConfig},
     node::{ConnectionId, Event, Node, Transmit},
     time::Instant,
     transport::{CloseReason, State},
     wire::{
-        addr::{Address, Port},
+        addr::Port,
         ipc::{self, code},
     },
 };
 use tracing::{debug, error};
 
 use crate::{
-    client::{Client, Input},
+    asked::Asked,
+    client::{Client, READ_LEN},
     clock::Clock,
+    dial::Forward,
     handle::{Command, Config, ConnectionRow, HostEvent, PeerRow, Shared, Snapshot},
     heap::Heap,
-    stream::{Bridge, Owner, Stream},
+    limits::{self, LocalCounters},
+    listen::Listener,
+    stream::{Owner, Stream},
     udp::{SEND_LEN, Udp},
 };
 
 /// Names a connected driver.
-pub type ClientId = u32;
+/// Never used again.
+pub type ClientId = u64;
 
-/// Drivers at once.
-const MAX_CLIENTS: usize = 1024;
 /// Readiness events taken at once.
 const MAX_READY: usize = 1024;
 /// How long streams may finish when the daemon stops.
 const LINGER: Duration = Duration::from_secs(1);
 /// The echo service (whitepaper table of ports).
-const ECHO: Port = Port(7);
+pub(crate) const ECHO: Port = Port(7);
 
 const UDP: Token = Token(0);
 const IPC: Token = Token(1);
 const WAKE: Token = Token(2);
-const KIND_SHIFT: u32 = 32;
+const KIND_SHIFT: u32 = 56;
 
 /// What a token's descriptor is; its id is in the low bits.
 #[derive(Clone, Copy)]
@@ -62,33 +60,23 @@ pub(crate) enum Kind {
     Forward = 3,
 }
 
-pub(crate) fn token(kind: Kind, id: u32) -> Token {
-    Token((kind as usize) << KIND_SHIFT | id as usize)
+pub(crate) fn token(kind: Kind, id: impl Into<u64>) -> Token {
+    Token((kind as usize) << KIND_SHIFT | usize::try_from(id.into()).unwrap_or(0))
 }
 
-/// How accepted streams reach their application.
-pub(crate) enum Delivery {
-    /// As framed data.
-    Framed,
-    /// As a descriptor.
-    Descriptor,
-    /// By a connection to this path.
-    Path(PathBuf),
-}
-
-/// A bound stream port.
-pub(crate) struct Listener {
-    pub(crate) client: ClientId,
-    pub(crate) delivery: Delivery,
-}
-
-/// A path each of whose connections is dialled on.
-pub(crate) struct Forward {
-    pub(crate) listener: UnixListener,
-    pub(crate) client: ClientId,
-    pub(crate) remote: Address,
-    pub(crate) port: Port,
-    pub(crate) path: PathBuf,
+/// What a deadline of the shell is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Due {
+    /// A dial, or a stream to a path, whose time is over.
+    Stream(ConnectionId),
+    /// The path of a listener is tried again.
+    Path(Port),
+    /// Listening sockets are tried again.
+    Accept,
+    /// The UDP socket is tried again.
+    Udp,
+    /// A driver that is gone and whose streams do not take what it left.
+    Orphan(ClientId),
 }
 
 /// The thread's state.
@@ -100,22 +88,37 @@ pub(crate) struct Driver {
     udp: Udp,
     is_udp_readable: bool,
     has_udp_errors: bool,
-    ipc: UnixListener,
+    pub(crate) ipc: UnixListener,
     pub(crate) clients: BTreeMap<ClientId, Client>,
-    next_client: ClientId,
+    pub(crate) next_client: ClientId,
     pub(crate) dirty_clients: BTreeSet<ClientId>,
     pub(crate) streams: BTreeMap<ConnectionId, Stream>,
     pub(crate) listeners: BTreeMap<Port, Listener>,
     pub(crate) datagram_ports: BTreeMap<Port, ClientId>,
     pub(crate) forwards: BTreeMap<u32, Forward>,
     pub(crate) next_forward: u32,
-    pub(crate) deadlines: BinaryHeap<Reverse<(Instant, ConnectionId)>>,
+    /// Forwarded paths at which connections may wait.
+    waiting_forwards: BTreeSet<u32>,
+    pub(crate) deadlines: BinaryHeap<Reverse<(Instant, Due)>>,
+    /// Whether listening sockets are tried again soon.
+    pub(crate) is_accept_due: bool,
+    /// Whether connections may wait at the daemon's socket.
+    is_ipc_waiting: bool,
+    pub(crate) asked: Asked,
+    /// Bytes held for drivers.
+    pub(crate) held: usize,
+    pub(crate) local: LocalCounters,
+    /// Drivers that have had their share of this turn.
+    pub(crate) deferred: BTreeSet<ClientId>,
+    /// Whether something is left to do without waiting.
+    pub(crate) has_more: bool,
+    pub(crate) scratch: Vec<u8>,
     pub(crate) greeting: String,
     commands: Receiver<Command>,
     pub(crate) shared: Arc<Shared>,
     out: Vec<u8>,
     /// A batch that the socket did not take.
-    blocked: Option<Transmit>,
+    pub(crate) blocked: Option<Transmit>,
     stop_at: Option<Instant>,
     heap: Heap,
 }
@@ -160,7 +163,16 @@ impl Driver {
             datagram_ports: BTreeMap::new(),
             forwards: BTreeMap::new(),
             next_forward: 1,
+            waiting_forwards: BTreeSet::new(),
             deadlines: BinaryHeap::new(),
+            is_accept_due: false,
+            is_ipc_waiting: true,
+            asked: Asked::default(),
+            held: 0,
+            local: LocalCounters::default(),
+            deferred: BTreeSet::new(),
+            has_more: false,
+            scratch: vec![0; READ_LEN],
             greeting: config.greeting,
             commands,
             shared,
@@ -178,72 +190,152 @@ impl Driver {
 
     /// Runs until told to stop, and says how it ended.
     pub(crate) fn run(mut self) {
-        let result = self.run_loop();
-        if let Err(error) = &result {
-            error!("the IO thread ends: {error}");
+        let result = catch_unwind(AssertUnwindSafe(|| self.run_loop()));
+        let text = match result {
+            Ok(Ok(())) => String::new(),
+            Ok(Err(error)) => format!("the IO thread ends: {error}"),
+            Err(panic) => format!("the IO thread panicked: {}", panic_text(panic.as_ref())),
+        };
+        if !text.is_empty() {
+            error!("{text}");
         }
-        let text = result.err().map(|error| error.to_string()).unwrap_or_default();
-        for forward in self.forwards.values() {
-            let _ = std::fs::remove_file(&forward.path);
-        }
-        self.shared.push(HostEvent::Stopped(text));
+        let shared = Arc::clone(&self.shared);
+        // What broke the loop may break the clean-up; the end is told in any case.
+        let _ = catch_unwind(AssertUnwindSafe(move || {
+            for forward in self.forwards.values() {
+                forward.remove_file();
+            }
+        }));
+        shared.push_last(HostEvent::Stopped(text));
     }
 
     fn run_loop(&mut self) -> io::Result<()> {
         let mut ready = Events::with_capacity(MAX_READY);
-        loop {
-            let is_busy = self.is_udp_readable || self.has_udp_errors;
-            let timeout = if is_busy { Some(Duration::ZERO) } else { self.timeout() };
-            match self.poll.poll(&mut ready, timeout) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                Ok(()) | Err(_) => {}
+        while !self.turn(&mut ready)? {}
+        Ok(())
+    }
+
+    /// Waits for work and does a bounded part of it. Returns whether the thread may end.
+    pub(crate) fn turn(&mut self, ready: &mut Events) -> io::Result<bool> {
+        let is_busy = self.is_udp_readable || self.has_udp_errors || self.has_more;
+        let timeout = if is_busy { Some(Duration::ZERO) } else { self.timeout() };
+        match self.poll.poll(ready, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        self.now = self.clock.now();
+        self.has_more = false;
+        for event in &*ready {
+            self.on_ready(event);
+        }
+        self.dirty_clients.append(&mut self.deferred);
+        self.accept();
+        self.receive();
+        self.node.handle_timeout(self.now);
+        self.expire();
+        self.take_commands();
+        self.service();
+        self.has_more |= !self.deferred.is_empty();
+        Ok(self.is_over())
+    }
+
+    /// Takes what arrived at the UDP socket.
+    fn receive(&mut self) {
+        let (node, now) = (&mut self.node, self.now);
+        if self.has_udp_errors {
+            self.has_udp_errors = self.udp.errors(|report| node.handle_too_big(now, report));
+        }
+        if self.is_udp_readable {
+            self.is_udp_readable = self.udp.recv(|from, datagram| node.handle_datagram(now, from, datagram));
+            if self.udp.is_failing() {
+                self.is_udp_readable = false;
+                self.deadlines.push(Reverse((now + limits::ACCEPT_PAUSE, Due::Udp)));
             }
-            self.now = self.clock.now();
-            for event in &ready {
-                self.on_ready(event);
+        }
+    }
+
+    fn take_commands(&mut self) {
+        for _ in 0..limits::TURN_COMMANDS {
+            let Ok(command) = self.commands.try_recv() else { return };
+            self.on_command(command);
+        }
+        self.has_more = true;
+    }
+
+    /// Accepts connections of drivers and to forwarded paths.
+    fn accept(&mut self) {
+        if core::mem::take(&mut self.is_ipc_waiting) {
+            self.is_ipc_waiting = self.accept_clients();
+        }
+        for id in core::mem::take(&mut self.waiting_forwards) {
+            if self.accept_forwarded(id) {
+                self.waiting_forwards.insert(id);
+                self.has_more = true;
             }
-            if self.has_udp_errors {
-                let (node, now) = (&mut self.node, self.now);
-                self.has_udp_errors = self.udp.errors(|report| node.handle_too_big(now, report));
+        }
+    }
+
+    /// Waits before listening sockets are tried again; the poll tells nothing of those who wait already.
+    pub(crate) fn pause_accept(&mut self, error: &io::Error) {
+        debug!("a connection cannot be accepted for now: {error}");
+        self.local.dropped_accepts += 1;
+        if !core::mem::replace(&mut self.is_accept_due, true) {
+            self.deadlines.push(Reverse((self.now + limits::ACCEPT_PAUSE, Due::Accept)));
+        }
+    }
+
+    /// Acts on the shell's own deadlines.
+    fn expire(&mut self) {
+        while let Some(Reverse((at, due))) = self.deadlines.peek().copied() {
+            if at > self.now {
+                return;
             }
-            if self.is_udp_readable {
-                let (node, now) = (&mut self.node, self.now);
-                self.is_udp_readable =
-                    self.udp.recv(|from, datagram| node.handle_datagram(now, from, datagram));
-            }
-            self.node.handle_timeout(self.now);
-            self.expire_dials();
-            while let Ok(command) = self.commands.try_recv() {
-                self.on_command(command);
-            }
-            self.service();
-            if self.is_over() {
-                return Ok(());
+            self.deadlines.pop();
+            match due {
+                Due::Stream(id) => self.expire_stream(id),
+                Due::Path(port) => self.retry_path(port),
+                Due::Udp => self.is_udp_readable = true,
+                Due::Orphan(id) => {
+                    if self.clients.get(&id).is_some_and(|client| client.is_gone) {
+                        self.drop_client(id);
+                    }
+                }
+                Due::Accept => {
+                    self.is_accept_due = false;
+                    self.is_ipc_waiting = true;
+                    self.waiting_forwards = self.forwards.keys().copied().collect();
+                    self.has_more = true;
+                }
             }
         }
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let dial = self.deadlines.peek().map(|Reverse((at, _))| *at);
-        let next = [self.node.poll_timeout(), dial, self.stop_at].into_iter().flatten().min()?;
+        let own = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        let next = [self.node.poll_timeout(), own, self.stop_at].into_iter().flatten().min()?;
         Some(next.saturating_since(self.clock.now()))
     }
 
     fn on_ready(&mut self, event: &Ready) {
-        let id = u32::try_from(event.token().0 & u32::MAX as usize).unwrap_or(0);
+        let client = event.token().0 as u64 & ((1 << KIND_SHIFT) - 1);
+        let id = u32::try_from(client).unwrap_or(0);
         match event.token() {
             UDP => {
                 // An error may have been told to a call that then moved no data.
                 self.is_udp_readable |= event.is_readable() || event.is_error();
                 self.has_udp_errors |= event.is_error();
             }
-            IPC => self.accept_clients(),
+            IPC => self.is_ipc_waiting = true,
             WAKE => {}
             Token(value) if value >> KIND_SHIFT == Kind::Client as usize => {
-                if let Some(client) = self.clients.get_mut(&id) {
-                    let is_shut = event.is_read_closed() || event.is_error();
-                    client.on_ready(event.is_readable(), event.is_writable(), is_shut);
-                    self.dirty_clients.insert(id);
+                let is_shut = event.is_read_closed() || event.is_error();
+                let is_gone = event.is_read_closed() && event.is_write_closed();
+                let Some(found) = self.clients.get_mut(&client) else { return };
+                let was_gone = found.is_gone;
+                found.on_ready(event.is_readable(), event.is_writable(), is_shut, is_gone);
+                self.dirty_clients.insert(client);
+                if is_gone && !was_gone {
+                    self.on_gone(client);
                 }
             }
             Token(value) if value >> KIND_SHIFT == Kind::Bridge as usize => {
@@ -256,43 +348,39 @@ impl Driver {
                     self.pump(id);
                 }
             }
-            Token(_) => self.accept_forwarded(id),
-        }
-    }
-
-    fn accept_clients(&mut self) {
-        while let Ok((mut stream, _)) = self.ipc.accept() {
-            if self.clients.len() >= MAX_CLIENTS {
-                continue;
-            }
-            let id = self.next_client;
-            self.next_client = self.next_client.wrapping_add(1);
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            if self.poll.registry().register(&mut stream, token(Kind::Client, id), interest).is_ok() {
-                self.clients.insert(id, Client::new(stream));
-                self.dirty_clients.insert(id);
+            Token(_) => {
+                self.waiting_forwards.insert(id);
             }
         }
     }
 
-    /// Sends, reports and moves data until nothing more can be done without waiting.
+    /// Sends, reports and moves data, until nothing more can be done without waiting or others must have
+    /// their turn.
     fn service(&mut self) {
-        self.heap.follow(self.now, self.node.footprint());
-        loop {
+        self.heap.follow(self.now, self.node.footprint() + self.held);
+        for _ in 0..limits::TURN_PASSES {
             self.transmit();
-            let mut is_idle = true;
-            while let Some(event) = self.node.poll_event() {
-                is_idle = false;
-                self.on_node_event(event);
-            }
-            while let Some(id) = self.dirty_clients.pop_first() {
-                is_idle = false;
-                self.serve_client(id);
+            let is_idle = !self.take_events() & self.dirty_clients.is_empty();
+            let dirty = core::mem::take(&mut self.dirty_clients);
+            let share = limits::TURN_ALL_FRAMES / dirty.len().max(1);
+            let share = share.clamp(limits::MIN_TURN_FRAMES, limits::TURN_FRAMES);
+            for id in dirty {
+                self.serve_client(id, share);
             }
             if is_idle {
                 return;
             }
         }
+        self.has_more = true;
+    }
+
+    /// Acts on what happened in the node. Returns whether something did.
+    fn take_events(&mut self) -> bool {
+        for count in 0..limits::PASS_EVENTS {
+            let Some(event) = self.node.poll_event() else { return count > 0 };
+            self.on_node_event(event);
+        }
+        true
     }
 
     fn transmit(&mut self) {
@@ -309,78 +397,6 @@ impl Driver {
             if self.udp.send(transmit.destination, contents, transmit.segment_size).is_err() {
                 self.blocked = Some(transmit);
                 return;
-            }
-        }
-    }
-
-    /// Takes frames from a driver and gives it what waits for it.
-    fn serve_client(&mut self, id: ClientId) {
-        let mut is_alive = true;
-        loop {
-            let Some(client) = self.clients.get_mut(&id) else { return };
-            if !client.may_proceed() {
-                break;
-            }
-            match client.next_frame() {
-                Ok(Some(body)) => self.on_frame(id, None, &body),
-                Ok(None) => match client.read() {
-                    Input::Some => {}
-                    Input::Nothing => break,
-                    Input::End => {
-                        is_alive = false;
-                        break;
-                    }
-                },
-                Err(length) => {
-                    debug!(client = id, length, "frame over the limit");
-                    is_alive = false;
-                    break;
-                }
-            }
-        }
-        let is_flushed = self.clients.get_mut(&id).is_some_and(Client::flush);
-        if !is_alive || !is_flushed {
-            self.drop_client(id);
-            return;
-        }
-        self.resume_framed(id);
-    }
-
-    /// Continues framed streams whose driver was slow to read.
-    fn resume_framed(&mut self, id: ClientId) {
-        let Some(client) = self.clients.get(&id) else { return };
-        if client.framed.is_empty() || client.output_len() > 0 {
-            return;
-        }
-        for stream in client.framed.clone() {
-            if self.node.connection(stream).is_some_and(|connection| connection.readable() > 0) {
-                self.pump(stream);
-            }
-        }
-    }
-
-    /// Frees everything a driver owned. Streams it was handed live on.
-    pub(crate) fn drop_client(&mut self, id: ClientId) {
-        let Some(mut client) = self.clients.remove(&id) else { return };
-        let _ = self.poll.registry().deregister(&mut client.stream);
-        for port in client.listening {
-            self.listeners.remove(&port);
-            let _ = self.node.unlisten(port);
-        }
-        for port in client.datagram_ports {
-            self.datagram_ports.remove(&port);
-            let _ = self.node.unbind_datagrams(port);
-        }
-        for stream in client.framed.into_iter().chain(client.dials) {
-            self.streams.remove(&stream);
-            self.node.close(self.now, stream);
-        }
-        let over: Vec<u32> =
-            self.forwards.iter().filter(|(_, forward)| forward.client == id).map(|(id, _)| *id).collect();
-        for id in over {
-            if let Some(mut forward) = self.forwards.remove(&id) {
-                let _ = self.poll.registry().deregister(&mut forward.listener);
-                let _ = std::fs::remove_file(&forward.path);
             }
         }
     }
@@ -427,36 +443,7 @@ impl Driver {
         match stream.owner {
             Owner::Bridge(_) | Owner::Echo => self.pump(id),
             Owner::Framed { client, .. } => self.resume_stalled(client),
-            Owner::Dialling(_) | Owner::Forward(_) => {}
-        }
-    }
-
-    /// Joins a socket to a connection.
-    pub(crate) fn bridge(&mut self, id: ConnectionId, mut socket: UnixStream, client: Option<ClientId>) {
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut socket, token(Kind::Bridge, id.0), interest) {
-            debug!("a stream cannot be handed over: {error}");
-            self.streams.remove(&id);
-            self.node.abort(self.now, id);
-            return;
-        }
-        self.streams.insert(id, Stream::new(Owner::Bridge(Bridge::new(socket, client))));
-        self.pump(id);
-    }
-
-    /// A socket pair joined to a connection; the application's end is returned.
-    pub(crate) fn hand_over(&mut self, id: ConnectionId, client: ClientId) -> Option<OwnedFd> {
-        match crate::fd::socket_pair() {
-            Ok((ours, theirs)) => {
-                self.bridge(id, UnixStream::from_std(ours), Some(client));
-                Some(theirs)
-            }
-            Err(error) => {
-                debug!("a stream cannot be handed over: {error}");
-                self.streams.remove(&id);
-                self.node.abort(self.now, id);
-                None
-            }
+            Owner::Dialling(_) | Owner::Forward(_) | Owner::Waiting => {}
         }
     }
 
@@ -474,24 +461,35 @@ impl Driver {
                     return;
                 }
                 // Who has read the peer's FIN has read everything; only writing fails from now on.
-                if let Some(client) = bridge.client.filter(|_| !bridge.is_output_over) {
+                if bridge.is_output_over {
+                    bridge.finish();
+                } else if let Some(client) = bridge.client {
                     self.tell_failure(client, id, reason);
                 }
-                self.streams.remove(&id);
+                self.remove_stream(id);
                 self.node.close(self.now, id);
             }
-            Owner::Framed { .. } | Owner::Echo => self.pump(id),
+            Owner::Framed { client, .. } => {
+                let client = *client;
+                self.pump(id);
+                self.resume_stalled(client);
+            }
+            Owner::Echo => self.pump(id),
             Owner::Dialling(_) => self.on_dial_failed(id, reason),
-            Owner::Forward(_) => {
-                self.streams.remove(&id);
+            // What the peer sent before it finished still goes to the server.
+            Owner::Waiting if reason == CloseReason::Finished => {}
+            Owner::Forward(_) | Owner::Waiting => {
+                self.remove_stream(id);
                 self.node.close(self.now, id);
             }
         }
     }
 
     /// Says why a stream broke, before its socket is shut.
-    fn tell_failure(&mut self, client: ClientId, id: ConnectionId, reason: CloseReason) {
-        let Some(client) = self.clients.get_mut(&client).filter(|client| client.is_extended) else { return };
+    fn tell_failure(&mut self, client_id: ClientId, id: ConnectionId, reason: CloseReason) {
+        let Some(client) = self.clients.get_mut(&client_id).filter(|client| client.is_extended) else {
+            return;
+        };
         let code = match reason {
             CloseReason::Finished => 0_u8,
             CloseReason::Refused => 1,
@@ -504,7 +502,7 @@ impl Driver {
             CloseReason::Shutdown => 8,
         };
         client.push(ipc::frame(&[&[code::STREAM_FAILED], &id.0.to_be_bytes(), &[code]]), None);
-        client.flush();
+        self.flush_client(client_id);
     }
 
     fn on_command(&mut self, command: Command) {
@@ -533,12 +531,20 @@ impl Driver {
             }
             Command::ExpectCall(node) => self.node.expect_call(self.now, node),
             Command::Dismiss(node) => self.node.dismiss(self.now, node),
-            Command::Reply { tag, body } => self.reply(tag, &body, None),
-            Command::Fail { tag, code, message, hint } => self.fail(tag, &code, &message, &hint),
+            Command::Reply { tag, body } => {
+                self.on_answered(tag);
+                self.reply(tag, &body);
+            }
+            Command::Fail { tag, code, message, hint } => {
+                self.on_answered(tag);
+                self.fail(tag, &code, &message, &hint);
+            }
             Command::Snapshot(sender) => {
                 let _ = sender.send(self.snapshot());
             }
             Command::Stop => self.begin_stop(),
+            #[cfg(test)]
+            Command::Panic => panic!("as asked"),
         }
     }
 
@@ -560,6 +566,7 @@ impl Driver {
             peers: peers.collect(),
             connections: connections.collect(),
             clients: self.clients.len(),
+            local: LocalCounters { dropped_udp: self.udp.dropped() + self.local.dropped_udp, ..self.local },
         }
     }
 
@@ -590,4 +597,15 @@ impl Driver {
         }
         is_over
     }
+}
+
+/// Whether an error of `accept(2)` is about one connection, not about the listening socket.
+pub(crate) fn is_of_one(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted)
+}
+
+/// What a panic says.
+fn panic_text(panic: &(dyn core::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }

@@ -1,15 +1,17 @@
 //! Descriptors: socket pairs and their passage to another process.
 
 use std::{
-    io,
+    io::{self, Write},
     mem::MaybeUninit,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
-/// Makes a connected pair of stream sockets, both closed on exec; the first is non-blocking.
+/// Makes a connected pair of stream sockets, both closed on exec; the first is non-blocking and holds a
+/// byte that came from the second: see [`crate::intake`].
 pub(crate) fn socket_pair() -> io::Result<(std::os::unix::net::UnixStream, OwnedFd)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
+    theirs.write_all(&[0])?;
     Ok((ours, OwnedFd::from(theirs)))
 }
 

@@ -21,7 +21,10 @@ use pilot_proto::{
     wire::addr::{Address, NetworkId, NodeId, Port},
 };
 
-use crate::driver::{ClientId, Driver};
+use crate::{
+    driver::{ClientId, Driver},
+    limits::LocalCounters,
+};
 
 /// Events kept for the control plane; requests beyond them are refused.
 const MAX_EVENTS: usize = 65_536;
@@ -114,25 +117,52 @@ pub struct Snapshot {
     pub connections: Vec<ConnectionRow>,
     /// Connected drivers.
     pub clients: usize,
+    /// What happened to local programs.
+    pub local: LocalCounters,
 }
 
 pub(crate) enum Command {
     SetAddress(Address),
     SetBeacons(Vec<SocketAddr>),
-    SendDatagram { remote: Address, port: Port, data: Vec<u8> },
-    Record { node: NodeId, identity_key: [u8; 32], endpoint: Option<SocketAddr> },
+    SendDatagram {
+        remote: Address,
+        port: Port,
+        data: Vec<u8>,
+    },
+    Record {
+        node: NodeId,
+        identity_key: [u8; 32],
+        endpoint: Option<SocketAddr>,
+    },
     NoRecord(NodeId),
-    Key { node: NodeId, identity_key: Option<[u8; 32]> },
+    Key {
+        node: NodeId,
+        identity_key: Option<[u8; 32]>,
+    },
     SetIdentity([u8; 32]),
     SetPrivate(bool),
     SetNetworks(Vec<NetworkId>),
-    Admission { caller: Caller, is_admitted: bool, lifetime: Duration },
+    Admission {
+        caller: Caller,
+        is_admitted: bool,
+        lifetime: Duration,
+    },
     ExpectCall(NodeId),
     Dismiss(NodeId),
-    Reply { tag: Tag, body: Vec<u8> },
-    Fail { tag: Tag, code: String, message: String, hint: String },
+    Reply {
+        tag: Tag,
+        body: Vec<u8>,
+    },
+    Fail {
+        tag: Tag,
+        code: String,
+        message: String,
+        hint: String,
+    },
     Snapshot(Sender<Snapshot>),
     Stop,
+    #[cfg(test)]
+    Panic,
 }
 
 /// The queue from the IO thread to the control plane.
@@ -143,11 +173,27 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let (wake_read, wake) = std::os::unix::net::UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         wake_read.set_nonblocking(true)?;
         Ok(Self { events: Mutex::new(VecDeque::new()), wake: wake.into(), wake_read: wake_read.into() })
+    }
+
+    /// Takes every event and makes the descriptor unreadable.
+    pub(crate) fn take(&self) -> Vec<HostEvent> {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = [0_u8; 64];
+        let fd = self.wake_read.as_raw_fd();
+        // SAFETY: the buffer is live and of the stated length; the descriptor is ours.
+        while unsafe { libc::read(fd, scratch.as_mut_ptr().cast(), scratch.len()) } > 0 {}
+        events.drain(..).collect()
+    }
+
+    /// Queues the last event, whatever there is already.
+    pub(crate) fn push_last(&self, event: HostEvent) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+        let _ = crate::fd::send(self.wake.as_raw_fd(), &[1], None);
     }
 
     /// Queues an event. `false` when the control plane does not keep up.
@@ -202,11 +248,7 @@ impl Handle {
 
     /// Takes every event and makes [`Self::event_fd`] unreadable.
     pub fn take_events(&self) -> Vec<HostEvent> {
-        let mut events = self.shared.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut scratch = [0_u8; 64];
-        // SAFETY: the buffer is live and of the stated length; the descriptor is ours.
-        while unsafe { libc::read(self.event_fd(), scratch.as_mut_ptr().cast(), scratch.len()) } > 0 {}
-        events.drain(..).collect()
+        self.shared.take()
     }
 
     fn command(&self, command: Command) {
@@ -291,6 +333,11 @@ impl Handle {
         let (sender, receiver) = mpsc::channel();
         self.command(Command::Snapshot(sender));
         receiver.recv_timeout(Duration::from_secs(5)).ok()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn panic(&self) {
+        self.command(Command::Panic);
     }
 
     /// Finishes every connection, closes every socket and ends the thread.

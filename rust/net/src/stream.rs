@@ -1,7 +1,7 @@
 //! The bridge between connections and applications: socket pairs, framed data, echo.
 
 use std::{
-    io::{self, IoSlice, Read, Write},
+    io::{self, IoSlice, Write},
     net::Shutdown,
 };
 
@@ -13,8 +13,10 @@ use pilot_proto::{
 };
 
 use crate::{
-    client::{OUT_SOFT_LIMIT, Stalled},
+    client::Stalled,
     driver::{ClientId, Driver},
+    intake::{Intake, Taken},
+    limits::OUT_STREAMS,
 };
 
 /// Octets moved at once.
@@ -35,6 +37,7 @@ pub(crate) struct Dial {
 /// One end of a socket pair, or a socket that an application opened to us.
 pub(crate) struct Bridge {
     pub(crate) socket: UnixStream,
+    intake: Intake,
     pub(crate) client: Option<ClientId>,
     pub(crate) is_readable: bool,
     pub(crate) is_writable: bool,
@@ -49,9 +52,10 @@ pub(crate) struct Bridge {
 }
 
 impl Bridge {
-    pub(crate) fn new(socket: UnixStream, client: Option<ClientId>) -> Self {
+    pub(crate) fn new(socket: UnixStream, intake: Intake, client: Option<ClientId>) -> Self {
         Self {
             socket,
+            intake,
             client,
             is_readable: true,
             is_writable: true,
@@ -61,6 +65,11 @@ impl Bridge {
             is_gone: false,
         }
     }
+
+    /// Closing the socket from now on is the end of the stream to its reader, not an error.
+    pub(crate) fn finish(&mut self) {
+        self.intake.finish(&self.socket);
+    }
 }
 
 /// Who uses a connection.
@@ -68,6 +77,8 @@ pub(crate) enum Owner {
     Dialling(Dial),
     /// Dialled for a connection to a forwarded path.
     Forward(UnixStream),
+    /// Waits for the server at a path to take it.
+    Waiting,
     Bridge(Bridge),
     Framed {
         client: ClientId,
@@ -109,28 +120,56 @@ impl Driver {
             }
             Owner::Framed { .. } => self.pump_framed(id),
             Owner::Echo => self.pump_echo(id),
-            Owner::Dialling(_) | Owner::Forward(_) => {}
+            Owner::Dialling(_) | Owner::Forward(_) | Owner::Waiting => {}
         }
+    }
+
+    /// Takes a stream out of the table.
+    pub(crate) fn remove_stream(&mut self, id: ConnectionId) -> Option<Stream> {
+        let stream = self.streams.remove(&id)?;
+        match &stream.owner {
+            Owner::Bridge(Bridge { client: Some(client), .. }) => {
+                if let Some(client) = self.clients.get_mut(client) {
+                    client.streams -= 1;
+                }
+            }
+            Owner::Framed { client, .. } => {
+                if let Some(client) = self.clients.get_mut(client) {
+                    client.framed.remove(&id);
+                }
+            }
+            Owner::Dialling(dial) => {
+                if let Some(client) = self.clients.get_mut(&dial.client) {
+                    client.dials.remove(&id);
+                }
+            }
+            Owner::Bridge(_) | Owner::Forward(_) | Owner::Waiting | Owner::Echo => {}
+        }
+        Some(stream)
+    }
+
+    /// Ends a stream with RST.
+    pub(crate) fn reset_stream(&mut self, id: ConnectionId) {
+        self.remove_stream(id);
+        self.node.abort(self.now, id);
     }
 
     /// Application to network.
     pub(crate) fn pump_in(&mut self, id: ConnectionId) {
         let Some(Stream { owner: Owner::Bridge(bridge), .. }) = self.streams.get_mut(&id) else { return };
         while bridge.is_readable && !bridge.is_input_over {
-            let socket = &mut bridge.socket;
+            let (socket, intake) = (&bridge.socket, &mut bridge.intake);
             let moved = self.node.with_connection(id, |connection| {
                 let Ok(room) = connection.send_reserve(PUMP_LEN) else { return Moved::End };
                 if room.is_empty() {
                     return Moved::Blocked;
                 }
-                let len = room.len();
-                match socket.read(room) {
-                    Ok(0) => Moved::End,
-                    Ok(n) => {
-                        connection.send_commit(n);
-                        // Less than there was room for: nothing is left, and more makes an event. A
-                        // shutdown makes one only once.
-                        bridge.is_readable = n == len || bridge.is_shut;
+                match intake.read(socket, room) {
+                    Ok(Taken { len: 0, .. }) => Moved::End,
+                    Ok(taken) => {
+                        connection.send_commit(taken.len);
+                        // When nothing is left, more makes an event. A shutdown makes one only once.
+                        bridge.is_readable = !taken.is_drained || bridge.is_shut;
                         Moved::More
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -151,8 +190,7 @@ impl Driver {
                 }
                 Some(Moved::Reset) => {
                     // RFC 9293 section 3.6.1: the peer must learn that data was lost.
-                    self.streams.remove(&id);
-                    self.node.abort(self.now, id);
+                    self.reset_stream(id);
                     return;
                 }
             }
@@ -211,12 +249,16 @@ impl Driver {
 
     /// Ends a bridge both of whose directions are over, or whose application is gone.
     fn finish_bridge(&mut self, id: ConnectionId) {
-        let Some(stream) = self.streams.get(&id) else { return };
-        let Owner::Bridge(bridge) = &stream.owner else { return };
-        let is_drained = bridge.is_input_over || stream.closed.is_some();
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let is_closed = stream.closed.is_some();
+        let Owner::Bridge(bridge) = &mut stream.owner else { return };
+        let is_drained = bridge.is_input_over || is_closed;
         let is_over = is_drained && (bridge.is_output_over || bridge.is_gone);
         if is_over {
-            self.streams.remove(&id);
+            if bridge.is_output_over {
+                bridge.finish();
+            }
+            self.remove_stream(id);
             self.node.close(self.now, id);
         }
     }
@@ -228,7 +270,7 @@ impl Driver {
         let Owner::Framed { client: client_id, is_end_told } = &mut stream.owner else { return };
         let client_id = *client_id;
         let Some(client) = self.clients.get_mut(&client_id) else { return };
-        while client.output_len() < OUT_SOFT_LIMIT {
+        while client.output_len() < OUT_STREAMS {
             let frame = self.node.with_connection(id, |connection| {
                 let octets = connection.recv_slices().next()?;
                 let len = octets.len().min(RECV_LEN);
@@ -246,8 +288,7 @@ impl Driver {
             client.push(frame, None);
         }
         if is_closed && *is_end_told {
-            client.framed.remove(&id);
-            self.streams.remove(&id);
+            self.remove_stream(id);
             self.node.close(self.now, id);
         }
         self.dirty_clients.insert(client_id);

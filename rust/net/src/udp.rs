@@ -24,7 +24,15 @@ pub(crate) struct Udp {
     is_v6: bool,
     buffers: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
+    /// Datagrams that could not be sent, and failures to receive.
+    dropped: u64,
+    /// Failures to receive in a row.
+    failures: u32,
 }
+
+/// Failures to receive in a row after which the socket rests. The error of a datagram that we sent comes
+/// once and hides what has arrived (udp(7)).
+const MAX_FAILURES: u32 = 64;
 
 impl Udp {
     /// Binds to `address`; an unspecified IPv6 address takes IPv4 too.
@@ -49,6 +57,8 @@ impl Udp {
             is_v6,
             buffers: vec![0; RECV_LEN * BATCH_SIZE],
             metas: [RecvMeta::default(); BATCH_SIZE],
+            dropped: 0,
+            failures: 0,
         })
     }
 
@@ -63,7 +73,7 @@ impl Udp {
     /// Sends datagrams. `WouldBlock` is the caller's to wait for; every other error drops them, as
     /// the network could have.
     pub(crate) fn send(
-        &self,
+        &mut self,
         destination: SocketAddr,
         contents: &[u8],
         segment_size: Option<usize>,
@@ -79,11 +89,12 @@ impl Udp {
         // The first attempt may tell of an earlier datagram's error instead.
         for _ in 0..2 {
             match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 Err(_) => {}
             }
         }
+        self.dropped += 1;
         Ok(())
     }
 
@@ -99,6 +110,18 @@ impl Udp {
         }
     }
 
+    /// Datagrams that could not be sent, and failures to receive.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether receiving fails time and again; true once for each such run.
+    pub(crate) fn is_failing(&mut self) -> bool {
+        let is_failing = self.failures >= MAX_FAILURES;
+        self.failures = if is_failing { 0 } else { self.failures };
+        is_failing
+    }
+
     /// Receives one batch and hands each datagram to `take`. Returns whether there may be more.
     pub(crate) fn recv(&mut self, mut take: impl FnMut(SocketAddr, &mut [u8])) -> bool {
         let mut chunks = self.buffers.chunks_exact_mut(RECV_LEN).map(IoSliceMut::new);
@@ -106,8 +129,15 @@ impl Udp {
             core::array::from_fn(|_| chunks.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
         let count = match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut self.metas) {
             Ok(count) => count,
-            Err(error) => return error.kind() == io::ErrorKind::Interrupted,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
+            Err(error) => {
+                let is_failure = error.kind() != io::ErrorKind::WouldBlock;
+                self.failures = if is_failure { self.failures + 1 } else { 0 };
+                self.dropped += u64::from(is_failure);
+                return is_failure;
+            }
         };
+        self.failures = 0;
         for (meta, buffer) in self.metas.iter().zip(self.buffers.chunks_exact_mut(RECV_LEN)).take(count) {
             let from = SocketAddr::new(canonical(meta.addr.ip()), meta.addr.port());
             for datagram in buffer[..meta.len].chunks_mut(meta.stride.max(1)) {

@@ -141,12 +141,12 @@ impl Core {
     }
 
     #[pyo3(signature = (client, id, body))]
-    fn reply(&self, client: u32, id: Option<u32>, body: &[u8]) {
+    fn reply(&self, client: u64, id: Option<u32>, body: &[u8]) {
         self.handle.reply(Tag { client, id }, body.to_vec());
     }
 
     #[pyo3(signature = (client, id, code, message, hint))]
-    fn fail(&self, client: u32, id: Option<u32>, code: String, message: String, hint: String) {
+    fn fail(&self, client: u64, id: Option<u32>, code: String, message: String, hint: String) {
         self.handle.fail(Tag { client, id }, code, message, hint);
     }
 
@@ -166,6 +166,12 @@ impl Core {
             ("clients", snapshot.clients as u64),
             ("recv_held", stats.held as u64),
             ("send_held", stats.send_held as u64),
+            ("dropped_foreign", snapshot.local.dropped_foreign),
+            ("dropped_clients", snapshot.local.dropped_clients),
+            ("dropped_streams", snapshot.local.dropped_streams),
+            ("dropped_requests", snapshot.local.dropped_requests),
+            ("dropped_accepts", snapshot.local.dropped_accepts),
+            ("dropped_udp", snapshot.local.dropped_udp),
             ("pkts_sent", counters.pkts_sent),
             ("pkts_recv", counters.pkts_recv),
             ("bytes_sent", counters.bytes_sent),

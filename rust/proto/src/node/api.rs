@@ -336,6 +336,11 @@ impl Node {
         self.peers.iter().map(|(id, peer)| (*id, peer.status()))
     }
 
+    /// Datagrams that wait to leave, but for those of connections.
+    pub fn outbox_len(&self) -> usize {
+        self.outbox.len()
+    }
+
     /// Counters of datagrams that the driver moves.
     pub fn counters_mut(&mut self) -> &mut NodeCounters {
         &mut self.counters

@@ -45,7 +45,10 @@ pub mod code {
     pub const ROTATE_KEY: u8 = 0x25;
     pub const BROADCAST: u8 = 0x29;
     pub const CANCEL: u8 = 0x2b;
+    pub const PREFER_DIRECT: u8 = 0x2d;
     pub const ENROLL_RECOVERY: u8 = 0x31;
+    pub const SIGN_ENVELOPE: u8 = 0x33;
+    pub const VERIFY_ENVELOPE: u8 = 0x35;
     pub const UNBIND: u8 = 0x37;
     pub const UNBIND_OK: u8 = 0x38;
     pub const SEND_TO_CONFIRM: u8 = 0x39;
@@ -69,6 +72,7 @@ pub mod code {
     pub const FORWARD_PATH: u8 = 0x70;
     pub const ABORT_STREAM: u8 = 0x71;
     pub const REGISTER: u8 = 0x81;
+    pub const DISCONNECT: u8 = 0x83;
 }
 
 /// A frame from a driver.
@@ -142,6 +146,10 @@ pub enum Frame<'a> {
     AbortStream {
         conn: u32,
     },
+    /// Ends any connection; for operators.
+    Disconnect {
+        conn: u32,
+    },
     Unknown(u8),
 }
 
@@ -179,8 +187,12 @@ impl<'a> Frame<'a> {
             | code::MANAGED
             | code::ROTATE_KEY
             | code::BROADCAST
+            | code::PREFER_DIRECT
             | code::ENROLL_RECOVERY
+            | code::SIGN_ENVELOPE
+            | code::VERIFY_ENVELOPE
             | code::REGISTER => Self::Control { command: *command, payload },
+            code::DISCONNECT => Self::Disconnect { conn: reader.u32().ok_or("disconnect: missing conn_id")? },
             code::HELLO => Self::Hello,
             code::REQUEST..=code::ABORT_STREAM => return reader.extended(*command).ok_or("truncated frame"),
             other => Self::Unknown(other),

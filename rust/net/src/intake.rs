@@ -1,0 +1,207 @@
+//! Reading what an application sends so that the last byte taken stays in the socket's queue.
+//!
+//! Linux tells a reader of a Unix socket whose other end is closed with unread bytes of
+//! `ECONNRESET`, after the data (`unix_release_sock`). A byte that always waits makes every end an error,
+//! also that of a daemon which dies; [`Intake::finish`] takes it before an orderly one.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
+
+/// Bytes looked at before more are read.
+const PEEK_LEN: usize = 4096;
+
+/// What was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Taken {
+    /// Bytes; none at the end of the stream.
+    pub(crate) len: usize,
+    /// Whether the socket has no more.
+    pub(crate) is_drained: bool,
+}
+
+/// The reading side of a socket to an application.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    /// Bytes at the front of the queue that were taken already.
+    left: usize,
+    /// Whether the last look filled its buffer.
+    has_more: bool,
+    /// Whether the socket can be read so.
+    can_peek: bool,
+}
+
+impl Intake {
+    /// Reads a socket into which `left` bytes of ours were written from the other end.
+    pub(crate) fn new(socket: &impl AsRawFd, left: usize) -> Self {
+        Self { left, has_more: false, can_peek: set_peek_offset(socket.as_raw_fd(), left).is_ok() }
+    }
+
+    /// Reads into `room`, which must not be empty.
+    ///
+    /// # Errors
+    /// Those of `recv(2)`.
+    pub(crate) fn read(&mut self, socket: &impl AsRawFd, room: &mut [u8]) -> io::Result<Taken> {
+        let fd = socket.as_raw_fd();
+        if !self.can_peek {
+            self.finish(socket);
+            let len = recv(fd, room, 0)?;
+            return Ok(Taken { len, is_drained: len < room.len() });
+        }
+        if core::mem::take(&mut self.has_more) {
+            // Everything but one byte is read at once; the next look finds that.
+            let fresh = waiting(fd)?.saturating_sub(self.left + 1).min(room.len());
+            if fresh > 0 && self.left <= 1 {
+                let len = read_behind(fd, self.left, &mut room[..fresh])?;
+                self.left = 0;
+                return Ok(Taken { len, is_drained: false });
+            }
+        }
+        let limit = room.len().min(PEEK_LEN);
+        let len = recv(fd, &mut room[..limit], libc::MSG_PEEK)?;
+        if len > 0 {
+            self.left += len;
+            self.skip(fd, self.left - 1);
+        }
+        self.has_more = len == limit;
+        Ok(Taken { len, is_drained: len < limit })
+    }
+
+    /// Takes what was left, so that the reader of a socket closed now finds an orderly end.
+    pub(crate) fn finish(&mut self, socket: &impl AsRawFd) {
+        self.skip(socket.as_raw_fd(), self.left);
+    }
+
+    /// Takes bytes that were read already.
+    fn skip(&mut self, fd: RawFd, mut count: usize) {
+        let mut scratch = [0; PEEK_LEN];
+        while count > 0 {
+            let len = count.min(scratch.len());
+            let Ok(taken @ 1..) = recv(fd, &mut scratch[..len], 0) else { return };
+            self.left -= taken;
+            count -= taken;
+        }
+    }
+}
+
+fn recv(fd: RawFd, room: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
+    // SAFETY: the buffer is live and of the stated length.
+    let len = unsafe { libc::recv(fd, room.as_mut_ptr().cast(), room.len(), flags | libc::MSG_DONTWAIT) };
+    if len < 0 { Err(io::Error::last_os_error()) } else { Ok(len.cast_unsigned()) }
+}
+
+/// Reads into `room` what comes behind the first `left` bytes, at most one, and forgets those.
+fn read_behind(fd: RawFd, left: usize, room: &mut [u8]) -> io::Result<usize> {
+    let mut first = [0_u8; 1];
+    let iov = [
+        libc::iovec { iov_base: first.as_mut_ptr().cast(), iov_len: left.min(1) },
+        libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
+    ];
+    // SAFETY: both buffers are live and of the stated lengths.
+    let len = unsafe { libc::readv(fd, iov.as_ptr(), 2) };
+    if len < 0 { Err(io::Error::last_os_error()) } else { Ok(len.cast_unsigned().saturating_sub(left)) }
+}
+
+/// Bytes in the socket's queue.
+fn waiting(fd: RawFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the call writes one integer, which is live.
+    let result = unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut bytes) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
+}
+
+/// Makes `MSG_PEEK` begin behind the first `offset` bytes (SO_PEEK_OFF, socket(7)).
+#[cfg(target_os = "linux")]
+fn set_peek_offset(fd: RawFd, offset: usize) -> io::Result<()> {
+    let value = libc::c_int::try_from(offset).map_err(io::Error::other)?;
+    let len = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
+    // SAFETY: the value is live and of the stated length.
+    let result =
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, (&raw const value).cast(), len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_peek_offset(_: RawFd, _: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{ErrorKind, Read, Write},
+        os::unix::net::UnixStream,
+    };
+
+    use super::*;
+
+    fn pair() -> (UnixStream, UnixStream, Intake) {
+        let (ours, theirs) = crate::fd::socket_pair().unwrap();
+        let intake = Intake::new(&ours, 1);
+        (ours, UnixStream::from(theirs), intake)
+    }
+
+    fn drain(ours: &UnixStream, intake: &mut Intake) -> Vec<u8> {
+        let (mut all, mut room) = (Vec::new(), vec![0; 1 << 16]);
+        while let Ok(taken) = intake.read(ours, &mut room) {
+            all.extend_from_slice(&room[..taken.len]);
+            if taken.len == 0 || taken.is_drained {
+                break;
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_byte_is_read_once_whatever_the_sizes() {
+        let (ours, mut theirs, mut intake) = pair();
+        let bytes: Vec<u8> = (0..=250).cycle().take(1 << 16).collect();
+        for len in [1, 2, 3, 4095, 4096, 4097, 8192, 60_000, 1, 1] {
+            theirs.write_all(&bytes[..len]).unwrap();
+            assert_eq!(drain(&ours, &mut intake), bytes[..len], "{len}");
+            assert_eq!(intake.left, 1);
+        }
+        theirs.write_all(&bytes[..10]).unwrap();
+        let mut room = [0; 4];
+        for (from, to) in [(0, 4), (4, 8), (8, 10)] {
+            let taken = intake.read(&ours, &mut room).unwrap();
+            assert_eq!(&room[..taken.len], &bytes[from..to]);
+        }
+        assert_eq!(intake.read(&ours, &mut room).unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(theirs);
+        assert_eq!(intake.read(&ours, &mut room).unwrap().len, 0);
+    }
+
+    #[test]
+    fn an_end_is_an_error_after_the_data_unless_it_is_orderly() {
+        for has_sent in [false, true] {
+            for is_orderly in [false, true] {
+                let (mut ours, mut theirs, mut intake) = pair();
+                if has_sent {
+                    theirs.write_all(b"request").unwrap();
+                    assert_eq!(drain(&ours, &mut intake), b"request");
+                }
+                ours.write_all(b"half").unwrap();
+                if is_orderly {
+                    intake.finish(&ours);
+                }
+                drop(ours);
+                let mut got = Vec::new();
+                let end = theirs.read_to_end(&mut got).map_err(|error| error.kind());
+                assert_eq!(got, b"half");
+                let expected = if is_orderly { Ok(4) } else { Err(ErrorKind::ConnectionReset) };
+                assert_eq!(end, expected, "{has_sent} {is_orderly}");
+            }
+        }
+    }
+
+    #[test]
+    fn data_that_the_application_did_not_read_is_a_reset() {
+        let (mut ours, theirs, mut intake) = pair();
+        ours.write_all(b"unread").unwrap();
+        drop(theirs);
+        let error = intake.read(&ours, &mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+}

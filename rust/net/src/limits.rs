@@ -1,0 +1,125 @@
+//! What one local program, and all of them together, may take of the daemon.
+
+use std::{io, os::fd::AsRawFd, time::Duration};
+
+/// Drivers at once, where the limit of descriptors allows it.
+const MAX_CLIENTS: u64 = 8192;
+/// Descriptors that streams leave to drivers and to the registry's connections, at most.
+const MAX_RESERVE: u64 = 512;
+
+/// Frames taken from a driver in one turn of the loop, and the fewest when many drivers have some.
+pub(crate) const TURN_FRAMES: usize = 128;
+pub(crate) const MIN_TURN_FRAMES: usize = 8;
+/// Bytes of frames taken from a driver in one turn, but at least one frame.
+pub(crate) const TURN_BYTES: usize = 512 << 10;
+/// Frames taken from all drivers in one turn, as long as each gets its fewest.
+pub(crate) const TURN_ALL_FRAMES: usize = 4096;
+/// Times that streams are moved and datagrams sent in one turn before others have theirs.
+pub(crate) const TURN_PASSES: usize = 16;
+/// Events of the node that are acted on in one pass.
+pub(crate) const PASS_EVENTS: usize = 4096;
+/// Commands of the control plane taken in one turn.
+pub(crate) const TURN_COMMANDS: usize = 1024;
+/// Connections of one listening socket accepted in one turn.
+pub(crate) const TURN_ACCEPTS: usize = 64;
+
+/// Bytes waiting for a driver above which stream data waits in its connection.
+pub(crate) const OUT_STREAMS: usize = 1 << 20;
+/// Bytes waiting for a driver above which datagrams to it are dropped.
+pub(crate) const OUT_DATAGRAMS: usize = 2 << 20;
+/// Bytes waiting for a driver above which its requests wait: it does not read its answers.
+pub(crate) const OUT_REQUESTS: usize = 3 << 20;
+/// Bytes waiting for a driver above which it is dropped.
+pub(crate) const OUT_MAX: usize = 32 << 20;
+/// What a queued frame costs beside its bytes.
+pub(crate) const FRAME_OVERHEAD: usize = 64;
+/// Bytes that all drivers together may make the daemon hold, both ways; above, the driver that makes it
+/// hold most is dropped.
+pub(crate) const MAX_HELD: usize = 256 << 20;
+
+/// Requests of one driver at the control plane.
+pub(crate) const MAX_ASKED: usize = 256;
+/// Bytes of a driver's requests at the control plane with what their answers may take.
+pub(crate) const MAX_ASKED_BYTES: usize = 16 << 20;
+/// Requests of all drivers at the control plane, from which only a driver without any is heard, and from
+/// which nobody is.
+pub(crate) const SOFT_ALL_ASKED: usize = 4096;
+pub(crate) const MAX_ALL_ASKED: usize = 16_384;
+/// Bytes of all requests at the control plane, likewise.
+pub(crate) const SOFT_ALL_ASKED_BYTES: usize = 64 << 20;
+pub(crate) const MAX_ALL_ASKED_BYTES: usize = 128 << 20;
+
+/// Dials of one driver that were not answered yet.
+pub(crate) const MAX_DIALS: usize = 1024;
+/// Streams of one driver, half of what ephemeral ports there are.
+pub(crate) const MAX_STREAMS: usize = 8192;
+/// Ports of one driver.
+pub(crate) const MAX_PORTS: usize = 1024;
+/// Paths that one driver forwards.
+pub(crate) const MAX_FORWARDS: usize = 256;
+/// Descriptors queued for a driver above which its requests wait.
+pub(crate) const MAX_QUEUED_FDS: usize = 64;
+/// Streams to a driver's ports that it has not taken yet; the next are reset.
+pub(crate) const MAX_BACKLOG: usize = 1024;
+/// Streams that wait for the server at a path to accept connections.
+pub(crate) const MAX_PATH_BACKLOG: usize = 1024;
+/// How long they wait.
+pub(crate) const PATH_PATIENCE: Duration = Duration::from_secs(10);
+/// Datagrams that wait for the network above which those of drivers are dropped.
+pub(crate) const MAX_OUTBOX: usize = 4096;
+/// How long a listening socket rests when no descriptor is free. An edge-triggered poll does not tell
+/// again of those who wait (epoll(7)).
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a driver that is gone may leave bytes that its streams do not take.
+pub(crate) const ORPHAN_TIME: Duration = Duration::from_secs(60);
+
+/// What happened to local programs; the names are those of `info`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LocalCounters {
+    /// Frames that named a stream of somebody else.
+    pub dropped_foreign: u64,
+    /// Drivers refused because there are too many, or dropped because they did not read.
+    pub dropped_clients: u64,
+    /// Streams reset because no descriptor was free or nobody took them.
+    pub dropped_streams: u64,
+    /// Requests refused at a limit.
+    pub dropped_requests: u64,
+    /// Times that a connection could not be accepted.
+    pub dropped_accepts: u64,
+    /// Datagrams that the UDP socket refused, and failures to receive.
+    pub dropped_udp: u64,
+}
+
+/// Descriptors that this process may have.
+fn max_descriptors() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is live; the call only writes it.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if result == 0 { limit.rlim_cur } else { 1024 }
+}
+
+/// Whether `fd`, the newest descriptor, leaves the reserve free. The lowest free number is given to a new
+/// descriptor (open(2)), so its number tells how many there are.
+pub(crate) fn leaves_reserve(fd: &impl AsRawFd) -> bool {
+    let max = max_descriptors();
+    let number = u64::try_from(fd.as_raw_fd()).unwrap_or(u64::MAX);
+    number < max.saturating_sub((max / 8).clamp(16, MAX_RESERVE))
+}
+
+/// Drivers that may be connected at once.
+pub(crate) fn max_clients() -> usize {
+    usize::try_from(MAX_CLIENTS.min(max_descriptors() / 2)).unwrap_or(usize::MAX)
+}
+
+/// Streams of one driver at once: no more than three quarters of the descriptors.
+pub(crate) fn max_streams() -> usize {
+    MAX_STREAMS.min(usize::try_from(max_descriptors() / 4 * 3).unwrap_or(usize::MAX))
+}
+
+/// Whether an error says that the system lacks something for now.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ETOOMANYREFS)
+    )
+}
