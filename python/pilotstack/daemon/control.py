@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pilotstack import wellknown
+from pilotstack.daemon.envelopes import EnvelopeVerbs
 from pilotstack.daemon.trust import TrustVerbs
 from pilotstack.errors import InvalidArgument, Unavailable
 
@@ -29,7 +30,10 @@ HEALTH = 0x21
 MANAGED = 0x23
 ROTATE_KEY = 0x25
 BROADCAST = 0x29
+PREFER_DIRECT = 0x2D
 ENROLL_RECOVERY = 0x31
+SIGN_ENVELOPE = 0x33
+VERIFY_ENVELOPE = 0x35
 #: Of our own, as the answer that has one more.
 REGISTER = 0x81
 
@@ -63,6 +67,7 @@ class Control:
         self._daemon = daemon
         self._started = time.monotonic()
         self._names: dict[str, tuple[float, dict[str, Any]]] = {}
+        envelopes = EnvelopeVerbs(daemon)
         self._verbs: dict[int, Callable[[bytes], Awaitable[dict[str, Any]]]] = {
             INFO: self._info,
             HANDSHAKE: TrustVerbs(daemon).answer,
@@ -73,6 +78,9 @@ class Control:
             REGISTER: self._register,
             ROTATE_KEY: self._rotate_key,
             ENROLL_RECOVERY: self._enroll_recovery,
+            PREFER_DIRECT: envelopes.prefer_direct,
+            SIGN_ENVELOPE: envelopes.sign,
+            VERIFY_ENVELOPE: envelopes.verify,
             SET_TAGS: daemon.network_verbs.set_tags,
             NETWORK: daemon.network_verbs.network,
             MANAGED: daemon.network_verbs.managed,

@@ -336,13 +336,23 @@ class Daemon:
     async def _find_record(self, node: int) -> None:
         async with self._questions:
             try:
-                record = await self.records.resolved(node)
-                await self.trust.key_seen(node, record.public_key)
-                endpoint = await _resolve(record.endpoint) if record.endpoint else None
-                self.core.on_record(node, record.public_key, endpoint)
+                await self.find_peer(node)
             except (PilotError, OSError, ValueError) as error:
                 log.debug("no_record", node=node, error=str(error))
                 self.core.on_no_record(node)
+
+    async def find_peer(self, node: int) -> None:
+        """Learns from the registry who a node is and where, and tells the core.
+
+        Raises:
+            PilotError: the registry does not know it, or does not answer.
+            OSError: the name of its host is unknown.
+            ValueError: its endpoint makes no sense.
+        """
+        record = await self.records.resolved(node)
+        await self.trust.key_seen(node, record.public_key)
+        endpoint = await _resolve(record.endpoint) if record.endpoint else None
+        self.core.on_record(node, record.public_key, endpoint)
 
     @_serving.contained
     async def _admit(self, node: int, network: int, key: bytes) -> None:
