@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 seconds="${1:-20}"
-targets=(wire_packet wire_tunnel wire_ipc assembler connection_ops node_model network_model)
+targets=(wire_packet wire_tunnel wire_ipc assembler connection_ops node_model network_model local_socket)
 
 export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
