@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from pilotstack.errors import ConnectionFailed
+from pilotstack.errors import ConnectionFailed, Throttled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,6 +21,9 @@ MAX_RECORDS = 16_384
 FLOOR = 0.25
 #: Seconds for which a record serves while no registry answers: tunnels outlive an outage.
 OUTAGE = 3600.0
+#: Seconds between attempts while the registry refuses our address for asking too much: others may
+#: share it, or have made us ask.
+PAUSES = (0.5, 1.0, 2.0)
 
 _Table = OrderedDict[int, tuple[float, "Record"]]
 
@@ -85,13 +88,22 @@ class Records:
         if known is not None and now - at < max(max_age, FLOOR):
             return known
         try:
-            found = await fetch(node)
+            found = await _patiently(fetch, node)
         except ConnectionFailed:
             if known is not None and now - at < OUTAGE:
                 return known
             raise
         _put(table, node, time.monotonic(), found)
         return found
+
+
+async def _patiently(fetch: Callable[[int], Awaitable[Record]], node: int) -> Record:
+    for pause in PAUSES:
+        try:
+            return await fetch(node)
+        except Throttled:
+            await anyio.sleep(pause)
+    return await fetch(node)
 
 
 async def _turn(table: _Table, node: int) -> None:

@@ -15,7 +15,7 @@ import anyio
 import structlog
 
 from pilotstack.daemon.records import MAX_RECORDS, OUTAGE
-from pilotstack.errors import ConnectionFailed, PilotError
+from pilotstack.errors import ConnectionFailed, PilotError, Throttled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -29,6 +29,9 @@ log = structlog.get_logger(__name__)
 LANES = 4
 #: Seconds for an answer, the wait for a connection included. The core forgets a question after 30.
 DEADLINE = 15.0
+#: Seconds without such questions after the registry refused one for want of allowance: what is left
+#: of that is for our own.
+QUIET = 5.0
 
 
 class Lookups(Protocol):
@@ -62,6 +65,7 @@ class StrangerKeys:
         self._idle = list(clients)
         self._lanes = anyio.CapacityLimiter(len(self._clients))
         self._known: OrderedDict[int, tuple[float, bytes]] = OrderedDict()
+        self._quiet_until = 0.0
         self._own = own
         self._seen = seen
         self._answer = answer
@@ -95,9 +99,14 @@ class StrangerKeys:
 
     async def _ask(self, node: int) -> bytes:
         async with self._lanes:
+            if time.monotonic() < self._quiet_until:
+                raise Throttled("no questions about strangers for a while")
             client = self._idle.pop()
             try:
                 return (await client.profile(node)).public_key
+            except Throttled:
+                self._quiet_until = time.monotonic() + QUIET
+                raise
             finally:
                 self._idle.append(client)
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from pilotstack.daemon import records as module
-from pilotstack.daemon.records import FLOOR, OUTAGE, Records
-from pilotstack.errors import ConnectionFailed, NotFound
+from pilotstack.daemon.records import FLOOR, OUTAGE, PAUSES, Records
+from pilotstack.errors import ConnectionFailed, NotFound, Throttled
 from pilotstack.registry.client import Record
 
 pytestmark = pytest.mark.anyio
@@ -20,6 +20,7 @@ class Registry:
         self.asked: list[str] = []
         self.key = b"1" * 32
         self.error: Exception | None = None
+        self.refusals = 0
 
     async def profile(self, node: int) -> Record:
         return self._answer("profile", node, "")
@@ -31,6 +32,9 @@ class Registry:
         self.asked.append(what)
         if self.error:
             raise self.error
+        if self.refusals:
+            self.refusals -= 1
+            raise Throttled("rate limited")
         return Record(node, self.key, False, "", endpoint)
 
 
@@ -137,3 +141,14 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for node in range(5):
         await records.resolved(node)
     assert list(records._resolved) == list(records._profiles) == [2, 3, 4]
+
+
+async def test_who_is_refused_for_asking_too_much_asks_again(slept: list[float]) -> None:
+    registry = Registry()
+    records = Records(registry)  # type: ignore[arg-type]
+    registry.refusals = len(PAUSES)
+    assert (await records.resolved(2)).endpoint
+    assert slept == list(PAUSES)
+    registry.refusals = len(PAUSES) + 1
+    with pytest.raises(Throttled):
+        await records.profile(3)

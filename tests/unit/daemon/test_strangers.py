@@ -8,8 +8,8 @@ import pytest
 from pilotstack.daemon import records as records_module
 from pilotstack.daemon import strangers as module
 from pilotstack.daemon.records import OUTAGE, Records
-from pilotstack.daemon.strangers import LANES, StrangerKeys
-from pilotstack.errors import ConnectionFailed, NotFound
+from pilotstack.daemon.strangers import LANES, QUIET, StrangerKeys
+from pilotstack.errors import ConnectionFailed, NotFound, Throttled
 from pilotstack.registry.client import Record
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +143,26 @@ async def test_known_keys_serve_while_no_registry_answers(
     for node in (1, 2):
         await bench.keys.name(node)
     assert bench.answers == [(1, None), (2, None)]
+
+
+async def test_strangers_leave_what_the_registry_still_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def clock() -> float:
+        return now
+
+    now = 1000.0
+    monkeypatch.setattr(module.time, "monotonic", clock)
+    bench = Bench()
+    bench.fail(Throttled("rate limited"))
+    for node in range(10):
+        await bench.keys.name(node)
+    assert bench.asked == [0]
+    assert bench.answers == [(node, None) for node in range(10)]
+    bench.fail(None)
+    now += QUIET
+    await bench.keys.name(10)
+    assert bench.answers[-1] == (10, KEY)
 
 
 async def test_every_connection_is_closed() -> None:
