@@ -19,7 +19,7 @@ const SLOTS: usize = 4096;
 
 /// Signature checks, about 50 µs each: of frames that prove nothing,
 const UNPROVEN_CHECKS: [Pace; 3] =
-    [Pace::per_second(200, 400), Pace::per_second(50, 100), Pace::per_second(10, 20)];
+    [Pace::per_second(200, 400), Pace::per_second(20, 50), Pace::per_second(2, 10)];
 /// of frames with a cookie, so that somebody receives at their address,
 const RETURNABLE_CHECKS: [Pace; 3] =
     [Pace::per_second(1000, 1000), Pace::per_second(20, 50), Pace::per_second(4, 10)];
@@ -204,9 +204,9 @@ mod tests {
         let mut passed = |tries: u32, from: &dyn Fn(u32) -> SocketAddr| {
             (0..tries).filter(|n| share.take(now, from(*n))).count()
         };
-        assert_eq!(passed(10_000, &|_| at(1, 1)), 20);
-        assert_eq!(passed(10_000, &|n| at(1, n as u16)), 80);
-        assert_eq!(passed(10_000, &|n| at(2 + n, 1)), 300);
+        assert_eq!(passed(10_000, &|_| at(1, 1)), 10);
+        assert_eq!(passed(10_000, &|n| at(1, n as u16)), 40);
+        assert_eq!(passed(10_000, &|n| at(2 + n, 1)), 350);
     }
 
     /// Spoofed sources use up what is there for all of them, not the slots that others share.

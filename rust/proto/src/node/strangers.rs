@@ -28,10 +28,12 @@ use crate::{
     },
 };
 
-/// Signed keys that wait for the registry: in all, of one host, and in the name of one node.
+/// Signed keys that wait for the registry: in all, of one host, in the name of one node, and of one host in
+/// the name of one node.
 const MAX_HELD: usize = 256;
 const MAX_HELD_PER_HOST: usize = 32;
 const MAX_HELD_PER_NODE: usize = 8;
+const MAX_HELD_PER_CLAIM: usize = 2;
 /// Open questions about strangers, and about those of them who showed no cookie.
 const MAX_QUESTIONS: usize = 64;
 const MAX_UNPROVEN_QUESTIONS: usize = 32;
@@ -81,11 +83,17 @@ impl Strangers {
         self.generation += 1;
     }
 
-    /// Keeps a frame; the oldest of its host, of its node or of all makes room.
+    /// Keeps a frame in place of an older one of the same claim; or the oldest of its host, of its node or
+    /// of all makes room.
     fn hold(&mut self, now: Instant, frame: SignedKey, from: SocketAddr) {
         let (node, host) = (frame.sender, host_of(from.ip()));
-        let is_repeat = |held: &Held| held.frame == frame && held.from == from;
-        self.held.retain(|held| now < held.until && !is_repeat(held));
+        let is_older = |held: &Held| {
+            held.frame.sender == node && held.from == from && held.frame.identity_key == frame.identity_key
+        };
+        self.held.retain(|held| now < held.until && !is_older(held));
+        self.make_room(MAX_HELD_PER_CLAIM, |held| {
+            held.frame.sender == node && host_of(held.from.ip()) == host
+        });
         self.make_room(MAX_HELD_PER_NODE, |held| held.frame.sender == node);
         self.make_room(MAX_HELD_PER_HOST, |held| host_of(held.from.ip()) == host);
         self.make_room(MAX_HELD, |_| true);
@@ -409,9 +417,16 @@ mod tests {
         assert_eq!(strangers.held.len(), MAX_HELD);
         strangers.hold(now + PATIENCE, frame(1, 0), at(1, 1));
         assert_eq!(strangers.held.len(), 1);
-        // The same again is the same.
-        strangers.hold(now + PATIENCE, frame(1, 0), at(1, 1));
+        // A newer key of the same claim takes the place of the older one.
+        strangers.hold(now + PATIENCE, frame(1, 1), at(1, 1));
         assert_eq!(strangers.held.len(), 1);
+        // Nobody pushes out what others hold in the same name.
+        for n in 0..100 {
+            strangers.hold(now + PATIENCE, frame(1, n), at(2, n as u16));
+        }
+        let held = strangers.take_held(NodeId(1));
+        assert_eq!(held.len(), 1 + MAX_HELD_PER_CLAIM);
+        assert_eq!(held[0].frame, frame(1, 1));
     }
 
     #[test]
