@@ -126,6 +126,18 @@ fn signed_keys_that_nobody_signed_cost_few_checks() {
     }
 }
 
+/// Whoever can write a peer's address and port as the source: the peer's own key comes through with a cookie.
+#[test]
+fn forged_keys_from_the_endpoints_of_peers_do_not_keep_them_out() {
+    let counters = withstand("peers, from their endpoints", &|rng| {
+        let sender = NodeId(2 + rng.below(3) as u32);
+        // Some 500 per second: each answer to one may be the one that the peer needs.
+        let from = if rng.chance(2) { at(sender.0) } else { anywhere(rng) };
+        (from, forged(sender, rng))
+    });
+    assert!(counters.dropped_key_checks > 20_000);
+}
+
 #[test]
 fn strangers_with_keys_of_their_own_cost_few_questions() {
     let counters = withstand("made-up senders", &|rng| (anywhere(rng), self_signed(made_up(rng), rng)));
