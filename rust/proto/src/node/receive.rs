@@ -96,10 +96,13 @@ impl Node {
     /// What waited for the peer to be heard from where it is goes.
     fn on_heard(&mut self, now: Instant, sender: NodeId) {
         let Some(peer) = self.peers.get_mut(&sender) else { return };
+        let has_new_segment = peer.has_new_segment();
         if peer.take_starved() {
             self.resume(now, sender);
         }
-        self.follow_path(sender);
+        if has_new_segment {
+            self.follow_path(sender);
+        }
     }
 
     /// The peer is, or may be sent to, where frames go now.

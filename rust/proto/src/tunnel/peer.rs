@@ -573,10 +573,8 @@ impl Peer {
                 }
             }
         }
-        if self.check_at.is_some_and(|at| at <= now) {
-            if self.check(now, local, out) {
-                liveness = Liveness::Stalled;
-            }
+        if self.check_at.is_some_and(|at| at <= now) && self.check(now, local, out) {
+            liveness = Liveness::Stalled;
         }
         if self.hello_at.is_some_and(|at| at <= now) {
             self.hello_at = None;
