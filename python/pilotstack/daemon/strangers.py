@@ -32,6 +32,9 @@ DEADLINE = 15.0
 #: Seconds without such questions after the registry refused one for want of allowance: what is left
 #: of that is for our own.
 QUIET = 5.0
+#: Seconds after which another connection is tried: one from an address that this host has lost answers
+#: nothing, and nothing tells so.
+ATTEMPT = 3.0
 
 
 class Lookups(Protocol):
@@ -103,6 +106,9 @@ class StrangerKeys:
                 raise Throttled("no questions about strangers for a while")
             client = self._idle.pop()
             try:
+                with anyio.move_on_after(ATTEMPT):
+                    return (await client.profile(node)).public_key
+                await client.aclose()
                 return (await client.profile(node)).public_key
             except Throttled:
                 self._quiet_until = time.monotonic() + QUIET

@@ -119,6 +119,21 @@ async def test_a_registry_that_never_answers_is_given_up(monkeypatch: pytest.Mon
     assert bench.answers == [(5, None)]
 
 
+async def test_a_connection_that_died_unnoticed_costs_one_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Dead(Lookups):
+        async def aclose(self) -> None:
+            await super().aclose()
+            self.gate.set()
+
+    monkeypatch.setattr(module, "ATTEMPT", 0.0)
+    bench = Bench()
+    bench.keys = StrangerKeys([Dead()], bench.own, bench._see, bench._answer)
+    await bench.keys.name(5)
+    assert bench.answers == [(5, KEY)]
+
+
 async def test_known_keys_serve_while_no_registry_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
