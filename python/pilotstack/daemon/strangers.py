@@ -32,8 +32,8 @@ DEADLINE = 15.0
 #: Seconds without such questions after the registry refused one for want of allowance: what is left
 #: of that is for our own.
 QUIET = 5.0
-#: Seconds after which another connection is tried: one from an address that this host has lost answers
-#: nothing, and nothing tells so.
+#: Seconds after which another connection is tried: one from an address that this host has lost
+#: answers nothing, and nothing tells so.
 ATTEMPT = 3.0
 
 
