@@ -4,15 +4,15 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use pilot_proto::{
     config::NodeConfig,
-    crypto::{Suite, exchange::ExchangeKey, identity::Identity},
+    crypto::{Suite, aead::TunnelKey, exchange::ExchangeKey, identity::Identity},
     node::{ConnectionId, Event, Node},
     time::Instant,
-    tunnel::{Capabilities, Session},
+    tunnel::Capabilities,
     wire::{
         addr::{Address, NodeId, Port},
         packet::{Flags, HEADER_LEN, Header, Protocol},
         seq::SeqNumber,
-        tunnel::{BareKey, Frame, SEALED_HEADER_LEN},
+        tunnel::{BareKey, Frame, Nonce, SEALED_HEADER_LEN, SealedHeader, TAG_LEN},
     },
 };
 
@@ -28,12 +28,35 @@ pub(crate) fn at(n: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n], 4000))
 }
 
+/// A session as the peer's generation has it: under one suite.
+pub(crate) struct Sealing {
+    peer_key: [u8; 32],
+    key: TunnelKey,
+    counter: u64,
+}
+
+impl Sealing {
+    fn new(own: &ExchangeKey, peer_key: [u8; 32], suite: Suite) -> Self {
+        let key = TunnelKey::new(suite, own.agree(&peer_key).unwrap().key(suite)).unwrap();
+        Self { peer_key, key, counter: 0 }
+    }
+
+    fn seal(&mut self, packet: &[u8]) -> Vec<u8> {
+        self.counter += 1;
+        let mut frame = vec![0; SEALED_HEADER_LEN + packet.len() + TAG_LEN];
+        frame[SEALED_HEADER_LEN..SEALED_HEADER_LEN + packet.len()].copy_from_slice(packet);
+        let nonce = Nonce { prefix: 0x1234_5678, counter: self.counter };
+        self.key.seal(SealedHeader { sender: PEER, nonce }, &mut frame).unwrap();
+        frame
+    }
+}
+
 pub(crate) struct Hand {
     pub(crate) now: Instant,
     pub(crate) node: Node,
     identity: Identity,
     key: ExchangeKey,
-    pub(crate) session: Option<Session>,
+    pub(crate) session: Option<Sealing>,
     /// How the peer speaks: `None` for one like the node.
     old: Option<Suite>,
     /// What left, and has not been looked at.
@@ -167,9 +190,7 @@ impl Hand {
         let mut packet = vec![0; HEADER_LEN + payload.len()];
         packet[HEADER_LEN..].copy_from_slice(payload);
         assert!(header.emit(&mut packet));
-        let mut frames = self.session.as_mut().unwrap().seal_both(PEER, &packet);
-        // Twice, as long as the suite is not known.
-        frames.swap_remove(if frames.len() > 1 && self.old == Some(Suite::G1) { 1 } else { 0 })
+        self.session.as_mut().unwrap().seal(&packet)
     }
 
     /// The peer pings, which any frame of it might be.
@@ -197,10 +218,9 @@ impl Hand {
     pub(crate) fn take(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
         let header = match Frame::parse(frame).unwrap() {
             Frame::SignedKey(key) => {
-                let known = self.session.as_ref().is_some_and(|session| session.peer_key == key.exchange_key);
-                if !known {
-                    let session = Session::new(self.now, &self.key, key.exchange_key, 77).unwrap();
-                    self.session = Some(session);
+                if self.session.as_ref().is_none_or(|session| session.peer_key != key.exchange_key) {
+                    let suite = self.old.unwrap_or(Suite::G2);
+                    self.session = Some(Sealing::new(&self.key, key.exchange_key, suite));
                 }
                 return None;
             }
@@ -209,7 +229,7 @@ impl Hand {
         };
         let mut packet = Vec::new();
         let session = self.session.as_mut()?;
-        session.open_to(header, frame, &mut packet).ok()?;
+        session.key.open_to(header, frame, &mut packet).ok()?;
         let (ping, payload) = Header::parse(&packet).unwrap();
         if ping.flags.contains(Flags::SYN) {
             self.first_number = ping.seq.value();

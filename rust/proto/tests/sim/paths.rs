@@ -1,12 +1,13 @@
 //! Where a peer is believed to be (RFC 9000 sections 8 and 9), and what is believed of it at all.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use pilot_proto::{
     crypto::Suite,
     node::{DialOptions, Event},
     wire::{
         addr::{Address, NetworkId, NodeId, Port},
+        beacon::Message,
         packet::{Flags, Header, Protocol},
         seq::SeqNumber,
         tunnel::Frame,
@@ -16,6 +17,7 @@ use pilot_proto::{
 use crate::{
     hand::{Hand, PEER, SELF, at, packet, with_sender},
     rng::{Rng, pattern},
+    script::{Script, data, plain, seg, sending},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -386,5 +388,77 @@ fn what_forty_processes_left_behind_opens_nothing() {
             assert_eq!(hand.endpoint(), Some(at(1)));
             hand.wait(20 * SECOND);
         }
+    }
+}
+
+/// RFC 9000 section 9.4. A NAT that gave the peer another port is no other path, and what repairs itself
+/// is left alone.
+#[test]
+fn what_went_to_the_old_address_leaves_again_at_once() {
+    for (is_same_host, ms, is_repeated) in [(false, 10, true), (true, 10, false), (true, 400, true)] {
+        let mut script = sending(20);
+        script.wait(ms * MS);
+        script.connection.on_path_moved(script.now, is_same_host);
+        let sent = data(&script.wait(MS));
+        assert_eq!(sent.first().is_some_and(|first| first.0 == seg(0)), is_repeated, "{is_same_host} {ms}");
+    }
+    let mut script = Script::connecting(plain());
+    script.connection.on_path_moved(script.now, false);
+    assert_eq!(script.sent()[0].flags, Flags::SYN);
+}
+
+fn reply(hand: &mut Hand, port: u16) {
+    let mut octets = Vec::new();
+    Message::DiscoverReply(SocketAddr::new(at(2).ip(), port)).emit(&mut octets);
+    hand.deliver(at(50), &octets);
+}
+
+impl Hand {
+    fn discovered(&self) -> usize {
+        self.events.iter().filter(|event| matches!(event, Event::EndpointDiscovered(_))).count()
+    }
+}
+
+#[test]
+fn a_beacon_that_was_not_asked_moves_nothing() {
+    let mut hand = Hand::connected(None);
+    hand.node.set_beacons(hand.now, vec![at(50)]);
+    hand.drain();
+    assert_eq!(hand.sent_to(50), 1);
+    reply(&mut hand, 4000);
+    hand.wait(3 * SECOND);
+    for port in 5000..8000 {
+        reply(&mut hand, port);
+    }
+    assert_eq!((hand.discovered(), hand.node.stats().counters.dropped_beacon), (1, 3000));
+    assert_eq!(hand.sent_to(50), 0, "nor does it draw questions");
+    // Asked again, and from elsewhere.
+    hand.wait(30 * SECOND);
+    assert!(hand.sent_to(50) >= 1);
+    let mut octets = Vec::new();
+    Message::DiscoverReply(at(9)).emit(&mut octets);
+    for _ in 0..9 {
+        hand.deliver(at(51), &octets);
+    }
+    assert_eq!(hand.discovered(), 1);
+}
+
+#[test]
+fn when_we_have_moved_our_peers_are_shown_where_to() {
+    for old in PEERS {
+        let mut hand = Hand::connected(old);
+        hand.node.set_beacons(hand.now, vec![at(50)]);
+        reply(&mut hand, 4000);
+        hand.wait(31 * SECOND);
+        hand.ping(at(1));
+        hand.sent.clear();
+        for n in 0..3 {
+            assert_eq!((hand.discovered(), hand.sent_to(1)), (1, 0), "{n}");
+            reply(&mut hand, 4001);
+            hand.wait(if n < 2 { 700 * MS } else { Duration::ZERO });
+        }
+        assert_eq!(hand.discovered(), 2);
+        let expected = if old == Some(Suite::G1) { 2 } else { 1 };
+        assert_eq!(hand.sent_to(1), expected, "{old:?}: a ping, and a key for who learns from nothing else");
     }
 }
