@@ -3,7 +3,7 @@
 //! No fixed share is set aside. A peer may take as many places as the others leave free, so that one
 //! peer alone gets half of a pool, two get a third each, and a newcomer always finds room.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::{ConnectionId, Node};
 use crate::{
@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 struct Pool {
     total: usize,
-    by_peer: HashMap<NodeId, usize>,
+    by_peer: BTreeMap<NodeId, usize>,
 }
 
 impl Pool {

@@ -24,7 +24,7 @@ fn write_for_a_round(script: &mut Script, supply: Supply, end: &mut u32) {
             *end = script.data().last().map_or(*end, |(seq, len)| seq + *len as u32);
         }
         let sent = script.wait(Duration::from_millis(1));
-        *end = sent.iter().filter_map(Out::data).last().map_or(*end, |(seq, len)| seq + len as u32);
+        *end = sent.iter().filter_map(Out::data).next_back().map_or(*end, |(seq, len)| seq + len as u32);
     }
 }
 
