@@ -184,6 +184,7 @@ pub struct Node {
     peer_armed: HashMap<NodeId, Instant>,
     slots: BTreeMap<ConnectionId, Slot>,
     places: Places,
+    evictions: TokenBucket,
     /// Connections in TIME-WAIT, oldest first; some are over.
     time_wait: VecDeque<ConnectionId>,
     demux: HashMap<Key, ConnectionId>,
@@ -254,6 +255,7 @@ impl Node {
             peer_armed: HashMap::new(),
             slots: BTreeMap::new(),
             places: Places::default(),
+            evictions: TokenBucket::new(places::EVICTION_RATE, places::EVICTION_RATE, now),
             time_wait: VecDeque::new(),
             demux: HashMap::new(),
             by_peer: BTreeMap::new(),

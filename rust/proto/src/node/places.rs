@@ -16,6 +16,9 @@ use crate::{
 /// A connection that is younger than this is not evicted: its peer may just be about to use it.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Searches for something to evict, per second and at once: each looks at all that a peer opened.
+pub(super) const EVICTION_RATE: u32 = 20;
+
 /// The places of one pool.
 #[derive(Debug, Default)]
 struct Pool {
@@ -128,7 +131,7 @@ impl Node {
         if !self.is_full() && self.places.admits(peer, port, &self.config) {
             return true;
         }
-        if !self.places.is_newcomer(peer, port) {
+        if !self.places.is_newcomer(peer, port) || !self.evictions.take(now) {
             return false;
         }
         let Some(greediest) = self.places.greediest(port, &self.config) else { return false };
