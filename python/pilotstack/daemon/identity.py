@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pilotstack import _files
 from pilotstack.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -116,32 +117,14 @@ def write_new(path: Path, text: bytes) -> None:
         FileExistsError: there is one, which is left as it is.
         InvalidArgument: it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
         # Never over an identity that somebody else made meanwhile.
-        os.link(temporary, path)
-        sync_directory(path)
+        _files.replace(path, [text], is_new=True)
     except FileExistsError:
         raise
     except OSError as error:
         raise InvalidArgument(f"cannot write the identity {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Makes what happened to names beside ``path`` survive a crash."""
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _create(path: Path) -> Identity:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from pilotstack import _files
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import ConnectionFailed, InvalidArgument, NotFound, PilotError
@@ -93,7 +94,7 @@ class KeyFiles:
         """The next identity is the identity from now on."""
         if self._path is not None and self._next is not None:
             self._next.replace(self._path)
-            identities.sync_directory(self._path)
+            _files.sync_directory(self._path.parent)
         self._kept = None
 
     def discard(self) -> None:

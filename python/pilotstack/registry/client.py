@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pilotstack.errors import ConnectionFailed, PermissionDenied
 from pilotstack.registry import messages
-from pilotstack.registry.connection import Connection, parse_addresses
+from pilotstack.registry.connection import STANDING, Connection, parse_addresses
 from pilotstack.registry.refusals import error_of
 from pilotstack.registry.requests import Signer
 from pilotstack.registry.requests_identity import IdentityRequests
@@ -100,7 +100,8 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
     def _check(reply: Message) -> Message:
         if "error" in reply:
             raise error_of(str(reply["error"]))
-        return reply
+        # Which registry answered is the connection's business.
+        return {name: value for name, value in reply.items() if name not in STANDING}
 
     async def register(
         self, listen_addr: str, *, hostname: str = "", owner: str = "", version: str = ""

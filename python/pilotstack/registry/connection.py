@@ -44,6 +44,8 @@ PATIENCE = 60.0
 #: Registries in a list.
 MAX_REGISTRIES = 16
 _READ = 1 << 16
+#: What registries say of themselves in every reply.
+STANDING = frozenset({"cluster", "term", "term_proof", "replaced"})
 #: Characters of a cluster's name and of a proof.
 _NAME = 64
 

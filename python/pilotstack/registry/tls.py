@@ -7,9 +7,7 @@ import datetime
 import hashlib
 import hmac
 import ipaddress
-import os
 import ssl
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from pilotstack import _files
 from pilotstack.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -134,15 +133,14 @@ def load_or_create(certificate: Path, key: Path) -> None:
         return
     try:
         private = ec.generate_private_key(ec.SECP256R1())
-        _write_private(
-            key,
-            private.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            ),
+        secret = private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
-        _write_private(certificate, _self_signed(private).public_bytes(serialization.Encoding.PEM))
+        _files.replace(key, [secret])
+        shown = _self_signed(private).public_bytes(serialization.Encoding.PEM)
+        _files.replace(certificate, [shown])
     except OSError as error:
         raise InvalidArgument(
             f"cannot write the certificate {certificate}: {error.strerror}",
@@ -171,17 +169,3 @@ def _self_signed(private: ec.EllipticCurvePrivateKey) -> x509.Certificate:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(private, hashes.SHA256())
     )
-
-
-def _write_private(path: Path, octets: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(octets)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from pilotstack import _files
 from pilotstack.errors import AlreadyExists, InvalidArgument
 from pilotstack.registry import messages as json
 from pilotstack.trust.messages import MAX_JUSTIFICATION, cut
@@ -115,20 +115,7 @@ class TrustStore:
         if self.path is None:
             return
         text = msgspec.json.format(msgspec.json.encode(_whole(rows) | self._others), indent=2)
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _files.replace(self.path, [text])
 
 
 def _whole(rows: Rows) -> dict[str, Any]:

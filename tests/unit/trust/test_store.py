@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -84,13 +86,20 @@ def test_what_is_not_understood_is_refused_and_left_alone(text: str, tmp_path: P
     assert path.read_text() == text
 
 
-def test_a_directory_that_takes_nothing_keeps_the_file(tmp_path: Path) -> None:
+def test_a_directory_that_takes_nothing_keeps_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "trust.json"
     store = TrustStore(path)
     store.save(ROWS)
-    (tmp_path / "trust.json.tmp").mkdir()
-    with pytest.raises(OSError, match="directory"):
-        store.save(Rows.of())
+
+    def fsync(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match="No space"):
+            store.save(Rows.of())
     assert TrustStore(path).load() == ROWS
 
 
