@@ -8,10 +8,10 @@ WAN_OUT ?= build/wan
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python fuzz soak mutants bench bench-wan bench-registry lint format clean
+.PHONY: help setup demo test test-rust test-python fuzz fuzz-registry soak mutants bench bench-wan bench-registry lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## build the extension and install everything into .venv
 
@@ -36,11 +36,14 @@ test-rust:
 test-python: setup
 	$(BIN)/python -m pytest
 
-fuzz: ## run every fuzz target for FUZZ_SECONDS (default 20) each
+fuzz: fuzz-registry ## run every fuzz target for FUZZ_SECONDS (default 20) each
 	rust/fuzz/run.sh $${FUZZ_SECONDS:-20}
 
 soak: setup ## mixed honest and hostile load for SOAK_SECONDS (default 300), after which nothing may be left
 	$(BIN)/python -m benches.soak $${SOAK_SECONDS:-300}
+
+fuzz-registry: setup ## attack a registry's session and a standby for SECONDS (default 20)
+	$(BIN)/python -m tests.support.hostile $(or $(SECONDS),$${FUZZ_SECONDS:-20})
 
 mutants: ## break the transport one line at a time; what no test notices is listed in .cargo/mutants.toml
 	command -v cargo-mutants > /dev/null || cargo install --locked cargo-mutants
