@@ -182,3 +182,36 @@ def test_a_ready_line_that_nobody_reads_is_no_failure(monkeypatch: pytest.Monkey
         _serving.announce(pid=1)
     monkeypatch.setattr(sys, "stdout", None)
     _serving.announce(pid=1)
+
+
+async def test_what_fails_in_a_contained_task_ends_no_sibling() -> None:
+    class Program:
+        @_serving.contained
+        async def fail(self, number: int) -> None:
+            raise KeyError(number)
+
+    before = sum(_serving.failures.counts.values())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Program().fail, 1)
+        tasks.start_soon(Program().fail, 2)
+    assert sum(_serving.failures.counts.values()) == before + 2
+
+
+async def test_an_endless_task_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_serving, "_AGAIN", 0)
+    begun, again = 0, anyio.Event()
+
+    class Program:
+        @_serving.endless
+        async def run(self) -> None:
+            nonlocal begun
+            begun += 1
+            if begun == 1:
+                raise RuntimeError("a defect")
+            again.set()
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Program().run)
+        await again.wait()
+        tasks.cancel_scope.cancel()
