@@ -71,22 +71,31 @@ async def test_a_source_has_a_bounded_number_of_seats(registries: Registries) ->
     for raw in seated:
         assert raw.ask({"type": "beacon_list"})["type"] == "beacon_list_ok"
     with Raw(address) as fifth:
-        assert fifth.is_closed()
-    seated.pop().socket.close()
-
-    def until_seated() -> None:
-        while True:
-            with Raw(address) as raw:
-                try:
-                    raw.ask({"type": "beacon_list"})
-                except (EOFError, ConnectionError):
-                    continue
-                return
-
-    await anyio.to_thread.run_sync(until_seated)
-    for raw in seated:
+        # Nobody has proved anything yet, so the one that came first gives way.
+        assert fifth.ask({"type": "beacon_list"})["type"] == "beacon_list_ok"
+        assert seated[0].is_closed()
+    for raw in seated[1:]:
         assert raw.ask({"type": "beacon_list"})["type"] == "beacon_list_ok"
+    for raw in seated:
         raw.socket.close()
+
+
+async def test_silent_connections_keep_no_node_out(registries: Registries) -> None:
+    address = registries.start("primary", "--limit-loopback", "--max-connections-per-source", "8")
+    client = registries.client(address)
+    await client.register("127.0.0.1:4000")
+    silent = [Raw(address) for _ in range(20)]
+    try:
+        # The node's own connection is older than all of them, and proven.
+        for _ in range(3):
+            await client.heartbeat()
+        with Raw(address) as newcomer:
+            assert newcomer.ask({"type": "beacon_list"})["type"] == "beacon_list_ok"
+        assert silent[0].is_closed()
+    finally:
+        for raw in silent:
+            raw.socket.close()
+        await client.aclose()
 
 
 def garbage(rng: random.Random) -> bytes:

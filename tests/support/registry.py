@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pilotstack.daemon.identity import Identity
+from pilotstack.registry import freshness
 from pilotstack.registry.messages import encode_base64
 from pilotstack.registry.state import Outcome, Policy, Source, State, apply
 
@@ -34,10 +35,32 @@ CHALLENGES: dict[str, str] = {
     "demote_member": "demote_member:{node_id}:{network_id}:{target_node_id}",
     "set_member_tags": "set_member_tags:{node_id}:{network_id}:{target_node_id}",
     "transfer_ownership": "transfer_ownership:{node_id}:{network_id}:{new_owner_id}",
+    "check_trust": "check_trust:{node_id}:{peer_id}",
+    "lookup": "lookup:{requester_id}:{node_id}",
+    "resolve_hostname": "resolve_hostname:{requester_id}",
+    "list_networks": "list_networks:{requester_id}",
+    "get_member_role": "get_member_role:{requester_id}:{network_id}",
+    "get_member_tags": "get_member_tags:{requester_id}:{network_id}",
+    "get_network_policy": "get_network_policy:{requester_id}:{network_id}",
+    "get_expr_policy": "get_expr_policy:{requester_id}:{network_id}",
     "list_nodes": "list_nodes:{requester_id}:{network_id}",
     "enroll_recovery": "enroll_recovery:{node_id}:{commitment}",
     "recover_identity": "recover_identity:{node_id}:{new_public_key}",
 }
+
+#: Requests whose signatures serve once.
+TIMED = frozenset(
+    {
+        *("create_network", "delete_network", "rename_network", "transfer_ownership"),
+        *("set_network_policy", "set_expr_policy", "set_member_tags"),
+        *("kick_member", "promote_member", "demote_member"),
+    }
+)
+
+
+def challenge_of(request: dict[str, Any]) -> str:
+    """What a request signs."""
+    return CHALLENGES.get(request["type"], "{type}:{node_id}").format(**request)
 
 
 def identity(name: str) -> Identity:
@@ -56,6 +79,7 @@ class World:
     def __init__(self, policy: Policy | None = None) -> None:
         self.state = State(policy)
         self.now = NOW
+        self.moment = 0
         self.ids: dict[str, int] = {}
         self.sources: dict[str, Source] = {}
 
@@ -88,12 +112,20 @@ class World:
             request = self.sign(name if sign is True else sign, request)
         return self.run(request, source or self.source(name)).reply
 
-    @staticmethod
-    def sign(name: str, request: dict[str, Any]) -> dict[str, Any]:
-        """The request, signed by the key of a name."""
-        template = CHALLENGES.get(request["type"], "{type}:{node_id}")
-        signature = identity(name).sign(template.format(**request).encode())
-        return request | {"signature": encode_base64(signature)}
+    def sign(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
+        """The request, signed by the key of a name; what serves once, with the time, too."""
+        signer = identity(name)
+        challenge = challenge_of(request)
+        signature = encode_base64(signer.sign(challenge.encode()))
+        if request["type"] not in TIMED:
+            return request | {"signature": signature}
+        # No two of the same second.
+        self.moment = (self.moment + 1) % freshness.WINDOW
+        at = int(self.now) + self.moment
+        request = request | {"signed_at": at}
+        timed = freshness.challenge_at(challenge, request, at)
+        signature_at = encode_base64(signer.sign(timed.encode()))
+        return request | {"signature": signature, "signature_at": signature_at}
 
     def about(self, name: str, kind: str, /, **members: Any) -> dict[str, Any]:
         """As :meth:`ask`, about the node itself."""

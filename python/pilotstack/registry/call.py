@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from pilotstack.registry import auth, messages
 from pilotstack.registry.auth import Denied
-from pilotstack.registry.records import Change, Key, Node, Row
+from pilotstack.registry.records import Change, Key, Network, Node, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from pilotstack.registry.messages import Message
     from pilotstack.registry.state import State
 
-#: Nodes that are remembered for one connection.
-MAX_PENDING: Final = 64
+#: Nodes of one connection whose signatures are remembered, and whose unsigned registrations wait
+#: for one.
+MAX_PROVEN: Final = 64
+MAX_PENDING: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,11 @@ class Source:
 
     host: str
     port: int
-    #: Endpoints of existing nodes that wait for a signed request on this connection.
-    pending: dict[int, str] = field(default_factory=dict)
+    #: Whether others speak from the same address, so that it proves nothing.
+    is_shared: bool = False
+    #: What unsigned registrations say of known nodes; a signed request on this connection makes it
+    #: true.
+    pending: dict[int, dict[str, Any]] = field(default_factory=dict)
     #: Nodes that signed something on this connection.
     proven: set[int] = field(default_factory=set)
 
@@ -69,6 +74,10 @@ class Outcome:
     changes: tuple[Change, ...] = ()
     #: Nodes for whom something waits now.
     wakes: tuple[int, ...] = ()
+    #: Secrets in it that were wrong, for the operator's log.
+    notes: tuple[str, ...] = ()
+    #: Seconds for which the reply is to be held back.
+    delay: float = 0.0
 
 
 class Call:
@@ -78,7 +87,18 @@ class Call:
     is that before the request.
     """
 
-    __slots__ = ("_after", "message", "now", "settled", "source", "state", "wakes")
+    __slots__ = (
+        "_after",
+        "_is_operator",
+        "_kept",
+        "message",
+        "notes",
+        "now",
+        "settled",
+        "source",
+        "state",
+        "wakes",
+    )
 
     def __init__(self, state: State, message: Message, source: Source, now: float) -> None:
         self.state = state
@@ -86,14 +106,28 @@ class Call:
         self.source = source
         self.now = now
         self.wakes: list[int] = []
-        #: Nodes whose waiting endpoint the signature proves.
+        #: Secrets that were wrong.
+        self.notes: list[str] = []
+        #: Nodes whose waiting registration the signature proves.
         self.settled: list[int] = []
         self._after: dict[tuple[str, Key], Row | None] = {}
+        self._kept: list[tuple[str, Key]] = []
+        #: Whether the request carries the admin token of the network that it names.
+        self._is_operator = False
 
     @property
     def at(self) -> int:
         """The time in whole seconds, as rows have it."""
         return int(self.now)
+
+    @property
+    def wall(self) -> float:
+        """Unix seconds of the wall clock, which may step."""
+        return self.now + self.state.skew
+
+    def seen(self, node_id: int) -> float:
+        """When a node was last heard of, as the world's clocks have it."""
+        return self.state.seen.get(node_id, self.now) + self.state.skew
 
     def text(self, name: str) -> str:
         """A string member."""
@@ -111,6 +145,11 @@ class Call:
         """Notes that a row becomes this."""
         self._after[table, key] = row
 
+    def keep(self, table: str, key: Key, row: Row) -> None:
+        """As :meth:`put`, but also if the request is refused."""
+        self._after[table, key] = row
+        self._kept.append((table, key))
+
     def put_node(self, node: Node) -> None:
         """Notes that a node becomes this."""
         self._after["nodes", node.node_id] = node
@@ -119,22 +158,30 @@ class Call:
         """Notes that something waits for these nodes now."""
         self.wakes.extend(node_ids)
 
-    def changes(self) -> tuple[Change, ...]:
+    def changes(self, *, is_refused: bool = False) -> tuple[Change, ...]:
         """What really changes."""
+        rows = self._after
+        if is_refused:
+            rows = {name: rows[name] for name in self._kept}
         found = []
-        for (table, key), after in self._after.items():
+        for (table, key), after in rows.items():
             before = self.state.row(table, key)
             if before != after:
                 found.append(Change(table, key, before, after))
         return tuple(found)
 
     def live(self, member: str = "node_id") -> Node:
-        """The registered node that a member names.
+        """The registered node that a member names and that is going to sign the request; one that
+        departed, too, if it has registered again on this connection.
 
         Raises:
             Denied: there is none.
         """
-        return self.node(self.number(member))
+        node_id = self.number(member)
+        node = self.state.nodes.get(node_id)
+        if node is not None and node.gone_at and node_id in self.source.pending:
+            return self._merged(node)
+        return self.node(node_id)
 
     def node(self, node_id: int) -> Node:
         """A registered node.
@@ -156,28 +203,130 @@ class Call:
         Raises:
             Denied: the signature is missing, malformed or wrong.
         """
+        self.check(node, challenge)
+        return self.accept(node)
+
+    def check(self, node: Node, challenge: str) -> None:
+        """Checks the request's signature and nothing else.
+
+        Raises:
+            Denied: it is missing, malformed or wrong.
+        """
         signature = self.text("signature")
         if not signature:
             raise Denied("signature required for authenticated node")
         self.state.verifier.verify(node.public_key, signature, challenge)
-        if len(self.source.proven) < MAX_PENDING:
-            self.source.proven.add(node.node_id)
+
+    def accept(self, node: Node) -> Node:
+        """Notes what a valid signature proves; the node as it is then."""
+        self.prove(node.node_id)
         return self.settle(node)
 
+    def prove(self, node_id: int) -> None:
+        """Notes that the connection speaks for a node."""
+        source, state = self.source, self.state
+        if node_id not in source.proven and len(source.proven) < MAX_PROVEN:
+            source.proven.add(node_id)
+            state.speaking[node_id] += 1
+        state.neighbours.add(source.host, node_id, self.now)
+
     def settle(self, node: Node) -> Node:
-        """The node after a proof: its id is confirmed and its waiting endpoint taken."""
-        endpoint = self.source.pending.get(node.node_id, "")
-        if not (endpoint or node.is_unconfirmed) or self.state.policy.is_standby:
+        """The node after a proof: its id is confirmed, and what it registered unsigned is true."""
+        is_waiting = node.node_id in self.source.pending
+        if not (is_waiting or node.is_unconfirmed) or self.state.policy.is_standby:
             return node
         self.settled.append(node.node_id)
-        settled = changed(node, is_unconfirmed=False, endpoint=endpoint or node.endpoint)
+        settled = changed(self._merged(node), is_unconfirmed=False)
         self.put_node(settled)
         return settled
 
+    def _merged(self, node: Node) -> Node:
+        """The node with what an unsigned registration on this connection says of it."""
+        said = self.source.pending.get(node.node_id)
+        if said is None:
+            return node
+        hostname = said.get("hostname", "")
+        if self.state.by_hostname.get(hostname, node.node_id) != node.node_id:
+            said = {name: value for name, value in said.items() if name != "hostname"}
+        return changed(node, **said, gone_at=0)
+
     def is_admin(self) -> bool:
-        """Whether the request carries the admin token."""
-        expected = self.state.policy.admin_token
-        return bool(expected) and auth.same(self.text("admin_token"), expected)
+        """Whether the request carries the admin token.
+
+        Raises:
+            Denied: too many wrong ones came from its source.
+        """
+        is_admin = self._is_admin()
+        is_guess = self.text("admin_token") and self.state.policy.admin_token
+        if is_guess and not (is_admin or self._is_operator):
+            self._wrong("admin_token")
+        return is_admin
+
+    def is_operator(self, network: Network) -> bool:
+        """Whether the request carries the registry's admin token or the network's; to be asked
+        before :meth:`is_admin`, for which the latter is a wrong one.
+
+        Raises:
+            Denied: too many wrong ones came from its source.
+        """
+        given = self._given_token()
+        if self._is_admin() or self._is_operator:
+            return True
+        if given and not network.admin_token_hash and self.state.policy.admin_token:
+            self._wrong("admin_token")
+        self._is_operator = self.matches(given, network.admin_token_hash, "admin_token")
+        return self._is_operator
+
+    def _is_admin(self) -> bool:
+        expected, given = self.state.policy.admin_token, self._given_token()
+        return bool(expected and given) and auth.same(given, expected)
+
+    def _given_token(self) -> str:
+        given = self.text("admin_token")
+        if given and "admin_token" not in self.notes:
+            self.state.guesses.check(self.source.host, self.now)
+        return given
+
+    def matches(self, token: str, stored: str, what: str) -> bool:
+        """Whether ``stored`` is the hash of a token; how many may be tried is limited.
+
+        Args:
+            what: names the token in the log.
+
+        Raises:
+            Denied: too many were tried.
+        """
+        if not (token and stored):
+            return False
+        guesses, host = self.state.guesses, self.source.host
+        guesses.check(host, self.now)
+        if guesses.matches(token, stored, host, self.now):
+            return True
+        self._wrong(what)
+        return False
+
+    def is_secret(self, secret: str, stored: str) -> bool:
+        """Whether ``stored`` is the hash of what its owner says again; no guess.
+
+        Raises:
+            Denied: too many were hashed lately.
+        """
+        return self.state.guesses.matches(secret, stored, self.source.host, self.now)
+
+    def _wrong(self, what: str) -> None:
+        # A request may try its token in several places, and is one guess.
+        if what not in self.notes:
+            self.state.guesses.wrong(self.source.host, self.now)
+            self.notes.append(what)
+
+    def hash_token(self, token: str, *purpose: object) -> str:
+        """What is stored of a token.
+
+        Raises:
+            Denied: too many were hashed lately.
+        """
+        self.state.guesses.spend(self.source.host, self.now)
+        return auth.hash_token(token, self.salt(*purpose))
 
     def authorize(self, node: Node, challenge: str) -> Node:
         """As :meth:`authenticate`, but the admin token will do, too.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -94,10 +95,10 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
         Args:
             wait: seconds for which the request asks the registry to hold its reply.
         """
-        return self._check(await self.connection.request(message, wait=wait))
+        return self._accept(await self.connection.request(message, wait=wait))
 
     @staticmethod
-    def _check(reply: Message) -> Message:
+    def _accept(reply: Message) -> Message:
         if "error" in reply:
             raise error_of(str(reply["error"]))
         # Which registry answered is the connection's business.
@@ -133,7 +134,9 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
         Raises:
             NotFound: the registry does not know us, or another by our id.
         """
-        await self.about_us("heartbeat", public_key=self.key_text())
+        reply = await self.about_us("heartbeat", public_key=self.key_text())
+        if clock := messages.number(reply, "time", 48):
+            self.clock_skew = clock - int(time.time())
 
     async def deregister(self, *, keep_memberships: bool = False) -> Message:
         """Gives up the registration; the id stays bound to our key.
@@ -154,14 +157,18 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
         return await self.about_us("set_visibility", public=public)
 
     async def lookup(self, node_id: int) -> Message:
-        """Everything about a node but a private one's endpoint."""
-        return await self.request({"type": "lookup", "node_id": node_id})
+        """Everything about a node that we may know, but a private one's endpoint."""
+        message: Message = {"type": "lookup", "node_id": node_id}
+        return await self.request(self.asked_by_us(message, node_id))
 
     async def resolve_hostname(self, hostname: str) -> Message:
         """The id behind a name."""
-        return await self.request(
-            {"type": "resolve_hostname", "hostname": hostname, "requester_id": self.node_id}
-        )
+        message: Message = {
+            "type": "resolve_hostname",
+            "hostname": hostname,
+            "requester_id": self.node_id,
+        }
+        return await self.request(self.asked_by_us(message))
 
     async def profile(self, node_id: int) -> Record:
         """A node as the registry shows it to everybody: without a private endpoint."""

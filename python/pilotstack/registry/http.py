@@ -18,17 +18,19 @@ import msgspec
 from pilotstack import _serving, wellknown
 from pilotstack.registry import statistics
 from pilotstack.registry.limits import source_of
+from pilotstack.registry.places import Places, Seat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import TracebackType
 
     from pilotstack.registry.server import RegistryServer
-    from pilotstack.registry.statistics import Statistics
+    from pilotstack.registry.statistics import NetworkFigures, Statistics
 
-#: Seconds for a request and its response.
+#: Seconds for a request's head, and for all of it with its response.
+HEAD_DEADLINE: Final = 5.0
 DEADLINE: Final = 10.0
-#: Requests at once.
+#: Connections at once. When there are more, the oldest that has not asked anything gives way.
 AT_ONCE: Final = 64
 #: Octets of a request's head.
 HEAD: Final = 16 << 10
@@ -74,7 +76,7 @@ class HttpServer:
         self._host = host
         self._port = port
         self._server = server
-        self._active = 0
+        self._places = Places(AT_ONCE)
         self._statistics: Statistics | None = None
         self._gathered = 0.0
         self._gathering = anyio.Lock()
@@ -109,21 +111,30 @@ class HttpServer:
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
         async with stream:
-            if self._active >= AT_ONCE:
-                return
-            self._active += 1
             try:
-                with anyio.fail_after(DEADLINE):
-                    await self._exchange(stream)
+                host = str(stream.extra(anyio.abc.SocketAttribute.remote_address)[0])
+            except OSError:
+                return
+            scope = anyio.CancelScope()
+            seat = Seat(source_of(host)[0], scope.cancel)
+            if not self._places.enter(seat):
+                return
+            try:
+                with scope, anyio.fail_after(DEADLINE):
+                    await self._exchange(stream, seat)
             except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
                 pass
             finally:
-                self._active -= 1
+                self._places.leave(seat)
 
-    async def _exchange(self, stream: anyio.abc.SocketStream) -> None:
+    async def _exchange(self, stream: anyio.abc.SocketStream, seat: Seat) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD)
+        method = b"GET"
         try:
-            request = await _receive(connection, stream)
+            with anyio.fail_after(HEAD_DEADLINE):
+                request = await _receive(connection, stream)
+            self._places.prove(seat)
+            method = request.method
             response = await self._respond(request, stream)
         except h11.RemoteProtocolError as error:
             response = _json(error.error_status_hint, {"error": "not understood"})
@@ -135,7 +146,7 @@ class HttpServer:
             *response.headers,
         ]
         octets = connection.send(h11.Response(status_code=response.status, headers=headers)) or b""
-        if connection.their_state is h11.ERROR or request.method != b"HEAD":
+        if method != b"HEAD":
             octets += connection.send(h11.Data(data=response.body)) or b""
         octets += connection.send(h11.EndOfMessage()) or b""
         await stream.send(octets)
@@ -158,7 +169,7 @@ class HttpServer:
             return self._statistics
 
     def _uptime(self) -> int:
-        return int(time.time() - self._server.service.metrics.started)
+        return int(time.monotonic() - self._server.service.metrics.started)
 
     async def _health(self, is_local: bool) -> _Response:
         del is_local
@@ -208,8 +219,10 @@ class HttpServer:
             "unique_tags": figures.unique_tags,
             "task_executors": figures.task_executors,
             "networks": [
-                {"id": number, "name": name, "members": members, "online_members": online}
-                for number, name, members, online in figures.networks
+                _network(row, is_local=is_local)
+                for row in figures.networks
+                # Of which strangers hear nothing by other ways, either.
+                if is_local or row.join_rule != "invite"
             ],
             "uptime_secs": self._uptime(),
         }
@@ -234,6 +247,16 @@ class HttpServer:
             },
             is_shared=True,
         )
+
+
+def _network(row: NetworkFigures, *, is_local: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": row.network_id, "name": row.name}
+    if is_local or row.join_rule == "open":
+        found["members"] = row.members
+    if is_local or row.network_id == 0:
+        # Of few members it would tell who is there.
+        found["online_members"] = row.online
+    return found
 
 
 async def _receive(connection: h11.Connection, stream: anyio.abc.ByteStream) -> h11.Request:

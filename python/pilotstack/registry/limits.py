@@ -24,7 +24,12 @@ MAX_SOURCES: Final = 1 << 16
 #: Refusals, less what was answered, after which a connection is closed rather than answered.
 MAX_REFUSALS: Final = 1000
 #: Requests that tell something about a node of one's choice, and so serve to list them all.
-ENUMERATING: Final = frozenset({"lookup", "resolve", "resolve_hostname", "list_nodes", "punch"})
+ENUMERATING: Final = frozenset(
+    {
+        *("lookup", "resolve", "resolve_hostname", "list_nodes", "punch", "check_trust"),
+        *("get_member_role", "get_member_tags", "get_key_info", "get_polo_score"),
+    }
+)
 _V6_PREFIX: Final = 64
 
 
@@ -86,6 +91,11 @@ class Bucket:
         self._level -= 1.0
         return True
 
+    def has(self, now: float) -> bool:
+        """Whether there is a token."""
+        self._fill(now)
+        return self._level >= 1.0
+
     def is_full(self, now: float) -> bool:
         """Whether it is as good as a new one."""
         self._fill(now)
@@ -115,41 +125,15 @@ class Buckets:
             self._buckets.move_to_end(source)
         return bucket.take(now)
 
+    def has(self, source: str, now: float) -> bool:
+        """Whether a source has a token left."""
+        bucket = self._buckets.get(source)
+        return bucket is None or bucket.has(now)
+
     def sweep(self, now: float) -> None:
         """Forgets the buckets that are full."""
         for source in [s for s, bucket in self._buckets.items() if bucket.is_full(now)]:
             del self._buckets[source]
-
-
-class Seats:
-    """How many connections there are, of all and of each source."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._taken: dict[str, int] = {}
-        self.total = 0
-
-    def enter(self, host: str) -> bool:
-        """Takes a seat, if there is one."""
-        source, is_local = source_of(host)
-        taken = self._taken.get(source, 0)
-        limits = self._limits
-        if limits.connections and self.total >= limits.connections:
-            return False
-        is_counted = limits.connections_per_source and (limits.includes_loopback or not is_local)
-        if is_counted and taken >= limits.connections_per_source:
-            return False
-        self._taken[source] = taken + 1
-        self.total += 1
-        return True
-
-    def leave(self, host: str) -> None:
-        """Gives the seat back."""
-        source, _ = source_of(host)
-        self.total -= 1
-        self._taken[source] -= 1
-        if not self._taken[source]:
-            del self._taken[source]
 
 
 class Throttle:
@@ -168,6 +152,10 @@ class Throttle:
     def connection(self, host: str, now: float) -> Allowance:
         """What a new connection may ask."""
         return Allowance(self, host, now)
+
+    def is_shared(self, host: str) -> bool:
+        """Whether an address stands for whoever comes through a proxy on this host."""
+        return self.limits.includes_loopback and source_of(host)[1]
 
     def sweep(self, now: float) -> None:
         """Forgets sources that have been quiet."""
@@ -210,6 +198,11 @@ class Allowance:
         self._is_exempt = is_local and not limits.includes_loopback
         self._bucket = Bucket(limits.requests, 2 * limits.requests, now)
         self._refusals = 0
+
+    @property
+    def is_exempt(self) -> bool:
+        """Whether the source is this host, and not limited."""
+        return self._is_exempt
 
     @property
     def is_spent(self) -> bool:

@@ -1,14 +1,13 @@
 """Who is where, and who may know (sheet 3.4; whitepaper 4.1, privacy).
 
-Keys, names and networks are open; the endpoint of a private node is for those only that it trusts
-and that trust it, or that share a network with it.
+What is open and what is not says :mod:`pilotstack.registry.gate`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pilotstack.registry import messages
+from pilotstack.registry import gate, messages
 from pilotstack.registry.auth import Denied
 
 if TYPE_CHECKING:
@@ -20,18 +19,18 @@ _DAY: Final = 86_400
 
 
 def lookup(call: Call) -> Message:
-    """Everything but the endpoint of private nodes, for anyone; in the shape of both generations
-    of registries at once."""
-    node, state = call.live(), call.state
+    """Key, name and what else is open of a node, and the rest for those who may know it; in the
+    shape of both generations of registries at once."""
+    node, state = call.node(call.number("node_id")), call.state
+    gate.identify(call, f"lookup:{{}}:{node.node_id}")
     info = state.keys.get(node.node_id)
     reply: Message = {
         "node_id": node.node_id,
         "address": node.address,
-        "networks": state.networks_with_backbone(node.node_id),
+        "networks": gate.networks_of(call, node),
         "public_key": messages.encode_base64(node.public_key),
         "public": node.public,
         "polo_score": node.polo_score,
-        "last_seen_unix": int(state.seen.get(node.node_id, call.now)),
         "key_generation": info.rotations if info else 0,
     }
     if node.hostname:
@@ -44,8 +43,10 @@ def lookup(call: Call) -> Message:
         reply["relay_only"] = True
     if node.version:
         reply["version"] = node.version
-    if node.node_id in state.offline:
-        reply["offline"] = True
+    if gate.may_know(call, node):
+        reply["last_seen_unix"] = int(call.seen(node.node_id))
+        if node.node_id in state.offline:
+            reply["offline"] = True
     if node.public:
         reply["real_addr"] = reply["endpoint"] = node.endpoint
     return reply
@@ -54,12 +55,12 @@ def lookup(call: Call) -> Message:
 def resolve(call: Call) -> Message:
     """The endpoint, for those who may know it."""
     requester_id, target_id = call.number("requester_id"), call.number("node_id")
-    requester = call.state.nodes.get(requester_id)
-    if requester is None or requester.gone_at:
-        raise Denied(f"resolve denied: requester node {requester_id} is not registered")
+    try:
+        requester = call.live("requester_id")
+    except Denied as denied:
+        raise Denied(f"resolve denied: requester node {requester_id} is not registered") from denied
     call.authenticate(requester, f"resolve:{requester_id}:{target_id}")
-    target = _reachable(call, target_id)
-    _check_may_know(call, "resolve", requester_id, target)
+    target = _reachable(call, "resolve", requester_id, target_id)
     reply: Message = {"node_id": target_id, "real_addr": target.endpoint}
     if target.lan_addrs:
         reply["lan_addrs"] = list(target.lan_addrs)
@@ -70,19 +71,15 @@ def resolve(call: Call) -> Message:
     return reply
 
 
-def _reachable(call: Call, node_id: int) -> Node:
-    node = call.node(node_id)
-    if node_id in call.state.offline:
+def _reachable(call: Call, what: str, requester_id: int, node_id: int) -> Node:
+    node, state = call.node(node_id), call.state
+    if not (node.public or state.may_know(requester_id, node_id)):
+        # Before anything that tells if it is there.
+        raise Denied(f"{what} denied: node {node_id} is private (establish mutual trust first)")
+    if node_id in state.offline:
         # Dialling where it was would only time out.
         raise Denied(f"node {node_id}: node not found (offline)")
     return node
-
-
-def _check_may_know(call: Call, what: str, requester_id: int, target: Node) -> None:
-    if not (target.public or call.state.may_know(requester_id, target.node_id)):
-        raise Denied(
-            f"{what} denied: node {target.node_id} is private (establish mutual trust first)"
-        )
 
 
 def punch(call: Call) -> Message:
@@ -93,8 +90,8 @@ def punch(call: Call) -> Message:
         raise Denied("punch denied: requester must be participant")
     requester = call.node(requester_id)
     call.authenticate(requester, f"punch:{a_id}:{b_id}")
-    a, b = _reachable(call, a_id), _reachable(call, b_id)
-    _check_may_know(call, "punch", requester_id, b if requester_id == a_id else a)
+    other = _reachable(call, "punch", requester_id, b_id if requester_id == a_id else a_id)
+    a, b = (requester, other) if requester_id == a_id else (other, requester)
     return {
         "node_a": a_id,
         "node_a_addr": a.endpoint,
@@ -112,13 +109,16 @@ def resolve_hostname(call: Call) -> Message:
     if node_id is None:
         raise Denied(f'hostname "{name[:64]}" not found')
     node = call.node(node_id)
-    return {
+    gate.identify(call, "resolve_hostname:{}")
+    reply: Message = {
         "node_id": node_id,
         "address": node.address,
         "public": node.public,
         "hostname": name,
-        "last_seen_unix": int(call.state.seen.get(node_id, call.now)),
     }
+    if gate.may_know(call, node):
+        reply["last_seen_unix"] = int(call.seen(node_id))
+    return reply
 
 
 HANDLERS: Final[dict[str, Handler]] = {

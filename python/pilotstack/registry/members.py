@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pilotstack.registry import messages
+from pilotstack.registry import gate, messages
 from pilotstack.registry.attributes import read_tags
 from pilotstack.registry.auth import Denied
 from pilotstack.registry.networks import (
-    MAX_LISTED,
     OWNER,
     STAFF,
     admit,
     find,
-    is_operator,
+    find_visible,
     require_role,
 )
+from pilotstack.registry.paging import page
 from pilotstack.registry.records import Invite
-from pilotstack.registry.trusts import INBOX_TTL, MAX_INBOX
+from pilotstack.registry.trusts import INBOX_TTL, MAX_INBOX, make_room
 from pilotstack.types import Address
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def invite_to_network(call: Call) -> Message:
     network_id = network.network_id
     if inviter_id == target_id:
         raise Denied("cannot invite yourself")
-    if not is_operator(call, network):
+    if not call.is_operator(network):
         inviter = call.node(inviter_id)
         call.authenticate(inviter, f"invite:{inviter_id}:{network_id}:{target_id}")
         member = _member(call, network, inviter_id)
@@ -47,10 +47,12 @@ def invite_to_network(call: Call) -> Message:
         raise Denied(f"node {target_id} already in network {network_id}")
     reply: Message = {"network_id": network_id, "target_node_id": target_id}
     invites = call.state.invites.of(target_id)
-    if network_id in invites:
+    known = invites.get(network_id)
+    if known is not None and _stands(call, network_id, known):
         return reply | {"status": "already_invited"}
-    if len(invites) >= MAX_INBOX:
-        raise Denied(f"too many invites for node {target_id}")
+    if known is None and len(invites) >= MAX_INBOX:
+        senders = {network: invite.inviter_id for network, invite in invites.items()}
+        make_room(call, "invites", target_id, inviter_id, senders)
     call.put("invites", (target_id, network_id), Invite(inviter_id, call.at))
     call.wake(target_id)
     return reply
@@ -74,9 +76,16 @@ def poll_invites(call: Call) -> Message:
             "timestamp": invite.timestamp,
         }
         for network_id, invite in call.state.invites.of(node.node_id).items()
-        if network_id in call.state.networks and call.now - invite.timestamp <= INBOX_TTL
+        if _stands(call, network_id, invite)
     ]
     return {"invites": invites}
+
+
+def _stands(call: Call, network_id: int, invite: Invite) -> bool:
+    network = call.state.networks.get(network_id)
+    # An earlier network with this id does not invite to the next.
+    is_its_own = network is not None and invite.timestamp >= network.created
+    return is_its_own and call.now - invite.timestamp <= INBOX_TTL
 
 
 def respond_invite(call: Call) -> Message:
@@ -85,9 +94,9 @@ def respond_invite(call: Call) -> Message:
     node_id = node.node_id
     call.authenticate(node, f"respond_invite:{node_id}:{network_id}")
     invite = call.state.invites.get((node_id, network_id))
-    if invite is None:
+    network = call.state.networks.get(network_id)
+    if invite is None or network is None or invite.timestamp < network.created:
         raise Denied(f"no pending invite for node {node_id} to network {network_id} (not found)")
-    network = find(call)
     if call.now - invite.timestamp > INBOX_TTL:
         raise Denied(f"invite for node {node_id} to network {network_id} has expired")
     accept = call.flag("accept")
@@ -147,22 +156,29 @@ def transfer_ownership(call: Call) -> Message:
 
 
 def get_member_role(call: Call) -> Message:
-    """Open."""
-    network, target_id = find(call), call.number("target_node_id")
+    """For those who may list the members."""
+    network, target_id = _find_listed(call, "get_member_role"), call.number("target_node_id")
     role = _member(call, network, target_id).role
     return {"network_id": network.network_id, "target_node_id": target_id, "role": role}
 
 
 def get_member_tags(call: Call) -> Message:
-    """Of one member, or of all for those who may list them."""
-    network, target_id = find(call), call.number("target_node_id")
+    """Of one member, or of all, for those who may list them."""
+    network, target_id = _find_listed(call, "get_member_tags"), call.number("target_node_id")
     reply: Message = {"network_id": network.network_id, "target_node_id": target_id}
     if target_id:
         return reply | {"tags": list(_member(call, network, target_id).tags)}
-    _check_may_list(call, network)
-    members = call.state.members.of(network.network_id).items()
-    tagged = ((str(node_id), list(member.tags)) for node_id, member in members if member.tags)
-    return reply | {"members": dict(islice(tagged, MAX_LISTED))}
+    members, offset = call.state.members.of(network.network_id), call.number("offset")
+    tagged = (
+        (at, str(node_id), list(member.tags))
+        for at, (node_id, member) in enumerate(islice(members.items(), offset, None), offset)
+        if member.tags
+    )
+    rows, is_cut = page(tagged)
+    reply["members"] = {node_id: tags for _, node_id, tags in rows}
+    if is_cut:
+        reply["next_offset"] = rows[-1][0] + 1
+    return reply
 
 
 def set_member_tags(call: Call) -> Message:
@@ -181,29 +197,27 @@ def list_nodes(call: Call) -> Message:
     anybody could become one."""
     if call.number("network_id", 16) == 0:
         raise Denied("listing backbone nodes is not permitted (use lookup with a specific node_id)")
-    network = find(call)
-    _check_may_list(call, network)
+    network = _find_listed(call, "list_nodes")
     offset = call.number("offset")
     members = call.state.members.of(network.network_id)
-    rows = islice(members.items(), offset, offset + MAX_LISTED)
-    reply: Message = {"nodes": [_describe(call, network, *row) for row in rows]}
-    if offset + MAX_LISTED < len(members):
-        reply["next_offset"] = offset + MAX_LISTED
+    rows = islice(members.items(), offset, None)
+    listed, is_cut = page(_describe(call, network, *row) for row in rows)
+    reply: Message = {"nodes": listed}
+    if is_cut:
+        reply["next_offset"] = offset + len(listed)
     return reply
 
 
-def _check_may_list(call: Call, network: Network) -> None:
-    """Existing daemons do not say who asks, so a connection on which a member has signed anything
-    will do."""
-    if network.join_rule == "open" or is_operator(call, network):
-        return
-    members = call.state.members.of(network.network_id)
-    if not call.source.proven.isdisjoint(members):
-        return
-    requester_id = call.number("requester_id")
-    if requester_id not in members:
+def _find_listed(call: Call, kind: str) -> Network:
+    """The network that a question names, for those who may know who is in it.
+
+    Raises:
+        Denied: there is none, or who asks may not.
+    """
+    network = find_visible(call, kind)
+    if not (call.is_operator(network) or gate.may_list(call, network)):
         raise Denied(f"listing network {network.network_id} requires membership: not a member")
-    call.authenticate(call.node(requester_id), f"list_nodes:{requester_id}:{network.network_id}")
+    return network
 
 
 def _describe(call: Call, network: Network, node_id: int, member: Member) -> Message:
@@ -215,13 +229,14 @@ def _describe(call: Call, network: Network, node_id: int, member: Member) -> Mes
     if member.tags:
         row["member_tags"] = list(member.tags)
     node = call.state.nodes.get(node_id)
-    is_gone = node is None or bool(node.gone_at)
-    if is_gone or node_id in call.state.offline:
+    if node is None or node.gone_at:
         row["offline"] = True
-    if node is None or is_gone:
         return row
     row["public"] = node.public
-    row["last_seen"] = messages.rfc3339(call.state.seen.get(node_id, call.now))
+    if gate.may_know(call, node):
+        if node_id in call.state.offline:
+            row["offline"] = True
+        row["last_seen"] = messages.rfc3339(call.seen(node_id))
     optional = {
         "hostname": node.hostname,
         "tags": list(node.tags),

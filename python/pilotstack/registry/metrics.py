@@ -46,7 +46,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.started = time.time()
+        #: By the monotonic clock.
+        self.started = time.monotonic()
         self.total = 0
         #: Requests per second, over about a minute.
         self.rate = 0.0
@@ -69,11 +70,12 @@ class Metrics:
         self._dropped = {
             reason: dropped.labels(reason)
             for reason in (
-                *("protocol", "timeout", "seats", "flood", "memory", "tls", "failure"),
+                *("protocol", "timeout", "seats", "evicted", "flood", "memory", "tls", "failure"),
                 *("gone", "store"),
             )
         }
         self._throttled = self._counter("throttled", "Requests that were over a limit.")
+        self._guesses = self._counter("wrong_secrets", "Requests with a wrong token or secret.")
         self._gauges = {
             name: Gauge(f"pilot_{name}", text, registry=self._registry)
             for name, text in _GAUGES.items()
@@ -85,7 +87,7 @@ class Metrics:
             registry=self._registry,
         )
         Gauge("pilot_uptime_seconds", "Since the start.", registry=self._registry).set_function(
-            lambda: time.time() - self.started
+            lambda: time.monotonic() - self.started
         )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
@@ -105,6 +107,10 @@ class Metrics:
     def throttled(self) -> None:
         """Counts a request that was over a limit."""
         self._throttled.inc()
+
+    def guessed(self) -> None:
+        """Counts a wrong token or secret."""
+        self._guesses.inc()
 
     def dropped(self, reason: str) -> None:
         """Counts a connection that was cut."""

@@ -5,7 +5,8 @@ a node id that is only claimed; it takes a signature, the operator's token or th
 
 Requests that existing clients send unsigned have challenges of our own, for clients that can:
 ``<type>:<node>:<network>``, and after another colon what it is about: the target or the new name.
-``create_network:<node>:<name>`` has no network yet.
+``create_network:<node>:<name>`` has no network yet. Each such signature serves once; see
+:mod:`pilotstack.registry.freshness` for how to sign the same again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pilotstack.registry import auth
+from pilotstack.registry import creations, freshness, gate
 from pilotstack.registry.attributes import check_network_name
 from pilotstack.registry.auth import Denied
-from pilotstack.registry.records import Member, Network
+from pilotstack.registry.paging import MAX_REPLY, page, size
+from pilotstack.registry.records import Member, Network, Retired
 from pilotstack.types import Address
 
 if TYPE_CHECKING:
@@ -26,14 +28,10 @@ if TYPE_CHECKING:
     from pilotstack.registry.messages import Message
     from pilotstack.registry.records import Node
 
-MAX_NETWORK: Final = 0xFFFF
-#: Entries of a list reply; what follows is asked for with ``offset``.
-MAX_LISTED: Final = 2_000
 MAX_MEMBERS: Final = 10_000
 MAX_PORTS: Final = 100
 MAX_DESCRIPTION: Final = 256
-#: Networks that one node may create while there is no admin token, and be in.
-MAX_OWNED: Final = 64
+#: Networks that one node may be in.
 MAX_JOINED: Final = 256
 _MAX_TOKEN: Final = 256
 _MAX_JSON: Final = 64 << 10
@@ -58,12 +56,17 @@ def find(call: Call, what: str = "") -> Network:
     return network
 
 
-def is_operator(call: Call, network: Network) -> bool:
-    """Whether the request carries the registry's admin token or the network's."""
-    if call.is_admin():
-        return True
-    token = call.text("admin_token")
-    return bool(token) and auth.matches_token(token, network.admin_token_hash)
+def find_visible(call: Call, kind: str) -> Network:
+    """The network that a question names, for whoever may know that there is one.
+
+    Raises:
+        Denied: there is none, or that must not be told.
+    """
+    network = find(call)
+    gate.identify(call, f"{kind}:{{}}:{network.network_id}")
+    if not (call.is_operator(network) or gate.may_see(call, network)):
+        raise Denied(f"network {network.network_id}: network not found")
+    return network
 
 
 def require_role(call: Call, network: Network, roles: frozenset[str], about: object = None) -> None:
@@ -72,15 +75,20 @@ def require_role(call: Call, network: Network, roles: frozenset[str], about: obj
     Raises:
         Denied: it is neither.
     """
-    if is_operator(call, network):
+    if call.is_operator(network):
         return
-    node_id = call.number("node_id")
-    member = call.state.members.get((network.network_id, node_id))
-    if member is None or member.role not in roles:
-        raise Denied(f"{call.text('type')} requires role {' or '.join(sorted(roles))}")
+    if not call.text("signature"):
+        is_guess = bool(call.text("admin_token"))
+        raise Denied(
+            "invalid admin token" if is_guess else "signature required for authenticated node"
+        )
+    node, kind = call.live(), call.text("type")
     suffix = "" if about is None else f":{about}"
-    challenge = f"{call.text('type')}:{node_id}:{network.network_id}{suffix}"
-    call.authenticate(call.node(node_id), challenge)
+    # The signature first: who has which role is no stranger's business.
+    freshness.authenticate(call, node, f"{kind}:{node.node_id}:{network.network_id}{suffix}")
+    member = call.state.members.get((network.network_id, node.node_id))
+    if member is None or member.role not in roles:
+        raise Denied(f"{kind} requires role {' or '.join(sorted(roles))}")
 
 
 OWNER: Final = frozenset({"owner"})
@@ -102,21 +110,26 @@ def create_network(call: Call) -> Message:
         raise Denied("token-gated networks require a token")
     if name in call.state.by_network_name:
         raise Denied(f'network "{name}" already exists')
-    network_id = call.state.next_network
-    if network_id > MAX_NETWORK:
-        raise Denied(f"network ID space exhausted (max {MAX_NETWORK} networks)")
+    admin_token = _token(call, "network_admin_token")
+    rules, expr_policy = read_rules(call), read_expr_policy(call)
+    if not call.state.policy.admin_token:
+        call.state.creations.spend(node.node_id, call.source.host, call.now)
+    network_id = creations.next_id(call.state, call.now)
+    # What other programs noted of the last one with this id.
+    call.state.unknown_rows.pop(("networks", network_id), None)
     network = Network(
         network_id=network_id,
         name=name,
         join_rule=join_rule,
         created=call.at,
         token_hash=_hash(call, token, network_id, "join"),
-        admin_token_hash=_hash(call, _token(call, "network_admin_token"), network_id, "admin"),
+        admin_token_hash=_hash(call, admin_token, network_id, "admin"),
         enterprise=call.flag("enterprise"),
-        rules=read_rules(call),
-        expr_policy=read_expr_policy(call),
+        rules=rules,
+        expr_policy=expr_policy,
     )
     call.put("networks", network_id, network)
+    call.put("retired", network_id, None)
     call.put("members", (network_id, node.node_id), Member("owner"))
     reply: Message = {"network_id": network_id, "name": name, "enterprise": network.enterprise}
     if network.rules:
@@ -130,11 +143,17 @@ def _authorize_creation(call: Call, name: str) -> Node:
             raise Denied("invalid admin token")
         return call.live()
     node = call.live()
-    call.authenticate(node, f"create_network:{node.node_id}:{name}")
+    challenge = f"create_network:{node.node_id}:{name}"
+    if name in call.state.by_network_name:
+        # The signature may still serve when the name is free again.
+        call.check(node, challenge)
+    else:
+        freshness.authenticate(call, node, challenge)
     networks = call.state.networks_of.get(node.node_id, ())
     members = (call.state.members.get((network_id, node.node_id)) for network_id in networks)
-    if sum(member is not None and member.role == "owner" for member in members) >= MAX_OWNED:
-        raise Denied(f"too many networks of node {node.node_id} (max {MAX_OWNED})")
+    limit = creations.max_owned(len(call.state.networks))
+    if sum(member is not None and member.role == "owner" for member in members) >= limit:
+        raise Denied(f"too many networks of node {node.node_id} (max {limit})")
     return node
 
 
@@ -146,7 +165,7 @@ def _token(call: Call, member: str) -> str:
 
 
 def _hash(call: Call, token: str, network_id: int, purpose: str) -> str:
-    return auth.hash_token(token, call.salt(network_id, purpose)) if token else ""
+    return call.hash_token(token, network_id, purpose) if token else ""
 
 
 def read_rules(call: Call) -> str:
@@ -204,12 +223,12 @@ def join_network(call: Call) -> Message:
     """By the network's rule, or by the operator."""
     node = call.live()
     network = find(call, "join")
-    is_admin = is_operator(call, network)
+    is_admin = call.is_operator(network)
     if not is_admin:
         call.authenticate(node, f"join_network:{node.node_id}:{network.network_id}")
         if network.join_rule == "token":
             token = call.text("token")[: _MAX_TOKEN + 1]
-            if not auth.matches_token(token, network.token_hash):
+            if not call.matches(token, network.token_hash, "join_token"):
                 raise Denied(f"invalid token for network {network.network_id}")
         elif network.join_rule != "open":
             raise Denied("invite-only networks require invite_to_network + respond_invite flow")
@@ -245,7 +264,7 @@ def leave_network(call: Call) -> Message:
     node = call.live()
     network = find(call, "leave")
     network_id = network.network_id
-    if not is_operator(call, network):
+    if not call.is_operator(network):
         call.authenticate(node, f"leave_network:{node.node_id}:{network_id}")
     member = call.state.members.get((network_id, node.node_id))
     if member is None:
@@ -257,11 +276,12 @@ def leave_network(call: Call) -> Message:
 
 
 def delete_network(call: Call) -> Message:
-    """Ends a network; its id is not used again."""
+    """Ends a network; nobody gets its id for a while."""
     network = find(call, "delete")
     require_role(call, network, OWNER)
     network_id = network.network_id
     call.put("networks", network_id, None)
+    call.put("retired", network_id, Retired(call.at))
     for node_id in call.state.members.of(network_id):
         call.put("members", (network_id, node_id), None)
     return {"network_id": network_id}
@@ -293,12 +313,15 @@ def set_network_enterprise(call: Call) -> Message:
 
 
 def list_networks(call: Call) -> Message:
-    """All networks, in the shape of both generations of registries at once."""
-    state = call.state
-    offset = call.number("offset")
-    networks: list[Message] = []
+    """All networks that the asker may see, its own first, in the shape of both generations of
+    registries at once. A reply that is cut names the ``offset`` to go on with."""
+    gate.identify(call, "list_networks:{}")
+    state, offset = call.state, call.number("offset")
+    own = {network for node in gate.askers(call) for network in state.networks_of.get(node, ())}
+    is_admin = call.is_admin()
+    first: list[Message] = []
     if offset == 0:
-        networks.append(
+        first.append(
             {
                 "id": 0,
                 "name": "backbone",
@@ -308,36 +331,64 @@ def list_networks(call: Call) -> Message:
                 "created": state.created,
             }
         )
-    for network in islice(state.networks.values(), offset, offset + MAX_LISTED):
-        row: Message = {
-            "id": network.network_id,
-            "name": network.name,
-            "join_rule": network.join_rule,
-            "members": len(state.members.of(network.network_id)),
-            "enterprise": network.enterprise,
-            "created": network.created,
-        }
-        if network.max_members:
-            row["max_members"] = network.max_members
-        if network.description:
-            row["description"] = network.description
-        if network.rules:
-            row |= {"managed": True, "rules": msgspec.json.decode(network.rules)}
-        if network.expr_policy:
-            row["has_expr_policy"] = True
-        networks.append(row)
-    reply: Message = {"networks": networks}
-    if offset + MAX_LISTED < len(state.networks):
-        reply["next_offset"] = offset + MAX_LISTED
+        first += (_entry(call, state.networks[number], own) for number in sorted(own))
+        first = _fit_rules(first)
+    room = MAX_REPLY - sum(map(size, first))
+    others = (
+        (at, _entry(call, network, own))
+        for at, network in enumerate(islice(state.networks.values(), offset, None), offset)
+        if network.network_id not in own and (is_admin or gate.may_see(call, network))
+    )
+    listed, is_cut = page(others, room=room)
+    reply: Message = {"networks": [*first, *(row for _, row in listed)]}
+    if is_cut:
+        reply["next_offset"] = listed[-1][0] + 1
     return reply
 
 
+def _entry(call: Call, network: Network, own: set[int]) -> Message:
+    network_id = network.network_id
+    row: Message = {
+        "id": network_id,
+        "name": network.name,
+        "join_rule": network.join_rule,
+        "enterprise": network.enterprise,
+        "created": network.created,
+    }
+    is_own = network_id in own
+    if is_own or gate.may_list(call, network) or call.is_admin():
+        row["members"] = len(call.state.members.of(network_id))
+    if network.max_members:
+        row["max_members"] = network.max_members
+    if network.description:
+        row["description"] = network.description
+    if network.rules:
+        row["managed"] = True
+        if is_own:
+            # Members carry them out; others are told when they join.
+            row["rules"] = msgspec.json.decode(network.rules)
+    if network.expr_policy:
+        row["has_expr_policy"] = True
+    return row
+
+
+def _fit_rules(rows: list[Message]) -> list[Message]:
+    """The rows of a node's own networks; when there is no room for all their rules, the rules of
+    the last ones are left out, which joining again or a page of its own would tell."""
+    room = MAX_REPLY // 2
+    for row in rows:
+        room -= size(row)
+        if room < 0 and "rules" in row:
+            room += size(row.pop("rules"))
+    return rows
+
+
 def get_network_policy(call: Call) -> Message:
-    """Open, and for the backbone, too: daemons ask at their start."""
+    """For whoever may see the network; of the backbone, too: daemons ask at their start."""
     network_id = call.number("network_id", 16)
     if network_id == 0:
         return {"network_id": 0, "max_members": 0, "allowed_ports": [], "description": ""}
-    return _policy(find(call))
+    return _policy(find_visible(call, "get_network_policy"))
 
 
 def _policy(network: Network) -> Message:
@@ -384,10 +435,10 @@ def _ports(value: object) -> tuple[int, ...]:
 
 
 def get_expr_policy(call: Call) -> Message:
-    """Open: daemons carry it out."""
+    """For whoever may see the network: daemons carry it out."""
     if call.number("network_id", 16) == 0:
         return {"network_id": 0}
-    network = find(call)
+    network = find_visible(call, "get_expr_policy")
     reply: Message = {"network_id": network.network_id}
     if network.expr_policy:
         reply["expr_policy"] = msgspec.json.decode(network.expr_policy)

@@ -110,6 +110,12 @@ class Network(
     expr_policy: str = ""
 
 
+class Retired(msgspec.Struct, frozen=True, gc=False):
+    """The id of a network that is gone; its key is the id."""
+
+    at: int
+
+
 class Member(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A node's place in a network; its key is (network, node)."""
 
@@ -131,11 +137,13 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     timestamp: int
 
 
-class Response(msgspec.Struct, frozen=True, gc=False):
-    """An answer that waits for whoever asked; its key is (to, from)."""
+class Response(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """An answer that waits for whoever asked; its key is (to, from). With ``revoked``, the news
+    that a trust of both has ended."""
 
     accept: bool
     timestamp: int
+    revoked: bool = False
 
 
 class Invite(msgspec.Struct, frozen=True, gc=False):
@@ -146,8 +154,8 @@ class Invite(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rotation(msgspec.Struct, frozen=True, gc=False):
-    """A signature that rotated a key without covering the new one, and may not do so again; its
-    key is (node, digest)."""
+    """A signature that does not cover all it allows, and may not do so again; its key is
+    (node, digest)."""
 
     timestamp: int
 
@@ -167,11 +175,24 @@ class Recovery(msgspec.Struct, frozen=True, gc=False):
     commitment_hash: str
 
 
-Row = Node | Network | Member | Claim | Request | Response | Invite | Rotation | KeyInfo | Recovery
+Row = (
+    Node
+    | Network
+    | Retired
+    | Member
+    | Claim
+    | Request
+    | Response
+    | Invite
+    | Rotation
+    | KeyInfo
+    | Recovery
+)
 
 ROW_TYPES: Final[dict[str, type[Row]]] = {
     "nodes": Node,
     "networks": Network,
+    "retired": Retired,
     "members": Member,
     "claims": Claim,
     "requests": Request,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pilotstack.registry import auth, messages
+from pilotstack.registry import freshness, messages
 from pilotstack.registry.auth import Denied
 from pilotstack.registry.call import changed
 from pilotstack.registry.records import KeyInfo, Recovery, Rotation
@@ -71,7 +71,7 @@ def _use_once(call: Call, node: Node, signature: str) -> None:
     used = call.state.rotations.of(node.node_id)
     if digest in used:
         raise Denied("signature already used: sign rotate:<node>:<new key>")
-    if len(used) >= MAX_LEGACY_ROTATIONS:
+    if sum(not name.startswith(freshness.MARK) for name in used) >= MAX_LEGACY_ROTATIONS:
         raise Denied("too many rotations with signatures that do not cover the new key")
     call.put("rotations", (node.node_id, digest), Rotation(call.at))
 
@@ -97,11 +97,11 @@ def enroll_recovery(call: Call) -> Message:
     node_id = node.node_id
     call.authenticate(node, f"enroll_recovery:{node_id}:{commitment}")
     stored = call.state.recoveries.get(node_id)
-    is_same = stored is not None and auth.matches_token(commitment, stored.commitment_hash)
+    is_same = bool(stored and commitment and call.is_secret(commitment, stored.commitment_hash))
     if not commitment:
         call.put("recoveries", node_id, None)
     elif not is_same:
-        hashed = auth.hash_token(commitment, call.salt(node_id, "recovery"))
+        hashed = call.hash_token(commitment, node_id, "recovery")
         call.put("recoveries", node_id, Recovery(hashed))
     return {"node_id": node_id, "enrolled": bool(commitment)}
 
@@ -126,11 +126,13 @@ def recover_identity(call: Call) -> Message:
 
 def _has_secret(call: Call, node_id: int) -> bool:
     secret = call.text("recovery_secret")
+    if secret:
+        call.state.guesses.check(call.source.host, call.now)
     stored = call.state.recoveries.get(node_id)
     if not secret or len(secret) > _MAX_SECRET or stored is None:
         return False
     commitment = hashlib.sha256(secret.encode()).hexdigest()
-    return auth.matches_token(commitment, stored.commitment_hash)
+    return call.matches(commitment, stored.commitment_hash, "recovery_secret")
 
 
 def get_key_info(call: Call) -> Message:
@@ -159,7 +161,7 @@ def set_key_expiry(call: Call) -> Message:
     except ValueError as error:
         raise Denied("invalid expires_at: RFC 3339 required") from error
     call.authorize(node, f"set_key_expiry:{node.node_id}")
-    if text and expires <= call.now:
+    if text and expires <= call.wall:
         raise Denied("invalid expires_at: in the past")
     info = call.state.keys.get(node.node_id) or KeyInfo()
     info = msgspec.structs.replace(info, expires=expires)

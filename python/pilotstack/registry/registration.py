@@ -7,7 +7,7 @@ whoever knows an e-mail address would otherwise take over its nodes.
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pilotstack.registry import messages
 from pilotstack.registry.attributes import check_hostname
@@ -79,36 +79,71 @@ def register(call: Call) -> Message:
         raise Denied(f"invalid public key: {error}") from error
     is_signed = _check_signature(call, key, key_text)
     node = _identify(call, key, is_signed=is_signed)
-    after = changed(
-        node,
-        endpoint=_endpoint(call, node, is_signed=is_signed),
-        owner=node.owner or call.text("owner")[:_MAX_OWNER],
-        version=call.text("version")[:_MAX_VERSION] or node.version,
-        lan_addrs=tuple(item[:64] for item in messages.texts(call.message, "lan_addrs")),
-        relay_only=call.flag("relay_only"),
-        is_signed=node.is_signed or is_signed,
-        is_unconfirmed=node.is_unconfirmed and not is_signed,
-        gone_at=0,
-    )
+    is_known = node.node_id in call.state.nodes
+    said = {
+        "endpoint": _endpoint(call, is_signed=is_signed),
+        "owner": node.owner or call.text("owner")[:_MAX_OWNER],
+        "version": call.text("version")[:_MAX_VERSION] or node.version,
+        "lan_addrs": tuple(item[:64] for item in messages.texts(call.message, "lan_addrs")),
+        "relay_only": call.flag("relay_only"),
+    }
     reply: Message = {
-        "node_id": after.node_id,
+        "node_id": node.node_id,
         "network_id": 0,
-        "address": after.address,
+        "address": node.address,
         "public_key": messages.encode_base64(key),
         "observed_addr": join(call.source.host, call.source.port),
         "protocol_version": _PROTOCOL_VERSION,
     }
-    if hostname := call.text("hostname"):
-        problem = check_hostname(hostname)
-        taken = call.state.by_hostname.get(hostname, after.node_id) != after.node_id
-        if problem or taken:
-            reply["hostname_error"] = problem or f'hostname "{hostname}" already in use'
-        else:
-            after = changed(after, hostname=hostname)
-            reply["hostname"] = hostname
-    call.put_node(after)
-    call.state.touch(after.node_id, call.now)
+    hostname = call.text("hostname")
+    if hostname and (problem := _hostname_problem(call, node.node_id, hostname)):
+        reply["hostname_error"] = problem
+    elif hostname:
+        said["hostname"] = hostname
+    if is_known and not is_signed:
+        _wait(call, node, said)
+        return reply
+    if hostname and "hostname" in said:
+        reply["hostname"] = hostname
+    is_unconfirmed = node.is_unconfirmed and not is_signed
+    call.put_node(
+        changed(
+            node,
+            **said,
+            is_signed=node.is_signed or is_signed,
+            is_unconfirmed=is_unconfirmed,
+            gone_at=0,
+        )
+    )
+    call.state.touch(node.node_id, call.now)
+    if is_signed:
+        call.source.pending.pop(node.node_id, None)
+        call.prove(node.node_id)
     return reply
+
+
+def _hostname_problem(call: Call, node_id: int, hostname: str) -> str:
+    if problem := check_hostname(hostname):
+        return problem
+    is_taken = call.state.by_hostname.get(hostname, node_id) != node_id
+    return f'hostname "{hostname}" already in use' if is_taken else ""
+
+
+def _wait(call: Call, node: Node, said: dict[str, Any]) -> None:
+    """Whoever knows a public key can register it unsigned, so what that says of a known node waits
+    for a signature on the same connection. A first-generation node that was started again gives its
+    first one up to 30 seconds later, so as long as no other connection speaks for the node, its own
+    address may say at once that it is back, and at which port; nothing else."""
+    source, state, node_id = call.source, call.state, node.node_id
+    if node_id in source.proven:
+        call.put_node(changed(node, **said, gone_at=0))
+        return
+    if len(source.pending) < MAX_PENDING or node_id in source.pending:
+        source.pending[node_id] = said
+    is_home = _host(node.endpoint) == _host(said["endpoint"])
+    if is_home and not state.speaking[node_id]:
+        call.put_node(changed(node, endpoint=said["endpoint"], gone_at=0))
+        state.touch(node_id, call.now)
 
 
 def _check_signature(call: Call, key: bytes, key_text: str) -> bool:
@@ -158,19 +193,13 @@ def _reclaimable(call: Call) -> Node | None:
     return None
 
 
-def _endpoint(call: Call, node: Node, *, is_signed: bool) -> str:
-    """Where to send the node's tunnels. Whoever knows a public key can register it unsigned, so an
-    address other than the known one then waits for a proof."""
+def _endpoint(call: Call, *, is_signed: bool) -> str:
+    """Where to send the node's tunnels, as it says."""
     source, policy = call.source, call.state.policy
     # A source inside our own site says nothing about where the world finds the node.
     is_inside = not _is_public(source.host)
     named = is_signed and (is_inside or policy.allows_named_endpoints)
-    endpoint = endpoint_of(call.text("listen_addr"), source, may_name=named)
-    if is_signed or not node.endpoint or _host(node.endpoint) == _host(endpoint):
-        return endpoint
-    if len(source.pending) < MAX_PENDING or node.node_id in source.pending:
-        source.pending[node.node_id] = endpoint
-    return node.endpoint
+    return endpoint_of(call.text("listen_addr"), source, may_name=named)
 
 
 def _host(endpoint: str) -> str:
@@ -185,12 +214,12 @@ def heartbeat(call: Call) -> Message:
         # A registry that was emptied or restored gave the id to somebody else.
         raise Denied(f"node {node.node_id}: node not found: the id belongs to another key")
     call.authenticate(node, f"heartbeat:{node.node_id}")
-    reply: Message = {"time": call.at}
+    reply: Message = {"time": int(call.wall)}
     info = call.state.keys.get(node.node_id)
     if info is not None and info.expires:
-        if call.now >= info.expires:
+        if call.wall >= info.expires:
             raise Denied(f"node {node.node_id}: key expired at {messages.rfc3339(info.expires)}")
-        if info.expires - call.now < _EXPIRY_WARNING:
+        if info.expires - call.wall < _EXPIRY_WARNING:
             reply["key_expiry_warning"] = True
     call.state.touch(node.node_id, call.now)
     return reply
@@ -209,6 +238,8 @@ def deregister(call: Call) -> Message:
         owner=node.owner,
         is_signed=node.is_signed,
         registered=node.registered,
+        # By which a first-generation node is known when it comes back.
+        endpoint=node.endpoint,
         gone_at=max(call.at, 1),
     )
     call.put_node(departed)

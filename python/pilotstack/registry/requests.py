@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
-from pilotstack.errors import PermissionDenied
-from pilotstack.registry import messages
+from pilotstack.errors import PermissionDenied, PilotError
+from pilotstack.registry import freshness, messages
 
 if TYPE_CHECKING:
     from pilotstack.registry.messages import Message
+
+
+#: Digits of a clock that a registry tells, and one.
+_MAX_CLOCK = 16
 
 
 class Signer(Protocol):
@@ -35,6 +40,8 @@ class Requests(ABC):
         self.signer = signer
         #: Our id, once registered.
         self.node_id = 0
+        #: Seconds by which the registry's clock is ahead of ours, as far as we know.
+        self.clock_skew = 0
 
     @abstractmethod
     async def request(self, message: Message, *, wait: float = 0.0) -> Message:
@@ -67,6 +74,34 @@ class Requests(ABC):
         if self.signer is None:
             raise PermissionDenied("this request needs an identity")
         return messages.encode_base64(self.signer.sign(challenge.encode()))
+
+    def asked_by_us(self, message: Message, about: object = None) -> Message:
+        """A question that says who asks, so that it is told what is not for everybody. Registries
+        that tell everybody everything do not look at that."""
+        if self.signer is None or not self.node_id:
+            return message
+        suffix = "" if about is None else f":{about}"
+        signature = self.sign(f"{message['type']}:{self.node_id}{suffix}")
+        return message | {"requester_id": self.node_id, "signature": signature}
+
+    def timed(self, message: Message, challenge: str) -> Message:
+        """A request signed twice: as older registries of ours want it, and with the time, so that
+        nobody can send it again."""
+        at = int(time.time()) + self.clock_skew
+        message = message | {"signed_at": at}
+        signature_at = self.sign(freshness.challenge_at(challenge, message, at))
+        return message | {"signature": self.sign(challenge), "signature_at": signature_at}
+
+    async def request_timed(self, message: Message, challenge: str) -> Message:
+        """Sends a request of :meth:`timed`, once more if the registry's clock differs from ours."""
+        try:
+            return await self.request(self.timed(message, challenge))
+        except PilotError as error:
+            _, is_told, clock = error.message.partition(freshness.NOT_NOW)
+            if not (is_told and clock.isascii() and clock.isdecimal() and len(clock) < _MAX_CLOCK):
+                raise
+            self.clock_skew = int(clock) - int(time.time())
+            return await self.request(self.timed(message, challenge))
 
     async def about_us(self, kind: str, **members: object) -> Message:
         """A request whose challenge names nobody but us."""

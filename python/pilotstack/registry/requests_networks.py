@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 #: Pages of a list that are asked for at most; a page has up to 2,000 rows.
 MAX_PAGES = 64
+#: Requests whose challenges are ours; see :mod:`pilotstack.registry.freshness`.
+_TIMED = frozenset(
+    {
+        *("create_network", "delete_network", "rename_network", "transfer_ownership"),
+        *("set_network_policy", "set_expr_policy", "set_member_tags"),
+        *("kick_member", "promote_member", "demote_member"),
+    }
+)
 
 
 class NetworkRequests(Requests):
@@ -73,7 +81,7 @@ class NetworkRequests(Requests):
 
     async def list_networks(self) -> Message:
         """All networks."""
-        return await self._pages({"type": "list_networks"}, "networks")
+        return await self._pages(self.asked_by_us({"type": "list_networks"}), "networks")
 
     async def list_nodes(self, network_id: int, *, admin_token: str = "") -> Message:
         """The members of a network."""
@@ -92,7 +100,7 @@ class NetworkRequests(Requests):
             if not offset:
                 break
             page = await self.request(message | {"offset": offset})
-            reply = page | {rows: [*reply.get(rows, ()), *page.get(rows, ())]}
+            reply = page | {rows: [*_list(reply, rows), *_list(page, rows)]}
         reply.pop("next_offset", None)
         return reply
 
@@ -149,15 +157,33 @@ class NetworkRequests(Requests):
 
     async def get_member_role(self, network_id: int, target_id: int) -> Message:
         """``owner``, ``admin`` or ``member``."""
-        return await self.request(
-            {"type": "get_member_role", "network_id": network_id, "target_node_id": target_id}
-        )
+        message = {
+            "type": "get_member_role",
+            "network_id": network_id,
+            "target_node_id": target_id,
+        }
+        return await self.request(self.asked_by_us(message, network_id))
 
     async def get_member_tags(self, network_id: int, target_id: int = 0) -> Message:
         """What a member, or with 0 each of them, does in a network."""
-        return await self.request(
-            {"type": "get_member_tags", "network_id": network_id, "target_node_id": target_id}
+        message = self.asked_by_us(
+            {
+                "type": "get_member_tags",
+                "network_id": network_id,
+                "target_node_id": target_id,
+            },
+            network_id,
         )
+        reply = await self.request(message)
+        for _ in range(MAX_PAGES):
+            offset, members = messages.number(reply, "next_offset"), reply.get("members")
+            if not (offset and isinstance(members, dict)):
+                break
+            page = await self.request(message | {"offset": offset})
+            more = page.get("members")
+            reply = page | {"members": members | (more if isinstance(more, dict) else {})}
+        reply.pop("next_offset", None)
+        return reply
 
     async def set_member_tags(
         self, network_id: int, target_id: int, tags: Sequence[str], *, admin_token: str = ""
@@ -174,7 +200,8 @@ class NetworkRequests(Requests):
 
     async def get_network_policy(self, network_id: int) -> Message:
         """The network's limits."""
-        return await self.request({"type": "get_network_policy", "network_id": network_id})
+        message = {"type": "get_network_policy", "network_id": network_id}
+        return await self.request(self.asked_by_us(message, network_id))
 
     async def _to_member(
         self, kind: str, network_id: int, target_id: int, admin_token: str
@@ -199,8 +226,16 @@ class NetworkRequests(Requests):
         self, kind: str, about: str, admin_token: str, /, **members: object
     ) -> Message:
         message: Message = {"type": kind, "node_id": self.node_id, **members}
-        if self.signer is not None:
-            message["signature"] = self.sign(f"{kind}:{about}")
         if admin_token:
             message["admin_token"] = admin_token
+        challenge = f"{kind}:{about}"
+        if self.signer is not None and kind in _TIMED:
+            return await self.request_timed(message, challenge)
+        if self.signer is not None:
+            message["signature"] = self.sign(challenge)
         return await self.request(message)
+
+
+def _list(reply: Message, name: str) -> list[object]:
+    found = reply.get(name)
+    return found if isinstance(found, list) else []

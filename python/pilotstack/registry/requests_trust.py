@@ -27,11 +27,12 @@ class RelayedRequest:
 
 @dataclass(frozen=True, slots=True)
 class RelayedResponse:
-    """Somebody answered our request."""
+    """Somebody answered our request, or, with ``revoked``, ended a trust."""
 
     peer: int
     accept: bool
     timestamp: int
+    revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,25 @@ class TrustRequests(Requests):
     async def check_trust(self, peer: int) -> bool | None:
         """Whether the registry knows trust of both sides, or a network that both are in; ``None``
         from a registry that cannot tell."""
+        reply = await self._check(peer)
+        return None if reply is None else messages.flag(reply, "trusted")
+
+    async def claims_trust(self, peer: int) -> bool | None:
+        """Whether the registry knows that we trust a peer, be it one-sided; ``None`` from a
+        registry that cannot tell."""
+        reply = await self._check(peer)
+        if reply is None or "claimed" not in reply:
+            return None
+        return messages.flag(reply, "claimed")
+
+    async def grants_trust(self, peer: int) -> bool:
+        """Whether the registry knows that a peer trusts us, be it one-sided."""
+        reply = await self._check(peer)
+        return reply is not None and messages.flag(reply, "granted")
+
+    async def _check(self, peer: int) -> Message | None:
         try:
-            reply = await self.request(
+            return await self.request(
                 {
                     "type": "check_trust",
                     "node_id": self.node_id,
@@ -84,7 +102,6 @@ class TrustRequests(Requests):
             if "request failed" in error.message or "unknown message type" in error.message:
                 return None
             raise
-        return messages.flag(reply, "trusted")
 
     async def request_handshake(self, peer: int, justification: str) -> None:
         """Puts a request into a node's inbox.
@@ -136,7 +153,9 @@ class TrustRequests(Requests):
                 for peer, row in _rows(reply, "requests")
             ),
             tuple(
-                RelayedResponse(peer, messages.flag(row, "accept"), _time(row))
+                RelayedResponse(
+                    peer, messages.flag(row, "accept"), _time(row), messages.flag(row, "revoked")
+                )
                 for peer, row in _rows(reply, "responses")
             ),
             messages.flag(reply, "waited"),

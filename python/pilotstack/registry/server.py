@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -20,10 +19,12 @@ from anyio.streams.tls import TLSStream
 
 from pilotstack import _serving
 from pilotstack.registry import messages
+from pilotstack.registry.clock import Clock
 from pilotstack.registry.herald import Herald
 from pilotstack.registry.http import HttpServer
 from pilotstack.registry.ledger import Ledger
-from pilotstack.registry.limits import Limits, Seats
+from pilotstack.registry.limits import Limits, source_of
+from pilotstack.registry.places import Places, Seat
 from pilotstack.registry.replication import Publisher
 from pilotstack.registry.service import Service
 from pilotstack.registry.session import Flood, Memory, OutOfMemory, Session, Watch
@@ -105,7 +106,8 @@ class RegistryServer:
         self._host = host
         self._port = port
         self._store = store
-        self._seats = Seats(self._config.limits)
+        limits = self._config.limits
+        self._places = Places(limits.connections, limits.connections_per_source)
         self._memory = Memory()
         self._standby: Standby | None = None
         self._http: HttpServer | None = None
@@ -113,14 +115,21 @@ class RegistryServer:
     async def __aenter__(self) -> RegistryServer:
         config, replication = self._config, self._config.replication
         primary = _serving.join_address(*replication.primary) if replication.primary else ""
-        state = self._store.load(time.time())
+        term = replication.term_path
+        self.clock = Clock(term.with_suffix(".clock") if term else None)
+        state = self._store.load(self.clock.now())
         state.policy = replace(config.policy, is_standby=bool(primary))
         self.term = Term(replication.term_path)
         standing = Standing(self.term, replication.token)
         self._begin_term(replication)
         self.ledger = Ledger(state, self._store)
         self.service = Service(
-            self.ledger, config.limits, primary=primary, standing=standing, notify=config.notify
+            self.ledger,
+            config.limits,
+            primary=primary,
+            standing=standing,
+            notify=config.notify,
+            clock=self.clock,
         )
         if standing.is_replaced:
             state.policy = replace(state.policy, is_standby=True)
@@ -199,6 +208,7 @@ class RegistryServer:
         with anyio.CancelScope(shield=True):
             await self._stack.aclose()
             await self.ledger.close()
+            self.clock.save()
 
     @property
     def state(self) -> State:
@@ -231,7 +241,7 @@ class RegistryServer:
     @property
     def connections(self) -> int:
         """Clients that are connected."""
-        return self._seats.total
+        return self._places.total
 
     async def _reap(self) -> None:
         """Lets lapse what time is over for."""
@@ -239,7 +249,7 @@ class RegistryServer:
             await anyio.sleep(_REAP_EVERY)
             if self.service.standing.is_replaced:
                 continue
-            changes = reap(self.state, time.time())
+            changes = reap(self.state, self.clock.now())
             if changes:
                 with suppress(OSError):
                     await self.ledger.commit(changes)
@@ -247,7 +257,8 @@ class RegistryServer:
     async def _sweep(self) -> None:
         while True:
             await anyio.sleep(_SWEEP_EVERY)
-            self.service.throttle.sweep(time.monotonic())
+            self.service.sweep()
+            await anyio.to_thread.run_sync(self.clock.save)
             self.service.metrics.tick(_SWEEP_EVERY)
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
@@ -257,21 +268,31 @@ class RegistryServer:
             await anyio.aclose_forcefully(stream)
             return
         host, port = address
-        if not self._seats.enter(host):
+        source, is_local = source_of(host)
+        scope = anyio.CancelScope()
+        seat = Seat(source, scope.cancel)
+        is_exempt = is_local and not self._config.limits.includes_loopback
+        if not self._places.enter(seat, is_exempt=is_exempt):
             self.service.metrics.dropped("seats")
             await anyio.aclose_forcefully(stream)
             return
         try:
-            reason = await self._converse(stream, host, port)
+            reason = ""
+            with scope:
+                reason = await self._converse(stream, host, port, seat)
+            if scope.cancelled_caught:
+                reason = "evicted"
             if reason:
                 self.service.metrics.dropped(reason)
                 log.debug("connection_dropped", reason=reason, peer=host)
         finally:
-            self._seats.leave(host)
+            self._places.leave(seat)
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(stream)
 
-    async def _converse(self, plain: anyio.abc.SocketStream, host: str, port: int) -> str:
+    async def _converse(
+        self, plain: anyio.abc.SocketStream, host: str, port: int, seat: Seat
+    ) -> str:
         """Serves a connection to its end; returns why it was cut, if it was."""
         try:
             stream: anyio.abc.ByteStream = plain
@@ -288,6 +309,7 @@ class RegistryServer:
                 publisher=self.publisher,
                 memory=self._memory,
                 watch=self._watch,
+                on_proof=lambda: self._places.prove(seat),
             )
             await session.run()
         except BaseExceptionGroup as group:

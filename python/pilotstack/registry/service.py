@@ -7,10 +7,12 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+import anyio
 import structlog
 
 from pilotstack.registry import messages
-from pilotstack.registry.limits import Limits, Throttle
+from pilotstack.registry.clock import Clock
+from pilotstack.registry.limits import Bucket, Limits, Throttle
 from pilotstack.registry.metrics import Metrics
 from pilotstack.registry.state import HANDLERS, READS, apply, waiting_for
 from pilotstack.registry.store import OutcomeUnknown
@@ -31,6 +33,9 @@ log = structlog.get_logger(__name__)
 _FAILURE: Final = "internal error"
 #: The request of a registry that became the primary to the one that it followed before.
 ANNOUNCE: Final = "announce_term"
+#: Lines in the log about wrong secrets: at once, and per second.
+NOTES_BURST: Final = 20.0
+NOTES_RATE: Final = 1.0
 
 
 def refused(text: str, **more: object) -> Message:
@@ -48,6 +53,7 @@ class Service:
             the rest.
         standing: what the registry says of itself; without, it is a cluster of its own.
         notify: told of nodes that something waits for and that do not wait themselves.
+        clock: the registry's time.
     """
 
     def __init__(
@@ -58,14 +64,19 @@ class Service:
         primary: str = "",
         standing: Standing | None = None,
         notify: Callable[[Iterable[int]], None] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.ledger = ledger
+        self.clock = clock or Clock()
         self.primary = primary
         self.standing = standing or Standing(Term(None))
         self.throttle = Throttle(limits, lambda key: key in self.ledger.state.by_key)
         self.waiters = Waiters()
         self.metrics = Metrics()
         self._notify = notify
+        #: Lines about wrong secrets, and how many there was no room for.
+        self._notes = Bucket(NOTES_RATE, NOTES_BURST, time.monotonic())
+        self._unlogged = 0
 
     async def answer(self, request: Message, source: Source, allowance: Allowance) -> Message:
         """The reply to a request, once what it changed is durable."""
@@ -91,7 +102,9 @@ class Service:
                 primary=self.primary,
             )
         else:
-            reply = await self._apply(request, source)
+            reply, delay = await self._apply(request, source)
+            if delay and not allowance.is_exempt:
+                await anyio.sleep(delay)
         reply.update(self.standing.members())
         self.metrics.answered(
             kind, is_error="error" in reply, seconds=time.perf_counter() - started
@@ -122,12 +135,16 @@ class Service:
         # "not found" would make a node think that it is forgotten.
         return "nothing has been copied yet" if self.ledger.is_blank else ""
 
-    async def _apply(self, request: Message, source: Source) -> Message:
+    async def _apply(self, request: Message, source: Source) -> tuple[Message, float]:
+        state = self.ledger.state
+        state.skew = self.clock.skew
         try:
-            outcome = apply(self.ledger.state, request, source, time.time())
+            outcome = apply(state, request, source, self.clock.now())
         except Exception:
             log.exception("request_failed", type=messages.text(request, "type")[:64])
-            return refused(_FAILURE)
+            return refused(_FAILURE), 0.0
+        if outcome.notes:
+            self._note(outcome.notes, request, source)
         if outcome.changes:
             try:
                 await self.ledger.commit(outcome.changes)
@@ -135,9 +152,33 @@ class Service:
                 # Neither answer would be true.
                 raise
             except OSError as error:
-                return refused(f"registry cannot store the change: {error.strerror or error}")
+                text = f"registry cannot store the change: {error.strerror or error}"
+                return refused(text), 0.0
         self._wake(outcome)
-        return outcome.reply
+        return outcome.reply, outcome.delay
+
+    def _note(self, secrets: tuple[str, ...], request: Message, source: Source) -> None:
+        self.metrics.guessed()
+        now = time.monotonic()
+        if not self._notes.take(now):
+            self._unlogged += 1
+            return
+        kind = messages.text(request, "type")
+        log.warning(
+            "wrong_secret", secrets=secrets, type=kind, peer=source.host, unlogged=self._unlogged
+        )
+        self._unlogged = 0
+
+    def left(self, source: Source) -> None:
+        """A connection has ended."""
+        self.ledger.state.left(source)
+
+    def sweep(self) -> None:
+        """Forgets who has been quiet; to be called every minute or so."""
+        self.throttle.sweep(time.monotonic())
+        state, now = self.ledger.state, self.clock.now()
+        state.guesses.sweep(now)
+        state.creations.sweep(now)
 
     def _wake(self, outcome: Outcome) -> None:
         if outcome.wakes:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.abc
 
 from pilotstack.registry import messages
+from pilotstack.registry.limits import source_of
 from pilotstack.registry.state import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pilotstack.registry.messages import Message
     from pilotstack.registry.replication import Publisher
     from pilotstack.registry.service import Service
@@ -28,9 +32,9 @@ FIRST_FRAME: Final = 30.0
 IDLE: Final = 300.0
 #: Seconds for the other side to take a reply.
 WRITE: Final = 10.0
-#: Octets of an unfinished request that any connection may hold.
-SMALL: Final = 1 << 16
-#: Octets of unfinished requests beyond that, of all connections together.
+#: Bytes of an unfinished request that any connection may hold: all that daemons send fits.
+SMALL: Final = 4 << 10
+#: Bytes of unfinished requests beyond that, of all connections together.
 LARGE_TOTAL: Final = 64 << 20
 #: Seconds between two looks at the deadlines, and so the grain of them.
 TICK: Final = 1.0
@@ -48,20 +52,42 @@ class OutOfMemory(Exception):
 
 
 class Memory:
-    """The octets that all connections may hold of long requests."""
+    """The bytes that all connections may hold of long requests. When there are no more, the longest
+    of the source that holds most gives way."""
 
     def __init__(self, limit: int = LARGE_TOTAL) -> None:
         self._free = limit
+        self._shares: dict[Session, int] = {}
+        self._by_source: Counter[str] = Counter()
 
-    def take(self, octets: int) -> None:
-        """Takes octets; a negative number gives them back.
+    def hold(self, session: Session, share: int) -> None:
+        """Notes how much a session holds now.
 
         Raises:
-            OutOfMemory: there are not enough.
+            OutOfMemory: it is the one that gives way.
         """
-        if octets > self._free:
-            raise OutOfMemory
-        self._free -= octets
+        more = share - self._shares.get(session, 0)
+        while more > self._free:
+            source = max(self._by_source, key=self._by_source.__getitem__, default="")
+            own = self._by_source[session.source] + more
+            if not source or own >= self._by_source[source]:
+                source = session.source
+            rivals = [other for other in self._shares if other.source == source]
+            longest = max(rivals, key=self._shares.__getitem__, default=session)
+            if longest is session or (source == session.source and self._shares[longest] <= share):
+                raise OutOfMemory
+            self._set(longest, 0)
+            longest.starve()
+        self._set(session, share)
+
+    def _set(self, session: Session, share: int) -> None:
+        more = share - self._shares.pop(session, 0)
+        if share:
+            self._shares[session] = share
+        self._free -= more
+        self._by_source[session.source] += more
+        if not self._by_source[session.source]:
+            del self._by_source[session.source]
 
 
 class Watch:
@@ -97,6 +123,7 @@ class Session:
         stream: where it reads and writes.
         host: the other side's IP address.
         port: and its port.
+        on_proof: called after requests of a connection on which somebody signed something.
     """
 
     def __init__(
@@ -109,9 +136,11 @@ class Session:
         publisher: Publisher,
         memory: Memory,
         watch: Watch,
+        on_proof: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_proof = on_proof
         self._stream = stream
-        self._source = Source(host, port)
+        self._source = Source(host, port, is_shared=service.throttle.is_shared(host))
         self._service = service
         self._publisher = publisher
         self._memory = memory
@@ -120,13 +149,20 @@ class Session:
         self._share = 0
         self._watch = watch
         self._scope = anyio.CancelScope()
-        self._is_late = False
+        self._is_late = self._is_starved = False
+        #: Whose connection it is, as limits have it.
+        self.source = source_of(host)[0]
         #: When this session ends unless something happens.
         self.deadline = math.inf
 
     def expire(self) -> None:
         """Ends the session: what should have happened did not."""
         self._is_late = True
+        self._scope.cancel()
+
+    def starve(self) -> None:
+        """Ends the session: somebody else has its memory."""
+        self._is_starved = True
         self._scope.cancel()
 
     async def run(self) -> None:
@@ -143,11 +179,14 @@ class Session:
         try:
             with self._scope:
                 await self._converse()
+            if self._is_starved:
+                raise OutOfMemory
             if self._is_late:
                 raise TimeoutError
         finally:
             self._watch.remove(self)
-            self._memory.take(-self._share)
+            self._memory.hold(self, 0)
+            self._service.left(self._source)
 
     async def _converse(self) -> None:
         patience = FIRST_FRAME
@@ -156,9 +195,14 @@ class Session:
             request = messages.decode(body)
             if request.get("type") == "subscribe_replication":
                 self._service.notice(request)
+                # It is refused and closed, or stays.
+                self._on_proof()
                 await self._publisher.serve(self._stream, request)
                 return
-            await self._send(await self._answer(request))
+            reply = await self._answer(request)
+            if self._source.proven:
+                self._on_proof()
+            await self._send(reply)
             if self._allowance.is_spent:
                 raise Flood
             patience = IDLE
@@ -184,8 +228,8 @@ class Session:
 
     def _account(self) -> None:
         share = max(0, self._framer.pending - SMALL)
-        if share != self._share:
-            self._memory.take(share - self._share)
+        if share != self._share and not self._is_starved:
+            self._memory.hold(self, share)
             self._share = share
 
     async def _send(self, reply: Message) -> None:

@@ -24,6 +24,7 @@ from pilotstack.registry.records import (
     Recovery,
     Request,
     Response,
+    Retired,
     Rotation,
 )
 
@@ -109,6 +110,7 @@ class View:
         yield "nodes", self._nodes()
         yield "departed", self._departed()
         yield "networks", self._networks_section()
+        yield "retired_networks", ((str(k), b"%d" % row.at) for k, row in tables["retired"].items())
         yield "pub_key_idx", self._keys()
         yield "trust_claims", _flat(tables["claims"], lambda row: _encode(row.created))
         yield "handshake_inbox", _grouped(tables["requests"], "from_node_id")
@@ -269,6 +271,8 @@ class Loader:
         self._keys()
         for key, value in self._section("networks"):
             self._network(int(key), value)
+        for key, at in self._section("retired_networks"):
+            self._put("retired", int(key), Retired(int(at)))
         for key, created in self._section("trust_claims"):
             self._put("claims", _pair(key), Claim(int(created)))
         for text in rows.pop("trust_pairs", None) or ():
@@ -287,8 +291,16 @@ class Loader:
         state.next_node = max(state.next_node, int(rows.pop("next_node", 0) or 0))
         width = int(rows.pop("next_net", 0) or 0)
         state.next_network = max(state.next_network, width, int(rows.pop("next_network", 0) or 0))
+        self._retire()
         state.seen = dict.fromkeys(state.nodes, self._now)
         state.unknown = rows
+
+    def _retire(self) -> None:
+        """Registries that gave no id out again did not note when one became free."""
+        state = self._state
+        for network_id in range(1, min(state.next_network, 1 << 16)):
+            if network_id not in state.networks and network_id not in state.retired:
+                self._put("retired", network_id, Retired(int(self._now)))
 
     def _section(self, name: str) -> Iterable[tuple[str, Any]]:
         return (self._rows.pop(name, None) or {}).items()
@@ -414,7 +426,8 @@ class Loader:
         for to, rows in self._section("handshake_responses"):
             for row in rows or ():
                 at = _time(row.get("timestamp"))
-                response = Response(row.get("accept") is True, at)
+                revoked = row.get("revoked") is True
+                response = Response(row.get("accept") is True, at, revoked)
                 put("responses", (int(to), int(row["from_node_id"])), response)
         for to, rows in self._section("invite_inbox"):
             for row in rows or ():

@@ -6,6 +6,7 @@ reply is sent. A change holds the row before it, so that one that cannot be stor
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotstack.registry import (
@@ -22,6 +23,10 @@ from pilotstack.registry import (
 )
 from pilotstack.registry.auth import Denied, Verifier
 from pilotstack.registry.call import Call, Outcome, Policy, Source
+from pilotstack.registry.creations import Creations
+from pilotstack.registry.freshness import Moments
+from pilotstack.registry.gate import Neighbours
+from pilotstack.registry.guesses import DELAY, Guesses, TooManyGuesses
 from pilotstack.registry.reaper import Sweep, reap
 from pilotstack.registry.records import Change, Node, encode_change
 from pilotstack.registry.tables import Tables
@@ -57,6 +62,14 @@ class State(Tables):
         super().__init__()
         self.beacons: dict[int, beacons.Beacon] = {}
         self.sweep = Sweep()
+        #: Seconds by which the wall clock is ahead of the registry's own time.
+        self.skew = 0.0
+        self.neighbours = Neighbours()
+        self.guesses = Guesses()
+        #: Connections that speak for a node.
+        self.speaking: Counter[int] = Counter()
+        self.creations = Creations()
+        self.moments = Moments()
         #: When the registry was first started.
         self.created = 0
         #: Members of a loaded snapshot that mean nothing to us, and go back into the next.
@@ -73,6 +86,20 @@ class State(Tables):
     def policy(self, policy: Policy) -> None:
         self._policy = policy
         self.verifier = Verifier(policy.verified_signatures)
+
+    def is_live(self, node_id: int) -> bool:
+        """Whether a node is registered."""
+        node = self.nodes.get(node_id)
+        return node is not None and not node.gone_at
+
+    def left(self, source: Source) -> None:
+        """A connection ended: it speaks for nobody any more."""
+        for node_id in source.proven:
+            self.speaking[node_id] -= 1
+            if self.speaking[node_id] <= 0:
+                del self.speaking[node_id]
+        source.proven.clear()
+        source.pending.clear()
 
     def view(self, unstored: Sequence[Change] = ()) -> snapshot.View:
         """The state as it is now, for a snapshot that is written while this goes on.
@@ -112,14 +139,25 @@ def apply(state: State, message: Message, source: Source, now: float) -> Outcome
     try:
         reply = handler(call)
     except Denied as denied:
-        return Outcome({"type": "error", "error": str(denied)})
-    changes = call.changes()
-    for change in changes:
-        state.put(change.table, change.key, change.after)
+        changes = _change(state, call.changes(is_refused=True))
+        is_guess = bool(call.notes) or isinstance(denied, TooManyGuesses)
+        return Outcome(
+            {"type": "error", "error": str(denied)},
+            changes,
+            notes=tuple(call.notes),
+            delay=DELAY if is_guess else 0.0,
+        )
+    changes = _change(state, call.changes())
     for node_id in call.settled:
         source.pending.pop(node_id, None)
     reply["type"] = f"{kind}_ok"
-    return Outcome(reply, changes, tuple(call.wakes))
+    return Outcome(reply, changes, tuple(call.wakes), tuple(call.notes))
+
+
+def _change(state: State, changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    for change in changes:
+        state.put(change.table, change.key, change.after)
+    return changes
 
 
 HANDLERS: Final[dict[str, Handler]] = {

@@ -18,6 +18,17 @@ _CHUNK: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkFigures:
+    """A network, its members and those of them that were heard of lately."""
+
+    network_id: int
+    name: str
+    join_rule: str
+    members: int
+    online: int
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """Figures of the whole network; nobody's own."""
 
@@ -28,8 +39,7 @@ class Statistics:
     trust_links: int = 0
     unique_tags: int = 0
     task_executors: int = 0
-    #: Id, name, members, members heard of lately.
-    networks: tuple[tuple[int, str, int, int], ...] = ()
+    networks: tuple[NetworkFigures, ...] = ()
 
 
 async def gather(state: State) -> Statistics:
@@ -51,11 +61,13 @@ async def gather(state: State) -> Statistics:
             first < second and (second, first) in state.claims for second in state.claims.of(first)
         )
     active = state.live_nodes - len(state.offline)
-    networks = [(0, "backbone", state.live_nodes, active)]
+    networks = [NetworkFigures(0, "backbone", "open", state.live_nodes, active)]
     for network_id, network in list(state.networks.items()):
         members = state.members.of(network_id)
         online = sum(member not in state.offline and member in state.seen for member in members)
-        networks.append((network_id, network.name, len(members), online))
+        networks.append(
+            NetworkFigures(network_id, network.name, network.join_rule, len(members), online)
+        )
     return Statistics(state.live_nodes, active, links, len(tags), executors, tuple(networks))
 
 

@@ -21,6 +21,7 @@ from pilotstack.registry.records import (
     Recovery,
     Request,
     Response,
+    Retired,
     Rotation,
     Row,
     decode_change,
@@ -121,16 +122,17 @@ class Offers:
 
     def take(self, kind: str, to: int, sender: int, source: Source, now: float) -> bool:
         """Whether to hand this message out on this connection; if so, it is noted."""
-        key = (kind, to, sender)
-        given = self._given.get(key)
-        if given is None:
-            self._given[key] = (now, source)
-            return True
-        first, last = given
-        if source is last or now - first > REOFFER:
+        if not self.is_due(kind, to, sender, source, now):
             return False
+        key = (kind, to, sender)
+        first, _ = self._given.get(key, (now, None))
         self._given[key] = (first, source)
         return True
+
+    def is_due(self, kind: str, to: int, sender: int, source: Source, now: float) -> bool:
+        """Whether to hand this message out on this connection."""
+        given = self._given.get((kind, to, sender))
+        return given is None or (source is not given[1] and now - given[0] <= REOFFER)
 
     def is_given(self, kind: str, to: int, sender: int) -> bool:
         """Whether it was handed out."""
@@ -152,6 +154,7 @@ class Tables:
     def __init__(self) -> None:
         self.nodes: Rows[Node] = Rows()
         self.networks: Rows[Network] = Rows()
+        self.retired: Rows[Retired] = Rows()
         self.members: Pairs[int, Member] = Pairs()
         self.claims: Pairs[int, Claim] = Pairs()
         self.requests: Pairs[int, Request] = Pairs()
@@ -172,7 +175,10 @@ class Tables:
         #: Ids that their owner may reclaim, if the policy lets him.
         self.departed: dict[str, set[int]] = {}
         self.live_nodes = 0
-        #: The next id; those of removed rows are never given out again.
+        #: Rows of ``rotations``.
+        self.used_signatures = 0
+        #: The next id of a node; those of removed rows are never given out again. And of a network,
+        #: while there is one that was not used yet.
         self.next_node = 1
         self.next_network = 1
         self.offers = Offers()
@@ -200,6 +206,8 @@ class Tables:
         elif table == "networks":
             assert isinstance(key, int)
             self._index_network(key, old, row)
+        elif table == "rotations":
+            self.used_signatures += (row is not None) - (old is not None)
         elif table in ("requests", "responses"):
             assert isinstance(key, tuple)
             assert isinstance(key[1], int)

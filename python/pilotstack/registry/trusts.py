@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pilotstack.registry import gate
 from pilotstack.registry.auth import Denied
+from pilotstack.registry.limits import source_of
+from pilotstack.registry.paging import page
 from pilotstack.registry.records import Claim, Request, Response
 
 if TYPE_CHECKING:
     from pilotstack.registry.call import Call, Handler
     from pilotstack.registry.messages import Message
+    from pilotstack.registry.records import Node
     from pilotstack.registry.state import State
 
-#: Requests that wait for one node, and answers that do.
+#: Requests that wait for one node, and invitations that do. Answers are bounded by what the node
+#: asked for.
 MAX_INBOX: Final = 100
 #: Octets of a justification.
 MAX_JUSTIFICATION: Final = 1024
@@ -35,6 +40,12 @@ def report_trust(call: Call) -> Message:
     node_id = node.node_id
     call.authenticate(node, f"report_trust:{node_id}:{peer_id}")
     call.node(peer_id)
+    news = call.state.responses.get((node_id, peer_id))
+    if news is not None and news.revoked:
+        if not call.state.offers.is_given("responses", node_id, peer_id):
+            # It cannot have heard yet; this is about the trust that has ended.
+            raise Denied(f"report_trust denied: node {peer_id} has revoked its trust")
+        call.put("responses", (node_id, peer_id), None)
     _claim(call, node_id, peer_id)
     # Granting answers the other's question, whatever comes of the relayed answer.
     call.put("requests", (node_id, peer_id), None)
@@ -67,17 +78,36 @@ def revoke_trust(call: Call) -> Message:
     claims = call.state.claims
     if (node_id, peer_id) not in claims and (peer_id, node_id) not in claims:
         raise Denied(f"no trust pair between {node_id} and {peer_id}")
+    is_pair = call.state.is_trusted(node_id, peer_id)
     for a, b in ((node_id, peer_id), (peer_id, node_id)):
         call.put("claims", (a, b), None)
         call.put("requests", (a, b), None)
         call.put("responses", (a, b), None)
+    if is_pair:
+        # First-generation nodes often fail to tell the other side. To old clients this is the
+        # refusal of a request that they did not make.
+        call.put("responses", (peer_id, node_id), Response(False, call.at, revoked=True))
+        call.wake(peer_id)
     return {}
 
 
 def check_trust(call: Call) -> Message:
-    """Whether a connection between the two is welcome: daemons ask for each stranger's SYN."""
+    """Whether a connection between the two is welcome: daemons ask for each stranger's SYN. Nobody
+    else is told; an answer that may not be given is "no", as for nodes that do not exist."""
     node_id, peer_id = call.number("node_id"), call.number("peer_id")
-    return {"trusted": call.state.may_know(node_id, peer_id)}
+    if call.text("signature"):
+        requester = call.live("requester_id")
+        call.authenticate(requester, f"check_trust:{node_id}:{peer_id}")
+        if requester.node_id not in (node_id, peer_id):
+            raise Denied("check_trust denied: requester must be one of the two")
+    is_welcome = call.state.may_know(node_id, peer_id)
+    reply: Message = {"trusted": is_welcome and gate.may_know_pair(call, node_id, peer_id)}
+    if node_id in call.source.proven:
+        # Its own word: when that is gone though it gave it, the peer has revoked. And the other's,
+        # which answers what it may have asked the other itself.
+        reply["claimed"] = (node_id, peer_id) in call.state.claims
+        reply["granted"] = (peer_id, node_id) in call.state.claims
+    return reply
 
 
 def request_handshake(call: Call) -> Message:
@@ -97,13 +127,44 @@ def request_handshake(call: Call) -> Message:
     if waiting is not None and not call.state.offers.is_given("requests", to, sender_id):
         raise Denied(f"handshake request already pending from node {sender_id}")
     if waiting is None and len(inbox) >= MAX_INBOX:
-        raise Denied(f"handshake inbox full for node {to}")
+        make_room(call, "requests", to, sender_id, {waiting_id: waiting_id for waiting_id in inbox})
     _claim(call, sender_id, to)
     call.put("requests", (to, sender_id), Request(justification, call.at))
     # An old answer is not the answer to this.
     call.put("responses", (sender_id, to), None)
     call.wake(to)
     return {"status": "delivered"}
+
+
+def make_room(call: Call, table: str, to: int, sender_id: int, waiting: dict[int, int]) -> None:
+    """Gives up an entry of the source whose nodes have most of a full inbox, if the newcomer's has
+    less: whoever has many nodes keeps nobody else out.
+
+    Args:
+        waiting: who sent each entry, by the second part of its key.
+
+    Raises:
+        Denied: no source has more.
+    """
+    nodes = call.state.nodes
+    by_source: dict[str, list[int]] = {}
+    for key, other_id in waiting.items():
+        by_source.setdefault(_home(nodes.get(other_id)), []).append(key)
+    most = max(by_source.values(), key=len)
+    if len(most) <= len(by_source.get(_home(nodes.get(sender_id)), ())) + 1:
+        what = "handshake inbox full" if table == "requests" else "too many invites"
+        raise Denied(f"{what} for node {to}")
+    # The one that came last.
+    call.put(table, (to, most[-1]), None)
+
+
+def _home(node: Node | None) -> str:
+    """What a node's source is, as limits have it."""
+    host = node.endpoint.rpartition(":")[0].strip("[]") if node else ""
+    try:
+        return source_of(host)[0]
+    except ValueError:
+        return host
 
 
 def _authenticate(call: Call, what: str, node_id: int, challenge: str) -> None:
@@ -134,15 +195,16 @@ def poll_handshakes(call: Call) -> Message:
         for sender_id, request in state.requests.of(node_id).items()
         if state.offers.take("requests", node_id, sender_id, source, now)
     ]
-    responses = [
-        {
-            "from_node_id": sender_id,
-            "accept": response.accept,
-            "timestamp": response.timestamp,
-        }
-        for sender_id, response in state.responses.of(node_id).items()
-        if state.offers.take("responses", node_id, sender_id, source, now)
+    # As many as one reply has room for; the rest waits for the next.
+    answers = [
+        {"from_node_id": sender_id, "accept": row.accept, "timestamp": row.timestamp}
+        | ({"revoked": True} if row.revoked else {})
+        for sender_id, row in state.responses.of(node_id).items()
+        if state.offers.is_due("responses", node_id, sender_id, source, now)
     ]
+    responses, _ = page(answers)
+    for row in responses:
+        state.offers.take("responses", node_id, int(row["from_node_id"]), source, now)
     reply: Message = {"requests": requests, "responses": responses}
     if "wait" in call.message:
         reply |= {"waited": True, "invites": len(state.invites.of(node_id))}
@@ -163,9 +225,12 @@ def respond_handshake(call: Call) -> Message:
         call.put("claims", (peer_id, node_id), None)
     call.put("requests", (node_id, peer_id), None)
     outbox = call.state.responses.of(peer_id)
+    if (peer_id, node_id) not in call.state.claims:
+        # Nobody asked here, so nothing is kept but the consent. Who asked on port 444 looks for it.
+        if accept:
+            call.wake(peer_id)
+        return {"accept": accept, "peer_id": peer_id}
     previous = outbox.get(node_id)
-    if previous is None and len(outbox) >= MAX_INBOX:
-        raise Denied(f"too many handshake responses for node {peer_id}")
     is_repeated = previous is not None and previous.accept == accept
     if not is_repeated or call.state.offers.is_given("responses", peer_id, node_id):
         call.put("responses", (peer_id, node_id), Response(accept, call.at))

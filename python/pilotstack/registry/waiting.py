@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which a reply is held at most; well below what clients and middleboxes bear.
 MAX_WAIT: Final = 55
+#: Polls of one node that are held at once; another is held, and the oldest answered.
+MAX_HELD: Final = 8
 #: Nodes whose wake-up came while they did not wait, of which it is remembered.
 MAX_MISSED: Final = 1 << 16
 
@@ -21,7 +23,8 @@ class Waiters:
     """Who waits, and who would have been woken."""
 
     def __init__(self) -> None:
-        self._events: dict[int, anyio.Event] = {}
+        #: Polls of each node, the oldest first.
+        self._events: dict[int, list[anyio.Event]] = {}
         self._missed: OrderedDict[int, None] = OrderedDict()
         #: Polls that are held now.
         self.held = 0
@@ -30,9 +33,10 @@ class Waiters:
         """Wakes nodes; returns the ones that did not wait. Their next wait is over at once."""
         absent = []
         for node_id in dict.fromkeys(node_ids):
-            event = self._events.pop(node_id, None)
-            if event is not None:
+            events = self._events.pop(node_id, ())
+            for event in events:
                 event.set()
+            if events:
                 continue
             absent.append(node_id)
             self._missed[node_id] = None
@@ -47,12 +51,19 @@ class Waiters:
 
     async def wait(self, node_id: int, seconds: float) -> None:
         """Returns when the node is woken or the time is over."""
-        event = self._events.setdefault(node_id, anyio.Event())
+        event = anyio.Event()
+        events = self._events.setdefault(node_id, [])
+        events.append(event)
+        if len(events) > MAX_HELD:
+            # Its node has given it up, or asks for fun.
+            events.pop(0).set()
         self.held += 1
         try:
             with anyio.move_on_after(seconds):
                 await event.wait()
         finally:
             self.held -= 1
-            if not event.statistics().tasks_waiting and self._events.get(node_id) is event:
+            if event in events:
+                events.remove(event)
+            if not events and self._events.get(node_id) is events:
                 del self._events[node_id]

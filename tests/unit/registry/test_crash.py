@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from tests.support import crash
@@ -61,6 +62,8 @@ class Client:
     def __init__(self, name: str) -> None:
         self.name = name
         self.world = World()
+        # The server has a clock.
+        self.world.now = time.time()
         self.node_id = 0
         self.sent = 0
         self.acknowledged = 0

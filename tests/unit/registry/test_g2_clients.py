@@ -77,6 +77,9 @@ def test_a_recorded_run_is_answered(name: str) -> None:
                 for member, value in recorded.items()
                 if value is not None and member not in reply
             }
+            if request["type"] in {"lookup", "resolve_hostname"} and not reply["public"]:
+                # Whether a private node is there is not for everybody.
+                missing.discard("last_seen_unix")
             if request["type"] in {"rename_network", "delete_network", "kick_member"}:
                 # The mock answered all of a family with one set of members.
                 missing.discard("role")

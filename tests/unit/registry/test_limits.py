@@ -11,7 +11,6 @@ from pilotstack.registry.limits import (
     Bucket,
     Buckets,
     Limits,
-    Seats,
     Throttle,
     source_of,
 )
@@ -138,16 +137,3 @@ def test_a_flood_that_gets_some_answers_is_cut_and_slight_excess_is_not() -> Non
     for number in range(5000):
         eager.refusal({"type": "heartbeat"}, number / 12)
     assert not eager.is_spent
-
-
-def test_seats_are_few_for_a_source_and_bounded_for_all() -> None:
-    seats = Seats(Limits(connections=5, connections_per_source=2))
-    assert [seats.enter(FAR) for _ in range(3)] == [True, True, False]
-    assert [seats.enter(NEAR) for _ in range(4)] == [True, True, True, False]
-    assert not seats.enter("198.51.100.1")
-    seats.leave(FAR)
-    assert seats.enter("198.51.100.1")
-    for host in (FAR, NEAR, NEAR, NEAR, "198.51.100.1"):
-        seats.leave(host)
-    assert seats.total == 0
-    assert seats.enter(FAR)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from tests.support.registry import World
 
-from pilotstack.registry.networks import MAX_LISTED, MAX_NETWORK
-from pilotstack.registry.records import Member, Network
+from pilotstack.registry.creations import MAX_NETWORK, QUARANTINE
+from pilotstack.registry.paging import MAX_LISTED
+from pilotstack.registry.records import Member
 from pilotstack.registry.state import Policy, Source
 from pilotstack.registry.trusts import INBOX_TTL
 
@@ -38,7 +39,8 @@ def test_an_open_network_takes_all_and_lets_its_members_know_each_other(world: W
     assert (joined["network_id"], joined["address"]) == (1, "1:0001.0000.0002")
     assert world.resolve("b", "a")["real_addr"] == "198.51.100.1:4000"
     assert world.run({"type": "lookup", "node_id": 2}).reply["networks"] == [0, 1]
-    assert world.run({"type": "check_trust", "node_id": 1, "peer_id": 2}).reply["trusted"] is True
+    trust = world.about("a", "check_trust", requester_id=1, peer_id=2)
+    assert trust["trusted"] is True
     assert "already in network 1" in world.about("b", "join_network", network_id=network)["error"]
     assert "error" not in world.about("b", "leave_network", network_id=network)
     assert "private" in world.resolve("b", "a")["error"]
@@ -119,18 +121,35 @@ def test_a_name_is_checked(world: World, name: str, text: str) -> None:
     assert "error" not in world.about("a", "rename_network", network_id=network, name="taken")
 
 
-def test_no_id_is_used_twice_and_the_last_is_an_error(world: World) -> None:
+def test_an_id_is_not_used_again_before_all_were_and_a_day_is_over(world: World) -> None:
     network = world.create("a", "first")
     assert "error" not in world.about("a", "delete_network", network_id=network)
     assert world.create("a", "second") == 2
-    row = Network(network_id=MAX_NETWORK, name="last")
-    world.state.put("networks", MAX_NETWORK, row)
-    world.state.put("networks", MAX_NETWORK, None)
+    world.state.next_network = MAX_NETWORK + 1
     full = world.about("a", "create_network", name="third")
     assert full["error"] == "network ID space exhausted (max 65535 networks)"
-    # Neither does a restart give one out again.
     world.state = type(world.state).load(world.state.snapshot(), world.now)
     assert "exhausted" in world.about("a", "create_network", name="third")["error"]
+    world.now += QUARANTINE
+    assert world.create("a", "third") == 1
+    assert 1 not in world.state.retired
+
+
+def test_a_network_with_a_used_id_inherits_nothing(world: World) -> None:
+    network = world.create("a", "first", join_rule="invite")
+    invite(world, "a", "b", network)
+    world.state.unknown_rows["networks", network] = {"theirs": 1}
+    world.about("a", "delete_network", network_id=network)
+    world.state.next_network = MAX_NETWORK + 1
+    world.now += QUARANTINE
+    assert world.create("c", "next", join_rule="invite") == network
+    assert world.about("b", "poll_invites")["invites"] == []
+    taken = world.about("b", "respond_invite", network_id=network, accept=True)
+    assert "no pending invite" in taken["error"]
+    assert ("networks", network) not in world.state.unknown_rows
+    # The next one's own invitation takes its place.
+    assert "status" not in invite(world, "c", "b", network)
+    assert "error" not in world.about("b", "respond_invite", network_id=network, accept=True)
 
 
 def test_the_backbone_is_not_like_other_networks(world: World) -> None:
@@ -156,7 +175,7 @@ def test_with_an_admin_token_creation_takes_it_and_other_requests_may_use_it() -
     assert "error" not in world.ask("", "kick_member", node_id=0, target_node_id=2, **ours)
     wrong = admin | {"admin_token": "guess"}
     reply = world.ask("", "delete_network", node_id=0, **wrong)
-    assert "requires role" in reply["error"]
+    assert reply["error"] == "invalid admin token"
     assert "invalid admin token" in world.ask("", "set_network_enterprise", **ours)["error"]
     reply = world.ask("", "set_network_enterprise", enterprise=True, **admin)
     assert reply["enterprise"] is True
@@ -205,8 +224,11 @@ def test_rules_and_expressions_are_checked_kept_and_handed_out(world: World) -> 
     reply = world.about("a", "create_network", name="managed", rules=rules)
     assert reply["managed"] is True
     assert world.about("b", "join_network", network_id=1)["rules"]["links"] == 2
-    listed = world.run({"type": "list_networks"}).reply["networks"][1]
+    listed = world.run({"type": "list_networks"}, world.source("b")).reply["networks"][1]
     assert (listed["managed"], listed["rules"]["cycle"]) == (True, "1h")
+    # Who is not in it does not carry them out.
+    listed = world.run({"type": "list_networks"}).reply["networks"][1]
+    assert (listed["managed"], listed.get("rules")) == (True, None)
     policy = {"version": 1, "rules": [{"name": "r"}]}
     assert "error" not in world.about("a", "set_expr_policy", network_id=1, expr_policy=policy)
     got = world.run({"type": "get_expr_policy", "network_id": 1}).reply
@@ -221,16 +243,19 @@ def test_rules_and_expressions_are_checked_kept_and_handed_out(world: World) -> 
 def test_only_members_list_a_network_that_not_everybody_may_join(world: World) -> None:
     network = world.create("a", "club", join_rule="invite")
     asks = {"type": "list_nodes", "network_id": network}
-    assert "not a member" in world.run(asks).reply["error"]
+    assert world.run(asks).reply["error"] == "network 1: network not found"
     signed = world.ask("c", "list_nodes", requester_id=3, network_id=network)
-    assert "not a member" in signed["error"]
+    assert signed["error"] == "network 1: network not found"
     fresh = Source("192.0.2.1", 1)
     signed = world.ask("a", "list_nodes", requester_id=1, network_id=network, source=fresh)
     assert [(row["node_id"], row["role"]) for row in signed["nodes"]] == [(1, "owner")]
     assert "real_addr" not in signed["nodes"][0]
     # Daemons of today do not sign this, but they did sign before on the same connection.
     assert "error" not in world.run(asks, world.source("a")).reply
-    assert "not a member" in world.run(asks, world.source("c")).reply["error"]
+    assert "network not found" in world.run(asks, world.source("c")).reply["error"]
+    token = {"join_rule": "token", "token": "t"}
+    vip = {"type": "list_nodes", "network_id": world.create("a", "vip", **token)}
+    assert "not a member" in world.run(vip, world.source("c")).reply["error"]
 
 
 def test_member_tags_are_the_staffs_to_set(world: World) -> None:

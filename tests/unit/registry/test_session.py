@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+FAR = "203.0.113.7"
+
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
@@ -192,20 +194,49 @@ async def test_a_reply_that_nobody_takes_is_given_up() -> None:
     assert WRITE <= anyio.current_time() <= WRITE + 2 * TICK
 
 
-async def test_long_requests_share_a_bounded_memory() -> None:
+async def test_long_requests_share_a_bounded_memory_and_the_longest_gives_way() -> None:
     registry = Registry()
-    pipes = [Pipe(), Pipe()]
-    half = (1 << 20).to_bytes(4) + b"x" * 130_000
-    async with pipes[0], pipes[1], anyio.create_task_group() as tasks:
-        for pipe in pipes:
-            await pipe.incoming.send(half)
-        tasks.start_soon(registry.serve, pipes[0])
-        await trio.testing.wait_all_tasks_blocked()
+    pipes = [Pipe() for _ in range(4)]
+    sizes = [60_000, 90_000, 30_000, 95_000]
+    ended: list[int] = []
+
+    async def serve(number: int) -> None:
         with pytest.raises(OutOfMemory):
-            await registry.serve(pipes[1])
+            await registry.serve(pipes[number])
+        ended.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number, (pipe, size) in enumerate(zip(pipes, sizes, strict=True)):
+            await pipe.incoming.send((1 << 20).to_bytes(4) + b"x" * size)
+            tasks.start_soon(serve, number)
+            await trio.testing.wait_all_tasks_blocked()
+        # The second and the last are longer than what there is; the third has room.
+        assert ended == [1, 3]
         tasks.cancel_scope.cancel()
-    # What was taken is given back.
-    registry.memory.take(100_000)
+    for pipe in pipes:
+        await pipe.aclose()
+
+
+async def test_who_holds_most_memory_gives_way_to_another_source() -> None:
+    registry = Registry()
+    greedy, modest = Pipe(), Pipe()
+    ended: list[str] = []
+
+    async def serve(pipe: Pipe, host: str) -> None:
+        try:
+            await registry.serve(pipe, host)
+        except OutOfMemory:
+            ended.append(host)
+
+    async with anyio.create_task_group() as tasks:
+        for pipe, host, size in ((greedy, FAR, 90_000), (modest, "203.0.113.8", 40_000)):
+            await pipe.incoming.send((1 << 20).to_bytes(4) + b"x" * size)
+            tasks.start_soon(serve, pipe, host)
+            await trio.testing.wait_all_tasks_blocked()
+        assert ended == [FAR]
+        tasks.cancel_scope.cancel()
+    for pipe in (greedy, modest):
+        await pipe.aclose()
 
 
 async def test_a_flood_is_answered_for_a_while_and_then_cut() -> None:

@@ -18,8 +18,8 @@ def world() -> World:
 
 
 def trusted(world: World, a: str, b: str) -> bool:
-    request = {"type": "check_trust", "node_id": world.ids[a], "peer_id": world.ids[b]}
-    return bool(world.run(request).reply["trusted"])
+    about = {"requester_id": world.ids[a], "peer_id": world.ids[b]}
+    return bool(world.about(a, "check_trust", **about)["trusted"])
 
 
 def test_a_pair_takes_both_consents_in_any_form(world: World) -> None:

@@ -1,0 +1,117 @@
+"""The registry's own time: seconds that pass, in numbers that look like Unix time.
+
+What waits and what lapses is measured by it. It follows the monotonic clock, so a wall clock that
+steps, by an hour or by a hundred days, ends nothing. It is kept beside the store: after a restart
+it goes on exactly while the host was not booted; after a boot only the wall clock knows how long we
+were away, and is believed for a week at most.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that we may have been away, as far as the wall clock alone says so.
+MAX_AWAY: Final = 7 * 86_400.0
+#: Seconds of a wall clock that is believed: years 1970 to 36812.
+_MAX_TIME: Final = float(1 << 40)
+#: Seconds between the two clocks that are worth a line in the log.
+_NOTABLE: Final = 60.0
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_MAX_FILE: Final = 4096
+
+
+class _Kept(msgspec.Struct):
+    boot: str
+    monotonic: float
+    time: float
+
+
+class Clock:
+    """Tells the time.
+
+    Args:
+        path: where it is kept; ``None`` keeps nothing.
+        monotonic: seconds that only go forward, since the boot.
+        wall: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        boot: str | None = None,
+    ) -> None:
+        self._path = path
+        self._monotonic = monotonic
+        self._wall = wall
+        self._boot = _boot_id() if boot is None else boot
+        kept, here, now = self._load(), monotonic(), wall()
+        start = now
+        if kept is not None and kept.boot == self._boot and kept.monotonic <= here:
+            start = kept.time + here - kept.monotonic
+        elif kept is not None:
+            start = min(max(now, kept.time), kept.time + MAX_AWAY)
+        self._offset = start - here
+        if abs(self.skew) > _NOTABLE:
+            log.warning("wall_clock_differs", seconds=round(self.skew))
+
+    def now(self) -> float:
+        """The registry's time."""
+        return self._monotonic() + self._offset
+
+    @property
+    def skew(self) -> float:
+        """Seconds by which the wall clock is ahead."""
+        return self._wall() - self.now()
+
+    def save(self) -> None:
+        """Keeps the time. A failure is logged: the next start goes by the wall clock then."""
+        if self._path is None:
+            return
+        kept = _Kept(self._boot, self._monotonic(), self.now())
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        try:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(temporary, flags, 0o600), "wb") as file:
+                file.write(msgspec.json.encode(kept))
+            temporary.replace(self._path)
+        except OSError as error:
+            log.warning("clock_not_kept", error=str(error))
+
+    def _load(self) -> _Kept | None:
+        if self._path is None:
+            return None
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with open(descriptor, "rb") as file:
+                kept = msgspec.json.decode(file.read(_MAX_FILE), type=_Kept)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("clock_unreadable", error=str(error), hint="the wall clock is believed")
+            return None
+        return kept if 0 <= kept.time < _MAX_TIME else None
+
+
+def _boot_id() -> str:
+    """Which boot of the host this is; where nobody tells, every start counts as one."""
+    try:
+        return _BOOT.read_text("ascii").strip()
+    except (OSError, ValueError):
+        return os.urandom(16).hex()

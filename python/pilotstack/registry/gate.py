@@ -1,0 +1,142 @@
+"""Who may be told what (whitepaper 4.1, privacy): the one gate that every request goes through.
+
+Open to everybody are a node's key, name, tags and visibility, a public node's endpoint, and
+networks that anybody may join, with their members. Everything else is for those whom it concerns:
+
+- endpoint and presence of a private node: itself, those it trusts and that trust it, and those that
+  share a network with it;
+- whether one node trusts another: the two;
+- that there is a network for the invited, and who is in it or in one that takes a token: its
+  members; that there is one, the invited, too.
+
+Who asks is proved by a signature, on this request or an earlier one of its connection. Daemons of
+the second generation sign no questions and spread them over four connections. What they depend on,
+the last two of these, is told to an address from which one of those concerned signed something
+lately, too; what that cannot give is said in SECURITY.md.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from pilotstack.registry.auth import Denied
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pilotstack.registry.call import Call
+    from pilotstack.registry.records import Network, Node
+
+#: Seconds for which a signature speaks for other connections from its address: old daemons sign
+#: something every 60.
+RECENT: Final = 300.0
+#: Addresses, and nodes of each, that are remembered; the ones not heard of for longest go first.
+MAX_ADDRESSES: Final = 1 << 14
+MAX_NEIGHBOURS: Final = 32
+
+
+class Neighbours:
+    """Which nodes signed something lately, by the address that they spoke from."""
+
+    def __init__(self) -> None:
+        self._nodes: OrderedDict[str, OrderedDict[int, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def add(self, host: str, node_id: int, now: float) -> None:
+        """Notes that a node signed something at an address."""
+        nodes = self._nodes.get(host)
+        if nodes is None:
+            nodes = self._nodes[host] = OrderedDict()
+        nodes[node_id] = now
+        nodes.move_to_end(node_id)
+        self._nodes.move_to_end(host)
+        if len(nodes) > MAX_NEIGHBOURS:
+            nodes.popitem(last=False)
+        if len(self._nodes) > MAX_ADDRESSES:
+            self._nodes.popitem(last=False)
+
+    def at(self, host: str, now: float) -> Iterator[int]:
+        """The nodes that did so lately."""
+        for node_id, when in self._nodes.get(host, {}).items():
+            if now - when <= RECENT:
+                yield node_id
+
+
+def identify(call: Call, challenge: str) -> None:
+    """Takes note of who signed a question. One without a signature, or by somebody unknown, is
+    anybody's.
+
+    Args:
+        challenge: what is signed, with ``{}`` for who asks.
+    """
+    requester_id = call.number("requester_id")
+    requester = call.state.nodes.get(requester_id)
+    if requester is None or requester.gone_at or not call.text("signature"):
+        return
+    try:
+        call.authenticate(requester, challenge.format(requester_id))
+    except Denied:
+        # Its key was replaced, or the id is another's by now: it is told what everybody is.
+        return
+
+
+def speakers(call: Call) -> set[int]:
+    """The nodes that signed something on the connection of a request."""
+    return {node_id for node_id in call.source.proven if call.state.is_live(node_id)}
+
+
+def askers(call: Call) -> set[int]:
+    """Those, and the ones that lately did at the same address."""
+    found, source, state = speakers(call), call.source, call.state
+    if not source.is_shared:
+        found |= {n for n in state.neighbours.at(source.host, call.now) if state.is_live(n)}
+    return found
+
+
+def may_know(call: Call, node: Node) -> bool:
+    """Whether endpoint and presence of a node may be told."""
+    if node.public or call.is_admin():
+        return True
+    state, target = call.state, node.node_id
+    return any(asker == target or state.may_know(asker, target) for asker in speakers(call))
+
+
+def may_know_pair(call: Call, a: int, b: int) -> bool:
+    """Whether it may be told if two nodes trust each other."""
+    return call.is_admin() or not {a, b}.isdisjoint(askers(call))
+
+
+def networks_of(call: Call, node: Node) -> list[int]:
+    """A node's networks that may be told."""
+    state = call.state
+    networks = state.networks_with_backbone(node.node_id)
+    asking: set[int] | None = None
+    told = []
+    for network_id in networks:
+        network = state.networks.get(network_id)
+        if network is not None and network.join_rule != "open":
+            asking = askers(call) if asking is None else asking
+            is_member = any((network_id, asker) in state.members for asker in asking)
+            if not (is_member or call.is_admin()):
+                continue
+        told.append(network_id)
+    return told
+
+
+def may_list(call: Call, network: Network) -> bool:
+    """Whether it may be told who is in a network, to whoever has no token."""
+    if network.join_rule == "open":
+        return True
+    members = call.state.members.of(network.network_id)
+    return any(asker in members for asker in askers(call))
+
+
+def may_see(call: Call, network: Network) -> bool:
+    """Whether it may be told that there is such a network, to whoever has no token."""
+    if network.join_rule != "invite" or may_list(call, network):
+        return True
+    invites = call.state.invites
+    return any((asker, network.network_id) in invites for asker in askers(call))

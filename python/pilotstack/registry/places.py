@@ -1,0 +1,103 @@
+"""Who may be connected: so many in all and of one source. Who has shown nothing yet gives way to
+newcomers, so that silent connections keep nobody out. No clocks here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Seat:
+    """The place of one connection.
+
+    Args:
+        source: whose it is.
+        evict: called when the place is given to somebody else; the connection must end then.
+    """
+
+    __slots__ = ("evict", "is_held", "is_proven", "source")
+
+    def __init__(self, source: str, evict: Callable[[], None]) -> None:
+        self.source = source
+        self.evict = evict
+        self.is_held = False
+        self.is_proven = False
+
+
+class Places:
+    """All seats.
+
+    Args:
+        limit: of all; 0 is no limit.
+        limit_per_source: of one source; 0 is no limit.
+    """
+
+    def __init__(self, limit: int, limit_per_source: int = 0) -> None:
+        self._limit = limit
+        self._limit_per_source = limit_per_source
+        self._taken: dict[str, int] = {}
+        #: Unproven seats of each source, the oldest first.
+        self._unproven: dict[str, dict[Seat, None]] = {}
+        self.total = 0
+        #: Seats that were given to somebody else.
+        self.evicted = 0
+
+    def enter(self, seat: Seat, *, is_exempt: bool = False) -> bool:
+        """Takes a place, if there is one, or somebody gives way.
+
+        Args:
+            is_exempt: the limit of one source is not for this one.
+        """
+        own_limit = 0 if is_exempt else self._limit_per_source
+        if (
+            own_limit
+            and self._taken.get(seat.source, 0) >= own_limit
+            and not self._evict(seat.source)
+        ):
+            return False
+        if self._limit and self.total >= self._limit:
+            # The source with most of them, whoever that is: each newcomer costs the greediest one.
+            most = max(self._unproven, key=lambda s: len(self._unproven[s]), default="")
+            if not self._evict(most):
+                return False
+        seat.is_held = True
+        self._taken[seat.source] = self._taken.get(seat.source, 0) + 1
+        self._unproven.setdefault(seat.source, {})[seat] = None
+        self.total += 1
+        return True
+
+    def prove(self, seat: Seat) -> None:
+        """The connection has shown something: it keeps its place."""
+        if seat.is_held and not seat.is_proven:
+            seat.is_proven = True
+            self._forget(seat)
+
+    def leave(self, seat: Seat) -> None:
+        """Gives the place back, once."""
+        if not seat.is_held:
+            return
+        seat.is_held = False
+        if not seat.is_proven:
+            self._forget(seat)
+        self.total -= 1
+        self._taken[seat.source] -= 1
+        if not self._taken[seat.source]:
+            del self._taken[seat.source]
+
+    def _evict(self, source: str) -> bool:
+        seat = next(iter(self._unproven.get(source, ())), None)
+        if seat is None:
+            return False
+        self.leave(seat)
+        self.evicted += 1
+        seat.evict()
+        return True
+
+    def _forget(self, seat: Seat) -> None:
+        seats = self._unproven[seat.source]
+        del seats[seat]
+        if not seats:
+            del self._unproven[seat.source]
