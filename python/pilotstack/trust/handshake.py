@@ -1,8 +1,13 @@
-"""Port 444 through a driver on the daemon's own socket: one message per stream, no answer."""
+"""Port 444 through a driver on the daemon's own socket: one message per stream, no answer.
+
+A stream is closed when its message was taken and reset when it was not, so its sender can tell, and
+goes through the registry instead.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,6 +17,7 @@ from pilotstack import wellknown
 from pilotstack.client import Driver
 from pilotstack.errors import PilotError
 from pilotstack.trust import messages
+from pilotstack.trust.slots import Slot, Slots
 from pilotstack.types import Address
 
 if TYPE_CHECKING:
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 
     from pilotstack.client import Stream
     from pilotstack.trust.messages import Message
+    from pilotstack.trust.records import Effects
 
 log = structlog.get_logger(__name__)
 
@@ -27,21 +34,34 @@ log = structlog.get_logger(__name__)
 PATIENCE = 10.0
 #: Seconds for which a sender leaves the stream open for old receivers (sheet 6.1).
 LINGER = 0.5
-#: Streams served at once.
+#: Streams served at once, of all and of one peer, which needs one at a time.
 MAX_STREAMS = 256
+MAX_PER_PEER = 4
+
+_LOST = (
+    *(TimeoutError, PilotError, OSError, anyio.EndOfStream),
+    *(anyio.BrokenResourceError, anyio.ClosedResourceError),
+)
 
 
 class HandshakePort:
     """Sends and takes messages.
 
     Args:
-        arrived: gets each message with the node that its tunnel proved.
+        judge: gets each message with the node that its tunnel proved; gives what it leads to, or
+            ``None`` if it is dropped.
+        perform: carries that out.
     """
 
-    def __init__(self, arrived: Callable[[int, Message], Awaitable[None]]) -> None:
-        self._arrived = arrived
+    def __init__(
+        self,
+        judge: Callable[[int, Message], Awaitable[Effects | None]],
+        perform: Callable[[Effects], Awaitable[None]],
+    ) -> None:
+        self._judge = judge
+        self._perform = perform
         self._driver: Driver | None = None
-        self._streams = 0
+        self._slots = Slots(MAX_STREAMS, MAX_PER_PEER)
         #: What was dropped before it was a message.
         self.dropped: Counter[str] = Counter()
 
@@ -62,23 +82,44 @@ class HandshakePort:
                 log.debug("handshake_port_closed")
 
     async def _serve(self, stream: Stream) -> None:
-        async with stream:
-            if self._streams >= MAX_STREAMS:
-                self.dropped["busy"] += 1
-                return
-            self._streams += 1
-            try:
-                message = await self._read(stream)
-            finally:
-                self._streams -= 1
-        if message is None:
-            return
         source = stream.remote_address.address.node
-        try:
-            await self._arrived(source, message)
-        except Exception:
-            # Whatever a message leads to, the next one is taken.
-            log.exception("handshake_failed", peer=source)
+        scope = anyio.CancelScope()
+        slot = Slot(source, scope.cancel)
+        async with stream:
+            if not self._slots.enter(slot):
+                self.dropped["busy"] += 1
+                await self._reset(stream)
+                return
+            try:
+                with scope:
+                    effects = await self._take(stream, slot)
+                if scope.cancelled_caught:
+                    # Another peer has its slot.
+                    self.dropped["busy"] += 1
+                    effects = None
+                if effects is None:
+                    await self._reset(stream)
+                    return
+                await stream.aclose()
+                await self._perform(effects)
+            except Exception:
+                # Whatever a message leads to, the next one is taken.
+                log.exception("handshake_failed", peer=source)
+            finally:
+                self._slots.leave(slot)
+
+    async def _take(self, stream: Stream, slot: Slot) -> Effects | None:
+        message = await self._read(stream)
+        if message is None:
+            return None
+        # It has said what it wants; others do not push it out any more.
+        self._slots.hold(slot)
+        return await self._judge(slot.peer, message)
+
+    async def _reset(self, stream: Stream) -> None:
+        if self._driver is not None:
+            with suppress(*_LOST):
+                await self._driver.abort(stream)
 
     async def _read(self, stream: Stream) -> Message | None:
         """A whole message: it may come in pieces, and the sender may not finish."""
@@ -112,9 +153,6 @@ class HandshakePort:
                         await stream.receive()
         except anyio.EndOfStream:
             return True
-        except (
-            *(TimeoutError, PilotError, OSError),
-            *(anyio.BrokenResourceError, anyio.ClosedResourceError),
-        ):
+        except _LOST:
             return False
         return True

@@ -98,10 +98,11 @@ class InboxReader:
                 await self._pause(min(2.0 ** (failures - 2), MAX_PAUSE))
                 continue
             if not self.is_pushed:
+                await self._service.compare()
                 is_burst = anyio.current_time() < self._burst_until
                 await self._pause(BURST_INTERVAL if is_burst else INTERVAL)
                 continue
-            if not (wait and is_empty(inbox)) or anyio.current_time() - begin > WAIT / 2:
+            if not (wait and is_empty(inbox)) or anyio.current_time() - begin > WAIT - 1:
                 idle = 0
                 continue
             # Woken for nothing: a pair came about without an answer to us. Whoever wakes us all
@@ -124,10 +125,14 @@ class InboxReader:
 
     async def _take(self, inbox: Inbox) -> None:
         self.taken["pushed" if inbox.is_held else "polled"] += len(inbox.requests + inbox.responses)
+        # A request that came after the end of a trust is a new one.
+        for answer in inbox.responses:
+            if answer.revoked:
+                await self._service.relayed_revocation(answer.peer, answer.timestamp)
         for request in inbox.requests:
             await self._service.relayed_request(request.peer, request.justification)
         # Who changed their mind meant the last answer.
-        answers = {answer.peer: answer for answer in inbox.responses}
+        answers = {answer.peer: answer for answer in inbox.responses if not answer.revoked}
         for answer in answers.values():
             await self._service.relayed_response(answer.peer, answer.accept, answer.timestamp)
 

@@ -59,10 +59,15 @@ RECORD_AGE = 30.0
 #: Seconds between comparisons with the registry, and peers compared at once.
 RECONCILE = 300.0
 MAX_COMPARED = 256
+MAX_COMPARED_OFTEN = 32
 #: Seconds between attempts to tell the registry about a peer that is away, at most.
 MAX_RETRY = 600.0
 #: Seconds in which a live peer was heard by the registry.
 LIVE = 120
+
+
+#: Later than any trust, for what is known to be true now.
+_NOW = 1 << 62
 
 
 class Gate(Protocol):
@@ -117,7 +122,7 @@ class TrustService:
         forget: Callable[[int], None],
     ) -> None:
         self.trust = Trust(store.load())
-        self.port = HandshakePort(self._arrived)
+        self.port = HandshakePort(self._judge, self.perform)
         self._registry = registry
         #: Signs messages; replaced when the node's key is.
         self.signer = signer
@@ -132,6 +137,8 @@ class TrustService:
         #: What the registry must still be told, by kind and peer.
         self._untold: dict[tuple[type[Effect], int], _Untold] = {}
         self._compared: list[int] = []
+        #: Peers that the registry was told we trust, since we registered.
+        self._reported: set[int] = set()
         #: Called when a request of ours waits for an answer.
         self.on_request: Callable[[], None] = lambda: None
 
@@ -218,14 +225,42 @@ class TrustService:
 
     # What arrives
 
-    async def _arrived(self, source: int, message: Message) -> None:
+    async def _judge(self, source: int, message: Message) -> Effects | None:
+        """What a message leads to; ``None`` if it is dropped."""
         trust = self.trust
         if problem := trust.screen(message, source, time.time()):
             trust.dropped[problem] += 1
             log.debug("handshake_dropped", peer=source, reason=problem)
-            return
+            return None
         record = await self._record(source, message.public_key)
-        await self.perform(trust.receive(message, source, record, time.time()))
+        if message.kind is Kind.REQUEST:
+            await self._recheck(source)
+        before = trust.dropped.total()
+        effects = trust.receive(message, source, record, time.time())
+        return effects if trust.dropped.total() == before else None
+
+    async def _recheck(self, peer: int) -> None:
+        """Nobody asks for trust that it still has, so a peer of ours that does may have revoked it
+        without our hearing of it; the registry knows."""
+        if not self.trust.is_trusted(peer):
+            return
+        with suppress(PilotError):
+            if await self._registry.check_trust(peer) is False and await self._is_revoked(
+                peer, is_asking=True
+            ):
+                await self.perform(self.trust.relayed_revocation(peer, _NOW, time.time()))
+
+    async def _is_revoked(self, peer: int, *, is_asking: bool) -> bool:
+        """Whether a trust that the registry does not know has been revoked.
+
+        A registry of ours sends word of that, so if our own report is gone too, it may as well have
+        lost it; unless the peer asks for trust anew. Others have nothing but the pair, which our
+        report made.
+        """
+        stands = await self._registry.claims_trust(peer)
+        if stands is None:
+            return peer in self._reported
+        return is_asking and not stands
 
     async def _record(self, peer: int, key: bytes = b"") -> PeerRecord | None:
         """What the registry says about a peer, fetched again if it does not name the key."""
@@ -241,6 +276,7 @@ class TrustService:
     async def relayed_request(self, peer: int, justification: str) -> None:
         """Takes a request from the registry's inbox."""
         record = await self._record(peer)
+        await self._recheck(peer)
         await self.perform(self.trust.relayed_request(peer, justification, record, time.time()))
 
     async def relayed_response(self, peer: int, accept: bool, timestamp: int) -> None:
@@ -248,6 +284,10 @@ class TrustService:
         record = await self._record(peer) if accept else None
         effects = self.trust.relayed_response(peer, accept, timestamp, record, time.time())
         await self.perform(effects)
+
+    async def relayed_revocation(self, peer: int, timestamp: int) -> None:
+        """Takes the end of a trust from the registry's inbox."""
+        await self.perform(self.trust.relayed_revocation(peer, timestamp, time.time()))
 
     # Tunnels and registration
 
@@ -283,6 +323,7 @@ class TrustService:
     @_serving.contained
     async def registered(self) -> None:
         """After a registration, the registry is told whom we trust."""
+        self._reported.clear()
         await self.perform(self.trust.registered(time.time()))
         await self.catch_up()
         # A peer may have revoked while we were away.
@@ -304,6 +345,9 @@ class TrustService:
                     record = await self._record(peer)
                     effects = self.trust.confirmed(peer, True, record, time.time())
                     await self.perform(effects)
+                elif await self._registry.grants_trust(peer):
+                    # Its answer did not reach us, and is not relayed to who asked directly.
+                    await self._confirm(peer)
 
     @_serving.endless
     async def _reconcile_forever(self) -> None:
@@ -314,14 +358,23 @@ class TrustService:
             with suppress(PilotError):
                 await self._compare()
 
-    async def _compare(self) -> None:
+    async def compare(self) -> None:
+        """Compares a few of our trusts with a registry that does not tell when one ends; to be
+        called as often as it is heard."""
+        with suppress(PilotError):
+            await self._compare(MAX_COMPARED_OFTEN)
+
+    async def _compare(self, count: int = MAX_COMPARED) -> None:
         """Compares some of our trust with the registry's."""
         if not self._compared:
             self._compared = sorted(self.trust.rows.trusted)
-        chosen, self._compared = self._compared[:MAX_COMPARED], self._compared[MAX_COMPARED:]
+        chosen, self._compared = self._compared[:count], self._compared[count:]
         for peer in chosen:
             is_active = await self._registry.check_trust(peer)
             is_live = False
+            if is_active is False and await self._is_revoked(peer, is_asking=False):
+                await self.perform(self.trust.relayed_revocation(peer, _NOW, time.time()))
+                continue
             if is_active is False:
                 with suppress(NotFound):
                     record = await self._profile(peer, RECORD_AGE)
@@ -393,7 +446,9 @@ class TrustService:
                     await self._registry.respond_handshake(peer, accept=accept)
                 case ReportTrust(peer):
                     await self._registry.report_trust(peer)
+                    self._reported.add(peer)
                 case RevokeTrust(peer):
+                    self._reported.discard(peer)
                     await self._registry.revoke_trust(peer)
         except (ConnectionFailed, NotFound) as error:
             # It is away, or the peer is and may return.

@@ -225,6 +225,16 @@ class Trust:
             return ()
         return self._on_approval(peer, timestamp, record, now, is_relayed=True)
 
+    def relayed_revocation(self, peer: int, timestamp: int, now: float) -> Effects:
+        """Takes the end of a trust from the registry, which told the peer's word and dropped ours
+        by itself. ``timestamp`` is when; a trust that came about since stays."""
+        row = self.rows.trusted.get(peer)
+        if row is None or row.approved_at > timestamp:
+            return ()
+        self._forget(peer)
+        self.rows.revoked[peer] = Revoked(peer, int(now), int(now))
+        return Persist(), Dismiss(peer), Event("trust.revoked_by_peer", peer, "registry")
+
     def confirmed(
         self, peer: int, is_active: bool | None, record: PeerRecord | None, now: float
     ) -> Effects:

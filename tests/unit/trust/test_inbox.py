@@ -33,6 +33,13 @@ async def pass_time(seconds: float) -> None:
 class Service:
     def __init__(self) -> None:
         self.taken: list[object] = []
+        self.compared = 0
+
+    async def compare(self) -> None:
+        self.compared += 1
+
+    async def relayed_revocation(self, peer: int, timestamp: int) -> None:
+        self.taken.append(("revoked", peer, timestamp))
 
     async def relayed_request(self, peer: int, justification: str) -> None:
         self.taken.append((peer, justification))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -11,7 +12,8 @@ from tests.unit.trust.model import identity_of
 
 from pilotstack.errors import ConnectionFailed, NotFound
 from pilotstack.registry.client import Record
-from pilotstack.trust.records import Outgoing, Trusted
+from pilotstack.trust.messages import Kind, Message
+from pilotstack.trust.records import Outgoing, ReportTrust, Trusted
 from pilotstack.trust.service import CHECKED_FOR, REFUSED_FOR, TRUSTED_FOR, TrustService
 from pilotstack.trust.state import Rows
 from pilotstack.trust.store import TrustStore
@@ -51,6 +53,8 @@ class Registry:
         self.told: list[tuple[Any, ...]] = []
         self.errors: dict[str, Exception] = {}
         self.is_active: bool | None = False
+        self.is_claimed: bool | None = True
+        self.is_granted = False
 
     def _note(self, *call: Any) -> None:
         self.told.append(call)
@@ -72,6 +76,14 @@ class Registry:
     async def check_trust(self, peer: int) -> bool | None:
         self._note("check", peer)
         return self.is_active
+
+    async def grants_trust(self, peer: int) -> bool:
+        self._note("grants", peer)
+        return self.is_granted
+
+    async def claims_trust(self, peer: int) -> bool | None:
+        self._note("claims", peer)
+        return self.is_claimed
 
 
 class Fixture:
@@ -180,7 +192,7 @@ async def test_what_could_not_be_told_is_told_later_unless_it_is_overtaken(
         name: ConnectionFailed("away") for name in ("report", "revoke", "respond")
     }
     await fixture.service.registered()
-    assert fixture.registry.told == [("report", 2), ("check", 2)]
+    assert fixture.registry.told == [("report", 2), ("check", 2), ("claims", 2)]
     await fixture.service.revoke(2)
     fixture.registry.errors.clear()
     fixture.registry.told.clear()
@@ -249,3 +261,90 @@ async def test_waiting_ends_with_trust_or_with_the_time(tmp_path: Path) -> None:
 
         tasks.start_soon(approve)
         assert await fixture.service.wait(2, 30)
+
+
+def request_of(sender: int, receiver: int, *, at: float) -> Message:
+    signer = identity_of(sender)
+    signature = signer.sign(f"handshake:{sender}:{receiver}".encode())
+    return Message(Kind.REQUEST, sender, signer.public_key, signature, int(at), "again")
+
+
+@pytest.mark.parametrize(
+    ("is_active", "is_claimed", "is_reported", "is_lost"),
+    [
+        (True, True, True, False),
+        # It did not hear of our approval.
+        (False, True, True, False),
+        # It revoked, which took our report away.
+        (False, False, True, True),
+        # A registry of the second generation knows the pair only.
+        (False, None, True, True),
+        (False, None, False, False),
+        # One of the first cannot tell.
+        (None, None, True, False),
+    ],
+)
+@pytest.mark.parametrize("is_relayed", [True, False])
+async def test_a_peer_that_asks_for_the_trust_it_has_may_have_revoked_it(
+    tmp_path: Path,
+    is_active: bool | None,
+    is_claimed: bool | None,
+    is_reported: bool,
+    is_lost: bool,
+    is_relayed: bool,
+) -> None:
+    fixture = Fixture(tmp_path, trusting())
+    if is_reported:
+        await fixture.service.perform((ReportTrust(2),))
+    fixture.registry.is_active, fixture.registry.is_claimed = is_active, is_claimed
+    if is_relayed:
+        await fixture.service.relayed_request(2, "again")
+    else:
+        effects = await fixture.service._judge(2, request_of(2, 1, at=time.time()))
+        assert effects is not None
+        await fixture.service.perform(effects)
+    rows = fixture.service.trust.rows
+    assert (2 in rows.trusted, 2 in rows.pending) == (not is_lost, is_lost)
+    assert (("dismiss", 2) in fixture.gate.calls) == is_lost
+
+
+async def test_word_of_a_revocation_ends_the_trust_before_it_and_none_since(tmp_path: Path) -> None:
+    rows = Rows.of(trusted=[Trusted(2, KEY, 100, mutual=True), Trusted(3, KEY, 300, mutual=True)])
+    fixture = Fixture(tmp_path, rows)
+    for peer in (2, 3, 4):
+        await fixture.service.relayed_revocation(peer, 200)
+    assert set(fixture.service.trust.rows.trusted) == {3}
+    # The registry has taken our report away itself.
+    assert fixture.registry.told == []
+    assert fixture.gate.calls == [("dismiss", 2)]
+
+
+async def test_a_registry_that_lost_our_report_ends_no_trust(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, trusting())
+    await fixture.service.perform((ReportTrust(2),))
+    fixture.registry.is_claimed = False
+    await fixture.service.compare()
+    assert fixture.service.trust.is_trusted(2)
+    fixture.registry.is_claimed = None
+    await fixture.service.compare()
+    assert not fixture.service.trust.is_trusted(2)
+
+
+async def test_a_grant_that_was_not_relayed_is_found(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, Rows.of(outgoing=[Outgoing(2, 1)]))
+    await fixture.service.catch_up()
+    assert fixture.registry.told == [("check", 2), ("grants", 2)]
+    fixture.registry.is_granted = True
+    fixture.registry.told.clear()
+    await fixture.service.catch_up()
+    assert ("report", 2) in fixture.registry.told
+
+
+async def test_a_message_that_is_dropped_is_not_taken(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    old = request_of(2, 1, at=time.time() - 3600)
+    assert await fixture.service._judge(2, old) is None
+    assert await fixture.service._judge(3, request_of(2, 1, at=time.time())) is None
+    fixture.record = Record(2, bytes(32), public=False, hostname="", endpoint="")
+    assert await fixture.service._judge(2, request_of(2, 1, at=time.time())) is None
+    assert fixture.service.trust.dropped == {"stale": 1, "source": 1, "key": 1}
