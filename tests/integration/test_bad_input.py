@@ -7,7 +7,9 @@ import socket
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pilotstack import Driver
 
@@ -54,6 +56,51 @@ async def test_garbage_at_the_tunnel_and_the_beacon(network: Network) -> None:
     # A new node still finds its endpoint.
     assert network.start("agent-c").endpoint
     assert b.process.is_running
+
+
+def key_frames(rng: random.Random) -> list[bytes]:
+    """A bare key, a forged and a self-signed one, and a sealed frame, of nodes that are not."""
+    node = rng.randrange(1 << 20, 1 << 30).to_bytes(4)
+    own, exchange = Ed25519PrivateKey.from_private_bytes(rng.randbytes(32)), rng.randbytes(32)
+    proof = own.public_key().public_bytes_raw() + own.sign(b"auth" + node + exchange)
+    return [
+        b"PILK" + node + exchange,
+        b"PILA" + node + rng.randbytes(128),
+        b"PILA" + node + exchange + proof,
+        b"PILS" + node + rng.randbytes(80),
+    ]
+
+
+async def test_keys_of_strangers_take_no_places_and_keep_nobody_out(network: Network) -> None:
+    a, b = network.start("agent-a"), network.start("agent-b")
+    rng = random.Random(3)
+    # From the address that the other node has, and from one of its own.
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+    for number, attacker in enumerate(sockets):
+        attacker.bind((f"127.0.0.{1 + number}", 0))
+
+    async def flood() -> None:
+        while True:
+            for frame in key_frames(rng):
+                for attacker in sockets:
+                    attacker.sendto(frame, address(a.tunnel))
+            await anyio.lowlevel.checkpoint()
+
+    async with Driver(a.socket) as client, Driver(b.socket) as other:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(flood)
+            for driver, name in ((client, "agent-b"), (other, "agent-a"), (client, "agent-b")):
+                async with await driver.dial(f"{name}:7") as stream:
+                    await stream.send(b"hello")
+                    assert await stream.receive() == b"hello"
+            for dropped in ("bare_keys", "key_checks", "keys", "unauthentic"):
+                while not (await client.call(0x0D))["dropped"][dropped]:
+                    pass
+            tasks.cancel_scope.cancel()
+        info = await client.call(0x0D)
+        assert info["peers"] == 1, info["peer_list"]
+    for attacker in sockets:
+        attacker.close()
 
 
 @pytest.mark.parametrize("door", ["registry", "ipc"])
