@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 import structlog
 
+from pilotstack import _serving
 from pilotstack.daemon.records import MAX_RECORDS, OUTAGE
 from pilotstack.errors import ConnectionFailed, PilotError, Throttled
 
@@ -73,6 +74,7 @@ class StrangerKeys:
         self._seen = seen
         self._answer = answer
 
+    @_serving.contained
     async def name(self, node: int) -> None:
         """Asks the registry for a node's key and answers the core, whatever happens."""
         key: bytes | None = None

@@ -340,6 +340,10 @@ class Daemon:
             except (PilotError, OSError, ValueError) as error:
                 log.debug("no_record", node=node, error=str(error))
                 self.core.on_no_record(node)
+            except Exception:
+                # Without an answer, the core would never ask again.
+                self.core.on_no_record(node)
+                raise
 
     async def find_peer(self, node: int) -> None:
         """Learns from the registry who a node is and where, and tells the core.

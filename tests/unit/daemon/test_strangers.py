@@ -112,6 +112,14 @@ async def test_the_core_is_answered_whatever_happens(error: Exception) -> None:
     assert bench.answers[1:] == [(5, KEY)], "what the registry named is true all the same"
 
 
+async def test_a_defect_ends_neither_the_daemon_nor_a_lane() -> None:
+    bench = Bench()
+    bench.fail(RuntimeError("a defect"))
+    for node in range(2 * LANES):
+        await bench.keys.name(node)
+    assert bench.answers == [(node, None) for node in range(2 * LANES)]
+
+
 async def test_a_registry_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DEADLINE", 0.0)
     bench = Bench()
