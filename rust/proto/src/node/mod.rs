@@ -140,7 +140,8 @@ struct Slot {
     /// Whether the driver knows it, and will close it: it dialled it or was told that it was accepted.
     is_known: bool,
     opened_at: Instant,
-    /// Whether it takes a place among the connections and on its port; TIME-WAIT takes none.
+    /// Whether it takes a place among the connections and on its port, until the application is done
+    /// with it; TIME-WAIT takes none.
     is_counted: bool,
     /// Its SYN may leave although others wait.
     has_syn_turn: bool,

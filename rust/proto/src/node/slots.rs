@@ -87,7 +87,8 @@ impl Node {
             Some(_) => slot.is_released = true,
             None => {}
         }
-        if is_time_wait || closed.is_some() {
+        // What is over keeps its place until its application is done with it: it may hold memory.
+        if is_time_wait || closed.is_some() && slot.is_released {
             self.free_place(id);
         }
         if is_time_wait {

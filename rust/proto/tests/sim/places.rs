@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::node::{Net, configured};
+use crate::node::{Net, closed, configured};
 use pilot_proto::{
     config::NodeConfig,
     node::{ConnectionId, DialOptions, Event},
@@ -102,6 +102,26 @@ fn one_peer_takes_half_of_a_port_and_others_come_in() {
     assert_eq!(net.fill(2, 4), 10);
     assert_eq!(net.fill(3, 4), 5);
     assert_eq!(net.of(4).stats().counters.dropped_limited, 3);
+}
+
+/// A program that does not look after its streams: its peer cannot fill the node with those it reset.
+#[test]
+fn a_stream_that_its_program_has_not_closed_keeps_its_place() {
+    let mut net = Net::limited(2, |config| config.max_connections_per_port = 8);
+    let mut up = Vec::new();
+    for _ in 0..4 {
+        let (dialled, accepted) = net.connect(1, 2);
+        let now = net.now;
+        net.of(1).abort(now, dialled);
+        net.event(2, closed(accepted));
+        up.push(accepted);
+    }
+    assert_eq!(net.fill(1, 2), 0);
+    let now = net.now;
+    for id in up {
+        net.of(2).close(now, id);
+    }
+    assert_eq!(net.fill(1, 2), 4);
 }
 
 #[test]
