@@ -49,10 +49,10 @@ impl Intake {
             let len = recv(fd, room, 0)?;
             return Ok(Taken { len, is_drained: len < room.len() });
         }
-        if core::mem::take(&mut self.has_more) {
-            // Everything but one byte is read at once; the next look finds that.
+        if self.has_more && self.left <= 1 {
+            // A long run: everything but one byte is read at once; a later look finds that.
             let fresh = waiting(fd)?.saturating_sub(self.left + 1).min(room.len());
-            if fresh > 0 && self.left <= 1 {
+            if fresh >= room.len().min(PEEK_LEN) {
                 let len = read_behind(fd, self.left, &mut room[..fresh])?;
                 self.left = 0;
                 return Ok(Taken { len, is_drained: false });
