@@ -65,6 +65,8 @@ impl Driver {
                 break;
             }
             if frames >= share || bytes >= limits::TURN_BYTES {
+                // Large frames are work; many small ones without a pause can wait a little.
+                self.has_more |= frames < share;
                 self.deferred.insert(id);
                 break;
             }

@@ -217,9 +217,7 @@ impl Driver {
 
     /// Waits for work and does a bounded part of it. Returns whether the thread may end.
     pub(crate) fn turn(&mut self, ready: &mut Events) -> io::Result<bool> {
-        let is_busy = self.is_udp_readable || self.has_udp_errors || self.has_more;
-        let timeout = if is_busy { Some(Duration::ZERO) } else { self.timeout() };
-        match self.poll.poll(ready, timeout) {
+        match self.poll.poll(ready, self.timeout()) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             Ok(()) | Err(_) => {}
         }
@@ -235,7 +233,6 @@ impl Driver {
         self.expire();
         self.take_commands();
         self.service();
-        self.has_more |= !self.deferred.is_empty();
         Ok(self.is_over())
     }
 
@@ -310,10 +307,19 @@ impl Driver {
         }
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    /// How long there is nothing to do.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        if self.is_udp_readable || self.has_udp_errors || self.has_more {
+            return Some(Duration::ZERO);
+        }
         let own = self.deadlines.peek().map(|Reverse((at, _))| *at);
-        let next = [self.node.poll_timeout(), own, self.stop_at].into_iter().flatten().min()?;
-        Some(next.saturating_since(self.clock.now()))
+        let next = [self.node.poll_timeout(), own, self.stop_at].into_iter().flatten().min();
+        let wait = next.map(|at| at.saturating_since(self.clock.now()));
+        if self.deferred.is_empty() {
+            wait
+        } else {
+            Some(wait.map_or(limits::PACE, |wait| wait.min(limits::PACE)))
+        }
     }
 
     fn on_ready(&mut self, event: &Ready) {

@@ -8,8 +8,11 @@ const MAX_CLIENTS: u64 = 8192;
 const MAX_RESERVE: u64 = 512;
 
 /// Frames taken from a driver in one turn of the loop, and the fewest when many drivers have some.
-pub(crate) const TURN_FRAMES: usize = 128;
+pub(crate) const TURN_FRAMES: usize = 256;
 pub(crate) const MIN_TURN_FRAMES: usize = 8;
+/// How long a driver that has had its frames waits when there is nothing else to do, so that it does not
+/// keep a processor from others.
+pub(crate) const PACE: Duration = Duration::from_millis(1);
 /// Bytes of frames taken from a driver in one turn, but at least one frame.
 pub(crate) const TURN_BYTES: usize = 512 << 10;
 /// Frames taken from all drivers in one turn, as long as each gets its fewest.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     handle::{Handle, HostEvent},
-    limits::{MAX_ASKED, MAX_ASKED_BYTES, OUT_REQUESTS, TURN_FRAMES},
+    limits::{MAX_ASKED, MAX_ASKED_BYTES, OUT_REQUESTS, PACE, TURN_FRAMES},
 };
 
 const UNKNOWN: u8 = 0x5f;
@@ -23,6 +23,8 @@ fn a_program_that_never_pauses_gets_a_share_of_a_turn() {
     let answers = std::iter::from_fn(|| flood.take()).count();
     assert!((1..=TURN_FRAMES).contains(&answers), "{answers}");
     assert!(other.take().is_some());
+    // It leaves the processor to others.
+    assert_eq!(harness.driver.timeout(), Some(PACE));
     // It loses nothing.
     for _ in 0..count - answers {
         assert_eq!(failure_code(&flood.expect(&mut harness)), "unavailable");
