@@ -72,7 +72,7 @@ class Stream(StreamSocket):
     Reading 0 bytes means the peer's FIN. A stream that broke raises
     :exc:`pilotstack.StreamBroken`, a :exc:`ConnectionResetError`, from then on. Code that takes
     its descriptor away (``detach``, ``os.read``, :mod:`ssl`) is told by the system: ECONNRESET once
-    after the data, on Linux; the death of the daemon itself looks like an end to it.
+    after the data, on Linux.
     """
 
     _origin: tuple[Link, Wire] | None = None

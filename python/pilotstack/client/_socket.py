@@ -66,7 +66,7 @@ class StreamSocket(sockets.socket):
     Reading 0 bytes means the peer's FIN. A stream that broke raises :exc:`StreamBroken`, a
     :exc:`ConnectionResetError`, from every later call, too. Code that takes its descriptor away
     (``detach``, ``os.read``, :mod:`ssl`) is told by the system: ECONNRESET once after the data,
-    from current daemons on Linux; the death of the daemon itself looks like an end to it.
+    on Linux.
     """
 
     connection_id: int = 0

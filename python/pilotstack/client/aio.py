@@ -147,7 +147,8 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
             state = "connected, framed"
         if self._wire is not None and self._wire.is_forked:
             state = "another process's"
-        ports = f", {len(self._listeners)} listeners" if self._listeners else ""
+        count = len(self._listeners)
+        ports = f", {count} listener{'s' * (count > 1)}" if count else ""
         return f"<Driver {self._path} {state}{ports}>"
 
     async def __aenter__(self) -> Driver:

@@ -211,7 +211,7 @@ async def test_objects_say_what_they_are(tmp_path: Any) -> None:
         driver = pilotstack.Driver(daemon.path)
         assert "not connected" in repr(driver)
         async with driver, driver.listen(80) as listener, driver.datagram(80) as datagrams:
-            assert repr(driver) == f"<Driver {daemon.path} connected, 1 listeners>"
+            assert repr(driver) == f"<Driver {daemon.path} connected, 1 listener>"
             assert repr(listener) == "<Listener 0:0000.0000.002A:80 open>"
             assert repr(datagrams) == "<DatagramSocket port 80 open>"
             with daemon.give_stream(7):
