@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket as sockets
+import time
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -267,7 +268,6 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
     async def _flush(self, wire: Wire, ticket: int) -> None:
         """Returns when a frame has left."""
         out = wire.session.out
-        await anyio.lowlevel.checkpoint()
         while not self._flush_now(wire) and not out.is_out(ticket):
             async with self._sending:
                 if not self._flush_now(wire) and not out.is_out(ticket):
@@ -279,6 +279,7 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
         wire = await self._ready()
         ticket = wire.session.out.put(frame)
         try:
+            await anyio.lowlevel.checkpoint()
             await self._flush(wire, ticket)
         except BaseException:
             wire.session.out.withdraw(ticket)
@@ -374,6 +375,8 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
         return wire.session.failures.get(connection_id)
 
     async def _ask(self, wire: Wire, command: int, *parts: bytes, port: int = 0) -> Answer:
+        # Whoever waits for an answer gives others their turn by that.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         waiters, waiter = self._waiters, _Waiter()
         pending = wire.session.ask(command, *parts, port=port)
         waiters[pending.id] = waiter
@@ -474,7 +477,7 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
         seconds = DIAL if timeout is None else f.seconds(timeout)
         options = f.dial_flags(no_delay, congestion)
         host, port = parse_target(target)
-        end = anyio.current_time() + seconds
+        begin = time.monotonic()
         with limit(seconds + GRACE, "dial timeout"):
             address = await self._address(host)
             if self._is_framed:
@@ -482,7 +485,7 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
                     raise InvalidArgument("a framed stream has the daemon's congestion controller")
                 return await framed.dial(self._path, address, port, timeout)
             wire = await self._ready()
-            left = max(1, int((end - anyio.current_time()) * 1000))
+            left = max(1, int((begin + seconds - time.monotonic()) * 1000))
             endpoint = f.endpoint(address, port)
             answer = await self._ask(wire, f.OPEN_STREAM, endpoint, bytes((options,)), f.u32(left))
         opened = cast("Opened", answer.value)
