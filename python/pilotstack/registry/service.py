@@ -82,15 +82,17 @@ class Service:
         """The reply to a request, once what it changed is durable."""
         kind = messages.text(request, "type")
         started = time.perf_counter()
-        self.notice(request)
+        standing = self.standing
+        if "term_proof" in request:
+            self.notice(request)
         if text := allowance.refusal(request, time.monotonic()):
             self.metrics.throttled()
             reply = refused(text)
-        elif self.standing.is_foreign(request):
+        elif "cluster" in request and standing.is_foreign(request):
             reply = refused("this registry belongs to another cluster", code="foreign")
         elif kind == ANNOUNCE:
             reply = {"type": f"{ANNOUNCE}_ok"}
-        elif self.standing.is_replaced and kind in HANDLERS and kind not in READS:
+        elif standing.is_replaced and kind in HANDLERS and kind not in READS:
             reply = refused(
                 "standby mode: write operations not accepted (this registry was replaced)",
                 code="standby",
@@ -105,7 +107,7 @@ class Service:
             reply, delay = await self._apply(request, source)
             if delay and not allowance.is_exempt:
                 await anyio.sleep(delay)
-        reply.update(self.standing.members())
+        reply.update(standing.members())
         self.metrics.answered(
             kind, is_error="error" in reply, seconds=time.perf_counter() - started
         )

@@ -84,6 +84,11 @@ class Term:
         self._is_new = False
 
     @property
+    def kept(self) -> _Kept:
+        """Everything; another object whenever anything changes."""
+        return self._kept
+
+    @property
     def number(self) -> int:
         """The term."""
         return self._kept.term
@@ -222,14 +227,24 @@ class Standing:
     def __init__(self, term: Term, token: str = "") -> None:
         self.term = term
         self.fence = Fence(token)
+        #: What was last said, and of what; every reply says it again.
+        self._said: tuple[object, dict[str, Any]] = (None, {})
 
     @property
     def is_replaced(self) -> bool:
         """Whether another registry serves in place of this primary."""
-        return self.term.replaced_by > self.term.number
+        kept = self.term.kept
+        return kept.replaced_by > kept.term
 
     def members(self) -> dict[str, Any]:
-        """What every message has, once there is a cluster."""
+        """What every message has, once there is a cluster. It is not to be changed."""
+        of, members = self._said
+        if of is not self.term.kept:
+            members = self._members()
+            self._said = (self.term.kept, members)
+        return members
+
+    def _members(self) -> dict[str, Any]:
         term = self.term
         if not term.cluster:
             return {}
@@ -242,6 +257,8 @@ class Standing:
 
     def is_foreign(self, message: Message) -> bool:
         """Whether a message is for registries of another cluster."""
+        if "cluster" not in message:
+            return False
         named = messages.text(message, "cluster")
         return bool(named and self.term.cluster) and named != self.term.cluster
 
@@ -251,6 +268,8 @@ class Standing:
         Raises:
             OSError: that cannot be kept.
         """
+        if "term_proof" not in message:
+            return False
         term = messages.number(message, "term")
         own = self.term
         if term <= max(own.number, own.replaced_by) or self.is_foreign(message):
