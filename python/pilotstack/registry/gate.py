@@ -89,9 +89,10 @@ def speakers(call: Call) -> set[int]:
 
 
 def askers(call: Call) -> set[int]:
-    """Those, and the ones that lately did at the same address."""
+    """Those; or, on a connection that speaks for nobody, the ones that lately signed something at
+    the same address."""
     found, source, state = speakers(call), call.source, call.state
-    if not source.is_shared:
+    if not (source.proven or source.is_shared):
         found |= {n for n in state.neighbours.at(source.host, call.now) if state.is_live(n)}
     return found
 

@@ -237,7 +237,8 @@ class TrustService:
             await self._recheck(source)
         before = trust.dropped.total()
         effects = trust.receive(message, source, record, time.time())
-        return effects if trust.dropped.total() == before else None
+        # Some are dropped and still lead to something.
+        return effects if effects or trust.dropped.total() == before else None
 
     async def _recheck(self, peer: int) -> None:
         """Nobody asks for trust that it still has, so a peer of ours that does may have revoked it

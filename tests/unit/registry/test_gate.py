@@ -214,6 +214,10 @@ def test_old_daemons_are_told_on_any_connection_from_their_address() -> None:
     other = Source(world.source("bob").host, 50_000)
     check = {"type": "check_trust", "node_id": 2, "peer_id": 1}
     assert world.run(check, other).reply["trusted"] is True
+    # Who has said who he is, is that.
+    mine = Source(other.host, 50_002)
+    assert "error" not in world.about("mallory", "heartbeat", source=mine)
+    assert world.run(check, mine).reply["trusted"] is False
     # An address that others speak from, too, proves nothing; nor does one of long ago.
     shared = Source(other.host, 50_001, is_shared=True)
     assert world.run(check, shared).reply["trusted"] is False
