@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -10,6 +11,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.registries import Raw, Registries
+
+from pilotstack.registry.http import AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -147,3 +150,39 @@ async def test_other_paths_methods_and_octets(registries: Registries) -> None:
             assert not answer or b" 400 " in answer.splitlines()[0]
     async with httpx.AsyncClient(base_url=url_of(registries)) as http:
         assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_silent_and_slow_connections_keep_no_monitor_out(registries: Registries) -> None:
+    registries.start_primary("primary", "--http", "127.0.0.1:0")
+    host, _, port = registries.processes["primary"].ready["http"].rpartition(":")
+    silent = [socket.create_connection((host, int(port)), timeout=30) for _ in range(AT_ONCE)]
+    try:
+        for opened in silent[::2]:
+            opened.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+        async with httpx.AsyncClient(base_url=url_of(registries)) as http:
+            for _ in range(8):
+                assert (await http.get("/healthz")).status_code == 200
+        # The oldest gave way, and the others end by themselves.
+        for opened in silent:
+            with suppress(ConnectionError):
+                assert opened.recv(1) == b""
+    finally:
+        for opened in silent:
+            opened.close()
+
+
+async def test_strangers_hear_of_no_closed_network_over_http(registries: Registries) -> None:
+    address = registries.start_primary("primary", "--http", "127.0.0.1:0")
+    client = registries.client(address)
+    await client.register("127.0.0.1:4000")
+    for rule, token in (("open", ""), ("token", "t"), ("invite", "")):
+        await client.create_network(rule, join_rule=rule, token=token)
+    async with httpx.AsyncClient(base_url=url_of(registries)) as http:
+        far = (await http.get("/api/stats", headers={"x-forwarded-for": "203.0.113.1"})).json()
+        near = (await http.get("/api/stats")).json()
+    assert [sorted(row) for row in far["networks"]] == [
+        ["id", "members", "name", "online_members"],
+        ["id", "members", "name"],
+        ["id", "name"],
+    ]
+    assert [row["name"] for row in near["networks"]] == ["backbone", "open", "token", "invite"]

@@ -369,6 +369,28 @@ async def test_the_trust_of_one_side_alone_opens_nothing(
             assert await b.trusted() == ()
 
 
+async def test_a_peer_that_only_tells_the_registry_that_it_revoked_is_a_stranger(
+    network: Network,
+) -> None:
+    """As first-generation nodes often do: the message on port 444 gets lost."""
+    async with pair(network) as (a, b, first, second):
+        await establish(a, b, first, second)
+        stream = await a.dial(f"{second.node_id}:7")
+        registry = registry_of(network, second)
+        second.process.kill()
+        await registry.revoke_trust(first.node_id)
+        # At once, by the poll that the registry holds; the default heartbeat is 30 s.
+        await until_untrusted(a, second.node_id)
+        with pytest.raises(StreamBroken):
+            await read_to_end(stream)
+        await stream.aclose()
+        # It asks anew, and waits like any stranger.
+        await registry.request_handshake(first.node_id, "again")
+        await until_pending(a, second.node_id)
+        assert await a.trusted() == ()
+        await registry.aclose()
+
+
 # Verbs
 
 

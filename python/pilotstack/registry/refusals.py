@@ -39,6 +39,7 @@ _RULES = (
         "nothing was changed; tell the registry's operator, or try again later",
     ),
     _Rule("rate limited", Throttled, "wait a few seconds and try again", is_prefixed=True),
+    _Rule("too many new networks", Throttled, "networks can be made again after a while"),
     _Rule("invalid token for network", PermissionDenied, "give the network's token with --token"),
     _Rule(
         "invite-only networks",
