@@ -62,6 +62,8 @@ MAX_COMPARED = 256
 MAX_COMPARED_OFTEN = 32
 #: Seconds between attempts to tell the registry about a peer that is away, at most.
 MAX_RETRY = 600.0
+#: Seconds since the newest row in which we may have been away, as far as a clock alone says so.
+MAX_AWAY = 7 * 86_400.0
 #: Seconds in which a live peer was heard by the registry.
 LIVE = 120
 
@@ -136,6 +138,8 @@ class TrustService:
         self._in_flight: set[int] = set()
         #: What the registry must still be told, by kind and peer.
         self._untold: dict[tuple[type[Effect], int], _Untold] = {}
+        now, newest = time.time(), self.trust.rows.newest()
+        self._begin = (min(now, newest + MAX_AWAY) if newest else now) - time.monotonic()
         self._compared: list[int] = []
         #: Peers that the registry was told we trust, since we registered.
         self._reported: set[int] = set()
@@ -146,6 +150,11 @@ class TrustService:
         """Serves until the group ends."""
         self._tasks = tasks
         tasks.start_soon(self._reconcile_forever)
+
+    def age(self) -> float:
+        """The time by which rows lapse: it goes on with the monotonic clock, so a wall clock that
+        steps ends nothing, and one that is wrong at the start is believed for a week at most."""
+        return self._begin + time.monotonic()
 
     @property
     def dropped(self) -> Counter[str]:
@@ -354,7 +363,7 @@ class TrustService:
     async def _reconcile_forever(self) -> None:
         while True:
             await anyio.sleep(RECONCILE)
-            await self.perform(self.trust.expire(time.time()))
+            await self.perform(self.trust.expire(self.age()))
             await self.catch_up()
             with suppress(PilotError):
                 await self._compare()

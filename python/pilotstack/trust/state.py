@@ -76,6 +76,13 @@ class Rows:
             {row.node_id: row for row in revoked},
         )
 
+    def newest(self) -> int:
+        """When the last row that may lapse came; 0 if there is none."""
+        times = [row.received_at for row in self.pending.values()]
+        times += [row.sent_at for row in self.outgoing.values()]
+        times += [row.at for row in self.revoked.values()]
+        return max(times, default=0)
+
 
 class Trust:
     """One node's trust.

@@ -13,7 +13,7 @@ from tests.unit.trust.model import identity_of
 from pilotstack.errors import ConnectionFailed, NotFound
 from pilotstack.registry.client import Record
 from pilotstack.trust.messages import Kind, Message
-from pilotstack.trust.records import Outgoing, ReportTrust, Trusted
+from pilotstack.trust.records import Outgoing, Pending, ReportTrust, Trusted
 from pilotstack.trust.service import CHECKED_FOR, REFUSED_FOR, TRUSTED_FOR, TrustService
 from pilotstack.trust.state import Rows
 from pilotstack.trust.store import TrustStore
@@ -348,3 +348,23 @@ async def test_a_message_that_is_dropped_is_not_taken(tmp_path: Path) -> None:
     fixture.record = Record(2, bytes(32), public=False, hostname="", endpoint="")
     assert await fixture.service._judge(2, request_of(2, 1, at=time.time())) is None
     assert fixture.service.trust.dropped == {"stale": 1, "source": 1, "key": 1}
+
+
+@pytest.mark.parametrize("is_restarted", [True, False])
+@pytest.mark.parametrize("days", [40, -40])
+async def test_a_wall_clock_that_steps_drops_nothing_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, is_restarted: bool
+) -> None:
+    now = time.time()
+    rows = Rows.of(
+        pending=[Pending(2, KEY, "hello", int(now))], outgoing=[Outgoing(3, int(now) - 60)]
+    )
+    fixture = Fixture(tmp_path, rows)
+    monkeypatch.setattr(time, "time", lambda: now + days * 86_400)
+    if is_restarted:
+        fixture = Fixture(tmp_path)
+    service = fixture.service
+    assert service.trust.expire(service.age()) == ()
+    assert (set(service.trust.rows.pending), set(service.trust.rows.outgoing)) == ({2}, {3})
+    # Time that passes ends them.
+    assert service.trust.expire(service.age() + 81 * 86_400) != ()
