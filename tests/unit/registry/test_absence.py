@@ -38,7 +38,7 @@ async def test_memberships_over_an_absence(keeps: bool, is_loaded: bool) -> None
     await owner.register("127.0.0.1:4000")
     here = [(owner.node_id, False)] if keeps else []
     assert sorted(await members(other, network)) == [*here, (other.node_id, False)]
-    role = (await owner.get_member_role(network, other.node_id))["role"]
+    role = (await other.get_member_role(network, other.node_id))["role"]
     assert role == "member"
     if keeps:
         await owner.rename_network(network, "lab2")
