@@ -67,11 +67,16 @@ pub(super) struct Discovery {
 }
 
 impl Discovery {
-    /// Names the beacons; all are asked anew.
+    /// Names the beacons; all are asked anew, but one whose reply is being confirmed.
     fn set_beacons(&mut self, now: Instant, beacons: Vec<SocketAddr>) {
-        let beacon =
-            |address| Beacon { address, question: None, ask_at: now, retry: FIRST_RETRY, proposal: None };
-        self.beacons = beacons.into_iter().map(beacon).collect();
+        let mut known = core::mem::take(&mut self.beacons);
+        for address in beacons {
+            let same = known.iter().position(|beacon| beacon.address == address && beacon.proposal.is_some());
+            self.beacons.push(same.map_or_else(
+                || Beacon { address, question: None, ask_at: now, retry: FIRST_RETRY, proposal: None },
+                |at| known.swap_remove(at),
+            ));
+        }
         self.is_told = false;
     }
 
@@ -315,6 +320,20 @@ mod tests {
             scene.ask();
         }
         assert!(scene.now.saturating_since(begin) >= MOVE_INTERVAL);
+    }
+
+    #[test]
+    fn naming_the_beacons_again_interrupts_no_agreement() {
+        let mut scene = Scene::settled(1);
+        let mut asked = 0;
+        scene.ask();
+        while scene.reply(1, 4001) != Worth::Moved {
+            for _ in 0..9 {
+                scene.discovery.set_beacons(scene.now, vec![at(1)]);
+            }
+            asked += scene.ask();
+            assert!(asked < 9);
+        }
     }
 
     #[test]
