@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pilotstack import _paths
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ECHO_PORT = 7
 HTTP_PORT = 80
@@ -20,25 +24,16 @@ CONGESTION = {"reno": 1, "cubic": 2, "bbr": 3}
 
 
 def default_socket() -> Path:
-    """Where the daemon's socket is unless told otherwise: ``$PILOT_SOCKET``, else
-    ``pilot.sock`` below ``$XDG_RUNTIME_DIR``, else ``/tmp/pilot.sock``."""
-    if named := os.environ.get("PILOT_SOCKET"):
-        return Path(named)
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(runtime) / "pilot.sock"
-    return Path("/tmp/pilot.sock")
+    """Where programs find the daemon unless told otherwise: see
+    :func:`pilotstack._paths.default_socket`."""
+    return _paths.default_socket()
 
 
 def home() -> Path:
-    """The directory of identity, pid file and log: ``.pilot`` below ``$PILOT_HOME`` or ``~``."""
-    return Path(os.environ.get("PILOT_HOME") or Path.home()) / ".pilot"
+    """The directory of identity, pid file and log: see :func:`pilotstack._paths.home`."""
+    return _paths.home()
 
 
-def default_registry() -> str:
-    """The registry's ``host:port``: ``$PILOT_REGISTRY`` or this host's."""
-    return os.environ.get("PILOT_REGISTRY") or f"127.0.0.1:{REGISTRY_PORT}"
-
-
-def default_beacon() -> str:
-    """The beacon's ``host:port``: ``$PILOT_BEACON`` or this host's."""
-    return os.environ.get("PILOT_BEACON") or f"127.0.0.1:{BEACON_PORT}"
+#: This host's registry and beacon, which programs look for unless they are told of others.
+LOCAL_REGISTRY = f"127.0.0.1:{REGISTRY_PORT}"
+LOCAL_BEACON = f"127.0.0.1:{BEACON_PORT}"

@@ -14,7 +14,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from pilotstack.client._frames import MAX_PATH
+from pilotstack import _paths
 from pilotstack.client._session import Session, discard, too_many_files
 from pilotstack.errors import (
     ForkedDriver,
@@ -116,17 +116,14 @@ def connect(socket: sockets.socket, path: Path) -> bool:
 
     Raises:
         NotRunning: nobody listens there.
-        PermissionDenied: it is not for this user.
+        PermissionDenied: it is not for this user, or another user serves it.
         InvalidArgument: there can be no socket of this name.
     """
-    name = os.fsencode(path)
-    if b"\0" in name or len(name) > MAX_PATH:
-        raise InvalidArgument(
-            f"no socket can have this path of {len(name)} bytes: {str(path)!r}",
-            hint=f"at most {MAX_PATH} bytes fit, without NUL",
-        )
+    if "\0" in str(path):
+        raise InvalidArgument(f"no socket can have this path: {str(path)!r}")
     try:
-        socket.connect(name)
+        with _paths.socket_address(path) as name:
+            socket.connect(name)
     except (BlockingIOError, InterruptedError):
         return False
     except PermissionError as error:
@@ -136,6 +133,7 @@ def connect(socket: sockets.socket, path: Path) -> bool:
         ) from error
     except OSError as error:
         raise not_running(path) from error
+    _paths.check_server(socket, path)
     return True
 
 

@@ -1,0 +1,238 @@
+"""Where a user's files and sockets are, so that nobody else can have prepared them, and connecting
+to a socket without telling a secret to another user."""
+
+from __future__ import annotations
+
+import os
+import socket as sockets
+import stat
+import struct
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pilotstack.errors import InvalidArgument, PermissionDenied
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOCKET_NAME: Final = "pilot.sock"
+#: Where existing programs look for a daemon. Everybody may make files there, so it is only used
+#: when it belongs to this user.
+COMMON_SOCKET: Final = Path("/tmp/pilot.sock")
+#: Bytes of a path in a ``sockaddr_un``, without the NUL (unix(7); 104 with it on macOS).
+MAX_SOCKET_PATH: Final = 103
+#: May name one more user whose daemon is spoken to.
+_TRUSTED_UID: Final = "PILOT_SOCKET_UID"
+_ROOT: Final = 0
+#: ``SOL_LOCAL`` and ``LOCAL_PEERCRED`` of BSD systems.
+_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_LEN = 0, 1, 76
+
+
+def home() -> Path:
+    """The directory of identity, pid file and log: ``.pilot`` below ``$PILOT_HOME``, else below the
+    user's home directory, else, where there is none to write to, a private one in ``/tmp``.
+
+    Raises:
+        PermissionDenied: there is none to write to, and somebody else has the one in ``/tmp``.
+    """
+    if named := os.environ.get("PILOT_HOME"):
+        return Path(named).absolute() / ".pilot"
+    with suppress(RuntimeError):
+        found = Path.home().absolute() / ".pilot"
+        if _is_usable(found):
+            return found
+    with suppress(FileNotFoundError):
+        _check_private(_temporary())
+    return _temporary()
+
+
+def make_home() -> Path:
+    """:func:`home`, which is there afterwards.
+
+    Raises:
+        PermissionDenied: see :func:`home`.
+        OSError: it cannot be made.
+    """
+    directory = home()
+    if is_lasting(directory):
+        make_directories(directory)
+    else:
+        make_private(directory)
+    return directory
+
+
+def is_lasting(directory: Path) -> bool:
+    """Whether what is kept there survives a restart of the host, as far as one can tell."""
+    return directory != _temporary()
+
+
+def default_socket() -> Path:
+    """Where programs find the daemon: ``$PILOT_SOCKET``, else the first of the default places that
+    has a socket of this user, else the place where a daemon would make one."""
+    if named := os.environ.get("PILOT_SOCKET"):
+        return Path(named)
+    places = [directory / SOCKET_NAME for directory in _socket_directories()]
+    session = Path(f"/run/user/{os.geteuid()}") / SOCKET_NAME
+    for place in (*places, session, COMMON_SOCKET):
+        if is_own_socket(place):
+            return place
+    return places[0]
+
+
+def socket_to_make() -> Path:
+    """Where a daemon makes its socket: ``$PILOT_SOCKET``, else ``pilot.sock`` in the user's runtime
+    directory, else in ``run`` below :func:`home`, else in a private directory in ``/tmp``."""
+    if named := os.environ.get("PILOT_SOCKET"):
+        return Path(named)
+    return _socket_directories()[0] / SOCKET_NAME
+
+
+def _socket_directories() -> list[Path]:
+    places = []
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        # It may be missing (cron, su) or another user's (sudo -E).
+        with suppress(OSError, ValueError):
+            if _is_private(os.stat(runtime)):
+                places.append(Path(runtime))
+    with suppress(PermissionDenied):
+        below_home = home() / "run"
+        if len(os.fsencode(below_home / SOCKET_NAME)) <= MAX_SOCKET_PATH:
+            places.append(below_home)
+    return [*places, _temporary()]
+
+
+def _temporary() -> Path:
+    return Path(f"/tmp/pilot-{os.geteuid()}")
+
+
+def _is_private(status: os.stat_result) -> bool:
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _is_usable(directory: Path) -> bool:
+    """Whether we can write there and nobody else chooses what is there."""
+    try:
+        status = directory.stat()
+    except FileNotFoundError:
+        return os.access(directory.parent, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+    is_ours = status.st_uid in {os.geteuid(), _ROOT} and not status.st_mode & stat.S_IWOTH
+    return is_ours and os.access(directory, os.W_OK | os.X_OK)
+
+
+def is_own_socket(path: Path) -> bool:
+    """Whether there is a socket of this user at the path itself."""
+    try:
+        status = path.lstat()
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISSOCK(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def make_directories(path: Path) -> None:
+    """Makes a directory and those above it that are missing, for this user alone whatever the
+    umask says.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+
+
+def make_private(path: Path) -> None:
+    """Makes sure that a directory is there, is this user's and is open to nobody else.
+
+    Raises:
+        PermissionDenied: somebody else made it.
+        OSError: it cannot be made.
+    """
+    make_directories(path)
+    if _check_private(path).st_mode & 0o077:
+        path.chmod(0o700)
+
+
+def _check_private(path: Path) -> os.stat_result:
+    status = path.lstat()
+    if not _is_private(status):
+        raise PermissionDenied(
+            f"{path} is not a directory of this user",
+            hint="remove it, or name another place with PILOT_HOME or PILOT_SOCKET",
+        )
+    return status
+
+
+@contextmanager
+def socket_address(path: Path) -> Iterator[str]:
+    """The path as a socket's address. One that is too long for that is reached by way of its
+    directory where the system has ``/proc``.
+
+    Raises:
+        InvalidArgument: it is too long all the same.
+        OSError: its directory cannot be used.
+    """
+    text = str(path)
+    if len(os.fsencode(text)) <= MAX_SOCKET_PATH:
+        yield text
+        return
+    # O_PATH is Linux's, as /proc/self/fd is.
+    directory = os.open(path.parent, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
+    try:
+        short = f"/proc/self/fd/{directory}/{path.name}"
+        if len(os.fsencode(short)) > MAX_SOCKET_PATH or not Path(short).parent.exists():
+            raise InvalidArgument(
+                f"a socket's path has at most {MAX_SOCKET_PATH} bytes: {path}",
+                hint="choose a shorter path with --socket or PILOT_SOCKET",
+            )
+        yield short
+    finally:
+        os.close(directory)
+
+
+def connect(socket: sockets.socket, path: Path) -> None:
+    """Connects to the daemon's socket, if it is this user's or root's.
+
+    Raises:
+        PermissionDenied: another user serves it; nothing was sent.
+        InvalidArgument: the path is too long.
+        OSError: nobody answers.
+    """
+    with socket_address(path) as address:
+        socket.connect(address)
+    check_server(socket, path)
+
+
+def check_server(socket: sockets.socket, path: Path) -> None:
+    """Makes sure before anything is sent that this user, or root, serves a socket.
+
+    Raises:
+        PermissionDenied: another user does.
+    """
+    uid = peer(socket)[1]
+    if uid is None or uid in {os.geteuid(), _ROOT} or str(uid) == os.environ.get(_TRUSTED_UID):
+        return
+    raise PermissionDenied(
+        f"{path} is served by another user (uid {uid}); nothing was sent",
+        hint=f"run this as that user, or set {_TRUSTED_UID}={uid} if that user is to be trusted",
+    )
+
+
+def peer(socket: sockets.socket) -> tuple[int | None, int | None]:
+    """Process and user at the other end of a connected Unix socket, as the system knows them: for
+    the end that listened, those of that time."""
+    if hasattr(sockets, "SO_PEERCRED"):
+        octets = socket.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, struct.calcsize("3i"))
+        pid, uid, _ = struct.unpack("3I", octets)
+        return pid or None, uid
+    try:
+        octets = socket.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_LEN)
+    except OSError:
+        return None, None
+    return None, struct.unpack_from("2I", octets)[1]
