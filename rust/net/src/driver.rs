@@ -520,6 +520,7 @@ impl Driver {
                 }
             }
             Command::SetBeacons(beacons) => self.node.set_beacons(self.now, beacons),
+            Command::Moved => self.node.on_own_address(self.now),
             Command::Record { node, identity_key, endpoint } => {
                 self.node.on_record(self.now, node, identity_key, endpoint);
             }

@@ -124,6 +124,7 @@ pub struct Snapshot {
 pub(crate) enum Command {
     SetAddress(Address),
     SetBeacons(Vec<SocketAddr>),
+    Moved,
     SendDatagram {
         remote: Address,
         port: Port,
@@ -271,6 +272,11 @@ impl Handle {
     /// Names the beacons and asks them where our datagrams come from.
     pub fn set_beacons(&self, beacons: Vec<SocketAddr>) {
         self.command(Command::SetBeacons(beacons));
+    }
+
+    /// Says that our datagrams come from another address now.
+    pub fn on_moved(&self) {
+        self.command(Command::Moved);
     }
 
     /// Answers [`HostEvent::RecordNeeded`].

@@ -91,6 +91,11 @@ impl Core {
         Ok(())
     }
 
+    /// Our datagrams come from another address now: peers are told.
+    fn on_moved(&self) {
+        self.handle.on_moved();
+    }
+
     #[pyo3(signature = (node, identity_key, endpoint))]
     fn on_record(&self, node: u32, identity_key: &[u8], endpoint: Option<&str>) -> PyResult<()> {
         let endpoint = endpoint.map(self::endpoint).transpose()?;

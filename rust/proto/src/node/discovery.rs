@@ -80,6 +80,16 @@ impl Discovery {
         self.is_told = false;
     }
 
+    /// Our datagrams come from an address that is not known yet.
+    fn forget_endpoint(&mut self) {
+        self.known = None;
+        self.is_told = false;
+        for beacon in &mut self.beacons {
+            beacon.question = None;
+            beacon.proposal = None;
+        }
+    }
+
     /// Whether an address is one of a beacon.
     fn is_beacon(&self, address: SocketAddr) -> bool {
         self.beacons.iter().any(|beacon| beacon.address == address)
@@ -222,6 +232,17 @@ impl Node {
     /// Our datagrams come from elsewhere: tells the application, and peers by a frame, which shows them.
     fn on_own_move(&mut self, now: Instant, endpoint: SocketAddr) {
         self.events.push_back(Event::EndpointDiscovered(endpoint));
+        self.show_peers(now);
+    }
+
+    /// This host's own address changed. What beacons said before says nothing any more, so the next reply
+    /// is believed at once; peers are shown where we are without waiting for it.
+    pub fn on_own_address(&mut self, now: Instant) {
+        self.discovery.forget_endpoint();
+        self.show_peers(now);
+    }
+
+    fn show_peers(&mut self, now: Instant) {
         let is_in_use = |peer: &Peer| peer.is_active() || !peer.is_silent(now, RECENT);
         let ids: Vec<_> = self.peers.iter().filter(|(_, peer)| is_in_use(peer)).map(|(id, _)| *id).collect();
         for id in ids {

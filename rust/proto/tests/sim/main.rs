@@ -12,6 +12,7 @@ mod hostile;
 mod liveness;
 mod loss;
 mod memory;
+mod moved;
 mod node;
 mod old_node;
 mod old_peers;

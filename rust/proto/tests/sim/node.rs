@@ -83,6 +83,12 @@ impl Net {
         self.nodes.get_mut(&at(n)).unwrap()
     }
 
+    /// A node's datagrams come from the place of another from now on, and arrive there.
+    pub(crate) fn relocate(&mut self, n: u32, place: u32) {
+        let node = self.nodes.remove(&at(n)).unwrap();
+        self.nodes.insert(at(place), node);
+    }
+
     /// The process is gone, without a word.
     pub(crate) fn remove(&mut self, n: u32) {
         self.nodes.remove(&at(n));

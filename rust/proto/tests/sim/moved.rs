@@ -1,0 +1,84 @@
+//! A node at another address: who learns of it, and from whom it learns where it is.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::node::Net;
+use pilot_proto::{
+    node::{DialOptions, Event},
+    wire::{
+        addr::{Address, NodeId, Port},
+        beacon::Message,
+    },
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The registry still names the old address, and nothing but the ping tells.
+#[test]
+fn peers_that_know_a_node_follow_it_to_its_new_address() {
+    let mut net = Net::new(3);
+    net.of(1).listen(Port(80)).unwrap();
+    net.of(2).listen(Port(80)).unwrap();
+    net.connect(1, 2);
+    net.relocate(1, 9);
+    let now = net.now;
+    net.of(9).on_own_address(now);
+    net.run_until(SECOND, |net| {
+        let (_, peer) = net.of(2).peers().find(|(id, _)| *id == NodeId(1))?;
+        (peer.endpoint == Some(SocketAddr::from(([10, 0, 0, 9], 4000)))).then_some(())
+    });
+    let now = net.now;
+    net.of(2).connect(now, Address::backbone(NodeId(1)), Port(80), DialOptions::default()).unwrap();
+    net.event(9, |event| matches!(event, Event::Accepted(_)).then_some(()));
+    assert!(net.now <= now + SECOND);
+}
+
+/// A lost ping is repeated.
+#[test]
+fn a_peer_that_missed_the_ping_is_pinged_again() {
+    let mut net = Net::new(2);
+    net.of(2).listen(Port(80)).unwrap();
+    net.connect(1, 2);
+    net.relocate(1, 9);
+    let now = net.now;
+    net.of(9).on_own_address(now);
+    let mut buffer = vec![0; 65536];
+    while net.of(9).poll_transmit(now, &mut buffer, 1).is_some() {}
+    net.run_until(2 * SECOND, |net| {
+        let (_, peer) = net.of(2).peers().find(|(id, _)| *id == NodeId(1))?;
+        (peer.endpoint == Some(SocketAddr::from(([10, 0, 0, 9], 4000)))).then_some(())
+    });
+}
+
+#[test]
+fn a_node_without_sessions_tells_nobody() {
+    let mut net = Net::new(2);
+    let now = net.now;
+    net.of(1).on_own_address(now);
+    assert!(net.of(1).poll_transmit(now, &mut [0; 65536], 1).is_none());
+}
+
+/// A host that knows that it moved need not be told three times.
+#[test]
+fn after_a_move_the_next_reply_of_a_beacon_is_believed() {
+    let mut net = Net::new(1);
+    let beacon = SocketAddr::from(([10, 0, 0, 200], 9001));
+    let told = |net: &mut Net, port: u16| {
+        let endpoint = SocketAddr::from(([192, 0, 2, 1], port));
+        let mut reply = Vec::new();
+        Message::DiscoverReply(endpoint).emit(&mut reply);
+        let now = net.now;
+        net.of(1).handle_datagram(now, beacon, &mut reply);
+        core::iter::from_fn(|| net.of(1).poll_event())
+            .any(|event| event == Event::EndpointDiscovered(endpoint))
+    };
+    let now = net.now;
+    net.of(1).set_beacons(now, vec![beacon]);
+    assert!(told(&mut net, 1));
+    net.of(1).set_beacons(now, vec![beacon]);
+    assert!(!told(&mut net, 2), "one reply moves nothing");
+    net.of(1).on_own_address(now);
+    assert!(!told(&mut net, 2), "nobody asked since");
+    net.of(1).set_beacons(now, vec![beacon]);
+    assert!(told(&mut net, 2));
+}
