@@ -175,7 +175,9 @@ fn serve(shared: &Shared) {
         answer.clear();
         match Message::parse(&buffer[..len]) {
             Ok(Message::Discover { node, .. }) => {
-                Message::DiscoverReply(from).emit(&mut answer);
+                // A dual-stack socket shows IPv4 as IPv6.
+                let origin = SocketAddr::new(from.ip().to_canonical(), from.port());
+                Message::DiscoverReply(origin).emit(&mut answer);
                 let _ = shared.socket.send_to(&answer, from);
                 shared.counters.discovered.fetch_add(1, Ordering::Relaxed);
                 // Whoever asks before it has an id asks with 0.
@@ -208,6 +210,17 @@ mod tests {
             beacon.stop();
             assert_eq!(beacon.counters().dropped.load(Ordering::Relaxed), 1);
         }
+    }
+
+    #[test]
+    fn tells_ipv4_as_such_on_a_dual_stack_socket() {
+        let beacon = Beacon::start("[::]:0".parse().unwrap()).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut buffer = [0; 64];
+        socket.send_to(&[1, 0, 0, 0, 9], ("127.0.0.1", beacon.local_addr().unwrap().port())).unwrap();
+        let (len, _) = socket.recv_from(&mut buffer).unwrap();
+        let ours = socket.local_addr().unwrap();
+        assert_eq!(Message::parse(&buffer[..len]), Ok(Message::DiscoverReply(ours)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     cmp::Reverse,
     io,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -27,6 +27,7 @@ use crate::{
     driver::{ClientId, Driver, Due, Kind, is_of_one, token},
     handle::Tag,
     limits::{self, MAX_DIALS, MAX_FORWARDS},
+    private_socket,
     stream::{Dial, Owner, Stream},
 };
 
@@ -209,8 +210,7 @@ impl Driver {
             return;
         }
         let id = self.next_forward;
-        let made = UnixListener::bind(path).and_then(|mut listener| {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        let made = private_socket::listen(path).and_then(|mut listener| {
             let file = identify(path)?;
             self.poll.registry().register(&mut listener, token(Kind::Forward, id), Interest::READABLE)?;
             Ok((listener, file))

@@ -22,6 +22,7 @@ mod heap;
 mod intake;
 mod limits;
 mod listen;
+mod private_socket;
 mod requests;
 mod stream;
 #[cfg(test)]
