@@ -3,9 +3,13 @@ says it is ready."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.util
+import itertools
 import json
+import os
+import re
 import resource
 import signal
 import socket
@@ -17,10 +21,17 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 import anyio
 import anyio.abc
+import click
 import structlog
 
-from pilotstack import _logs
-from pilotstack.errors import InvalidArgument, PilotError
+from pilotstack import _logs, _resolving
+from pilotstack.errors import (
+    AlreadyExists,
+    InternalError,
+    InvalidArgument,
+    PermissionDenied,
+    PilotError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -32,6 +43,9 @@ _Arguments = ParamSpec("_Arguments")
 LEVELS = _logs.LEVELS
 FORMATS = _logs.FORMATS
 _MAX_PORT = 0xFFFF
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+#: Exit status of a command line that makes no sense.
+_USAGE = 2
 #: Connections accepted before others have a turn.
 _ACCEPT_BURST = 256
 #: Seconds before connections are accepted again after that failed.
@@ -68,7 +82,9 @@ def split_address(text: str, *, default_host: str = "127.0.0.1") -> tuple[str, i
         raise InvalidArgument(
             f"not an address: {text!r}", hint="addresses look like 127.0.0.1:9000 or :9000"
         )
-    return host.strip("[]") or default_host, int(port)
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if is_bracketed else host
+    return _resolving.check_host(host or default_host), int(port)
 
 
 def join_address(host: str, port: int) -> str:
@@ -83,9 +99,44 @@ def listen(host: str, port: int, backlog: int = 128) -> socket.socket:
         OSError: the address cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=backlog)
+    try:
+        listening = socket.create_server(
+            (host, port), family=family, backlog=backlog, dualstack_ipv6=host == "::"
+        )
+    except OSError as error:
+        raise bind_error("TCP", host, port, error) from error
     listening.setblocking(False)
     return listening
+
+
+def bind_error(kind: str, host: str, port: int, error: OSError) -> OSError:
+    """Why an address cannot be bound, in words that name it."""
+    address = join_address(host, port)
+    # The core tells the number in its text only.
+    told = _OS_ERROR.search(str(error))
+    number = error.errno or (int(told[1]) if told else 0)
+    match number:
+        case errno.EADDRINUSE:
+            return AlreadyExists(
+                f"{kind} port {port} is in use: {address}",
+                hint="stop the program that has it, or choose another port",
+            )
+        case errno.EACCES | errno.EPERM:
+            return PermissionDenied(
+                f"{kind} port {port} may not be used: {address}",
+                hint="ports below 1024 are for privileged programs; choose another port",
+            )
+        case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
+            return _NoSuchAddress(
+                f"this host has no address {host}",
+                hint="listen on one that it has, or on every one with an address like :9000",
+            )
+        case _:
+            return error
+
+
+class _NoSuchAddress(InvalidArgument, OSError):
+    """An address to listen on that is not this host's."""
 
 
 class Failures:
@@ -219,7 +270,9 @@ def remote_address(stream: anyio.abc.SocketStream) -> tuple[str, int] | None:
         address = stream.extra(anyio.abc.SocketAttribute.remote_address)
     except (OSError, anyio.TypedAttributeLookupError, TypeError, ValueError):
         return None
-    return None if isinstance(address, str) else (str(address[0]), int(address[1]))
+    if isinstance(address, str):
+        return None
+    return _resolving.canonical(str(address[0])), int(address[1])
 
 
 def announce(**members: object) -> None:
@@ -256,13 +309,51 @@ def run(main: Callable[[anyio.Event], Awaitable[None]], *, wants_uvloop: bool = 
     options = {"use_uvloop": wants_uvloop and importlib.util.find_spec("uvloop") is not None}
     try:
         anyio.run(until_signalled, main, backend_options=options)
-    except* PilotError as group:
+    except* (PilotError, OSError) as group:
         fail(group.exceptions[0])
-    except* OSError as group:
-        fail(group.exceptions[0])
+    except* Exception as group:
+        log.error("defect", exc_info=group.exceptions[0])
+        fail(InternalError(f"a defect of ours: {group.exceptions[0]!r}"))
 
 
-def fail(error: BaseException) -> None:
+def run_command(command: click.Command, arguments: list[str]) -> None:
+    """Runs the command line of a server. Errors are JSON where its log is; a signal that comes
+    before it can be handled ends the process quietly.
+
+    Args:
+        command: what to run.
+        arguments: its command line.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    try:
+        # click prints usage errors for people itself.
+        command.main(arguments, standalone_mode=not _wants_json(arguments))
+    except click.ClickException as error:
+        message = error.format_message().rstrip(".")
+        hint = getattr(error, "hint", None) or f"see: {command.name} --help"
+        fail(InvalidArgument(message, hint=hint), status=_USAGE)
+    except PilotError as error:
+        fail(error)
+
+
+def _leave(number: int, frame: object) -> None:
+    del number, frame
+    raise SystemExit(0)
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Whether the log is JSON, also when the rest cannot be parsed."""
+    flags = [*arguments, ""]
+    named = [
+        value if name == "--log-format" else name.removeprefix("--log-format=")
+        for name, value in itertools.pairwise(flags)
+        if name == "--log-format" or name.startswith("--log-format=")
+    ]
+    return (named or [os.environ.get("PILOT_LOG_FORMAT", "")])[-1] == "json"
+
+
+def fail(error: BaseException, status: int = 1) -> None:
     """Says why the process ends, as JSON on stderr, and ends it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -276,4 +367,4 @@ def fail(error: BaseException) -> None:
     writer = _logs.stderr()
     writer.write(json.dumps(report) + "\n")
     writer.flush(_logs.FAREWELL)
-    raise SystemExit(1)
+    raise SystemExit(status)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pilotstack import _serving
+from pilotstack import _resolving, _serving
 from pilotstack._core import BeaconServer
 
 if TYPE_CHECKING:
@@ -26,8 +26,11 @@ class Beacon:
     """
 
     def __init__(self, listen: str) -> None:
-        host, port = _serving.split_address(listen, default_host="0.0.0.0")
-        self._server = BeaconServer(_serving.join_address(host, port))
+        host, port = _serving.split_address(listen, default_host=_resolving.any_host())
+        try:
+            self._server = BeaconServer(_serving.join_address(host, port))
+        except OSError as error:
+            raise _serving.bind_error("UDP", host, port, error) from error
 
     @property
     def address(self) -> str:

@@ -37,4 +37,4 @@ def beacon(listen: str, log_level: str, log_format: str) -> None:
 
 def run() -> None:
     """Entry point of ``pilot-beacon``."""
-    beacon(_flags.normalize(sys.argv[1:]))
+    _serving.run_command(beacon, _flags.normalize(sys.argv[1:]))

@@ -21,7 +21,7 @@ import anyio
 import anyio.abc
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from pilotstack import _serving
+from pilotstack import _resolving, _serving
 from pilotstack.errors import ConnectionFailed, InvalidArgument, PermissionDenied, PilotError
 from pilotstack.registry import messages
 from pilotstack.registry.causes import cause_of
@@ -92,7 +92,7 @@ async def open_stream(host: str, port: int, trust: Trust | None) -> anyio.abc.By
         ssl.SSLError: the system does not trust its certificate, or it speaks no TLS.
         PermissionDenied: its certificate is not the pinned one.
     """
-    plain = await anyio.connect_tcp(host, port)
+    plain = await _resolving.connect_tcp(host, port)
     if trust is None:
         return plain
     try:

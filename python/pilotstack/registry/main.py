@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 import structlog
 
-from pilotstack import _flags, _serving, wellknown
+from pilotstack import _flags, _resolving, _serving, wellknown
 from pilotstack.beacon import Beacon
 from pilotstack.errors import InvalidArgument
 from pilotstack.registry import tls
@@ -128,7 +128,7 @@ class Options:
 async def serve(options: Options, beacon_addr: str | None, stopping: anyio.Event) -> None:
     """Serves until ``stopping`` is set; a beacon too, if it has an address."""
     store: Store = FileStore(options.store) if options.store else MemoryStore()
-    host, port = _serving.split_address(options.registry_addr, default_host="0.0.0.0")
+    host, port = _serving.split_address(options.registry_addr, default_host=_resolving.any_host())
     async with AsyncExitStack() as stack:
         # Before anything is read or written beside it.
         store.lock()
@@ -365,9 +365,9 @@ def registry(**flags: Any) -> None:
 
 def run_rendezvous() -> None:
     """Entry point of ``pilot-rendezvous``."""
-    rendezvous(_flags.normalize(sys.argv[1:]))
+    _serving.run_command(rendezvous, _flags.normalize(sys.argv[1:]))
 
 
 def run_registry() -> None:
     """Entry point of ``pilot-registry``."""
-    registry(_flags.normalize(sys.argv[1:]))
+    _serving.run_command(registry, _flags.normalize(sys.argv[1:]))
