@@ -10,8 +10,9 @@ import msgspec
 
 from pilotstack import wellknown
 from pilotstack.daemon.envelopes import EnvelopeVerbs
+from pilotstack.daemon.records import OUTAGE
 from pilotstack.daemon.trust import TrustVerbs
-from pilotstack.errors import InvalidArgument, Unavailable
+from pilotstack.errors import ConnectionFailed, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,8 +40,9 @@ REGISTER = 0x81
 
 #: Verbs that are answered without asking anybody.
 LOCAL_VERBS = frozenset({INFO, HEALTH})
-#: Seconds for which a resolved name is taken from memory.
-CACHE = 60.0
+#: Seconds for which a resolved name is taken from memory. A registry that was restored may name
+#: another node, and nobody tells us of that.
+CACHE = 2.0
 _MAX_CACHED = 4096
 #: Rows of a list in an answer; a row has up to 700 octets, a frame 2**20.
 _MAX_ROWS = 700
@@ -172,11 +174,21 @@ class Control:
         now = time.monotonic()
         until, found = self._names.get(name, (0.0, {}))
         if now >= until:
-            found = await self._daemon.registry.resolve_hostname(name)
+            try:
+                found = await self._daemon.registry.resolve_hostname(name)
+            except ConnectionFailed:
+                # Tunnels outlive an outage of the registry, and so do the names of their ends.
+                if not found or now - until > OUTAGE:
+                    raise
+                return found
             if len(self._names) >= _MAX_CACHED:
                 self._names.clear()
             self._names[name] = (now + CACHE, found)
         return found
+
+    def forget_names(self) -> None:
+        """Asks the registry again: it may have been emptied or restored."""
+        self._names.clear()
 
     async def _set_hostname(self, payload: bytes) -> dict[str, Any]:
         name = payload.decode(errors="replace")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pilotstack import _files
+from pilotstack import _files, _paths
 from pilotstack.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def write_new(path: Path, text: bytes) -> None:
         InvalidArgument: it cannot be written.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _paths.make_directories(path.parent)
         # Never over an identity that somebody else made meanwhile.
         _files.replace(path, [text], is_new=True)
     except FileExistsError:

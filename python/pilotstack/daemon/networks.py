@@ -239,7 +239,9 @@ class NetworkVerbs:
         tags = _Reader(payload, "set_tags").json(list[str])
         if len(tags) > MAX_TAGS:
             raise InvalidArgument(f"set_tags: maximum {MAX_TAGS} tags allowed")
-        return await self._daemon.registry.set_tags(tags)
+        reply = await self._daemon.registry.set_tags(tags)
+        self._daemon.tags = tags
+        return reply
 
 
 def _online(found: Message) -> list[int]:

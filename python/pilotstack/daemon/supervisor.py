@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
-import socket
 from contextlib import AsyncExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,20 @@ import anyio
 import anyio.abc
 import structlog
 
-from pilotstack import _serving, wellknown
+from pilotstack import _resolving, _serving, wellknown
 from pilotstack._core import Core
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon.control import LOCAL_VERBS, Control
 from pilotstack.daemon.endpoint import IpcSocket
 from pilotstack.daemon.networks import NetworkVerbs
+from pilotstack.daemon.presence import Presence
+from pilotstack.daemon.recent_peers import RecentPeers
+from pilotstack.daemon.recent_peers import path_beside as recent_beside
 from pilotstack.daemon.records import Records
 from pilotstack.daemon.rotation import KeyFiles, Rotation
 from pilotstack.daemon.strangers import LANES, StrangerKeys
-from pilotstack.errors import ConnectionFailed, InternalError, NotFound, PilotError
+from pilotstack.daemon.whereabouts import Whereabouts
+from pilotstack.errors import InternalError, InvalidArgument, PilotError
 from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.trust.inbox import InboxReader
 from pilotstack.trust.service import TrustService
@@ -34,12 +38,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds to wait for the beacon (whitepaper, start-up step 1).
-_DISCOVERY = 5.0
-#: Seconds between attempts to register at the start.
-_ATTEMPTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 #: Seconds for the good-bye to the registry.
 _FAREWELL = 2.0
+#: Seconds between calls to those who talked to us before.
+_BETWEEN_CALLS = 0.02
 #: Questions of our own to the registry and to the control plane at once, and those about peers that
 #: want in.
 _AT_ONCE = 256
@@ -59,13 +61,26 @@ class Daemon:
             self.identity = identities.Identity.generate()
         else:
             self.identity = identities.load_or_create(config.identity)
+        #: Whether nothing can be kept beside the identity.
+        self._is_read_only = config.identity is not None and not os.access(
+            config.identity.parent, os.W_OK | os.X_OK
+        )
+        if self._is_read_only:
+            log.warning(
+                "state_not_kept",
+                directory=str(config.identity and config.identity.parent),
+                why="the identity's directory is read-only: trust and recent peers are forgotten "
+                "at the end, and the key cannot be rotated",
+            )
         self.registry = self._new_client()
         self._polls = self._new_client()
         self.hostname = config.hostname
         self.public = config.public
         self.address = ""
         self.node_id = 0
-        self.endpoint = config.endpoint
+        self.hostname_error = ""
+        #: What this node said it can be found by, for a registry that forgot it.
+        self.tags: list[str] = []
         self.networks: frozenset[int] = frozenset()
         self.records = Records(self.registry)
         self.core: Core
@@ -76,14 +91,33 @@ class Daemon:
         self.network_verbs = NetworkVerbs(self)
         self._rotation = Rotation(KeyFiles(config.identity), self.registry)
         self._changing_key = anyio.Lock()
-        self._is_registered = False
+        self._registering = anyio.Lock()
+        self._has_asked = False
+        self.is_registered = False
         self._control = Control(self)
-        self._discovered = anyio.Event()
+        self._presence = Presence(self)
+        self._whereabouts: Whereabouts
+        is_kept = config.identity is not None and not self._is_read_only
+        self._recent = RecentPeers(
+            recent_beside(config.identity) if config.identity is not None and is_kept else None
+        )
         self._questions = anyio.CapacityLimiter(_AT_ONCE)
         self._admissions = anyio.CapacityLimiter(_ADMISSIONS)
         self._requests = anyio.CapacityLimiter(_AT_ONCE)
         self._stopped = anyio.Event()
         self._why = ""
+
+    def _listen_address(self) -> tuple[str, int]:
+        default = "::" if _resolving.has_dual_stack() else "0.0.0.0"
+        host, port = _serving.split_address(self.config.listen, default_host=default)
+        try:
+            ipaddress.ip_address(host)
+        except ValueError as error:
+            raise InvalidArgument(
+                f"not an IP address to listen on: {host!r}",
+                hint="give one of this host's addresses, or a port only, as :4000",
+            ) from error
+        return host, port
 
     def _new_client(self) -> RegistryClient:
         config = self.config
@@ -100,22 +134,35 @@ class Daemon:
             InternalError: the core failed.
         """
         greeting = {"version": wellknown.VERSION, "features": ["streams", "paths", "datagrams"]}
-        host, port = _serving.split_address(self.config.listen, default_host="0.0.0.0")
-        store = TrustStore(self.config.identity and path_beside(self.config.identity))
+        host, port = self._listen_address()
+        store = TrustStore(
+            self.config.identity and path_beside(self.config.identity),
+            is_read_only=self._is_read_only,
+        )
         async with AsyncExitStack() as stack:
             store.lock()
             stack.callback(store.unlock)
             ipc = stack.enter_context(IpcSocket(self.config.socket))
-            self.core = Core(
-                identity_seed=self.identity.seed,
-                seed=os.urandom(32),
-                listen=_serving.join_address(host, port),
-                ipc_fd=ipc.socket.fileno(),
-                has_echo=self.config.has_echo,
-                congestion=self.config.congestion,
-                greeting=json.dumps(greeting),
-            )
+            try:
+                self.core = Core(
+                    identity_seed=self.identity.seed,
+                    seed=os.urandom(32),
+                    listen=_serving.join_address(host, port),
+                    ipc_fd=ipc.socket.fileno(),
+                    has_echo=self.config.has_echo,
+                    congestion=self.config.congestion,
+                    greeting=json.dumps(greeting),
+                )
+            except OSError as error:
+                raise _serving.bind_error("UDP", host, port, error) from error
             stack.callback(self.core.stop)
+            self._whereabouts = Whereabouts(
+                self.core,
+                self.config.beacon,
+                self.config.endpoint,
+                lambda: self.registry.connection.address[0],
+                self._on_moved,
+            )
             self.trust = TrustService(
                 self.registry,
                 self.identity,
@@ -140,64 +187,88 @@ class Daemon:
             self._tasks = tasks
             tasks.start_soon(self._take_events, tasks)
             self.trust.start(tasks)
-            await self._join()
-            await tasks.start(self.trust.port.run, ipc.path)
-            tasks.start_soon(self._keep_alive)
-            tasks.start_soon(self.inbox.run)
-            tasks.start_soon(self.network_verbs.keep)
-            _serving.announce(
-                node_id=self.node_id,
-                address=self.address,
-                hostname=self.hostname,
-                socket=str(ipc.path),
-                endpoint=self.endpoint,
-                tunnel=_serving.join_address(*self.core.local_addr()),
-                pid=os.getpid(),
-            )
-            await self._until(stopping)
+            with anyio.CancelScope() as starting:
+                tasks.start_soon(_cancel_when, stopping, starting)
+                await self._start(tasks, ipc)
+            if starting.cancelled_caught:
+                log.info("stopped_while_starting")
+            else:
+                self._announce(ipc)
+                await self._until(stopping)
+            self.remember_peers()
             self.core.stop()
         if self._why:
             raise InternalError(f"the core stopped: {self._why}")
 
+    def _announce(self, ipc: IpcSocket) -> None:
+        ready: dict[str, object] = {
+            "node_id": self.node_id,
+            "address": self.address,
+            "hostname": self.hostname,
+            "socket": str(ipc.path),
+            "endpoint": self.endpoint,
+            "tunnel": _serving.join_address(*self.core.local_addr()),
+            "pid": os.getpid(),
+        }
+        if self.hostname_error:
+            ready["hostname_error"] = self.hostname_error
+        _serving.announce(**ready)
+
     async def _until(self, stopping: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:
-
-            async def watch(event: anyio.Event) -> None:
-                await event.wait()
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(watch, stopping)
-            tasks.start_soon(watch, self._stopped)
+            tasks.start_soon(_cancel_when, stopping, tasks.cancel_scope)
+            tasks.start_soon(_cancel_when, self._stopped, tasks.cancel_scope)
 
     # Start-up, steps 1 to 5 and 7
 
-    async def _join(self) -> None:
-        await self._discover()
-        for delay in (*_ATTEMPTS, None):
-            try:
-                self._use(await self._rotation.settle(self.identity, self.endpoint))
-                await self.register()
-                break
-            except ConnectionFailed as error:
-                if delay is None:
-                    raise
-                log.warning("registry_unreachable", error=str(error), retry_in=delay)
-                await anyio.sleep(delay)
+    async def _start(self, tasks: anyio.abc.TaskGroup, ipc: IpcSocket) -> None:
+        tasks.start_soon(self._whereabouts.ask)
+        await self._whereabouts.find()
+        await self._presence.join()
         log.info("registered", address=self.address, endpoint=self.endpoint)
+        await tasks.start(self.trust.port.run, ipc.path)
+        tasks.start_soon(self._whereabouts.watch)
+        tasks.start_soon(self._presence.keep)
+        tasks.start_soon(self.inbox.run)
+        tasks.start_soon(self.network_verbs.keep)
+        tasks.start_soon(self._call_recent)
 
-    async def _discover(self) -> None:
-        """Asks the beacon where our datagrams come from; without an answer the local address has
-        to do."""
-        if self.config.beacon and not self.endpoint:
-            try:
-                beacon = await _resolve(self.config.beacon)
-                self.core.set_beacons([beacon])
-                with anyio.fail_after(_DISCOVERY):
-                    await self._discovered.wait()
-            except (TimeoutError, OSError, PilotError) as error:
-                log.warning("beacon_unreachable", beacon=self.config.beacon, error=str(error))
-        if not self.endpoint:
-            self.endpoint = _serving.join_address(*self.core.local_addr())
+    async def enter(self) -> None:
+        """Registers for the first time.
+
+        Raises:
+            PilotError: the registry refuses, or does not answer.
+        """
+        self._use(await self._rotation.settle(self.identity, self.endpoint))
+        await self.register()
+
+    @_serving.contained
+    async def _call_recent(self) -> None:
+        """Calls those who talked to us before we were stopped: old peers would look for us at our
+        last endpoint for a while. A datagram without content opens a session and is dropped."""
+        for peer in self._recent.ids:
+            if peer != self.node_id:
+                self.core.send_datagram(0, peer, wellknown.ECHO_PORT, b"")
+                await anyio.sleep(_BETWEEN_CALLS)
+
+    def remember_peers(self) -> None:
+        """Keeps whom there is a session with."""
+        with suppress(RuntimeError):
+            rows = self.core.snapshot()["peer_list"]
+            self._recent.note(row["node_id"] for row in rows if row["authenticated"])
+            self._recent.save()
+
+    @property
+    def endpoint(self) -> str:
+        """Where we say that we are."""
+        return self._whereabouts.endpoint
+
+    def _on_moved(self) -> None:
+        """Connections that were made from another address may hang: they are made anew."""
+        for close in (self.registry.aclose, self._polls.aclose, self._stranger_keys.aclose):
+            self._tasks.start_soon(close)
+        self.inbox.nudge()
+        self._presence.renew()
 
     def _use(self, identity: identities.Identity) -> None:
         if identity is not self.identity:
@@ -210,28 +281,39 @@ class Daemon:
         Returns:
             Why the hostname was refused, or an empty text.
         """
+        async with self._registering:
+            return await self._register()
+
+    async def _register(self) -> str:
         config = self.config
+        self._has_asked = True
         registration = await self.registry.register(
             self.endpoint, hostname=self.hostname, owner=config.owner, version=wellknown.VERSION
         )
+        has_new_id = registration.node_id != self.node_id
         self.node_id = registration.node_id
         self.address = str(registration.address)
         self.core.set_address(registration.address.network, registration.address.node)
+        self.hostname_error = registration.hostname_error
         if registration.hostname_error:
             log.warning("hostname_refused", error=registration.hostname_error)
             self.hostname = ""
         await self.set_visibility(public=self.public)
         self.trust.trust.own = self.node_id
+        if has_new_id:
+            self._control.forget_names()
+            if self.tags:
+                await self.registry.set_tags(self.tags)
         await self.refresh_networks()
         self.inbox.set_node(self.node_id)
-        self._is_registered = True
+        self.is_registered = True
         self._tasks.start_soon(self.trust.registered)
         return registration.hostname_error
 
     async def deregister(self) -> Message:
         """Takes this node off the network until it is registered again."""
         # Before the request, so that no heartbeat in between takes it for a loss.
-        self._is_registered = False
+        self.is_registered = False
         reply = await self.registry.deregister()
         self._set_networks(frozenset())
         return reply
@@ -269,25 +351,12 @@ class Daemon:
         self.networks = self.trust.trust.networks = networks
         self.core.set_networks(sorted(networks - {0}))
 
-    @_serving.endless
-    async def _keep_alive(self) -> None:
-        while True:
-            await anyio.sleep(self.config.keepalive)
-            if not self._is_registered:
-                continue
-            try:
-                await self.registry.heartbeat()
-                await self.trust.alive()
-            except NotFound:
-                log.warning("registration_lost")
-                with suppress(PilotError):
-                    await self.register()
-            except PilotError as error:
-                log.warning("heartbeat_failed", error=str(error))
-
     async def _leave(self) -> None:
         with anyio.move_on_after(_FAREWELL, shield=True), suppress(PilotError):
-            if self.node_id:
+            if self._has_asked and not self.node_id:
+                # Its answer never came, so it may have been done.
+                await self.registry.register(self.endpoint)
+            if self._has_asked:
                 await self.registry.deregister(keep_memberships=True)
         await self.registry.aclose()
 
@@ -310,27 +379,12 @@ class Daemon:
             case ("admission_needed", node, network, key):
                 tasks.start_soon(self._admit, node, network, key)
             case ("endpoint", host, port):
-                self._on_endpoint(_serving.join_address(host, port), tasks)
+                self._whereabouts.heard(_serving.join_address(host, port))
             case ("request", client, request_id, command, payload):
                 tasks.start_soon(self._answer, client, request_id, command, payload)
             case ("stopped", why):
                 self._why = why
                 self._stopped.set()
-
-    def _on_endpoint(self, endpoint: str, tasks: anyio.abc.TaskGroup) -> None:
-        if self.config.endpoint:
-            return
-        has_moved = self._discovered.is_set() and endpoint != self.endpoint
-        self.endpoint = endpoint
-        self._discovered.set()
-        if has_moved and self._is_registered:
-            log.info("moved", endpoint=endpoint)
-            tasks.start_soon(self._register_again)
-
-    @_serving.contained
-    async def _register_again(self) -> None:
-        with suppress(PilotError):
-            await self.register()
 
     @_serving.contained
     async def _find_record(self, node: int) -> None:
@@ -382,9 +436,14 @@ class Daemon:
                 self.core.reply(client, request_id, body)
 
 
+async def _cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
 async def _resolve(address: str) -> str:
-    """``host:port`` with the host as an IP address."""
+    """``host:port`` with the host as an IP address, one that there is a route to if possible."""
     host, port = _serving.split_address(address)
-    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    family_first = sorted(found, key=lambda row: row[0])
-    return _serving.join_address(str(family_first[0][4][0]), port)
+    found = await _resolving.resolve(host)
+    routed = (one for one in found if _resolving.source_towards(one))
+    return _serving.join_address(next(routed, found[0]), port)

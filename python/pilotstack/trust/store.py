@@ -41,10 +41,12 @@ class TrustStore:
 
     Args:
         path: where it is, or is to be; ``None`` keeps nothing.
+        is_read_only: what is there is read, and nothing is written beside it.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, is_read_only: bool = False) -> None:
         self.path = path
+        self._is_read_only = is_read_only
         #: Members of other programs, kept as they are.
         self._others: dict[str, Any] = {}
         self._lock: int | None = None
@@ -56,7 +58,7 @@ class TrustStore:
             AlreadyExists: another daemon keeps its trust there.
             InvalidArgument: the directory cannot be used.
         """
-        if self.path is None:
+        if self.path is None or self._is_read_only:
             return
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
@@ -112,7 +114,7 @@ class TrustStore:
         Raises:
             OSError: it could not be written; the file before is unharmed.
         """
-        if self.path is None:
+        if self.path is None or self._is_read_only:
             return
         text = msgspec.json.format(msgspec.json.encode(_whole(rows) | self._others), indent=2)
         _files.replace(self.path, [text])

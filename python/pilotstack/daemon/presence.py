@@ -1,0 +1,118 @@
+"""Keeps a node registered: at the start, by heartbeats, and again whenever the registry has lost
+it, names somebody else by its id, or does not know where it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import structlog
+
+from pilotstack import _serving
+from pilotstack.errors import ConnectionFailed, PilotError
+
+if TYPE_CHECKING:
+    from pilotstack.daemon.supervisor import Daemon
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for which a registry that does not answer is waited for at the start.
+PATIENCE: Final = 15.0
+#: Seconds between attempts, at first and at most.
+_FIRST, _MOST = 0.1, 1.0
+#: Seconds between attempts to register again, at first.
+_AGAIN: Final = 0.25
+
+
+class Presence:
+    """The registration of one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._wake = anyio.Event()
+        self._is_due = False
+        #: Heartbeats in a row that no registry answered.
+        self._failures = 0
+
+    def renew(self) -> None:
+        """Registers again soon: what the registry knows of us is no longer right."""
+        self._is_due = True
+        self._wake.set()
+
+    async def join(self) -> None:
+        """Registers for the first time.
+
+        Raises:
+            ConnectionFailed: no registry answers.
+            PilotError: it refuses.
+        """
+        end = anyio.current_time() + PATIENCE
+        delay, told = _FIRST, ""
+        while True:
+            try:
+                await self._daemon.enter()
+                return
+            except ConnectionFailed as error:
+                if anyio.current_time() >= end:
+                    raise
+                if error.message != told:
+                    log.warning("registry_unreachable", error=error.message)
+                told = error.message
+            await anyio.sleep(delay)
+            delay = min(1.5 * delay, _MOST)
+
+    @_serving.endless
+    async def keep(self) -> None:
+        """Keeps the registration until cancelled."""
+        while True:
+            with anyio.move_on_after(self._pause()):
+                await self._wake.wait()
+            self._wake = anyio.Event()
+            if not self._daemon.is_registered:
+                continue
+            if not self._is_due:
+                await self._beat()
+            if self._is_due:
+                await self._register_again()
+
+    def _pause(self) -> float:
+        keepalive = self._daemon.config.keepalive
+        return min(2.0**self._failures, keepalive) if self._failures else keepalive
+
+    async def _beat(self) -> None:
+        daemon = self._daemon
+        try:
+            await daemon.registry.heartbeat()
+            await daemon.trust.alive()
+        except ConnectionFailed as error:
+            self._failures = min(self._failures + 1, 16)
+            if self._failures == 1:
+                log.warning("heartbeat_failed", error=error.message)
+        except PilotError as error:
+            # Unknown here, or somebody else by now: a registry that was emptied or restored.
+            log.warning("registration_lost", error=error.message)
+            self._is_due = True
+        else:
+            if self._failures:
+                log.info("registry_answers")
+            self._failures = 0
+        daemon.remember_peers()
+
+    async def _register_again(self) -> None:
+        delay, told = _AGAIN, ""
+        while self._is_due and self._daemon.is_registered:
+            self._is_due = False
+            try:
+                await self._daemon.register()
+            except PilotError as error:
+                self._is_due = True
+                if error.message != told:
+                    log.warning("not_registered", error=error.message)
+                told = error.message
+                with anyio.move_on_after(delay):
+                    await self._wake.wait()
+                self._wake = anyio.Event()
+                delay = min(2 * delay, self._daemon.config.keepalive)
+            else:
+                self._failures = 0
+                log.info("registered", node_id=self._daemon.node_id, endpoint=self._daemon.endpoint)

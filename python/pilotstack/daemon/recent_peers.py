@@ -1,0 +1,84 @@
+"""Who talked to a node lately, kept beside its identity: after a restart, which usually comes with
+another port, it calls them, so that peers of older generations learn where it is now."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+log = structlog.get_logger(__name__)
+
+#: Peers that are remembered.
+MAX_PEERS: Final = 64
+_MAX_FILE: Final = 1 << 16
+_MAX_ID: Final = (1 << 32) - 2
+
+
+def path_beside(identity: Path) -> Path:
+    """``peers.json`` beside ``identity.json``, ``NAME.peers.json`` beside ``NAME.json``."""
+    if identity.name == "identity.json":
+        return identity.with_name("peers.json")
+    return identity.with_name(f"{identity.stem}.peers.json")
+
+
+class RecentPeers:
+    """Peers of one node, those that came last at the end.
+
+    Args:
+        path: where they are kept; ``None`` keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._ids = dict.fromkeys(self._load())
+        self._saved = list(self._ids)
+
+    @property
+    def ids(self) -> list[int]:
+        """Them."""
+        return list(self._ids)
+
+    def note(self, peers: Iterable[int]) -> None:
+        """These have a session now."""
+        for peer in peers:
+            if peer not in self._ids:
+                self._ids[peer] = None
+        for peer in list(self._ids)[:-MAX_PEERS]:
+            del self._ids[peer]
+
+    def save(self) -> None:
+        """Writes them if they changed. What cannot be written is a loss of comfort only."""
+        if self._path is None or self._saved == self.ids:
+            return
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        try:
+            temporary.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with open(os.open(temporary, flags, 0o600), "wb") as file:
+                file.write(msgspec.json.encode({"peers": self.ids}))
+            temporary.replace(self._path)
+        except OSError as error:
+            log.warning("peers_not_stored", path=str(self._path), error=str(error))
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        self._saved = self.ids
+
+    def _load(self) -> list[int]:
+        if self._path is None:
+            return []
+        try:
+            with self._path.open("rb") as file:
+                found = msgspec.json.decode(file.read(_MAX_FILE))["peers"]
+            return [peer for peer in found if type(peer) is int and 0 < peer <= _MAX_ID][
+                -MAX_PEERS:
+            ]
+        except (OSError, msgspec.DecodeError, ValueError, KeyError, TypeError, RecursionError):
+            return []

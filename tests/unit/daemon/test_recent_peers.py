@@ -1,0 +1,47 @@
+"""Who is called after a restart."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from pilotstack.daemon.recent_peers import MAX_PEERS, RecentPeers, path_beside
+
+
+def test_they_are_remembered_in_a_private_file(tmp_path: Path) -> None:
+    path = tmp_path / "peers.json"
+    peers = RecentPeers(path)
+    peers.note([5, 7])
+    peers.save()
+    assert RecentPeers(path).ids == [5, 7]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["peers.json"]
+
+
+def test_the_newest_stay(tmp_path: Path) -> None:
+    peers = RecentPeers(None)
+    peers.note(range(1, 3 * MAX_PEERS))
+    assert peers.ids == list(range(2 * MAX_PEERS, 3 * MAX_PEERS))
+    peers.save()
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"{", b'{"peers": 5}', b'{"peers": ["x", -1, true, 4294967296]}']
+)
+def test_what_makes_no_sense_is_nobody(text: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "peers.json"
+    path.write_bytes(text)
+    assert RecentPeers(path).ids == []
+
+
+def test_a_file_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    peers = RecentPeers(tmp_path / "missing" / "peers.json")
+    peers.note([1])
+    peers.save()
+
+
+def test_names_beside_identities() -> None:
+    assert path_beside(Path("/d/identity.json")) == Path("/d/peers.json")
+    assert path_beside(Path("/d/agent.json")) == Path("/d/agent.peers.json")
