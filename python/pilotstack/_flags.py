@@ -37,7 +37,8 @@ def registry_options(**settings: Any) -> Callable[[Callable[..., Any]], Callable
         click.option(
             "--registry",
             multiple=True,
-            default=lambda: (wellknown.default_registry(),),
+            default=(wellknown.LOCAL_REGISTRY,),
+            envvar="PILOT_REGISTRY",
             help="Registry, host:port; several, by commas or by repeating the flag, are a primary "
             "and its standbys (PILOT_REGISTRY).",
             **settings,

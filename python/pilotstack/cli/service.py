@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,6 +15,7 @@ from pilotstack.daemon import lifecycle
 from pilotstack.errors import NotRunning, PilotError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from pilotstack.types import Info
@@ -24,59 +26,67 @@ def daemon() -> None:
     """Start, stop and look at the daemon."""
 
 
-@daemon.command()
-@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="JSON file of flags.")
-@click.option(
-    "--registry", help="Registry, host:port; several, by commas, are a primary and its standbys."
+_START_OPTIONS = (
+    click.option("--config", help="JSON file of settings; see: pilot-daemon --help"),
+    click.option(
+        "--registry",
+        help="Registry, host:port; several, by commas, are a primary and its standbys.",
+    ),
+    click.option(
+        "--registry-tls/--no-registry-tls", default=None, help="Talk TLS to the registry."
+    ),
+    click.option("--registry-trust", type=click.Choice(["pinned", "system"])),
+    click.option("--registry-fingerprint", help="SHA-256 of its certificate; several by commas."),
+    click.option("--beacon", help="Beacon, host:port."),
+    click.option("--listen", help="UDP address of the tunnel."),
+    click.option("--identity", help="Identity file; ~/.pilot/identity.json unless given."),
+    click.option("--hostname", help="Name to take."),
+    click.option("--owner", help="Contact that the registry keeps."),
+    click.option("--admin-token-file", help="File that holds the registry's admin token."),
+    click.option("--endpoint", help="Public host:port, instead of asking the beacon."),
+    click.option("--log-level", type=click.Choice(["debug", "info", "warn", "error"])),
+    click.option("--log-format", type=click.Choice(["text", "json"])),
+    click.option("--public/--private", default=None, help="Whether everybody may reach this node."),
+    click.option("--no-echo", is_flag=True, default=None, help="Do not echo on port 7."),
 )
-@click.option("--registry-tls", is_flag=True, help="Talk TLS to the registry.")
-@click.option("--registry-trust", type=click.Choice(["pinned", "system"]))
-@click.option("--registry-fingerprint", help="SHA-256 of its certificate; several by commas.")
-@click.option("--beacon", help="Beacon, host:port (PILOT_BEACON).")
-@click.option("--listen", help="UDP address of the tunnel.")
-@click.option("--identity", help="Identity file; ~/.pilot/identity.json unless given.")
-@click.option("--hostname", help="Name to take.")
-@click.option("--owner", help="Contact that the registry keeps.")
-@click.option("--endpoint", help="Public host:port, instead of asking the beacon.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warn", "error"]))
-@click.option("--log-format", type=click.Choice(["text", "json"]))
-@click.option("--public", is_flag=True, help="Let everybody reach this node.")
-@click.option("--no-echo", is_flag=True, help="Do not echo on port 7.")
+
+
+def _start_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_START_OPTIONS):
+        command = option(command)
+    return command
+
+
+@daemon.command()
+@_start_options
 @click.option("--foreground", is_flag=True, help="Stay in the foreground.")
 @global_options
 @reported
-def start(
-    settings: Settings,
-    /,
-    foreground: bool,
-    public: bool,
-    no_echo: bool,
-    registry_tls: bool,
-    **options: str | None,
-) -> None:
-    """Start the daemon and wait until it serves."""
-    options["identity"] = options["identity"] or str(wellknown.home() / "identity.json")
-    flags = []
-    for name, value in options.items():
-        if value is not None:
-            flags += [f"--{name.replace('_', '-')}", value]
-    flags += ["--socket", str(settings.socket or wellknown.default_socket())]
-    flags += ["--public"] * public + ["--no-echo"] * no_echo
-    flags += ["--registry-tls"] * registry_tls
+def start(settings: Settings, /, foreground: bool, **options: str | bool | None) -> None:
+    """Start the daemon and wait until it serves.
+
+    What is not given here comes from the environment (PILOT_HOSTNAME for --hostname, and so on),
+    then from the file of settings.
+    """
+    if settings.socket is not None:
+        options["socket"] = str(settings.socket)
+    flags = lifecycle.flags_of(options)
     if foreground:
         lifecycle.execute(flags)
     started = lifecycle.start(flags)
     ready = started.ready
-    settings.output.success(
-        {
-            "pid": started.pid,
-            "node_id": ready["node_id"],
-            "address": ready["address"],
-            "hostname": ready["hostname"],
-            "socket": ready["socket"],
-            "log_file": str(started.log_file),
-        }
-    )
+    data = {
+        "pid": started.pid,
+        "node_id": ready["node_id"],
+        "address": ready["address"],
+        "hostname": ready["hostname"],
+        "socket": ready["socket"],
+        "log_file": str(started.log_file),
+    }
+    warnings = lifecycle.warnings_of(ready)
+    for warning in () if settings.output.is_json else warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    settings.output.success(data | ({"warnings": warnings} if warnings else {}))
 
 
 @daemon.command()
@@ -84,7 +94,7 @@ def start(
 @reported
 def stop(settings: Settings) -> None:
     """Stop the daemon: its streams finish, its registration ends."""
-    pid, is_forced = lifecycle.stop()
+    pid, is_forced = lifecycle.stop(settings.socket or wellknown.default_socket())
     settings.output.success({"pid": pid} | ({"forced": True} if is_forced else {}))
 
 
@@ -99,7 +109,7 @@ def status(context: click.Context, check: bool) -> None:
     info = _info(socket)
     if check:
         context.exit(0 if info else 1)
-    pid = lifecycle.running_pid()
+    pid = lifecycle.running_pid(socket)
     data: dict[str, Any] = {
         "running": pid is not None or info is not None,
         "pid": pid,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pilotstack import wellknown
+from pilotstack.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pilotstack.registry.client import Trust
@@ -19,7 +26,8 @@ class DaemonConfig:
     registry: str
     beacon: str
     listen: str
-    socket: Path
+    #: The drivers' socket; the default place unless given.
+    socket: Path | None = None
     #: How the registry is recognized over TLS; plain TCP without.
     registry_trust: Trust | None = None
     #: File of the identity; without one it lives as long as the process.
@@ -36,3 +44,78 @@ class DaemonConfig:
     congestion: str = "cubic"
     #: Seconds between heartbeats.
     keepalive: float = 30.0
+
+
+#: Bytes of a file of settings.
+MAX_FILE = 1 << 20
+
+
+def read_file(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """The settings of a JSON file: an object whose keys are the daemon's flags, with ``-`` or
+    ``_``.
+
+    Args:
+        path: the file.
+        kinds: the flags, with ``_``, and whether a value is ``str``, ``bool``, ``float`` or a
+            ``list`` of texts.
+
+    Raises:
+        InvalidArgument: it cannot be read, has a key that is no flag, or a value of another kind.
+    """
+    settings: dict[str, Any] = {}
+    for key, value in _object_of(path).items():
+        name = key.replace("-", "_")
+        if name not in kinds:
+            raise _unknown(path, key, kinds)
+        if name in settings:
+            raise InvalidArgument(f"{path} has {key!r} twice")
+        if value is not None:
+            settings[name] = _checked(path, key, value, kinds[name])
+    return settings
+
+
+def _object_of(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(MAX_FILE), type=dict[str, Any])
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidArgument(f"{path} holds no JSON object of settings: {error}") from error
+
+
+def names_identity(path: Path) -> bool:
+    """Whether a file of settings says where the identity is.
+
+    Raises:
+        InvalidArgument: it cannot be read.
+    """
+    return _object_of(path).get("identity") is not None
+
+
+def _unknown(path: Path, key: str, kinds: Mapping[str, type]) -> InvalidArgument:
+    near = difflib.get_close_matches(key.replace("_", "-"), [k.replace("_", "-") for k in kinds], 1)
+    hint = f"did you mean {near[0]!r}?" if near else "see: pilot-daemon --help"
+    return InvalidArgument(f"{path} has a setting that does not exist: {key!r}", hint=hint)
+
+
+def _checked(path: Path, key: str, value: Any, kind: type) -> Any:
+    """The value, if it is of its kind. Old files have numbers and truths as text, too."""
+    is_fine = isinstance(value, str)
+    if kind is bool:
+        is_fine = isinstance(value, bool) or value in ("true", "false")
+    elif kind is float:
+        is_fine = isinstance(value, int | float | str) and not isinstance(value, bool)
+    elif kind is list:
+        texts = [value] if isinstance(value, str) else value
+        is_fine = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        value = texts
+    if not is_fine:
+        names = {bool: "true or false", float: "a number", list: "a text or a list of texts"}
+        raise InvalidArgument(f"{path}: {key!r} must be {names.get(kind, 'a text')}, not {value!r}")
+    return value
+
+
+def default_identity() -> Path:
+    """Where the background daemon keeps its identity unless told otherwise."""
+    return wellknown.home() / "identity.json"

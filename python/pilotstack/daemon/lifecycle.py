@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
+import socket as sockets
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-from pilotstack import wellknown
-from pilotstack.errors import AlreadyExists, ConnectionFailed, NotRunning
+from pilotstack import _paths, wellknown
+from pilotstack.daemon import pid_file as pid_files
+from pilotstack.daemon.config import default_identity, names_identity
+from pilotstack.errors import (
+    AlreadyExists,
+    ConnectionFailed,
+    InvalidArgument,
+    NotRunning,
+    PermissionDenied,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
 
 _ENTRY = "from pilotstack.daemon.main import run; run()"
 #: Seconds for an orderly end, before the daemon is killed.
 _PATIENCE = 10.0
 _POLL = 0.05
+#: Seconds in which an interrupted start ends in order.
+_SHORT_PATIENCE = 5.0
+#: Bytes of the log that are looked through for the reason of an end.
+_MAX_LOG = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +59,69 @@ def log_file() -> Path:
     return wellknown.home() / "pilot.log"
 
 
-def running_pid() -> int | None:
-    """The background daemon's process, if it lives and is one."""
-    try:
-        pid = int(pid_file().read_text())
-        os.kill(pid, 0)
-    except (OSError, ValueError):
+def flags_of(options: Mapping[str, str | bool | None]) -> list[str]:
+    """The daemon's command line for what ``pilotctl daemon start`` was given. Where neither that,
+    the environment nor the file of settings names an identity, there is one in the home directory.
+
+    Raises:
+        InvalidArgument: the file of settings makes no sense.
+    """
+    flags = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        match value:
+            case None:
+                pass
+            case True:
+                flags.append(f"--{flag}")
+            case False:
+                flags.append("--private" if flag == "public" else f"--no-{flag}")
+            case str():
+                flags += [f"--{flag}", value]
+    is_named = options.get("identity") or os.environ.get("PILOT_IDENTITY")
+    config = options.get("config") or os.environ.get("PILOT_CONFIG")
+    if not is_named and not (isinstance(config, str) and names_identity(Path(config))):
+        flags += ["--identity", str(default_identity())]
+    return flags
+
+
+def warnings_of(ready: Mapping[str, Any]) -> list[str]:
+    """What whoever started the daemon should know, though it serves."""
+    warnings = []
+    if error := ready.get("hostname_error"):
+        warnings.append(f"the node has no hostname: {error}")
+    home = wellknown.home()
+    if not _paths.is_lasting(home):
+        warnings.append(
+            f"no home directory can be written: the identity is in {home}, which a restart of the "
+            "host may empty; set PILOT_HOME"
+        )
+    return warnings
+
+
+def running_pid(socket: Path | None = None) -> int | None:
+    """The daemon's process: the one that holds the pid file, else the one that serves ``socket``
+    and is this user's, however it was started."""
+    found = pid_files.owner(pid_file())
+    return found if found is not None or socket is None else _server(socket)
+
+
+def _server(path: Path) -> int | None:
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            _paths.connect(probe, path)
+            pid, uid = _paths.peer(probe)
+        except (OSError, InvalidArgument):
+            return None
+    if pid is None or uid != os.geteuid():
         return None
+    # It is the process that listened first; whoever inherited the socket is another one.
     with suppress(OSError):
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if b"pilotstack.daemon" not in command or state == "Z":
-            return None
-    return pid
+        if b"pilotstack" in command or b"pilot-daemon" in command:
+            return pid
+    return None
 
 
 def start(flags: list[str]) -> Started:
@@ -62,50 +130,80 @@ def start(flags: list[str]) -> Started:
     Raises:
         AlreadyExists: one runs.
         ConnectionFailed: it ended instead; the message says why.
+        InvalidArgument: nothing can be written where its log belongs.
     """
     if (pid := running_pid()) is not None:
         raise AlreadyExists(
             f"the daemon runs already, as process {pid}", hint="stop it with: pilotctl daemon stop"
         )
-    home = wellknown.home()
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    log_fd = os.open(log_file(), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    with open(log_fd, "ab") as log:
-        begin = log.tell()
+    with _open_log() as log:
+        begin = os.fstat(log.fileno()).st_size
         process = subprocess.Popen(
-            [sys.executable, "-c", _ENTRY, *flags],
+            [*_command(), *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
         )
     assert process.stdout is not None
-    with process.stdout:
-        line = process.stdout.readline()
+    try:
+        with process.stdout:
+            line = process.stdout.readline()
+    except BaseException:
+        # Whoever interrupts the start wants no daemon.
+        _end(process)
+        raise
     if not line:
         process.wait()
         raise _explain(begin)
-    pid_file().write_text(str(process.pid))
-    pid_file().chmod(0o600)
     return Started(process.pid, log_file(), json.loads(line))
+
+
+def _open_log() -> BinaryIO:
+    try:
+        _paths.make_home()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return open(os.open(log_file(), flags, 0o600), "ab")
+    except PermissionDenied:
+        raise
+    except OSError as error:
+        raise InvalidArgument(
+            f"cannot write {log_file()}: {error.strerror}",
+            hint="name another directory with PILOT_HOME",
+        ) from error
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-c", _ENTRY, "--pid-file", str(pid_file())]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_SHORT_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _explain(begin: int) -> ConnectionFailed:
     with log_file().open("rb") as log:
-        log.seek(begin)
+        end = log.seek(0, os.SEEK_END)
+        log.seek(max(begin, end - _MAX_LOG))
         lines = log.read().decode(errors="replace").strip().splitlines()
     last = lines[-1] if lines else "it said nothing"
-    code = None
+    code = hint = None
     with suppress(ValueError, KeyError, TypeError):
         report = json.loads(last)
-        code, last = report["code"], report["message"]
+        code, last, hint = report["code"], report["message"], report.get("hint")
+    where = f"the log is in {log_file()}"
     return ConnectionFailed(
-        f"the daemon did not start: {last}", code=code, hint=f"the log is in {log_file()}"
+        f"the daemon did not start: {last}", code=code, hint=f"{hint}; {where}" if hint else where
     )
 
 
-def stop() -> tuple[int, bool]:
-    """Stops the background daemon.
+def stop(socket: Path | None = None) -> tuple[int, bool]:
+    """Stops the daemon: the one of the pid file, else the one that serves ``socket``.
 
     Returns:
         Its process, and whether it had to be killed.
@@ -113,23 +211,63 @@ def stop() -> tuple[int, bool]:
     Raises:
         NotRunning: there is none.
     """
-    pid = running_pid()
+    pid = running_pid(socket)
     if pid is None:
-        pid_file().unlink(missing_ok=True)
         raise NotRunning("the daemon is not running", hint="start it with: pilotctl daemon start")
     is_forced = False
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
+    with suppress(ProcessLookupError), _Process(pid) as process:
+        # The number may have become another process's since it was read.
+        if running_pid(socket) != pid:
+            return pid, False
+        process.signal(signal.SIGTERM)
+        # A stopped process takes the signal when it goes on.
+        process.signal(signal.SIGCONT)
         deadline = time.monotonic() + _PATIENCE
-        while running_pid() == pid:
+        while not process.is_over():
             if not is_forced and time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
+                process.signal(signal.SIGKILL)
                 is_forced = True
             time.sleep(_POLL)
-    pid_file().unlink(missing_ok=True)
     return pid, is_forced
+
+
+class _Process:
+    """A process, not its number: where the system can tell the two apart."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._fd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._fd is not None:
+            signal.pidfd_send_signal(self._fd, number)
+        else:
+            os.kill(self._pid, number)
+
+    def is_over(self) -> bool:
+        if self._fd is not None:
+            return bool(select.select([self._fd], [], [], 0)[0])
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
 
 
 def execute(flags: list[str]) -> None:
     """Becomes a daemon: never returns."""
-    os.execv(sys.executable, [sys.executable, "-c", _ENTRY, *flags])
+    with suppress(OSError):
+        _paths.make_home()
+    os.execv(sys.executable, [*_command(), *flags])

@@ -3,63 +3,86 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import rich_click as click
 
 from pilotstack import _flags, _serving, wellknown
-from pilotstack.daemon.config import DaemonConfig
+from pilotstack.daemon.config import DaemonConfig, read_file
 from pilotstack.errors import InvalidArgument
+from pilotstack.registry.attributes import check_hostname
 from pilotstack.registry.client import trust_of
 
 if TYPE_CHECKING:
     import anyio
 
-    from pilotstack.registry.client import Trust
+#: Characters of a token's file.
+_MAX_TOKEN = 4096
 
 
-def read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+def _read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
     """Takes defaults from a JSON file whose keys are flag names."""
     del parameter
-    if path is None:
-        return
-    try:
-        values = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}") from error
-    if not isinstance(values, dict):
-        raise click.BadParameter(f"{path} holds no JSON object")
-    defaults = {key.replace("-", "_"): value for key, value in values.items()}
-    if isinstance(defaults.get("registry"), str):
-        defaults["registry"] = (defaults["registry"],)
-    context.default_map = defaults
+    if path is not None:
+        kinds = {p.name: kind_of(p) for p in context.command.params if p.name in _SETTINGS}
+        context.default_map = read_file(path, kinds)
 
 
-@click.command()
+def kind_of(parameter: click.Parameter) -> type:
+    """What a file of settings has for a flag."""
+    if parameter.multiple:
+        return list
+    if isinstance(parameter.type, click.FloatRange):
+        return float
+    return bool if getattr(parameter, "is_flag", False) else str
+
+
+@click.command(context_settings={"auto_envvar_prefix": "PILOT"})
 @click.option(
     "--config",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    callback=read_config,
+    type=click.Path(path_type=Path),
+    callback=_read_config,
     is_eager=True,
     expose_value=False,
-    help="JSON file of defaults for these flags.",
+    help="JSON file of settings: the flags below without their dashes. A flag comes before the "
+    "environment (PILOT_HOSTNAME for --hostname, and so on), that before this file.",
 )
 @_flags.registry_options()
 @click.option(
-    "--beacon", default=wellknown.default_beacon, help="Beacon, host:port; empty for none."
+    "--beacon",
+    default=wellknown.LOCAL_BEACON,
+    show_default=True,
+    help="Beacon, host:port; empty for none.",
 )
-@click.option("--listen", default=":0", show_default=True, help="UDP address of the tunnel.")
-@click.option("--socket", type=click.Path(path_type=Path), default=wellknown.default_socket)
+@click.option(
+    "--listen",
+    default=":0",
+    show_default=True,
+    help="UDP address of the tunnel; a port alone means every address, IPv6 and IPv4.",
+)
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    help="The drivers' socket; one in the user's runtime directory or ~/.pilot/run unless given.",
+)
+@click.option(
+    "--pid-file",
+    type=click.Path(path_type=Path),
+    help="File for the process's number; locked while the process lives.",
+)
 @click.option("--identity", type=click.Path(path_type=Path), help="Identity file; made if missing.")
 @click.option("--hostname", default="", help="Name to take.")
 @click.option("--owner", default="", help="Contact that the registry keeps.")
 @click.option(
     "--admin-token",
     default="",
-    envvar="PILOT_ADMIN_TOKEN",
-    help="The registry's admin token, for managing networks; broadcasts then need it, too.",
+    help="The registry's admin token, for managing networks; broadcasts then need it, too. "
+    "Others can see a flag: use PILOT_ADMIN_TOKEN or --admin-token-file.",
+)
+@click.option(
+    "--admin-token-file", type=click.Path(path_type=Path), help="File that holds that token."
 )
 @click.option("--endpoint", default="", help="Public host:port, instead of asking the beacon.")
 @click.option("--public/--private", default=False, help="Whether everybody may reach this node.")
@@ -85,58 +108,54 @@ def daemon(
     registry_tls: bool,
     registry_trust: str,
     registry_fingerprint: str,
-    beacon: str,
-    listen: str,
-    socket: Path,
-    identity: Path | None,
-    hostname: str,
-    owner: str,
+    pid_file: Path | None,
     admin_token: str,
-    endpoint: str,
-    public: bool,
+    admin_token_file: Path | None,
+    hostname: str,
     no_echo: bool,
-    congestion: str,
-    keepalive: float,
     log_level: str,
     log_format: str,
+    **settings: Any,
 ) -> None:
     """Run this agent's network stack."""
+    from pilotstack.daemon.pid_file import PidFile
     from pilotstack.daemon.supervisor import Daemon
 
     _serving.configure_logging(log_level, log_format)
     # A stream is a descriptor here.
     _serving.raise_file_limit()
-    trust = _trust(registry_tls, registry_trust, registry_fingerprint)
+    if problem := hostname and check_hostname(hostname):
+        raise InvalidArgument(problem, hint="choose another name with --hostname")
     config = DaemonConfig(
         registry=",".join(registry),
-        registry_trust=trust,
-        beacon=beacon,
-        listen=listen,
-        socket=socket,
-        identity=identity,
+        registry_trust=trust_of(
+            is_tls=registry_tls, mode=registry_trust, fingerprints=registry_fingerprint
+        ),
         hostname=hostname,
-        owner=owner,
-        admin_token=admin_token,
-        endpoint=endpoint,
-        public=public,
+        admin_token=_token(admin_token_file) if admin_token_file else admin_token,
         has_echo=not no_echo,
-        congestion=congestion,
-        keepalive=keepalive,
+        **settings,
     )
 
     async def main(stopping: anyio.Event) -> None:
-        await Daemon(config).run(stopping)
+        with PidFile(pid_file) if pid_file else nullcontext():
+            await Daemon(config).run(stopping)
 
     _serving.run(main)
 
 
-def _trust(is_tls: bool, mode: str, fingerprints: str) -> Trust | None:
+def _token(path: Path) -> str:
     try:
-        return trust_of(is_tls=is_tls, mode=mode, fingerprints=fingerprints)
-    except InvalidArgument as error:
-        raise click.UsageError(f"{error}: {error.hint}") from error
+        with path.open(encoding="utf-8") as file:
+            return file.read(_MAX_TOKEN).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"cannot read the token in {path}: {error}") from error
+
+
+#: What a file of settings may hold.
+_SETTINGS = {p.name for p in daemon.params if p.name not in {"config", "version"}}
 
 
 def run() -> None:
     """Entry point of ``pilot-daemon``."""
-    daemon(_flags.normalize(sys.argv[1:]))
+    _serving.run_command(daemon, _flags.normalize(sys.argv[1:]))
