@@ -4,15 +4,13 @@ use std::{
     fs, io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{
-            fs::{FileTypeExt, MetadataExt, PermissionsExt},
-            net::UnixStream,
-        },
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::Path,
 };
 
-use mio::net::UnixListener;
+// mio's connect never waits; a blocking one does while the backlog is full.
+use mio::net::{UnixListener, UnixStream};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 const BACKLOG: i32 = 1024;
