@@ -23,7 +23,7 @@ def test_deregister_and_register(a: Pilotctl, b: Pilotctl) -> None:
         '{"data": {"address": "0:0000.0000.0001", "hostname": "agent-a", "node_id": 1, "public_key": "[key]", "type": "register_ok"}, "status": "ok"}\n'
     )
     assert b("lookup", 1) == snapshot(
-        '{"data": {"address": "0:0000.0000.0001", "hostname": "agent-a", "key_generation": 0, "last_seen_unix": [unix], "networks": [0], "node_id": 1, "polo_score": 0, "public": false, "public_key": "[key]", "type": "lookup_ok", "version": "0.1.0"}, "status": "ok"}\n'
+        '{"data": {"address": "0:0000.0000.0001", "hostname": "agent-a", "key_generation": 0, "networks": [0], "node_id": 1, "polo_score": 0, "public": false, "public_key": "[key]", "type": "lookup_ok", "version": "0.1.0"}, "status": "ok"}\n'
     )
     assert a.table("deregister") == snapshot("deregistered\n")
     assert b.table("lookup", "agent-a") == snapshot("""\
@@ -39,7 +39,6 @@ address         0:0000.0000.0001
 public_key      [key]
 public          False
 polo_score      0
-last_seen_unix  [unix]
 key_generation  0
 hostname        agent-a
 version         0.1.0

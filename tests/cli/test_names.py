@@ -42,10 +42,10 @@ address         0:0000.0000.0002
 public_key      [key]
 public          True
 polo_score      0
-last_seen_unix  [unix]
 key_generation  0
 hostname        agent-b
 version         0.1.0
+last_seen_unix  [unix]
 real_addr       [endpoint]
 endpoint        [endpoint]
 type            lookup_ok

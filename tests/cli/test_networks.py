@@ -66,7 +66,7 @@ error: network name "backbone" is reserved
 
 def test_list(b: Pilotctl) -> None:
     assert b("network", "list") == snapshot(
-        '{"data": {"networks": [{"created": [unix], "enterprise": false, "id": 0, "join_rule": "open", "members": 3, "name": "backbone"}, {"created": [unix], "enterprise": false, "id": 1, "join_rule": "token", "members": 1, "name": "lab"}, {"created": [unix], "enterprise": false, "id": 2, "join_rule": "invite", "members": 1, "name": "club"}], "type": "list_networks_ok"}, "status": "ok"}\n'
+        '{"data": {"networks": [{"created": [unix], "enterprise": false, "id": 0, "join_rule": "open", "members": 3, "name": "backbone"}, {"created": [unix], "enterprise": false, "id": 1, "join_rule": "token", "name": "lab"}], "type": "list_networks_ok"}, "status": "ok"}\n'
     )
     assert b.table("network", "list") == snapshot("""\
 networks
@@ -74,8 +74,7 @@ networks
 ┃ id ┃ name     ┃ who may join ┃ members ┃
 ┡━━━━╇━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━┩
 │ 0  │ backbone │ open         │ 3       │
-│ 1  │ lab      │ token        │ 1       │
-│ 2  │ club     │ invite       │ 1       │
+│ 1  │ lab      │ token        │         │
 └────┴──────────┴──────────────┴─────────┘
 """)
     assert b("network", "list", "--help") == snapshot("""\

@@ -313,7 +313,10 @@ impl Driver {
             return Some(Duration::ZERO);
         }
         let own = self.deadlines.peek().map(|Reverse((at, _))| *at);
-        let next = [self.node.poll_timeout(), own, self.stop_at].into_iter().flatten().min();
+        let next = [self.node.poll_timeout(), own, self.heap.poll_timeout(), self.stop_at]
+            .into_iter()
+            .flatten()
+            .min();
         let wait = next.map(|at| at.saturating_since(self.clock.now()));
         if self.deferred.is_empty() {
             wait
