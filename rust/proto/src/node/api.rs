@@ -129,7 +129,8 @@ impl Node {
         }
         self.with_peer(node, |peer, local, out| peer.activate(now, local, out));
         let Some(peer) = self.peers.get(&node) else { return };
-        let must_ask = peer.needs_record() || peer.is_silent(now, REFRESH);
+        // What is known of a peer without a session may be from before it came back elsewhere.
+        let must_ask = peer.suite().is_none() || peer.needs_record() || peer.is_silent(now, REFRESH);
         if peer.is_ready() {
             let (dialect, segment) = self.path_of(peer);
             self.attach(id, dialect, segment);

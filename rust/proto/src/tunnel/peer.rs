@@ -582,6 +582,8 @@ impl Peer {
                 return Liveness::Unreachable;
             }
             self.send_hello(now, local, out);
+            // Nobody answers there; the registry may know better by now.
+            liveness = Liveness::Stalled;
         }
         self.send_challenges(now, local, out);
         if self.may_probe_path()

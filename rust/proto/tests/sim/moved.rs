@@ -82,3 +82,38 @@ fn after_a_move_the_next_reply_of_a_beacon_is_believed() {
     net.of(1).set_beacons(now, vec![beacon]);
     assert!(told(&mut net, 2));
 }
+
+/// The registry was asked before the peer came back: whoever dials then asks again, and so does a node
+/// whose keys nobody answers.
+#[test]
+fn a_peer_that_came_back_elsewhere_is_found_by_a_dial_under_way_and_by_the_next() {
+    for pause in [Duration::from_millis(200), Duration::from_millis(3500)] {
+        for dials_before in [true, false] {
+            let mut net = Net::new(2);
+            net.of(2).listen(Port(80)).unwrap();
+            net.moved.insert(2, SocketAddr::from(([10, 0, 0, 77], 4000)));
+            let dial = |net: &mut Net| {
+                let now = net.now;
+                let target = Address::backbone(NodeId(2));
+                net.of(1).connect(now, target, Port(80), DialOptions::default()).unwrap()
+            };
+            if dials_before {
+                dial(&mut net);
+            } else {
+                let now = net.now;
+                net.of(1).send_datagram(now, Port(9), Address::backbone(NodeId(2)), Port(9), b"x").unwrap();
+            }
+            net.run_for(pause);
+            net.moved.clear();
+            let now = net.now;
+            let bound = if dials_before {
+                5 * SECOND
+            } else {
+                dial(&mut net);
+                SECOND
+            };
+            net.event(2, |event| matches!(event, Event::Accepted(_)).then_some(()));
+            assert!(net.now <= now + bound, "after {:?}", net.now.saturating_since(now));
+        }
+    }
+}

@@ -30,7 +30,7 @@ pub(crate) struct Net {
     /// Identity seeds that the registry names instead of the first ones.
     pub(crate) seeds: BTreeMap<u32, [u8; 32]>,
     /// Nodes that the registry places elsewhere than at first.
-    moved: BTreeMap<u32, SocketAddr>,
+    pub(crate) moved: BTreeMap<u32, SocketAddr>,
 }
 
 pub(crate) fn at(n: u32) -> SocketAddr {
