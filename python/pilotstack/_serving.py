@@ -43,6 +43,10 @@ _Arguments = ParamSpec("_Arguments")
 LEVELS = _logs.LEVELS
 FORMATS = _logs.FORMATS
 _MAX_PORT = 0xFFFF
+#: Open files of a process without a limit; and what is kept of them for other things than
+#: connections, at least and at most.
+_MAX_FILES = 1 << 20
+_OTHER_FILES, _MAX_OTHER_FILES = 32, 1024
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 #: Exit status of a command line that makes no sense.
 _USAGE = 2
@@ -69,6 +73,14 @@ def raise_file_limit() -> None:
     if soft != hard:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def room_for_connections() -> int:
+    """Connections that the limit of open files leaves room for, beside a quarter for everything
+    else; at least 1."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = _MAX_FILES if soft == resource.RLIM_INFINITY else soft
+    return max(1, limit - max(_OTHER_FILES, min(limit // 4, _MAX_OTHER_FILES)))
 
 
 def split_address(text: str, *, default_host: str = "127.0.0.1") -> tuple[str, int]:

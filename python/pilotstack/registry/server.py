@@ -107,7 +107,11 @@ class RegistryServer:
         self._port = port
         self._store = store
         limits = self._config.limits
-        self._places = Places(limits.connections, limits.connections_per_source)
+        room = _serving.room_for_connections()
+        self._places = Places(
+            min(limits.connections, room) if limits.connections else room,
+            limits.connections_per_source,
+        )
         self._memory = Memory()
         self._standby: Standby | None = None
         self._http: HttpServer | None = None
