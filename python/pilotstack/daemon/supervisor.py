@@ -366,6 +366,7 @@ class Daemon:
     async def _take_events(self, tasks: anyio.abc.TaskGroup) -> None:
         fd = self.core.event_fd()
         while not self._stopped.is_set():
+            # What is begun goes on in between: of a flood of requests few are taken at once.
             await anyio.wait_readable(fd)
             for event in self.core.take_events():
                 self._take(event, tasks)

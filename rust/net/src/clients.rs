@@ -170,6 +170,9 @@ impl Driver {
     pub(crate) fn drop_client(&mut self, id: ClientId) {
         let Some(mut client) = self.clients.remove(&id) else { return };
         self.held -= client.accounted;
+        for tag in self.shared.forget(id) {
+            self.on_answered(tag);
+        }
         let _ = self.poll.registry().deregister(&mut client.stream);
         for port in client.listening {
             self.close_listener(port);

@@ -1,12 +1,11 @@
 //! How the control plane talks to the IO thread.
 
 use std::{
-    collections::VecDeque,
     io,
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{self, Sender},
     },
     thread::{self, JoinHandle},
@@ -23,11 +22,9 @@ use pilot_proto::{
 
 use crate::{
     driver::{ClientId, Driver},
+    inbox::Inbox,
     limits::LocalCounters,
 };
-
-/// Events kept for the control plane; requests beyond them are refused.
-const MAX_EVENTS: usize = 65_536;
 
 /// What the IO thread needs to start.
 pub struct Config {
@@ -168,7 +165,7 @@ pub(crate) enum Command {
 
 /// The queue from the IO thread to the control plane.
 pub(crate) struct Shared {
-    events: Mutex<VecDeque<HostEvent>>,
+    inbox: Mutex<Inbox>,
     wake: OwnedFd,
     wake_read: OwnedFd,
 }
@@ -178,39 +175,53 @@ impl Shared {
         let (wake_read, wake) = std::os::unix::net::UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         wake_read.set_nonblocking(true)?;
-        Ok(Self { events: Mutex::new(VecDeque::new()), wake: wake.into(), wake_read: wake_read.into() })
+        Ok(Self { inbox: Mutex::default(), wake: wake.into(), wake_read: wake_read.into() })
     }
 
-    /// Takes every event and makes the descriptor unreadable.
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the descriptor readable. A full pipe means that it is.
+    fn wake(&self) {
+        let _ = crate::fd::send(self.wake.as_raw_fd(), &[1], None);
+    }
+
+    /// Takes every event and some requests; the descriptor stays readable while there are more.
     pub(crate) fn take(&self) -> Vec<HostEvent> {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inbox = self.inbox();
         let mut scratch = [0_u8; 64];
         let fd = self.wake_read.as_raw_fd();
         // SAFETY: the buffer is live and of the stated length; the descriptor is ours.
         while unsafe { libc::read(fd, scratch.as_mut_ptr().cast(), scratch.len()) } > 0 {}
-        events.drain(..).collect()
+        let taken = inbox.take();
+        if !inbox.is_empty() {
+            self.wake();
+        }
+        taken
     }
 
     /// Queues the last event, whatever there is already.
     pub(crate) fn push_last(&self, event: HostEvent) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
-        let _ = crate::fd::send(self.wake.as_raw_fd(), &[1], None);
+        self.inbox().push_last(event);
+        self.wake();
     }
 
     /// Queues an event. `false` when the control plane does not keep up.
     pub(crate) fn push(&self, event: HostEvent) -> bool {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        if events.len() >= MAX_EVENTS {
-            return false;
+        let mut inbox = self.inbox();
+        let was_empty = inbox.is_empty();
+        let is_queued = inbox.push(event);
+        drop(inbox);
+        if was_empty && is_queued {
+            self.wake();
         }
-        let was_empty = events.is_empty();
-        events.push_back(event);
-        drop(events);
-        if was_empty {
-            // A full pipe means that it is readable already.
-            let _ = crate::fd::send(self.wake.as_raw_fd(), &[1], None);
-        }
-        true
+        is_queued
+    }
+
+    /// Forgets the requests of a driver that is gone and that nobody has begun to answer.
+    pub(crate) fn forget(&self, client: ClientId) -> Vec<Tag> {
+        self.inbox().forget(client)
     }
 }
 
@@ -247,7 +258,7 @@ impl Handle {
         self.shared.wake_read.as_raw_fd()
     }
 
-    /// Takes every event and makes [`Self::event_fd`] unreadable.
+    /// Takes every event and some requests; [`Self::event_fd`] is readable while there are more.
     pub fn take_events(&self) -> Vec<HostEvent> {
         self.shared.take()
     }

@@ -96,7 +96,14 @@ impl Harness {
 
     /// What the control plane is asked.
     pub fn requests(&self) -> Vec<(Tag, u8, Vec<u8>)> {
-        let events = self.shared.take();
+        let mut events = Vec::new();
+        loop {
+            let some = self.shared.take();
+            if some.is_empty() {
+                break;
+            }
+            events.extend(some);
+        }
         let request = |event| match event {
             HostEvent::Request { tag, command, payload } => Some((tag, command, payload)),
             HostEvent::RecordNeeded(_)

@@ -19,6 +19,7 @@ mod handle;
 #[cfg(any(test, feature = "harness"))]
 pub mod harness;
 mod heap;
+mod inbox;
 mod intake;
 mod limits;
 mod listen;

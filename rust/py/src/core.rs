@@ -69,7 +69,7 @@ impl Core {
         self.handle.event_fd()
     }
 
-    /// Takes every event: tuples whose first member is the kind.
+    /// Takes every event and some requests: tuples whose first member is the kind.
     fn take_events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let events = self.handle.take_events();
         let tuples: PyResult<Vec<_>> = events.into_iter().map(|event| event_tuple(py, event)).collect();
