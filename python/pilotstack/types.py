@@ -410,9 +410,18 @@ def _no_target(target: object) -> InvalidArgument:
 
 
 def parse_host(host: str) -> Address | str:
-    """An address, a decimal node id on the backbone, or else a hostname."""
+    """An address, a decimal node id on the backbone, or else a hostname.
+
+    Raises:
+        InvalidArgument: the text has a colon and is no address, as ``agent-b:99999``.
+    """
     if _ADDRESS.fullmatch(host):
         return Address.parse(host)
     if host.isascii() and host.isdecimal() and len(host) <= _MAX_DIGITS and int(host) <= _MAX_NODE:
         return Address(0, int(host))
+    if ":" in host:
+        raise InvalidArgument(
+            f"neither a name nor an address: {host!r:.100}",
+            hint="addresses look like 0:0000.0000.002A, and ports are 1 to 65535",
+        )
     return host

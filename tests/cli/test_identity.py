@@ -29,7 +29,7 @@ def test_deregister_and_register(a: Pilotctl, b: Pilotctl) -> None:
     assert b.table("lookup", "agent-a") == snapshot("""\
 --- stderr ---
 error: hostname "agent-a" not found
-hint:  check the spelling; a name ends with its node's registration
+hint:  check the spelling; a node that deregisters loses its name
 --- exit 3 ---
 """)
     assert a.table("register") == snapshot("this node is 0:0000.0000.0001\n")
@@ -172,7 +172,7 @@ def test_tags(a: Pilotctl) -> None:
 --- exit 2 ---
 """)
     assert a("set-tags", "No Tag") == snapshot("""\
-{"code": "invalid_argument", "message": "invalid tag \\"No Tag\\": must be lowercase alphanumeric with hyphens, start/end with alphanumeric", "status": "error"}
+{"code": "invalid_argument", "hint": "use a to z, 0 to 9 and hyphens, with none at the beginning or end", "message": "invalid tag \\"No Tag\\": must be lowercase alphanumeric with hyphens, start/end with alphanumeric", "status": "error"}
 --- exit 2 ---
 """)
     assert a("set-tags") == snapshot("""\

@@ -33,7 +33,7 @@ error: network name "backbone" is reserved
 --- exit 2 ---
 """)
     assert a("network", "create", "No Such Name") == snapshot("""\
-{"code": "invalid_argument", "message": "network name must be lowercase alphanumeric with hyphens, start/end with alphanumeric", "status": "error"}
+{"code": "invalid_argument", "hint": "use a to z, 0 to 9 and hyphens, with none at the beginning or end", "message": "network name must be lowercase alphanumeric with hyphens, start/end with alphanumeric", "status": "error"}
 --- exit 2 ---
 """)
     assert a("network", "create") == snapshot("""\
@@ -148,7 +148,7 @@ members of network 1
     assert c.table("network", "members", 1) == snapshot("""\
 --- stderr ---
 error: listing network 1 requires membership: not a member
-hint:  join it first: pilotctl network join NETWORK
+hint:  a node joins with: pilotctl network join NETWORK
 --- exit 5 ---
 """)
     assert c("network", "members", 0) == snapshot("""\
@@ -171,7 +171,7 @@ hint:  join it first: pilotctl network join NETWORK
 
 def test_invite(a: Pilotctl, b: Pilotctl) -> None:
     assert b("network", "invite", 2, 3) == snapshot("""\
-{"code": "permission_denied", "hint": "join it first: pilotctl network join NETWORK", "message": "node 2 is not a member of network 2", "status": "error"}
+{"code": "permission_denied", "hint": "a node joins with: pilotctl network join NETWORK", "message": "node 2 is not a member of network 2", "status": "error"}
 --- exit 5 ---
 """)
     assert a("network", "invite", 2, "agent-b") == snapshot(
@@ -268,7 +268,7 @@ def test_members_reach_each_other(a: Pilotctl, b: Pilotctl, c: Pilotctl) -> None
         '{"data": {"port": 7, "response": "hello", "sent": "hello", "target": "1:0001.0000.0001"}, "status": "ok"}\n'
     )
     assert c("send", "1:0001.0000.0002", 7, "--data", "hello") == snapshot("""\
-{"code": "connection_failed", "hint": "check that it is registered and online: pilotctl lookup NODE", "message": "the node cannot be reached", "status": "error"}
+{"code": "connection_failed", "hint": "it is offline, or private: see pilotctl lookup NODE, or ask for its trust with pilotctl handshake NODE", "message": "the node cannot be reached", "status": "error"}
 --- exit 6 ---
 """)
     assert json.loads(a.run("info").stdout)["data"]["networks"] == snapshot(
@@ -353,7 +353,7 @@ def test_leave(a: Pilotctl, b: Pilotctl) -> None:
     assert a.table("network", "leave", 1) == snapshot("""\
 --- stderr ---
 error: node 1 is not a member of network 1
-hint:  join it first: pilotctl network join NETWORK
+hint:  a node joins with: pilotctl network join NETWORK
 --- exit 5 ---
 """)
     assert b("network", "leave", 0) == snapshot("""\

@@ -49,7 +49,7 @@ answer with: pilotctl approve NODE, or pilotctl reject NODE REASON
     assert a.table("handshake", "nobody") == snapshot("""\
 --- stderr ---
 error: hostname "nobody" not found
-hint:  check the spelling; a name ends with its node's registration
+hint:  check the spelling; a node that deregisters loses its name
 --- exit 3 ---
 """)
     assert a("handshake", "--help") == snapshot("""\

@@ -89,7 +89,9 @@ def forked() -> ForkedDriver:
 
 def not_running(path: Path) -> NotRunning:
     """The error for a socket where nobody answers."""
-    return NotRunning(f"no daemon answers at {path}", hint=NO_DAEMON_HINT)
+    is_default = path == _paths.default_socket()
+    hint = NO_DAEMON_HINT if is_default else f"{NO_DAEMON_HINT} --socket {path}"
+    return NotRunning(f"no daemon answers at {path}", hint=hint)
 
 
 def gone() -> NotRunning:

@@ -53,7 +53,9 @@ _PAUSE = 0.25
 def error_of(text: str) -> PilotError:
     """The error for a daemon's text; there are no codes in this dialect."""
     if "refused" in text:
-        return ConnectionRefused(text, hint="nothing listens on that port")
+        return ConnectionRefused(
+            text, hint="nothing listens on that port: check it, and that the peer's program runs"
+        )
     if "timeout" in text:
         return TimedOut(text)
     if "already" in text:

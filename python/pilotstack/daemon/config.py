@@ -79,7 +79,9 @@ def _object_of(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             return msgspec.json.decode(file.read(MAX_FILE), type=dict[str, Any])
     except OSError as error:
-        raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
+        raise InvalidArgument(
+            f"cannot read {path}: {error.strerror}", hint="check the path after --config"
+        ) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidArgument(f"{path} holds no JSON object of settings: {error}") from error
 

@@ -198,7 +198,7 @@ def _explain(begin: int) -> ConnectionFailed:
         code, last, hint = report["code"], report["message"], report.get("hint")
     where = f"the log is in {log_file()}"
     return ConnectionFailed(
-        f"the daemon did not start: {last}", code=code, hint=f"{hint}; {where}" if hint else where
+        f"the daemon did not start: {last}", code=code, hint=f"{hint} ({where})" if hint else where
     )
 
 

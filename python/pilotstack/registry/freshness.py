@@ -73,7 +73,7 @@ def _check_time(call: Call, node: Node, challenge: str) -> None:
     )
     digest = messages.digest(messages.decode_base64(signature, messages.SIGNATURE_LEN))
     if not call.state.moments.add(digest, call.now + 2 * WINDOW, call.now):
-        raise Denied("signature already used: sign the time, too")
+        raise Denied("signature already used: sign a later time")
 
 
 def _use_once(call: Call, node: Node, challenge: str) -> None:

@@ -150,13 +150,15 @@ impl Driver {
         let tag = Tag { client: dial.client, id: dial.tag };
         match reason {
             CloseReason::Refused | CloseReason::Reset => {
-                self.fail(tag, "connection_refused", "connection refused", "nothing listens on that port");
+                let hint = "nothing listens on that port: check it, and that the peer's program runs";
+                self.fail(tag, "connection_refused", "connection refused", hint);
             }
             CloseReason::Unreachable => self.fail(
                 tag,
                 "connection_failed",
                 "the node cannot be reached",
-                "check that it is registered and online: pilotctl lookup NODE",
+                "it is offline, or private: see pilotctl lookup NODE, or ask for its trust with pilotctl \
+                 handshake NODE",
             ),
             CloseReason::Finished
             | CloseReason::Aborted
@@ -231,7 +233,10 @@ impl Driver {
                 self.fail(tag, "already_exists", &text, "choose another path or remove it");
             }
             Err(error) if limits::is_shortage(&error) => self.refuse_for_descriptors(tag),
-            Err(error) => self.fail(tag, "invalid_argument", &format!("{}: {error}", path.display()), ""),
+            Err(error) => {
+                let hint = "choose a path in a directory that exists and that you may write to";
+                self.fail(tag, "invalid_argument", &format!("{}: {error}", path.display()), hint);
+            }
         }
     }
 

@@ -21,7 +21,7 @@ from pilotstack import sync
 from pilotstack.client import _frames as f
 from pilotstack.client import _trust, networks
 from pilotstack.errors import InvalidArgument, NotFound, StreamBroken, Throttled
-from pilotstack.types import Address, Datagram, SocketAddress, parse_target
+from pilotstack.types import Address, Datagram, SocketAddress, parse_host, parse_target
 
 ADDRESS = Address(0, 42)
 
@@ -109,6 +109,14 @@ def test_the_module_is_the_command() -> None:
 )
 def test_targets(target: Any, expected: tuple[Address | str, int]) -> None:
     assert parse_target(target) == expected
+
+
+@pytest.mark.parametrize("host", ["agent-b:99999", "agent-b:seven", "0:zz", "a:" + "b" * 10_000])
+def test_a_host_with_a_colon_is_a_mistake_and_no_name(host: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        parse_host(host)
+    assert "ports are 1 to 65535" in (refused.value.hint or "")
+    assert len(str(refused.value)) < 250
 
 
 @pytest.mark.parametrize(
