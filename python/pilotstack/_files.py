@@ -1,5 +1,5 @@
-"""Files that survive a crash whole or not at all, and that nobody else chooses: nothing is written
-through a link, and temporary names cannot be foreseen."""
+"""Files that a crash leaves whole, old or new. Nothing is written through a link, and temporary
+names are unpredictable, so nobody else chooses what is written."""
 
 from __future__ import annotations
 

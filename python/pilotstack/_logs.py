@@ -1,4 +1,4 @@
-"""Logs of a server process. To log neither raises nor waits: lines go to a thread, and what cannot
+"""Logs of a server process. Logging neither raises nor waits: lines go to a thread, and what cannot
 be written (a closed pipe, a full disk, a terminal that stands still) is dropped and counted."""
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class LineWriter:
                     self._thread.start()
 
     def flush(self, patience: float = 0.0) -> None:
-        """Waits, so many seconds at most, until everything is written."""
+        """Waits until everything is written, for ``patience`` seconds at most."""
         until = time.monotonic() + patience
         with self._changed:
             while self._lines or not self._is_idle:

@@ -238,7 +238,7 @@ async def accept_forever(
                         waiting.add(accepted)
                         tasks.start_soon(contain, "connection", _adopt, accepted, waiting, handler)
                 except (BlockingIOError, ConnectionError):
-                    # Nobody is left, or who was is gone again.
+                    # No connection is waiting, or it was reset before it was accepted.
                     continue
                 except OSError as error:
                     failures.note("accept", error)
@@ -258,7 +258,7 @@ async def _adopt(
         accepted.setblocking(False)
         # Answers are small and wait for nothing.
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Of a connection that was reset, loops with transports of their own fail with anything.
+        # A reset connection fails here; some event loops raise errors of other types for it later.
         accepted.getpeername()
         stream = await anyio.abc.SocketStream.from_socket(accepted)
     except (OSError, ValueError):

@@ -48,7 +48,7 @@ type            lookup_ok
 
  Usage: pilotctl register [OPTIONS]
 
- Put this node on the network again after ``deregister``.
+ Put this node on the network again after deregister.
 
 ╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
 │ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │

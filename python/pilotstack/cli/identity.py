@@ -35,7 +35,7 @@ async def _call(settings: Settings, command: int, payload: bytes = b"") -> dict[
 @global_options
 @asynchronous
 async def register(settings: Settings) -> None:
-    """Put this node on the network again after ``deregister``."""
+    """Put this node on the network again after deregister."""
     data = await _call(settings, frames.REGISTER)
     settings.output.success(data, lambda screen: screen.print(f"this node is {data['address']}"))
 

@@ -1,8 +1,9 @@
 """How many networks may be made, and which id the next one gets. No clocks here.
 
-There are 65,535 ids. A deleted network's is given out again after a day, when all that were never
-used are; no more than fit into a day are made in all, so deleting and making networks in turn uses
-up nothing. Networks that stay are bounded for each owner, the tighter the fewer ids are left.
+There are 65,535 ids. That of a deleted network is given out again after a day, once no unused one
+is left. Fewer networks are made in a day than there are ids, so making and deleting networks in
+turn never uses them up. Networks that stay are bounded for each owner, more tightly as ids run
+short.
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ networks that anybody may join, with their members. Everything else is for those
 - endpoint and presence of a private node: itself, those it trusts and that trust it, and those that
   share a network with it;
 - whether one node trusts another: the two;
-- that there is a network for the invited, and who is in it or in one that takes a token: its
-  members; that there is one, the invited, too.
+- who is in a network by token or invitation: its members;
+- that a network by invitation exists: its members and whoever is invited.
 
 Who asks is proved by a signature, on this request or an earlier one of its connection. Daemons of
-the second generation sign no questions and spread them over four connections. What they depend on,
-the last two of these, is told to an address from which one of those concerned signed something
-lately, too; what that cannot give is said in SECURITY.md.
+the second generation sign no questions and spread them over four connections. So trust and networks
+are also told to an address from which one of those concerned signed something lately; SECURITY.md
+says what that cannot give.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def speakers(call: Call) -> set[int]:
 
 
 def askers(call: Call) -> set[int]:
-    """Those; or, on a connection that speaks for nobody, the ones that lately signed something at
-    the same address."""
+    """Whom a request is answered as: the speakers; on a connection that speaks for nobody, also the
+    nodes that lately signed something at the same address."""
     found, source, state = speakers(call), call.source, call.state
     if not (source.proven or source.is_shared):
         found |= {n for n in state.neighbours.at(source.host, call.now) if state.is_live(n)}

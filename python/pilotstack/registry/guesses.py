@@ -1,9 +1,9 @@
 """How many secrets may be tried: join tokens, admin tokens of networks and of the registry, and
 recovery secrets. No clocks here.
 
-A wrong one costs its sender more than us. Whether a token is right is hashed out once and then
-remembered; after that a guess costs one quick hash. What is left is limited per source and in all,
-and refused to a source that guesses even when it comes upon the right one.
+The slow hash of a token is computed once for the right token, which is then remembered; after that
+a guess costs one quick hash. Other slow hashes and wrong guesses are limited per source and in all.
+A source over its limit is refused even with the right token.
 """
 
 from __future__ import annotations

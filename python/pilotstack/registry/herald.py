@@ -1,5 +1,5 @@
-"""Tells the primary that a promoted standby followed before that its term is over, so that two do
-not take writes, and goes on doing so: it may come back from a backup."""
+"""Tells a replaced primary that its term is over, so that no two registries take writes. It is told
+again and again, since it may come back from a backup."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Who may be connected: so many in all and of one source. Who has shown nothing yet gives way to
-newcomers, so that silent connections keep nobody out. No clocks here.
+"""Who may be connected: so many in all and of one source. Connections that have proved nothing give
+way to newcomers, so that silent ones keep nobody out. No clocks here.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ impl Heap {
         self.is_waiting.then(|| self.high_at.map(|at| at + CALM)).flatten()
     }
 
-    /// Takes the octets that are in use, and gives back what has not been needed for a while.
+    /// Is told the bytes that are in use, and gives back what has not been needed for a while.
     pub(crate) fn follow(&mut self, now: Instant, in_use: usize) {
         if self.is_over(now, in_use) {
             give_back();

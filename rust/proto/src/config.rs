@@ -108,21 +108,21 @@ pub struct TransportConfig {
     pub orphan_timeout: Duration,
     /// TIME-WAIT. WP 4.3; deviates from RFC 9293 section 3.6.1 (2 MSL).
     pub time_wait: Duration,
-    /// Initial congestion window, octets: 10 segments of 4,096. WP 4.3, RFC 6928.
+    /// Initial congestion window, bytes: 10 segments of 4,096. WP 4.3, RFC 6928.
     pub initial_window: usize,
     /// The congestion controller of connections that ask for none.
     pub congestion: Algorithm,
-    /// Initial slow-start threshold towards old peers, octets; towards our own there is none
+    /// Initial slow-start threshold towards old peers, bytes; towards our own there is none
     /// (RFC 5681 section 3.1).
     pub legacy_ssthresh: usize,
-    /// Congestion window bound towards old peers, octets. WP 4.3.
+    /// Congestion window bound towards old peers, bytes. WP 4.3.
     pub legacy_max_cwnd: usize,
-    /// Congestion window bound, octets. WP 10 asks for more than the megabyte of WP 4.3.
+    /// Congestion window bound, bytes. WP 10 asks for more than the megabyte of WP 4.3.
     pub max_cwnd: usize,
     /// How long a burst may last at the pacing rate; a kernel's timers are no finer than this.
     pub pacing_quantum: Duration,
     /// Segments of appropriate byte counting in slow start, L of RFC 3465, towards old peers. Our own
-    /// peers acknowledge whole batches at once, so there each octet counts.
+    /// peers acknowledge whole batches at once, so there each byte counts.
     pub abc_limit: usize,
     /// Duplicate acknowledgements that mean loss. RFC 5681 section 3.2.
     pub dup_ack_threshold: u32,
@@ -132,13 +132,13 @@ pub struct TransportConfig {
     pub native_outstanding: usize,
     /// Segments held out of order.
     pub out_of_order_segments: usize,
-    /// Octets of data written and not acknowledged, at least.
+    /// Bytes of data written and not acknowledged, at least.
     pub send_buffer: usize,
     /// The same at most, while the window is large.
     pub max_send_buffer: usize,
-    /// Octets of data written and not sent; keeps the backlog in cache.
+    /// Bytes of data written and not sent; keeps the backlog in cache.
     pub send_backlog: usize,
-    /// Octets received and not read, at first; what the advertised window promises.
+    /// Bytes received and not read, at first; what the advertised window promises.
     pub recv_buffer: usize,
     /// The same at most, for a reader that keeps up on a long path.
     pub max_recv_buffer: usize,
@@ -190,10 +190,10 @@ impl Default for TransportConfig {
     }
 }
 
-/// Octets of the largest segment we send. WP 4.3.
+/// Bytes of the largest segment we send. WP 4.3.
 pub const MAX_SEGMENT: usize = 4096;
 
-/// Octets of a segment on a path of unknown MTU: with all headers it fits 1,280 octets of IPv6. The
+/// Bytes of a segment on a path of unknown MTU: with all headers it fits 1,280 bytes of IPv6. The
 /// path may turn out to carry more (RFC 8899).
 pub const SAFE_SEGMENT: usize = 1152;
 
@@ -226,7 +226,7 @@ pub struct NodeConfig {
     pub max_peers: usize,
     /// Datagrams that wait for a peer's session. WP 5.
     pub max_pending: usize,
-    /// Octets of memory for what was received and not read, of all connections. A peer may hold a third
+    /// Bytes of memory for what was received and not read, of all connections. A peer may hold a third
     /// of what is free, so one alone a quarter of all.
     pub recv_memory: usize,
     /// The same for what is written and not acknowledged.

@@ -1,5 +1,5 @@
-//! Values that only this node can compute, and needs not remember: a pseudo-random function of a label
-//! and some octets under a secret.
+//! Values that only this node can compute, and need not remember: a pseudo-random function of a label
+//! and some bytes under a secret.
 
 use core::fmt;
 
@@ -16,7 +16,7 @@ impl Prf {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret) }
     }
 
-    /// Its value for a label and octets. Labels of equal length keep uses apart.
+    /// Its value for a label and bytes. Labels of equal length keep uses apart.
     pub fn value(&self, label: [u8; 4], parts: &[&[u8]]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(&label);

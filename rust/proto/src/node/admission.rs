@@ -25,7 +25,7 @@ const REPLY_PORTS: [Port; 2] = [Port(1001), Port(444)];
 const MAX_WINDOWS: usize = 4096;
 /// Verdicts remembered.
 const MAX_VERDICTS: usize = 16_384;
-/// Packets of one peer, and of all, that wait for a verdict, and their octets.
+/// Packets of one peer, and of all, that wait for a verdict, and their bytes.
 const MAX_HELD_PER_PEER: usize = 4;
 const MAX_HELD: usize = 1024;
 const MAX_HELD_OCTETS: usize = 4 << 20;

@@ -2,8 +2,8 @@
 //!
 //! A reply carries nothing of its question, so whoever can write a beacon's address as a source can answer
 //! for it. A reply counts only while a question to that beacon is open. The first address is believed at
-//! once. One that works is given up for another only if several questions in a row, asked at times that
-//! nobody can foretell, were all answered so, and nothing else was said in reply to them.
+//! once. A known address is replaced only if several questions in a row, asked at unpredictable times,
+//! were all answered with the same new address, and no other reply to them came.
 
 use core::{net::SocketAddr, time::Duration};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::wire::addr::NodeId;
 
-/// Packets and octets of one peer, and octets of all. A peer proved who it is, not that it means well.
+/// Packets and bytes of one peer, and bytes of all. A proven peer may still be hostile.
 const MAX_PACKETS: usize = 32;
 const MAX_OCTETS_PER_PEER: usize = 256 << 10;
 const MAX_OCTETS: usize = 8 << 20;

@@ -14,7 +14,7 @@ use crate::{
     wire::addr::NodeId,
 };
 
-/// Limiters of each table; 8 octets each.
+/// Limiters of each table; 8 bytes each.
 const SLOTS: usize = 4096;
 
 /// Signature checks, about 50 µs each: of frames that prove nothing,
@@ -43,7 +43,7 @@ const RETURNABLE_QUESTIONS: [Pace; 3] =
 /// What is sent to an address that proved nothing, as a multiple of what came from it (RFC 9000 section
 /// 8.1).
 const AMPLIFICATION: usize = 3;
-/// Octets that an address may have in store.
+/// Bytes that an address may have in store.
 const MAX_CREDIT: usize = 2048;
 
 /// Rates of one kind of work.
@@ -100,11 +100,11 @@ impl Expected {
     }
 }
 
-/// What addresses that proved nothing may be sent, in octets. Of addresses that share a slot, the one
+/// What addresses that proved nothing may be sent, in bytes. Of addresses that share a slot, the one
 /// that sent last has it.
 #[derive(Debug)]
 pub(super) struct Credit {
-    /// The address, by its hash, and its octets.
+    /// The address, by its hash, and its bytes.
     slots: Box<[(u64, u16)]>,
     seed: u64,
 }
@@ -124,7 +124,7 @@ impl Credit {
         Some(credit)
     }
 
-    /// Octets came from there.
+    /// Bytes came from there.
     pub(super) fn on_received(&mut self, from: SocketAddr, octets: usize) {
         if let Some(credit) = self.of(from) {
             let sum = octets.saturating_mul(AMPLIFICATION).saturating_add(usize::from(*credit));
@@ -132,7 +132,7 @@ impl Credit {
         }
     }
 
-    /// Whether octets may go there.
+    /// Whether bytes may go there.
     pub(super) fn spend(&mut self, to: SocketAddr, octets: usize) -> bool {
         let Some(credit) = self.of(to) else { return false };
         let left = u16::try_from(octets).ok().and_then(|octets| credit.checked_sub(octets));

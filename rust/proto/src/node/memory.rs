@@ -18,7 +18,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Octets held.
+    /// Bytes held.
     pub(super) fn total(&self) -> usize {
         self.total
     }
@@ -37,7 +37,7 @@ impl Memory {
         *known = held;
     }
 
-    /// What a connection with `peer` may still take of `limit` octets. Windows and buffers stop growing
+    /// What a connection with `peer` may still take of `limit` bytes. Windows and buffers stop growing
     /// halfway.
     pub(super) fn supply(&self, peer: NodeId, limit: usize) -> Supply {
         if self.total < limit / 8 {
@@ -61,7 +61,7 @@ mod tests {
 
     const LIMIT: usize = 1 << 20;
 
-    /// What a peer comes to hold if it takes 1,000 octets whenever it may, and when it was told that
+    /// What a peer comes to hold if it takes 1,000 bytes whenever it may, and when it was told that
     /// memory is scarce.
     fn fill(memory: &mut Memory, peer: u32) -> (usize, usize) {
         let (mut known, mut scarce) = (0, 0);

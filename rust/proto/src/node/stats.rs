@@ -7,9 +7,9 @@ pub struct NodeCounters {
     pub pkts_sent: u64,
     /// Datagrams received.
     pub pkts_recv: u64,
-    /// Octets sent.
+    /// Bytes sent.
     pub bytes_sent: u64,
-    /// Octets received.
+    /// Bytes received.
     pub bytes_recv: u64,
     /// Frames that opened.
     pub opened: u64,
@@ -19,7 +19,7 @@ pub struct NodeCounters {
     pub dropped_replayed: u64,
     /// Frames that we sealed ourselves, and keys of ours, that were sent back.
     pub dropped_reflected: u64,
-    /// Octets that are no frame, beacon message or packet.
+    /// Bytes that are no frame, beacon message or packet.
     pub dropped_malformed: u64,
     /// Packets in the clear.
     pub dropped_plaintext: u64,
@@ -70,9 +70,9 @@ pub struct NodeCounters {
 pub struct NodeStats {
     /// Counters since the start.
     pub counters: NodeCounters,
-    /// Octets of memory held for readers.
+    /// Bytes of memory held for readers.
     pub held: usize,
-    /// Octets of memory held for what is to be sent or sent again.
+    /// Bytes of memory held for what is to be sent or sent again.
     pub send_held: usize,
     /// Connections that are being opened or open.
     pub connections: usize,

@@ -151,7 +151,7 @@ impl Node {
         }
     }
 
-    /// A sealed frame that no session opens, of `len` octets: the sender may hold a session that we lost.
+    /// A sealed frame that no session opens, of `len` bytes: the sender may hold a session that we lost.
     pub(super) fn on_unopened(&mut self, now: Instant, from: SocketAddr, sender: NodeId, len: usize) {
         self.counters.dropped_unauthentic += 1;
         if self.is_at(sender, from) {
@@ -244,7 +244,7 @@ impl Node {
         }
     }
 
-    /// A peer has no time for our key unless it comes with a cookie.
+    /// A peer checks our key only if it comes with a cookie.
     pub(super) fn on_cookie_reply(&mut self, now: Instant, from: SocketAddr, reply: CookieReply) {
         let is_expected =
             |peer: &&Peer| peer.endpoint() == Some(from) && reply.is_about(&peer.exchange_key());

@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use crate::wire::sack::{MAX_BLOCKS, SackBlock, SackBlocks};
 use crate::wire::seq::SeqNumber;
 
-/// Segments shorter than this are joined to the one before them, up to [`BLOCK`] octets.
+/// Segments shorter than this are joined to the one before them, up to [`BLOCK`] bytes.
 const SMALL: usize = 512;
-/// Octets of the longest segment that others are joined to.
+/// Bytes of the longest segment that others are joined to.
 const BLOCK: usize = 4096;
-/// Octets by which the cost of what is stored may exceed twice its length. Only segments shorter than
+/// Bytes by which the cost of what is stored may exceed twice its length. Only segments shorter than
 /// their own overhead ever come near.
 const SLACK: usize = 64 * 1024;
 /// What an allocator adds to an allocation, and the least it gives.
@@ -27,18 +27,18 @@ impl Segment {
         self.seq + self.octets.len()
     }
 
-    /// Octets of memory that it takes.
+    /// Bytes of memory that it takes.
     fn cost(&self) -> usize {
         cost(self.octets.capacity())
     }
 }
 
-/// Octets of memory for a segment whose buffer has this capacity.
+/// Bytes of memory for a segment whose buffer has this capacity.
 fn cost(capacity: usize) -> usize {
     size_of::<Segment>() + ALLOCATION + capacity.max(ALLOCATION)
 }
 
-/// Segments beyond the next expected number, bounded by count and octets.
+/// Segments beyond the next expected number, bounded by count and bytes.
 #[derive(Debug, Default)]
 pub struct Assembler {
     segments: VecDeque<Segment>,
@@ -57,17 +57,17 @@ impl Assembler {
         self.segments.len()
     }
 
-    /// Octets stored.
+    /// Bytes stored.
     pub fn octets(&self) -> usize {
         self.octets
     }
 
-    /// Octets of memory that they take.
+    /// Bytes of memory that they take.
     pub fn cost(&self) -> usize {
         self.cost
     }
 
-    /// Whether one more segment of `len` octets is too many, or too small for what it would take.
+    /// Whether one more segment of `len` bytes is too many, or too small for what it would take.
     pub fn is_full(&self, len: usize, max_segments: usize) -> bool {
         self.segments.len() >= max_segments || self.cost + cost(len) > 2 * (self.octets + len) + SLACK
     }
@@ -127,7 +127,7 @@ impl Assembler {
         true
     }
 
-    /// Takes the next segment that `rcv_nxt` has reached, without the octets before it. Segments that
+    /// Takes the next segment that `rcv_nxt` has reached, without the bytes before it. Segments that
     /// lie wholly before it are dropped.
     pub fn pop(&mut self, rcv_nxt: SeqNumber) -> Option<Vec<u8>> {
         loop {
@@ -200,7 +200,7 @@ mod tests {
         assert!(assembler.is_empty());
     }
 
-    /// Every other octet, each in a segment of its own.
+    /// Every other byte, each in a segment of its own.
     #[test]
     fn single_octets_beyond_gaps_are_refused_before_they_cost_much() {
         let mut assembler = Assembler::default();

@@ -1,5 +1,5 @@
 //! How long silence is endured: R2 of RFC 1122 section 4.2.3.5, keepalive, idle time, and what the
-//! application has closed. Time in which we did not run is nobody's silence.
+//! application has closed. Time in which we did not run does not count as silence.
 
 use core::time::Duration;
 

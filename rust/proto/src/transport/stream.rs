@@ -4,7 +4,7 @@ use super::{CloseReason, Connection, Dialect, RecvError, SendError, State, recv:
 use crate::{config::MAX_SEGMENT, time::Instant};
 
 impl Connection {
-    /// Octets that [`Self::send`] would take now.
+    /// Bytes that [`Self::send`] would take now.
     pub fn send_capacity(&self) -> usize {
         if self.check_sendable().is_err() {
             return 0;
@@ -19,7 +19,7 @@ impl Connection {
         held.min(config.send_backlog.saturating_sub(self.sender.unsent()))
     }
 
-    /// Octets of the send buffer that keep the network busy.
+    /// Bytes of the send buffer that keep the network busy.
     fn wanted_buffer(&self) -> usize {
         let config = &self.options.config;
         // Two windows: one on its way, one that grows while the first is acknowledged. What the peer
@@ -54,7 +54,7 @@ impl Connection {
         if is_open && !self.is_fin_queued { Ok(()) } else { Err(SendError::Closed) }
     }
 
-    /// Queues octets and returns how many were taken; 0 means full, and a Writable event follows.
+    /// Queues bytes and returns how many were taken; 0 means full, and a Writable event follows.
     ///
     /// # Errors
     /// [`SendError`].
@@ -77,7 +77,7 @@ impl Connection {
         }
     }
 
-    /// Room for 1 to `max` octets in the send queue, to be filled and kept by [`Self::send_commit`];
+    /// Room for 1 to `max` bytes in the send queue, to be filled and kept by [`Self::send_commit`];
     /// empty when there is none, and a Writable event follows.
     ///
     /// # Errors
@@ -89,12 +89,12 @@ impl Connection {
         Ok(self.sender.queue.reserve(max))
     }
 
-    /// Keeps the first `n` octets of the last [`Self::send_reserve`].
+    /// Keeps the first `n` bytes of the last [`Self::send_reserve`].
     pub fn send_commit(&mut self, n: usize) {
         self.sender.queue.commit(n);
     }
 
-    /// The octets that can be read, in order.
+    /// The bytes that can be read, in order.
     pub fn recv_slices(&self) -> impl Iterator<Item = &[u8]> {
         self.receiver.queue.slices()
     }
@@ -104,12 +104,12 @@ impl Connection {
         self.receiver.supply = supply;
     }
 
-    /// Octets of memory that are held for the reader, in order and behind gaps.
+    /// Bytes of memory that are held for the reader, in order and behind gaps.
     pub fn held(&self) -> usize {
         self.receiver.held()
     }
 
-    /// Octets of memory that are held for what is to be sent or sent again.
+    /// Bytes of memory that are held for what is to be sent or sent again.
     pub fn send_held(&self) -> usize {
         self.sender.held()
     }
@@ -119,7 +119,7 @@ impl Connection {
         self.counters.bytes_sent + self.counters.bytes_recv > 0
     }
 
-    /// Octets that can be read.
+    /// Bytes that can be read.
     pub fn readable(&self) -> usize {
         self.receiver.queue.len()
     }
@@ -129,7 +129,7 @@ impl Connection {
         self.receiver.is_finished && self.receiver.queue.is_empty()
     }
 
-    /// Forgets the first `n` readable octets, which may reopen the window.
+    /// Forgets the first `n` readable bytes, which may reopen the window.
     pub fn recv_consume(&mut self, n: usize) {
         if self.options.dialect == Dialect::Native
             && let Some(rtt) = self.rtt.srtt()
@@ -143,7 +143,7 @@ impl Connection {
         }
     }
 
-    /// Reads octets: `Ok(None)` at the end of the stream, `Ok(Some(0))` when there is nothing yet.
+    /// Reads bytes: `Ok(None)` at the end of the stream, `Ok(Some(0))` when there is nothing yet.
     ///
     /// # Errors
     /// [`RecvError::Broken`] when the connection broke and all that arrived was read.

@@ -96,7 +96,7 @@ fn single_octets_beyond_gaps_take_little() {
     assert!(script.connection.readable() >= 4);
 }
 
-/// Many small unread streams hold chunks, not octets.
+/// Many small unread streams hold chunks, not bytes.
 #[test]
 fn what_is_unread_counts_at_its_real_cost() {
     let mut script = Script::established(plain(), 50);
