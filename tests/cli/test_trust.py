@@ -142,7 +142,7 @@ hint:  list them with: pilotctl pending
 def test_untrust(a: Pilotctl, b: Pilotctl) -> None:
     assert b("untrust", 1) == snapshot('{"data": {"node_id": 1}, "status": "ok"}\n')
     assert b("untrust", 1) == snapshot("""\
-{"code": "not_found", "message": "handshake revoke: node 1 was not trusted", "status": "error"}
+{"code": "not_found", "hint": "list trusted nodes with: pilotctl trust", "message": "handshake revoke: node 1 was not trusted", "status": "error"}
 --- exit 3 ---
 """)
     assert b.table("trust") == snapshot("""\

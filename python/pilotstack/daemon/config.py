@@ -83,7 +83,10 @@ def _object_of(path: Path) -> dict[str, Any]:
             f"cannot read {path}: {error.strerror}", hint="check the path after --config"
         ) from error
     except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidArgument(f"{path} holds no JSON object of settings: {error}") from error
+        raise InvalidArgument(
+            f"{path} holds no JSON object of settings: {error}",
+            hint='settings look like {"hostname": "agent-a"}',
+        ) from error
 
 
 def names_identity(path: Path) -> bool:

@@ -160,7 +160,10 @@ class Trust:
             NotFound: there is none.
         """
         if peer not in self.rows.trusted:
-            raise NotFound(f"handshake revoke: node {peer} was not trusted")
+            raise NotFound(
+                f"handshake revoke: node {peer} was not trusted",
+                hint="list trusted nodes with: pilotctl trust",
+            )
         self._forget(peer)
         self.rows.revoked[peer] = Revoked(peer, int(now), int(now) + COOLDOWN)
         message = self._send(peer, Kind.REVOKE, now, "trust revoked")
