@@ -107,6 +107,29 @@ async def test_a_reset_is_told_to_every_kind_of_reader(shared_network: Network) 
         await judge(drain_sync)
 
 
+async def test_an_orderly_stop_is_no_end_of_what_a_program_still_writes(network: Network) -> None:
+    a, b = network.start("agent-a"), network.start("agent-b")
+    async with (
+        Driver(a.socket) as driver,
+        Driver(b.socket) as server,
+        server.listen() as listener,
+        driver.dial(f"agent-b:{listener.port}") as cut,
+        await listener.accept() as unfinished,
+        driver.dial(f"agent-b:{listener.port}") as whole,
+        await listener.accept() as finished,
+    ):
+        await unfinished.send(b"half")
+        assert await cut.receive() == b"half"
+        await finished.send(b"everything")
+        await finished.send_eof()
+        await anyio.to_thread.run_sync(b.process.stop)
+        assert await whole.receive() == b"everything"
+        with pytest.raises(anyio.EndOfStream):
+            await whole.receive()
+        with pytest.raises(StreamBroken):
+            await cut.receive()
+
+
 async def test_fin_is_an_end_although_the_connection_broke_later(shared_network: Network) -> None:
     a, b = (shared_network.nodes[name].socket for name in ("agent-a", "agent-b"))
     async with (

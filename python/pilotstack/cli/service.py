@@ -93,7 +93,7 @@ def start(settings: Settings, /, foreground: bool, **options: str | bool | None)
 @global_options
 @reported
 def stop(settings: Settings) -> None:
-    """Stop the daemon: its streams finish, its registration ends."""
+    """Stop the daemon: its streams end, and its registration."""
     pid, is_forced = lifecycle.stop(settings.socket or wellknown.default_socket())
     settings.output.success({"pid": pid} | ({"forced": True} if is_forced else {}))
 

@@ -580,19 +580,36 @@ impl Driver {
         }
     }
 
-    /// Finishes every stream.
-    fn begin_stop(&mut self) {
+    /// Finishes every stream whose application did. The others break, once what they sent has arrived: FIN
+    /// would tell the peer that it has everything.
+    pub(crate) fn begin_stop(&mut self) {
         self.stop_at = Some(self.now + LINGER);
         let ids: Vec<ConnectionId> = self.streams.keys().copied().collect();
         for id in ids {
             self.pump_in(id);
-            self.node.with_connection(id, |connection| connection.shutdown_at_once());
+            if !self.streams.get(&id).is_some_and(Stream::is_unfinished) {
+                self.node.with_connection(id, |connection| connection.shutdown_at_once());
+            }
         }
+    }
+
+    /// Breaks the unfinished streams of which nothing is under way any more.
+    fn break_unfinished(&mut self) {
+        let unfinished = self.streams.iter().filter(|(_, stream)| stream.is_unfinished());
+        let ids: Vec<ConnectionId> = unfinished.map(|(id, _)| *id).collect();
+        for id in ids {
+            let undelivered = self.node.with_connection(id, |connection| connection.undelivered());
+            if undelivered.is_none_or(|len| len == 0) {
+                self.reset_stream(id);
+            }
+        }
+        self.transmit();
     }
 
     /// Whether the thread may end: every FIN was answered, or the time is up.
     fn is_over(&mut self) -> bool {
         let Some(stop_at) = self.stop_at else { return false };
+        self.break_unfinished();
         let is_finished = |state: State| {
             matches!(state, State::Closed | State::TimeWait | State::FinWait2 | State::SynSent)
         };

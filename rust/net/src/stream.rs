@@ -98,6 +98,15 @@ impl Stream {
     pub(crate) fn new(owner: Owner) -> Self {
         Self { owner, is_remote_finished: false, closed: None }
     }
+
+    /// Whether an application has, or may yet have, more to send.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        match &self.owner {
+            Owner::Bridge(bridge) => !bridge.is_input_over,
+            Owner::Framed { .. } | Owner::Waiting => true,
+            Owner::Dialling(_) | Owner::Forward(_) | Owner::Echo => false,
+        }
+    }
 }
 
 enum Moved {

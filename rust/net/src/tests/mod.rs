@@ -2,6 +2,7 @@
 
 mod bounds;
 mod descriptors;
+mod ends;
 mod ownership;
 
 use std::{

@@ -19,6 +19,11 @@ impl Connection {
         held.min(config.send_backlog.saturating_sub(self.sender.unsent()))
     }
 
+    /// Bytes that were handed over and that the peer has not acknowledged, sent or not.
+    pub fn undelivered(&self) -> usize {
+        self.sender.queue.len()
+    }
+
     /// Bytes of the send buffer that keep the network busy.
     fn wanted_buffer(&self) -> usize {
         let config = &self.options.config;
