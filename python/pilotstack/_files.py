@@ -3,6 +3,7 @@ names are unpredictable, so nobody else chooses what is written."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -60,6 +61,25 @@ def open_regular(path: Path, flags: int, mode: int = PRIVATE) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """A regular file, or what a link to one leads to; a pipe is not waited for, and a device not
+    read without end.
+
+    Raises:
+        OSError: it cannot be read, is something else, or has more than ``limit`` bytes.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            reason = os.strerror(number) if stat.S_ISDIR(mode) else "Not a regular file"
+            raise OSError(number, reason, str(path))
+        octets = file.read(limit + 1)
+    if len(octets) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return octets
 
 
 def write_all(fd: int, octets: bytes) -> None:

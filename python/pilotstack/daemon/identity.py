@@ -16,6 +16,8 @@ from pilotstack.errors import InvalidArgument
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: Bytes of an identity's file.
+_MAX_FILE = 64 << 10
 _SEED_LEN = 32
 _PRIVATE_LEN = 64
 
@@ -72,7 +74,7 @@ def read(path: Path) -> bytes:
         InvalidArgument: it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return _files.read_regular(path, _MAX_FILE)
     except FileNotFoundError:
         raise
     except OSError as error:

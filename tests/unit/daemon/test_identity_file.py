@@ -1,0 +1,36 @@
+"""Files that are no identities are refused, and neither waited for nor read without end."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pilotstack.daemon import identity as identities
+from pilotstack.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_link_to_an_identity_is_one(tmp_path: Path) -> None:
+    made = identities.load_or_create(tmp_path / "identity.json")
+    (tmp_path / "link.json").symlink_to("identity.json")
+    assert identities.load(tmp_path / "link.json").public_key == made.public_key
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory", "long"])
+def test_what_is_no_file_of_a_key_is_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "identity.json"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "directory":
+            path.mkdir()
+        case _:
+            path.write_bytes(b" " * (1 << 20))
+    with pytest.raises(InvalidArgument, match="cannot read the identity"):
+        identities.load(path)
