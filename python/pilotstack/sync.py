@@ -26,7 +26,7 @@ from pilotstack.client._link import Link, Plan
 from pilotstack.client._serving import is_remote, report, report_hook, report_remote
 from pilotstack.client._session import Accepted, Opened, Received, reply_json
 from pilotstack.client._socket import StreamSocket
-from pilotstack.client._wire import DIAL, GRACE, PATIENCE, remove_stale
+from pilotstack.client._wire import DIAL, GRACE, PATIENCE, closed, remove_stale
 from pilotstack.client.control import BlockingControlCalls, info_of
 from pilotstack.client.networks import BlockingNetworkCalls
 from pilotstack.client.trust import BlockingTrustMethods
@@ -142,10 +142,12 @@ class Driver(_Closing, BlockingControlCalls, BlockingTrustMethods, BlockingNetwo
         self._timeout = f.seconds(timeout)
         self._plan = Plan(reconnect, on_disconnect, on_reconnect)
         self._forwards: dict[bytes, bytes] = {}
-        self._link = self._new_link()
+        self._link = Link(self._path, self._timeout, self._plan)
         self._link.restore = self._restore
 
     def _new_link(self) -> Link:
+        if self._link.is_closed:
+            raise closed()
         return Link(self._path, self._timeout, self._plan)
 
     def __repr__(self) -> str:
@@ -159,7 +161,8 @@ class Driver(_Closing, BlockingControlCalls, BlockingTrustMethods, BlockingNetwo
         self, command: int, payload: bytes = b"", *, timeout: float | None = None
     ) -> dict[str, Any]:
         """Asks the control plane something; the JSON object of the reply."""
-        _, answer = self._link.request(f.REQUEST, bytes((command,)), payload, timeout=timeout)
+        verb = f.u8(command, "command")
+        _, answer = self._link.request(f.REQUEST, verb, payload, timeout=timeout)
         return reply_json(cast("bytes", answer.value))
 
     def _address(self, host: Address | str) -> Address:

@@ -104,6 +104,11 @@ def frame(command: int, *parts: bytes) -> bytes:
     return (len(body) + 1).to_bytes(LENGTH_LEN) + bytes((command,)) + body
 
 
+def u8(value: int, what: str = "number") -> bytes:
+    """One byte."""
+    return _unsigned(value, 1, what)
+
+
 def u16(value: int, what: str = "number") -> bytes:
     """Two bytes, big endian."""
     return _unsigned(value, 2, what)
@@ -193,6 +198,8 @@ def path(value: str | os.PathLike[str]) -> bytes:
         InvalidArgument: no socket can have this path.
     """
     try:
+        if not os.fspath(value):
+            raise TypeError("empty")
         data = os.fsencode(Path(value).absolute())
     except TypeError as error:
         raise InvalidArgument(f"no path: {value!r}") from error

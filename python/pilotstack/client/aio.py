@@ -421,11 +421,12 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
             NotRunning: the daemon ended; whether it acted on the request is not known.
             TimedOut: it did not answer in time.
         """
+        verb = f.u8(command, "command")
         if self._control is not None:
             with limit(self._timeout if timeout is None else timeout):
                 control = self._control = await self._control.renewed(is_wanted=not self._is_closed)
                 return reply_json(b"\0" + await control.request(f.frame(command, payload)))
-        answer = await self._request(f.REQUEST, bytes((command,)), payload, timeout=timeout)
+        answer = await self._request(f.REQUEST, verb, payload, timeout=timeout)
         return reply_json(cast("bytes", answer.value))
 
     # Streams

@@ -319,6 +319,23 @@ def test_closing_a_listener_wakes_who_waits(daemon: FakeDaemon) -> None:
         assert ends == ["served"]
 
 
+def test_a_closed_driver_makes_nothing_more(daemon: FakeDaemon) -> None:
+    driver = sync.Driver(daemon.path)
+    driver.close()
+    for call in (driver.info, driver.listen, driver.datagram):
+        with pytest.raises(NotRunning):
+            call()
+
+
+@pytest.mark.anyio
+async def test_a_command_that_does_not_exist_is_an_invalid_argument(daemon: FakeDaemon) -> None:
+    async with pilotstack.Driver(daemon.path) as driver:
+        with pytest.raises(InvalidArgument):
+            await driver.call(300)
+    with sync.Driver(daemon.path) as blocking, pytest.raises(InvalidArgument):
+        blocking.call(-1)
+
+
 def test_a_stream_is_the_parents_and_the_childs_copy_says_how_it_ended(
     daemon: FakeDaemon,
 ) -> None:

@@ -165,6 +165,9 @@ def test_anything_is_a_target_or_an_invalid_argument(target: Any) -> None:
         lambda: f.payload("x", 10),  # type: ignore[arg-type]
         lambda: f.path("x" * 200),
         lambda: f.path("a\0b"),
+        lambda: f.u8(256, "command"),
+        lambda: f.u8(-1, "command"),
+        lambda: f.path(""),
         lambda: f.path(3),  # type: ignore[arg-type]
         lambda: f.frame(f.REQUEST, "x"),  # type: ignore[arg-type]
         lambda: f.dial_flags(False, []),  # type: ignore[arg-type]
