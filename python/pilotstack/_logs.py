@@ -161,7 +161,7 @@ def _descriptor(stream: TextIO | None) -> int:
 def configure(level: str, form: str) -> LineWriter:
     """Structured logs on stderr, from Python and from the core; returns what writes them."""
     global _stderr
-    _occupy_standard_descriptors()
+    occupy_standard_descriptors()
     number = getattr(logging, level.upper().replace("WARN", "WARNING"))
     is_json = form == "json"
     writer = _stderr = LineWriter(sys.stderr, _note_json if is_json else _note_text)
@@ -175,7 +175,7 @@ def configure(level: str, form: str) -> LineWriter:
         structlog.processors.JSONRenderer()
         if is_json
         else structlog.dev.ConsoleRenderer(
-            colors=_is_terminal(sys.stderr),
+            colors=is_terminal(sys.stderr),
             # Local variables, which others show, may be secrets.
             exception_formatter=structlog.dev.plain_traceback,
         )
@@ -263,14 +263,15 @@ def _note_json(count: int) -> str:
     return json.dumps({"event": "log_lines_dropped", "level": "warning", "count": count}) + "\n"
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody reads a stream as it comes."""
     try:
         return stream is not None and stream.isatty()
     except (OSError, ValueError):
         return False
 
 
-def _occupy_standard_descriptors() -> None:
+def occupy_standard_descriptors() -> None:
     """Whatever is opened later must not get the number of a closed stderr, and its lines."""
     for fd in range(3):
         try:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from pilotstack import sync
 from pilotstack.errors import ConnectionRefused
@@ -190,6 +193,52 @@ def test_failures_have_codes_and_statuses_of_their_own(
         assert (report["status"], report["code"]) == ("error", code)
         assert report["message"]
     assert run("-socket", socket, "info").returncode == 0
+
+
+@pytest.mark.parametrize("form", ["--json", "--no-json"])
+def test_output_that_cannot_be_written_is_a_failure_in_words(
+    form: str, shared_network: Network
+) -> None:
+    socket = shared_network.nodes["agent-a"].socket
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [*CTL, "--socket", str(socket), form, "info"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=50,
+        )
+    assert result.returncode == 1
+    assert result.stderr.decode().splitlines() == [
+        "error: cannot write the output: No space left on device"
+    ]
+
+
+@pytest.mark.parametrize("form", ["--json", "--no-json"])
+def test_a_reader_that_left_ends_a_command_quietly(form: str, shared_network: Network) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    socket = shared_network.nodes["agent-a"].socket
+    with os.fdopen(writing, "wb") as pipe:
+        command = [*CTL, "--socket", str(socket), form, "info"]
+        result = subprocess.run(
+            command, stdout=pipe, stderr=subprocess.PIPE, check=False, timeout=50
+        )
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("form", ["--json", "--no-json"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_no_failure(
+    closed: str, form: str, shared_network: Network, tmp_path: Path
+) -> None:
+    socket = shared_network.nodes["agent-a"].socket
+    for path, status in ((socket, 0), (tmp_path / "none", 8)):
+        command = [*CTL, "--socket", str(path), form, "info"]
+        shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+        result = subprocess.run(shell, capture_output=True, check=False, timeout=50)
+        assert result.returncode == status
+        assert b"Traceback" not in result.stderr
 
 
 def test_usage_errors_are_json_where_json_was_asked(shared_network: Network) -> None:

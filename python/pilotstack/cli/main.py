@@ -8,10 +8,10 @@ import traceback
 
 import rich_click as click
 
-from pilotstack import _flags, wellknown
+from pilotstack import _flags, _logs, wellknown
 from pilotstack.cli import agent, demo, identity, network, service, traffic, trust
 from pilotstack.cli.context import Group, global_options
-from pilotstack.cli.output import Output, exit_status
+from pilotstack.cli.output import Output, OutputFailed, exit_status
 
 #: What a shell reports of a program that SIGPIPE ended.
 _PIPE_CLOSED = 141
@@ -31,15 +31,33 @@ for _group in (agent, identity, network, trust, traffic, service, demo):
 
 def run() -> None:
     """Entry point of ``pilotctl``: runs the command and exits with its status."""
+    _replace_closed_streams()
     arguments = _flags.normalize(sys.argv[1:])
     try:
         status = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (OSError, OutputFailed) as error:
         # Nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = _PIPE_CLOSED
+        status = _without_output(error.__cause__ or error)
     sys.exit(status)
+
+
+def _without_output(error: BaseException) -> int:
+    if isinstance(error, BrokenPipeError):
+        return _PIPE_CLOSED
+    reason = getattr(error, "strerror", None) or error
+    # Nobody reads JSON where nothing can be written.
+    Output(is_json=False).report("internal", f"cannot write the output: {reason}")
+    return exit_status("internal")
+
+
+def _replace_closed_streams() -> None:
+    """What was closed by whoever started this takes everything and keeps nothing."""
+    _logs.occupy_standard_descriptors()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _run(arguments: list[str]) -> int:
@@ -58,7 +76,7 @@ def _run(arguments: list[str]) -> int:
         sys.stderr.flush()
         # A thread may still wait for somebody to read our output.
         os._exit(exit_status("interrupted"))
-    except BrokenPipeError:
+    except (BrokenPipeError, OutputFailed):
         raise
     except Exception as error:
         if os.environ.get("PILOT_DEBUG"):

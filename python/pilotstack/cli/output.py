@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,21 @@ def visible(text: str, *, keeps_lines: bool = False) -> str:
     )
 
 
+class OutputFailed(Exception):
+    """Stdout takes nothing: its reader left, or the disk is full. Others act on an OSError."""
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Where stdout is written to."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputFailed(str(error)) from error
+
+
 class Screen(Console):
-    """A console to which every string is literal text."""
+    """A console to which every string is literal text. What stderr does not take is dropped."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         stream = sys.stderr if stderr else sys.stdout
@@ -84,7 +98,12 @@ class Screen(Console):
             Text(visible(each, keeps_lines=True)) if isinstance(each, str) else each
             for each in objects
         )
-        super().print(*shown, **options)
+        with suppress(OSError) if self.stderr else _output():
+            super().print(*shown, **options)
+
+    def on_broken_pipe(self) -> None:
+        """As any failure to write."""
+        raise BrokenPipeError
 
 
 class Output:
@@ -145,8 +164,9 @@ class Output:
 
     @staticmethod
     def _line(value: Data) -> None:
-        sys.stdout.write(json.dumps(value, sort_keys=True) + "\n")
-        sys.stdout.flush()
+        with _output():
+            sys.stdout.write(json.dumps(value, sort_keys=True) + "\n")
+            sys.stdout.flush()
 
 
 def moment(unix: float) -> str:
