@@ -340,13 +340,17 @@ def run_command(command: click.Command, arguments: list[str]) -> None:
         signal.signal(number, _leave)
     try:
         # click prints usage errors for people itself.
-        command.main(arguments, standalone_mode=not _wants_json(arguments))
+        is_read = _logs.is_terminal(sys.stderr) and not _wants_json(arguments)
+        command.main(arguments, standalone_mode=is_read)
     except click.ClickException as error:
         message = error.format_message().rstrip(".")
         hint = getattr(error, "hint", None) or f"see: {command.name} --help"
         fail(InvalidArgument(message, hint=hint), status=_USAGE)
     except PilotError as error:
         fail(error)
+    except UnicodeEncodeError as error:
+        hint = "arguments and environment variables are UTF-8"
+        fail(InvalidArgument(f"not text: {error.object!r}", hint=hint), status=_USAGE)
 
 
 def _leave(number: int, frame: object) -> None:

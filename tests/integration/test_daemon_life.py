@@ -200,6 +200,29 @@ def test_a_hostname_that_is_taken_is_told_and_a_malformed_one_refused(
     assert "lowercase" in refused["message"]
 
 
+@pytest.mark.parametrize("variable", ["PILOT_KEEPALIVE", "PILOT_PUBLIC", "PILOT_LOG_LEVEL"])
+def test_a_start_tells_what_a_setting_of_another_kind_is(
+    variable: str, env: dict[str, str]
+) -> None:
+    refused = ctl(env | {variable: "nonsense"}, "daemon", "start")
+    assert refused["code"] == "invalid_argument"
+    assert "nonsense" in refused["message"]
+
+
+def test_what_is_no_text_ends_the_start_without_a_traceback(env: dict[str, str]) -> None:
+    result = run("pilot-daemon", "--hostname", "\udcff", env=env)
+    assert json.loads(result.stderr)["code"] == "invalid_argument"
+    assert result.returncode == 2
+
+
+def test_a_log_that_is_a_pipe_without_a_reader_is_not_waited_for(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "home/.pilot").mkdir(parents=True)
+    os.mkfifo(tmp_path / "home/.pilot/pilot.log")
+    assert ctl(env, "daemon", "start")["code"] == "invalid_argument"
+
+
 def test_every_line_is_json_where_that_was_asked(env: dict[str, str], tmp_path: Path) -> None:
     result = run("pilot-daemon", "--log-format", "json", "--no-such-flag", env=env)
     report = json.loads(result.stderr)

@@ -162,7 +162,8 @@ def start(flags: list[str]) -> Started:
 def _open_log() -> BinaryIO:
     try:
         _paths.make_home()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        # A pipe without a reader is not waited for.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
         return open(os.open(log_file(), flags, 0o600), "ab")
     except PermissionDenied:
         raise
@@ -186,6 +187,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def _report_of(line: str) -> tuple[str, str, str | None] | None:
+    """Code, message and hint, if a line is a server's last one."""
+    with suppress(ValueError, KeyError, TypeError):
+        report = json.loads(line)
+        if report["status"] == "error":
+            return report["code"], report["message"], report.get("hint")
+    return None
+
+
 def _explain(begin: int) -> ConnectionFailed:
     with log_file().open("rb") as log:
         end = log.seek(0, os.SEEK_END)
@@ -193,9 +203,9 @@ def _explain(begin: int) -> ConnectionFailed:
         lines = log.read().decode(errors="replace").strip().splitlines()
     last = lines[-1] if lines else "it said nothing"
     code = hint = None
-    with suppress(ValueError, KeyError, TypeError):
-        report = json.loads(last)
-        code, last, hint = report["code"], report["message"], report.get("hint")
+    # Another daemon that starts at the same time may have logged after ours.
+    if reports := list(filter(None, map(_report_of, lines))):
+        code, last, hint = reports[-1]
     where = f"the log is in {log_file()}"
     return ConnectionFailed(
         f"the daemon did not start: {last}", code=code, hint=f"{hint} ({where})" if hint else where
