@@ -296,12 +296,18 @@ def announce(**members: object) -> None:
     writer.close()
 
 
+def _endings() -> list[signal.Signals]:
+    """What asks for an orderly end: a terminal that closes does, unless nohup(1) says otherwise."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
 async def until_signalled(main: Callable[[anyio.Event], Awaitable[None]]) -> None:
-    """Runs ``main`` with an event that SIGTERM or SIGINT sets."""
+    """Runs ``main`` with an event that SIGTERM, SIGINT or SIGHUP sets."""
     stopping = anyio.Event()
 
     async def watch() -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with anyio.open_signal_receiver(*_endings()) as signals:
             async for _ in signals:
                 stopping.set()
                 return
@@ -321,11 +327,17 @@ def run(main: Callable[[anyio.Event], Awaitable[None]], *, wants_uvloop: bool = 
     options = {"use_uvloop": wants_uvloop and importlib.util.find_spec("uvloop") is not None}
     try:
         anyio.run(until_signalled, main, backend_options=options)
-    except* (PilotError, OSError) as group:
-        fail(group.exceptions[0])
-    except* Exception as group:
-        log.error("defect", exc_info=group.exceptions[0])
-        fail(InternalError(f"a defect of ours: {group.exceptions[0]!r}"))
+    except Exception as error:
+        problem = error
+    else:
+        return
+    # Not in a handler: some versions of Python show an exit from there with tracebacks.
+    while isinstance(problem, ExceptionGroup):
+        problem = problem.exceptions[0]
+    if not isinstance(problem, PilotError | OSError):
+        log.error("defect", exc_info=problem)
+        problem = InternalError(f"a defect of ours: {problem!r}")
+    fail(problem)
 
 
 def run_command(command: click.Command, arguments: list[str]) -> None:
@@ -336,7 +348,7 @@ def run_command(command: click.Command, arguments: list[str]) -> None:
         command: what to run.
         arguments: its command line.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _endings():
         signal.signal(number, _leave)
     try:
         # click prints usage errors for people itself.

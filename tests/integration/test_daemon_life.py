@@ -41,7 +41,7 @@ def _address(listening: socket.socket) -> str:
     return f"127.0.0.1:{listening.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_start_that_waits_for_a_registry(
     number: signal.Signals, env: dict[str, str], tmp_path: Path
 ) -> None:

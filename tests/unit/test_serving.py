@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import sys
 from contextlib import ExitStack, suppress
@@ -14,6 +15,7 @@ import anyio.lowlevel
 import pytest
 
 from pilotstack import _serving
+from pilotstack.errors import NotFound
 
 pytestmark = pytest.mark.anyio
 
@@ -215,3 +217,23 @@ async def test_an_endless_task_goes_on_after_a_failure(monkeypatch: pytest.Monke
         tasks.start_soon(Program().run)
         await again.wait()
         tasks.cancel_scope.cancel()
+
+
+def test_the_end_of_a_server_that_failed_is_no_consequence_of_the_failure() -> None:
+    async def fails(stopping: anyio.Event) -> None:
+        raise NotFound("nobody")
+
+    with pytest.raises(SystemExit) as ended:
+        _serving.run(fails)
+    assert ended.value.code == 1
+    # What is raised in a handler is shown with a traceback by some versions of Python.
+    assert ended.value.__context__ is None
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_terminal_that_closes_asks_for_the_end_unless_that_is_ignored(
+    is_ignored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = signal.SIG_IGN if is_ignored else signal.SIG_DFL
+    monkeypatch.setattr(signal, "getsignal", lambda number: handler)
+    assert (signal.SIGHUP in _serving._endings()) is not is_ignored
