@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import rich_click as click
+from click.exceptions import Exit
 
 from pilotstack import wellknown
 from pilotstack.cli.context import Group, Settings, global_options, reported
@@ -100,15 +101,14 @@ def stop(settings: Settings) -> None:
 
 @daemon.command()
 @click.option("--check", is_flag=True, help="Say nothing; exit with 0 only if it answers.")
-@click.pass_context
 @global_options
-def status(context: click.Context, check: bool) -> None:
+@reported
+def status(settings: Settings, /, check: bool) -> None:
     """Show whether the daemon runs and answers."""
-    settings = context.ensure_object(Settings)
     socket = settings.socket or wellknown.default_socket()
     info = _info(socket)
     if check:
-        context.exit(0 if info else 1)
+        raise Exit(0 if info else 1)
     pid = lifecycle.running_pid(socket)
     data: dict[str, Any] = {
         "running": pid is not None or info is not None,
