@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
+from pilotstack import _files
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -75,8 +77,8 @@ class RecentPeers:
         if self._path is None:
             return []
         try:
-            with self._path.open("rb") as file:
-                found = msgspec.json.decode(file.read(_MAX_FILE))["peers"]
+            octets = _files.read_regular(self._path, _MAX_FILE)
+            found = msgspec.json.decode(octets)["peers"]
             return [peer for peer in found if type(peer) is int and 0 < peer <= _MAX_ID][
                 -MAX_PEERS:
             ]

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
+from pilotstack import _files
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -98,7 +100,7 @@ class Clock:
         if self._path is None:
             return None
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = _files.open_regular(self._path, os.O_RDONLY)
             with open(descriptor, "rb") as file:
                 kept = msgspec.json.decode(file.read(_MAX_FILE), type=_Kept)
         except FileNotFoundError:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Octets of a cluster's name.
 _CLUSTER: Final = 8
+#: Bytes of the file.
+_MAX_FILE: Final = 64 << 10
 #: Cost of guessing a replication token from a proof: about 50 ms and 16 MiB each.
 _SCRYPT: Final[dict[str, Any]] = {"n": 1 << 14, "r": 8, "p": 1, "dklen": 32}
 #: Terms that anybody may name; one promotion a second takes longer than any network lives.
@@ -67,7 +69,7 @@ class Term:
         if path is None:
             return
         try:
-            kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+            kept = msgspec.json.decode(_files.read_regular(path, _MAX_FILE), type=_Kept)
             # Files of earlier versions name no cluster and have no sum.
             if (kept.cluster or kept.sum) and kept.sum != _sum(kept):
                 raise ValueError("its checksum is wrong")

@@ -88,11 +88,7 @@ class TrustStore:
         if self.path is None:
             return Rows.of()
         try:
-            with self.path.open("rb") as file:
-                octets = file.read(MAX_FILE + 1)
-            if len(octets) > MAX_FILE:
-                raise ValueError("it is too large")
-            whole = msgspec.json.decode(octets)
+            whole = msgspec.json.decode(_files.read_regular(self.path, MAX_FILE))
             if not isinstance(whole, dict):
                 raise ValueError("it is no JSON object")
             rows = _rows(whole)

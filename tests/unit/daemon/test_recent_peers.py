@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -18,6 +19,11 @@ def test_they_are_remembered_in_a_private_file(tmp_path: Path) -> None:
     assert RecentPeers(path).ids == [5, 7]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [file.name for file in tmp_path.iterdir()] == ["peers.json"]
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "peers.json")
+    assert RecentPeers(tmp_path / "peers.json").ids == []
 
 
 def test_the_newest_stay(tmp_path: Path) -> None:
