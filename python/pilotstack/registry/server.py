@@ -263,6 +263,7 @@ class RegistryServer:
             await anyio.sleep(_SWEEP_EVERY)
             self.service.sweep()
             await anyio.to_thread.run_sync(self.clock.save)
+            self.service.settle_term()
             self.service.metrics.tick(_SWEEP_EVERY)
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:

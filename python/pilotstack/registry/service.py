@@ -130,6 +130,13 @@ class Service:
                 hint="start it again as a standby of the registry that serves",
             )
 
+    def settle_term(self) -> None:
+        """Writes what a full disk kept from being written of cluster and term."""
+        try:
+            self.standing.term.settle()
+        except OSError as error:
+            log.error("term_failed", error=str(error))
+
     def _refusal(self, kind: str) -> str:
         """Why a standby does not answer."""
         if kind not in READS:

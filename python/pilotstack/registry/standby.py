@@ -22,6 +22,7 @@ from pilotstack.errors import PilotError
 from pilotstack.registry import messages, snapshot, validation
 from pilotstack.registry.connection import open_stream
 from pilotstack.registry.state import State
+from pilotstack.registry.term import MAX_TERM
 
 if TYPE_CHECKING:
     from pilotstack.registry.ledger import Ledger
@@ -206,6 +207,8 @@ class Standby:
                 f"the primary at {where} {shown}, and this copy is of {own.cluster}: it began "
                 "anew, or is another's; to follow it all the same, move this registry's store away"
             )
+        if not 0 <= term < MAX_TERM:
+            raise _Refused(f"the primary at {where} has term {term}, which no registry reaches")
         if "term" in message and term < own.number:
             raise _Refused(
                 f"the primary at {where} has term {term}, and this registry has seen "

@@ -31,8 +31,10 @@ _CLUSTER: Final = 8
 _MAX_FILE: Final = 64 << 10
 #: Cost of guessing a replication token from a proof: about 50 ms and 16 MiB each.
 _SCRYPT: Final[dict[str, Any]] = {"n": 1 << 14, "r": 8, "p": 1, "dklen": 32}
-#: Terms that anybody may name; one promotion a second takes longer than any network lives.
+#: Terms that others may name are below; one promotion a second takes longer than any network lives.
 MAX_TERM: Final = 1 << 31
+#: What a file may have: promotions go on from any term that was believed.
+_MAX_KEPT: Final = 1 << 32
 
 
 class _Kept(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,6 +68,8 @@ class Term:
         self._path = path
         self._kept = _Kept()
         self._is_new = True
+        #: What was decided could not be written yet.
+        self._is_owed = False
         if path is None:
             return
         try:
@@ -73,7 +77,7 @@ class Term:
             # Files of earlier versions name no cluster and have no sum.
             if (kept.cluster or kept.sum) and kept.sum != _sum(kept):
                 raise ValueError("its checksum is wrong")
-            if not 0 <= kept.term < MAX_TERM:
+            if not 0 <= kept.term < _MAX_KEPT:
                 raise ValueError(f"there is no term {kept.term}")
         except FileNotFoundError:
             return
@@ -169,13 +173,22 @@ class Term:
         """
         self._keep(replaced_by=term)
 
+    def settle(self) -> None:
+        """Writes what could not be written when it was decided.
+
+        Raises:
+            OSError: it still cannot.
+        """
+        self._keep()
+
     def _keep(self, **members: Any) -> None:
         kept = msgspec.structs.replace(self._kept, **members, sum="")
-        if kept == msgspec.structs.replace(self._kept, sum=""):
-            return
-        kept = self._kept = msgspec.structs.replace(kept, sum=_sum(kept))
-        if self._path is not None:
-            _files.replace(self._path, [msgspec.json.encode(kept)])
+        if kept != msgspec.structs.replace(self._kept, sum=""):
+            self._kept = msgspec.structs.replace(kept, sum=_sum(kept))
+            self._is_owed = self._path is not None
+        if self._is_owed and self._path is not None:
+            _files.replace(self._path, [msgspec.json.encode(self._kept)])
+            self._is_owed = False
 
 
 def _sum(kept: _Kept) -> str:

@@ -23,7 +23,7 @@ from pilotstack.registry.replication import QUEUE, Log, Publisher, _Subscriber
 from pilotstack.registry.standby import Standby
 from pilotstack.registry.state import Policy, Source, State, apply
 from pilotstack.registry.store import FileStore, MemoryStore
-from pilotstack.registry.term import Standing, Term
+from pilotstack.registry.term import MAX_TERM, Standing, Term
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -392,6 +392,21 @@ async def test_an_empty_a_foreign_and_an_earlier_primary_replace_nothing() -> No
     # Another standby was promoted, and was not as far.
     await pair.take(*other.snapshot(cluster="c", term=1))
     assert pair.names == {"node-9"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("term", [MAX_TERM, (1 << 32) - 1])
+async def test_a_term_that_no_registry_reaches_is_not_adopted(tmp_path: Path, term: int) -> None:
+    pair = Pair(tmp_path / "term")
+    pair.change(1)
+    with pytest.raises(PilotError, match="which no registry reaches"):
+        await pair.take(*pair.snapshot(cluster="ours", term=term))
+    assert not pair.names
+    # It starts again, and follows.
+    await pair.take(*pair.snapshot(cluster="ours"))
+    assert Term(tmp_path / "term").number == 0
+    with pytest.raises(PilotError, match="which no registry reaches"):
+        await pair.take(pair.change(2) | {"cluster": "ours", "term": term})
 
 
 @pytest.mark.anyio

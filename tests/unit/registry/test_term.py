@@ -173,3 +173,42 @@ async def test_a_registry_without_a_secret_believes_nobody() -> None:
     asked = Asked(leading(token=""))
     await asked.ask("register", **promoted(asked.standing.term.cluster).members())
     assert not asked.standing.is_replaced
+
+
+def test_what_a_full_disk_refused_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "term"
+    term = Term(path)
+    term.lead()
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pilotstack._files.replace", fail)
+        with pytest.raises(OSError, match="No space"):
+            term.replace(5)
+        with pytest.raises(OSError, match="No space"):
+            term.settle()
+    assert term.replaced_by == 5
+    assert Term(path).replaced_by == 0
+    term.settle()
+    assert Term(path).replaced_by == 5
+    # The same decision again is written, too.
+    with monkeypatch.context() as patch:
+        patch.setattr("pilotstack._files.replace", fail)
+        with pytest.raises(OSError, match="No space"):
+            term.adopt("cluster", 7)
+    term.adopt("cluster", 7)
+    assert (Term(path).cluster, Term(path).number) == ("cluster", 7)
+
+
+def test_the_last_term_that_is_believed_can_be_followed_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "term"
+    term = Term(path)
+    term.follow("127.0.0.1:1", None)
+    term.adopt("cluster", MAX_TERM - 1)
+    assert Term(path).lead()
+    again = Term(path)
+    assert (again.number, again.lead()) == (MAX_TERM, False)
