@@ -171,6 +171,30 @@ async def test_silent_and_slow_connections_keep_no_monitor_out(registries: Regis
             opened.close()
 
 
+async def test_responses_that_nobody_takes_keep_no_monitor_out(registries: Registries) -> None:
+    registries.start_primary("primary", "--http", "127.0.0.1:0")
+    host, _, port = registries.processes["primary"].ready["http"].rpartition(":")
+    greedy: list[socket.socket] = []
+    try:
+        for _ in range(AT_ONCE):
+            opened = socket.socket()
+            greedy.append(opened)
+            # Less than a response has, and short segments, for which the system queues less.
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            opened.connect((host, int(port)))
+            opened.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for opened in greedy:
+            # The response has begun.
+            assert opened.recv(1, socket.MSG_PEEK)
+        async with httpx.AsyncClient(base_url=url_of(registries)) as http:
+            for _ in range(8):
+                assert (await http.get("/healthz")).status_code == 200
+    finally:
+        for opened in greedy:
+            opened.close()
+
+
 async def test_strangers_hear_of_no_closed_network_over_http(registries: Registries) -> None:
     address = registries.start_primary("primary", "--http", "127.0.0.1:0")
     client = registries.client(address)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 #: Seconds for a request's head, and for all of it with its response.
 HEAD_DEADLINE: Final = 5.0
 DEADLINE: Final = 10.0
-#: Connections at once. When there are more, the oldest that has not asked anything gives way.
+#: Connections at once. When there are more, the oldest for which no response is being made gives
+#: way.
 AT_ONCE: Final = 64
 #: Octets of a request's head.
 HEAD: Final = 16 << 10
@@ -136,6 +137,8 @@ class HttpServer:
             self._places.prove(seat)
             method = request.method
             response = await self._respond(request, stream)
+            # Who does not take it may be waiting on purpose.
+            self._places.withdraw(seat)
         except h11.RemoteProtocolError as error:
             response = _json(error.error_status_hint, {"error": "not understood"})
         headers = [

@@ -1,13 +1,19 @@
 """Who may be connected: so many in all and of one source. Connections that have proved nothing give
-way to newcomers, so that silent ones keep nobody out. No clocks here.
+way to newcomers, so that silent ones keep nobody out; after them the source that has far more than
+others does, so that a few registered nodes keep nobody out, either. No clocks here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: A source with so many seats, and so many times as many as the newcomer's, gives one up although
+#: it has shown something.
+_MANY: Final = 16
+_TIMES: Final = 4
 
 
 class Seat:
@@ -18,13 +24,14 @@ class Seat:
         evict: called when the place is given to somebody else; the connection must end then.
     """
 
-    __slots__ = ("evict", "is_held", "is_proven", "source")
+    __slots__ = ("evict", "is_exempt", "is_held", "is_proven", "source")
 
     def __init__(self, source: str, evict: Callable[[], None]) -> None:
         self.source = source
         self.evict = evict
         self.is_held = False
         self.is_proven = False
+        self.is_exempt = False
 
 
 class Places:
@@ -41,6 +48,8 @@ class Places:
         self._taken: dict[str, int] = {}
         #: Unproven seats of each source, the oldest first.
         self._unproven: dict[str, dict[Seat, None]] = {}
+        #: The others, in the same way; those that the limit of a source is not for are not here.
+        self._proven: dict[str, dict[Seat, None]] = {}
         self.total = 0
         #: Seats that were given to somebody else.
         self.evicted = 0
@@ -61,9 +70,10 @@ class Places:
         if self._limit and self.total >= self._limit:
             # The source with most of them, whoever that is: each newcomer costs the greediest one.
             most = max(self._unproven, key=lambda s: len(self._unproven[s]), default="")
-            if not self._evict(most):
+            if not (self._evict(most) or self._displace(seat.source)):
                 return False
         seat.is_held = True
+        seat.is_exempt = is_exempt
         self._taken[seat.source] = self._taken.get(seat.source, 0) + 1
         self._unproven.setdefault(seat.source, {})[seat] = None
         self.total += 1
@@ -72,23 +82,41 @@ class Places:
     def prove(self, seat: Seat) -> None:
         """The connection has shown something: it keeps its place."""
         if seat.is_held and not seat.is_proven:
-            seat.is_proven = True
             self._forget(seat)
+            seat.is_proven = True
+            if not seat.is_exempt:
+                self._proven.setdefault(seat.source, {})[seat] = None
+
+    def withdraw(self, seat: Seat) -> None:
+        """What the connection has shown is used up: it may have to give way again, as the newest."""
+        if seat.is_held and seat.is_proven:
+            self._forget(seat)
+            seat.is_proven = False
+            self._unproven.setdefault(seat.source, {})[seat] = None
 
     def leave(self, seat: Seat) -> None:
         """Gives the place back, once."""
         if not seat.is_held:
             return
         seat.is_held = False
-        if not seat.is_proven:
-            self._forget(seat)
+        self._forget(seat)
         self.total -= 1
         self._taken[seat.source] -= 1
         if not self._taken[seat.source]:
             del self._taken[seat.source]
 
     def _evict(self, source: str) -> bool:
-        seat = next(iter(self._unproven.get(source, ())), None)
+        return self._give_up(next(iter(self._unproven.get(source, ())), None))
+
+    def _displace(self, newcomer: str) -> bool:
+        """Takes the oldest proven seat of the source with most, if that is far more."""
+        most = max(self._proven, key=lambda s: len(self._proven[s]), default="")
+        seats = self._proven.get(most, {})
+        if len(seats) < max(_MANY, _TIMES * (self._taken.get(newcomer, 0) + 1)):
+            return False
+        return self._give_up(next(iter(seats)))
+
+    def _give_up(self, seat: Seat | None) -> bool:
         if seat is None:
             return False
         self.leave(seat)
@@ -97,7 +125,8 @@ class Places:
         return True
 
     def _forget(self, seat: Seat) -> None:
-        seats = self._unproven[seat.source]
-        del seats[seat]
+        by_source = self._proven if seat.is_proven else self._unproven
+        seats = by_source.get(seat.source, {})
+        seats.pop(seat, None)
         if not seats:
-            del self._unproven[seat.source]
+            by_source.pop(seat.source, None)

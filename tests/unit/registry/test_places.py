@@ -67,3 +67,45 @@ def test_what_was_given_up_is_not_given_back_twice() -> None:
     assert places.total == 1
     places.leave(second)
     assert places.total == 0
+
+
+def test_a_source_with_far_more_proven_seats_gives_one_up() -> None:
+    places, evicted = Places(40), list[str]()
+    for number in range(20):
+        for source in ("first", "second"):
+            seat = take(places, source, evicted, f"{source}-{number}")
+            assert seat is not None
+            places.prove(seat)
+    for _ in range(4):
+        seat = take(places, "new", evicted)
+        assert seat is not None
+        places.prove(seat)
+    assert evicted == ["first-0", "second-0", "first-1", "second-1"]
+    assert places.total == 40
+    # With a fifth they would not have four times as many.
+    assert take(places, "new", evicted) is None
+
+
+def test_those_of_this_host_are_not_given_up_when_they_are_proven() -> None:
+    places, evicted = Places(20), list[str]()
+    for _ in range(20):
+        seat = Seat("near", lambda: evicted.append("near"))
+        assert places.enter(seat, is_exempt=True)
+        places.prove(seat)
+    assert take(places, "far", evicted) is None
+    assert evicted == []
+
+
+def test_who_withdraws_gives_way_again() -> None:
+    places, evicted = Places(2), list[str]()
+    for name in ("a", "b"):
+        seat = take(places, name, evicted)
+        assert seat is not None
+        places.prove(seat)
+        places.prove(seat)
+        places.withdraw(seat)
+    assert take(places, "c", evicted) is not None
+    assert evicted == ["a"]
+    places.withdraw(seat)
+    places.leave(seat)
+    assert places.total == 1
