@@ -7,8 +7,10 @@ primary in its list, and nowhere else: an address in a reply is not followed.
 
 Registries say in every reply which cluster they are of, and in which term. The highest term that
 was seen goes with every request, proof included, so that a primary that was replaced learns of it
-before it writes; its replies do not count any more. A registry of another cluster is used only if
-all that answer are of another, and the rest has been silent for long.
+before it writes; its replies do not count any more. If for long all registries of the list answer,
+none in that term, and none knows of it, it is given up: somebody made it up, or what there was of it
+is lost. A registry of another cluster is used only if all that answer are of another, and the rest
+has been silent for long.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pilotstack import _resolving, _serving
 from pilotstack.errors import ConnectionFailed, InvalidArgument, PermissionDenied, PilotError
 from pilotstack.registry import messages
 from pilotstack.registry.causes import cause_of
+from pilotstack.registry.term import MAX_TERM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +42,7 @@ PROBE = 2.0
 #: Seconds for a reply (sheet 1.5), beyond those for which the registry was asked to wait.
 REPLY = 30.0
 #: Seconds after which registries of another cluster are taken for the network, though some of the
-#: list do not answer.
+#: list do not answer; and after which a term that none of them knows is given up.
 PATIENCE = 60.0
 #: Registries in a list.
 MAX_REGISTRIES = 16
@@ -147,9 +150,13 @@ class _Seen:
             return
         if cluster != self._cluster:
             self._cluster, self._term, self._proof = cluster, 0, ""
-        if term > self._term:
+        if MAX_TERM > term > self._term:
             proof = messages.text(reply, "term_proof")
             self._term, self._proof = term, proof if len(proof) <= _NAME else ""
+
+    def forget_term(self) -> None:
+        """Believes any term again."""
+        self._term, self._proof = 0, ""
 
 
 class _Link:
@@ -197,6 +204,8 @@ class Connection:
         self._seen = _Seen()
         #: Since when only registries of another cluster have answered.
         self._alone_since = math.inf
+        #: Since when all registries have answered, each in an earlier term that it holds to.
+        self._outdated_since = math.inf
 
     @property
     def address(self) -> tuple[str, int]:
@@ -230,6 +239,7 @@ class Connection:
     async def _ask_all(self, message: Message, deadline: float) -> Message:
         second_best: tuple[int, Message] | None = None
         foreign: tuple[int, Message] | None = None
+        outdated: set[int] = set()
         refusal: PilotError | None = None
         failures: dict[int, Exception] = {}
         others = [i for i in range(len(self.addresses)) if i != self._current]
@@ -252,13 +262,16 @@ class Connection:
             if not is_outdated:
                 self._seen.note(reply)
             if not (is_outdated or is_standby(reply)):
+                self._outdated_since = math.inf
                 await self._settle(index)
                 return reply
             # An outdated one that does not know that it is answers like any other.
             if is_standby(reply) or messages.flag(reply, "replaced"):
                 second_best = second_best or (index, reply)
             else:
+                outdated.add(index)
                 refusal = _replaced(self.addresses[index])
+        self._note_outdated(is_all=len(outdated) == len(self.addresses))
         if second_best is not None:
             await self._settle(second_best[0])
             return second_best[1]
@@ -266,6 +279,15 @@ class Connection:
         if foreign is not None and (not has_failed or self._is_patience_over()):
             return await self._change_cluster(*foreign, message, deadline)
         raise refusal or self._unreachable(failures)
+
+    def _note_outdated(self, *, is_all: bool) -> None:
+        """Gives up a term when nobody has known it for long. Requests carry its proof, so a
+        registry that was replaced would know by then."""
+        now = anyio.current_time()
+        self._outdated_since = min(self._outdated_since, now) if is_all else math.inf
+        if now - self._outdated_since >= PATIENCE:
+            self._seen.forget_term()
+            self._outdated_since = math.inf
 
     def _unreachable(self, failures: Mapping[int, Exception]) -> ConnectionFailed:
         causes = {

@@ -213,6 +213,37 @@ async def test_the_highest_term_goes_with_every_request_and_decides() -> None:
         assert connection.address == new.address
 
 
+async def test_a_term_that_nobody_knows_is_given_up_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with registries(2) as (first, second), connected(first, second) as connection:
+        # Somebody on the way made it up.
+        first.reply = lambda number: standing("c", (1 << 31) - 1, term_proof="forged")
+        await connection.request({"type": "a"})
+        first.reply = second.reply = lambda number: standing("c")
+        with pytest.raises(ConnectionFailed, match="replaced"):
+            await connection.request({"type": "b"})
+        # While one of the list is silent, it may be the one that serves.
+        monkeypatch.setattr(module, "PATIENCE", 0)
+        second.reply = lambda number: None
+        with pytest.raises(ConnectionFailed):
+            await connection.request({"type": "c"})
+        with pytest.raises(ConnectionFailed):
+            await connection.request({"type": "d"})
+        second.reply = lambda number: standing("c")
+        with pytest.raises(ConnectionFailed, match="replaced"):
+            await connection.request({"type": "e"})
+        assert (await connection.request({"type": "f"}))["term"] == 0
+
+
+async def test_a_term_that_no_registry_reaches_is_not_believed() -> None:
+    async with registries(1) as (only,), connected(only) as connection:
+        only.reply = lambda number: standing("c", (1 << 32) - 1, term_proof="forged")
+        await connection.request({"type": "a"})
+        only.reply = lambda number: standing("c")
+        assert (await connection.request({"type": "b"}))["term"] == 0
+
+
 async def test_another_cluster_is_taken_only_when_nobody_of_the_known_one_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
