@@ -196,11 +196,17 @@ class Publisher:
             return "this registry was replaced"
         if self._standing.is_foreign(request):
             return "this registry belongs to another cluster"
+        if not self._token or (self._is_open and not messages.text(request, "token")):
+            return ""
+        return "" if self._is_right(request) else "invalid replication token"
+
+    def _is_right(self, request: Message) -> bool:
         shown = messages.text(request, "token")
-        if self._token:
-            is_right = hmac.compare_digest(shown.encode(), self._token.encode())
-            return "" if is_right or (self._is_open and not shown) else "invalid replication token"
-        return ""
+        return hmac.compare_digest(shown.encode(), self._token.encode())
+
+    def is_wrong(self, request: Message) -> bool:
+        """Whether a standby shows a token, and a wrong one."""
+        return bool(self._token and messages.text(request, "token")) and not self._is_right(request)
 
     async def serve(self, stream: anyio.abc.ByteStream, request: Message) -> None:
         """Feeds a standby until its connection ends, which it may at any time.

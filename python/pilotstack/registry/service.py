@@ -11,6 +11,7 @@ import anyio
 import structlog
 
 from pilotstack.registry import messages
+from pilotstack.registry.auth import Denied
 from pilotstack.registry.clock import Clock
 from pilotstack.registry.limits import Bucket, Limits, Throttle
 from pilotstack.registry.metrics import Metrics
@@ -129,6 +130,19 @@ class Service:
                 by=self.standing.term.replaced_by,
                 hint="start it again as a standby of the registry that serves",
             )
+
+    def try_secret(self, request: Message, source: Source, *, is_wrong: bool) -> str:
+        """Counts a secret that was shown apart from the state machine's; returns why it is refused
+        unseen, if it is."""
+        guesses, now = self.ledger.state.guesses, self.clock.now()
+        try:
+            guesses.check(source.host, now)
+        except Denied as denied:
+            return str(denied)
+        if is_wrong:
+            guesses.wrong(source.host, now)
+            self._note(("replication token",), request, source)
+        return ""
 
     def settle_term(self) -> None:
         """Writes what a full disk kept from being written of cluster and term."""

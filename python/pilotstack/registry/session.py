@@ -194,10 +194,8 @@ class Session:
             body = await self._next_body(patience)
             request = messages.decode(body)
             if request.get("type") == "subscribe_replication":
-                self._service.notice(request)
                 # It is refused and closed, or stays.
-                self._on_proof()
-                await self._publisher.serve(self._stream, request)
+                await self._subscribe(request)
                 return
             reply = await self._answer(request)
             if self._source.proven:
@@ -206,6 +204,16 @@ class Session:
             if self._allowance.is_spent:
                 raise Flood
             patience = IDLE
+
+    async def _subscribe(self, request: Message) -> None:
+        service, is_wrong = self._service, self._publisher.is_wrong(request)
+        service.notice(request)
+        if text := service.try_secret(request, self._source, is_wrong=is_wrong):
+            await self._send({"type": "error", "error": text})
+            return
+        if not is_wrong:
+            self._on_proof()
+        await self._publisher.serve(self._stream, request)
 
     def _within(self, seconds: float) -> float:
         """The deadline for something that begins now; up to a tick late, never early."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,6 +16,7 @@ from tests.support.registries import signed
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.registry import messages
+from pilotstack.registry.guesses import WRONG_BURST
 from pilotstack.registry.ledger import Ledger
 from pilotstack.registry.limits import MAX_REFUSALS, Limits
 from pilotstack.registry.replication import Publisher
@@ -31,6 +33,7 @@ from pilotstack.registry.session import (
     Watch,
 )
 from pilotstack.registry.state import Policy, Source, State, apply
+from pilotstack.registry.statistics import Statistics
 from pilotstack.registry.store import MemoryStore
 
 if TYPE_CHECKING:
@@ -72,7 +75,8 @@ class Pipe(ByteStream):
 class Registry:
     """State and service without sockets or disks."""
 
-    def __init__(self, limits: Limits | None = None, *, primary: str = "") -> None:
+    def __init__(self, limits: Limits | None = None, *, primary: str = "", token: str = "") -> None:
+        self.token = token
         self.state = State(Policy(salt=os.urandom(32)))
         self.ledger = Ledger(self.state, MemoryStore())
         self.notified: list[int] = []
@@ -104,7 +108,7 @@ class Registry:
             host,
             1000,
             service=self.service,
-            publisher=Publisher(self.ledger),
+            publisher=Publisher(self.ledger, token=self.token),
             memory=self.memory,
             watch=self.watch,
         )
@@ -412,3 +416,29 @@ async def test_a_forged_poll_is_not_held() -> None:
         assert reply["error"] == "signature verification failed"
         assert anyio.current_time() == 0
         tasks.cancel_scope.cancel()
+
+
+async def subscribe(registry: Registry, token: str) -> dict[str, object]:
+    pipe, reply = Pipe(), dict[str, object]()
+
+    async def read() -> None:
+        reply.update(json.loads((await pipe.outgoing.receive())[4:]))
+        await pipe.incoming.aclose()
+
+    async with pipe, anyio.create_task_group() as tasks:
+        await pipe.incoming.send(frame({"type": "subscribe_replication", "token": token}))
+        tasks.start_soon(read)
+        with suppress(anyio.EndOfStream):
+            await registry.serve(pipe, FAR)
+    return reply
+
+
+async def test_guesses_of_the_replication_token_are_counted_as_others_are() -> None:
+    registry = Registry(token="secret")
+    assert (await subscribe(registry, "secret"))["type"] == "replication_snapshot"
+    for number in range(int(WRONG_BURST)):
+        reply = await subscribe(registry, f"guess {number}")
+        assert reply["error"] == "invalid replication token"
+    for token in ("guess", "secret"):
+        assert "too many wrong tokens" in str((await subscribe(registry, token))["error"])
+    assert b"pilot_wrong_secrets_total 20.0" in registry.service.metrics.render(Statistics())
