@@ -8,9 +8,9 @@ primary in its list, and nowhere else: an address in a reply is not followed.
 Registries say in every reply which cluster they are of, and in which term. The highest term that
 was seen goes with every request, proof included, so that a primary that was replaced learns of it
 before it writes; its replies do not count any more. If for long all registries of the list answer,
-none in that term, and none knows of it, it is given up: somebody made it up, or what there was of it
-is lost. A registry of another cluster is used only if all that answer are of another, and the rest
-has been silent for long.
+none in that term, and none knows of it, it is given up: somebody made it up, or what there was of
+it is lost. A registry of another cluster is used only if all that answer are of another, and the
+rest has been silent for long.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Places:
                 self._proven.setdefault(seat.source, {})[seat] = None
 
     def withdraw(self, seat: Seat) -> None:
-        """What the connection has shown is used up: it may have to give way again, as the newest."""
+        """What the connection has shown is used up: it gives way again, after those before it."""
         if seat.is_held and seat.is_proven:
             self._forget(seat)
             seat.is_proven = False

@@ -27,7 +27,7 @@ from pilotstack.registry.limits import Limits, source_of
 from pilotstack.registry.places import Places, Seat
 from pilotstack.registry.replication import Publisher
 from pilotstack.registry.service import Service
-from pilotstack.registry.session import Flood, Memory, OutOfMemory, Session, Watch
+from pilotstack.registry.session import UNREAD_TOTAL, Flood, Memory, OutOfMemory, Session, Watch
 from pilotstack.registry.standby import Standby
 from pilotstack.registry.state import Policy, State, reap
 from pilotstack.registry.store import OutcomeUnknown
@@ -113,6 +113,7 @@ class RegistryServer:
             limits.connections_per_source,
         )
         self._memory = Memory()
+        self._unread = Memory(UNREAD_TOTAL)
         self._standby: Standby | None = None
         self._http: HttpServer | None = None
 
@@ -313,6 +314,7 @@ class RegistryServer:
                 service=self.service,
                 publisher=self.publisher,
                 memory=self._memory,
+                unread=self._unread,
                 watch=self._watch,
                 on_proof=lambda: self._places.prove(seat),
             )

@@ -36,6 +36,8 @@ WRITE: Final = 10.0
 SMALL: Final = 4 << 10
 #: Bytes of unfinished requests beyond that, of all connections together.
 LARGE_TOTAL: Final = 64 << 20
+#: Bytes of replies that wait for their askers to take them, of all connections together.
+UNREAD_TOTAL: Final = 64 << 20
 #: Seconds between two looks at the deadlines, and so the grain of them.
 TICK: Final = 1.0
 #: Octets read ahead while a reply is held.
@@ -48,12 +50,13 @@ class Flood(Exception):
 
 
 class OutOfMemory(Exception):
-    """All connections together hold too much of requests that do not end."""
+    """All connections together hold too much of requests that do not end, or of replies that nobody
+    takes."""
 
 
 class Memory:
-    """The bytes that all connections may hold of long requests. When there are no more, the longest
-    of the source that holds most gives way."""
+    """The bytes that all connections may hold of long requests, or of long replies. When there are
+    no more, the longest of the source that holds most gives way."""
 
     def __init__(self, limit: int = LARGE_TOTAL) -> None:
         self._free = limit
@@ -123,6 +126,8 @@ class Session:
         stream: where it reads and writes.
         host: the other side's IP address.
         port: and its port.
+        memory: of unfinished requests.
+        unread: of replies that are not taken.
         on_proof: called after requests of a connection on which somebody signed something.
     """
 
@@ -136,6 +141,7 @@ class Session:
         publisher: Publisher,
         memory: Memory,
         watch: Watch,
+        unread: Memory | None = None,
         on_proof: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_proof = on_proof
@@ -144,6 +150,7 @@ class Session:
         self._service = service
         self._publisher = publisher
         self._memory = memory
+        self._unread = unread or Memory(UNREAD_TOTAL)
         self._allowance = service.throttle.connection(host, time.monotonic())
         self._framer = messages.Framer()
         self._share = 0
@@ -172,7 +179,7 @@ class Session:
             ProtocolError: what came is no request.
             TimeoutError: a deadline passed.
             Flood: refusals do not stop the other side.
-            OutOfMemory: there is no room for its long request.
+            OutOfMemory: there is no room for its long request, or its long reply.
             OSError, anyio.EndOfStream, anyio.BrokenResourceError: the connection ended.
         """
         self._watch.add(self)
@@ -186,6 +193,7 @@ class Session:
         finally:
             self._watch.remove(self)
             self._memory.hold(self, 0)
+            self._unread.hold(self, 0)
             self._service.left(self._source)
 
     async def _converse(self) -> None:
@@ -242,7 +250,14 @@ class Session:
 
     async def _send(self, reply: Message) -> None:
         self.deadline = self._within(WRITE)
-        await self._stream.send(messages.encode(reply))
+        frame = messages.encode(reply)
+        if len(frame) <= SMALL:
+            await self._stream.send(frame)
+            return
+        self._unread.hold(self, len(frame) - SMALL)
+        await self._stream.send(frame)
+        if not self._is_starved:
+            self._unread.hold(self, 0)
 
     async def _answer(self, request: Message) -> Message:
         service = self._service

@@ -84,6 +84,7 @@ class Registry:
             self.ledger, limits or Limits(), primary=primary, notify=self.notified.extend
         )
         self.memory = Memory(100_000)
+        self.unread = Memory(20_000)
         self.watch = Watch()
 
     def register(self) -> tuple[int, Identity]:
@@ -110,6 +111,7 @@ class Registry:
             service=self.service,
             publisher=Publisher(self.ledger, token=self.token),
             memory=self.memory,
+            unread=self.unread,
             watch=self.watch,
         )
         async with anyio.create_task_group() as tasks:
@@ -240,6 +242,39 @@ async def test_who_holds_most_memory_gives_way_to_another_source() -> None:
         assert ended == [FAR]
         tasks.cancel_scope.cancel()
     for pipe in (greedy, modest):
+        await pipe.aclose()
+
+
+async def test_replies_that_nobody_takes_share_a_bounded_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry, ended = Registry(), list[int]()
+
+    async def answer(request: dict[str, object], *others: object) -> dict[str, object]:
+        return {"type": "long", "text": "x" * int(str(request["length"]))}
+
+    monkeypatch.setattr(registry.service, "answer", answer)
+    pipes = [Pipe() for _ in range(4)]
+
+    async def serve(number: int) -> None:
+        with suppress(OutOfMemory):
+            await registry.serve(pipes[number], FAR)
+        ended.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number, length in enumerate([10_000, 14_000, 9_000, 4_000]):
+            await pipes[number].incoming.send(frame({"type": "a", "length": length}))
+            tasks.start_soon(serve, number)
+            await trio.testing.wait_all_tasks_blocked()
+        # The third had no room beside the first two, the longest of which gave way.
+        assert ended == [1]
+        # What is taken makes room.
+        await pipes[0].outgoing.receive()
+        await pipes[0].incoming.send(frame({"type": "a", "length": 12_000}))
+        await trio.testing.wait_all_tasks_blocked()
+        assert ended == [1]
+        tasks.cancel_scope.cancel()
+    for pipe in pipes:
         await pipe.aclose()
 
 
