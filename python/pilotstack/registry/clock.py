@@ -3,7 +3,8 @@
 What waits and what lapses is measured by it. It follows the monotonic clock, so a wall clock that
 steps, by an hour or by a hundred days, ends nothing. It is kept beside the store: after a restart
 it goes on exactly while the host was not booted; after a boot only the wall clock knows how long we
-were away, and is believed for a week at most.
+were away, and is believed for a week at most. A copy goes by the time of the registry that it
+follows, by which all times in its rows are.
 """
 
 from __future__ import annotations
@@ -74,6 +75,11 @@ class Clock:
     def now(self) -> float:
         """The registry's time."""
         return self._monotonic() + self._offset
+
+    def follow(self, now: float) -> None:
+        """Goes by the time of another registry; one that makes no sense is passed over."""
+        if 0 < now < _MAX_TIME:
+            self._offset = now - self._monotonic()
 
     @property
     def skew(self) -> float:

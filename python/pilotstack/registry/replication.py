@@ -5,16 +5,17 @@ durable, and a sign of life in between::
 
     -> {"type": "subscribe_replication", "token": T, "deltas": 1, "epoch": E, "seq": N}
     <- {"type": "replication_snapshot_part", "text": "..."}            one or more, in order
-    <- {"type": "replication_snapshot_end", "epoch": E, "seq": N, "cluster": C, "term": M}
+    <- {"type": "replication_snapshot_end", "epoch": E, "seq": N, "cluster": C, "term": M,
+        "time": T}
     <- {"type": "replication_delta", "epoch": E, "seq": N + 1, "changes": [...]}
-    <- {"type": "heartbeat", "epoch": E, "seq": N + 1, "cluster": C, "term": M}
+    <- {"type": "heartbeat", "epoch": E, "seq": N + 1, "cluster": C, "term": M, "time": T}
 
 ``deltas`` is what makes us answer like this; whoever does not send it, as older standbys, gets
 ``{"type": "replication_snapshot", "snapshot": {...}}`` at first and after changes, at most once a
 second, and bare heartbeats. ``epoch`` names one life of a primary, ``seq`` counts its deltas: with
 both, a standby that comes back soon is sent only what it missed. ``cluster`` and ``term`` are in
-every frame; a standby of another cluster is refused. Frames are cut by octets, so that no state
-makes one that is longer than standbys take.
+every frame; a standby of another cluster is refused. ``time`` is the registry's own, in seconds.
+Frames are cut by octets, so that no state makes one that is longer than standbys take.
 
 A push never waits for a standby: each has a queue, and one whose queue is full is sent a snapshot.
 """
@@ -34,6 +35,7 @@ import msgspec
 import structlog
 
 from pilotstack.registry import messages
+from pilotstack.registry.clock import Clock
 from pilotstack.registry.records import encode_change
 from pilotstack.registry.term import Standing, Term
 
@@ -154,6 +156,7 @@ class Publisher:
         token: what a standby has to show; empty means that none is served.
         is_open: standbys are served without a token, as first-generation ones have none.
         standing: what the registry says of itself.
+        clock: the registry's time.
     """
 
     def __init__(
@@ -163,8 +166,10 @@ class Publisher:
         token: str = "",
         is_open: bool = False,
         standing: Standing | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._ledger = ledger
+        self._clock = clock or Clock()
         self._token = token
         self._is_open = is_open
         self._standing = standing or Standing(Term(None))
@@ -254,7 +259,7 @@ class Publisher:
     def _heartbeat(self, subscriber: _Subscriber) -> bytes:
         heartbeat: dict[str, Any] = {"type": "heartbeat"}
         if subscriber.takes_deltas:
-            heartbeat |= {"epoch": self.log.epoch, "seq": self.log.seq}
+            heartbeat |= {"epoch": self.log.epoch, "seq": self.log.seq, "time": self._clock.now()}
             heartbeat |= self._standing.members()
         return messages.encode(heartbeat)
 
@@ -276,7 +281,8 @@ class Publisher:
         while some := await anyio.to_thread.run_sync(_next, frames):
             for frame in some:
                 await _send(stream, frame)
-        end = {"epoch": self.log.epoch, "seq": seq, **self._standing.members()}
+        end = {"epoch": self.log.epoch, "seq": seq, "time": self._clock.now()}
+        end |= self._standing.members()
         await _send(stream, messages.encode({"type": "replication_snapshot_end", **end}))
 
 

@@ -144,6 +144,7 @@ class RegistryServer:
             token="" if primary else replication.token,
             is_open=replication.is_open and not primary,
             standing=standing,
+            clock=self.clock,
         )
         self.ledger.add_sink(self.publisher)
         async with AsyncExitStack() as stack:
@@ -195,6 +196,7 @@ class RegistryServer:
             token=replication.token,
             trust=replication.trust,
             standing=self.service.standing,
+            clock=self.clock,
         )
         self._run("replication", self._standby.run)
 

@@ -9,7 +9,6 @@ empty registry or one that has lost ids. What may be nowhere else is kept in a f
 from __future__ import annotations
 
 import random
-import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
@@ -20,6 +19,7 @@ import structlog
 from pilotstack import _serving
 from pilotstack.errors import PilotError
 from pilotstack.registry import messages, snapshot, validation
+from pilotstack.registry.clock import Clock
 from pilotstack.registry.connection import open_stream
 from pilotstack.registry.state import State
 from pilotstack.registry.term import MAX_TERM
@@ -70,6 +70,7 @@ class Standby:
         token: what the primary wants to see.
         trust: how it is recognized over TLS.
         standing: cluster and term of the copy, and what proves them.
+        clock: the registry's time, which becomes the primary's.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Standby:
         token: str,
         trust: Trust | None,
         standing: Standing,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or Clock()
         self._ledger = ledger
         self._address = address
         self._token = token
@@ -178,14 +181,23 @@ class Standby:
                 rows = await anyio.to_thread.run_sync(snapshot.decode, text.encode())
                 epoch, seq = _position(message)
                 await self._adopt(rows, message, epoch=epoch, seq=seq)
+                self._follow_clock(message)
             case "replication_delta" if "epoch" in message:
                 self._check_standing(message)
                 await self._take_delta(message)
             case "heartbeat" if "epoch" in message:
                 self._check_standing(message)
                 self._check_position(*_position(message))
+                self._follow_clock(message)
             case "error":
                 raise _Refused(f"the primary refuses: {messages.text(message, 'error'):.500}")
+
+    def _follow_clock(self, message: Message) -> None:
+        """Times in rows are by the primary's clock; what lapses after a promotion must be, too."""
+        now = message.get("time")
+        # Earlier versions do not tell.
+        if isinstance(now, float | int) and not isinstance(now, bool):
+            self._clock.follow(float(now))
 
     def _take_part(self, text: str) -> None:
         self._size += len(text)
@@ -218,7 +230,7 @@ class Standby:
     async def _adopt(self, rows: object, message: Message, *, epoch: str, seq: int) -> None:
         if not isinstance(rows, dict):
             raise _Resync("a snapshot that is no object")
-        state = await anyio.to_thread.run_sync(_load, rows)
+        state = await anyio.to_thread.run_sync(_load, rows, self._clock.now())
         keeps = await self._judge(state, messages.number(message, "term"))
         await self._ledger.adopt(state, keeps="diverged" if keeps else "")
         self._term.adopt(
@@ -256,7 +268,7 @@ class Standby:
         rows = message.get("changes")
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise _Resync("a delta without changes")
-        await self._ledger.replay(rows, time.time())
+        await self._ledger.replay(rows, self._clock.now())
         self._seq = seq
         self._mark_current()
 
@@ -278,8 +290,8 @@ def _position(message: Message) -> tuple[str, int]:
     return messages.text(message, "epoch"), messages.number(message, "seq", 63)
 
 
-def _load(rows: dict[str, Any]) -> State:
-    state = State.load(rows, time.time())
+def _load(rows: dict[str, Any], now: float) -> State:
+    state = State.load(rows, now)
     validation.check_all(state)
     return state
 

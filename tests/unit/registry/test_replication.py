@@ -17,6 +17,7 @@ from pilotstack.daemon.identity import Identity
 from pilotstack.errors import InternalError, PilotError
 from pilotstack.registry import messages, replication, snapshot
 from pilotstack.registry import standby as standby_module
+from pilotstack.registry.clock import Clock
 from pilotstack.registry.ledger import Ledger
 from pilotstack.registry.records import Change, Request
 from pilotstack.registry.replication import QUEUE, Log, Publisher, _Subscriber
@@ -135,6 +136,34 @@ async def test_a_standby_follows_deltas_and_notices_a_gap() -> None:
     assert pair.names == {f"node-{number}" for number in (1, 2, 3, 4)}
     with pytest.raises(Exception, match="another epoch"):
         await pair.take(pair.change(5) | {"epoch": "another"})
+
+
+@pytest.mark.anyio
+async def test_a_copy_goes_by_the_time_of_its_primary() -> None:
+    pair = Pair()
+    # Its own host believes to be in another year.
+    clock = pair.standby._clock = Clock(monotonic=lambda: 50.0, wall=lambda: 9e9, boot="b")
+    pair.change(1)
+    await pair.take(*pair.snapshot(time=1000.0))
+    assert clock.now() == 1000.0
+    epoch = pair.publisher.log.epoch
+    beat: dict[str, Any] = {"type": "heartbeat", "epoch": epoch, "seq": 1, "time": 1015}
+    await pair.take(beat)
+    assert clock.now() == 1015.0
+    for odd in ("x", None, True, -1, 1e300, [1]):
+        await pair.take(beat | {"time": odd})
+    assert clock.now() == 1015.0
+    # What it copies is as new as that.
+    await pair.take(pair.change(2))
+    assert pair.copy.state.seen[2] == 1015.0
+
+
+@pytest.mark.anyio
+async def test_standbys_are_told_the_time() -> None:
+    clock = Clock(monotonic=lambda: 0.0, wall=lambda: 77.0, boot="b")
+    publisher = Publisher(Ledger(State(Policy()), MemoryStore()), token="secret", clock=clock)
+    assert body(publisher._heartbeat(_Subscriber(takes_deltas=True)))["time"] == 77.0
+    assert "time" not in body(publisher._heartbeat(_Subscriber(takes_deltas=False)))
 
 
 class Link(ByteStream):
