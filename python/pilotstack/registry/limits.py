@@ -31,6 +31,9 @@ ENUMERATING: Final = frozenset(
     }
 )
 _V6_PREFIX: Final = 64
+#: Lines in the log of one kind that anybody can cause: at once, and per second.
+NOTES_BURST: Final = 20.0
+NOTES_RATE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,22 @@ class Bucket:
         """Whether it is as good as a new one."""
         self._fill(now)
         return self._level >= self._burst
+
+
+class Notes:
+    """Lines in the log of a kind that anybody can cause."""
+
+    def __init__(self, now: float) -> None:
+        self._bucket = Bucket(NOTES_RATE, NOTES_BURST, now)
+        self._unlogged = 0
+
+    def take(self, now: float) -> int | None:
+        """How many went unlogged before this one; ``None`` if it does, too."""
+        if not self._bucket.take(now):
+            self._unlogged += 1
+            return None
+        unlogged, self._unlogged = self._unlogged, 0
+        return unlogged
 
 
 class Buckets:

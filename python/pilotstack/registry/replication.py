@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import time
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +37,7 @@ import structlog
 
 from pilotstack.registry import messages
 from pilotstack.registry.clock import Clock
+from pilotstack.registry.limits import Notes
 from pilotstack.registry.records import encode_change
 from pilotstack.registry.term import Standing, Term
 
@@ -175,6 +177,7 @@ class Publisher:
         self._standing = standing or Standing(Term(None))
         self.log = Log(members=self._standing.members)
         self._subscribers: set[_Subscriber] = set()
+        self._notes = Notes(time.monotonic())
 
     @property
     def is_enabled(self) -> bool:
@@ -221,7 +224,9 @@ class Publisher:
             OSError, anyio.EndOfStream, anyio.BrokenResourceError: the connection ended.
         """
         if text := self._refusal(request):
-            log.warning("standby_refused", reason=text)
+            unlogged = self._notes.take(time.monotonic())
+            if unlogged is not None:
+                log.warning("standby_refused", reason=text, unlogged=unlogged)
             await _send(stream, messages.encode({"type": "error", "error": text}))
             return
         subscriber = _Subscriber(takes_deltas=messages.number(request, "deltas") >= 1)

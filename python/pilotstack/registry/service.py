@@ -13,7 +13,7 @@ import structlog
 from pilotstack.registry import messages
 from pilotstack.registry.auth import Denied
 from pilotstack.registry.clock import Clock
-from pilotstack.registry.limits import Bucket, Limits, Throttle
+from pilotstack.registry.limits import Limits, Notes, Throttle
 from pilotstack.registry.metrics import Metrics
 from pilotstack.registry.state import HANDLERS, READS, apply, waiting_for
 from pilotstack.registry.store import OutcomeUnknown
@@ -34,9 +34,6 @@ log = structlog.get_logger(__name__)
 _FAILURE: Final = "internal error"
 #: The request of a registry that became the primary to the one that it followed before.
 ANNOUNCE: Final = "announce_term"
-#: Lines in the log about wrong secrets: at once, and per second.
-NOTES_BURST: Final = 20.0
-NOTES_RATE: Final = 1.0
 
 
 def refused(text: str, **more: object) -> Message:
@@ -75,9 +72,7 @@ class Service:
         self.waiters = Waiters()
         self.metrics = Metrics()
         self._notify = notify
-        #: Lines about wrong secrets, and how many there was no room for.
-        self._notes = Bucket(NOTES_RATE, NOTES_BURST, time.monotonic())
-        self._unlogged = 0
+        self._notes = Notes(time.monotonic())
 
     async def answer(self, request: Message, source: Source, allowance: Allowance) -> Message:
         """The reply to a request, once what it changed is durable."""
@@ -182,15 +177,11 @@ class Service:
 
     def _note(self, secrets: tuple[str, ...], request: Message, source: Source) -> None:
         self.metrics.guessed()
-        now = time.monotonic()
-        if not self._notes.take(now):
-            self._unlogged += 1
+        unlogged = self._notes.take(time.monotonic())
+        if unlogged is None:
             return
         kind = messages.text(request, "type")
-        log.warning(
-            "wrong_secret", secrets=secrets, type=kind, peer=source.host, unlogged=self._unlogged
-        )
-        self._unlogged = 0
+        log.warning("wrong_secret", secrets=secrets, type=kind, peer=source.host, unlogged=unlogged)
 
     def left(self, source: Source) -> None:
         """A connection has ended."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+import structlog
 import trio
 import trio.testing
 from anyio.abc import ByteStream
@@ -18,7 +19,7 @@ from pilotstack.daemon.identity import Identity
 from pilotstack.registry import messages
 from pilotstack.registry.guesses import WRONG_BURST
 from pilotstack.registry.ledger import Ledger
-from pilotstack.registry.limits import MAX_REFUSALS, Limits
+from pilotstack.registry.limits import MAX_REFUSALS, NOTES_BURST, Limits
 from pilotstack.registry.replication import Publisher
 from pilotstack.registry.service import Service
 from pilotstack.registry.session import (
@@ -477,3 +478,20 @@ async def test_guesses_of_the_replication_token_are_counted_as_others_are() -> N
     for token in ("guess", "secret"):
         assert "too many wrong tokens" in str((await subscribe(registry, token))["error"])
     assert b"pilot_wrong_secrets_total 20.0" in registry.service.metrics.render(Statistics())
+
+
+async def test_standbys_that_are_refused_do_not_fill_the_log() -> None:
+    registry = Registry()
+    publisher = Publisher(registry.ledger)
+    pipe = Pipe()
+    with structlog.testing.capture_logs() as lines:
+        async with pipe, anyio.create_task_group() as tasks:
+
+            async def read() -> None:
+                for _ in range(500):
+                    await pipe.outgoing.receive()
+
+            tasks.start_soon(read)
+            for _ in range(500):
+                await publisher.serve(pipe, {"type": "subscribe_replication"})
+    assert 1 <= len(lines) <= NOTES_BURST + 5
