@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 CONNECT = 5.0
 #: Seconds for a connection to a registry that is only tried because another might do better.
 PROBE = 2.0
-#: Seconds for a reply (sheet 1.5), beyond those for which the registry was asked to wait.
-REPLY = 30.0
+#: Seconds for a reply, the turn of requests before it included, beyond those for which the registry
+#: was asked to wait. Programs wait for their daemon for 30, and are to hear whose fault it is.
+REPLY = 20.0
+#: Seconds for a reply at least, however long it had to wait for its turn.
+LEAST = 2.0
 #: Seconds after which registries of another cluster are taken for the network, though some of the
 #: list do not answer; and after which a term that none of them knows is given up.
 PATIENCE = 60.0
@@ -227,14 +230,21 @@ class Connection:
             ConnectionFailed: no registry answers.
             PermissionDenied: the ones that do show a certificate that was not pinned.
         """
-        async with self._lock:
-            try:
-                return await self._ask_all(message, REPLY + wait)
-            except BaseException:
-                # Whoever asks next must not get this answer.
-                with anyio.CancelScope(shield=True):
-                    await self.aclose()
-                raise
+        patience, started = REPLY + wait, anyio.current_time()
+        with anyio.move_on_after(patience) as turn:
+            await self._lock.acquire()
+        if turn.cancelled_caught:
+            raise self._unreachable({self._current: TimeoutError()})
+        try:
+            waited = anyio.current_time() - started
+            return await self._ask_all(message, max(LEAST, patience - waited))
+        except BaseException:
+            # Whoever asks next must not get this answer.
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+            raise
+        finally:
+            self._lock.release()
 
     async def _ask_all(self, message: Message, deadline: float) -> Message:
         second_best: tuple[int, Message] | None = None

@@ -174,6 +174,39 @@ async def test_silence_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatc
         tasks.cancel_scope.cancel()
 
 
+async def test_who_waits_for_a_silent_registry_hears_of_it_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "REPLY", 0.5)
+    monkeypatch.setattr(module, "LEAST", 0.0)
+    opened: list[anyio.abc.SocketStream] = []
+
+    async def swallow(stream: anyio.abc.SocketStream) -> None:
+        opened.append(stream)
+        async with stream:
+            await anyio.sleep_forever()
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as silent,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(silent.serve, swallow)
+        host, port = silent.extra(anyio.abc.SocketAttribute.local_address)[:2]
+        connection = Connection([(str(host), int(port))])
+
+        async def ask() -> None:
+            with pytest.raises(ConnectionFailed, match="the registry at"):
+                await connection.request({"type": "read"})
+
+        async with anyio.create_task_group() as asking:
+            for _ in range(20):
+                asking.start_soon(ask)
+        # They waited together, not one after the other, each with a connection of its own.
+        assert len(opened) < 10
+        await connection.aclose()
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_cancelled_request_leaves_no_reply_for_the_next() -> None:
     async with registries(1) as (only,), connected(only) as connection:
         only.reply = lambda number: {"type": "ok", "number": number}
