@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
-from pilotstack import wellknown
+from pilotstack import _serving, wellknown
 from pilotstack.client import Driver
 from pilotstack.errors import PilotError
 from pilotstack.trust import messages
@@ -102,9 +102,9 @@ class HandshakePort:
                     return
                 await stream.aclose()
                 await self._perform(effects)
-            except Exception:
-                # Whatever a message leads to, the next one is taken.
-                log.exception("handshake_failed", peer=source)
+            except Exception as error:
+                # Whatever a message leads to, the next one is taken, and none fills the log.
+                _serving.failures.note("handshake", error)
             finally:
                 self._slots.leave(slot)
 
