@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from pilotstack.errors import PermissionDenied, PilotError
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 #: Digits of a clock that a registry tells, and one.
 _MAX_CLOCK = 16
+#: Seconds that a repeated request may be ahead of time; less than registries bear.
+_MAX_AHEAD = 60
+#: Signatures that are remembered.
+_MAX_SIGNED = 256
 
 
 class Signer(Protocol):
@@ -40,6 +45,9 @@ class Requests(ABC):
         self.signer = signer
         #: Our id, once registered.
         self.node_id = 0
+        #: Timed signatures that were made last: the registry takes each once, so the same request of
+        #: the same second must differ.
+        self._signed: deque[str] = deque(maxlen=_MAX_SIGNED)
         #: Seconds by which the registry's clock is ahead of ours, as far as we know.
         self.clock_skew = 0
 
@@ -88,9 +96,13 @@ class Requests(ABC):
         """A request signed twice: as older registries of ours want it, and with the time, so that
         nobody can send it again."""
         at = int(time.time()) + self.clock_skew
-        message = message | {"signed_at": at}
-        signature_at = self.sign(freshness.challenge_at(challenge, message, at))
-        return message | {"signature": self.sign(challenge), "signature_at": signature_at}
+        for ahead in range(_MAX_AHEAD):
+            timed = message | {"signed_at": at + ahead}
+            signature_at = self.sign(freshness.challenge_at(challenge, timed, at + ahead))
+            if signature_at not in self._signed:
+                break
+        self._signed.append(signature_at)
+        return timed | {"signature": self.sign(challenge), "signature_at": signature_at}
 
     async def request_timed(self, message: Message, challenge: str) -> Message:
         """Sends a request of :meth:`timed`, once more if the registry's clock differs from ours."""

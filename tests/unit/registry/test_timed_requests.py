@@ -1,0 +1,32 @@
+"""Requests with a time: the same one may be made twice in a second."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pilotstack.daemon.identity import Identity
+from pilotstack.registry.requests import Requests
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pilotstack.registry.messages import Message
+
+
+class Client(Requests):
+    async def request(self, message: Message, *, wait: float = 0.0) -> Message:
+        raise NotImplementedError
+
+
+def test_the_same_request_of_one_second_is_signed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000
+    monkeypatch.setattr("time.time", lambda: now)
+    client = Client(Identity.generate())
+    kick: Message = {"type": "kick_member", "network_id": 1}
+    made = [client.timed(kick, "kick_member:1") for _ in range(3)]
+    assert [each["signed_at"] for each in made] == [now, now + 1, now + 2]
+    assert len({each["signature_at"] for each in made}) == 3
+    other = client.timed(kick | {"network_id": 2}, "kick_member:2")
+    assert other["signed_at"] == now
+    now += 10
+    assert client.timed(kick, "kick_member:1")["signed_at"] == now
