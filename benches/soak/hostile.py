@@ -129,7 +129,9 @@ class Hostile:
             client.setblocking(False)
             try:
                 client.connect(str(self._rng.choice(self._unix)))
-                body = self._rng.choice([b"\x0d", b"\x60\0\1", self._rng.randbytes(40)])
+                # A program of this user may also end a registration, so not just any command.
+                command = self._rng.choice([b"\x0d", b"\x60\0\1", b"\xf0", b"\xff", b"\x61"])
+                body = command + self._rng.randbytes(self._rng.randrange(60))
                 client.send((len(body).to_bytes(4) + body) * 200)
             except OSError:
                 client.close()

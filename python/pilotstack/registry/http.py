@@ -112,12 +112,11 @@ class HttpServer:
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
         async with stream:
-            try:
-                host = str(stream.extra(anyio.abc.SocketAttribute.remote_address)[0])
-            except OSError:
+            address = _serving.remote_address(stream)
+            if address is None:
                 return
             scope = anyio.CancelScope()
-            seat = Seat(source_of(host)[0], scope.cancel)
+            seat = Seat(source_of(address[0])[0], scope.cancel)
             if not self._places.enter(seat):
                 return
             try:

@@ -45,9 +45,9 @@ class Requests(ABC):
         self.signer = signer
         #: Our id, once registered.
         self.node_id = 0
-        #: Timed signatures that were made last: the registry takes each once, so the same request of
-        #: the same second must differ.
-        self._signed: deque[str] = deque(maxlen=_MAX_SIGNED)
+        #: Timed signatures that were made last. The registry takes each once, so the same request
+        #: of the same second must differ.
+        self._made: deque[str] = deque(maxlen=_MAX_SIGNED)
         #: Seconds by which the registry's clock is ahead of ours, as far as we know.
         self.clock_skew = 0
 
@@ -99,9 +99,9 @@ class Requests(ABC):
         for ahead in range(_MAX_AHEAD):
             timed = message | {"signed_at": at + ahead}
             signature_at = self.sign(freshness.challenge_at(challenge, timed, at + ahead))
-            if signature_at not in self._signed:
+            if signature_at not in self._made:
                 break
-        self._signed.append(signature_at)
+        self._made.append(signature_at)
         return timed | {"signature": self.sign(challenge), "signature_at": signature_at}
 
     async def request_timed(self, message: Message, challenge: str) -> Message:
