@@ -70,15 +70,18 @@ impl Inbox {
     /// Forgets the requests of a driver that is gone.
     pub(crate) fn forget(&mut self, client: ClientId) -> Vec<Tag> {
         let own = self.requests.remove(&client).unwrap_or_default();
-        let tag_of = |event: HostEvent| match event {
-            HostEvent::Request { tag, .. } => Some(tag),
-            HostEvent::RecordNeeded(_)
-            | HostEvent::KeyNeeded(_)
-            | HostEvent::AdmissionNeeded(..)
-            | HostEvent::EndpointDiscovered(_)
-            | HostEvent::Stopped(_) => None,
-        };
-        own.into_iter().filter_map(tag_of).collect()
+        own.iter().filter_map(tag_of).collect()
+    }
+}
+
+fn tag_of(event: &HostEvent) -> Option<Tag> {
+    match event {
+        HostEvent::Request { tag, .. } => Some(*tag),
+        HostEvent::RecordNeeded(_)
+        | HostEvent::KeyNeeded(_)
+        | HostEvent::AdmissionNeeded(..)
+        | HostEvent::EndpointDiscovered(_)
+        | HostEvent::Stopped(_) => None,
     }
 }
 
@@ -94,11 +97,8 @@ mod tests {
     }
 
     fn tags(events: &[HostEvent]) -> Vec<(u64, u32)> {
-        let tag = |event: &HostEvent| match event {
-            HostEvent::Request { tag, .. } => Some((tag.client, tag.id.unwrap())),
-            _ => None,
-        };
-        events.iter().filter_map(tag).collect()
+        let tags = events.iter().filter_map(tag_of);
+        tags.map(|tag| (tag.client, tag.id.unwrap())).collect()
     }
 
     #[test]
