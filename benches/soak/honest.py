@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pilotstack.testing import Node
 
 #: Seconds for one operation, whatever the hostile do meanwhile.
-PATIENCE = 30.0
+PATIENCE = 60.0
 _BULK = 4 << 20
 #: A program that ends in the middle of its dials.
 _KILLED = """

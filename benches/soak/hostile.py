@@ -124,7 +124,7 @@ class Hostile:
     def _local(self) -> list[socket.socket]:
         """Programs that send nonsense to a daemon, or many requests, and read no answer."""
         held = []
-        for _ in range(4):
+        for _ in range(2):
             client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             client.setblocking(False)
             try:
@@ -132,7 +132,7 @@ class Hostile:
                 # A program of this user may also end a registration, so not just any command.
                 command = self._rng.choice([b"\x0d", b"\x60\0\1", b"\xf0", b"\xff", b"\x61"])
                 body = command + self._rng.randbytes(self._rng.randrange(60))
-                client.send((len(body).to_bytes(4) + body) * 200)
+                client.send((len(body).to_bytes(4) + body) * 100)
             except OSError:
                 client.close()
                 continue
