@@ -17,6 +17,7 @@ from pilotstack.errors import (
     NotFound,
     PermissionDenied,
     PilotError,
+    StreamBroken,
     TimedOut,
 )
 
@@ -49,6 +50,16 @@ async def echo(driver: Driver, target: str) -> bytes:
     async with await driver.dial(target) as stream:
         await stream.send(b"hello")
         return await stream.receive()
+
+
+async def echo_after_rotation(driver: Driver, target: str) -> bytes:
+    """As :func:`echo`; a tunnel under the old key may end in the middle of it, once."""
+    try:
+        return await echo(driver, target)
+    except StreamBroken as error:
+        if error.reason != "peer_restarted":
+            raise
+        return await echo(driver, target)
 
 
 async def exchange_for_ever(stream: Stream) -> None:
@@ -219,7 +230,7 @@ async def test_a_new_key_keeps_id_and_memberships(drivers: list[Driver], network
     assert (await a.info()).public_key == key
     # One had a tunnel under the old key, the other has none.
     for driver in (b, c):
-        assert await echo(driver, f"{lab}:0001.0000.0001:7") == b"hello"
+        assert await echo_after_rotation(driver, f"{lab}:0001.0000.0001:7") == b"hello"
     await a.set_tags(["rotated"])
     network.nodes["agent-a"].process.stop()
     node = network.start("agent-a", public=False)

@@ -27,4 +27,4 @@ def test_the_reason_is_the_report_whoever_logs_after_it(
     assert failure.code == "already_exists"
     assert failure.message == "the daemon did not start: one runs"
     assert failure.hint
-    assert failure.hint.startswith("stop it; ")
+    assert failure.hint.startswith("stop it (the log is in ")
