@@ -6,14 +6,17 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use mio::net::UnixStream;
+use mio::{Registry, Token, event::Event as Ready, net::UnixStream};
 use pilot_proto::{
     node::ConnectionId,
     wire::{addr::Port, ipc},
 };
 
-use crate::limits::{
-    FRAME_OVERHEAD, MAX_ASKED, MAX_ASKED_BYTES, MAX_BACKLOG, MAX_QUEUED_FDS, OUT_MAX, OUT_REQUESTS,
+use crate::{
+    limits::{
+        FRAME_OVERHEAD, MAX_ASKED, MAX_ASKED_BYTES, MAX_BACKLOG, MAX_QUEUED_FDS, OUT_MAX, OUT_REQUESTS,
+    },
+    readiness::Room,
 };
 
 /// Bytes read at once.
@@ -44,6 +47,7 @@ struct Output {
 /// A connected driver.
 pub(crate) struct Client {
     pub(crate) stream: UnixStream,
+    room: Room,
     input: Vec<u8>,
     /// Bytes of `input` that were handled.
     handled: usize,
@@ -104,6 +108,7 @@ impl Client {
     pub(crate) fn new(stream: UnixStream) -> Self {
         Self {
             stream,
+            room: Room::default(),
             input: Vec::new(),
             handled: 0,
             is_readable: true,
@@ -129,12 +134,14 @@ impl Client {
         }
     }
 
-    pub(crate) fn on_ready(&mut self, is_readable: bool, is_writable: bool, is_shut: bool, is_gone: bool) {
-        self.is_shut |= is_shut;
-        self.is_readable |= is_readable || is_shut;
-        self.is_writable |= is_writable;
-        self.is_gone |= is_gone;
-        if is_gone {
+    /// Takes note of what the poll reports.
+    pub(crate) fn on_ready(&mut self, registry: &Registry, event: &Ready) {
+        self.is_shut |= event.is_read_closed() || event.is_error();
+        self.is_readable |= event.is_readable() || self.is_shut;
+        self.room.on_event(registry, &mut self.stream, event.token(), !self.is_writable);
+        self.is_writable |= event.is_writable();
+        if event.is_read_closed() && event.is_write_closed() {
+            self.is_gone = true;
             self.discard_output();
         }
     }
@@ -240,8 +247,8 @@ impl Client {
         }
     }
 
-    /// Writes what the socket takes.
-    pub(crate) fn flush(&mut self) -> Flushed {
+    /// Writes what the socket takes; when that is not all, the poll reports room under `token`.
+    pub(crate) fn flush(&mut self, registry: &Registry, token: Token) -> Flushed {
         while self.is_writable
             && let Some(Output { frame, passenger }) = self.output.front_mut()
         {
@@ -256,7 +263,12 @@ impl Client {
                         self.pop_output();
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_writable = false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_writable = false;
+                    if self.room.watch(registry, &mut self.stream, token).is_err() {
+                        return Flushed::Gone;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if crate::limits::is_shortage(&error) => {
                     // Too many descriptors are on their way (unix(7)); memory comes back.

@@ -39,8 +39,7 @@ impl Driver {
         }
         let id = self.next_client;
         self.next_client += 1;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        match self.poll.registry().register(&mut stream, token(Kind::Client, id), interest) {
+        match self.poll.registry().register(&mut stream, token(Kind::Client, id), Interest::READABLE) {
             Ok(()) => {
                 self.clients.insert(id, Client::new(stream));
                 self.dirty_clients.insert(id);
@@ -104,7 +103,7 @@ impl Driver {
     pub(crate) fn flush_client(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let was_stopped = !client.may_proceed();
-        match client.flush() {
+        match client.flush(self.poll.registry(), token(Kind::Client, id)) {
             Flushed::Fine => {
                 if was_stopped && client.may_proceed() {
                     self.dirty_clients.insert(id);

@@ -76,7 +76,7 @@ pub(crate) struct DialRequest {
 impl Driver {
     pub(crate) fn dial(&mut self, tag: Tag, request: &DialRequest) {
         let Some(client) = self.clients.get(&tag.client) else { return };
-        if client.dials.len() >= MAX_DIALS || client.load() >= limits::max_streams() {
+        if client.dials.len() >= MAX_DIALS || !limits::allows_stream(client.load()) {
             self.local.dropped_requests += 1;
             let text = "dial: this program has too many dials or streams";
             self.fail(tag, "unavailable", text, "wait for dials to be answered, or close some streams");

@@ -134,7 +134,7 @@ impl Driver {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
         let mut udp = Udp::bind(config.listen)?;
-        poll.registry().register(&mut udp.socket, UDP, Interest::READABLE | Interest::WRITABLE)?;
+        poll.registry().register(&mut udp.socket, UDP, Interest::READABLE)?;
         let ipc = std::os::unix::net::UnixListener::from(config.ipc);
         ipc.set_nonblocking(true)?;
         let mut ipc = UnixListener::from_std(ipc);
@@ -330,6 +330,8 @@ impl Driver {
         let id = u32::try_from(client).unwrap_or(0);
         match event.token() {
             UDP => {
+                let is_needed = self.blocked.is_some();
+                self.udp.room.on_event(self.poll.registry(), &mut self.udp.socket, UDP, is_needed);
                 // An error may have been told to a call that then moved no data.
                 self.is_udp_readable |= event.is_readable() || event.is_error();
                 self.has_udp_errors |= event.is_error();
@@ -337,23 +339,19 @@ impl Driver {
             IPC => self.is_ipc_waiting = true,
             WAKE => {}
             Token(value) if value >> KIND_SHIFT == Kind::Client as usize => {
-                let is_shut = event.is_read_closed() || event.is_error();
-                let is_gone = event.is_read_closed() && event.is_write_closed();
                 let Some(found) = self.clients.get_mut(&client) else { return };
                 let was_gone = found.is_gone;
-                found.on_ready(event.is_readable(), event.is_writable(), is_shut, is_gone);
+                found.on_ready(self.poll.registry(), event);
+                let is_news = found.is_gone && !was_gone;
                 self.dirty_clients.insert(client);
-                if is_gone && !was_gone {
+                if is_news {
                     self.on_gone(client);
                 }
             }
             Token(value) if value >> KIND_SHIFT == Kind::Bridge as usize => {
                 let id = ConnectionId(id);
                 if let Some(Stream { owner: Owner::Bridge(bridge), .. }) = self.streams.get_mut(&id) {
-                    bridge.is_shut |= event.is_read_closed();
-                    bridge.is_readable |= event.is_readable() || event.is_read_closed();
-                    bridge.is_writable |= event.is_writable();
-                    bridge.is_gone |= event.is_write_closed() && event.is_read_closed() || event.is_error();
+                    bridge.on_ready(self.poll.registry(), id, event);
                     self.pump(id);
                 }
             }
@@ -405,6 +403,9 @@ impl Driver {
             let contents = &self.out[..transmit.len];
             if self.udp.send(transmit.destination, contents, transmit.segment_size).is_err() {
                 self.blocked = Some(transmit);
+                let watched = self.udp.room.watch(self.poll.registry(), &mut self.udp.socket, UDP);
+                // Without it, the next turn tries again.
+                self.has_more |= watched.is_err();
                 return;
             }
         }

@@ -28,6 +28,8 @@ pub(crate) struct Intake {
     left: usize,
     /// Whether the last look filled its buffer.
     has_more: bool,
+    /// Bytes that are known to wait behind those, but for the last one.
+    waiting: usize,
     /// Whether the socket can be read so.
     can_peek: bool,
 }
@@ -35,7 +37,12 @@ pub(crate) struct Intake {
 impl Intake {
     /// Reads a socket into which `left` bytes of ours were written from the other end.
     pub(crate) fn new(socket: &impl AsRawFd, left: usize) -> Self {
-        Self { left, has_more: false, can_peek: set_peek_offset(socket.as_raw_fd(), left).is_ok() }
+        Self {
+            left,
+            has_more: false,
+            waiting: 0,
+            can_peek: set_peek_offset(socket.as_raw_fd(), left).is_ok(),
+        }
     }
 
     /// Reads into `room`, which must not be empty.
@@ -51,14 +58,19 @@ impl Intake {
         }
         if self.has_more && self.left <= 1 {
             // A long run: everything but one byte is read at once; a later look finds that.
-            let fresh = waiting(fd)?.saturating_sub(self.left + 1).min(room.len());
+            if self.waiting < room.len() {
+                self.waiting = waiting(fd)?.saturating_sub(self.left + 1);
+            }
+            let fresh = self.waiting.min(room.len());
             if fresh >= room.len().min(PEEK_LEN) {
                 let len = read_behind(fd, self.left, &mut room[..fresh])?;
                 self.left = 0;
+                self.waiting -= len;
                 return Ok(Taken { len, is_drained: false });
             }
         }
         let limit = room.len().min(PEEK_LEN);
+        self.waiting = 0;
         let len = recv(fd, &mut room[..limit], libc::MSG_PEEK)?;
         if len > 0 {
             self.left += len;

@@ -24,6 +24,7 @@ mod intake;
 mod limits;
 mod listen;
 mod private_socket;
+mod readiness;
 mod requests;
 mod stream;
 #[cfg(test)]

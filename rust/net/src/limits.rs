@@ -55,7 +55,7 @@ pub(crate) const MAX_ALL_ASKED_BYTES: usize = 128 << 20;
 /// Dials of one driver that were not answered yet.
 pub(crate) const MAX_DIALS: usize = 1024;
 /// Streams of one driver, half of what ephemeral ports there are.
-pub(crate) const MAX_STREAMS: usize = 8192;
+pub(crate) const MAX_STREAMS: u64 = 8192;
 /// Ports of one driver.
 pub(crate) const MAX_PORTS: usize = 1024;
 /// Paths that one driver forwards.
@@ -101,11 +101,17 @@ fn max_descriptors() -> u64 {
     if result == 0 { limit.rlim_cur } else { 1024 }
 }
 
+/// Descriptors or streams that are allowed without asking for the limit: no daemon can work with a lower one.
+const FEW: u64 = 64;
+
 /// Whether `fd`, the newest descriptor, leaves the reserve free. The lowest free number is given to a new
 /// descriptor (open(2)), so its number tells how many there are.
 pub(crate) fn leaves_reserve(fd: &impl AsRawFd) -> bool {
-    let max = max_descriptors();
     let number = u64::try_from(fd.as_raw_fd()).unwrap_or(u64::MAX);
+    if number < FEW {
+        return true;
+    }
+    let max = max_descriptors();
     number < max.saturating_sub((max / 8).clamp(16, MAX_RESERVE))
 }
 
@@ -114,9 +120,11 @@ pub(crate) fn max_clients() -> usize {
     usize::try_from(MAX_CLIENTS.min(max_descriptors() / 2)).unwrap_or(usize::MAX)
 }
 
-/// Streams of one driver at once: no more than three quarters of the descriptors.
-pub(crate) fn max_streams() -> usize {
-    MAX_STREAMS.min(usize::try_from(max_descriptors() / 4 * 3).unwrap_or(usize::MAX))
+/// Whether a driver that has `count` streams may have another: they may take no more than three quarters of
+/// the descriptors.
+pub(crate) fn allows_stream(count: usize) -> bool {
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    count < FEW || count < MAX_STREAMS.min(max_descriptors() / 4 * 3)
 }
 
 /// Whether an error says that the system lacks something for now.

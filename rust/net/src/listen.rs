@@ -138,11 +138,10 @@ impl Driver {
             return;
         };
         let client_id = listener.client;
-        let max_streams = limits::max_streams();
         let is_taken = self
             .clients
             .get(&client_id)
-            .is_some_and(|client| client.takes_streams() && client.load() < max_streams);
+            .is_some_and(|client| client.takes_streams() && limits::allows_stream(client.load()));
         if !is_taken {
             self.local.dropped_streams += 1;
             self.node.abort(self.now, id);
@@ -252,15 +251,18 @@ impl Driver {
         left: usize,
     ) {
         let before = self.remove_stream(id);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut socket, token(Kind::Bridge, id.0), interest) {
+        let registered =
+            self.poll.registry().register(&mut socket, token(Kind::Bridge, id.0), Interest::READABLE);
+        if let Err(error) = registered {
             debug!("a stream cannot be handed over: {error}");
             self.local.dropped_streams += 1;
             self.node.abort(self.now, id);
             return;
         }
         let intake = Intake::new(&socket, left);
-        let mut stream = Stream::new(Owner::Bridge(Bridge::new(socket, intake, client)));
+        // Nobody has the other end of a new pair yet.
+        let bridge = Bridge::new(socket, intake, client, left == 0);
+        let mut stream = Stream::new(Owner::Bridge(bridge));
         if let Some(before) = before {
             (stream.is_remote_finished, stream.closed) = (before.is_remote_finished, before.closed);
         }

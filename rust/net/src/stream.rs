@@ -5,18 +5,21 @@ use std::{
     net::Shutdown,
 };
 
-use mio::net::UnixStream;
+use mio::{Registry, event::Event as Ready, net::UnixStream};
 use pilot_proto::{
     node::ConnectionId,
     transport::CloseReason,
     wire::ipc::{self, code},
 };
 
+use tracing::debug;
+
 use crate::{
     client::Stalled,
-    driver::{ClientId, Driver},
+    driver::{ClientId, Driver, Kind, token},
     intake::{Intake, Taken},
     limits::OUT_STREAMS,
+    readiness::Room,
 };
 
 /// Octets moved at once.
@@ -37,6 +40,7 @@ pub(crate) struct Dial {
 /// One end of a socket pair, or a socket that an application opened to us.
 pub(crate) struct Bridge {
     pub(crate) socket: UnixStream,
+    room: Room,
     intake: Intake,
     pub(crate) client: Option<ClientId>,
     pub(crate) is_readable: bool,
@@ -52,18 +56,34 @@ pub(crate) struct Bridge {
 }
 
 impl Bridge {
-    pub(crate) fn new(socket: UnixStream, intake: Intake, client: Option<ClientId>) -> Self {
+    /// Of a registered socket. What `is_readable` does not say, the poll will.
+    pub(crate) fn new(
+        socket: UnixStream,
+        intake: Intake,
+        client: Option<ClientId>,
+        is_readable: bool,
+    ) -> Self {
         Self {
             socket,
+            room: Room::default(),
             intake,
             client,
-            is_readable: true,
+            is_readable,
             is_writable: true,
             is_shut: false,
             is_input_over: false,
             is_output_over: false,
             is_gone: false,
         }
+    }
+
+    /// Takes note of what the poll reports.
+    pub(crate) fn on_ready(&mut self, registry: &Registry, id: ConnectionId, event: &Ready) {
+        self.is_shut |= event.is_read_closed();
+        self.is_readable |= event.is_readable() || event.is_read_closed();
+        self.room.on_event(registry, &mut self.socket, token(Kind::Bridge, id.0), !self.is_writable);
+        self.is_writable |= event.is_writable();
+        self.is_gone |= event.is_write_closed() && event.is_read_closed() || event.is_error();
     }
 
     /// Closing the socket from now on is the end of the stream to its reader, not an error.
@@ -125,6 +145,7 @@ impl Driver {
             Owner::Bridge(_) => {
                 self.pump_in(id);
                 self.pump_out(id);
+                self.watch_bridge(id);
                 self.finish_bridge(id);
             }
             Owner::Framed { .. } => self.pump_framed(id),
@@ -253,6 +274,20 @@ impl Driver {
                     return;
                 }
             }
+        }
+    }
+
+    /// Has the poll report room in a socket that is full.
+    fn watch_bridge(&mut self, id: ConnectionId) {
+        let Some(Stream { owner: Owner::Bridge(bridge), .. }) = self.streams.get_mut(&id) else { return };
+        if bridge.is_writable || bridge.is_output_over {
+            return;
+        }
+        let token = token(Kind::Bridge, id.0);
+        if let Err(error) = bridge.room.watch(self.poll.registry(), &mut bridge.socket, token) {
+            debug!("a stream cannot be watched: {error}");
+            self.local.dropped_streams += 1;
+            self.reset_stream(id);
         }
     }
 

@@ -10,6 +10,8 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Socket, Type};
 use tracing::warn;
 
+use crate::readiness::Room;
+
 /// Octets of the kernel's buffer that we ask for, each way.
 const SOCKET_BUFFER: usize = 4 << 20;
 /// Octets of one receive buffer: a whole GRO batch.
@@ -20,6 +22,7 @@ pub(crate) const SEND_LEN: usize = 65_507;
 /// A bound socket and its receive buffers.
 pub(crate) struct Udp {
     pub(crate) socket: mio::net::UdpSocket,
+    pub(crate) room: Room,
     state: UdpSocketState,
     is_v6: bool,
     buffers: Vec<u8>,
@@ -53,6 +56,7 @@ impl Udp {
         enlarge(&state, &socket);
         Ok(Self {
             socket: mio::net::UdpSocket::from_std(socket),
+            room: Room::default(),
             state,
             is_v6,
             buffers: vec![0; RECV_LEN * BATCH_SIZE],
