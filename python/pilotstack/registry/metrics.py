@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from pilotstack import _serving
 from pilotstack.registry.state import HANDLERS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client import Metric
+
     from pilotstack.registry.statistics import Statistics
 
 #: Upper bounds in seconds, those of existing dashboards (sheet 7).
@@ -41,6 +49,52 @@ _GAUGES: Final = {
 }
 
 
+_BOUNDS: Final = [*(str(bound) for bound in _BUCKETS), "+Inf"]
+
+
+class _Tally:
+    """Requests of one type."""
+
+    __slots__ = ("buckets", "errors", "seconds")
+
+    def __init__(self) -> None:
+        self.errors = 0
+        self.seconds = 0.0
+        #: Requests by duration; the last took longer than any bound.
+        self.buckets = [0] * len(_BOUNDS)
+
+    @property
+    def requests(self) -> int:
+        """How many there were."""
+        return sum(self.buckets)
+
+
+class _Tallies(Collector):
+    """Counts requests in plain numbers, and makes metrics of them when they are asked for: those of
+    the library take a lock for each."""
+
+    def __init__(self) -> None:
+        self.by_kind = {kind: _Tally() for kind in _KINDS}
+        self._created = time.time()
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics."""
+        requests = CounterMetricFamily("pilot_requests", "Requests.", labels=["type"])
+        errors = CounterMetricFamily("pilot_errors", "Requests that were refused.", labels=["type"])
+        seconds = HistogramMetricFamily(
+            "pilot_request_duration_seconds",
+            "From a request's arrival to its reply, the sync to disk included.",
+            labels=["type"],
+        )
+        for kind, tally in self.by_kind.items():
+            requests.add_metric([kind], tally.requests, created=self._created)
+            errors.add_metric([kind], tally.errors, created=self._created)
+            buckets = list(zip(_BOUNDS, accumulate(tally.buckets), strict=True))
+            seconds.add_metric([kind], buckets=buckets, sum_value=tally.seconds)
+            seconds.add_sample(f"{seconds.name}_created", {"type": kind}, self._created)
+        yield from (requests, errors, seconds)
+
+
 class Metrics:
     """The figures of one server."""
 
@@ -52,19 +106,8 @@ class Metrics:
         #: Requests per second, over about a minute.
         self.rate = 0.0
         self._total_before = 0
-        requests = self._counter("requests", "Requests.", ("type",))
-        errors = self._counter("errors", "Requests that were refused.", ("type",))
-        seconds = Histogram(
-            "pilot_request_duration_seconds",
-            "From a request's arrival to its reply, the sync to disk included.",
-            ("type",),
-            buckets=_BUCKETS,
-            registry=self._registry,
-        )
-        self._by_kind = {
-            kind: (requests.labels(kind), errors.labels(kind), seconds.labels(kind))
-            for kind in _KINDS
-        }
+        self._tallies = _Tallies()
+        self._registry.register(self._tallies)
         self._events = {kind: self._counter(*row) for kind, row in _EVENTS.items()}
         dropped = self._counter("dropped_connections", "Connections that were cut.", ("reason",))
         self._dropped = {
@@ -95,12 +138,13 @@ class Metrics:
 
     def answered(self, kind: str, *, is_error: bool, seconds: float) -> None:
         """Counts a request."""
-        requests, errors, duration = self._by_kind.get(kind) or self._by_kind[_UNKNOWN]
+        by_kind = self._tallies.by_kind
+        tally = by_kind.get(kind) or by_kind[_UNKNOWN]
         self.total += 1
-        requests.inc()
-        duration.observe(seconds)
+        tally.buckets[bisect_left(_BUCKETS, seconds)] += 1
+        tally.seconds += seconds
         if is_error:
-            errors.inc()
+            tally.errors += 1
         elif kind in self._events:
             self._events[kind].inc()
 
