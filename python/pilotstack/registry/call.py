@@ -66,8 +66,7 @@ class Source:
     proven: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What a request led to."""
 
     reply: Message
@@ -105,13 +104,13 @@ class Call:
         self.message = message
         self.source = source
         self.now = now
-        self.wakes: list[int] = []
+        self.wakes: tuple[int, ...] = ()
         #: Secrets that were wrong.
-        self.notes: list[str] = []
+        self.notes: tuple[str, ...] = ()
         #: Nodes whose waiting registration the signature proves.
-        self.settled: list[int] = []
+        self.settled: tuple[int, ...] = ()
         self._after: dict[tuple[str, Key], Row | None] = {}
-        self._kept: list[tuple[str, Key]] = []
+        self._kept: tuple[tuple[str, Key], ...] = ()
         #: Whether the request carries the admin token of the network that it names.
         self._is_operator = False
 
@@ -148,7 +147,7 @@ class Call:
     def keep(self, table: str, key: Key, row: Row) -> None:
         """As :meth:`put`, but also if the request is refused."""
         self._after[table, key] = row
-        self._kept.append((table, key))
+        self._kept += ((table, key),)
 
     def put_node(self, node: Node) -> None:
         """Notes that a node becomes this."""
@@ -156,11 +155,13 @@ class Call:
 
     def wake(self, *node_ids: int) -> None:
         """Notes that something waits for these nodes now."""
-        self.wakes.extend(node_ids)
+        self.wakes += node_ids
 
     def changes(self, *, is_refused: bool = False) -> tuple[Change, ...]:
         """What really changes."""
         rows = self._after
+        if not rows:
+            return ()
         if is_refused:
             rows = {name: rows[name] for name in self._kept}
         found = []
@@ -235,7 +236,7 @@ class Call:
         is_waiting = node.node_id in self.source.pending
         if not (is_waiting or node.is_unconfirmed) or self.state.policy.is_standby:
             return node
-        self.settled.append(node.node_id)
+        self.settled += (node.node_id,)
         settled = changed(self._merged(node), is_unconfirmed=False)
         self.put_node(settled)
         return settled
@@ -256,6 +257,8 @@ class Call:
         Raises:
             Denied: too many wrong ones came from its source.
         """
+        if "admin_token" not in self.message:
+            return False
         is_admin = self._is_admin()
         is_guess = self.text("admin_token") and self.state.policy.admin_token
         if is_guess and not (is_admin or self._is_operator):
@@ -317,7 +320,7 @@ class Call:
         # A request may try its token in several places, and is one guess.
         if what not in self.notes:
             self.state.guesses.wrong(self.source.host, self.now)
-            self.notes.append(what)
+            self.notes += (what,)
 
     def hash_token(self, token: str, *purpose: object) -> str:
         """What is stored of a token.

@@ -76,6 +76,11 @@ class Clock:
         """The registry's time."""
         return self._monotonic() + self._offset
 
+    def read(self) -> tuple[float, float]:
+        """:meth:`now` and :attr:`skew` of one moment."""
+        now = self._monotonic() + self._offset
+        return now, self._wall() - now
+
     def follow(self, now: float) -> None:
         """Goes by the time of another registry; one that makes no sense is passed over."""
         if 0 < now < _MAX_TIME:

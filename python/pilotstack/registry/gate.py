@@ -72,6 +72,8 @@ def identify(call: Call, challenge: str) -> None:
     Args:
         challenge: what is signed, with ``{}`` for who asks.
     """
+    if "requester_id" not in call.message:
+        return
     requester_id = call.number("requester_id")
     requester = call.state.nodes.get(requester_id)
     if requester is None or requester.gone_at or not call.text("signature"):
@@ -102,6 +104,8 @@ def may_know(call: Call, node: Node) -> bool:
     if node.public or call.is_admin():
         return True
     state, target = call.state, node.node_id
+    if not call.source.proven:
+        return False
     return any(asker == target or state.may_know(asker, target) for asker in speakers(call))
 
 

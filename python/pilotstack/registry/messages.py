@@ -25,6 +25,9 @@ SIGNATURE_LEN = 64
 
 Message = dict[str, Any]
 
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
 
 class ProtocolError(Exception):
     """The octets are no message; the connection cannot go on."""
@@ -32,7 +35,7 @@ class ProtocolError(Exception):
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """The frame of a message."""
-    body = msgspec.json.encode(message)
+    body = _encode(message)
     return len(body).to_bytes(LENGTH_LEN) + body
 
 
@@ -43,7 +46,7 @@ def decode(body: bytes) -> Message:
         ProtocolError: it is not a JSON object.
     """
     try:
-        message = msgspec.json.decode(body)
+        message = _decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ProtocolError(str(error)) from error
     if message is None:
@@ -75,16 +78,17 @@ class Framer:
         Raises:
             ProtocolError: a length field is zero or over the limit.
         """
-        if len(self._octets) < LENGTH_LEN:
+        octets = self._octets
+        if len(octets) < LENGTH_LEN:
             return None
-        length = int.from_bytes(self._octets[:LENGTH_LEN])
+        length = int.from_bytes(octets[:LENGTH_LEN])
         if not 0 < length <= self._limit:
             raise ProtocolError(f"message of {length} octets")
         end = LENGTH_LEN + length
-        if len(self._octets) < end:
+        if len(octets) < end:
             return None
-        body = bytes(self._octets[LENGTH_LEN:end])
-        del self._octets[:end]
+        body = bytes(octets[LENGTH_LEN:end])
+        del octets[:end]
         return body
 
 

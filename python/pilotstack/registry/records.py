@@ -12,8 +12,6 @@ from typing import Any, Final
 
 import msgspec
 
-from pilotstack.types import Address
-
 #: An id, or two parts of which the first groups rows (a network, or the node that polls).
 Key = int | tuple[int, int] | tuple[int, str]
 
@@ -60,8 +58,9 @@ class Node(
 
     @property
     def address(self) -> str:
-        """The address on the backbone."""
-        return str(Address(0, self.node_id))
+        """The address on the backbone, as :class:`~pilotstack.types.Address` writes it."""
+        node_id = self.node_id
+        return f"0:0000.{node_id >> 16:04X}.{node_id & 0xFFFF:04X}"
 
 
 class NodeEntry(

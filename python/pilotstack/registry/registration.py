@@ -7,6 +7,7 @@ whoever knows an e-mail address would otherwise take over its nodes.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotstack.registry import messages
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_NODE: Final = (1 << 32) - 1
 _MAX_OWNER: Final = 256
+#: Characters of a host's name.
+_MAX_HOST: Final = 253
 _MAX_VERSION: Final = 64
 #: Characters of a key in base64, with room for the line breaks that old servers let pass.
 _MAX_KEY_TEXT: Final = 128
@@ -62,10 +65,15 @@ def endpoint_of(listen_addr: str, source: Source, *, may_name: bool) -> str:
 
 
 def _is_public(host: str) -> bool:
+    return len(host) <= _MAX_HOST and _is_global(host)
+
+
+@lru_cache(maxsize=4096)
+def _is_global(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_global
     except ValueError:
-        return bool(host) and len(host) <= 253
+        return bool(host)
 
 
 def register(call: Call) -> Message:

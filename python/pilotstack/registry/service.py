@@ -15,7 +15,7 @@ from pilotstack.registry.auth import Denied
 from pilotstack.registry.clock import Clock
 from pilotstack.registry.limits import Limits, Notes, Throttle
 from pilotstack.registry.metrics import Metrics
-from pilotstack.registry.state import HANDLERS, READS, apply, waiting_for
+from pilotstack.registry.state import HANDLERS, READS, Outcome, apply, waiting_for
 from pilotstack.registry.store import OutcomeUnknown
 from pilotstack.registry.term import Standing, Term
 from pilotstack.registry.waiting import MAX_WAIT, Waiters
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.ledger import Ledger
     from pilotstack.registry.limits import Allowance
     from pilotstack.registry.messages import Message
-    from pilotstack.registry.state import Outcome, Source
+    from pilotstack.registry.state import Source
 
 log = structlog.get_logger(__name__)
 
@@ -100,9 +100,14 @@ class Service:
                 primary=self.primary,
             )
         else:
-            reply, delay = await self._apply(request, source)
-            if delay and not allowance.is_exempt:
-                await anyio.sleep(delay)
+            outcome = self._apply(request, source)
+            reply = outcome.reply
+            if outcome.changes and (text := await self._store(outcome)):
+                reply = refused(text)
+            else:
+                self._wake(outcome)
+            if outcome.delay and not allowance.is_exempt:
+                await anyio.sleep(outcome.delay)
         reply.update(standing.members())
         self.metrics.answered(
             kind, is_error="error" in reply, seconds=time.perf_counter() - started
@@ -153,27 +158,28 @@ class Service:
         # "not found" would make a node think that it is forgotten.
         return "nothing has been copied yet" if self.ledger.is_blank else ""
 
-    async def _apply(self, request: Message, source: Source) -> tuple[Message, float]:
+    def _apply(self, request: Message, source: Source) -> Outcome:
         state = self.ledger.state
-        state.skew = self.clock.skew
+        now, state.skew = self.clock.read()
         try:
-            outcome = apply(state, request, source, self.clock.now())
+            outcome = apply(state, request, source, now)
         except Exception:
             log.exception("request_failed", type=messages.text(request, "type")[:64])
-            return refused(_FAILURE), 0.0
+            return Outcome(refused(_FAILURE))
         if outcome.notes:
             self._note(outcome.notes, request, source)
-        if outcome.changes:
-            try:
-                await self.ledger.commit(outcome.changes)
-            except OutcomeUnknown:
-                # Neither answer would be true.
-                raise
-            except OSError as error:
-                text = f"registry cannot store the change: {error.strerror or error}"
-                return refused(text), 0.0
-        self._wake(outcome)
-        return outcome.reply, outcome.delay
+        return outcome
+
+    async def _store(self, outcome: Outcome) -> str:
+        """Returns when what changed is durable, or why it cannot be."""
+        try:
+            await self.ledger.commit(outcome.changes)
+        except OutcomeUnknown:
+            # Neither answer would be true.
+            raise
+        except OSError as error:
+            return f"registry cannot store the change: {error.strerror or error}"
+        return ""
 
     def _note(self, secrets: tuple[str, ...], request: Message, source: Source) -> None:
         self.metrics.guessed()

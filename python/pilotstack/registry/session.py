@@ -205,7 +205,9 @@ class Session:
                 # It is refused and closed, or stays.
                 await self._subscribe(request)
                 return
-            reply = await self._answer(request)
+            reply = await self._service.answer(request, self._source, self._allowance)
+            if "wait" in request:
+                reply = await self._hold(request, reply)
             if self._source.proven:
                 self._on_proof()
             await self._send(reply)
@@ -228,14 +230,18 @@ class Session:
         return self._watch.now + seconds + TICK
 
     async def _next_body(self, patience: float) -> bytes:
+        framer = self._framer
         self.deadline = self._within(patience)
-        while (body := self._framer.next_body()) is None:
-            if self._framer.pending:
+        while (body := framer.next_body()) is None:
+            if framer.pending:
                 # It has begun, and has to end.
                 self.deadline = min(self.deadline, self._within(FIRST_FRAME))
-            await self._read()
+            framer.feed(await self._stream.receive(_READ))
+            if self._share or framer.pending > SMALL:
+                self._account()
         self.deadline = math.inf
-        self._account()
+        if self._share:
+            self._account()
         return body
 
     async def _read(self) -> None:
@@ -259,22 +265,19 @@ class Session:
         if not self._is_starved:
             self._unread.hold(self, 0)
 
-    async def _answer(self, request: Message) -> Message:
-        service = self._service
-        reply = await service.answer(request, self._source, self._allowance)
-        seconds = service.holding(request, reply)
+    async def _hold(self, request: Message, reply: Message) -> Message:
+        """Waits for a wake-up if there is nothing in a reply yet, and meanwhile notices if the
+        other side goes away: what it would have been given is then still there for its next
+        connection."""
+        seconds = self._service.holding(request, reply)
         if seconds <= 0:
             return reply
-        await self._hold(messages.number(request, "node_id"), seconds)
-        return await service.answer(request, self._source, self._allowance)
-
-    async def _hold(self, node_id: int, seconds: float) -> None:
-        """Waits for a wake-up, and meanwhile notices if the other side goes away: what it would
-        have been given is then still there for its next connection."""
+        node_id = messages.number(request, "node_id")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._read_ahead)
             await self._service.waiters.wait(node_id, seconds)
             tasks.cancel_scope.cancel()
+        return await self._service.answer(request, self._source, self._allowance)
 
     async def _read_ahead(self) -> None:
         while self._framer.pending < _AHEAD:

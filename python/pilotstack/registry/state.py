@@ -144,14 +144,14 @@ def apply(state: State, message: Message, source: Source, now: float) -> Outcome
         return Outcome(
             {"type": "error", "error": str(denied)},
             changes,
-            notes=tuple(call.notes),
+            notes=call.notes,
             delay=DELAY if is_guess else 0.0,
         )
     changes = _change(state, call.changes())
     for node_id in call.settled:
         source.pending.pop(node_id, None)
     reply["type"] = f"{kind}_ok"
-    return Outcome(reply, changes, tuple(call.wakes), tuple(call.notes))
+    return Outcome(reply, changes, call.wakes, call.notes)
 
 
 def _change(state: State, changes: tuple[Change, ...]) -> tuple[Change, ...]:

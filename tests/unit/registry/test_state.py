@@ -8,7 +8,9 @@ import pytest
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.registry.messages import encode_base64
+from pilotstack.registry.records import Node
 from pilotstack.registry.state import Source, State, apply
+from pilotstack.types import Address
 
 ALICE, BOB = Identity(b"a" * 32), Identity(b"b" * 32)
 HOME = Source("198.51.100.7", 50_000)
@@ -134,3 +136,8 @@ def test_an_undone_change_leaves_no_trace() -> None:
         for change in reversed(outcome.changes):
             state.undo(change)
     assert (state.nodes, state.by_key, state.by_hostname) == before
+
+
+@pytest.mark.parametrize("node_id", [0, 1, 42, 0xFFFF, 0x1_0000, 0xDEAD_BEEF, 0xFFFF_FFFF])
+def test_a_node_knows_its_address(node_id: int) -> None:
+    assert Node(node_id=node_id, public_key=b"").address == str(Address(0, node_id))
