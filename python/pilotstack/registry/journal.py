@@ -268,7 +268,7 @@ class FileStore:
             OutcomeUnknown: it could not be cut back. The store is closed.
             OSError: nothing of it is kept.
         """
-        self.check()
+        self._refuse_if_stopped()
         if self._is_doubtful:
             self._begin()
         line = encode_line(changes)
@@ -277,7 +277,8 @@ class FileStore:
             while written < len(line):
                 written += os.pwrite(self._journal, line[written:], self._length + written)
             self._sync(self._journal)
-            # What is in a file without a name is gone with this process.
+            # What is in a file without a name is gone with this process. Looked at afterwards, once:
+            # a write into a file that is not the store's any more harms nobody.
             self.check()
         except OSError as error:
             # After a failed sync the kernel may forget that these pages were never written.
@@ -319,6 +320,10 @@ class FileStore:
         except StoreRemoved:
             self._is_removed = True
             raise
+        self._refuse_if_stopped()
+
+    def _refuse_if_stopped(self) -> None:
+        self._refuse_if_closed()
         if self._is_removed:
             raise StoreRemoved(errno.ENOENT, "the store's files are not written again yet")
 
