@@ -28,14 +28,19 @@ import anyio
 from rich.console import Console
 from rich.table import Table
 
-from pilotstack.registry import state as machine
-from pilotstack.registry.records import Change, Node
-from pilotstack.registry.server import RegistryServer
-from pilotstack.registry.store import FileStore
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.rows import Change, Node
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.rules.dispatch import apply
+from pilotstack.registry.server.server import RegistryServer
+from pilotstack.registry.storage import snapshot
+from pilotstack.registry.storage.journal import FileStore
 from registry_load import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pilotstack.registry.model.state import State
 
 HERE = Path(__file__).parent
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -158,7 +163,7 @@ def preload(path: Path, count: int, *, has_keys: bool = True) -> None:
         )
         state.put("nodes", node_id, node)
     store.rotate()
-    store.fold(state.view())
+    store.fold(snapshot.View(state))
     store.close()
 
 
@@ -212,7 +217,7 @@ def measure_growth(directory: Path, scale: float) -> Values:
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         store.rotate()
         pause = time.perf_counter()
-        view = state.view()
+        view = snapshot.View(state)
         pause = time.perf_counter() - pause
         fold = time.perf_counter()
         store.fold(view)
@@ -227,15 +232,15 @@ def measure_growth(directory: Path, scale: float) -> Values:
     return found
 
 
-def rename(state: machine.State, batch: int) -> list[Change]:
+def rename(state: State, batch: int) -> list[Change]:
     """64 requests that each change something, as the operator sends them."""
-    state.policy = machine.Policy(admin_token="bench") if batch == 0 else state.policy
-    source = machine.Source("127.0.0.1", 1)
+    state.policy = Policy(admin_token="bench") if batch == 0 else state.policy
+    source = Source("127.0.0.1", 1)
     changes: list[Change] = []
     for number in range(64):
         request = {"type": "set_hostname", "admin_token": "bench"}
         request |= {"node_id": 1 + number, "hostname": f"renamed-{batch}-{number}"}
-        changes += machine.apply(state, request, source, 1_800_000_000.0).changes
+        changes += apply(state, request, source, 1_800_000_000.0).changes
     return changes
 
 
@@ -265,7 +270,7 @@ def report_load(path: Path) -> None:
     seconds = time.perf_counter() - begin
     resident, peak = memory("VmRSS"), memory("VmHWM")
     pause = time.perf_counter()
-    view = state.view()
+    view = snapshot.View(state)
     pause = time.perf_counter() - pause
     del view
     print(

@@ -13,7 +13,8 @@ import time
 from typing import Any, Protocol
 
 from pilotstack.daemon.identity import Identity
-from pilotstack.registry.messages import encode, encode_base64
+from pilotstack.registry.protocol.framing import encode
+from pilotstack.registry.protocol.values import encode_base64
 
 Params = dict[str, Any]
 

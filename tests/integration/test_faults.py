@@ -14,13 +14,13 @@ from pilotstack import Driver, Stream, StreamBroken
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import AlreadyExists, ConnectionFailed, NotFound, NotRunning, PilotError
 from pilotstack.registry.client import RegistryClient
-from pilotstack.registry.server import RegistryServer
-from pilotstack.registry.store import MemoryStore
+from pilotstack.registry.server.server import RegistryServer
+from pilotstack.registry.storage.store import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pilotstack.registry.state import Change
+    from pilotstack.registry.model.rows import Change
     from pilotstack.testing import Network
 
 pytestmark = pytest.mark.anyio

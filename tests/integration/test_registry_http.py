@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.registries import Raw, Registries
 
-from pilotstack.registry.http import AT_ONCE
+from pilotstack.registry.server.http import AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

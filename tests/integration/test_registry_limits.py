@@ -13,7 +13,7 @@ import pytest
 from tests.support.registries import Raw, Registries
 
 from pilotstack.errors import Throttled
-from pilotstack.registry import messages
+from pilotstack.registry.protocol import values
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -223,7 +223,7 @@ async def test_the_operators_decisions_reach_the_registry(
     address = registries.start(
         "primary", "--require-signed-registration", "--admin-token", "operator"
     )
-    key = messages.encode_base64(bytes(31) + b"\x09")
+    key = values.encode_base64(bytes(31) + b"\x09")
     with Raw(address) as raw:
         unsigned = {"type": "register", "public_key": key, "listen_addr": "127.0.0.1:1"}
         assert "signature" in raw.ask(unsigned)["error"]

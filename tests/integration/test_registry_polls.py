@@ -15,7 +15,7 @@ from pilotstack.registry.client import RegistryClient, parse_addresses
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from pilotstack.registry.messages import Message
+    from pilotstack.registry.protocol.framing import Message
     from pilotstack.testing import Network
 
 pytestmark = pytest.mark.anyio

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pilotstack.registry import journal
-from pilotstack.registry.state import Policy, Source, apply
-from pilotstack.registry.store import FileStore
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.rules.dispatch import apply
+from pilotstack.registry.storage import journal, snapshot
+from pilotstack.registry.storage.journal import FileStore
 from tests.support.registry import identity, key_text
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-    from pilotstack.registry.state import State
+    from pilotstack.registry.model.state import State
 
 NOW = 1_800_000_000.0
 HOME = Source("198.51.100.1", 4000)
@@ -39,7 +41,7 @@ def write_until_killed(path: Path, acknowledge: Connection) -> None:
         acknowledge.send(turn)
         if store.wants_fold():
             store.rotate()
-            store.fold(state.view())
+            store.fold(snapshot.View(state))
         turn += 1
 
 

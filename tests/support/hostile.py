@@ -18,25 +18,29 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pilotstack.registry import messages
-from pilotstack.registry.ledger import Ledger
-from pilotstack.registry.limits import Limits
-from pilotstack.registry.records import ROW_TYPES
-from pilotstack.registry.replication import Publisher
-from pilotstack.registry.service import Service
-from pilotstack.registry.session import Flood, Memory, OutOfMemory, Session, Watch
-from pilotstack.registry.standby import Standby
-from pilotstack.registry.state import HANDLERS, Policy, State
-from pilotstack.registry.store import MemoryStore
-from pilotstack.registry.term import Standing, Term
-from tests.support.registry import CHALLENGES, identity, key_text
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.rows import ROW_TYPES
+from pilotstack.registry.model.state import State
+from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.replication.primary import Publisher
+from pilotstack.registry.replication.standby import Standby
+from pilotstack.registry.replication.standing import Standing
+from pilotstack.registry.rules.dispatch import HANDLERS
+from pilotstack.registry.server.limits import Limits
+from pilotstack.registry.server.service import Service
+from pilotstack.registry.server.session import Flood, Memory, OutOfMemory, Session, Watch
+from pilotstack.registry.storage import snapshot
+from pilotstack.registry.storage.ledger import Ledger
+from pilotstack.registry.storage.store import MemoryStore
+from pilotstack.registry.storage.term import Term
+from tests.support.registry import CHALLENGES, identity, key_text, snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: How a session may end.
 ENDS = (
-    messages.ProtocolError,
+    framing.ProtocolError,
     TimeoutError,
     Flood,
     OutOfMemory,
@@ -92,7 +96,7 @@ def requests(draw: st.DrawFn) -> bytes:
         message.setdefault("listen_addr", "127.0.0.1:1")
         template = CHALLENGES.get(kind, "{type}:{node_id}") if isinstance(kind, str) else ""
         text = template.format_map(_Absent(message))
-        message["signature"] = messages.encode_base64(identity(name).sign(text.encode()))
+        message["signature"] = values.encode_base64(identity(name).sign(text.encode()))
     body = json.dumps(message).encode()
     return len(body).to_bytes(4) + body
 
@@ -193,10 +197,10 @@ class Target:
                 raise
         except ENDS:
             pass
-        framer = messages.Framer(64 << 20)
+        framer = framing.Framer(64 << 20)
         framer.feed(pipe.sent)
         while (body := framer.next_body()) is not None:
-            reply = messages.decode(body)
+            reply = framing.decode(body)
             assert isinstance(reply.get("type"), str), reply
             assert reply.get("error") != "internal error", reply
         assert framer.pending == 0
@@ -207,7 +211,7 @@ class Target:
         assert self.publisher.standbys == 0
         assert not self.standing.is_replaced
         state = self.ledger.state
-        again = State.load(state.snapshot(), 0.0)
+        again = snapshot.load(snapshot_of(state), 0.0)
         assert again.nodes == state.nodes
         assert again.claims.groups == state.claims.groups
         assert again.members.groups == state.members.groups
@@ -284,7 +288,7 @@ async def follow(frames: Sequence[dict[str, Any]]) -> None:
     standby = Standby(
         ledger, ("127.0.0.1", 1), token="replication secret", trust=None, standing=standing
     )
-    text = b"".join(source.ledger.state.view().chunks()).decode()
+    text = b"".join(snapshot.View(source.ledger.state).chunks()).decode()
     await standby._take({"type": "replication_snapshot_part", "text": text})
     members = source.standing.members()
     await standby._take({"type": "replication_snapshot_end", "epoch": "e", "seq": 0, **members})
@@ -292,10 +296,10 @@ async def follow(frames: Sequence[dict[str, Any]]) -> None:
         whole = {"seq": standby.seq + 1, **members, **frame}
         # What goes wrong is noted and leads to another connection, as in the standby's loop.
         with suppress(Exception):
-            await standby._take(messages.decode(json.dumps(whole).encode()))
+            await standby._take(framing.decode(json.dumps(whole).encode()))
         state = ledger.state
         assert state.nodes
-        assert State.load(state.snapshot(), 0.0).nodes == state.nodes
+        assert snapshot.load(snapshot_of(state), 0.0).nodes == state.nodes
         assert standing.term.cluster == source.standing.term.cluster
 
 

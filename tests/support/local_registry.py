@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pilotstack.errors import ConnectionFailed
-from pilotstack.registry.call import Source
 from pilotstack.registry.client import RegistryClient, error_of
-from pilotstack.registry.state import State, apply
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.rules.dispatch import apply
 
 if TYPE_CHECKING:
-    from pilotstack.registry.messages import Message
-    from pilotstack.registry.requests import Signer
+    from pilotstack.registry.client.requests import Signer
+    from pilotstack.registry.model.state import State
+    from pilotstack.registry.protocol.framing import Message
 
 NOW = 1_800_000_000.0
 

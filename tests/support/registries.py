@@ -7,8 +7,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from pilotstack.daemon.identity import Identity
-from pilotstack.registry import messages
 from pilotstack.registry.client import RegistryClient, parse_addresses
+from pilotstack.registry.protocol import framing, values
 from pilotstack.testing import Process
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from pilotstack.registry.tls import Trust
+    from pilotstack.registry.protocol.tls import Trust
 
 TOKEN = "replication secret"
 
@@ -93,7 +93,7 @@ class Raw:
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=30)
-        self._framer = messages.Framer(64 << 20)
+        self._framer = framing.Framer(64 << 20)
 
     def send(self, request: object) -> None:
         """Sends one frame."""
@@ -107,7 +107,7 @@ class Raw:
             if not octets:
                 raise EOFError
             self._framer.feed(octets)
-        return messages.decode(body)
+        return framing.decode(body)
 
     def ask(self, request: object) -> dict[str, Any]:
         """Sends one frame and returns the next."""
@@ -130,5 +130,5 @@ class Raw:
 
 def signed(identity: Identity, challenge: str, **members: object) -> dict[str, object]:
     """A request with its signature."""
-    signature = messages.encode_base64(identity.sign(challenge.encode()))
+    signature = values.encode_base64(identity.sign(challenge.encode()))
     return {**members, "signature": signature}

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pilotstack.daemon.identity import Identity
-from pilotstack.registry import freshness
-from pilotstack.registry.messages import encode_base64
-from pilotstack.registry.state import Outcome, Policy, Source, State, apply
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.model.state import State
+from pilotstack.registry.protocol import signing
+from pilotstack.registry.protocol.values import encode_base64
+from pilotstack.registry.rules import freshness
+from pilotstack.registry.rules.dispatch import apply
+from pilotstack.registry.storage import snapshot
+
+if TYPE_CHECKING:
+    from pilotstack.registry.model.policy import Policy
+    from pilotstack.registry.rules.call import Outcome
 
 NOW = 1_800_000_000.0
 
@@ -73,6 +83,13 @@ def key_text(name: str) -> str:
     return encode_base64(identity(name).public_key)
 
 
+def snapshot_of(state: State) -> dict[str, Any]:
+    """A state as its snapshot file has it."""
+    rows: dict[str, Any] = msgspec.json.decode(b"".join(snapshot.View(state).chunks()))
+    del rows["sum"]
+    return rows
+
+
 class World:
     """A state, a clock that stands still until it is moved, and nodes by name."""
 
@@ -123,7 +140,7 @@ class World:
         self.moment = (self.moment + 1) % freshness.WINDOW
         at = int(self.now) + self.moment
         request = request | {"signed_at": at}
-        timed = freshness.challenge_at(challenge, request, at)
+        timed = signing.challenge_at(challenge, request, at)
         signature_at = encode_base64(signer.sign(timed.encode()))
         return request | {"signature": signature, "signature_at": signature_at}
 

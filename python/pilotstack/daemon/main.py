@@ -12,8 +12,8 @@ import rich_click as click
 from pilotstack import _flags, _serving, wellknown
 from pilotstack.daemon.config import DaemonConfig, read_file
 from pilotstack.errors import InvalidArgument
-from pilotstack.registry.attributes import check_hostname
 from pilotstack.registry.client import trust_of
+from pilotstack.registry.protocol.names import check_hostname
 
 if TYPE_CHECKING:
     import anyio

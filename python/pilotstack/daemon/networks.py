@@ -11,14 +11,14 @@ import msgspec
 
 from pilotstack import _serving
 from pilotstack.errors import InvalidArgument, PermissionDenied, Unavailable
-from pilotstack.registry import messages
+from pilotstack.registry.protocol import values
 from pilotstack.types import Address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pilotstack.daemon.supervisor import Daemon
-    from pilotstack.registry.messages import Message
+    from pilotstack.registry.protocol.framing import Message
 
 T = TypeVar("T")
 
@@ -247,7 +247,7 @@ class NetworkVerbs:
 def _online(found: Message) -> list[int]:
     rows = found.get("nodes")
     members = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    ids = (messages.number(row, "node_id") for row in members if not messages.flag(row, "offline"))
+    ids = (values.number(row, "node_id") for row in members if not values.flag(row, "offline"))
     return [node_id for node_id in ids if node_id]
 
 

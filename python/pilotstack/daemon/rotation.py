@@ -17,13 +17,13 @@ from pilotstack import _files
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import ConnectionFailed, InvalidArgument, NotFound, PilotError
-from pilotstack.registry import messages
+from pilotstack.registry.protocol import values
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pilotstack.registry.client import RegistryClient
-    from pilotstack.registry.messages import Message
+    from pilotstack.registry.protocol.framing import Message
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ class KeyFiles:
         except FileNotFoundError:
             return None
         identity = identities.decode(text, path)
-        node_id = messages.number(msgspec.json.decode(text), "node_id")
+        node_id = values.number(msgspec.json.decode(text), "node_id")
         if not node_id:
             raise InvalidArgument(
                 f"{path} does not say whose next key it holds",
@@ -200,6 +200,6 @@ class Rotation:
 
 def _key_of(record: dict[str, Any]) -> bytes:
     try:
-        return messages.decode_base64(messages.text(record, "public_key"), messages.KEY_LEN)
+        return values.decode_base64(values.text(record, "public_key"), values.KEY_LEN)
     except ValueError:
         return b""

@@ -34,7 +34,7 @@ from pilotstack.trust.store import TrustStore, path_beside
 if TYPE_CHECKING:
     from pilotstack._core import _Event
     from pilotstack.daemon.config import DaemonConfig
-    from pilotstack.registry.messages import Message
+    from pilotstack.registry.protocol.framing import Message
 
 log = structlog.get_logger(__name__)
 

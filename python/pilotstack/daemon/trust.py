@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pilotstack.errors import InvalidArgument, Unavailable
-from pilotstack.registry.messages import encode_base64
+from pilotstack.registry.protocol.values import encode_base64
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -15,11 +15,13 @@ import structlog
 from pilotstack import _flags, _resolving, _serving, wellknown
 from pilotstack.beacon import Beacon
 from pilotstack.errors import InvalidArgument
-from pilotstack.registry import tls
-from pilotstack.registry.limits import Limits
-from pilotstack.registry.server import RegistryServer, Replication, ServerConfig
-from pilotstack.registry.state import Policy
-from pilotstack.registry.store import FileStore, MemoryStore, Store
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.protocol import tls
+from pilotstack.registry.server.certificate import load_or_create, server_context
+from pilotstack.registry.server.limits import Limits
+from pilotstack.registry.server.server import RegistryServer, Replication, ServerConfig
+from pilotstack.registry.storage.journal import FileStore
+from pilotstack.registry.storage.store import MemoryStore, Store
 
 if TYPE_CHECKING:
     import ssl
@@ -77,8 +79,8 @@ class Options:
                 )
             certificate = self.store.with_name(f"{self.store.name}.cert.pem")
             key = self.store.with_name(f"{self.store.name}.key.pem")
-            tls.load_or_create(certificate, key)
-        return tls.server_context(certificate, key)
+            load_or_create(certificate, key)
+        return server_context(certificate, key)
 
     def replication(self) -> Replication:
         """How this registry and others keep the same state.

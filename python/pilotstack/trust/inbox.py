@@ -12,7 +12,7 @@ from pilotstack.errors import PilotError
 
 if TYPE_CHECKING:
     from pilotstack.registry.client import RegistryClient
-    from pilotstack.registry.requests_trust import Inbox
+    from pilotstack.registry.client.trust import Inbox
     from pilotstack.trust.service import TrustService
 
 log = structlog.get_logger(__name__)

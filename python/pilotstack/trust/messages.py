@@ -9,7 +9,8 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from pilotstack.registry import messages as json
+from pilotstack.registry.protocol import framing as json
+from pilotstack.registry.protocol import values
 
 #: Octets that a receiver reads of one message.
 MAX_MESSAGE = 1 << 16
@@ -66,9 +67,9 @@ def encode(message: Message) -> bytes:
         {
             "type": message.kind.value,
             "node_id": message.node_id,
-            "public_key": json.encode_base64(message.public_key),
+            "public_key": values.encode_base64(message.public_key),
             "justification": message.text if is_request else "",
-            "signature": json.encode_base64(message.signature),
+            "signature": values.encode_base64(message.signature),
             "reason": "" if is_request else message.text,
             "timestamp": message.timestamp,
         }
@@ -85,20 +86,20 @@ def decode(octets: bytes) -> Message:
         row = json.decode(octets)
     except json.ProtocolError as error:
         raise ValueError(str(error)) from error
-    kind = Kind(json.text(row, "type"))
-    text = json.text(row, "justification" if kind is Kind.REQUEST else "reason")
+    kind = Kind(values.text(row, "type"))
+    text = values.text(row, "justification" if kind is Kind.REQUEST else "reason")
     return Message(
         kind,
-        json.number(row, "node_id"),
-        _octets(json.text(row, "public_key"), json.KEY_LEN),
-        _octets(json.text(row, "signature"), json.SIGNATURE_LEN),
-        json.number(row, "timestamp", _TIME_BITS),
+        values.number(row, "node_id"),
+        _octets(values.text(row, "public_key"), values.KEY_LEN),
+        _octets(values.text(row, "signature"), values.SIGNATURE_LEN),
+        values.number(row, "timestamp", _TIME_BITS),
         text,
     )
 
 
 def _octets(text: str, length: int) -> bytes:
-    return json.decode_base64(text, length) if text else b""
+    return values.decode_base64(text, length) if text else b""
 
 
 def printable(text: str) -> str:

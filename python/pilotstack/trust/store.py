@@ -12,7 +12,7 @@ import msgspec
 
 from pilotstack import _files
 from pilotstack.errors import AlreadyExists, InvalidArgument
-from pilotstack.registry import messages as json
+from pilotstack.registry.protocol import values
 from pilotstack.trust.messages import MAX_JUSTIFICATION, cut
 from pilotstack.trust.records import Outgoing, Pending, Revoked, Trusted
 from pilotstack.trust.state import COOLDOWN, Rows
@@ -120,7 +120,7 @@ def _whole(rows: Rows) -> dict[str, Any]:
     trusted = [
         {
             "node_id": row.node_id,
-            "public_key": json.encode_base64(row.public_key),
+            "public_key": values.encode_base64(row.public_key),
             "approved_at": _date(row.approved_at),
             "mutual": row.mutual,
         }
@@ -130,7 +130,7 @@ def _whole(rows: Rows) -> dict[str, Any]:
     pending = [
         {
             "node_id": row.node_id,
-            "public_key": json.encode_base64(row.public_key),
+            "public_key": values.encode_base64(row.public_key),
             "justification": row.justification,
             "received_at": _date(row.received_at),
             "source": row.node_id,
@@ -167,7 +167,7 @@ def _table(
         raise ValueError(f"{name!r} is no list")
     found = []
     for row in table:
-        node_id = json.number(row, "node_id") if isinstance(row, dict) else 0
+        node_id = values.number(row, "node_id") if isinstance(row, dict) else 0
         if not node_id:
             raise ValueError(f"a row of {name!r} names no node")
         found.append(read(node_id, row))
@@ -179,13 +179,13 @@ def _trusted(node_id: int, row: dict[str, Any]) -> Trusted:
         node_id,
         _key(row),
         _time(row, "approved_at"),
-        json.flag(row, "mutual"),
-        json.number(row, "network", 16),
+        values.flag(row, "mutual"),
+        values.number(row, "network", 16),
     )
 
 
 def _pending(node_id: int, row: dict[str, Any]) -> Pending:
-    text = cut(json.text(row, "justification"), MAX_JUSTIFICATION)
+    text = cut(values.text(row, "justification"), MAX_JUSTIFICATION)
     return Pending(node_id, _key(row), text, _time(row, "received_at"))
 
 
@@ -195,8 +195,8 @@ def _revoked(node_id: int, row: dict[str, Any]) -> Revoked:
 
 
 def _key(row: dict[str, Any]) -> bytes:
-    text = json.text(row, "public_key")
-    return json.decode_base64(text, json.KEY_LEN) if text else b""
+    text = values.text(row, "public_key")
+    return values.decode_base64(text, values.KEY_LEN) if text else b""
 
 
 def _date(seconds: int) -> str:
@@ -204,4 +204,4 @@ def _date(seconds: int) -> str:
 
 
 def _time(row: dict[str, Any], name: str) -> int:
-    return int(datetime.fromisoformat(json.text(row, name)).timestamp())
+    return int(datetime.fromisoformat(values.text(row, name)).timestamp())

@@ -12,13 +12,13 @@ from tests.support.local_registry import LocalRegistry
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon.rotation import KeyFiles, Rotation
 from pilotstack.errors import AlreadyExists, ConnectionFailed, InvalidArgument, PilotError
-from pilotstack.registry.state import State
+from pilotstack.registry.model.state import State
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pilotstack.daemon.identity import Identity
-    from pilotstack.registry.messages import Message
+    from pilotstack.registry.protocol.framing import Message
 
 pytestmark = pytest.mark.anyio
 ENDPOINT = "127.0.0.1:4000"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 from tests.support.local_registry import NOW, LocalRegistry
-from tests.support.registry import World, key_text
+from tests.support.registry import World, key_text, snapshot_of
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import NotFound
 from pilotstack.registry.client import error_of
-from pilotstack.registry.state import State
+from pilotstack.registry.model.state import State
+from pilotstack.registry.storage import snapshot
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +35,7 @@ async def test_memberships_over_an_absence(keeps: bool, is_loaded: bool) -> None
     offline = [(owner.node_id, True)] if keeps else []
     assert await members(other, network) == [*offline, (other.node_id, False)]
     if is_loaded:
-        owner.state = other.state = State.load(state.snapshot(), NOW)
+        owner.state = other.state = snapshot.load(snapshot_of(state), NOW)
     await owner.register("127.0.0.1:4000")
     here = [(owner.node_id, False)] if keeps else []
     assert sorted(await members(other, network)) == [*here, (other.node_id, False)]

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.registry import World, challenge_of, identity, key_text
+from tests.support.registry import World, challenge_of, identity, key_text, snapshot_of
 
-from pilotstack.registry import creations, guesses, messages
-from pilotstack.registry.auth import Denied
-from pilotstack.registry.call import Source
-from pilotstack.registry.creations import ALL_RATE, MAX_NETWORK, QUARANTINE, Creations, max_owned
-from pilotstack.registry.freshness import MAX_PLAIN, NOT_NOW, WINDOW, Moments
-from pilotstack.registry.guesses import WRONG_BURST, Guesses
-from pilotstack.registry.networks import MAX_JOINED
-from pilotstack.registry.paging import MAX_LISTED, MAX_REPLY, page
-from pilotstack.registry.records import Network, Response
-from pilotstack.registry.state import State
-from pilotstack.registry.trusts import MAX_INBOX
+from pilotstack.registry.model import creations, guesses
+from pilotstack.registry.model.auth import Denied
+from pilotstack.registry.model.creations import (
+    ALL_RATE,
+    MAX_NETWORK,
+    QUARANTINE,
+    Creations,
+    max_owned,
+)
+from pilotstack.registry.model.guesses import WRONG_BURST, Guesses
+from pilotstack.registry.model.rows import Network, Response
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.model.transient import Moments
+from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.protocol.signing import NOT_NOW
+from pilotstack.registry.rules.freshness import MAX_PLAIN, WINDOW
+from pilotstack.registry.rules.networks import MAX_JOINED
+from pilotstack.registry.rules.paging import MAX_LISTED, MAX_REPLY, page
+from pilotstack.registry.rules.trust import MAX_INBOX
+from pilotstack.registry.storage import snapshot
 
 
 def plain(name: str, request: dict[str, object]) -> dict[str, object]:
     """A request that is signed without the time."""
     signature = identity(name).sign(challenge_of(request).encode())
-    return request | {"signature": messages.encode_base64(signature)}
+    return request | {"signature": values.encode_base64(signature)}
 
 
 # Ids of networks
@@ -71,9 +80,9 @@ def test_ids_that_an_old_store_lost_are_found_again() -> None:
     world = World()
     world.join("a")
     world.state.put("networks", 7, Network(network_id=7, name="seven"))
-    rows = world.state.snapshot() | {"next_network": MAX_NETWORK + 1}
+    rows = snapshot_of(world.state) | {"next_network": MAX_NETWORK + 1}
     del rows["retired_networks"]
-    world.state = State.load(rows, world.now)
+    world.state = snapshot.load(rows, world.now)
     world.now += QUARANTINE
     assert world.create("a", "x") == 1
 
@@ -89,7 +98,7 @@ def test_lists_are_cut_by_bytes_and_go_on() -> None:
         world.create("a", f"n{number}", rules=rules, description="d" * 200)
     for name in ("a", "b"):
         reply = world.ask(name, "list_networks", requester_id=world.ids[name])
-        assert len(messages.encode(reply)) <= MAX_REPLY
+        assert len(framing.encode(reply)) <= MAX_REPLY
         # Nobody's rules crowd out another's network.
         assert len(reply["networks"]) == 61
 
@@ -104,7 +113,7 @@ def test_a_page_names_where_the_next_begins() -> None:
     while True:
         request = {"type": "list_networks", "offset": offset}
         reply = world.run(request).reply
-        assert len(messages.encode(reply)) < MAX_REPLY + 1000
+        assert len(framing.encode(reply)) < MAX_REPLY + 1000
         seen += [row["id"] for row in reply["networks"]]
         if not (offset := reply.get("next_offset", 0)):
             break
@@ -130,7 +139,7 @@ def test_member_tags_are_paged() -> None:
     offset = 0
     while True:
         reply = world.run(about | {"offset": offset}).reply
-        assert len(messages.encode(reply)) < MAX_REPLY * 2
+        assert len(framing.encode(reply)) < MAX_REPLY * 2
         found |= reply["members"]
         if not (offset := reply.get("next_offset", 0)):
             break
@@ -370,7 +379,7 @@ def test_a_captured_request_cannot_be_sent_again(club: World, kind: str, is_time
         club.about("owner", "promote_member", network_id=1, target_node_id=2)
     signed = club.sign("owner", request) if is_timed else plain("owner", request)
     assert "error" not in club.run(signed, club.source("owner")).reply
-    club.state = State.load(club.state.snapshot(), club.now)
+    club.state = snapshot.load(snapshot_of(club.state), club.now)
     stranger = Source("203.0.113.9", 1)
     club.run(signed | {"max_members": 1, "tags": []}, stranger)
     again = club.run(
@@ -442,7 +451,7 @@ def test_the_end_of_a_trust_is_told_to_the_other_side_and_not_undone_by_it() -> 
     # b registers again before it hears of it, and reports whom it trusts.
     assert "has revoked" in world.trust("b", "a")["error"]
     world.request("a", "b", "anew")
-    world.state = State.load(world.state.snapshot(), world.now)
+    world.state = snapshot.load(snapshot_of(world.state), world.now)
     inbox = world.about("b", "poll_handshakes")
     assert [row["from_node_id"] for row in inbox["requests"]] == [1]
     assert [(row["accept"], row["revoked"]) for row in inbox["responses"]] == [(False, True)]

@@ -8,8 +8,8 @@ import ssl
 import anyio
 import pytest
 
-from pilotstack.registry.causes import cause_of
-from pilotstack.registry.messages import ProtocolError
+from pilotstack.registry.client.causes import cause_of
+from pilotstack.registry.protocol.framing import ProtocolError
 
 
 def certificate_error(code: int) -> ssl.SSLCertVerificationError:

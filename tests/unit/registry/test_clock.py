@@ -6,11 +6,11 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.registry import NOW, World
+from tests.support.registry import NOW, World, snapshot_of
 
-from pilotstack.registry.clock import MAX_AWAY, Clock
-from pilotstack.registry.reaper import reap
-from pilotstack.registry.state import State
+from pilotstack.registry.rules.reaper import reap
+from pilotstack.registry.storage import snapshot
+from pilotstack.registry.storage.clock import MAX_AWAY, Clock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +100,7 @@ def test_nothing_that_waits_lapses_by_a_step() -> None:
     world.request("a", "b")
     world.trust("c", "b")
     world.register("new", sign=False)
-    before = world.state.snapshot()
+    before = snapshot_of(world.state)
 
     def pass_over() -> None:
         for _ in range(3):
@@ -112,11 +112,11 @@ def test_nothing_that_waits_lapses_by_a_step() -> None:
         host.wall = NOW + days * DAY
         pass_over()
         assert world.state.offline == set()
-    after = world.state.snapshot()
+    after = snapshot_of(world.state)
     assert before == after
     # What the world is shown follows the wall clock.
     host.wall = NOW + 40 * DAY
     world.state.skew = clock.skew
     world.now = clock.now()
     assert world.about("a", "heartbeat")["time"] == int(host.wall)
-    assert State.load(after, clock.now()).snapshot()["invite_inbox"] == before["invite_inbox"]
+    assert snapshot_of(snapshot.load(after, clock.now()))["invite_inbox"] == before["invite_inbox"]

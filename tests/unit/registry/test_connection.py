@@ -11,9 +11,9 @@ import anyio.lowlevel
 import pytest
 
 from pilotstack.errors import ConnectionFailed
-from pilotstack.registry import connection as module
-from pilotstack.registry import messages
-from pilotstack.registry.connection import Connection
+from pilotstack.registry.client import connection as module
+from pilotstack.registry.client.connection import Connection
+from pilotstack.registry.protocol import framing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,21 +29,21 @@ class Scripted:
 
     def __init__(self) -> None:
         self.connections = 0
-        self.requests: list[messages.Message] = []
-        self.reply: Callable[[int], messages.Message | None] = lambda number: {"type": "ok"}
+        self.requests: list[framing.Message] = []
+        self.reply: Callable[[int], framing.Message | None] = lambda number: {"type": "ok"}
         self.address: tuple[str, int] = ("", 0)
 
     async def serve(self, stream: anyio.abc.SocketStream) -> None:
         self.connections += 1
-        framer = messages.Framer()
+        framer = framing.Framer()
         async with stream:
             while True:
                 while (body := framer.next_body()) is not None:
-                    self.requests.append(messages.decode(body))
+                    self.requests.append(framing.decode(body))
                     reply = self.reply(len(self.requests))
                     if reply is None:
                         return
-                    await stream.send(messages.encode(reply))
+                    await stream.send(framing.encode(reply))
                 try:
                     framer.feed(await stream.receive())
                 except (anyio.EndOfStream, anyio.BrokenResourceError):
@@ -107,7 +107,7 @@ async def test_refusals_are_replies() -> None:
 
 
 @pytest.mark.parametrize("refusal", [STANDBY, OLD_STANDBY, {"error": "x", "code": "standby"}])
-async def test_a_standbys_refusal_leads_to_the_primary(refusal: messages.Message) -> None:
+async def test_a_standbys_refusal_leads_to_the_primary(refusal: framing.Message) -> None:
     async with registries(3) as (first, second, third), connected(first, second, third) as moving:
         first.reply = second.reply = lambda number: refusal
         assert (await moving.request({"type": "write"}))["type"] == "ok"
@@ -219,7 +219,7 @@ async def test_a_cancelled_request_leaves_no_reply_for_the_next() -> None:
         assert reply["number"] == len(only.requests)
 
 
-def standing(cluster: str, term: int = 0, **members: object) -> messages.Message:
+def standing(cluster: str, term: int = 0, **members: object) -> framing.Message:
     return {"type": "ok", "cluster": cluster, "term": term, **members}
 
 
@@ -298,7 +298,7 @@ async def test_another_cluster_is_taken_only_when_nobody_of_the_known_one_is_lef
         assert (reply["cluster"], "error" in reply) == ("d", False)
 
 
-def foreign(cluster: str) -> messages.Message:
+def foreign(cluster: str) -> framing.Message:
     return standing(cluster, code="foreign", error="another cluster")
 
 
@@ -322,7 +322,7 @@ async def test_a_registry_that_began_anew_is_asked_again_as_what_it_is() -> None
         {"cluster": "c", "term": 1 << 70},
     ],
 )
-async def test_odd_standings_are_passed_over(odd: messages.Message) -> None:
+async def test_odd_standings_are_passed_over(odd: framing.Message) -> None:
     async with registries(1) as (only,), connected(only) as connection:
         only.reply = lambda number: {"type": "ok", **odd}
         for _ in range(2):

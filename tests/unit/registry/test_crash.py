@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tests.support import crash
 from tests.support.registry import World, key_text
 
-from pilotstack.registry import messages
-from pilotstack.registry.store import FileStore
+from pilotstack.registry.protocol import framing
+from pilotstack.registry.storage.journal import FileStore
 from pilotstack.testing import Process
 
 if TYPE_CHECKING:
@@ -81,14 +81,14 @@ class Client:
             return
 
     def _ask(self, stream: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        stream.sendall(messages.encode(self.world.sign(self.name, request)))
-        framer = messages.Framer()
+        stream.sendall(framing.encode(self.world.sign(self.name, request)))
+        framer = framing.Framer()
         while (body := framer.next_body()) is None:
             octets = stream.recv(1 << 16)
             if not octets:
                 raise ConnectionResetError
             framer.feed(octets)
-        return messages.decode(body)
+        return framing.decode(body)
 
     def _register(self, stream: socket.socket) -> None:
         request = {"type": "register", "public_key": key_text(self.name), "listen_addr": ":4000"}

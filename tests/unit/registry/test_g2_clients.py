@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from pilotstack.registry.state import Policy, Source, State, apply
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.model.state import State
+from pilotstack.registry.rules.dispatch import apply
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "registry-g2-captures.json"
 RUNS: dict[str, dict[str, Any]] = {

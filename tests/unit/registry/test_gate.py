@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.support.registry import CHALLENGES, World, key_text
 
-from pilotstack.registry.gate import MAX_ADDRESSES, MAX_NEIGHBOURS, RECENT, Neighbours
-from pilotstack.registry.reaper import PASS_EVERY
-from pilotstack.registry.state import HANDLERS, Source, reap
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.model.transient import MAX_ADDRESSES, MAX_NEIGHBOURS, RECENT, Neighbours
+from pilotstack.registry.rules.dispatch import HANDLERS
+from pilotstack.registry.rules.reaper import PASS_EVERY, reap
 
 if TYPE_CHECKING:
     from collections.abc import Callable

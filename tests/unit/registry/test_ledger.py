@@ -9,11 +9,12 @@ import anyio.lowlevel
 import pytest
 
 from pilotstack import _serving
-from pilotstack.registry import ledger as ledgers
-from pilotstack.registry.ledger import Ledger
-from pilotstack.registry.records import Change
-from pilotstack.registry.state import Node, State
-from pilotstack.registry.store import FileStore, MemoryStore, OutcomeUnknown
+from pilotstack.registry.model.rows import Change, Node
+from pilotstack.registry.model.state import State
+from pilotstack.registry.storage import ledger as ledgers
+from pilotstack.registry.storage.journal import FileStore
+from pilotstack.registry.storage.ledger import Ledger
+from pilotstack.registry.storage.store import MemoryStore, OutcomeUnknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,14 +6,9 @@ import base64
 
 import pytest
 
-from pilotstack.registry.limits import (
-    MAX_REFUSALS,
-    Bucket,
-    Buckets,
-    Limits,
-    Throttle,
-    source_of,
-)
+from pilotstack.registry.model.budgets import Bucket, Buckets
+from pilotstack.registry.model.source import source_of
+from pilotstack.registry.server.limits import MAX_REFUSALS, Limits, Throttle
 
 FAR, NEAR = "203.0.113.7", "127.0.0.1"
 

@@ -6,8 +6,8 @@ import zlib
 
 import pytest
 
-from pilotstack.registry import lines
-from pilotstack.registry.lines import Damaged, Reader
+from pilotstack.registry.storage import lines
+from pilotstack.registry.storage.lines import Damaged, Reader
 
 BODIES = [b'[{"t":"nodes","k":1,"v":null}]', b"[]", b'["' + b"x" * 1500 + b'"]']
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.support.registry import World
+from tests.support.registry import World, snapshot_of
 
-from pilotstack.registry.creations import MAX_NETWORK, QUARANTINE
-from pilotstack.registry.paging import MAX_LISTED
-from pilotstack.registry.records import Member
-from pilotstack.registry.state import Policy, Source
-from pilotstack.registry.trusts import INBOX_TTL
+from pilotstack.registry.model.creations import MAX_NETWORK, QUARANTINE
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.rows import Member
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.rules.paging import MAX_LISTED
+from pilotstack.registry.rules.trust import INBOX_TTL
+from pilotstack.registry.storage import snapshot
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_a_token_network_takes_who_has_the_token_and_stores_only_its_hash(world:
     wrong = world.about("b", "join_network", network_id=network, token="guess")
     assert wrong["error"] == "invalid token for network 1"
     assert "error" not in world.about("b", "join_network", network_id=network, token="s3cret")
-    assert b"s3cret" not in b"".join(world.state.view().chunks())
+    assert b"s3cret" not in b"".join(snapshot.View(world.state).chunks())
     none = world.about("a", "create_network", name="vip2", join_rule="token")
     assert "token" in none["error"]
 
@@ -128,7 +130,7 @@ def test_an_id_is_not_used_again_before_all_were_and_a_day_is_over(world: World)
     world.state.next_network = MAX_NETWORK + 1
     full = world.about("a", "create_network", name="third")
     assert full["error"] == "network ID space exhausted (max 65535 networks)"
-    world.state = type(world.state).load(world.state.snapshot(), world.now)
+    world.state = snapshot.load(snapshot_of(world.state), world.now)
     assert "exhausted" in world.about("a", "create_network", name="third")["error"]
     world.now += QUARANTINE
     assert world.create("a", "third") == 1

@@ -11,10 +11,10 @@ import pytest
 
 from pilotstack import _files
 from pilotstack.errors import AlreadyExists, InternalError, InvalidArgument, PilotError
-from pilotstack.registry.records import Change
-from pilotstack.registry.state import Node
-from pilotstack.registry.store import (
-    FileStore,
+from pilotstack.registry.model.rows import Change, Node
+from pilotstack.registry.storage import snapshot
+from pilotstack.registry.storage.journal import FileStore
+from pilotstack.registry.storage.store import (
     OutcomeUnknown,
     StoreClosed,
     StoreRemoved,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pilotstack.registry.state import State
+    from pilotstack.registry.model.state import State
 
 
 def change(number: int) -> Change:
@@ -46,7 +46,7 @@ class Running:
 
     def fold(self) -> None:
         self.store.rotate()
-        self.store.fold(self.state.view())
+        self.store.fold(snapshot.View(self.state))
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_what_was_removed_is_noticed_and_written_again(running: Running) -> None
         path.unlink()
     with pytest.raises(StoreRemoved):
         running.store.append([change(2)])
-    running.store.reclaim(running.state.view())
+    running.store.reclaim(snapshot.View(running.state))
     running.add(2)
     with pytest.raises(AlreadyExists):
         FileStore(running.path).load(0)
@@ -185,7 +185,7 @@ def test_a_part_that_was_removed_is_noticed(running: Running, name: str) -> None
     running.path.with_name(name).unlink()
     with pytest.raises(StoreRemoved):
         running.store.check()
-    running.store.reclaim(running.state.view())
+    running.store.reclaim(snapshot.View(running.state))
     running.store.check()
     running.store.close()
     assert nodes_of(running.path) == {1, 2}
@@ -200,7 +200,7 @@ def test_until_everything_is_written_again_nothing_is_taken(
         with pytest.raises(StoreRemoved):
             running.store.append([change(2)])
         with pytest.raises(FileNotFoundError):
-            running.store.reclaim(running.state.view())
+            running.store.reclaim(snapshot.View(running.state))
     running.path.parent.mkdir()
 
     def fsync(fd: int) -> None:
@@ -209,10 +209,10 @@ def test_until_everything_is_written_again_nothing_is_taken(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(OSError, match="No space"):
-            running.store.reclaim(running.state.view())
+            running.store.reclaim(snapshot.View(running.state))
     with pytest.raises(StoreRemoved):
         running.store.append([change(2)])
-    running.store.reclaim(running.state.view())
+    running.store.reclaim(snapshot.View(running.state))
     running.add(2)
     running.store.close()
     assert nodes_of(running.path) == {1, 2}
@@ -232,7 +232,7 @@ def test_what_was_put_in_its_place_is_left_alone(running: Running, name: str) ->
         with pytest.raises(StoreClosed):
             step()
     assert replaced.read_text() == "restored by the operator"
-    kept = running.store.keep_aside(running.state.view(), "replaced")
+    kept = running.store.keep_aside(snapshot.View(running.state), "replaced")
     assert kept.stat().st_mode & 0o777 == 0o600
     running.store.close()
     # It is a store, if somebody wants it to be.
@@ -251,7 +251,7 @@ def test_a_store_made_by_another_after_the_removal_is_left_alone(running: Runnin
         with pytest.raises(OSError, match=r"re(mov|plac)ed"):
             running.store.append([change(2)])
         with pytest.raises(OSError, match="replaced"):
-            running.store.reclaim(running.state.view())
+            running.store.reclaim(snapshot.View(running.state))
     other.store.close()
     assert nodes_of(running.path) == {7}
 

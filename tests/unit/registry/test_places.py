@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilotstack.registry.places import Places, Seat
+from pilotstack.registry.server.seats import Places, Seat
 
 
 def take(places: Places, source: str, evicted: list[str], name: str = "") -> Seat | None:

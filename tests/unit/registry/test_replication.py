@@ -12,19 +12,28 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import ByteStream
 from tests.support.registries import signed
+from tests.support.registry import snapshot_of
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import InternalError, PilotError
-from pilotstack.registry import messages, replication, snapshot
-from pilotstack.registry import standby as standby_module
-from pilotstack.registry.clock import Clock
-from pilotstack.registry.ledger import Ledger
-from pilotstack.registry.records import Change, Request
-from pilotstack.registry.replication import QUEUE, Log, Publisher, _Subscriber
-from pilotstack.registry.standby import Standby
-from pilotstack.registry.state import Policy, Source, State, apply
-from pilotstack.registry.store import FileStore, MemoryStore
-from pilotstack.registry.term import MAX_TERM, Standing, Term
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.rows import Change, Request
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.model.state import State
+from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.protocol.standing import MAX_TERM
+from pilotstack.registry.replication import primary
+from pilotstack.registry.replication import standby as standby_module
+from pilotstack.registry.replication.primary import QUEUE, Log, Publisher, _Subscriber
+from pilotstack.registry.replication.standby import Standby
+from pilotstack.registry.replication.standing import Standing
+from pilotstack.registry.rules.dispatch import apply
+from pilotstack.registry.storage import snapshot
+from pilotstack.registry.storage.clock import Clock
+from pilotstack.registry.storage.journal import FileStore
+from pilotstack.registry.storage.ledger import Ledger
+from pilotstack.registry.storage.store import MemoryStore
+from pilotstack.registry.storage.term import Term
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +42,7 @@ if TYPE_CHECKING:
 
 def registered(state: State, number: int) -> tuple[Change, ...]:
     identity = Identity.generate()
-    key = messages.encode_base64(identity.public_key)
+    key = values.encode_base64(identity.public_key)
     request = signed(
         identity,
         f"register:127.0.0.1:{number}:{key}",
@@ -99,7 +108,7 @@ class Pair:
         return body(frames[-1])
 
     def snapshot(self, **members: object) -> list[dict[str, Any]]:
-        text = b"".join(self.state.view().chunks()).decode()
+        text = b"".join(snapshot.View(self.state).chunks()).decode()
         parts = [text[at : at + 100] for at in range(0, len(text), 100)]
         log = self.publisher.log
         end = {"epoch": log.epoch, "seq": log.seq, "term": 0, **members}
@@ -191,7 +200,7 @@ class Link(ByteStream):
 async def test_pushes_go_on_while_a_standby_sleeps_and_it_ends_up_with_everything(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replication, "QUEUE", 2000)
+    monkeypatch.setattr(primary, "QUEUE", 2000)
     pair = Pair()
     pair.change(1)
     subscribe = {"type": "subscribe_replication", "token": "secret", "deltas": 1}
@@ -244,13 +253,13 @@ def test_a_large_state_is_sent_in_parts_that_make_it_up_again() -> None:
     state = State(Policy(salt=os.urandom(32)))
     for number in range(1, 1500):
         registered(state, number)
-    view = state.view()
-    frames = list(replication._parts(view))
+    view = snapshot.View(state)
+    frames = list(primary._parts(view))
     assert len(frames) > 1
-    assert max(map(len, frames)) < messages.MAX_MESSAGE
+    assert max(map(len, frames)) < framing.MAX_MESSAGE
     text = "".join(body(frame)["text"] for frame in frames)
     assert text.encode() == b"".join(view.chunks())
-    copy = State.load(snapshot.decode(text.encode()), 0.0)
+    copy = snapshot.load(snapshot.decode(text.encode()), 0.0)
     assert copy.by_hostname == state.by_hostname
 
 
@@ -286,7 +295,7 @@ async def test_a_snapshot_replaces_everything() -> None:
     pair.change(1)
     await pair.take(*pair.snapshot())
     other.change(2)
-    await pair.take({"type": "replication_snapshot", "snapshot": other.state.snapshot()})
+    await pair.take({"type": "replication_snapshot", "snapshot": snapshot_of(other.state)})
     assert pair.names == {"node-2"}
     # Sequence numbers are unknown now, so nothing is resumed.
     with pytest.raises(Exception, match="another epoch"):
@@ -369,10 +378,10 @@ def test_no_inbox_makes_a_frame_that_standbys_refuse() -> None:
     state = State(Policy(salt=os.urandom(32)))
     registered(state, 1)
     waiting(state, 130, 20, '\x01\u20ac\U0001f310"\\' * 200)
-    frames = list(replication._parts(state.view()))
-    assert max(map(len, frames)) < messages.MAX_MESSAGE
+    frames = list(primary._parts(snapshot.View(state)))
+    assert max(map(len, frames)) < framing.MAX_MESSAGE
     text = "".join(body(frame)["text"] for frame in frames)
-    copy = State.load(snapshot.decode(text.encode()), 0.0)
+    copy = snapshot.load(snapshot.decode(text.encode()), 0.0)
     assert copy.requests.groups == state.requests.groups
 
 
@@ -381,7 +390,7 @@ def test_deltas_are_cut_by_their_length() -> None:
     changes = [Change("requests", (1, sender), None, row) for sender, row in enumerate(rows, 1)]
     log = Log()
     frames = log.add(changes)
-    assert max(map(len, frames)) < messages.MAX_MESSAGE
+    assert max(map(len, frames)) < framing.MAX_MESSAGE
     assert sum(len(body(frame)["changes"]) for frame in frames) == 1000
     assert log.since(log.epoch, 0) == frames
 
@@ -390,7 +399,7 @@ def test_deltas_are_cut_by_their_length() -> None:
 async def test_a_state_that_first_generation_standbys_cannot_take_is_not_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replication, "FRAME", 2000)
+    monkeypatch.setattr(primary, "FRAME", 2000)
     pair = Pair()
     for number in range(1, 30):
         pair.change(number)
@@ -457,7 +466,7 @@ def kept_in(directory: Path) -> list[Path]:
     return list(directory.glob("registry.json.diverged-*"))
 
 
-KEY = messages.encode_base64(b"k" * 32)
+KEY = values.encode_base64(b"k" * 32)
 GOOD = {"t": "nodes", "k": 1, "v": {"id": 1, "public_key": KEY}}
 BAD_ROWS: list[dict[str, Any]] = [
     GOOD | {"k": [1, 2], "v": None},

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.registry import World, key_text
+from tests.support.registry import World, key_text, snapshot_of
 
-from pilotstack.registry.records import encode_change
-from pilotstack.registry.state import Policy, State, reap
-from pilotstack.registry.store import FileStore
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.rows import encode_change
+from pilotstack.registry.model.state import State
+from pilotstack.registry.rules.reaper import reap
+from pilotstack.registry.storage import snapshot
+from pilotstack.registry.storage.journal import FileStore
 
 if TYPE_CHECKING:
-    from pilotstack.registry.records import Change
-    from pilotstack.registry.tables import Tables
+    from pilotstack.registry.model.rows import Change
+    from pilotstack.registry.model.tables import Tables
 
 NAMES = [f"n{number}" for number in range(5)]
 NETWORKS = ["red", "green", "blue"]
@@ -125,7 +128,7 @@ def test_a_state_survives_in_every_form(drawn: list[Any], folds: set[int]) -> No
             if number in folds:
                 # A view leaves out what is not durable yet, and keeps what is.
                 store.rotate()
-                store.fold(world.state.view(changes))
+                store.fold(snapshot.View(world.state, changes))
             if changes:
                 store.append(changes)
                 stored += changes
@@ -139,7 +142,7 @@ def test_a_state_survives_in_every_form(drawn: list[Any], folds: set[int]) -> No
     expected = contents(world.state)
     assert contents(loaded) == expected
     assert contents(replica) == expected
-    assert contents(State.load(world.state.snapshot(), world.now)) == expected
+    assert contents(snapshot.load(snapshot_of(world.state), world.now)) == expected
     for change in reversed(stored):
         world.state.undo(change)
     rest = contents(world.state)

@@ -16,13 +16,17 @@ from anyio.abc import ByteStream
 from tests.support.registries import signed
 
 from pilotstack.daemon.identity import Identity
-from pilotstack.registry import messages
-from pilotstack.registry.guesses import WRONG_BURST
-from pilotstack.registry.ledger import Ledger
-from pilotstack.registry.limits import MAX_REFUSALS, NOTES_BURST, Limits
-from pilotstack.registry.replication import Publisher
-from pilotstack.registry.service import Service
-from pilotstack.registry.session import (
+from pilotstack.registry.model.budgets import NOTES_BURST
+from pilotstack.registry.model.guesses import WRONG_BURST
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.model.state import State
+from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.replication.primary import Publisher
+from pilotstack.registry.rules.dispatch import apply
+from pilotstack.registry.server.limits import MAX_REFUSALS, Limits
+from pilotstack.registry.server.service import Service
+from pilotstack.registry.server.session import (
     FIRST_FRAME,
     IDLE,
     TICK,
@@ -33,9 +37,9 @@ from pilotstack.registry.session import (
     Session,
     Watch,
 )
-from pilotstack.registry.state import Policy, Source, State, apply
-from pilotstack.registry.statistics import Statistics
-from pilotstack.registry.store import MemoryStore
+from pilotstack.registry.server.statistics import Statistics
+from pilotstack.registry.storage.ledger import Ledger
+from pilotstack.registry.storage.store import MemoryStore
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -91,7 +95,7 @@ class Registry:
     def register(self) -> tuple[int, Identity]:
         """A registered node."""
         identity = Identity.generate()
-        key = messages.encode_base64(identity.public_key)
+        key = values.encode_base64(identity.public_key)
         request = signed(
             identity,
             f"register:127.0.0.1:4000:{key}",
@@ -133,7 +137,7 @@ def frame(request: object) -> bytes:
 
 async def ask(pipe: Pipe, request: object) -> dict[str, object]:
     await pipe.incoming.send(frame(request))
-    return messages.decode((await pipe.outgoing.receive())[4:])
+    return framing.decode((await pipe.outgoing.receive())[4:])
 
 
 def poll_of(node_id: int, identity: Identity, **members: object) -> dict[str, object]:
@@ -285,7 +289,7 @@ async def test_a_flood_is_answered_for_a_while_and_then_cut() -> None:
 
     async def read() -> None:
         while True:
-            replies.append(messages.decode((await pipe.outgoing.receive())[4:]))
+            replies.append(framing.decode((await pipe.outgoing.receive())[4:]))
 
     async def flood() -> None:
         while True:
@@ -311,7 +315,7 @@ async def test_an_error_of_ours_is_a_reply_and_no_more(monkeypatch: pytest.Monke
     async with pipe, anyio.create_task_group() as tasks:
         tasks.start_soon(registry.serve, pipe)
         with monkeypatch.context() as patch:
-            patch.setattr("pilotstack.registry.service.apply", explode)
+            patch.setattr("pilotstack.registry.server.service.apply", explode)
             assert await ask(pipe, {"type": "lookup"}) == {
                 "type": "error",
                 "error": "internal error",
@@ -438,7 +442,7 @@ async def test_requests_behind_a_held_poll_are_answered_after_it() -> None:
         tasks.start_soon(registry.serve, pipe)
         poll = frame(poll_of(node_id, identity, wait=20))
         await pipe.incoming.send(poll + frame({"type": "beacon_list"}))
-        replies = [messages.decode((await pipe.outgoing.receive())[4:]) for _ in range(2)]
+        replies = [framing.decode((await pipe.outgoing.receive())[4:]) for _ in range(2)]
         assert [reply["type"] for reply in replies] == ["poll_handshakes_ok", "beacon_list_ok"]
         tasks.cancel_scope.cancel()
 

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from pilotstack.daemon.identity import Identity
-from pilotstack.registry.messages import encode_base64
-from pilotstack.registry.records import Node
-from pilotstack.registry.state import Source, State, apply
+from pilotstack.registry.model.rows import Node
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.model.state import State
+from pilotstack.registry.protocol.values import encode_base64
+from pilotstack.registry.rules.dispatch import apply
 from pilotstack.types import Address
 
 ALICE, BOB = Identity(b"a" * 32), Identity(b"b" * 32)

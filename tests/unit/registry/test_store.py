@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pilotstack.errors import InternalError, InvalidArgument
-from pilotstack.registry.records import Change
-from pilotstack.registry.state import Node, State
-from pilotstack.registry.store import FileStore
+from pilotstack.registry.model.rows import Change, Node
+from pilotstack.registry.storage import snapshot
+from pilotstack.registry.storage.journal import FileStore
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pilotstack.registry.model.state import State
 
 
 def node(number: int, **changes: Any) -> Node:
@@ -56,7 +58,7 @@ def fold(path: Path) -> None:
     store = FileStore(path)
     state = store.load(0)
     store.rotate()
-    store.fold(state.view())
+    store.fold(snapshot.View(state))
     store.close()
 
 
@@ -85,7 +87,7 @@ def test_folding_keeps_everything_and_begins_a_new_journal(tmp_path: Path) -> No
         state.put("nodes", number, node(number))
     state.next_node = 7
     store.rotate()
-    view = state.view()
+    view = snapshot.View(state)
     # What is written while the snapshot is under way goes to the new journal.
     store.append([change(node(2, gone_at=5, hostname=""))])
     store.fold(view)
@@ -331,7 +333,7 @@ def test_a_failed_sync_beside_a_snapshot_loses_nothing(
     store = FileStore(path)
     state = store.load(0)
     store.rotate()
-    view = state.view()
+    view = snapshot.View(state)
     store.append([change(node(1))])
     with monkeypatch.context() as patch:
 
@@ -366,13 +368,13 @@ def test_a_snapshot_that_fails_leaves_the_old_one_and_the_journals(
 
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(OSError, match="No space"):
-            store.fold(state.view())
+            store.fold(snapshot.View(state))
     store.append([change(node(3))])
     assert set(load_copy(path).nodes) == {1, 2, 3}
     # The next one contains them all.
     state.put("nodes", 3, node(3))
     store.rotate()
-    store.fold(state.view())
+    store.fold(snapshot.View(state))
     store.close()
     assert set(load(path).nodes) == {1, 2, 3}
     assert list(journals(path)) == ["4"]

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pilotstack.errors import InternalError
-from pilotstack.registry.ledger import Ledger
-from pilotstack.registry.limits import Limits
-from pilotstack.registry.service import ANNOUNCE, Service
-from pilotstack.registry.state import Policy, Source, State
-from pilotstack.registry.store import MemoryStore
-from pilotstack.registry.term import MAX_TERM, Fence, Standing, Term
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.model.state import State
+from pilotstack.registry.protocol.standing import ANNOUNCE, MAX_TERM
+from pilotstack.registry.replication.standing import Fence, Standing
+from pilotstack.registry.server.limits import Limits
+from pilotstack.registry.server.service import Service
+from pilotstack.registry.storage.ledger import Ledger
+from pilotstack.registry.storage.store import MemoryStore
+from pilotstack.registry.storage.term import Term
 
 if TYPE_CHECKING:
     from pathlib import Path

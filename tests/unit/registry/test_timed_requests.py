@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pilotstack.daemon.identity import Identity
-from pilotstack.registry.requests import Requests
+from pilotstack.registry.client.requests import Requests
 
 if TYPE_CHECKING:
     import pytest
 
-    from pilotstack.registry.messages import Message
+    from pilotstack.registry.protocol.framing import Message
 
 
 class Client(Requests):

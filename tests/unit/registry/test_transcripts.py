@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.registry import snapshot_of
 
-from pilotstack.registry import messages
-from pilotstack.registry.state import READS, Policy, Source, State, apply
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.model.state import State
+from pilotstack.registry.protocol import framing
+from pilotstack.registry.rules.dispatch import READS, apply
+from pilotstack.registry.storage import snapshot
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "registry-transcripts.json"
 ENTRIES: list[dict[str, Any]] = json.loads(VECTORS.read_text())["data"]
@@ -172,27 +177,27 @@ def test_the_main_run_is_answered_alike_but_for_what_is_listed() -> None:
     ids=lambda entry: entry["name"],
 )
 def test_what_is_no_message_ends_the_connection(entry: dict[str, Any]) -> None:
-    framer = messages.Framer()
+    framer = framing.Framer()
     framer.feed(bytes.fromhex(entry["request"]["_raw_hex"]))
     if entry["name"] == "frame: JSON null":
         body = framer.next_body()
         assert body is not None
-        reply = apply(State(), messages.decode(body), Source("127.0.0.1", 1), NOW).reply
+        reply = apply(State(), framing.decode(body), Source("127.0.0.1", 1), NOW).reply
         assert reply["type"] == "error"
         return
 
     def read() -> None:
         body = framer.next_body()
         assert body is not None, "the frame would be waited for"
-        messages.decode(body)
+        framing.decode(body)
 
-    with pytest.raises(messages.ProtocolError):
+    with pytest.raises(framing.ProtocolError):
         read()
 
 
 def test_a_store_of_an_existing_registry_goes_on_where_it_was() -> None:
     entries = {entry["name"]: entry for entry in group("restart")}
-    state = State.load(entries["[store file after SIGTERM]"]["response"], NOW)
+    state = snapshot.load(entries["[store file after SIGTERM]"]["response"], NOW)
     source = Source("127.0.0.1", 40_000)
     after = [name for name in entries if name.startswith("[after restart]")]
     assert len(after) == 5
@@ -205,9 +210,9 @@ def test_a_copy_answers_reads_and_keeps_what_old_copies_dropped() -> None:
     entries = [entry for entry in group("restart") if entry["name"].startswith("[standby]")]
     by_name = {entry["name"]: entry for entry in entries}
     first = by_name["[standby] first frame the standby sends to the primary"]
-    state = State.load(first["response"]["snapshot"], NOW)
+    state = snapshot.load(first["response"]["snapshot"], NOW)
     state.policy = Policy(is_standby=True)
-    before = state.snapshot()
+    before = snapshot_of(state)
     source = Source("127.0.0.1", 40_000)
     differences = {
         "[standby] lookup": {"tags": ["web"], "task_exec": True, "polo_score": 7},
@@ -221,7 +226,7 @@ def test_a_copy_answers_reads_and_keeps_what_old_copies_dropped() -> None:
             continue
         reply = apply(state, request, source, NOW).reply
         check(entry, reply, differences.get(entry["name"], entry["response"]))
-    assert state.snapshot() == before
+    assert snapshot_of(state) == before
     refused = {entry["request"]["type"] for entry in entries if entry["request"]} - READS
     assert refused == {
         *("subscribe_replication", "heartbeat", "poll_handshakes", "register", "set_hostname"),

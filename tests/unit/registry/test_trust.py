@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.registry import World
+from tests.support.registry import World, snapshot_of
 
-from pilotstack.registry.state import Source, reap
-from pilotstack.registry.tables import REOFFER
-from pilotstack.registry.trusts import CLAIM_TTL, INBOX_TTL, MAX_INBOX, MAX_JUSTIFICATION
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.model.transient import REOFFER
+from pilotstack.registry.rules.reaper import reap
+from pilotstack.registry.rules.trust import CLAIM_TTL, INBOX_TTL, MAX_INBOX, MAX_JUSTIFICATION
+from pilotstack.registry.storage import snapshot
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def test_a_request_is_handed_out_once_and_again_if_the_reply_was_lost(world: Wor
     # It stays until it is answered: another registry process offers it anew.
     other = World()
     other.ids = world.ids
-    other.state = type(world.state).load(world.state.snapshot(), world.now)
+    other.state = snapshot.load(snapshot_of(world.state), world.now)
     assert other.poll("b") == ([1], [])
 
 

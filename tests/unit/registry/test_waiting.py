@@ -6,7 +6,7 @@ import anyio
 import pytest
 import trio.testing
 
-from pilotstack.registry.waiting import MAX_HELD, Waiters
+from pilotstack.registry.server.waiting import MAX_HELD, Waiters
 
 pytestmark = pytest.mark.anyio
 

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.registry import World, identity, key_text
+from tests.support.registry import World, identity, key_text, snapshot_of
 
 from pilotstack.errors import InternalError
-from pilotstack.registry import messages
-from pilotstack.registry.beacons import MAX_BEACONS
-from pilotstack.registry.call import MAX_PENDING
-from pilotstack.registry.reaper import UNCONFIRMED_TTL
-from pilotstack.registry.state import HANDLERS, READS, Policy, Source, apply, reap
-from pilotstack.registry.store import FileStore
-from pilotstack.registry.trusts import MAX_CLAIMS
+from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.source import Source
+from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.rules.beacons import MAX_BEACONS
+from pilotstack.registry.rules.call import MAX_PENDING
+from pilotstack.registry.rules.dispatch import HANDLERS, READS, apply
+from pilotstack.registry.rules.reaper import UNCONFIRMED_TTL, reap
+from pilotstack.registry.rules.trust import MAX_CLAIMS
+from pilotstack.registry.storage import snapshot
+from pilotstack.registry.storage.journal import FileStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +44,7 @@ def endpoint(world: World, name: str) -> str:
 
 
 def sign(name: str, text: str) -> str:
-    return messages.encode_base64(identity(name).sign(text.encode()))
+    return values.encode_base64(identity(name).sign(text.encode()))
 
 
 def test_1_an_unsigned_registration_moves_no_node() -> None:
@@ -61,7 +64,7 @@ def test_1_an_unsigned_registration_moves_no_node() -> None:
     # Once she registered signed, no unsigned registration is taken at all, whatever was between.
     world.register("alice")
     world.about("alice", "deregister")
-    world.state = type(world.state).load(world.state.snapshot(), world.now)
+    world.state = snapshot.load(snapshot_of(world.state), world.now)
     assert "unsigned registration" in world.register("alice", sign=False)["error"]
 
 
@@ -126,7 +129,7 @@ def test_4_a_signature_that_does_not_cover_the_new_key_serves_once() -> None:
     assert "error" not in rotate("alice2", captured)
     assert "error" not in rotate("alice", sign("alice2", f"rotate:1:{key_text('alice')}"))
     assert "already used" in rotate("mallory", captured)["error"]
-    world.state = type(world.state).load(world.state.snapshot(), world.now)
+    world.state = snapshot.load(snapshot_of(world.state), world.now)
     assert "already used" in rotate("mallory", captured)["error"]
     # Who can do better must.
     world.register("bob")
@@ -141,10 +144,10 @@ def test_5_a_signature_is_good_for_its_own_request_and_node_only(world: World) -
         request = {"type": kind, "node_id": 1, "from_node_id": 1, "inviter_id": 1, "peer_id": 2}
         request |= {"to_node_id": 2, "target_node_id": 2, "hostname": "x", "name": "x"}
         request |= {"network_id": 1, "new_public_key": key_text("new"), "polo_score": 1}
-        before = world.state.snapshot()
+        before = snapshot_of(world.state)
         reply = world.run(request | {"signature": heartbeat, "delta": 1}).reply
         assert "error" in reply, kind
-        assert world.state.snapshot() == before, kind
+        assert snapshot_of(world.state) == before, kind
 
 
 def test_6_a_captured_answer_neither_restores_trust_nor_ends_it(world: World) -> None:
@@ -208,7 +211,7 @@ def test_11_nothing_that_is_open_tells_a_private_endpoint(world: World) -> None:
     for request in requests:
         reply = world.run(request).reply
         assert "error" not in reply
-        assert secret not in messages.encode(reply), request
+        assert secret not in framing.encode(reply), request
 
 
 def test_13_a_score_is_not_for_everyone_to_set_nor_keeps_a_node_alive() -> None:
@@ -294,7 +297,7 @@ def test_18_a_damaged_store_stops_the_start_and_stays_as_it_is(
     store = FileStore(path)
     store.load(0)
     store.rotate()
-    store.fold(world.state.view())
+    store.fold(snapshot.View(world.state))
     store.close()
     whole = path.read_bytes()
     assert set(json.loads(whole)["nodes"]) == {"1", "2", "3"}
@@ -320,7 +323,7 @@ def test_18_journals_without_their_snapshot_stop_the_start(tmp_path: Path, world
     store = FileStore(path)
     store.load(0)
     store.rotate()
-    store.fold(world.state.view())
+    store.fold(snapshot.View(world.state))
     store.close()
     path.unlink()
     with pytest.raises(InternalError, match="missing"):
@@ -353,8 +356,8 @@ def test_19_no_request_ends_in_an_exception(kind: str, members: dict[str, Any]) 
     for admin in ({}, {"admin_token": "root"}):
         reply = world.run({"type": kind, **members, **admin}).reply
         assert reply["type"] in {f"{kind}_ok", "error"}
-        messages.encode(reply)
-    world.state.snapshot()
+        framing.encode(reply)
+    snapshot_of(world.state)
 
 
 def test_20_signatures_are_remembered_within_bounds() -> None:
@@ -386,16 +389,16 @@ def test_21_an_id_that_nobody_confirms_lapses_and_is_not_given_out_again() -> No
 
 @pytest.mark.parametrize("octets", [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\x10\0\1"])
 def test_23_a_length_is_bounded_before_anything_is_kept(octets: bytes) -> None:
-    framer = messages.Framer()
+    framer = framing.Framer()
     framer.feed(octets)
-    with pytest.raises(messages.ProtocolError):
+    with pytest.raises(framing.ProtocolError):
         framer.next_body()
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b"NaN", b"1"])
 def test_23_a_body_that_is_no_object_fails_in_one_way(body: bytes) -> None:
-    with pytest.raises(messages.ProtocolError):
-        messages.decode(body)
+    with pytest.raises(framing.ProtocolError):
+        framing.decode(body)
 
 
 def test_24_a_poll_whose_reply_is_lost_loses_nothing(world: World) -> None:
@@ -410,14 +413,14 @@ def test_25_a_copy_of_the_registry_changes_by_no_request() -> None:
     world.register("bob")
     world.request("bob", "alice")
     world.state.policy = Policy(is_standby=True)
-    before = world.state.snapshot()
+    before = snapshot_of(world.state)
     for kind in READS:
         request = {"type": kind, "node_id": 1, "requester_id": 1, "hostname": "x"}
         request |= {"node_a": 1, "node_b": 2, "peer_id": 2, "network_id": 1}
         for signed in (request, world.sign("alice", request)):
             outcome = apply(world.state, signed, world.source("alice"), world.now)
             assert outcome.changes == ()
-    assert world.state.snapshot() == before
+    assert snapshot_of(world.state) == before
     assert "poll_handshakes" not in READS
 
 
@@ -438,7 +441,7 @@ def test_26_no_token_stands_in_the_store_and_only_its_owner_may_read_it(tmp_path
     store.append(world.run(enroll).changes)
     journal = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     store.rotate()
-    store.fold(world.state.view())
+    store.fold(snapshot.View(world.state))
     store.close()
     text = journal + b"".join(file.read_bytes() for file in tmp_path.iterdir())
     for secret in ("root-token", "join-token", "net-token", "recovery-secret", commitment):
@@ -506,7 +509,7 @@ def test_a_bare_e_mail_recovers_nothing_and_the_secret_does_once() -> None:
 
 
 def test_an_expired_key_keeps_no_node_alive(world: World) -> None:
-    expiry = messages.rfc3339(world.now + 3600)
+    expiry = values.rfc3339(world.now + 3600)
     assert world.about("alice", "set_key_expiry", expires_at=expiry)["expires_at"] == expiry
     assert world.about("alice", "heartbeat")["key_expiry_warning"] is True
     world.now += 3601

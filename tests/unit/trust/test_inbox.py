@@ -9,7 +9,7 @@ import pytest
 import trio.testing
 
 from pilotstack.errors import ConnectionFailed
-from pilotstack.registry.requests_trust import Inbox, RelayedRequest, RelayedResponse
+from pilotstack.registry.client.trust import Inbox, RelayedRequest, RelayedResponse
 from pilotstack.trust import inbox as inboxes
 from pilotstack.trust.inbox import BURST, BURST_INTERVAL, INTERVAL, MAX_IDLE, InboxReader
 

@@ -1,0 +1,1 @@
+"""What the registry knows: rows, tables and what else is decided by."""

@@ -1,0 +1,96 @@
+"""Who may: signatures over the challenges of existing clients, and tokens.
+
+A challenge holds ids only, so the same request has the same octets for ever. What they cannot give
+(freshness) is said in SECURITY.md; what they allow is to verify each only once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from pilotstack.registry.protocol import values
+
+#: Rounds of PBKDF2 over a token. Tokens ought to be random; this slows down whoever guesses poor
+#: ones from a stolen store, and still takes less than a millisecond of the event loop.
+ROUNDS: Final = 1_000
+_SALT_LEN: Final = 16
+
+
+class Denied(Exception):
+    """The request is refused; the text goes to the client."""
+
+
+class Verifier:
+    """Checks signatures, each distinct one once while it is remembered.
+
+    Two generations of digests bound the memory: when the younger is full, the older is forgotten.
+
+    Args:
+        capacity: digests to remember; each takes about 150 octets.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._half = max(capacity // 2, 1)
+        self._young: set[bytes] = set()
+        self._old: set[bytes] = set()
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def verify(self, public_key: bytes, signature: str, challenge: str) -> None:
+        """Checks a signature in base64.
+
+        Raises:
+            Denied: it is malformed or wrong.
+        """
+        text = b"%b\0%b\0%b" % (public_key, signature.encode(), challenge.encode())
+        digest = hashlib.blake2b(text, digest_size=16).digest()
+        if digest in self._young:
+            return
+        if digest not in self._old:
+            self._check(public_key, signature, challenge)
+        if len(self._young) >= self._half:
+            self._old, self._young = self._young, set()
+        self._young.add(digest)
+
+    @staticmethod
+    def _check(public_key: bytes, signature: str, challenge: str) -> None:
+        try:
+            octets = values.decode_base64(signature, values.SIGNATURE_LEN)
+        except ValueError as error:
+            raise Denied(f"invalid signature encoding: {error}") from error
+        try:
+            Ed25519PublicKey.from_public_bytes(public_key).verify(octets, challenge.encode())
+        except (InvalidSignature, ValueError) as error:
+            raise Denied("signature verification failed") from error
+
+
+def same(given: str, expected: str) -> bool:
+    """Compares two secrets in a time that does not depend on where they differ."""
+    return hmac.compare_digest(given.encode(), expected.encode())
+
+
+def hash_token(token: str, salt: bytes) -> str:
+    """What is stored of a token.
+
+    Args:
+        salt: 16 random octets.
+    """
+    digest = hashlib.pbkdf2_hmac("sha256", token.encode(), salt, ROUNDS)
+    return f"{salt.hex()}${digest.hex()}"
+
+
+def matches_token(token: str, stored: str) -> bool:
+    """Whether ``stored`` is the hash of ``token``; an empty ``stored`` matches nothing."""
+    salt, dollar, _ = stored.partition("$")
+    if not dollar or len(salt) != 2 * _SALT_LEN:
+        return False
+    try:
+        return hmac.compare_digest(hash_token(token, bytes.fromhex(salt)), stored)
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""Messages between registries and their clients."""

@@ -1,0 +1,123 @@
+"""TLS of the registry, both sides (registry sheet 1.4): a certificate that is made once and kept,
+so that what clients pinned stays true, and the two ways in which a client recognizes a registry."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ssl
+from dataclasses import dataclass
+
+import anyio
+import anyio.abc
+from anyio.streams.tls import TLSAttribute, TLSStream
+
+from pilotstack import _resolving, _serving
+from pilotstack.errors import InvalidArgument, PermissionDenied
+
+_FINGERPRINT_LEN = hashlib.sha256().digest_size * 2
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How a client recognizes a registry that speaks TLS.
+
+    Attributes:
+        fingerprints: the leaf certificates that are accepted, each as the lower-case hexadecimal
+            SHA-256 of its DER form; chain and name are not looked at. Empty: the system decides.
+    """
+
+    fingerprints: tuple[str, ...] = ()
+
+    def context(self) -> ssl.SSLContext:
+        """A client context, TLS 1.2 or newer."""
+        if not self.fingerprints:
+            context = ssl.create_default_context()
+        else:
+            # The pin is looked at instead, see accepts().
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+    def accepts(self, certificate: bytes) -> bool:
+        """Whether this leaf, in DER form, is one that was pinned; always, if none is."""
+        shown = fingerprint_of(certificate)
+        matches = [hmac.compare_digest(shown, pinned) for pinned in self.fingerprints]
+        return any(matches) or not matches
+
+
+def fingerprint_of(certificate: bytes) -> str:
+    """What clients pin: lower-case hexadecimal SHA-256 of a certificate in DER form."""
+    return hashlib.sha256(certificate).hexdigest()
+
+
+def trust_of(
+    *, is_tls: bool, mode: str, fingerprints: str, prefix: str = "registry"
+) -> Trust | None:
+    """The trust that the flags of a client ask for; ``None`` without TLS.
+
+    Args:
+        is_tls: ``--registry-tls``.
+        mode: ``pinned`` or ``system``.
+        fingerprints: hexadecimal, separated by commas.
+        prefix: what the flags begin with.
+
+    Raises:
+        InvalidArgument: a fingerprint is missing, superfluous or none.
+    """
+    pins = tuple(pin.strip() for pin in fingerprints.split(",") if pin.strip())
+    if not is_tls:
+        if pins or mode == "system":
+            raise InvalidArgument(
+                "a registry can be recognized only over TLS", hint=f"add --{prefix}-tls"
+            )
+        return None
+    if mode == "system":
+        if pins:
+            raise InvalidArgument(
+                f"--{prefix}-fingerprint pins, --{prefix}-trust system does not",
+                hint="choose one of them",
+            )
+        return Trust()
+    for pin in pins:
+        if len(pin) != _FINGERPRINT_LEN or set(pin) - set("0123456789abcdef"):
+            raise InvalidArgument(
+                f"not a fingerprint: {pin!r}",
+                hint="64 lower-case hexadecimal digits, as the registry prints them at its start",
+            )
+    if not pins:
+        raise InvalidArgument(
+            f"--{prefix}-tls needs to know the registry's certificate",
+            hint=f"add --{prefix}-fingerprint, or --{prefix}-trust system for a public one",
+        )
+    return Trust(pins)
+
+
+async def open_stream(host: str, port: int, trust: Trust | None) -> anyio.abc.ByteStream:
+    """A connection to a registry, TLS if there is a trust to go by.
+
+    Raises:
+        OSError: it cannot be reached.
+        ssl.SSLError: the system does not trust its certificate, or it speaks no TLS.
+        PermissionDenied: its certificate is not the pinned one.
+    """
+    plain = await _resolving.connect_tcp(host, port)
+    if trust is None:
+        return plain
+    try:
+        stream = await TLSStream.wrap(
+            plain, hostname=host, ssl_context=trust.context(), standard_compatible=False
+        )
+        if trust.accepts(stream.extra(TLSAttribute.peer_certificate_binary, None) or b""):
+            return stream
+        raise PermissionDenied(
+            f"the registry at {_serving.join_address(host, port)} shows another certificate than "
+            "the pinned one",
+            hint="compare --registry-fingerprint with what the registry prints at its start",
+        )
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await anyio.aclose_forcefully(plain)
+        raise

@@ -1,0 +1,1 @@
+"""How several registries keep the same state."""

@@ -1,0 +1,352 @@
+"""The primary's side of replication (whitepaper, hot standby; registry sheet 4.4).
+
+A standby subscribes with a token and is sent the whole state, then every change as it becomes
+durable, and a sign of life in between::
+
+    -> {"type": "subscribe_replication", "token": T, "deltas": 1, "epoch": E, "seq": N}
+    <- {"type": "replication_snapshot_part", "text": "..."}            one or more, in order
+    <- {"type": "replication_snapshot_end", "epoch": E, "seq": N, "cluster": C, "term": M,
+        "time": T}
+    <- {"type": "replication_delta", "epoch": E, "seq": N + 1, "changes": [...]}
+    <- {"type": "heartbeat", "epoch": E, "seq": N + 1, "cluster": C, "term": M, "time": T}
+
+``deltas`` is what makes us answer like this; whoever does not send it, as older standbys, gets
+``{"type": "replication_snapshot", "snapshot": {...}}`` at first and after changes, at most once a
+second, and bare heartbeats. ``epoch`` names one life of a primary, ``seq`` counts its deltas: with
+both, a standby that comes back soon is sent only what it missed. ``cluster`` and ``term`` are in
+every frame; a standby of another cluster is refused. ``time`` is the registry's own, in seconds.
+Frames are cut by octets, so that no state makes one that is longer than standbys take.
+
+A push never waits for a standby: each has a queue, and one whose queue is full is sent a snapshot.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import msgspec
+import structlog
+
+from pilotstack.registry.model.budgets import Notes
+from pilotstack.registry.model.rows import encode_change
+from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.replication.standing import Standing
+from pilotstack.registry.storage.clock import Clock
+from pilotstack.registry.storage.term import Term
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pilotstack.registry.model.rows import Change
+    from pilotstack.registry.protocol.framing import Message
+    from pilotstack.registry.storage.ledger import Ledger
+    from pilotstack.registry.storage.snapshot import View
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between signs of life; standbys give up after 45 without (sheet 4.4).
+HEARTBEAT: Final = 15.0
+#: Seconds for a standby to take a frame.
+WRITE: Final = 10.0
+#: Seconds between snapshots for a standby that knows nothing else.
+SNAPSHOT_EVERY: Final = 1.0
+#: Octets of deltas that wait for a standby, and that are kept for one that comes back.
+QUEUE: Final = 8 << 20
+#: Octets of changes in a delta, unless it is a single one.
+DELTA: Final = 1 << 18
+#: Characters of a snapshot in a frame: in JSON again they are four times as many octets at most.
+PART: Final = 1 << 17
+#: Octets of a frame that standbys take (sheet 4.4); a state that is longer as a whole is not sent.
+FRAME: Final = 64 << 20
+#: Parts that are made at a time, and not before the ones before are sent.
+_AT_ONCE: Final = 8
+_ENVELOPE: Final = 1 << 10
+
+
+class Log:
+    """The last deltas as frames, numbered."""
+
+    def __init__(self, limit: int = QUEUE, members: Callable[[], dict[str, Any]] = dict) -> None:
+        #: Names this life of the primary.
+        self.epoch = secrets.token_hex(8)
+        #: Number of the last delta.
+        self.seq = 0
+        self._limit = limit
+        self._members = members
+        self._frames: deque[bytes] = deque()
+        self._size = 0
+
+    def add(self, changes: Sequence[Change]) -> list[bytes]:
+        """Numbers changes and keeps their frames, which it returns."""
+        encoded = [msgspec.json.encode(encode_change(change)) for change in changes]
+        return [self._add(group) for group in _grouped(encoded, DELTA)]
+
+    def _add(self, changes: list[bytes]) -> bytes:
+        self.seq += 1
+        frame = framing.encode(
+            {
+                "type": "replication_delta",
+                "epoch": self.epoch,
+                "seq": self.seq,
+                "changes": msgspec.Raw(b"[%b]" % b",".join(changes)),
+                **self._members(),
+            }
+        )
+        self._frames.append(frame)
+        self._size += len(frame)
+        while self._size > self._limit and len(self._frames) > 1:
+            self._size -= len(self._frames.popleft())
+        return frame
+
+    def since(self, epoch: str, seq: int) -> list[bytes] | None:
+        """The frames after ``seq``; ``None`` if they are not all there."""
+        missed = self.seq - seq
+        if epoch != self.epoch or not 0 <= missed <= len(self._frames):
+            return None
+        return list(self._frames)[len(self._frames) - missed :]
+
+
+class _Subscriber:
+    """What waits for one standby."""
+
+    def __init__(self, *, takes_deltas: bool) -> None:
+        self.takes_deltas = takes_deltas
+        self.frames: deque[bytes] = deque()
+        self.size = 0
+        #: It has to be sent the whole state.
+        self.is_behind = True
+        self.something = anyio.Event()
+
+    def push(self, frame: bytes) -> None:
+        """Takes a delta, or gives up on deltas."""
+        if self.is_behind:
+            return
+        if not self.takes_deltas or self.size + len(frame) > QUEUE:
+            self.is_behind = True
+            self.clear()
+        else:
+            self.frames.append(frame)
+            self.size += len(frame)
+        self.something.set()
+
+    def clear(self) -> None:
+        """Forgets what waits."""
+        self.frames.clear()
+        self.size = 0
+
+    def take(self) -> bytes | None:
+        """The next delta."""
+        if not self.frames:
+            return None
+        frame = self.frames.popleft()
+        self.size -= len(frame)
+        return frame
+
+
+class Publisher:
+    """Serves standbys; a :class:`~pilotstack.registry.storage.ledger.Sink`.
+
+    Args:
+        ledger: what is replicated.
+        token: what a standby has to show; empty means that none is served.
+        is_open: standbys are served without a token, as first-generation ones have none.
+        standing: what the registry says of itself.
+        clock: the registry's time.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        token: str = "",
+        is_open: bool = False,
+        standing: Standing | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock or Clock()
+        self._token = token
+        self._is_open = is_open
+        self._standing = standing or Standing(Term(None))
+        self.log = Log(members=self._standing.members)
+        self._subscribers: set[_Subscriber] = set()
+        self._notes = Notes(time.monotonic())
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether there may be standbys."""
+        return self._is_open or bool(self._token)
+
+    @property
+    def standbys(self) -> int:
+        """How many follow."""
+        return len(self._subscribers)
+
+    def publish(self, changes: Sequence[Change]) -> None:
+        """Passes changes on."""
+        if not self.is_enabled:
+            return
+        for frame in self.log.add(changes):
+            for subscriber in self._subscribers:
+                subscriber.push(frame)
+
+    def _refusal(self, request: Message) -> str:
+        if not self.is_enabled:
+            return "replication not configured"
+        if self._standing.is_replaced:
+            return "this registry was replaced"
+        if self._standing.is_foreign(request):
+            return "this registry belongs to another cluster"
+        if not self._token or (self._is_open and not values.text(request, "token")):
+            return ""
+        return "" if self._is_right(request) else "invalid replication token"
+
+    def _is_right(self, request: Message) -> bool:
+        shown = values.text(request, "token")
+        return hmac.compare_digest(shown.encode(), self._token.encode())
+
+    def is_wrong(self, request: Message) -> bool:
+        """Whether a standby shows a token, and a wrong one."""
+        return bool(self._token and values.text(request, "token")) and not self._is_right(request)
+
+    async def serve(self, stream: anyio.abc.ByteStream, request: Message) -> None:
+        """Feeds a standby until its connection ends, which it may at any time.
+
+        Raises:
+            TimeoutError: it does not take what it is sent.
+            OSError, anyio.EndOfStream, anyio.BrokenResourceError: the connection ended.
+        """
+        if text := self._refusal(request):
+            unlogged = self._notes.take(time.monotonic())
+            if unlogged is not None:
+                log.warning("standby_refused", reason=text, unlogged=unlogged)
+            await _send(stream, framing.encode({"type": "error", "error": text}))
+            return
+        subscriber = _Subscriber(takes_deltas=values.number(request, "deltas") >= 1)
+        missed = self.log.since(values.text(request, "epoch"), values.number(request, "seq", 63))
+        if missed is not None and subscriber.takes_deltas:
+            subscriber.is_behind = False
+            for frame in missed:
+                subscriber.push(frame)
+        self._subscribers.add(subscriber)
+        log.info("standby_joined", deltas=subscriber.takes_deltas, resumes=missed is not None)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_until_closed, stream)
+                await self._feed(subscriber, stream)
+        except* (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as group:
+            log.info("standby_left", reason=type(group.exceptions[0]).__name__)
+        finally:
+            self._subscribers.discard(subscriber)
+
+    async def _feed(self, subscriber: _Subscriber, stream: anyio.abc.ByteStream) -> None:
+        while not self._standing.is_replaced:
+            subscriber.something = anyio.Event()
+            if subscriber.is_behind:
+                await self._send_snapshot(subscriber, stream)
+            elif frame := subscriber.take():
+                await _send(stream, frame)
+            else:
+                with anyio.move_on_after(HEARTBEAT) as silence:
+                    await subscriber.something.wait()
+                if silence.cancelled_caught:
+                    await _send(stream, self._heartbeat(subscriber))
+
+    def _heartbeat(self, subscriber: _Subscriber) -> bytes:
+        heartbeat: dict[str, Any] = {"type": "heartbeat"}
+        if subscriber.takes_deltas:
+            heartbeat |= {"epoch": self.log.epoch, "seq": self.log.seq, "time": self._clock.now()}
+            heartbeat |= self._standing.members()
+        return framing.encode(heartbeat)
+
+    async def _send_snapshot(self, subscriber: _Subscriber, stream: anyio.abc.ByteStream) -> None:
+        # Taken together, so that the next delta is the first that the view lacks.
+        view, seq = self._ledger.durable_view(), self.log.seq
+        subscriber.is_behind = False
+        if not subscriber.takes_deltas:
+            frame = await anyio.to_thread.run_sync(_whole, view)
+            if frame is None:
+                log.error("standby_refused", reason="the state does not fit into one frame")
+                frame = framing.encode({"type": "error", "error": "snapshot too long"})
+                await _send(stream, frame)
+                raise anyio.EndOfStream
+            await _send(stream, frame)
+            await anyio.sleep(SNAPSHOT_EVERY)
+            return
+        frames = _parts(view)
+        while some := await anyio.to_thread.run_sync(_next, frames):
+            for frame in some:
+                await _send(stream, frame)
+        end = {"epoch": self.log.epoch, "seq": seq, "time": self._clock.now()}
+        end |= self._standing.members()
+        await _send(stream, framing.encode({"type": "replication_snapshot_end", **end}))
+
+
+def _next(frames: Iterator[bytes]) -> list[bytes]:
+    return list(islice(frames, _AT_ONCE))
+
+
+def _whole(view: View) -> bytes | None:
+    """The frame of the whole state, if standbys take it."""
+    size, chunks = 0, []
+    for chunk in view.chunks():
+        size += len(chunk)
+        if size > FRAME - _ENVELOPE:
+            return None
+        chunks.append(chunk)
+    return framing.encode(
+        {"type": "replication_snapshot", "snapshot": msgspec.Raw(b"".join(chunks))}
+    )
+
+
+def _parts(view: View) -> Iterator[bytes]:
+    """Frames that make up the text of a snapshot, however long its rows are."""
+    waiting: list[str] = []
+    size = 0
+    for chunk in view.chunks():
+        text = chunk.decode()
+        for at in range(0, len(text), PART):
+            piece = text[at : at + PART]
+            if size + len(piece) > PART:
+                yield _part(waiting)
+                waiting, size = [], 0
+            waiting.append(piece)
+            size += len(piece)
+    yield _part(waiting)
+
+
+def _part(pieces: list[str]) -> bytes:
+    return framing.encode({"type": "replication_snapshot_part", "text": "".join(pieces)})
+
+
+def _grouped(items: list[bytes], limit: int) -> Iterator[list[bytes]]:
+    group: list[bytes] = []
+    size = 0
+    for item in items:
+        if group and size + len(item) > limit:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += len(item)
+    if group:
+        yield group
+
+
+async def _send(stream: anyio.abc.ByteStream, frame: bytes) -> None:
+    # A long frame gets the time that a slow link needs for it.
+    with anyio.fail_after(WRITE + len(frame) / (1 << 20)):
+        await stream.send(frame)
+
+
+async def _until_closed(stream: anyio.abc.ByteStream) -> None:
+    """A standby never says anything; its silence ends with the connection."""
+    while True:
+        await stream.receive(1 << 10)

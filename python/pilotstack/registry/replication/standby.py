@@ -1,0 +1,306 @@
+"""The standby's side of replication: a copy that follows a primary, whatever becomes of either.
+
+What goes wrong on the way (a gap, a foreign epoch, octets that make no sense) leads to one thing:
+the connection is dropped and the next one says what we have, or asks for everything. What we have
+is given up only for a state that continues it: not for that of another cluster, an earlier term, an
+empty registry or one that has lost ids. What may be nowhere else is kept in a file before.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import structlog
+
+from pilotstack import _serving
+from pilotstack.errors import PilotError
+from pilotstack.registry.model import validation
+from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.protocol.standing import MAX_TERM
+from pilotstack.registry.protocol.tls import open_stream
+from pilotstack.registry.storage import snapshot
+from pilotstack.registry.storage.clock import Clock
+
+if TYPE_CHECKING:
+    from pilotstack.registry.model.state import State
+    from pilotstack.registry.protocol.framing import Message
+    from pilotstack.registry.protocol.tls import Trust
+    from pilotstack.registry.replication.standing import Standing
+    from pilotstack.registry.storage.ledger import Ledger
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for a connection to the primary, and without a sign of life from it (sheet 4.4).
+CONNECT: Final = 10.0
+SILENCE: Final = 45.0
+#: Seconds between attempts, at first and at most.
+RETRY: Final = (0.1, 3.0)
+#: Octets of a frame on this connection (sheet 4.4).
+FRAME: Final = 64 << 20
+#: Octets of a snapshot.
+SNAPSHOT: Final = 2 << 30
+_READ: Final = 1 << 18
+#: Characters of a cluster's name.
+_CLUSTER: Final = 64
+
+
+class Follower(Protocol):
+    """Keeps a ledger like another registry's."""
+
+    async def run(self) -> None:
+        """Follows until cancelled; outages are waited out."""
+
+
+class _Resync(Exception):
+    """What came cannot be used; everything is needed."""
+
+
+class _Refused(PilotError):
+    """The primary is not one to follow, or does not let us."""
+
+
+class Standby:
+    """Follows a primary; a :class:`Follower`.
+
+    Args:
+        ledger: the copy.
+        address: host and port of the primary.
+        token: what the primary wants to see.
+        trust: how it is recognized over TLS.
+        standing: cluster and term of the copy, and what proves them.
+        clock: the registry's time, which becomes the primary's.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        address: tuple[str, int],
+        *,
+        token: str,
+        trust: Trust | None,
+        standing: Standing,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or Clock()
+        self._ledger = ledger
+        self._address = address
+        self._token = token
+        self._trust = trust
+        self._standing = standing
+        self._term = standing.term
+        self._epoch = ""
+        self._seq = 0
+        self._parts: list[str] = []
+        self._size = 0
+        #: The primary's connection is up, and we have what it has.
+        self.is_current = False
+        #: Why the primary is not followed; empty if it is, or just cannot be reached.
+        self.problem = ""
+
+    @property
+    def seq(self) -> int:
+        """The last delta that we have."""
+        return self._seq
+
+    async def run(self) -> None:
+        """Follows until cancelled."""
+        delay = RETRY[0]
+        while True:
+            try:
+                await self._follow()
+            except (_Resync, framing.ProtocolError) as error:
+                self._resync(error)
+                delay = RETRY[1]
+            except PilotError as error:
+                self._tell(str(error))
+                delay = RETRY[1]
+            except (TimeoutError, OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+                log.warning("primary_lost", reason=str(error) or type(error).__name__)
+            except ValueError as error:
+                self._resync(error)
+                delay = RETRY[1]
+            except Exception as error:
+                # Nothing that a primary sends ends its standby.
+                _serving.failures.note("replication", error)
+                self._epoch = ""
+                delay = RETRY[1]
+            if self.is_current:
+                self.is_current = False
+                delay = RETRY[0]
+            await anyio.sleep(delay * random.uniform(0.75, 1.25))
+            delay = min(2 * delay, RETRY[1])
+
+    def _resync(self, error: Exception) -> None:
+        log.warning("replication_resync", reason=f"{error!s:.500}")
+        self._epoch = ""
+
+    def _tell(self, problem: str) -> None:
+        """Says once why nothing is copied."""
+        if problem != self.problem:
+            self.problem = problem
+            log.error("replication_refused", error=problem)
+
+    async def _follow(self) -> None:
+        with anyio.fail_after(CONNECT):
+            stream = await open_stream(*self._address, self._trust)
+        try:
+            request: dict[str, Any] = {"type": "subscribe_replication", "deltas": 1}
+            if self._token:
+                request["token"] = self._token
+            if self._epoch:
+                request |= {"epoch": self._epoch, "seq": self._seq}
+            if self._term.cluster:
+                request |= self._standing.members()
+            with anyio.fail_after(CONNECT):
+                await stream.send(framing.encode(request))
+            await self._take_all(stream)
+        finally:
+            self._parts, self._size = [], 0
+            await anyio.aclose_forcefully(stream)
+
+    async def _take_all(self, stream: anyio.abc.ByteStream) -> None:
+        framer = framing.Framer(FRAME)
+        while True:
+            while (body := framer.next_body()) is not None:
+                await self._take(framing.decode(body))
+            with anyio.fail_after(SILENCE):
+                framer.feed(await stream.receive(_READ))
+
+    async def _take(self, message: Message) -> None:
+        match values.text(message, "type"):
+            case "replication_snapshot":
+                self._check_standing(message)
+                await self._adopt(message.get("snapshot"), message, epoch="", seq=0)
+            case "replication_snapshot_part":
+                self._take_part(values.text(message, "text"))
+            case "replication_snapshot_end":
+                text, self._parts, self._size = "".join(self._parts), [], 0
+                self._check_standing(message)
+                rows = await anyio.to_thread.run_sync(snapshot.decode, text.encode())
+                epoch, seq = _position(message)
+                await self._adopt(rows, message, epoch=epoch, seq=seq)
+                self._follow_clock(message)
+            case "replication_delta" if "epoch" in message:
+                self._check_standing(message)
+                await self._take_delta(message)
+            case "heartbeat" if "epoch" in message:
+                self._check_standing(message)
+                self._check_position(*_position(message))
+                self._follow_clock(message)
+            case "error":
+                raise _Refused(f"the primary refuses: {values.text(message, 'error'):.500}")
+
+    def _follow_clock(self, message: Message) -> None:
+        """Times in rows are by the primary's clock; what lapses after a promotion must be, too."""
+        now = message.get("time")
+        # Earlier versions do not tell.
+        if isinstance(now, float | int) and not isinstance(now, bool):
+            self._clock.follow(float(now))
+
+    def _take_part(self, text: str) -> None:
+        self._size += len(text)
+        if self._size > SNAPSHOT:
+            raise _Resync("the snapshot has no end")
+        self._parts.append(text)
+
+    def _check_standing(self, message: Message) -> None:
+        """A primary of another cluster, or of the past, is not followed."""
+        cluster, term, own = (
+            values.text(message, "cluster"),
+            values.number(message, "term"),
+            self._term,
+        )
+        where = _serving.join_address(*self._address)
+        if own.cluster and cluster != own.cluster and ("term" in message or cluster):
+            shown = f"is of cluster {cluster:.32}" if cluster else "names no cluster"
+            raise _Refused(
+                f"the primary at {where} {shown}, and this copy is of {own.cluster}: it began "
+                "anew, or is another's; to follow it all the same, move this registry's store away"
+            )
+        if not 0 <= term < MAX_TERM:
+            raise _Refused(f"the primary at {where} has term {term}, which no registry reaches")
+        if "term" in message and term < own.number:
+            raise _Refused(
+                f"the primary at {where} has term {term}, and this registry has seen "
+                f"{own.number}: it has been replaced"
+            )
+
+    async def _adopt(self, rows: object, message: Message, *, epoch: str, seq: int) -> None:
+        if not isinstance(rows, dict):
+            raise _Resync("a snapshot that is no object")
+        state = await anyio.to_thread.run_sync(_load, rows, self._clock.now())
+        keeps = await self._judge(state, values.number(message, "term"))
+        await self._ledger.adopt(state, keeps="diverged" if keeps else "")
+        self._term.adopt(values.text(message, "cluster")[:_CLUSTER], values.number(message, "term"))
+        self._epoch, self._seq = epoch, seq
+        self._mark_current()
+
+    async def _judge(self, state: State, term: int) -> bool:
+        """Whether what we have is kept aside before it is replaced."""
+        ours, where = self._ledger.state, _serving.join_address(*self._address)
+        if not ours.nodes:
+            return False
+        if not state.nodes:
+            raise _Refused(f"the primary at {where} is empty: it has lost what this copy has")
+        has_lost = state.next_node < ours.next_node
+        if has_lost and term <= self._term.number and not self._term.has_led:
+            raise _Refused(
+                f"the primary at {where} has gone back to an earlier state: it is at id "
+                f"{state.next_node}, and this copy at {ours.next_node}; promote this registry, or "
+                "move its store away to follow"
+            )
+        if not (has_lost or self._term.has_led):
+            return False
+        differing = await anyio.to_thread.run_sync(_differences, ours, state)
+        if differing:
+            log.warning(
+                "diverged", rows=differing, hint="what is replaced is kept beside the store"
+            )
+        return bool(differing)
+
+    async def _take_delta(self, message: Message) -> None:
+        epoch, seq = _position(message)
+        self._check_position(epoch, seq - 1)
+        rows = message.get("changes")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise _Resync("a delta without changes")
+        await self._ledger.replay(rows, self._clock.now())
+        self._seq = seq
+        self._mark_current()
+
+    def _check_position(self, epoch: str, seq: int) -> None:
+        if epoch != self._epoch:
+            raise _Resync("another epoch")
+        if seq != self._seq:
+            raise _Resync(f"a gap: {self._seq} is the last that came, and {seq} went before")
+        self._mark_current()
+
+    def _mark_current(self) -> None:
+        self.problem = ""
+        if not self.is_current:
+            self.is_current = True
+            log.info("replication_current", seq=self._seq)
+
+
+def _position(message: Message) -> tuple[str, int]:
+    return values.text(message, "epoch"), values.number(message, "seq", 63)
+
+
+def _load(rows: dict[str, Any], now: float) -> State:
+    state = snapshot.load(rows, now)
+    validation.check_all(state)
+    return state
+
+
+def _differences(ours: State, theirs: State) -> dict[str, int]:
+    """How many rows of ours are another, or none, there; by table."""
+    found = {}
+    for name, table in ours.tables.items():
+        count = sum(theirs.row(name, key) != row for key, row in table.pairs())
+        if count:
+            found[name] = count
+    return found

@@ -1,0 +1,95 @@
+"""What time does to the registry (sheet 4.2): silence marks nodes offline, and what nobody
+confirmed, answered or matched lapses.
+
+A node keeps everything while it is offline. A pass over all nodes is spread over many calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pilotstack.registry.model.rows import Change
+from pilotstack.registry.rules.trust import CLAIM_TTL, INBOX_TTL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pilotstack.registry.model.rows import Key, Node, Row
+    from pilotstack.registry.model.state import State
+
+#: Seconds in which a new node must sign something to keep its id. First-generation daemons sign
+#: their first heartbeat, 30 seconds after they register.
+UNCONFIRMED_TTL: Final = 600.0
+#: Seconds between two calls after which the clock has jumped, or we were suspended: nobody could
+#: be heard meanwhile, so everybody gets a period of grace.
+JUMP: Final = 60.0
+#: Seconds between two passes.
+PASS_EVERY: Final = 10.0
+
+
+def reap(state: State, now: float, limit: int = 10_000) -> tuple[Change, ...]:
+    """Does a part of a pass; to be called every second or so.
+
+    Args:
+        limit: rows to look at.
+
+    Returns:
+        Changes that were made and must be stored.
+    """
+    sweep = state.sweep
+    if not 0 <= now - sweep.last_call <= JUMP:
+        sweep.grace_from = now
+    sweep.last_call = now
+    changes: list[Change] = []
+    for _ in range(limit):
+        entry = next(sweep.waiting, None)
+        if entry is None:
+            if 0 <= now - sweep.last_pass < PASS_EVERY:
+                break
+            sweep.last_pass = now
+            sweep.waiting = _entries(state)
+            entry = next(sweep.waiting, None)
+            if entry is None:
+                break
+        table, key = entry
+        row = state.row(table, key)
+        if row is not None and _is_over(state, table, key, row, now):
+            state.put(table, key, None)
+            changes.append(Change(table, key, row, None))
+    return tuple(changes)
+
+
+def _entries(state: State) -> Iterator[tuple[str, Key]]:
+    """All rows that time concerns; they may change meanwhile."""
+    for node_id in list(state.nodes):
+        yield "nodes", node_id
+    for table in ("claims", "requests", "responses", "invites"):
+        for first in list(state.tables[table].groups):
+            for second in list(state.tables[table].of(first)):
+                yield table, (first, second)
+
+
+def _is_over(state: State, table: str, key: Key, row: Row, now: float) -> bool:
+    """Whether a row lapses. Liveness is noted on the way."""
+    if table == "nodes":
+        return _is_node_over(state, row, now)  # type: ignore[arg-type]
+    if table == "claims":
+        assert isinstance(key, tuple)
+        is_pair = (int(key[1]), key[0]) in state.claims
+        return not is_pair and now - row.created > CLAIM_TTL  # type: ignore[union-attr]
+    if table == "responses":
+        assert isinstance(key, tuple)
+        if state.offers.is_over(table, key[0], int(key[1]), now):
+            return True
+    return now - row.timestamp > INBOX_TTL  # type: ignore[union-attr]
+
+
+def _is_node_over(state: State, node: Node, now: float) -> bool:
+    if node.gone_at:
+        return False
+    node_id = node.node_id
+    seen = min(state.seen.setdefault(node_id, now), now)
+    silence = now - max(seen, state.sweep.grace_from)
+    if silence > state.policy.stale_after:
+        state.offline.add(node_id)
+    return node.is_unconfirmed and silence > UNCONFIRMED_TTL
