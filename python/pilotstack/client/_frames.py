@@ -1,4 +1,4 @@
-"""Frames of the daemon's socket: codes and builders. ``docs/reference/ipc.md`` has the layouts."""
+"""Frames of the daemon's socket: codes and builders (``docs/reference/protocol/ipc.md``)."""
 
 from __future__ import annotations
 

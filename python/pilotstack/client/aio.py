@@ -408,7 +408,7 @@ class Driver(ControlCalls, TrustMethods, NetworkCalls, SharedReader):
     async def call(
         self, command: int, payload: bytes = b"", *, timeout: float | None = None
     ) -> dict[str, Any]:
-        """Asks the control plane something; see ``docs/reference/ipc.md``.
+        """Asks the control plane something; see ``docs/reference/protocol/ipc.md``.
 
         Args:
             timeout: seconds, if other than the driver's.

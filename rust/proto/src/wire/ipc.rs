@@ -1,5 +1,5 @@
 //! Frames on the daemon's Unix socket: the dialect of existing drivers and, from 0x60 up, ours.
-//! `docs/reference/ipc.md` describes every frame.
+//! `docs/reference/protocol/ipc.md` describes every frame.
 //!
 //! ```text
 //!  0        4         5
@@ -19,7 +19,7 @@ pub const VERSION: u16 = 1;
 
 /// Command codes.
 pub mod code {
-    #![allow(missing_docs, reason = "the names say it; docs/reference/ipc.md has the layouts")]
+    #![allow(missing_docs, reason = "the names say it; docs/reference/protocol/ipc.md has the layouts")]
     pub const BIND: u8 = 0x01;
     pub const BIND_OK: u8 = 0x02;
     pub const DIAL: u8 = 0x03;
@@ -77,7 +77,7 @@ pub mod code {
 
 /// A frame from a driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs, reason = "fields are named as in docs/reference/ipc.md")]
+#[allow(missing_docs, reason = "fields are named as in docs/reference/protocol/ipc.md")]
 pub enum Frame<'a> {
     Bind(Port),
     Dial {
