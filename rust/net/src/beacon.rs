@@ -1,5 +1,5 @@
-//! The beacon: tells nodes where their datagrams come from (whitepaper section 4.2), and, for its
-//! registry, that something waits for them there.
+//! The beacon: tells nodes where their datagrams come from, and, for its registry, that something waits
+//! for them there (`docs/reference/protocol/beacon.md`).
 
 use std::{
     collections::BTreeMap,

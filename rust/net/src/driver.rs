@@ -44,7 +44,7 @@ pub type ClientId = u64;
 const MAX_READY: usize = 1024;
 /// How long streams may finish when the daemon stops.
 const LINGER: Duration = Duration::from_secs(1);
-/// The echo service (whitepaper table of ports).
+/// The echo service (`docs/reference/protocol/services.md#echo`).
 pub(crate) const ECHO: Port = Port(7);
 
 const UDP: Token = Token(0);

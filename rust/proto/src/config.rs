@@ -1,6 +1,7 @@
 //! Every tunable, with its unit, its source and any deviation from the source.
 //!
-//! "WP" is the whitepaper; where its value departs from an RFC it wins, and the departure is stated.
+//! Parameters of streams are listed in `docs/reference/protocol/transport.md#parameters`. "Protocol" marks
+//! values that the protocol itself sets; where one departs from an RFC it wins, and the departure is stated.
 
 use core::{fmt, str::FromStr, time::Duration};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 /// Which congestion controller a connection uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub enum Algorithm {
-    /// AIMD as in the whitepaper (RFC 5681).
+    /// AIMD (RFC 5681).
     Reno,
     /// RFC 9438.
     #[default]
@@ -55,29 +56,29 @@ impl FromStr for Algorithm {
 /// Parameters of one connection.
 #[derive(Clone, Debug)]
 pub struct TransportConfig {
-    /// First SYN retransmission after this. WP 4.3.
+    /// First SYN retransmission after this. Protocol.
     pub syn_rto: Duration,
-    /// SYN retransmissions never wait longer than this. WP 4.3.
+    /// SYN retransmissions never wait longer than this. Protocol.
     pub syn_rto_max: Duration,
     /// SYN retransmissions before the attempt fails, which takes the same time when they come sooner.
-    /// WP 4.3.
+    /// Protocol.
     pub syn_retries: u32,
     /// First SYN retransmission to an old peer that was heard lately, and so dropped the first one.
-    /// Deviates from WP 4.3, with [`Self::syn_rto`] as the upper bound.
+    /// Deviates from the protocol, with [`Self::syn_rto`] as the upper bound.
     pub legacy_syn_rto: Duration,
     /// RTO before the first round-trip sample. RFC 6298 (2.1).
     pub rto_initial: Duration,
-    /// Lower bound of the RTO. WP 4.3; deviates from RFC 6298 (2.4), which asks for one second.
+    /// Lower bound of the RTO. Protocol; deviates from RFC 6298 (2.4), which asks for one second.
     pub rto_min: Duration,
-    /// Upper bound of the RTO. WP 4.3; deviates from RFC 6298 (2.5), which asks for 60 seconds.
+    /// Upper bound of the RTO. Protocol; deviates from RFC 6298 (2.5), which asks for 60 seconds.
     pub rto_max: Duration,
-    /// Clock granularity G of RFC 6298. WP 4.3.
+    /// Clock granularity G of RFC 6298. Protocol.
     pub clock_granularity: Duration,
-    /// Timeouts without progress before a connection with an old peer is given up. WP 4.3.
+    /// Timeouts without progress before a connection with an old peer is given up. Protocol.
     pub max_retransmissions: u32,
     /// Time without progress before a connection with one of our own peers is given up: R2 of RFC 1122
-    /// section 4.2.3.5, which asks for 100 seconds at least. Deviates from WP 4.3, whose eight attempts
-    /// may be over in four seconds.
+    /// section 4.2.3.5, which asks for 100 seconds at least. Deviates from the protocol, whose eight
+    /// attempts may be over in four seconds.
     pub give_up_after: Duration,
     /// FIN retransmissions towards old peers, which may have forgotten the connection.
     pub legacy_fin_retries: u32,
@@ -85,39 +86,39 @@ pub struct TransportConfig {
     pub persist_min: Duration,
     /// Window probes never wait longer than this.
     pub persist_max: Duration,
-    /// Small writes wait no longer than this for an acknowledgement. WP 4.3 (RFC 9293 section 3.7.4
+    /// Small writes wait no longer than this for an acknowledgement. Protocol (RFC 9293 section 3.7.4
     /// sets no bound).
     pub nagle_delay: Duration,
-    /// An acknowledgement waits no longer than this. WP 4.3.
+    /// An acknowledgement waits no longer than this. Protocol.
     pub ack_delay_max: Duration,
     /// What an acknowledgement waits on a path faster than [`Self::ack_delay_max`].
     pub ack_delay: Duration,
     /// Segments after the handshake that are acknowledged at once, to open the peer's window.
     pub quick_acks: u32,
-    /// Full segments after which an acknowledgement is due. WP 4.3, RFC 9293 section 3.8.6.3.
+    /// Full segments after which an acknowledgement is due. Protocol, RFC 9293 section 3.8.6.3.
     pub ack_every: u32,
-    /// An idle connection is probed after this. WP 4.3.
+    /// An idle connection is probed after this. Protocol.
     pub keepalive: Duration,
     /// Our own peers are probed so often while no probe is answered.
     pub keepalive_repeat: Duration,
-    /// A connection on which nothing arrives for this long is closed. WP 4.3. Towards our own peers it
+    /// A connection on which nothing arrives for this long is closed. Protocol. Towards our own peers it
     /// counts from the first probe that is not answered, so that an outage as long as
     /// [`Self::give_up_after`] ends no idle stream.
     pub idle_timeout: Duration,
     /// A connection that its application has closed is reset after this time without progress.
     pub orphan_timeout: Duration,
-    /// TIME-WAIT. WP 4.3; deviates from RFC 9293 section 3.6.1 (2 MSL).
+    /// TIME-WAIT. Protocol; deviates from RFC 9293 section 3.6.1 (2 MSL).
     pub time_wait: Duration,
-    /// Initial congestion window, bytes: 10 segments of 4,096. WP 4.3, RFC 6928.
+    /// Initial congestion window, bytes: 10 segments of 4,096. Protocol, RFC 6928.
     pub initial_window: usize,
     /// The congestion controller of connections that ask for none.
     pub congestion: Algorithm,
     /// Initial slow-start threshold towards old peers, bytes; towards our own there is none
     /// (RFC 5681 section 3.1).
     pub legacy_ssthresh: usize,
-    /// Congestion window bound towards old peers, bytes. WP 4.3.
+    /// Congestion window bound towards old peers, bytes. Protocol.
     pub legacy_max_cwnd: usize,
-    /// Congestion window bound, bytes. WP 10 asks for more than the megabyte of WP 4.3.
+    /// Congestion window bound, bytes. Deviates from the protocol's megabyte, which long paths outgrow.
     pub max_cwnd: usize,
     /// How long a burst may last at the pacing rate; a kernel's timers are no finer than this.
     pub pacing_quantum: Duration,
@@ -190,7 +191,7 @@ impl Default for TransportConfig {
     }
 }
 
-/// Bytes of the largest segment we send. WP 4.3.
+/// Bytes of the largest segment we send. Protocol.
 pub const MAX_SEGMENT: usize = 4096;
 
 /// Bytes of a segment on a path of unknown MTU: with all headers it fits 1,280 bytes of IPv6. The
@@ -205,18 +206,18 @@ const RECV_SLOTS: usize = 512;
 pub struct NodeConfig {
     /// Parameters of every connection.
     pub transport: Arc<TransportConfig>,
-    /// Connections in all states but TIME-WAIT. Deviates from WP 4.3 (4,096), which counts for one
+    /// Connections in all states but TIME-WAIT. Deviates from the protocol (4,096), which counts for one
     /// process per agent, not for one that serves many.
     pub max_connections: usize,
     /// Those of them that peers opened: three quarters, so that our own dials always have room. A peer
     /// may take as many as the others leave free, so one alone half of them.
     pub max_inbound_connections: usize,
-    /// Connections of one listening port, shared among peers in the same way. Deviates from WP 4.3
+    /// Connections of one listening port, shared among peers in the same way. Deviates from the protocol
     /// (1,024) for the same reason.
     pub max_connections_per_port: usize,
     /// Connections in TIME-WAIT; the oldest are forgotten beyond.
     pub max_time_wait: usize,
-    /// SYNs per second and at once, from one authenticated peer. WP 4.3 has 100 per second for all
+    /// SYNs per second and at once, from one authenticated peer. The protocol has 100 per second for all
     /// peers, because its SYNs are not authenticated.
     pub syn_rate: (u32, u32),
     /// SYNs per second and at once that we send to one old peer, which drops more than a hundred per
@@ -224,7 +225,7 @@ pub struct NodeConfig {
     pub legacy_syn_pace: (u32, u32),
     /// Peers that proved who they are, or that we call; those that we call may be more.
     pub max_peers: usize,
-    /// Datagrams that wait for a peer's session. WP 5.
+    /// Datagrams that wait for a peer's session. Protocol.
     pub max_pending: usize,
     /// Bytes of memory for what was received and not read, of all connections. A peer may hold a third
     /// of what is free, so one alone a quarter of all.
@@ -235,7 +236,7 @@ pub struct NodeConfig {
     pub peer_lifetime: Duration,
     /// How often the forgettable is looked for.
     pub sweep_interval: Duration,
-    /// How often beacons are told where we are. WP 4.2.
+    /// How often beacons are told where we are. Protocol.
     pub beacon_interval: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Sans-IO core of the Pilot overlay network stack (whitepaper section 3 and 4.3).
+//! Sans-IO core of the Pilot overlay network stack (`docs/reference/protocol`).
 //!
 //! Layers, each of which may use only those above it in this list:
 //!

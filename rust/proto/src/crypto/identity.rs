@@ -1,4 +1,4 @@
-//! The long-lived Ed25519 identity of a node (whitepaper section 5, identity).
+//! The long-lived Ed25519 identity of a node (`docs/reference/protocol/tunnel.md#frames`).
 
 use core::fmt;
 

@@ -1,4 +1,4 @@
-//! Identity, key agreement, sealing and replay protection (whitepaper section 5).
+//! Identity, key agreement, sealing and replay protection (`docs/reference/protocol/tunnel.md`).
 //!
 //! The primitives are aws-lc-rs; this module fixes how they are combined and keeps secrets out of
 //! logs. Nothing here knows peers or sessions.

@@ -1,4 +1,4 @@
-//! Who may reach a private node, and which networks we are in (whitepaper section 5).
+//! Who may reach a private node, and which networks we are in (`docs/explanation/trust.md`).
 //!
 //! Tunnels prove who a peer is; whether it may come in is the control plane's decision. Each peer is
 //! asked about once. What arrives meanwhile is held, so that an admitted peer notices nothing, and a

@@ -1,4 +1,5 @@
-//! Where our datagrams come from, as beacons see it (whitepaper section 4.2).
+//! Where our datagrams come from, as beacons see it
+//! (`docs/reference/protocol/beacon.md#how-a-node-learns-its-endpoint`).
 //!
 //! A reply carries nothing of its question, so whoever can write a beacon's address as a source can answer
 //! for it. A reply counts only while a question to that beacon is open. The first address is believed at

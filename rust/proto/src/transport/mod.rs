@@ -1,4 +1,5 @@
-//! One connection: the RFC 9293 state machine with the parameters of whitepaper section 4.3.
+//! One connection: the RFC 9293 state machine with the parameters of
+//! `docs/reference/protocol/transport.md`.
 //!
 //! A [`Connection`] takes arriving segments ([`Connection::process`]), time
 //! ([`Connection::handle_timeout`]) and the application's calls, and gives segments
@@ -41,7 +42,7 @@ use crate::config::{MAX_SEGMENT, SAFE_SEGMENT};
 /// Which transport the peer speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Dialect {
-    /// The implementation of the whitepaper's date.
+    /// The first generation of nodes.
     G1,
     /// The generation after it.
     G2,

@@ -37,7 +37,8 @@ impl Connection {
     }
 
     /// Whether what is repeated has been repeated for long enough. Old peers give up after eight
-    /// attempts, and so is given up on them (WP 4.3).
+    /// attempts, and so is given up on them
+    /// (`docs/reference/protocol/transport.md#dialects`).
     pub(super) fn is_out_of_patience(&mut self, now: Instant) -> bool {
         let config = &self.options.config;
         let since = *self.unanswered_since.get_or_insert(now - self.rtt.rto());

@@ -296,7 +296,7 @@ impl Connection {
             self.is_path_suspect = true;
         }
         let is_new_event = !matches!(self.sender.recovery, Recovery::Timeout { .. });
-        // WP 4.3: once per loss event. A closed window is no loss. What lasts is an outage, where each
+        // Protocol: once per loss event. A closed window is no loss. What lasts is an outage, where each
         // timeout doubles the next (RFC 6298 (5.5)).
         let is_outage = self.timeouts > self.options.config.max_retransmissions;
         if is_new_event || is_outage || self.snd_wnd == 0 {

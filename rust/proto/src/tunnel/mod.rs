@@ -1,4 +1,5 @@
-//! One peer: key exchange, sessions, suite detection, path and liveness (whitepaper section 5).
+//! One peer: key exchange, sessions, suite detection, path and liveness
+//! (`docs/reference/protocol/tunnel.md`).
 //!
 //! Rules that hold throughout:
 //!

@@ -1,4 +1,4 @@
-//! Virtual addresses (whitepaper section 3.2).
+//! Virtual addresses (`docs/reference/protocol/packet.md#addresses`).
 //!
 //! ```text
 //!  0      2                    6

@@ -1,4 +1,4 @@
-//! Beacon messages (whitepaper section 4.2 and 9): endpoint discovery, hole punching, relay.
+//! Beacon messages: endpoint discovery, hole punching, relay (`docs/reference/protocol/beacon.md`).
 //!
 //! ```text
 //! 01 Discover      node u32 [ Ed25519 public 32 ]        08 the same, announces that 09 is understood

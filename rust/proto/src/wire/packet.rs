@@ -1,4 +1,4 @@
-//! Virtual packets (whitepaper section 3.4, figure 1): a fixed 34-octet header and a payload.
+//! Packets: a fixed 34-byte header and a payload (`docs/reference/protocol/packet.md#header`).
 //!
 //! ```text
 //!  0     1     2       4            10           16     18     20    24    28     30      34
@@ -24,7 +24,7 @@ pub const MAX_PAYLOAD: usize = u16::MAX as usize;
 
 const VERSION: u8 = 1;
 
-/// What the payload is (whitepaper table 2).
+/// What the payload is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Protocol {
     /// A segment of a reliable stream.

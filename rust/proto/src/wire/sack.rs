@@ -1,4 +1,5 @@
-//! Selective acknowledgement, carried as the payload of a pure ACK (whitepaper section 4.3).
+//! Selective acknowledgement, carried as the payload of a pure ACK
+//! (`docs/reference/protocol/packet.md#sack`).
 //!
 //! ```text
 //!  0      4       5          9           13

@@ -1,5 +1,4 @@
-//! Tunnel frames (whitepaper section 5): the five kinds of datagram that carry or set up a session, and
-//! one of our own.
+//! Tunnel frames: the datagrams that carry or set up a session (`docs/reference/protocol/tunnel.md`).
 //!
 //! ```text
 //! PILT | packet

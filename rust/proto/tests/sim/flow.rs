@@ -199,7 +199,7 @@ fn little_is_kept_when_memory_is_exhausted() {
     assert_eq!(script.connection.readable(), 4096, "whoever reads is served");
 }
 
-/// WP 4.3: data carries the acknowledgement; SACK, which takes the place of data, leaves by itself.
+/// Data carries the acknowledgement; SACK, which takes the place of data, leaves by itself.
 #[test]
 fn an_acknowledgement_rides_on_data_unless_it_reports_a_gap() {
     for (seq, expected) in [(1, 1), (100, 2)] {
@@ -346,7 +346,7 @@ fn what_is_queued_before_the_handshake_leaves_with_the_number_and_size_chosen_la
     assert_eq!(script.connection.state(), State::Established);
 }
 
-/// So do the controller and what bounds its window (WP 4.3).
+/// So do the controller and what bounds its window.
 #[test]
 fn the_controller_is_chosen_when_the_peer_is_known() {
     let mut script = Script::connecting(plain());

@@ -156,7 +156,7 @@ fn duplicates_during_a_repair_repeat_nothing() {
     }
 }
 
-/// WP 4.3: eight in a row break the connection.
+/// Eight in a row break the connection.
 #[test]
 fn timeouts_with_progress_between_them_do_not_add_up() {
     let mut script = sending(20);

@@ -54,7 +54,7 @@ fn an_outage_of_a_hundred_seconds_breaks_nothing_and_one_of_150_does() {
     }
 }
 
-/// What WP 4.3 has for short losses is not slower than it was: the timeout doubles once.
+/// What the protocol has for short losses is not slower than it was: the timeout doubles once.
 #[test]
 fn only_an_outage_doubles_the_timeout_time_and_again() {
     let mut script = cut_off(50);

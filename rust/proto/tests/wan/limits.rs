@@ -1,5 +1,4 @@
-//! The limits of section 10 of the whitepaper, passed: bounds stated for cold starts, windows that
-//! follow long paths, 2^32 octets on one connection.
+//! Bounds on cold starts, windows that follow long paths, 2^32 bytes on one connection.
 
 use std::time::Duration;
 

@@ -105,7 +105,7 @@ impl Window {
         self.hystart.finish();
     }
 
-    /// A timeout: the initial window. WP 4.3, which deviates from the loss window of RFC 5681 section
+    /// A timeout: the initial window. Protocol, which deviates from the loss window of RFC 5681 section
     /// 3.1.
     pub(super) fn collapse(&mut self) {
         self.prr = None;

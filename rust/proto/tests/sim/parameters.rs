@@ -1,4 +1,4 @@
-//! Section 4.3 of the whitepaper, point by point, with a hand-made peer.
+//! Parameters and rules of `docs/reference/protocol/transport.md`, point by point, with a scripted peer.
 
 use std::{sync::Arc, time::Duration};
 
