@@ -1,5 +1,5 @@
-"""Flags that several commands share, and the whitepaper's single-dash long flags
-(``-log-level debug``) beside ``--log-level``."""
+"""Flags that several commands share. Long flags with a single dash (``-log-level debug``), as
+existing programs have them, are the same as those with two."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _MAX_DIGITS = 20
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
-    """A 48-bit virtual address (whitepaper section 3.2).
+    """A 48-bit virtual address (``docs/reference/protocol/packet.md#addresses``).
 
     Args:
         network: 0 to 65,535; 0 is the backbone.
@@ -198,7 +198,7 @@ JoinRule = Literal["open", "token", "invite"]
 
 @dataclass(frozen=True, slots=True)
 class NetworkInfo:
-    """A network of agents (whitepaper section 3.2)."""
+    """A network of agents (``docs/how-to/networks.md``)."""
 
     id: int
     name: str

@@ -149,7 +149,7 @@ async def test_invitations(drivers: list[Driver]) -> None:
     assert await b.invites() == ()
     await a.invite(club, 2)
     await b.accept_invite(club)
-    # The whitepaper has members invite, not only owners.
+    # Members may invite, not only owners.
     await b.invite(club, 3)
     await c.accept_invite(club)
     assert await echo(c, f"{club}:0001.0000.0001:7") == b"hello"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NOW = 1_800_000_000.0
 
-#: What each request signs, from its own members (sheet 2.2).
+#: What each request signs, from its own members (docs/reference/protocol/registry.md#signatures).
 CHALLENGES: dict[str, str] = {
     "register": "register:{listen_addr}:{public_key}",
     "resolve": "resolve:{requester_id}:{node_id}",

@@ -1,6 +1,6 @@
-"""The beacon: tells nodes their public endpoint (whitepaper section 4.2), and that something waits
-for them at the registry. Its datagrams are served by a thread of the core; this is the control of
-that thread."""
+"""The beacon: tells nodes their public endpoint, and that something waits for them at the registry
+(``docs/reference/protocol/beacon.md``). A thread of the core serves its datagrams; this package
+starts and stops that thread."""
 
 from __future__ import annotations
 

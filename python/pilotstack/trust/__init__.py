@@ -1,1 +1,1 @@
-"""Trust between nodes: the handshake of port 444 and its relay (whitepaper section 5)."""
+"""Trust between nodes: the handshake of port 444 and its relay (``docs/explanation/trust.md``)."""

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds for a whole message to arrive (sheet 6.1).
+#: Seconds for a whole message to arrive.
 PATIENCE = 10.0
-#: Seconds for which a sender leaves the stream open for old receivers (sheet 6.1).
+#: Seconds for which a sender leaves the stream open for old receivers.
 LINGER = 0.5
 #: Streams served at once, of all and of one peer, which needs one at a time.
 MAX_STREAMS = 256

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that the registry is asked to hold a poll.
 WAIT = 25
-#: Seconds between polls of a registry that holds none (sheet 3.7), and after a request of ours.
+#: Seconds between polls of a registry that holds none, and after a request of ours.
 INTERVAL = 30.0
 BURST_INTERVAL = 2.0
 BURST = 120.0

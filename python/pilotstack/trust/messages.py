@@ -1,4 +1,5 @@
-"""The handshake message of port 444: one JSON object per stream, never an answer (sheet 6.1)."""
+"""The handshake message of port 444: one JSON object for each stream, without an answer
+(``docs/reference/protocol/services.md#handshake``)."""
 
 from __future__ import annotations
 

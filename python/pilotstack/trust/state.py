@@ -1,4 +1,5 @@
-"""Who trusts whom, as a pure machine: no sockets, files or clocks (services sheet 6.2 to 6.6).
+"""Who trusts whom, as a pure machine: no sockets, files or clocks
+(``docs/explanation/trust.md``).
 
 Inputs are the operator's wishes, messages that arrived on port 444, what the registry relayed, and
 the time. Each gives the :mod:`effects <pilotstack.trust.records>` to carry out, in order. A peer is
@@ -36,16 +37,16 @@ from pilotstack.trust.replays import Replays
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Seconds by which a message may be old, and ahead of our clock (sheet 6.2).
+#: Seconds by which a message may be old, and ahead of our clock.
 MAX_AGE = 300
 MAX_AHEAD = 30
-#: Requests that wait for the operator, and seconds for which they and ours live (sheet 6.2).
+#: Requests that wait for the operator, and seconds for which they and ours live.
 MAX_PENDING = 256
 MAX_OUTGOING = 4096
 LIFETIME = 30 * 86_400
-#: Seconds after a revocation in which nothing is approved by itself (sheet 6.3).
+#: Seconds after a revocation in which nothing is approved by itself.
 COOLDOWN = 300
-#: Seconds in which old peers take a second message of a type for a replay (sheet 6.2).
+#: Seconds in which old peers take a second message of a type for a replay.
 REPEAT = 900
 #: Seconds for which a pair that the registry does not know gets the benefit of the doubt.
 DOUBT = 60

@@ -1,5 +1,5 @@
-"""A file of trust beside the identity (services sheet 6.5): private, replaced as a whole, and never
-written over when it cannot be understood."""
+"""A file of trust beside the identity: private, replaced as a whole, and never written over when
+it cannot be understood (``docs/explanation/trust.md#what-is-kept``)."""
 
 from __future__ import annotations
 

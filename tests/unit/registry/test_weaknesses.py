@@ -1,5 +1,5 @@
-"""One attack for each known weakness of existing registries that rests in state or store; the
-numbers are those of the registry sheet's section 9. None of them gets in."""
+"""One attack for each known weakness of existing registries that rests in state or store.
+None of them gets in."""
 
 from __future__ import annotations
 

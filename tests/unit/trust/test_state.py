@@ -1,4 +1,4 @@
-"""The rules of the services sheet, section 6, one by one."""
+"""The rules of ``docs/explanation/trust.md``, one by one."""
 
 from __future__ import annotations
 
