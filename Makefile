@@ -8,7 +8,7 @@ WAN_OUT ?= build/wan
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python fuzz fuzz-registry soak mutants bench bench-wan bench-registry lint format clean
+.PHONY: help setup demo test test-rust test-python fuzz fuzz-registry soak mutants bench bench-wan bench-registry lint docs-check coverage format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,21 @@ lint: setup ## formatting, lints, types and stubs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest pilotstack._core --ignore-missing-stub
+	$(BIN)/python -m tests.docs.check
+
+docs-check: setup ## links, snippets, terms and citations of the documents
+	$(BIN)/python -m tests.docs.check
+
+coverage: setup ## which lines the tests reach: build/coverage/python and build/coverage/rust
+	$(BIN)/python -m pip install --quiet --group coverage
+	mkdir -p build/coverage
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $(COVERAGE_FLAGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage html --quiet
+	$(BIN)/python -m coverage report --skip-covered
+	command -v cargo-llvm-cov > /dev/null || cargo install --locked cargo-llvm-cov
+	cargo llvm-cov --workspace --quiet --html --output-dir build/coverage/rust
 
 format: setup ## rewrite sources in the house format
 	cargo fmt --all
