@@ -62,7 +62,7 @@ bench-wan: setup ## measure our controllers beside kernel TCP and QUIC over long
 	$(BIN)/python benches/wan.py --lab target/release/pilot-lab --shares
 
 bench-registry: setup ## measure the registry beside itself without sync, and beside redis
-	$(BIN)/python benches/registry.py $(REGISTRY_FLAGS)
+	$(BIN)/python -m benches.registry $(REGISTRY_FLAGS)
 
 lint: setup ## formatting, lints, types and stubs
 	cargo fmt --all --check

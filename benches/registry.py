@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from benches.registry_load import identity
 from rich.console import Console
 from rich.table import Table
 
@@ -35,14 +36,13 @@ from pilotstack.registry.rules.dispatch import apply
 from pilotstack.registry.server.server import RegistryServer
 from pilotstack.registry.storage import snapshot
 from pilotstack.registry.storage.journal import FileStore
-from registry_load import identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pilotstack.registry.model.state import State
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 TICKS = os.sysconf("SC_CLK_TCK")
 CONNECTIONS = (1, 64, 1000)
 SIZES = (1_000, 10_000, 100_000)
@@ -68,10 +68,11 @@ class Server:
 
 def spawn(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(HERE / "registry.py"), *arguments],
+        [sys.executable, "-m", "benches.registry", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=ROOT,
     )
 
 
@@ -127,10 +128,11 @@ def load(server: Server, kind: str, **params: object) -> Values:
     """Runs the load generator; adds the server's CPU microseconds for each request."""
     params |= {"kind": kind, "host": "127.0.0.1", "port": server.port, "dialect": server.dialect}
     process = subprocess.Popen(
-        [sys.executable, str(HERE / "registry_load.py"), json.dumps(params)],
+        [sys.executable, "-m", "benches.registry_load", json.dumps(params)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=ROOT,
     )
     assert process.stdout is not None
     assert process.stdin is not None
@@ -238,7 +240,7 @@ def rename(state: State, batch: int) -> list[Change]:
     source = Source("127.0.0.1", 1)
     changes: list[Change] = []
     for number in range(64):
-        request = {"type": "set_hostname", "admin_token": "bench"}
+        request: dict[str, Any] = {"type": "set_hostname", "admin_token": "bench"}
         request |= {"node_id": 1 + number, "hostname": f"renamed-{batch}-{number}"}
         changes += apply(state, request, source, 1_800_000_000.0).changes
     return changes
@@ -384,7 +386,7 @@ def main() -> None:
     # Not /tmp, which may be memory: a sync has to reach a disk.
     with tempfile.TemporaryDirectory(prefix="bench-registry-", dir=Path.cwd()) as name:
         directory = Path(name)
-        measures = {
+        measures: dict[str, Callable[[], Values]] = {
             "requests": lambda: measure_requests(directory, scale),
             "growth": lambda: measure_growth(directory, scale),
             "million": lambda: measure_million(directory, int(1_000_000 * scale)),

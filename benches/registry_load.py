@@ -1,7 +1,7 @@
 """A load generator for ``registry.py``: many connections in one process, each with one request.
 
 It speaks the registry's frames and redis' RESP, so that both are driven by the same code.
-``python benches/registry_load.py JSON`` prints one line of JSON.
+``python -m benches.registry_load JSON`` prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import asyncio
 import json
 import sys
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.registry.protocol.framing import encode
 from pilotstack.registry.protocol.values import encode_base64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Params = dict[str, Any]
 
@@ -43,7 +46,7 @@ class Registry:
     def __init__(self, params: Params) -> None:
         self._nodes = params["nodes"]
         first, count = params.get("first", 1), params["requests"]
-        make = getattr(self, f"_{params['kind']}")
+        make: Callable[[int], bytes] = getattr(self, f"_{params['kind']}")
         self._frames = [make(number) for number in range(first, first + count)]
 
     def _register(self, number: int) -> bytes:

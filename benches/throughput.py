@@ -50,6 +50,7 @@ class Worker:
         return values
 
     def stop(self) -> None:
+        assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
 

@@ -31,7 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import Progress
@@ -147,8 +147,12 @@ class Lab:
         self.process = subprocess.Popen(
             [self.binary, *names], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._asks: IO[str] = self.process.stdin
+        self._answers: IO[str] = self.process.stdout
         self._stack.callback(self.process.wait)
-        self._stack.callback(self.process.stdin.close)
+        self._stack.callback(self._asks.close)
         self._answer()
         for namespace, (device, address) in self.devices.items():
             ip("link", "set", device, "netns", namespace)
@@ -166,14 +170,14 @@ class Lab:
         self._stack.close()
 
     def _answer(self) -> None:
-        answer = self.process.stdout.readline().strip()
+        answer = self._answers.readline().strip()
         if answer != "ok":
             raise SystemExit(f"the lab says {answer!r}")
 
     def set(self, path: Route, seed: int) -> None:
         """Makes the router another path."""
-        self.process.stdin.write(f"{path.spec(seed)}\n")
-        self.process.stdin.flush()
+        self._asks.write(f"{path.spec(seed)}\n")
+        self._asks.flush()
         self._answer()
 
 
@@ -183,16 +187,18 @@ class Receiver:
     def __init__(self, command: list[str]) -> None:
         self.rest = b""
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
-        if self.process.stdout.readline().strip() != b"ready":
+        assert self.process.stdout is not None
+        self.output: IO[bytes] = self.process.stdout
+        if self.output.readline().strip() != b"ready":
             raise SystemExit(f"{command} does not receive")
 
     def samples(self) -> Samples:
         """Nanoseconds and octets of the stream that ends next."""
-        samples = []
+        samples: Samples = []
         with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
+            selector.register(self.output, selectors.EVENT_READ)
             while selector.select(PATIENCE):
-                line = os.read(self.process.stdout.fileno(), 1 << 16)
+                line = os.read(self.output.fileno(), 1 << 16)
                 if not line:
                     raise SystemExit("a receiver ended")
                 self.rest += line
@@ -330,8 +336,8 @@ class Lanes:
 
 def measure(
     paths: list[Route], contenders: list[str], runs: int, arguments: argparse.Namespace
-) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         lanes = Lanes(stack, len(contenders), arguments.lab, arguments.quic)
         progress = stack.enter_context(Progress(console=Console(stderr=True)))
@@ -401,7 +407,7 @@ def median(figures: Figures, name: str, which: int = 0) -> float:
     return statistics.median(run[which] for run in figures[name])
 
 
-def render(rows: list[dict[str, object]]) -> Table:
+def render(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         title=f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, Mbit/s "
         "of payload (second half), medians; ratios scaled by the segment's size, with the interval "
@@ -451,7 +457,7 @@ def verdict(figures: Figures, name: str, goal: float) -> str:
     return f"{middle:.2f} ({low:.2f}\u2013{high:.2f}){mark}"
 
 
-def plot(rows: list[dict[str, object]], directory: Path) -> None:
+def plot(rows: list[dict[str, Any]], directory: Path) -> None:
     """One SVG per rate: throughput over the round trip, a panel for each loss."""
     import matplotlib
 

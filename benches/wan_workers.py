@@ -12,9 +12,12 @@ import socket
 import struct
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pilotstack import sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 STEP = 10_000_000
 BLOCK = 1 << 18
@@ -99,7 +102,7 @@ def ours_send(path: str, target: str, congestion: Any, seconds: float) -> None:
             stream.close()
 
 
-ROLES = {
+ROLES: dict[str, Callable[..., None]] = {
     "tcp-receive": tcp_receive,
     "tcp-send": tcp_send,
     "ours-receive": ours_receive,

@@ -130,8 +130,8 @@ async def test_garbage_at_the_stream_sockets(network: Network, door: str) -> Non
         if door == "registry":
             with connect() as client:
                 client.sendall(len(text).to_bytes(4) + text)
-    async with Driver(a.socket) as client:
-        assert (await client.resolve("agent-a")).node_id == a.node_id
+    async with Driver(a.socket) as driver:
+        assert (await driver.resolve("agent-a")).node_id == a.node_id
 
 
 async def test_a_driver_that_does_not_read_harms_no_other(network: Network) -> None:

@@ -163,6 +163,7 @@ def test_recv_and_listen_print_what_arrives(shared_network: Network) -> None:
         for end in ends.values():
             end.kill()
             end.wait()
+            assert end.stdout is not None
             end.stdout.close()
     assert received["messages"] == [{"seq": 0, "port": 7301, "data": "hello", "bytes": 5}]
     assert listened["messages"][0]["data"] == "ping"

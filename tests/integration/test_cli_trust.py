@@ -15,8 +15,6 @@ from pilotstack.cli.output import exit_status
 from pilotstack.errors import NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pilotstack.testing import Network, Node
 
 CTL = [sys.executable, "-c", "from pilotstack.cli.main import run; run()"]
@@ -45,7 +43,7 @@ def refused(node: Node, *arguments: object) -> dict[str, Any]:
 
 
 @pytest.fixture
-def nodes(network: Network) -> Iterator[tuple[Node, Node]]:
+def nodes(network: Network) -> tuple[Node, Node]:
     return network.start("agent-a", "--private"), network.start("agent-b", "--private")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -14,9 +14,12 @@ import uvicorn
 from pilotstack import Driver
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from pilotstack.testing import Network
+
+    Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +29,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def app(scope: dict, receive: object, send: object) -> None:
+async def app(scope: dict[str, Any], receive: object, send: Send) -> None:
     assert scope["type"] == "http"
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"hello from " + scope["path"].encode()})

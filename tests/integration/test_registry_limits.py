@@ -187,8 +187,8 @@ async def test_slow_and_silent_clients_delay_nobody(registries: Registries) -> N
     address = registries.start("primary")
     host, _, port = address.rpartition(":")
     slow = [socket.create_connection((host, int(port))) for _ in range(500)]
-    for number, client in enumerate(slow):
-        client.sendall((1 << 19).to_bytes(4)[: number % 5] + b"x" * (number % 3))
+    for number, each in enumerate(slow):
+        each.sendall((1 << 19).to_bytes(4)[: number % 5] + b"x" * (number % 3))
     client = registries.client(address)
     assert (await client.register("127.0.0.1:4000")).node_id == 1
     for each in slow:

@@ -6,7 +6,7 @@ import hashlib
 import socket
 import ssl
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -153,7 +153,7 @@ async def test_a_daemon_and_a_standby_pin(registries: Registries, tmp_path: Path
         ({"is_tls": True, "mode": "system", "fingerprints": "0" * 64}, "one of them"),
     ],
 )
-def test_flags_that_make_no_sense(flags: dict[str, object], hint: str) -> None:
+def test_flags_that_make_no_sense(flags: dict[str, Any], hint: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         trust_of(**flags)
     assert hint in (refused.value.hint or "")

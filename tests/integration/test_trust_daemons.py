@@ -62,6 +62,10 @@ async def until(driver: Driver, condition: Callable[[dict[str, Any]], object]) -
     return info
 
 
+async def until_dropped(driver: Driver, reason: str, count: int) -> None:
+    await until(driver, lambda info: info["dropped"].get(reason, 0) >= count)
+
+
 async def until_pending(driver: Driver, node: int) -> str:
     with anyio.fail_after(20):
         while True:
@@ -323,14 +327,8 @@ async def test_hostile_messages_change_nothing_and_are_counted(network: Network)
         for reason, octets in hostile.items():
             for item in octets:
                 await liar.send(item)
-            wanted = len(octets)
-            await until(
-                driver,
-                lambda info, reason=reason, wanted=wanted: (
-                    info["dropped"].get(f"handshake_{reason}", 0) >= wanted
-                ),
-            )
-        assert await driver.trusted() == await driver.pending() == ()
+            await until_dropped(driver, f"handshake_{reason}", len(octets))
+        assert (await driver.trusted(), await driver.pending()) == ((), ())
         genuine = messages.encode(liar.message(Kind.REQUEST, now + 1))
         await liar.send(genuine)
         await until_pending(driver, own.node_id)

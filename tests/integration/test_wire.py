@@ -87,7 +87,7 @@ async def test_numbers_wrap_on_one_connection(shared_network: Network) -> None:
             while sent < total:
                 block = min(1 << 18, total - sent)
                 at = sent % period
-                await stream.send(pattern[at : at + block])
+                await stream.send(bytes(pattern[at : at + block]))
                 sent += block
             await stream.send_eof()
             with pytest.raises(anyio.EndOfStream):

@@ -47,7 +47,7 @@ def write_until_killed(path: Path, acknowledge: Connection) -> None:
 
 def turn_of(turn: int) -> list[dict[str, Any]]:
     """What one turn asks for."""
-    requests = [
+    requests: list[dict[str, Any]] = [
         {"type": "register", "public_key": key_text(f"k{turn}"), "hostname": f"h{turn}"},
         {
             "type": "create_network",

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -120,20 +121,17 @@ async def test_a_failing_handler_ends_neither_others_nor_the_listening() -> None
     assert _serving.failures.counts["connection"] == before + 1
 
 
-class _Failing:
+class _Failing(socket.socket):
     """A listening socket of which accepting fails a few times."""
 
     def __init__(self, listening: socket.socket, errors: list[OSError]) -> None:
-        self._listening = listening
+        super().__init__(fileno=listening.detach())
         self.errors = errors
 
-    def fileno(self) -> int:
-        return self._listening.fileno()
-
-    def accept(self) -> tuple[socket.socket, object]:
+    def accept(self) -> tuple[socket.socket, Any]:
         if self.errors:
             raise self.errors.pop(0)
-        return self._listening.accept()
+        return super().accept()
 
 
 async def test_what_cannot_be_accepted_now_is_accepted_later(
@@ -146,11 +144,11 @@ async def test_what_cannot_be_accepted_now_is_accepted_later(
         async with stream:
             await stream.send(b"hello")
 
-    with _serving.listen("127.0.0.1", 0) as listening:
-        failing = _Failing(listening, [OSError(number, os.strerror(number)) for number in numbers])
+    errors = [OSError(number, os.strerror(number)) for number in numbers]
+    with _Failing(_serving.listen("127.0.0.1", 0), errors) as failing:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_serving.accept_forever, failing, handle)
-            async with await anyio.connect_tcp(*listening.getsockname()) as client:
+            async with await anyio.connect_tcp(*failing.getsockname()) as client:
                 assert await client.receive() == b"hello"
             tasks.cancel_scope.cancel()
     assert not failing.errors

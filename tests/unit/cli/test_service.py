@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from click.testing import CliRunner
 
-from pilotstack.cli import service
 from pilotstack.cli.main import pilotctl
+from pilotstack.daemon import lifecycle
 from pilotstack.errors import PermissionDenied
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def test_a_home_of_another_user_is_told_by_status(
     def refuse(socket: Path) -> NoReturn:
         raise PermissionDenied("not a directory of this user")
 
-    monkeypatch.setattr(service.lifecycle, "running_pid", refuse)
+    monkeypatch.setattr(lifecycle, "running_pid", refuse)
     arguments = ["--json", "--socket", str(tmp_path / "none"), "daemon", "status"]
     result = CliRunner().invoke(pilotctl, arguments)
     assert json.loads(result.output)["code"] == "permission_denied"

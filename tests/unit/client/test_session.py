@@ -13,6 +13,7 @@ from pilotstack.client import _frames as f
 from pilotstack.client._session import (
     Accepted,
     Answer,
+    Event,
     Greeted,
     Opened,
     Pending,
@@ -71,7 +72,7 @@ def test_frames_cut_anywhere_mean_the_same(fd: int) -> None:
         + opened(pending)
         + f.frame(f.RECV_FROM, END, f.u16(80), b"datagram")
     )
-    events = []
+    events: list[Event] = []
     for position in range(len(data)):
         # The descriptor comes beside the first byte of its frame.
         fds = [fd] if position == len(f.frame(f.HELLO_OK, f.u16(1))) else []

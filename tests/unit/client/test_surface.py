@@ -82,7 +82,7 @@ def test_the_blocking_sdk_is_an_attribute_that_is_loaded_when_used() -> None:
     )
     assert result.stdout.split() == ["Driver", pilotstack.__version__, "True"]
     with pytest.raises(AttributeError, match="nothing"):
-        pilotstack.nothing  # type: ignore[attr-defined]  # noqa: B018
+        pilotstack.nothing  # noqa: B018
 
 
 def test_the_module_is_the_command() -> None:

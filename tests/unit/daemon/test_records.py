@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from pilotstack.daemon import records as module
@@ -61,7 +62,7 @@ def slept(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         waits.append(seconds)
         clock.now += seconds
 
-    monkeypatch.setattr(module.anyio, "sleep", jump)
+    monkeypatch.setattr(anyio, "sleep", jump)
     return waits
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import anyio
 import pytest
 
@@ -175,7 +177,7 @@ async def test_strangers_leave_what_the_registry_still_allows(
         return now
 
     now = 1000.0
-    monkeypatch.setattr(module.time, "monotonic", clock)
+    monkeypatch.setattr(time, "monotonic", clock)
     bench = Bench()
     bench.fail(Throttled("rate limited"))
     for node in range(10):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.support.registry import World, challenge_of, identity, key_text, snapshot_of
 
-from pilotstack.registry.model import creations, guesses
+from pilotstack.registry.model import auth, creations, guesses
 from pilotstack.registry.model.auth import Denied
 from pilotstack.registry.model.creations import (
     ALL_RATE,
@@ -260,12 +262,15 @@ def test_recovery_secrets_are_guesses_too() -> None:
 
 
 def test_a_right_token_costs_one_hash_and_a_wrong_one_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed = []
-    real = guesses.auth.matches_token
-    monkeypatch.setattr(
-        guesses.auth, "matches_token", lambda *given: hashed.append(given) or real(*given)
-    )
-    stored = guesses.auth.hash_token("right", bytes(16))
+    hashed: list[str] = []
+    real = auth.matches_token
+
+    def matches_token(given: str, stored: str) -> bool:
+        hashed.append(given)
+        return real(given, stored)
+
+    monkeypatch.setattr(auth, "matches_token", matches_token)
+    stored = auth.hash_token("right", bytes(16))
     tried = Guesses()
     assert [tried.matches(token, stored, "192.0.2.1", 0.0) for token in ("no", "right")] == [
         False,
@@ -276,7 +281,7 @@ def test_a_right_token_costs_one_hash_and_a_wrong_one_none(monkeypatch: pytest.M
         assert tried.matches(token, stored, "192.0.2.1", 0.0) is is_right
     assert len(hashed) == 2
     # What is not known yet costs all sources together no more than a share.
-    others = [guesses.auth.hash_token("x", number.to_bytes(16)) for number in range(300)]
+    others = [auth.hash_token("x", number.to_bytes(16)) for number in range(300)]
     for number in range(int(guesses.ALL_BURST) - 2):
         tried.matches("no", others[number], f"192.0.{number % 200}.1", 0.0)
     with pytest.raises(guesses.TooManyGuesses):
@@ -317,7 +322,11 @@ def test_many_nodes_of_one_source_keep_nobody_out_of_an_inbox(table: str) -> Non
         if table == "requests":
             return world.request(name, "b")
         network = world.create(name, f"net{number}", join_rule="invite")
-        about = {"inviter_id": world.ids[name], "network_id": network, "target_node_id": 1}
+        about: dict[str, Any] = {
+            "inviter_id": world.ids[name],
+            "network_id": network,
+            "target_node_id": 1,
+        }
         return world.ask(name, "invite_to_network", **about)
 
     replies = [knock(name, number) for number, name in enumerate(names)]
@@ -357,7 +366,7 @@ def club() -> World:
     return world
 
 
-CAPTURED = {
+CAPTURED: dict[str, dict[str, Any]] = {
     "promote_member": {"target_node_id": 2},
     "demote_member": {"target_node_id": 2},
     "kick_member": {"target_node_id": 3},

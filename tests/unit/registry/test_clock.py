@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support.registry import NOW, World, snapshot_of
@@ -95,7 +95,7 @@ def test_nothing_that_waits_lapses_by_a_step() -> None:
     clock = host.clock()
     world.join("a", "b", "c")
     network = world.create("a", "n", join_rule="invite")
-    invite = {"inviter_id": 1, "network_id": network, "target_node_id": 2}
+    invite: dict[str, Any] = {"inviter_id": 1, "network_id": network, "target_node_id": 2}
     world.ask("a", "invite_to_network", **invite)
     world.request("a", "b")
     world.trust("c", "b")

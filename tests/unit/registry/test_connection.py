@@ -50,6 +50,11 @@ class Scripted:
                     return
 
 
+def address_of(listener: anyio.abc.Listener[anyio.abc.SocketStream]) -> tuple[str, int]:
+    address = listener.extra(anyio.abc.SocketAttribute.local_address)
+    return str(address[0]), int(address[1])
+
+
 @asynccontextmanager
 async def registries(count: int) -> AsyncIterator[list[Scripted]]:
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
@@ -58,8 +63,7 @@ async def registries(count: int) -> AsyncIterator[list[Scripted]]:
             listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
             await stack.enter_async_context(listener)
             scripted = Scripted()
-            host, port = listener.extra(anyio.abc.SocketAttribute.local_address)[:2]
-            scripted.address = (str(host), int(port))
+            scripted.address = address_of(listener)
             tasks.start_soon(listener.serve, scripted.serve)
             found.append(scripted)
         yield found
@@ -164,8 +168,7 @@ async def test_silence_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatc
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(silent.serve, swallow)
-        host, port = silent.extra(anyio.abc.SocketAttribute.local_address)[:2]
-        connection = Connection([(str(host), int(port)), second.address])
+        connection = Connection([address_of(silent), second.address])
         assert (await connection.request({"type": "read"}))["type"] == "ok"
         assert connection.address == second.address
         # It is not asked twice, as a registry whose connection breaks is.
@@ -191,8 +194,7 @@ async def test_who_waits_for_a_silent_registry_hears_of_it_in_time(
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(silent.serve, swallow)
-        host, port = silent.extra(anyio.abc.SocketAttribute.local_address)[:2]
-        connection = Connection([(str(host), int(port))])
+        connection = Connection([address_of(silent)])
 
         async def ask() -> None:
             with pytest.raises(ConnectionFailed, match="the registry at"):

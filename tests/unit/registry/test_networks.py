@@ -168,7 +168,7 @@ def test_with_an_admin_token_creation_takes_it_and_other_requests_may_use_it() -
     world.join("a", "b")
     assert world.about("a", "create_network", name="x")["error"] == "invalid admin token"
     network = world.create("a", "x", admin_token="root", network_admin_token="ours")
-    admin = {"network_id": network, "admin_token": "root", "sign": False}
+    admin: dict[str, Any] = {"network_id": network, "admin_token": "root", "sign": False}
     assert "error" not in world.about("b", "join_network", **admin)
     for kind, role in (("promote_member", "admin"), ("demote_member", "member")):
         reply = world.ask("", kind, node_id=0, target_node_id=2, **admin)

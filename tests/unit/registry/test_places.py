@@ -106,6 +106,7 @@ def test_who_withdraws_gives_way_again() -> None:
         places.withdraw(seat)
     assert take(places, "c", evicted) is not None
     assert evicted == ["a"]
+    assert seat is not None
     places.withdraw(seat)
     places.leave(seat)
     assert places.total == 1

@@ -77,10 +77,9 @@ def test_a_slow_standby_is_sent_the_state_instead_of_being_waited_for() -> None:
     frame = b"x" * (QUEUE // 4)
     for _ in range(4):
         slow.push(frame)
-    assert not slow.is_behind
+    assert (slow.size, slow.is_behind) == (QUEUE, False)
     slow.push(frame)
-    assert slow.is_behind
-    assert (slow.size, slow.take()) == (0, None)
+    assert (slow.size, slow.take(), slow.is_behind) == (0, None, True)
     # Until it has the state, deltas are no use to it.
     slow.push(frame)
     assert slow.size == 0

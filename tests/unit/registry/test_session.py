@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -285,7 +285,7 @@ async def test_replies_that_nobody_takes_share_a_bounded_memory(
 
 async def test_a_flood_is_answered_for_a_while_and_then_cut() -> None:
     registry, pipe = Registry(Limits(requests=10)), Pipe()
-    replies: list[dict[str, object]] = []
+    replies: list[dict[str, Any]] = []
 
     async def read() -> None:
         while True:
@@ -369,7 +369,7 @@ async def test_a_held_poll_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     registry, pipe = Registry(), Pipe()
     monkeypatch.setattr(registry.ledger, "commit", committed)
     (node_id, identity), sender = registry.register(), registry.register()
-    replies: list[dict[str, object]] = []
+    replies: list[dict[str, Any]] = []
 
     async def poll() -> None:
         replies.append(await ask(pipe, poll_of(node_id, identity, wait=50)))

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def node(number: int, **changes: Any) -> Node:
-    members = {"hostname": f"node-{number}", "endpoint": f"10.0.0.{number}:4000", "public": True}
+    members: dict[str, Any] = {
+        "hostname": f"node-{number}",
+        "endpoint": f"10.0.0.{number}:4000",
+        "public": True,
+    }
     return Node(node_id=number, public_key=bytes([number]) * 32, **(members | changes))
 
 
@@ -165,7 +169,7 @@ def test_a_snapshot_of_the_first_generation_goes_there_and_back(tmp_path: Path) 
     path = tmp_path / "store.json"
     key = "1b9KP8znF7A4i8wnSevBSK2ZabI/Re4bYF/Vh3hXasQ="
     gone = "7MG1hyfz8SsxlIgansud4LKM57IHIw2Okw/hvOdeJWw="
-    old = {
+    old: dict[str, Any] = {
         "next_node": 3,
         "next_net": 1,
         "nodes": {

@@ -214,7 +214,7 @@ def test_a_copy_answers_reads_and_keeps_what_old_copies_dropped() -> None:
     state.policy = Policy(is_standby=True)
     before = snapshot_of(state)
     source = Source("127.0.0.1", 40_000)
-    differences = {
+    differences: dict[str, dict[str, Any]] = {
         "[standby] lookup": {"tags": ["web"], "task_exec": True, "polo_score": 7},
         # Reading an endpoint under the rule of resolve changes nothing, so a copy may answer.
         "[standby] punch": {"type": "punch_ok", "node_a_addr": "127.0.0.1:4000"},
@@ -258,8 +258,8 @@ def test_the_recorded_attacks_come_to_nothing() -> None:
     keys = ["1b9KP8znF7A4i8wnSevBSK2ZabI/Re4bYF/Vh3hXasQ=", None]
     keys[1] = attacks[3]["request"]["new_public_key"]
     for number, key in enumerate(keys, 1):
-        request = {"type": "register", "public_key": key, "listen_addr": f":{3999 + number}"}
-        assert apply(state, request, home, NOW).reply["node_id"] == number
+        joining = {"type": "register", "public_key": key, "listen_addr": f":{3999 + number}"}
+        assert apply(state, joining, home, NOW).reply["node_id"] == number
     request = {
         "type": "set_visibility",
         "node_id": 1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.support.registry import World, snapshot_of
 
@@ -127,7 +129,7 @@ def test_a_repeated_request_is_fine_and_another_waits_for_the_first(world: World
 
 def test_a_held_poll_is_marked_and_counts_invitations(world: World) -> None:
     world.create("a", "net")
-    invite = {"inviter_id": 1, "network_id": 1, "target_node_id": 2}
+    invite: dict[str, Any] = {"inviter_id": 1, "network_id": 1, "target_node_id": 2}
     world.ask("a", "invite_to_network", **invite)
     reply = world.about("b", "poll_handshakes", wait=25)
     assert (reply["waited"], reply["invites"], reply["requests"]) == (True, 1, [])
@@ -167,7 +169,7 @@ def test_a_request_for_a_silent_node_waits_for_it(world: World) -> None:
     ],
 )
 def test_nothing_of_it_goes_unsigned(
-    world: World, kind: str, members: dict[str, int], text: str
+    world: World, kind: str, members: dict[str, Any], text: str
 ) -> None:
     assert text in world.ask("a", kind, sign=False, **members)["error"]
     assert "signature verification failed" in world.ask("a", kind, sign="c", **members)["error"]

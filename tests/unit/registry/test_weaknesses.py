@@ -186,7 +186,7 @@ def test_9_nobody_trusts_himself_and_claims_are_bounded(world: World) -> None:
 
 
 def test_10_punch_discloses_no_private_endpoint(world: World) -> None:
-    ids = {"node_a": 3, "node_b": 1}
+    ids: dict[str, Any] = {"node_a": 3, "node_b": 1}
     denied = world.ask("mallory", "punch", requester_id=3, **ids)
     assert denied["error"] == "punch denied: node 1 is private (establish mutual trust first)"
     assert "participant" in world.ask("bob", "punch", requester_id=2, **ids)["error"]
@@ -199,7 +199,7 @@ def test_10_punch_discloses_no_private_endpoint(world: World) -> None:
 def test_11_nothing_that_is_open_tells_a_private_endpoint(world: World) -> None:
     network = world.create("alice", "lab")
     secret = endpoint(world, "alice").encode()
-    requests = [
+    requests: list[dict[str, Any]] = [
         {"type": "lookup", "node_id": 1},
         {"type": "resolve_hostname", "hostname": "alice"},
         {"type": "list_networks"},
@@ -252,7 +252,7 @@ def test_15_an_inviter_or_a_role_that_is_only_named_counts_nothing(world: World)
     network = world.create("alice", "club", join_rule="invite")
     forged = world.about("mallory", "join_network", network_id=network, inviter_id=1)
     assert "invite-only" in forged["error"]
-    invite = {"inviter_id": 1, "network_id": network, "target_node_id": 3}
+    invite: dict[str, Any] = {"inviter_id": 1, "network_id": network, "target_node_id": 3}
     assert "error" in world.ask("mallory", "invite_to_network", **invite)
     about = {"node_id": 1, "network_id": network, "target_node_id": 1, "name": "x"}
     for kind in ("delete_network", "rename_network", "set_network_policy", "set_expr_policy"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.unit.trust.model import START, World, message_of, record_of
@@ -47,7 +48,9 @@ def asking(peer: int = 2) -> Trust:
     return trust
 
 
-def receive(trust: Trust, kind: Kind, now: float = START, text: str = "", peer: int = 2) -> list:
+def receive(
+    trust: Trust, kind: Kind, now: float = START, text: str = "", peer: int = 2
+) -> list[Any]:
     message = message_of(peer, 1, kind, now, text)
     return list(trust.receive(message, peer, record_of(peer), now))
 
@@ -79,7 +82,7 @@ def receive(trust: Trust, kind: Kind, now: float = START, text: str = "", peer: 
 )
 @pytest.mark.parametrize("kind", list(Kind))
 def test_a_message_is_taken_or_dropped_under_a_name(
-    kind: Kind, change: dict[str, object], source: int, record: PeerRecord | None, problem: str
+    kind: Kind, change: dict[str, Any], source: int, record: PeerRecord | None, problem: str
 ) -> None:
     trust = asking()
     message = replace(message_of(2, 1, kind), **change)
