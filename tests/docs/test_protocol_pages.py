@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pilotstack.registry.state import HANDLERS, READS
+from pilotstack.registry.rules.dispatch import HANDLERS, READS
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = ROOT / "docs" / "reference" / "protocol"
