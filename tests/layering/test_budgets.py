@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.layering.rust import functions_of
 
 ROOT = Path(__file__).parents[2]
 FILE_LINES = 700
@@ -38,6 +39,38 @@ def test_a_function_is_one_thing(path: Path) -> None:
             assert node.end_lineno is not None
             length = node.end_lineno - node.lineno + 1
             assert length <= FUNCTION_LINES, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", sources(".rs"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_rust_function_is_one_thing(path: Path) -> None:
+    for function in functions_of(path.read_text()):
+        assert function.lines <= FUNCTION_LINES, (
+            f"{function.name} at line {function.line} has {function.lines} lines"
+        )
+
+
+RUST = """
+/// fn in_a_comment() {
+impl<'a> Thing<'a> {
+    fn short(&self) -> [u8; 2] { *b"{;" }
+    pub(crate) async fn generic<T: Into<[u8; 4]>>(
+        value: T,
+    ) -> Result<T, ()>
+    where
+        T: 'static,
+    {
+        let brace = ('{', '\\'', '\\u{7b}', r#"{ " {"#); /* { */
+        fn inner() {
+        }
+    }
+    fn declared(&self) -> [u8; 2];
+}
+"""
+
+
+def test_lines_of_rust_functions_are_counted() -> None:
+    found = {function.name: (function.line, function.lines) for function in functions_of(RUST)}
+    assert found == {"short": (4, 1), "generic": (5, 10), "inner": (12, 2)}
 
 
 @pytest.mark.parametrize(
