@@ -64,7 +64,7 @@ bench-wan: setup ## measure our controllers beside kernel TCP and QUIC over long
 bench-registry: setup ## measure the registry beside itself without sync, and beside redis
 	$(BIN)/python -m benches.registry $(REGISTRY_FLAGS)
 
-lint: setup ## formatting, lints, types and stubs
+lint: setup ## formatting, lints, types, stubs, layers and budgets
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items --quiet
@@ -73,6 +73,7 @@ lint: setup ## formatting, lints, types and stubs
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest pilotstack._core --ignore-missing-stub
 	$(BIN)/python -m tests.docs.check
+	$(BIN)/python -m pytest tests/layering --quiet
 
 docs-check: setup ## links, snippets, terms and citations of the documents
 	$(BIN)/python -m tests.docs.check
