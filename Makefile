@@ -70,6 +70,7 @@ lint: setup ## formatting, lints, types, stubs, layers and budgets
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items --quiet
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry python
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest pilotstack._core --ignore-missing-stub
 	$(BIN)/python -m tests.docs.check
