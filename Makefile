@@ -8,7 +8,7 @@ WAN_OUT ?= build/wan
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python fuzz fuzz-registry soak mutants bench bench-wan bench-registry lint docs-check coverage format clean
+.PHONY: help setup demo test test-rust test-python fuzz fuzz-registry soak mutants bench bench-wan bench-registry lint audit hooks docs-check coverage format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,20 @@ coverage: setup ## which lines the tests reach: build/coverage/python and build/
 	$(BIN)/python -m coverage report --skip-covered
 	command -v cargo-llvm-cov > /dev/null || cargo install --locked cargo-llvm-cov
 	cargo llvm-cov --workspace --quiet --html --output-dir build/coverage/rust
+
+audit: setup ## licences, sources and known flaws of what we depend on (asks the internet)
+	command -v cargo-deny > /dev/null || cargo install --locked cargo-deny
+	command -v cargo-machete > /dev/null || cargo install --locked cargo-machete
+	cargo deny --workspace check
+	cargo deny --manifest-path rust/fuzz/Cargo.toml check advisories sources
+	cargo deny --manifest-path benches/quic-peer/Cargo.toml check advisories sources
+	cargo machete rust benches
+	$(BIN)/python -m pip install --quiet --group audit
+	$(BIN)/pip-audit --local --skip-editable
+
+hooks: setup ## check what is committed before it is (pre-commit)
+	$(BIN)/python -m pip install --quiet --group hooks
+	$(BIN)/pre-commit install
 
 format: setup ## rewrite sources in the house format
 	cargo fmt --all

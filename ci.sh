@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every CI step, runnable by hand: ./ci.sh [lint|fuzz|demo|test|soak|all]
+# Every CI step, runnable by hand: ./ci.sh [lint|fuzz|demo|test|soak|audit|all]
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -14,6 +14,7 @@ system_packages() {
 
 case "${1:-all}" in
     lint) step make lint ;;
+    audit) step make audit ;;
     fuzz) step make fuzz FUZZ_SECONDS="${FUZZ_SECONDS:-10}" ;;
     demo) step make demo ;;
     test) step system_packages; step make test ;;
@@ -26,5 +27,5 @@ case "${1:-all}" in
         step make soak SOAK_SECONDS="${SOAK_SECONDS:-60}"
         step make test
         ;;
-    *) echo "usage: $0 [lint|fuzz|demo|test|soak|all]" >&2; exit 2 ;;
+    *) echo "usage: $0 [lint|fuzz|demo|test|soak|audit|all]" >&2; exit 2 ;;
 esac
