@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import total_ordering
 from typing import TYPE_CHECKING, Any, Literal
 
 from pilotstack.errors import InvalidArgument
@@ -37,22 +38,59 @@ _MAX_NODE = 0xFFFF_FFFF
 _MAX_DIGITS = 20
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@total_ordering
 class Address:
-    """A 48-bit virtual address (``docs/reference/protocol/packet.md#addresses``).
+    """A 48-bit virtual address: the network and the node in it. Immutable; ordered by both.
+
+    See ``docs/reference/protocol/packet.md#addresses``.
 
     Args:
         network: 0 to 65,535; 0 is the backbone.
         node: 0 to 2**32 - 1.
+
+    Raises:
+        InvalidArgument: a number is out of range.
     """
+
+    # Not a dataclass: its JSON form is its text, and msgspec gives dataclasses one of their own.
+
+    __slots__ = ("network", "node")
+    __match_args__ = ("network", "node")
 
     network: int
     node: int
 
-    def __post_init__(self) -> None:
-        numbers = isinstance(self.network, int) and isinstance(self.node, int)
-        if not (numbers and 0 <= self.network <= _MAX_PORT and 0 <= self.node <= _MAX_NODE):
-            raise InvalidArgument(f"no such address: network {self.network}, node {self.node}")
+    def __init__(self, network: int, node: int) -> None:
+        numbers = isinstance(network, int) and isinstance(node, int)
+        if not (numbers and 0 <= network <= _MAX_PORT and 0 <= node <= _MAX_NODE):
+            raise InvalidArgument(f"no such address: network {network}, node {node}")
+        object.__setattr__(self, "network", network)
+        object.__setattr__(self, "node", node)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"cannot delete field {name!r}")
+
+    def __reduce__(self) -> tuple[type[Address], tuple[int, int]]:
+        return Address, (self.network, self.node)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Address):
+            return NotImplemented
+        return self.node == other.node and self.network == other.network
+
+    def __lt__(self, other: Address) -> bool:
+        if not isinstance(other, Address):
+            return NotImplemented
+        return (self.network, self.node) < (other.network, other.node)
+
+    def __hash__(self) -> int:
+        return hash((self.network, self.node))
+
+    def __repr__(self) -> str:
+        return f"Address(network={self.network}, node={self.node})"
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -69,13 +107,13 @@ class Address:
         return cls(int(match[1]), int(match[3] + match[4], 16))
 
     def pack(self) -> bytes:
-        """Six octets: network, node, big endian."""
+        """Six bytes: network, node, big endian."""
         return self.network.to_bytes(2) + self.node.to_bytes(4)
 
     @classmethod
-    def unpack(cls, octets: bytes) -> Address:
-        """The address of six octets."""
-        return cls(int.from_bytes(octets[:2]), int.from_bytes(octets[2:6]))
+    def unpack(cls, data: bytes) -> Address:
+        """The address of six bytes."""
+        return cls(int.from_bytes(data[:2]), int.from_bytes(data[2:6]))
 
     def __str__(self) -> str:
         node = f"{self.node:08X}"

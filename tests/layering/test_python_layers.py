@@ -13,7 +13,7 @@ MODULES = modules_of(PACKAGE)
 
 BASE = {
     *("errors", "types", "wellknown", "_files", "_flags", "_logs", "_paths", "_resolving"),
-    *("_serving", "_core"),
+    *("_serving", "_core", "ipc"),
 }
 
 # The wings of the registry that its server stands on.
@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "_logs": set(),
     "_serving": {"errors", "_logs", "_resolving"},
     "types": {"errors"},
+    "ipc": {"errors", "types", "_core"},
     "": {"errors", "types", "wellknown", "client", "sync"},
     "__main__": {"cli.main"},
     "client": BASE,
