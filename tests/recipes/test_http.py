@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
+import asyncio
 from typing import TYPE_CHECKING, Any
 
-import anyio
-import anyio.to_thread
 import httpx
 import pytest
 import uvicorn
@@ -21,13 +19,6 @@ if TYPE_CHECKING:
 
     Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
 
 async def app(scope: dict[str, Any], receive: object, send: Send) -> None:
     assert scope["type"] == "http"
@@ -35,6 +26,16 @@ async def app(scope: dict[str, Any], receive: object, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"hello from " + scope["path"].encode()})
 
 
+async def curl(path: Path, url: str) -> tuple[bytes, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        *("curl", "-sS", "--max-time", "20", "--unix-socket", str(path), url),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    return await process.communicate()
+
+
+@pytest.mark.asyncio
 async def test_curl_and_httpx_reach_uvicorn_through_unix_paths(
     shared_network: Network, tmp_path: Path
 ) -> None:
@@ -43,33 +44,14 @@ async def test_curl_and_httpx_reach_uvicorn_through_unix_paths(
     config = uvicorn.Config(app, uds=str(served), lifespan="off", log_level="warning")
     server = uvicorn.Server(config)
     listening = config.bind_socket()
-    async with (
-        Driver(a.socket) as client,
-        Driver(b.socket) as host,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(server.serve, [listening])
+    async with Driver(a.socket) as client, Driver(b.socket) as host, asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.serve([listening]))
         async with await host.listen(8080, path=served):
             await client.forward(forwarded, "agent-b:8080")
-            result = await anyio.to_thread.run_sync(
-                lambda: subprocess.run(
-                    [
-                        "curl",
-                        "-sS",
-                        "--max-time",
-                        "20",
-                        "--unix-socket",
-                        str(forwarded),
-                        "http://agent-b/curl",
-                    ],
-                    capture_output=True,
-                    check=False,
-                )
-            )
-            assert (result.stdout, result.stderr) == (b"hello from /curl", b"")
+            assert await curl(forwarded, "http://agent-b/curl") == (b"hello from /curl", b"")
             transport = httpx.AsyncHTTPTransport(uds=str(forwarded))
             async with httpx.AsyncClient(transport=transport) as http:
-                answers = [await http.get(f"http://agent-b/{n}") for n in range(3)]
+                answers = await asyncio.gather(*(http.get(f"http://agent-b/{n}") for n in range(3)))
             assert [answer.text for answer in answers] == [f"hello from /{n}" for n in range(3)]
         server.should_exit = True
     listening.close()
