@@ -201,7 +201,7 @@ impl Connection {
     /// Opens a connection actively: SYN-SENT.
     pub fn connect(now: Instant, tuple: FourTuple, options: Options, iss: SeqNumber) -> Self {
         let mut connection = Self::new(now, tuple, options, iss, SeqNumber::default());
-        connection.state = State::Closed.on(Input::Open);
+        connection.transition(Input::Open);
         connection.is_syn_due = true;
         connection
     }
@@ -210,7 +210,8 @@ impl Connection {
     /// peer, which may never send anything that acknowledges our SYN.
     pub fn accept(now: Instant, tuple: FourTuple, options: Options, iss: SeqNumber, syn: &Header) -> Self {
         let mut connection = Self::new(now, tuple, options, iss, syn.seq + 1);
-        connection.state = State::Listen.on(Input::Syn);
+        connection.state = State::Listen;
+        connection.transition(Input::Syn);
         connection.is_syn_due = true;
         connection.set_send_window(syn.window);
         connection.snd_wl1 = syn.seq;
@@ -402,10 +403,15 @@ impl Connection {
         }
     }
 
+    /// The only place where the state changes.
+    pub(super) fn transition(&mut self, input: Input) {
+        self.state = self.state.on(input);
+    }
+
     /// The handshake is done.
     pub(super) fn establish(&mut self, now: Instant) {
         let input = if self.state == State::SynSent { Input::SynAck } else { Input::AckOfSyn };
-        self.state = self.state.on(input);
+        self.transition(input);
         self.timers.stop(TimerKind::Retransmission);
         self.unanswered_since = None;
         self.timers.set(TimerKind::Keepalive, now + self.options.config.keepalive);
@@ -428,7 +434,7 @@ impl Connection {
 
     /// Enters CLOSED for `reason`.
     pub(super) fn fail(&mut self, reason: CloseReason) {
-        self.state = self.state.on(Input::Kill);
+        self.transition(Input::Kill);
         self.timers.stop_all();
         self.sender.clear();
         self.receiver.drop_gap();

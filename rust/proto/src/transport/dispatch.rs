@@ -127,7 +127,7 @@ impl Connection {
         if !self.is_fin_queued || is_held || is_early {
             return None;
         }
-        self.state = self.state.on(Input::FinSent);
+        self.transition(Input::FinSent);
         Some(self.sender.send_new(now, 0, true))
     }
 

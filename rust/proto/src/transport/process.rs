@@ -68,7 +68,7 @@ impl Connection {
         } else {
             // Simultaneous open.
             self.start_receiving(segment);
-            self.state = self.state.on(Input::Syn);
+            self.transition(Input::Syn);
             self.is_syn_due = true;
             self.syn_transmissions = 0;
         }
@@ -169,7 +169,7 @@ impl Connection {
         self.events.is_remote_finished = true;
         let has_finished = self.sender.is_fin_sent;
         self.is_fin_queued = true;
-        self.state = State::TimeWait;
+        self.transition(Input::LegacyFin);
         self.enter_time_wait(now);
         if !has_finished {
             self.receiver.ack.pure_now();
@@ -281,7 +281,7 @@ impl Connection {
     }
 
     fn on_fin_acked(&mut self, now: Instant) {
-        self.state = self.state.on(Input::AckOfFin);
+        self.transition(Input::AckOfFin);
         match self.state {
             State::TimeWait => self.enter_time_wait(now),
             State::Closed => self.fail(CloseReason::Finished),
@@ -378,7 +378,7 @@ impl Connection {
         }
         self.events.is_remote_finished = true;
         self.receiver.ack.now();
-        self.state = self.state.on(Input::Fin);
+        self.transition(Input::Fin);
         if self.state == State::TimeWait {
             self.enter_time_wait(now);
         }

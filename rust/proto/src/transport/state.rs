@@ -65,6 +65,8 @@ pub enum Input {
     AckOfFin,
     /// The peer's FIN was reached in sequence.
     Fin,
+    /// The FIN of an old peer, which ends both directions, was reached in sequence.
+    LegacyFin,
     /// The connection ended for good: reset, given up, or TIME-WAIT is over.
     Kill,
 }
@@ -85,6 +87,16 @@ impl State {
             (Self::FinWait2, Input::Fin) | (Self::Closing, Input::AckOfFin) => Self::TimeWait,
             (Self::CloseWait, Input::FinSent) => Self::LastAck,
             (Self::LastAck, Input::AckOfFin) => Self::Closed,
+            (
+                Self::SynReceived
+                | Self::Established
+                | Self::FinWait1
+                | Self::FinWait2
+                | Self::CloseWait
+                | Self::Closing
+                | Self::LastAck,
+                Input::LegacyFin,
+            ) => Self::TimeWait,
             (
                 Self::Closed
                 | Self::Listen
@@ -139,5 +151,15 @@ mod tests {
         assert_eq!(LastAck.on(AckOfFin), Closed);
         assert_eq!(TimeWait.on(Kill), Closed);
         assert_eq!(SynReceived.on(FinSent), FinWait1);
+    }
+
+    #[test]
+    fn the_fin_of_an_old_peer_ends_both_directions_of_what_is_synchronized() {
+        for state in [SynReceived, Established, FinWait1, FinWait2, CloseWait, Closing, LastAck, TimeWait] {
+            assert_eq!(state.on(LegacyFin), TimeWait, "{state}");
+        }
+        for state in [Closed, Listen, SynSent] {
+            assert_eq!(state.on(LegacyFin), state, "{state}");
+        }
     }
 }
