@@ -13,15 +13,12 @@ ROOT = Path(__file__).parents[2]
 PROTO = ROOT / "rust" / "proto" / "src"
 
 CRATES = {
-    "proto": {"aws-lc-rs", "crc32fast", "thiserror", "tracing"},
+    "proto": {"aws-lc-rs", "crc32fast", "thiserror"},
     "net": {"pilot-proto", "libc", "mio", "nix", "quinn-udp", "socket2", "tracing"},
     "sim": {"pilot-proto"},
     "lab": {"pilot-proto", "pilot-sim", "libc", "thiserror"},
-    "py": {"pilot-proto", "pilot-net", "pilot-sim", "pyo3", "pyo3-log", "tracing"},
+    "py": {"pilot-proto", "pilot-net", "pilot-sim", "pyo3", "pyo3-log"},
 }
-
-#: Declared for log sinks, and used as soon as these are.
-UNUSED = {"proto": {"tracing"}, "py": {"tracing"}}
 
 # Module of the core -> modules of the core it may use.
 MODULES: dict[str, set[str]] = {
@@ -57,7 +54,7 @@ def test_a_crate_uses_what_it_depends_on(crate: str) -> None:
     code = "\n".join(plain(path.read_text()) for path in sources)
     words = set(re.findall(r"\w+", code))
     unused = {name for name in declared_by(crate) if name.replace("-", "_") not in words}
-    assert unused <= UNUSED.get(crate, set())
+    assert not unused
 
 
 def uses_of(path: Path) -> set[str]:

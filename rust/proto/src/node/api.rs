@@ -1,9 +1,9 @@
 //! The application's calls and what the registry says.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{ConnectionId, DialOptions, Event, Node, NodeCounters, NodeError, NodeStats, Slot};
+use super::{ConnectionId, DialOptions, Event, Node, NodeCounters, NodeError, NodeStats, Slot, Stream};
 use crate::{
     config::{MAX_SEGMENT, SAFE_SEGMENT},
     crypto::{CryptoError, Suite, exchange::ExchangeKey, identity::Identity},
@@ -33,12 +33,6 @@ impl Node {
             self.peers.clear();
             self.strangers.renew_keys();
         }
-    }
-
-    /// The host's own IP addresses: a peer behind one of them is on this host, where large segments
-    /// pass.
-    pub fn set_own_addresses(&mut self, addresses: Vec<IpAddr>) {
-        self.own_addresses = addresses;
     }
 
     /// Listens for streams; port 0 means any.
@@ -132,7 +126,7 @@ impl Node {
         // What is known of a peer without a session may be from before it came back elsewhere.
         let must_ask = peer.suite().is_none() || peer.needs_record() || peer.is_silent(now, REFRESH);
         if peer.is_ready() {
-            let (dialect, segment) = self.path_of(peer);
+            let (dialect, segment) = path_of(peer);
             self.attach(id, dialect, segment);
         }
         if must_ask {
@@ -144,19 +138,6 @@ impl Node {
         if self.asked.insert(node) {
             self.events.push_back(Event::RecordNeeded(node));
         }
-    }
-
-    /// How a ready peer is spoken to: its dialect and the largest segment.
-    pub(super) fn path_of(&self, peer: &Peer) -> (Dialect, usize) {
-        let Some(capabilities) = peer.capabilities() else {
-            let dialect = if peer.suite() == Some(Suite::G1) { Dialect::G1 } else { Dialect::G2 };
-            return (dialect, SAFE_SEGMENT);
-        };
-        let is_same_host = peer
-            .endpoint()
-            .is_some_and(|end| end.ip().is_loopback() || self.own_addresses.contains(&end.ip()));
-        let segment = if is_same_host { usize::from(capabilities.max_segment) } else { peer.segment() };
-        (Dialect::Native, segment.clamp(SAFE_SEGMENT, MAX_SEGMENT))
     }
 
     pub(super) fn attach(&mut self, id: ConnectionId, dialect: Dialect, segment: usize) {
@@ -176,7 +157,7 @@ impl Node {
     /// A peer's session is up: what waited for it goes.
     pub(super) fn on_peer_ready(&mut self, now: Instant, node: NodeId) {
         let Some(peer) = self.peers.get(&node).filter(|peer| peer.is_ready()) else { return };
-        let (dialect, segment) = self.path_of(peer);
+        let (dialect, segment) = path_of(peer);
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
                 slot.connection.retry_syn();
@@ -240,12 +221,12 @@ impl Node {
     pub fn with_connection<R>(
         &mut self,
         id: ConnectionId,
-        f: impl FnOnce(&mut Connection) -> R,
+        f: impl FnOnce(&mut Stream<'_>) -> R,
     ) -> Option<R> {
         let slot = self.slots.get_mut(&id)?;
         let peer = slot.connection.tuple().remote.node;
         slot.connection.set_send_supply(self.send_memory.supply(peer, self.config.send_memory));
-        let result = f(&mut slot.connection);
+        let result = f(&mut Stream(&mut slot.connection));
         self.account(id);
         self.queue(id);
         Some(result)
@@ -367,4 +348,15 @@ impl Node {
             encrypted_peers: self.peers.values().filter(|peer| peer.suite().is_some()).count(),
         }
     }
+}
+
+/// How a ready peer is spoken to: its dialect and the largest segment.
+pub(super) fn path_of(peer: &Peer) -> (Dialect, usize) {
+    let Some(capabilities) = peer.capabilities() else {
+        let dialect = if peer.suite() == Some(Suite::G1) { Dialect::G1 } else { Dialect::G2 };
+        return (dialect, SAFE_SEGMENT);
+    };
+    let is_same_host = peer.endpoint().is_some_and(|endpoint| endpoint.ip().is_loopback());
+    let segment = if is_same_host { usize::from(capabilities.max_segment) } else { peer.segment() };
+    (Dialect::Native, segment.clamp(SAFE_SEGMENT, MAX_SEGMENT))
 }

@@ -18,11 +18,12 @@ mod receive;
 mod slots;
 mod stats;
 mod strangers;
+mod stream;
 mod syns;
 mod too_big;
 mod transmit;
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
@@ -30,6 +31,7 @@ use std::{
 
 pub use admission::Caller;
 pub use stats::{NodeCounters, NodeStats};
+pub use stream::Stream;
 pub use too_big::TooBig;
 pub use transmit::Transmit;
 
@@ -179,7 +181,6 @@ pub struct Node {
     identity: Identity,
     entropy: Entropy,
     capabilities: Capabilities,
-    own_addresses: Vec<IpAddr>,
     peers: BTreeMap<NodeId, Peer>,
     /// Deadlines of peers that stand in the heap.
     peer_armed: HashMap<NodeId, Instant>,
@@ -251,7 +252,6 @@ impl Node {
             address: Address::default(),
             identity: Identity::from_seed(identity_seed)?,
             capabilities,
-            own_addresses: Vec::new(),
             peers: BTreeMap::new(),
             peer_armed: HashMap::new(),
             slots: BTreeMap::new(),
@@ -341,7 +341,7 @@ impl Node {
         if peer.capabilities().is_none() {
             return;
         }
-        let Some((_, segment)) = self.peers.get(&node).map(|peer| self.path_of(peer)) else { return };
+        let Some((_, segment)) = self.peers.get(&node).map(api::path_of) else { return };
         for id in self.by_peer.get(&node).into_iter().flatten() {
             if let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.is_attached) {
                 slot.connection.set_max_segment(segment);

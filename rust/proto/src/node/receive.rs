@@ -321,7 +321,7 @@ impl Node {
             return false;
         }
         let (dialect, max_segment) = match self.peers.get(&node) {
-            Some(peer) => self.path_of(peer),
+            Some(peer) => super::api::path_of(peer),
             None => (crate::transport::Dialect::Native, crate::config::MAX_SEGMENT),
         };
         let is_native = dialect == crate::transport::Dialect::Native;

@@ -453,7 +453,7 @@ impl Peer {
         if verify_signed_key(frame).is_err() {
             return KeyVerdict::Refused;
         }
-        let Ok(session) = Session::new(now, &self.own, frame.exchange_key, local.entropy.next_u32()) else {
+        let Ok(session) = Session::new(&self.own, frame.exchange_key, local.entropy.next_u32()) else {
             return KeyVerdict::Refused;
         };
         self.paths.on_key(now, from, SIGNED_KEY_LEN);

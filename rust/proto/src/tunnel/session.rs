@@ -40,8 +40,6 @@ pub struct Session {
     counter: u64,
     departures: Departures,
     windows: PrefixWindows,
-    /// When the keys were derived.
-    pub installed_at: Instant,
 }
 
 impl Session {
@@ -49,12 +47,7 @@ impl Session {
     ///
     /// # Errors
     /// [`CryptoError::Key`] for a low-order key.
-    pub fn new(
-        now: Instant,
-        own: &ExchangeKey,
-        peer_key: [u8; 32],
-        random: u32,
-    ) -> Result<Self, CryptoError> {
+    pub fn new(own: &ExchangeKey, peer_key: [u8; 32], random: u32) -> Result<Self, CryptoError> {
         let keys = own.agree(&peer_key)?;
         let side = u32::from(own.public_key() > peer_key);
         Ok(Self {
@@ -68,7 +61,6 @@ impl Session {
             counter: 0,
             departures: Departures::default(),
             windows: PrefixWindows::default(),
-            installed_at: now,
         })
     }
 
@@ -193,7 +185,7 @@ mod tests {
     #[test]
     fn only_what_left_was_sent() {
         let keys = [1, 2].map(|n| ExchangeKey::from_secret(&[n; 32]).unwrap());
-        let mut session = Session::new(Instant::ZERO, &keys[0], keys[1].public_key(), 8).unwrap();
+        let mut session = Session::new(&keys[0], keys[1].public_key(), 8).unwrap();
         session.suite = Some(Suite::G2);
         let times = [3, 3, 4].map(Instant::from_millis);
         for at in times {
@@ -210,9 +202,8 @@ mod tests {
     #[test]
     fn sides_that_heard_the_first_ping_under_different_suites_agree_on_one() {
         let keys = [1, 2].map(|n| ExchangeKey::from_secret(&[n; 32]).unwrap());
-        let session = |own: usize, peer: usize| {
-            Session::new(Instant::ZERO, &keys[own], keys[peer].public_key(), own as u32).unwrap()
-        };
+        let session =
+            |own: usize, peer: usize| Session::new(&keys[own], keys[peer].public_key(), own as u32).unwrap();
         let (mut a, mut b) = (session(0, 1), session(1, 0));
         let mut packet = Vec::new();
         let mut deliver = |from: &mut Session, to: &mut Session, at: usize| {

@@ -34,8 +34,6 @@ pub const COOKIE_LEN: usize = 16;
 pub const COOKIE_REPLY_LEN: usize = 4 + 4 + ECHO_LEN + COOKIE_LEN;
 /// A hole-punching datagram.
 pub const PUNCH: [u8; 4] = *b"PILP";
-/// Octets in front of a plaintext packet.
-pub const PLAIN_HEADER_LEN: usize = 4;
 
 const PLAIN: [u8; 4] = *b"PILT";
 const SEALED: [u8; 4] = *b"PILS";
@@ -184,7 +182,7 @@ impl CookieReply {
 /// can be opened in place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Frame {
-    /// A packet in the clear starts at [`PLAIN_HEADER_LEN`].
+    /// A packet in the clear, behind its magic.
     Plain,
     /// A ciphertext and its tag start at [`SEALED_HEADER_LEN`].
     Sealed(SealedHeader),
@@ -245,11 +243,6 @@ impl Frame {
         }
         Ok(Self::Sealed(SealedHeader { sender: node_id(fields), nonce: Nonce::parse(part(&fields[4..])) }))
     }
-}
-
-/// Writes the front of a plaintext frame.
-pub fn emit_plain_header(octets: &mut [u8; PLAIN_HEADER_LEN]) {
-    *octets = PLAIN;
 }
 
 fn node_id(fields: &[u8]) -> NodeId {

@@ -270,7 +270,7 @@ fn a_peer_that_used_up_its_prefixes_is_asked_for_a_new_key() {
     for (prefixes, expected) in [(63, ""), (64, "sb..")] {
         let (mut view, _) = View::with_old_peer();
         for n in 1..prefixes {
-            let session = Session::new(view.now, &exchange_key(10), view.own, 1000 + 2 * n).unwrap();
+            let session = Session::new(&exchange_key(10), view.own, 1000 + 2 * n).unwrap();
             let mut process = view.process(10);
             process.session = session;
             view.hear_frame(&mut process).unwrap();

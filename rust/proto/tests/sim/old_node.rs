@@ -54,7 +54,7 @@ impl OldNode {
     fn take(&mut self, now: Instant, octets: &[u8]) {
         match Frame::parse(octets) {
             Ok(Frame::SignedKey(frame)) if self.session.is_none() => {
-                self.session = Session::new(now, &self.key, frame.exchange_key, 5).ok();
+                self.session = Session::new(&self.key, frame.exchange_key, 5).ok();
                 let proof = Identity::from_seed(&seed_of(OLD)).unwrap();
                 let proof = proof.sign_exchange_key(NodeId(OLD), self.key.public_key()).unwrap();
                 self.out.push(proof.emit().to_vec());

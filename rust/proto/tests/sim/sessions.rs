@@ -71,7 +71,7 @@ impl View {
     pub(crate) fn process(&self, n: u8) -> Process {
         let key = exchange_key(n);
         let proof = Identity::from_seed(&[1; 32]).unwrap().sign_exchange_key(PEER, key.public_key()).unwrap();
-        Process { proof, session: Session::new(self.now, &key, self.own, u32::from(n)).unwrap() }
+        Process { proof, session: Session::new(&key, self.own, u32::from(n)).unwrap() }
     }
 
     pub(crate) fn hear_key(&mut self, process: &Process) -> KeyVerdict {

@@ -126,7 +126,7 @@ impl Peer {
     pub(super) fn renew_own_key(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         let Ok(own) = ExchangeKey::from_secret(&local.entropy.next_32()) else { return };
         let (Some(current), Some(endpoint)) = (&self.current, self.endpoint()) else { return };
-        let Ok(session) = Session::new(now, &own, current.peer_key, local.entropy.next_u32()) else { return };
+        let Ok(session) = Session::new(&own, current.peer_key, local.entropy.next_u32()) else { return };
         self.own = own;
         self.retired.on_own_key();
         self.candidate = Some((session, endpoint));
