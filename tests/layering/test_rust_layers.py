@@ -23,13 +23,15 @@ CRATES = {
 # Module of the core -> modules of the core it may use.
 MODULES: dict[str, set[str]] = {
     "time": set(),
-    "config": {"time"},
+    "trace": set(),
+    "config": {"time", "trace"},
     "wire": set(),
     "storage": {"wire::seq", "wire::sack", "time"},
     "crypto": {"wire"},
-    "tunnel": {"crypto", "wire", "storage", "time", "config"},
-    "transport": {"wire", "storage", "time", "config"},
-    "node": {"tunnel", "transport", "crypto", "wire", "storage", "time", "config"},
+    "tunnel": {"crypto", "wire", "storage", "time", "config", "trace"},
+    "transport": {"wire", "storage", "time", "config", "trace"},
+    "node": {"tunnel", "transport", "crypto", "wire", "storage", "time", "config", "trace"},
+    "qlog": {"node", "tunnel", "transport", "crypto", "wire", "time"},
 }
 
 USE = re.compile(r"\bcrate::(\{[^;]*\}|[a-z_]+(?:::[a-z_]+)?)")

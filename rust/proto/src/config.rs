@@ -6,6 +6,8 @@
 use core::{fmt, str::FromStr, time::Duration};
 use std::sync::Arc;
 
+use crate::trace::Detail;
+
 /// Which congestion controller a connection uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub enum Algorithm {
@@ -238,6 +240,8 @@ pub struct NodeConfig {
     pub sweep_interval: Duration,
     /// How often beacons are told where we are. Protocol.
     pub beacon_interval: Duration,
+    /// What is recorded for [`Node::poll_trace`](crate::node::Node::poll_trace); `None` for nothing.
+    pub trace: Option<Detail>,
 }
 
 impl Default for NodeConfig {
@@ -257,6 +261,7 @@ impl Default for NodeConfig {
             peer_lifetime: Duration::from_secs(300),
             sweep_interval: Duration::from_secs(60),
             beacon_interval: Duration::from_secs(30),
+            trace: None,
         }
     }
 }

@@ -5,12 +5,14 @@
 //! | module | what it is | what it must not do |
 //! |---|---|---|
 //! | [`time`], [`config`] | points in time as integers; every tunable with unit and source | read a clock |
+//! | [`trace`] | a bounded record of what happens | call anybody |
 //! | [`wire`] | octets to typed values and back | keep state |
 //! | [`storage`] | byte queues, reassembly, ranges, token bucket | know a protocol |
 //! | [`crypto`] | identity, key agreement, AEAD, replay windows | know peers |
 //! | [`tunnel`] | one peer: handshake, session, path | know streams |
 //! | [`transport`] | one connection: RFC 9293 state machine and its timers | know tunnels or UDP |
 //! | [`node`] | joins all: demultiplexing, ports, limits, commands, events | touch a socket |
+//! | [`qlog`] | records as text | write files |
 //!
 //! Nothing here opens a socket, reads a clock or draws a random number: time and seeds are
 //! arguments, and the same inputs give the same output octets.
@@ -19,8 +21,10 @@
 pub mod config;
 pub mod crypto;
 pub mod node;
+pub mod qlog;
 pub mod storage;
 pub mod time;
+pub mod trace;
 pub mod transport;
 pub mod tunnel;
 pub mod wire;

@@ -7,7 +7,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Event, Node};
+use super::{Event, Node, trace::count_drop};
 use crate::{
     time::Instant,
     tunnel::Peer,
@@ -187,6 +187,7 @@ impl Node {
     /// The networks that we are in besides the backbone. Packets for our addresses on any other are
     /// dropped, and connections there are reset.
     pub fn set_networks(&mut self, now: Instant, networks: impl IntoIterator<Item = NetworkId>) {
+        self.recorder.now = now;
         self.gate.networks = networks.into_iter().collect();
         let networks = &self.gate.networks;
         self.gate
@@ -207,6 +208,7 @@ impl Node {
     /// Answers [`Event::AdmissionNeeded`], or decides before it is asked; the verdict holds for
     /// `lifetime`. What an admitted peer sent meanwhile is taken now.
     pub fn on_admission(&mut self, now: Instant, caller: Caller, is_admitted: bool, lifetime: Duration) {
+        self.recorder.now = now;
         for held in self.gate.decide(now, caller, is_admitted, lifetime) {
             if is_admitted {
                 self.dispatch_packet(now, caller.node, &held.header, &held.payload);
@@ -219,11 +221,13 @@ impl Node {
     /// Lets a peer answer a call of ours that did not reach it through a tunnel: for five minutes it
     /// may open streams to the ports of handshakes and data exchange.
     pub fn expect_call(&mut self, now: Instant, node: NodeId) {
+        self.recorder.now = now;
         self.gate.open_window(now, node);
     }
 
     /// Resets every connection with a peer and forgets its tunnel and every verdict about it.
     pub fn dismiss(&mut self, now: Instant, node: NodeId) {
+        self.recorder.now = now;
         self.gate.forget(node);
         self.pending.remove(&node);
         self.early.take(node);
@@ -278,15 +282,15 @@ impl Node {
             self.events.push_back(Event::AdmissionNeeded(caller, key));
         }
         if !is_held {
-            self.counters.dropped_limited += 1;
+            count_drop!(self, dropped_limited);
         }
     }
 
     fn count_refused(&mut self, header: &Header) {
         match header.protocol {
-            Protocol::Stream if header.flags == Flags::SYN => self.counters.dropped_stranger_syns += 1,
-            Protocol::Stream | Protocol::Control => self.counters.dropped_strangers += 1,
-            Protocol::Datagram => self.counters.dropped_stranger_datagrams += 1,
+            Protocol::Stream if header.flags == Flags::SYN => count_drop!(self, dropped_stranger_syns),
+            Protocol::Stream | Protocol::Control => count_drop!(self, dropped_strangers),
+            Protocol::Datagram => count_drop!(self, dropped_stranger_datagrams),
         }
     }
 

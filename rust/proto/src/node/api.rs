@@ -3,7 +3,10 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{ConnectionId, DialOptions, Event, Node, NodeCounters, NodeError, NodeStats, Slot, Stream};
+use super::{
+    ConnectionId, DialOptions, Event, Node, NodeCounters, NodeError, NodeStats, Slot, Stream,
+    trace::count_drop,
+};
 use crate::{
     config::{MAX_SEGMENT, SAFE_SEGMENT},
     crypto::{CryptoError, Suite, exchange::ExchangeKey, identity::Identity},
@@ -78,6 +81,7 @@ impl Node {
         remote_port: Port,
         dial: DialOptions,
     ) -> Result<ConnectionId, NodeError> {
+        self.recorder.now = now;
         if remote.is_broadcast() || remote.node == NodeId::default() {
             return Err(NodeError::NotUnicast);
         }
@@ -176,6 +180,7 @@ impl Node {
         identity_key: [u8; 32],
         endpoint: Option<SocketAddr>,
     ) {
+        self.recorder.now = now;
         self.asked.remove(&node);
         self.learn_identity(now, node, identity_key, endpoint);
         if self.peers.get(&node).is_some_and(|peer| peer.endpoint().is_none()) {
@@ -239,6 +244,7 @@ impl Node {
 
     /// The application is done with a connection: it finishes, and is forgotten then.
     pub fn close(&mut self, now: Instant, id: ConnectionId) {
+        self.recorder.now = now;
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.is_released = true;
             slot.connection.close(now);
@@ -248,6 +254,7 @@ impl Node {
 
     /// Resets a connection and forgets it.
     pub fn abort(&mut self, now: Instant, id: ConnectionId) {
+        self.recorder.now = now;
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.is_released = true;
             slot.connection.abort(now);
@@ -267,6 +274,7 @@ impl Node {
         dst_port: Port,
         data: &[u8],
     ) -> Result<(), NodeError> {
+        self.recorder.now = now;
         if dst.is_broadcast() || dst.node == NodeId::default() {
             return Err(NodeError::NotUnicast);
         }
@@ -298,7 +306,7 @@ impl Node {
         let waiting = self.pending.entry(dst.node).or_default();
         if waiting.len() >= self.config.max_pending {
             waiting.pop_front();
-            self.counters.dropped_limited += 1;
+            count_drop!(self, dropped_limited);
         }
         waiting.push_back(packet);
         self.with_peer(dst.node, |peer, local, out| peer.activate(now, local, out));

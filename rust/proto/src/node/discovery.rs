@@ -8,7 +8,7 @@
 
 use core::{net::SocketAddr, time::Duration};
 
-use super::{Event, Node, Timed};
+use super::{Event, Node, Timed, trace::count_drop};
 use crate::{crypto::entropy::Entropy, time::Instant, tunnel::Peer, wire::beacon::Message};
 
 /// How long a reply is waited for, and another one that contradicts it.
@@ -170,6 +170,7 @@ impl Discovery {
 impl Node {
     /// Names our beacons and asks them where our datagrams come from, now and at intervals.
     pub fn set_beacons(&mut self, now: Instant, beacons: Vec<SocketAddr>) {
+        self.recorder.now = now;
         self.discovery.set_beacons(now, beacons);
         self.discover(now);
     }
@@ -206,23 +207,23 @@ impl Node {
 
     pub(super) fn on_beacon(&mut self, now: Instant, from: SocketAddr, octets: &[u8]) {
         if !self.discovery.is_beacon(from) {
-            self.counters.dropped_beacon += 1;
+            count_drop!(self, dropped_beacon);
             return;
         }
         let endpoint = match Message::parse(octets) {
             Ok(Message::DiscoverReply(endpoint)) if is_usable(endpoint) => endpoint,
             Ok(_) => {
-                self.counters.dropped_beacon += 1;
+                count_drop!(self, dropped_beacon);
                 return;
             }
             Err(_) => {
-                self.counters.dropped_malformed += 1;
+                count_drop!(self, dropped_malformed);
                 return;
             }
         };
         let interval = self.config.beacon_interval;
         match self.discovery.on_reply(now, interval, from, endpoint, &mut self.entropy) {
-            Worth::Unasked => self.counters.dropped_beacon += 1,
+            Worth::Unasked => count_drop!(self, dropped_beacon),
             Worth::Nothing => {}
             Worth::News => self.events.push_back(Event::EndpointDiscovered(endpoint)),
             Worth::Moved => self.on_own_move(now, endpoint),
@@ -239,6 +240,7 @@ impl Node {
     /// This host's own address changed. What beacons said before says nothing any more, so the next reply
     /// is believed at once; peers are shown where we are without waiting for it.
     pub fn on_own_address(&mut self, now: Instant) {
+        self.recorder.now = now;
         self.discovery.forget_endpoint();
         self.show_peers(now);
     }

@@ -21,6 +21,7 @@ mod strangers;
 mod stream;
 mod syns;
 mod too_big;
+mod trace;
 mod transmit;
 
 use core::net::SocketAddr;
@@ -33,17 +34,19 @@ pub use admission::Caller;
 pub use stats::{NodeCounters, NodeStats};
 pub use stream::Stream;
 pub use too_big::TooBig;
+pub use trace::{Record, What};
 pub use transmit::Transmit;
 
 use self::{
     admission::Gate, discovery::Discovery, early::Early, limits::Limits, memory::Memory, places::Places,
-    ports::Ports, strangers::Strangers, syns::Syns,
+    ports::Ports, strangers::Strangers, syns::Syns, trace::Recorder,
 };
 use crate::{
     config::{MAX_SEGMENT, NodeConfig},
     crypto::{CryptoError, entropy::Entropy, identity::Identity},
     storage::token_bucket::TokenBucket,
     time::Instant,
+    trace::Trace,
     transport::{Algorithm, CloseReason, Connection},
     tunnel::{Capabilities, Liveness, Local, Outbox, Peer},
     wire::addr::{Address, NodeId, Port},
@@ -226,6 +229,7 @@ pub struct Node {
     /// Peers to forget once their connections are reset.
     dismissed: BTreeSet<NodeId>,
     counters: NodeCounters,
+    recorder: Recorder,
 }
 
 impl Node {
@@ -245,6 +249,7 @@ impl Node {
             max_segment: u16::try_from(MAX_SEGMENT).unwrap_or(u16::MAX),
         };
         let mut node = Self {
+            recorder: Recorder { now, trace: Trace::new(config.trace) },
             ports: Ports::default(),
             memory: Memory::default(),
             send_memory: Memory::default(),
@@ -303,6 +308,7 @@ impl Node {
 
     /// Acts on every deadline that has passed; harmless when none has.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.recorder.now = now;
         while let Some(Reverse((at, what))) = self.timers.peek().copied() {
             if at > now {
                 break;
@@ -379,6 +385,9 @@ impl Node {
         {
             self.peer_armed.insert(id, at);
             self.timers.push(Reverse((at, Timed::Peer(id))));
+        }
+        if self.is_traced() {
+            self.take_peer_trace(id);
         }
     }
 

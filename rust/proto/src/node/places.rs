@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConnectionId, Node};
+use super::{ConnectionId, Node, trace::count_drop};
 use crate::{
     config::NodeConfig,
     time::{Duration, Instant},
@@ -158,7 +158,7 @@ impl Node {
     }
 
     fn evict(&mut self, id: ConnectionId) {
-        self.counters.dropped_unused += 1;
+        count_drop!(self, dropped_unused);
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.connection.reset(CloseReason::Aborted);
             self.queue(id);

@@ -3,7 +3,7 @@
 use core::{net::SocketAddr, time::Duration};
 use std::sync::Arc;
 
-use super::{Event, Key, Node};
+use super::{Event, Key, Node, trace::count_drop};
 use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
@@ -24,6 +24,7 @@ impl Node {
     /// Takes one UDP datagram, which is decrypted in place. Whatever it holds, it never fails: what
     /// makes no sense is dropped and counted.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, octets: &mut [u8]) {
+        self.recorder.now = now;
         self.counters.pkts_recv += 1;
         self.counters.bytes_recv += octets.len() as u64;
         match Frame::parse(octets) {
@@ -34,12 +35,12 @@ impl Node {
             Ok(Frame::BareKey(frame)) if !self.is_own_key(frame.sender, &frame.exchange_key) => {
                 self.on_bare_key(now, from, frame.sender);
             }
-            Ok(Frame::SignedKey(_) | Frame::BareKey(_)) => self.counters.dropped_reflected += 1,
+            Ok(Frame::SignedKey(_) | Frame::BareKey(_)) => count_drop!(self, dropped_reflected),
             Ok(Frame::CookieReply(reply)) => self.on_cookie_reply(now, from, reply),
             Ok(Frame::Beacon) => self.on_beacon(now, from, octets),
-            Ok(Frame::Plain) => self.counters.dropped_plaintext += 1,
+            Ok(Frame::Plain) => count_drop!(self, dropped_plaintext),
             Ok(Frame::Punch) => {}
-            Err(_) => self.counters.dropped_malformed += 1,
+            Err(_) => count_drop!(self, dropped_malformed),
         }
     }
 
@@ -71,8 +72,8 @@ impl Node {
                     self.on_peer_back(now, sender);
                 }
             }
-            Err(OpenError::Replayed) => self.counters.dropped_replayed += 1,
-            Err(OpenError::Reflected) => self.counters.dropped_reflected += 1,
+            Err(OpenError::Replayed) => count_drop!(self, dropped_replayed),
+            Err(OpenError::Reflected) => count_drop!(self, dropped_reflected),
             Err(OpenError::Unauthentic) => self.on_unopened(now, from, sender, len),
         }
         self.scratch = scratch;
@@ -150,7 +151,7 @@ impl Node {
     /// Reads a packet that `sender` sealed, if it is its own and for us.
     fn check_packet<'a>(&mut self, sender: NodeId, packet: &'a [u8]) -> Option<(Header, &'a [u8])> {
         let Ok((header, payload)) = Header::parse(packet) else {
-            self.counters.dropped_malformed += 1;
+            count_drop!(self, dropped_malformed);
             return None;
         };
         let (src, dst) = (header.src, header.dst);
@@ -161,11 +162,11 @@ impl Node {
         // Old peers say the backbone wherever they are.
         let is_network_theirs = src.network == dst.network || src.network == NetworkId::BACKBONE;
         if !(is_from_sender && is_for_us && is_network_theirs) {
-            self.counters.dropped_misaddressed += 1;
+            count_drop!(self, dropped_misaddressed);
             return None;
         }
         if !self.is_on_network(dst.network) {
-            self.counters.dropped_networks += 1;
+            count_drop!(self, dropped_networks);
             return None;
         }
         Some((header, payload))
@@ -240,7 +241,7 @@ impl Node {
             return false;
         }
         if !self.early.keep(sender, packet) {
-            self.counters.dropped_limited += 1;
+            count_drop!(self, dropped_limited);
         }
         self.with_peer(sender, |peer, local, out| peer.ask_capabilities(now, local, out));
         true
@@ -288,7 +289,7 @@ impl Node {
         if header.flags == Flags::SYN && self.accept(now, header) {
             return;
         }
-        self.counters.dropped_unknown += 1;
+        count_drop!(self, dropped_unknown);
         let is_syn = header.flags == Flags::SYN;
         let is_native = self.peers.get(&header.src.node).is_none_or(|peer| peer.capabilities().is_some());
         // Old peers are told about refused ports only: they take any RST for the connection's.
@@ -313,11 +314,11 @@ impl Node {
         let (rate, burst) = self.config.syn_rate;
         let bucket = self.syn_bucket.entry(node).or_insert_with(|| TokenBucket::new(rate, burst, now));
         if !bucket.take(now) {
-            self.counters.dropped_limited += 1;
+            count_drop!(self, dropped_limited);
             return true;
         }
         if !self.make_place(now, node, syn.dst_port) {
-            self.counters.dropped_limited += 1;
+            count_drop!(self, dropped_limited);
             return false;
         }
         let (dialect, max_segment) = match self.peers.get(&node) {

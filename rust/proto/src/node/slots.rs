@@ -50,6 +50,7 @@ impl Node {
         self.places.add(tuple.remote.node, slot.inbound_port());
         self.by_peer.entry(tuple.remote.node).or_default().insert(id);
         self.slots.insert(id, slot);
+        self.trace_connection(id);
         id
     }
 
@@ -99,11 +100,15 @@ impl Node {
     }
 
     /// Enters what a connection holds into the ledgers.
+    #[inline]
     pub(super) fn account(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let peer = slot.connection.tuple().remote.node;
         self.memory.update(peer, &mut slot.held, slot.connection.held());
         self.send_memory.update(peer, &mut slot.send_held, slot.connection.send_held());
+        if self.is_traced() {
+            self.take_connection_trace(id);
+        }
     }
 
     fn arm_connection(&mut self, id: ConnectionId) {
@@ -178,6 +183,9 @@ impl Node {
     /// Forgets a connection.
     fn remove(&mut self, id: ConnectionId) {
         self.free_place(id);
+        if self.is_traced() {
+            self.take_connection_trace(id);
+        }
         let Some(mut slot) = self.slots.remove(&id) else { return };
         let node = slot.connection.tuple().remote.node;
         self.memory.update(node, &mut slot.held, 0);

@@ -13,7 +13,7 @@
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Event, Node, limits::host_of};
+use super::{Event, Node, limits::host_of, trace::count_drop};
 use crate::{
     crypto::{exchange::ExchangeKey, identity::verify_signed_key, prf::Prf},
     time::{Duration, Instant},
@@ -126,7 +126,7 @@ impl Node {
     fn is_addressable(&mut self, sender: NodeId) -> bool {
         let is_fine = sender != self.address.node && self.address.node != NodeId::default();
         if !is_fine {
-            self.counters.dropped_keys += 1;
+            count_drop!(self, dropped_keys);
         }
         is_fine
     }
@@ -147,13 +147,13 @@ impl Node {
         if self.limits.bare_keys.take(now, from) && self.limits.credit.spend(from, SIGNED_KEY_LEN) {
             self.push_keys(sender, from, false);
         } else {
-            self.counters.dropped_bare_keys += 1;
+            count_drop!(self, dropped_bare_keys);
         }
     }
 
     /// A sealed frame that no session opens, of `len` bytes: the sender may hold a session that we lost.
     pub(super) fn on_unopened(&mut self, now: Instant, from: SocketAddr, sender: NodeId, len: usize) {
-        self.counters.dropped_unauthentic += 1;
+        count_drop!(self, dropped_unauthentic);
         if self.is_at(sender, from) {
             self.with_peer(sender, |peer, local, out| peer.on_unopened(now, from, len, local, out));
             return;
@@ -194,7 +194,7 @@ impl Node {
         // What costs nothing comes first.
         match self.peers.get(&sender).and_then(|peer| peer.recall(frame)) {
             Some(KeyVerdict::Refused) => {
-                self.counters.dropped_keys += 1;
+                count_drop!(self, dropped_keys);
                 return;
             }
             Some(KeyVerdict::Accepted | KeyVerdict::NeedsIdentity) => {
@@ -206,7 +206,7 @@ impl Node {
         let is_returnable = cookie_of(octets)
             .is_some_and(|cookie| cookie::is_cookie_of(&self.strangers.prf, now, from, &cookie));
         if !self.may_check(now, from, sender, is_returnable) {
-            self.counters.dropped_key_checks += 1;
+            count_drop!(self, dropped_key_checks);
             if !is_returnable {
                 self.hand_cookie(now, from, frame);
             }
@@ -215,11 +215,11 @@ impl Node {
         if self.peers.get(&sender).and_then(Peer::identity_key) == Some(frame.identity_key) {
             self.take_signed_key(now, from, frame);
         } else if verify_signed_key(frame).is_err() {
-            self.counters.dropped_keys += 1;
+            count_drop!(self, dropped_keys);
         } else if self.ask_identity(now, from, sender, is_returnable) {
             self.strangers.hold(now, frame.clone(), from);
         } else {
-            self.counters.dropped_questions += 1;
+            count_drop!(self, dropped_questions);
             if !is_returnable {
                 self.hand_cookie(now, from, frame);
             }
@@ -253,7 +253,7 @@ impl Node {
         if is_new {
             self.push_keys(reply.sender, from, false);
         } else {
-            self.counters.dropped_cookies += 1;
+            count_drop!(self, dropped_cookies);
         }
     }
 
@@ -282,6 +282,7 @@ impl Node {
     /// Answers [`Event::KeyNeeded`]: the identity key that the registry names, or `None` if it names none
     /// or cannot be asked.
     pub fn on_key(&mut self, now: Instant, node: NodeId, identity_key: Option<[u8; 32]>) {
+        self.recorder.now = now;
         self.strangers.questions.remove(&node);
         match identity_key {
             Some(identity_key) => self.learn_identity(now, node, identity_key, None),
@@ -329,7 +330,7 @@ impl Node {
         let sender = frame.sender;
         self.with_peer(sender, |peer, local, out| verdict = peer.on_signed_key(now, frame, from, local, out));
         if verdict == KeyVerdict::Refused {
-            self.counters.dropped_keys += 1;
+            count_drop!(self, dropped_keys);
         }
     }
 
@@ -348,14 +349,16 @@ impl Node {
         }
         let is_added = self.has_place() && self.add_peer(now, node);
         if !is_added {
-            self.counters.dropped_limited += 1;
+            count_drop!(self, dropped_limited);
         }
         is_added
     }
 
     fn add_peer(&mut self, now: Instant, node: NodeId) -> bool {
         let Some(own) = self.strangers.exchange_key(node) else { return false };
-        self.peers.insert(node, Peer::new(now, node, own));
+        let mut peer = Peer::new(now, node, own);
+        peer.set_trace(self.recorder.trace.detail());
+        self.peers.insert(node, peer);
         true
     }
 

@@ -6,7 +6,7 @@
 
 use core::{net::SocketAddr, time::Duration};
 
-use super::Node;
+use super::{Node, trace::count_drop};
 use crate::{
     time::Instant,
     wire::{addr::NodeId, tunnel::Frame},
@@ -30,8 +30,9 @@ impl Node {
     /// Takes a report about a datagram that was too large. Whatever it says, it never fails: what makes
     /// no sense is dropped and counted.
     pub fn handle_too_big(&mut self, now: Instant, report: &TooBig<'_>) {
+        self.recorder.now = now;
         if !self.ptb_bucket.take(now) {
-            self.counters.dropped_limited += 1;
+            count_drop!(self, dropped_limited);
             return;
         }
         let mut has_told = false;
@@ -46,7 +47,7 @@ impl Node {
         if has_told {
             self.counters.ptb_recv += 1;
         } else {
-            self.counters.dropped_ptb += 1;
+            count_drop!(self, dropped_ptb);
         }
     }
 

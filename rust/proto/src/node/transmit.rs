@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use super::{ConnectionId, Node};
+use super::{ConnectionId, Node, trace::count_drop};
 use crate::{
     time::Instant,
     tunnel::Peer,
@@ -34,6 +34,7 @@ impl Node {
     /// Writes the next datagrams to `buf`, at most `max_segments` of them, all but the last of equal
     /// size. `buf` must hold at least one datagram of the largest size.
     pub fn poll_transmit(&mut self, now: Instant, buf: &mut [u8], max_segments: usize) -> Option<Transmit> {
+        self.recorder.now = now;
         loop {
             while let Some(packet) = self.loopback.pop_front() {
                 self.on_packet(now, self.address.node, &packet);
@@ -154,7 +155,9 @@ impl Node {
             Some(from) => self.seal_packet_to(now, node, from, packet),
             None => self.seal_packet(now, node, packet),
         };
-        self.counters.dropped_limited += u64::from(!has_left);
+        if !has_left {
+            count_drop!(self, dropped_limited);
+        }
     }
 
     fn seal_packet_to(&mut self, now: Instant, node: NodeId, to: SocketAddr, packet: &[u8]) -> bool {

@@ -13,6 +13,7 @@ use super::{
     state::Input,
     stats::Counters,
     timer::Timers,
+    trace::{Recorder, TransportEvent},
 };
 use crate::{
     config::{SAFE_SEGMENT, TransportConfig},
@@ -141,6 +142,7 @@ pub struct Connection {
     pub(super) granted: usize,
     pub(super) is_path_suspect: bool,
     pub(super) events: Events,
+    pub(super) recorder: Recorder,
 }
 
 /// A tail loss probe that is on its way (RFC 8985 section 7).
@@ -269,6 +271,7 @@ impl Connection {
             granted: config.send_backlog,
             is_path_suspect: false,
             events: Events::default(),
+            recorder: Recorder::default(),
             options,
         }
     }
@@ -277,12 +280,14 @@ impl Connection {
     pub fn set_congestion(&mut self, algorithm: Algorithm) {
         self.options.congestion = Some(algorithm);
         self.congestion = controller(&self.options);
+        self.trace_configuration();
     }
 
     /// Names the peer's transport, before anything was dispatched.
     pub fn set_dialect(&mut self, dialect: Dialect) {
         self.options.dialect = dialect;
         self.congestion = controller(&self.options);
+        self.trace_configuration();
     }
 
     /// Replaces the initial sequence number, before anything was dispatched.
@@ -297,6 +302,7 @@ impl Connection {
     pub fn set_max_segment(&mut self, max_segment: usize) {
         self.options.max_segment = max_segment;
         self.congestion.set_smss(max_segment);
+        self.trace_configuration();
     }
 
     /// Whether large segments were lost time and again since this was last called, as on a path that
@@ -405,7 +411,12 @@ impl Connection {
 
     /// The only place where the state changes.
     pub(super) fn transition(&mut self, input: Input) {
-        self.state = self.state.on(input);
+        let old = self.state;
+        self.state = old.on(input);
+        let new = self.state;
+        if new != old {
+            self.recorder.trace.event(|| TransportEvent::Transition { old, new });
+        }
     }
 
     /// The handshake is done.
@@ -440,6 +451,7 @@ impl Connection {
         self.receiver.drop_gap();
         self.is_syn_due = false;
         self.events.closed = Some(reason);
+        self.recorder.trace.event(|| TransportEvent::Closed(reason));
         self.events.reason = Some(reason);
     }
 }

@@ -5,6 +5,7 @@ use super::{
     connection::WindowUse,
     send::{Outgoing, Recovery},
     state::Input,
+    trace::{Segment, TransportEvent},
 };
 use crate::{
     time::Instant,
@@ -24,6 +25,7 @@ impl Connection {
     /// must hold a header and the largest segment. To be called until it gives nothing.
     pub fn dispatch(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
         if let Some(reset) = self.stray_reset.take() {
+            self.recorder.trace.packet(|| TransportEvent::Sent(Segment::new(&reset, 0)));
             return reset.emit(out.get_mut(..HEADER_LEN)?).then_some(HEADER_LEN);
         }
         if core::mem::take(&mut self.is_rst_due) {
@@ -58,6 +60,7 @@ impl Connection {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.forgive_pause(now);
         while let Some(kind) = self.timers.expire(now) {
+            self.trace_timeout(kind);
             match kind {
                 TimerKind::Retransmission => self.on_retransmission_timeout(now),
                 TimerKind::LossProbe => self.on_probe_timeout(now),
@@ -77,6 +80,7 @@ impl Connection {
                 TimerKind::TimeWait => self.fail(CloseReason::Finished),
             }
         }
+        self.trace_figures();
     }
 
     /// What data or FIN leaves next.
@@ -335,7 +339,7 @@ impl Connection {
     }
 
     fn emit(
-        &self,
+        &mut self,
         flags: Flags,
         seq: SeqNumber,
         ack: SeqNumber,
@@ -354,7 +358,10 @@ impl Connection {
             ack,
             window,
         };
-        header.emit(octets).then_some(octets.len())
+        let is_whole = header.emit(octets);
+        let len = octets.len();
+        self.recorder.trace.packet(|| TransportEvent::Sent(Segment::new(&header, len - HEADER_LEN)));
+        is_whole.then_some(len)
     }
 }
 

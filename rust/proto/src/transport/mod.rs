@@ -26,6 +26,7 @@ pub mod state;
 pub mod stats;
 mod stream;
 pub mod timer;
+pub mod trace;
 
 pub use congestion::Algorithm;
 pub use connection::{Connection, ConnectionEvent, FourTuple, Options};
@@ -36,6 +37,7 @@ pub use recv::Supply;
 pub use state::State;
 pub use stats::{Counters, Stats};
 pub use timer::TimerKind;
+pub use trace::TransportEvent;
 
 use crate::config::{MAX_SEGMENT, SAFE_SEGMENT};
 

@@ -1,6 +1,12 @@
 //! Arriving segments (RFC 9293 section 3.10.7).
 
-use super::{CloseReason, Connection, Dialect, State, TimerKind, recv::Arrival, send::Acked, state::Input};
+use super::{
+    CloseReason, Connection, Dialect, State, TimerKind,
+    recv::Arrival,
+    send::Acked,
+    state::Input,
+    trace::{DropCause, Segment, TransportEvent},
+};
 use crate::{
     time::Instant,
     wire::{
@@ -17,6 +23,7 @@ impl Connection {
     /// Takes one segment. What makes no sense is dropped and counted.
     pub fn process(&mut self, now: Instant, segment: &Header, payload: &[u8]) {
         self.last_arrival = now;
+        self.recorder.trace.packet(|| TransportEvent::Received(Segment::new(segment, payload.len())));
         match self.state {
             State::Closed | State::Listen => {}
             State::SynSent => self.process_syn_sent(now, segment),
@@ -29,6 +36,7 @@ impl Connection {
             | State::LastAck
             | State::TimeWait => self.process_synchronized(now, segment, payload),
         }
+        self.trace_figures();
     }
 
     fn process_syn_sent(&mut self, now: Instant, segment: &Header) {
@@ -43,18 +51,18 @@ impl Connection {
         if segment.flags.contains(Flags::ACK) && !acks_syn && self.options.dialect == Dialect::Native {
             // RFC 9293 section 3.10.7.3, first check: a half-open connection is reset, and the SYN that
             // is sent again finds its port free.
-            self.counters.unacceptable += 1;
+            self.drop_segment(DropCause::Unacceptable, segment.seq, 0);
             self.stray_reset = super::reset_for(segment, 0);
             return;
         }
         if !segment.flags.contains(Flags::SYN) {
-            self.counters.unacceptable += 1;
+            self.drop_segment(DropCause::Unacceptable, segment.seq, 0);
             return;
         }
         if segment.flags.contains(Flags::ACK) {
             // G1 never checks nor, after data, keeps the numbers of its SYN-ACK.
             if !acks_syn && self.options.dialect != Dialect::G1 {
-                self.counters.unacceptable += 1;
+                self.drop_segment(DropCause::Unacceptable, segment.seq, 0);
                 return;
             }
             self.start_receiving(segment);
@@ -100,7 +108,7 @@ impl Connection {
             self.receiver.ack.pure_now();
             self.timers.set(TimerKind::TimeWait, now + self.options.config.time_wait);
         } else {
-            self.counters.unacceptable += 1;
+            self.drop_segment(DropCause::Unacceptable, segment.seq, payload.len());
         }
     }
 
@@ -122,7 +130,7 @@ impl Connection {
                 | State::LastAck => self.fail(CloseReason::Reset),
             }
         } else {
-            self.counters.unacceptable += 1;
+            self.drop_segment(DropCause::Unacceptable, segment.seq, 0);
         }
     }
 
@@ -140,7 +148,7 @@ impl Connection {
             self.is_syn_due = true;
         } else {
             // RFC 5961 section 4.2: a challenge acknowledgement.
-            self.counters.unacceptable += 1;
+            self.drop_segment(DropCause::Unacceptable, segment.seq, 0);
             self.receiver.ack.pure_now();
         }
     }
@@ -155,7 +163,7 @@ impl Connection {
             return;
         }
         if !self.receiver.on_fin(segment.seq) {
-            self.counters.unacceptable += 1;
+            self.drop_segment(DropCause::Unacceptable, segment.seq, 0);
             return;
         }
         self.finish_legacy(now);
@@ -179,7 +187,7 @@ impl Connection {
     fn process_ack_and_data(&mut self, now: Instant, segment: &Header, payload: &[u8]) {
         let is_before_syn = self.state == State::SynReceived && segment.ack <= self.iss;
         if is_before_syn || segment.ack > self.sender.snd_nxt {
-            self.counters.unacceptable += 1;
+            self.drop_segment(DropCause::Unacceptable, segment.seq, payload.len());
             self.receiver.ack.pure_now();
             return;
         }
@@ -200,7 +208,7 @@ impl Connection {
         if segment.flags.contains(Flags::FIN)
             && !self.receiver.on_fin(segment.seq + if is_pure { 0 } else { payload.len() })
         {
-            self.counters.unacceptable += 1;
+            self.drop_segment(DropCause::Unacceptable, segment.seq, payload.len());
             self.receiver.ack.pure_now();
         }
         self.reach_fin(now);
@@ -308,7 +316,7 @@ impl Connection {
         }
         if !self.state.can_receive() {
             // The peer does not know that we have it all (RFC 9293 section 3.10.7.4, first check).
-            self.counters.unacceptable += 1;
+            self.drop_segment(DropCause::Unacceptable, seq, payload.len());
             self.receiver.ack.pure_now();
             return;
         }
@@ -328,15 +336,15 @@ impl Connection {
                 self.owe_duplicate();
             }
             Arrival::Duplicate => {
-                self.counters.duplicates += 1;
+                self.drop_segment(DropCause::Duplicate, seq, payload.len());
                 self.receiver.ack.pure_now();
             }
             Arrival::Unacceptable => {
-                self.counters.unacceptable += 1;
+                self.drop_segment(DropCause::Unacceptable, seq, payload.len());
                 self.receiver.ack.pure_now();
             }
             Arrival::Overflow => {
-                self.counters.reassembly_overflow += 1;
+                self.drop_segment(DropCause::Overflow, seq, payload.len());
                 self.receiver.ack.pure_now();
             }
         }

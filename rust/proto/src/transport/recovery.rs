@@ -9,6 +9,7 @@ use super::{
     connection::Undo,
     rtt::RttEstimator,
     send::{Acked, Outgoing, Recovery},
+    trace::{LossTrigger, TransportEvent},
 };
 use crate::{config::SAFE_SEGMENT, time::Instant, wire::seq::SeqNumber};
 
@@ -99,8 +100,7 @@ impl Connection {
             Recovery::Fast { recover } | Recovery::Timeout { recover } => recover,
         };
         if self.sender.snd_una >= recover {
-            self.sender.recovery = Recovery::Open;
-            self.undo = None;
+            self.end_recovery(false);
             self.sender.rack.on_recovered();
             self.congestion.on_recovered();
         }
@@ -114,7 +114,7 @@ impl Connection {
             return;
         }
         if self.sender.recovery == Recovery::Open {
-            self.sender.recovery = Recovery::Fast { recover: self.sender.snd_nxt };
+            self.start_recovery(LossTrigger::PathMtu);
             self.undo = None;
         }
         self.probe.end_seq = None;
@@ -135,7 +135,9 @@ impl Connection {
     }
 
     fn lose_head(&mut self) {
+        let seq = self.sender.snd_una;
         if let Some(loss) = self.sender.mark_head_lost() {
+            self.recorder.trace.packet(|| TransportEvent::Lost { seq, size: loss.size });
             self.congestion.on_segment_lost(&loss);
         }
     }
@@ -146,10 +148,11 @@ impl Connection {
         let threshold = self.options.config.dup_ack_threshold;
         let is_sure = self.sender.recovery != Recovery::Open || self.sender.sacked() >= threshold as usize;
         let reo_wnd = self.sender.rack.reo_wnd(is_sure, self.srtt(), self.min_rtt());
-        let congestion = &mut self.congestion;
+        let (congestion, trace) = (&mut self.congestion, &mut self.recorder.trace);
         let mut lost = 0;
-        let deadline = self.sender.detect_lost(now, reo_wnd, |loss| {
+        let deadline = self.sender.detect_lost(now, reo_wnd, |seq, loss| {
             lost += loss.size;
+            trace.packet(|| TransportEvent::Lost { seq, size: loss.size });
             congestion.on_segment_lost(loss);
         });
         match deadline {
@@ -160,7 +163,7 @@ impl Connection {
             self.lose_head();
         }
         if self.sender.recovery == Recovery::Open && self.sender.has_lost() {
-            self.sender.recovery = Recovery::Fast { recover: self.sender.snd_nxt };
+            self.start_recovery(LossTrigger::Acknowledgement);
             self.undo = Some(Undo::default());
             self.probe.end_seq = None;
             self.congestion.on_loss_event(now, flight_size, self.sender.in_flight());
@@ -191,8 +194,7 @@ impl Connection {
             }
             self.sender.undo_timeout();
         }
-        self.undo = None;
-        self.sender.recovery = Recovery::Open;
+        self.end_recovery(true);
         self.congestion.undo();
     }
 
@@ -309,7 +311,7 @@ impl Connection {
             }
         }
         self.sender.on_timeout();
-        self.sender.recovery = Recovery::Timeout { recover: self.sender.snd_nxt };
+        self.start_recovery(LossTrigger::Timeout);
         self.dup_acks = 0;
         self.probe.end_seq = None;
         self.timers.stop(TimerKind::Reordering);

@@ -382,7 +382,7 @@ impl Sender {
         &mut self,
         now: Instant,
         reo_wnd: Duration,
-        mut on_lost: impl FnMut(&Loss),
+        mut on_lost: impl FnMut(SeqNumber, &Loss),
     ) -> Option<Instant> {
         let mut deadline = None;
         let from = self.sent.partition_point(|sent| sent.seq < self.judged);
@@ -397,7 +397,7 @@ impl Sender {
                     deadline = Some(lost_at);
                     break;
                 }
-                on_lost(&self.lose(at));
+                on_lost(sent.seq, &self.lose(at));
             }
             self.judged = sent.end();
         }
@@ -416,7 +416,7 @@ impl Sender {
                     deadline = Some(deadline.map_or(lost_at, |at: Instant| at.min(lost_at)));
                     break;
                 }
-                on_lost(&self.lose(at));
+                on_lost(seq, &self.lose(at));
             }
             self.resent.pop_front();
         }

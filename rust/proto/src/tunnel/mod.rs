@@ -20,8 +20,10 @@ mod path_mtu;
 mod peer;
 mod retired;
 mod session;
+mod trace;
 
 pub use capabilities::Capabilities;
 pub use path::Proof;
 pub use peer::{Change, KeyVerdict, Liveness, Local, Opened, Outbox, Peer, PeerStatus, REFRESH};
 pub use session::{OpenError, Session};
+pub use trace::TunnelEvent;

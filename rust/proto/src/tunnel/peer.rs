@@ -11,6 +11,7 @@ use super::{
     path::{Paths, Proof, Token},
     path_mtu::PathMtu,
     retired::Retired,
+    trace::TunnelEvent,
 };
 use crate::{
     config::SAFE_SEGMENT,
@@ -21,6 +22,7 @@ use crate::{
         identity::{Identity, verify_signed_key},
     },
     time::Instant,
+    trace::{Detail, Trace},
     wire::{
         addr::{Address, NodeId, Port},
         seq::SeqNumber,
@@ -169,6 +171,7 @@ pub struct Peer {
     last_tx: Instant,
     /// What connections were last told.
     told_segment: usize,
+    trace: Trace<TunnelEvent>,
 }
 
 impl Peer {
@@ -202,7 +205,19 @@ impl Peer {
             last_rx: now,
             last_tx: now,
             told_segment: PathMtu::default().segment(),
+            trace: Trace::default(),
         }
+    }
+
+    /// Records from now on as much as `detail` says.
+    pub fn set_trace(&mut self, detail: Option<Detail>) {
+        self.trace = Trace::new(detail);
+    }
+
+    /// What happened, to be drained after each input.
+    #[inline]
+    pub fn poll_trace(&mut self) -> Option<TunnelEvent> {
+        self.trace.poll()
     }
 
     /// Whether data may be sealed for the peer, in a dialect that is known.
@@ -276,7 +291,9 @@ impl Peer {
     /// [`Self::segment`], to be acted upon.
     pub fn tell_segment(&mut self) -> usize {
         self.told_segment = self.segment();
-        self.told_segment
+        let segment = self.told_segment;
+        self.trace.event(|| TunnelEvent::MaxSegment(segment));
+        segment
     }
 
     /// What was sent along the path was lost time and again.
@@ -290,7 +307,12 @@ impl Peer {
     pub fn on_pong(&mut self, now: Instant, port: Port, seq: SeqNumber) -> Proof {
         let Some(from) = self.heard_from else { return Proof::Nothing };
         if Token::is_token(port) {
-            return self.paths.on_answer(now, from, Token { port, seq });
+            let proof = self.paths.on_answer(now, from, Token { port, seq });
+            if proof != Proof::Nothing {
+                let has_moved = proof == Proof::Moved;
+                self.trace.event(|| TunnelEvent::PathValidated { at: from, has_moved });
+            }
+            return proof;
         }
         if port == PATH_PORT
             && self.endpoint() == Some(from)
@@ -405,6 +427,7 @@ impl Peer {
         (self.capabilities, self.boot_id, self.is_legacy) = (None, None, false);
         self.paths.forget_proofs(now);
         (self.hello_at, self.probe_at, self.replied_at) = (None, None, None);
+        self.trace.event(|| TunnelEvent::Forgotten);
     }
 
     /// Sends our signed key to a peer with a session.
@@ -446,6 +469,19 @@ impl Peer {
         if let Some(verdict) = self.recall(frame) {
             return verdict;
         }
+        let verdict = self.on_new_key(now, frame, from, local, out);
+        self.trace.event(|| TunnelEvent::KeyReceived { from, verdict });
+        verdict
+    }
+
+    fn on_new_key(
+        &mut self,
+        now: Instant,
+        frame: &SignedKey,
+        from: SocketAddr,
+        local: &mut Local<'_>,
+        out: &mut Outbox,
+    ) -> KeyVerdict {
         if self.identity_key != Some(frame.identity_key) {
             self.waiting = Some((frame.clone(), from));
             return KeyVerdict::NeedsIdentity;
@@ -463,6 +499,7 @@ impl Peer {
             self.first_from = Some(from);
         } else {
             self.candidate = Some((session, from));
+            self.trace.event(|| TunnelEvent::Candidate { is_rekey: false });
         }
         // A key that is proved and new is answered at once, however lately another one was.
         self.replied_at = None;
@@ -508,8 +545,12 @@ impl Peer {
             path.mtu.wake(now);
         }
         let is_new = self.capabilities.replace(capabilities) != Some(capabilities);
+        if is_new {
+            self.trace.event(|| TunnelEvent::Capabilities(capabilities));
+        }
         let before = self.boot_id.replace(capabilities.boot_id);
         if before.is_some_and(|id| id != capabilities.boot_id) {
+            self.trace.event(|| TunnelEvent::Restarted);
             Change::Restarted
         } else if is_new {
             Change::Ready
@@ -538,6 +579,7 @@ impl Peer {
         }
         self.probe_at = None;
         self.is_legacy = true;
+        self.trace.event(|| TunnelEvent::Legacy);
         true
     }
 
@@ -560,6 +602,16 @@ impl Peer {
 
     /// Acts on passed deadlines.
     pub fn handle_timeout(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) -> Liveness {
+        let liveness = self.on_deadlines(now, local, out);
+        match liveness {
+            Liveness::Fine => {}
+            Liveness::Stalled => self.trace.event(|| TunnelEvent::Stalled),
+            Liveness::Unreachable => self.trace.event(|| TunnelEvent::Unreachable),
+        }
+        liveness
+    }
+
+    fn on_deadlines(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) -> Liveness {
         let mut liveness = Liveness::Fine;
         if self.probe_at.is_some_and(|at| at <= now) {
             self.probe_at = None;

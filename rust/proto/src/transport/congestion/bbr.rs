@@ -281,6 +281,18 @@ impl Controller for Bbr {
         false
     }
 
+    fn phase(&self) -> &'static str {
+        match self.state {
+            State::Startup => "startup",
+            State::Drain => "drain",
+            State::ProbeBw(Cycle::Down) => "probe_bw_down",
+            State::ProbeBw(Cycle::Cruise) => "probe_bw_cruise",
+            State::ProbeBw(Cycle::Refill) => "probe_bw_refill",
+            State::ProbeBw(Cycle::Up) => "probe_bw_up",
+            State::ProbeRtt => "probe_rtt",
+        }
+    }
+
     fn ssthresh(&self) -> usize {
         usize::MAX
     }

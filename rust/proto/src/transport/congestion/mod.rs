@@ -104,6 +104,11 @@ pub trait Controller: fmt::Debug + Send + Sync {
         self.cwnd() < self.ssthresh()
     }
 
+    /// What it is doing, in the words of qlog or of its draft.
+    fn phase(&self) -> &'static str {
+        if self.is_slow_start() { "slow_start" } else { "congestion_avoidance" }
+    }
+
     /// Octets per second at which segments may leave; `None` for no limit.
     fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64>;
 

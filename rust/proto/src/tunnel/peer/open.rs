@@ -4,9 +4,9 @@ use core::net::SocketAddr;
 
 use super::{By, Local, Opened, Outbox, PREVIOUS_LIFETIME, Peer, REINSTATE};
 use crate::{
-    crypto::exchange::ExchangeKey,
+    crypto::{Suite, exchange::ExchangeKey},
     time::Instant,
-    tunnel::{OpenError, Session},
+    tunnel::{OpenError, Session, TunnelEvent},
     wire::tunnel::SealedHeader,
 };
 
@@ -30,10 +30,24 @@ impl Peer {
             return Ok(Opened { is_in_place: true, by: By::Current, is_newest });
         }
         self.previous.take_if(|(_, until)| now >= *until);
+        let before = current.suite();
+        let opened = self.open_under_any(header, frame, scratch);
+        self.trace_suite(before);
+        opened
+    }
+
+    /// Opens a frame under the first session that can.
+    fn open_under_any(
+        &mut self,
+        header: SealedHeader,
+        frame: &[u8],
+        scratch: &mut Vec<u8>,
+    ) -> Result<Opened, OpenError> {
+        let current = self.current.as_mut().map(|session| (By::Current, session));
         let candidate = self.candidate.as_mut().map(|(session, _)| (By::Candidate, session));
         let previous = self.previous.as_mut().map(|(session, _)| (By::Previous, session));
         let mut why = None;
-        for (by, session) in [Some((By::Current, current)), candidate, previous].into_iter().flatten() {
+        for (by, session) in [current, candidate, previous].into_iter().flatten() {
             match session.open_to(header, frame, scratch) {
                 Ok(is_newest) => return Ok(Opened { is_in_place: false, by, is_newest }),
                 Err(error) if why.is_none() || error == OpenError::Reflected => why = Some(error),
@@ -91,8 +105,17 @@ impl Peer {
         is_new
     }
 
+    /// Records which suite a frame that opened has shown, if that is news.
+    fn trace_suite(&mut self, before: Option<Suite>) {
+        if let Some(suite) = self.suite().filter(|suite| before != Some(*suite)) {
+            self.trace.event(|| TunnelEvent::SuiteLatched(suite));
+        }
+    }
+
     fn promote(&mut self, now: Instant) -> bool {
-        self.candidate.take().is_some_and(|(candidate, _)| self.install(now, candidate))
+        let Some((candidate, _)) = self.candidate.take() else { return false };
+        self.trace.event(|| TunnelEvent::Installed { is_reinstated: false });
+        self.install(now, candidate)
     }
 
     /// The peer goes on under the session before the current one: what an earlier process had sent, its
@@ -101,6 +124,7 @@ impl Peer {
     fn reinstate(&mut self, now: Instant) -> bool {
         let Some((previous, _)) = self.previous.take() else { return false };
         self.retired.remove(&previous.peer_key);
+        self.trace.event(|| TunnelEvent::Installed { is_reinstated: true });
         let is_new = self.install(now, previous);
         // Ask anew who that is.
         (self.probes, self.probe_at) = (0, Some(now));
@@ -110,7 +134,10 @@ impl Peer {
     /// Goes on under another session. Returns whether its key is another one of the peer's.
     fn install(&mut self, now: Instant, session: Session) -> bool {
         let peer_key = session.peer_key;
-        let Some(old) = self.current.replace(session) else { return true };
+        let before = self.suite();
+        let old = self.current.replace(session);
+        self.trace_suite(before);
+        let Some(old) = old else { return true };
         let is_new = old.peer_key != peer_key;
         if is_new {
             self.retired.push(old.peer_key);
@@ -130,6 +157,7 @@ impl Peer {
         self.own = own;
         self.retired.on_own_key();
         self.candidate = Some((session, endpoint));
+        self.trace.event(|| TunnelEvent::Candidate { is_rekey: true });
         self.push_keys(endpoint, true, local, out);
         self.probes = 0;
         self.send_probe(now, local, out);

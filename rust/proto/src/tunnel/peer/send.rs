@@ -6,7 +6,7 @@ use super::{CHECK_INTERVAL, KEEPALIVE, Local, Outbox, PATH_PORT, PING_PORT, Peer
 use crate::{
     crypto::Suite,
     time::Instant,
-    tunnel::{Capabilities, Session, path::Token, path_mtu::PathProbe},
+    tunnel::{Capabilities, Session, TunnelEvent, path::Token, path_mtu::PathProbe},
     wire::{
         addr::{Address, Port},
         packet::{Flags, HEADER_LEN, Header, Protocol},
@@ -76,8 +76,10 @@ impl Peer {
     pub(super) fn send_hello(&mut self, now: Instant, local: &Local<'_>, out: &mut Outbox) {
         let Some(endpoint) = self.endpoint() else { return };
         self.hellos += 1;
+        let asks_back = self.hellos > 1;
+        self.trace.event(|| TunnelEvent::KeySent { to: endpoint, asks_back });
         // Repeats ask for an answer even from a peer that believes to have our key.
-        for frame in self.keys(self.hellos > 1, local) {
+        for frame in self.keys(asks_back, local) {
             if self.paths.call(endpoint, frame.len()) {
                 out.push_back((endpoint, frame));
             }
@@ -112,6 +114,7 @@ impl Peer {
         local: &Local<'_>,
         out: &mut Outbox,
     ) {
+        self.trace.event(|| TunnelEvent::KeySent { to, asks_back });
         let mut credit = self.paths.credit_of(to, len);
         for frame in self.keys(asks_back, local) {
             if self.paths.spend_of(&mut credit, to, frame.len()) {
@@ -122,6 +125,7 @@ impl Peer {
 
     /// Sends our key to one of the peer's addresses.
     pub(super) fn push_keys(&mut self, to: SocketAddr, asks_back: bool, local: &Local<'_>, out: &mut Outbox) {
+        self.trace.event(|| TunnelEvent::KeySent { to, asks_back });
         for frame in self.keys(asks_back, local) {
             if self.paths.spend(to, frame.len()) {
                 out.push_back((to, frame));
@@ -193,6 +197,7 @@ impl Peer {
         }
         let asked = self.probe_at.and(self.probed());
         for (to, token) in self.paths.handle_timeout(now, asked) {
+            self.trace.event(|| TunnelEvent::Challenged(to));
             let packet = self.ping_packet(token, local);
             let Some(session) = self.current.as_mut() else { return };
             for frame in session.seal_both(local.address.node, &packet) {

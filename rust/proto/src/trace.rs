@@ -1,0 +1,131 @@
+//! A record of what happens, for whoever looks: a bounded queue that its owner drains. It calls nothing,
+//! and costs one branch where it is off.
+
+use std::collections::VecDeque;
+
+/// Events kept until they are drained, which their owner does after each input.
+const CAPACITY: usize = 65_536;
+
+/// How much is recorded.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Detail {
+    /// Changes: handshakes, keys, states, loss episodes, timeouts, drops.
+    Events,
+    /// Each packet, each segment found lost and each change of the measured figures besides.
+    Packets,
+}
+
+#[derive(Debug)]
+struct Queue<E> {
+    detail: Detail,
+    events: VecDeque<E>,
+    overflow: u64,
+}
+
+/// Events of type `E`, if anybody wants them.
+#[derive(Debug)]
+pub struct Trace<E>(Option<Box<Queue<E>>>);
+
+impl<E> Default for Trace<E> {
+    /// Records nothing.
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<E> Trace<E> {
+    /// Records as much as `detail` says; `None` for nothing.
+    pub fn new(detail: Option<Detail>) -> Self {
+        Self(detail.map(|detail| Box::new(Queue { detail, events: VecDeque::new(), overflow: 0 })))
+    }
+
+    /// How much is recorded.
+    #[inline]
+    pub fn detail(&self) -> Option<Detail> {
+        self.0.as_ref().map(|queue| queue.detail)
+    }
+
+    /// Whether packets are recorded.
+    #[inline]
+    pub fn has_packets(&self) -> bool {
+        self.detail() == Some(Detail::Packets)
+    }
+
+    /// Records a change.
+    #[inline]
+    pub fn event(&mut self, event: impl FnOnce() -> E) {
+        if let Some(queue) = &mut self.0 {
+            queue.push(event());
+        }
+    }
+
+    /// Records what concerns a single packet.
+    #[inline]
+    pub fn packet(&mut self, event: impl FnOnce() -> E) {
+        if let Some(queue) = &mut self.0
+            && queue.detail == Detail::Packets
+        {
+            queue.push(event());
+        }
+    }
+
+    /// The oldest event.
+    #[inline]
+    pub fn poll(&mut self) -> Option<E> {
+        self.0.as_mut()?.events.pop_front()
+    }
+
+    /// Events that found no room since the last call.
+    pub fn take_overflow(&mut self) -> u64 {
+        self.0.as_mut().map_or(0, |queue| core::mem::take(&mut queue.overflow))
+    }
+}
+
+impl<E> Queue<E> {
+    #[cold]
+    #[inline(never)]
+    fn push(&mut self, event: E) {
+        if self.events.len() < CAPACITY {
+            self.events.push_back(event);
+        } else {
+            self.overflow += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorded(detail: Option<Detail>) -> Vec<u32> {
+        let mut trace = Trace::new(detail);
+        trace.event(|| 1);
+        trace.packet(|| 2);
+        core::iter::from_fn(|| trace.poll()).collect()
+    }
+
+    #[test]
+    fn as_much_is_recorded_as_was_asked_for() {
+        assert_eq!(recorded(None), Vec::<u32>::new());
+        assert_eq!(recorded(Some(Detail::Events)), [1]);
+        assert_eq!(recorded(Some(Detail::Packets)), [1, 2]);
+    }
+
+    #[test]
+    fn nothing_is_computed_that_is_not_recorded() {
+        let mut trace = Trace::new(Some(Detail::Events));
+        trace.packet(|| unreachable!("packets are not recorded"));
+        Trace::<u32>::default().event(|| unreachable!("nothing is recorded"));
+        assert_eq!(trace.poll(), None::<u32>);
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_counts_what_it_has_no_room_for() {
+        let mut trace = Trace::new(Some(Detail::Events));
+        for n in 0..CAPACITY + 3 {
+            trace.event(|| n);
+        }
+        assert_eq!((trace.take_overflow(), trace.take_overflow()), (3, 0));
+        assert_eq!(core::iter::from_fn(|| trace.poll()).count(), CAPACITY);
+    }
+}
