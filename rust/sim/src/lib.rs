@@ -7,6 +7,7 @@
 mod channel;
 mod flow;
 pub mod model;
+mod qlog;
 mod rng;
 mod world;
 

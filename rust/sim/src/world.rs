@@ -1,11 +1,15 @@
 //! Hosts, paths and time.
 
 use core::{fmt, net::SocketAddr, time::Duration};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    path::PathBuf,
+};
 
 use crate::{
     channel::{Channel, LinkId, Links, Path},
     flow::{Flow, FlowId, pattern},
+    qlog::Recorder,
     rng::Rng,
 };
 use pilot_proto::{
@@ -13,6 +17,7 @@ use pilot_proto::{
     crypto::identity::Identity,
     node::{ConnectionId, DialOptions, Event, Node, NodeError, TooBig},
     time::Instant,
+    trace::Detail,
     wire::addr::{Address, NodeId, Port},
 };
 
@@ -105,6 +110,7 @@ pub struct World {
     serial: u64,
     datagrams: u64,
     buffer: Vec<u8>,
+    recorder: Option<Recorder>,
 }
 
 fn endpoint(host: HostId) -> SocketAddr {
@@ -133,9 +139,10 @@ fn identity_seed(host: HostId) -> [u8; 32] {
 }
 
 impl World {
-    /// A network without hosts; hosts that are added get this configuration, paths this quality.
+    /// A network without hosts; hosts that are added get this configuration, paths this quality. With
+    /// `SIM_QLOG` set to a folder, what happened is written there if the run gets stuck or panics.
     pub fn new(seed: u64, config: NodeConfig, path: Path) -> Self {
-        Self {
+        let mut world = Self {
             now: Instant::from_millis(1),
             rng: Rng(seed),
             config,
@@ -151,7 +158,18 @@ impl World {
             serial: 0,
             datagrams: 0,
             buffer: vec![0; 65_536],
+            recorder: None,
+        };
+        if let Some(dir) = std::env::var_os("SIM_QLOG").filter(|dir| !dir.is_empty()) {
+            world.record(dir.into(), seed);
         }
+        world
+    }
+
+    /// Records what happens at hosts that are added from now on, for a folder of this run's own in `dir`.
+    pub fn record(&mut self, dir: PathBuf, seed: u64) {
+        self.config.trace = Some(Detail::Packets);
+        self.recorder = Some(Recorder::new(dir, seed));
     }
 
     /// A network of two hosts.
@@ -368,10 +386,11 @@ impl World {
     ) -> Result<(), Stuck> {
         let end = self.now + limit;
         while !is_done(self) {
-            if self.now > end {
-                return Err(Stuck::TooLong(self.now));
+            let result = if self.now > end { Err(Stuck::TooLong(self.now)) } else { self.step() };
+            if result.is_err() {
+                self.recorder.iter_mut().for_each(Recorder::save);
+                return result;
             }
-            self.step()?;
         }
         Ok(())
     }
@@ -400,8 +419,11 @@ impl World {
                 self.on_event(host, event);
             }
             if is_idle {
-                return;
+                break;
             }
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.take(host, &mut self.hosts[host].node);
         }
     }
 
@@ -581,6 +603,14 @@ impl World {
         });
         if flow.returned == flow.total {
             flow.finished.get_or_insert(now);
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.recorder.iter_mut().for_each(Recorder::save);
         }
     }
 }
