@@ -40,6 +40,8 @@ UNCHECKED = ("tests/vectors/", "rust/fuzz/corpus/", "tests/docs/")
 #: Sources that still cite what is not here.
 PENDING = tuple(f"python/pilotstack/{name}/" for name in ("registry", "client", "daemon", "cli"))
 _CITATION = re.compile(r"(?<![\w/.])((?:docs|tests/vectors)/[\w/.-]+\.(?:md|json))(?:#([\w-]+))?")
+_PATH = re.compile(r"`((?:rust|python|tests|docs|benches|examples)/[\w/.{},-]*)`")
+_PLACEHOLDER = re.compile(r"[A-Z]{4}")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -147,7 +149,27 @@ def citations(root: Path) -> Iterator[str]:
                     yield f"{name}:{number}: {file} has no heading {anchor}"
 
 
-CHECKS = (links, snippets, terms, citations)
+def paths(root: Path) -> Iterator[str]:
+    """Files and make targets that documents name and that do not exist."""
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    for page in pages(root):
+        name, text = page.relative_to(root), page.read_text()
+        for path in sorted({p for named in _PATH.findall(text) for p in _expanded(named)}):
+            if not _PLACEHOLDER.search(path) and not (root / path).exists():
+                yield f"{name}: there is no {path}"
+        for target in sorted({*re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)} - targets):
+            yield f"{name}: there is no make {target}"
+
+
+def _expanded(path: str) -> list[str]:
+    """A path with each of its alternatives in braces."""
+    if (group := re.search(r"\{([^}]*)\}", path)) is None:
+        return [path]
+    before, after = path[: group.start()], path[group.end() :]
+    return [found for part in group[1].split(",") for found in _expanded(before + part + after)]
+
+
+CHECKS = (links, snippets, terms, paths, citations)
 
 
 def main() -> int:

@@ -25,6 +25,7 @@ def repository(tmp_path: Path) -> Path:
     """One with a page and a glossary in which every term is defined."""
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     (tmp_path / "docs").mkdir()
+    (tmp_path / "Makefile").write_text("all: some\n\ntrue\n")
     rows = sorted(check.TERMS, key=str.lower)
     (tmp_path / "docs" / "glossary.md").write_text(
         GLOSSARY + "".join(f"| {term} | it |\n" for term in rows)
@@ -71,6 +72,12 @@ def test_a_term_that_nothing_uses_is_noticed(repository: Path) -> None:
     assert list(check.terms(repository)) == [
         "docs/glossary.md defines 'zyzzyva', which nothing uses"
     ]
+
+
+@pytest.mark.parametrize("text", ["`docs/{page,none}.md`", "`rust/none.rs`", "`make none`"])
+def test_a_file_or_target_that_is_not_there_is_noticed(repository: Path, text: str) -> None:
+    add(repository, "README.md", f"{text}, but `docs/page.md`, `docs/NAME.md` and `make all`")
+    assert len(list(check.paths(repository))) == 1
 
 
 @pytest.mark.parametrize(
