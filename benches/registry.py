@@ -350,7 +350,7 @@ def show(found: Values) -> None:
     beats = found["heartbeats"]
     console.print(
         f"heartbeats of {LIVE:,} nodes every {INTERVAL:.0f} s ({beats['per_second']:,.0f}/s): "
-        f"{100 * beats['core_share']:.1f} % of one core, {beats['octets_written']} octets written, "
+        f"{100 * beats['core_share']:.1f} % of one core, {beats['octets_written']} bytes written, "
         f"p99 {beats['p99_ms']:.1f} ms"
     )
 

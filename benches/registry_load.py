@@ -30,10 +30,10 @@ class Dialect(Protocol):
     """How requests are written and replies are told apart."""
 
     def request(self, number: int) -> bytes:
-        """The octets of the request with this number."""
+        """The bytes of the request with this number."""
 
     def length_of_reply(self, octets: bytearray) -> int:
-        """Octets of the first reply in there; 0 if it is not whole."""
+        """Bytes of the first reply in there; 0 if it is not whole."""
 
 
 def identity(number: int) -> Identity:

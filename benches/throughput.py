@@ -76,7 +76,7 @@ class Usage:
 
 
 def stream_throughput(a: Node, b: Node, *, streams: int, size: int, framed: bool = False) -> Values:
-    """App to app, one direction; ``size`` octets in all."""
+    """App to app, one direction; ``size`` bytes in all."""
     port = 5000 + streams + 100 * framed
     before = [Usage.of(node.pid) for node in (a, b)]
     common = {"port": port, "streams": streams, "framed": framed}

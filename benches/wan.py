@@ -4,10 +4,10 @@
 contender over every path of the grid, prints a table and writes JSON and SVG. ``--quick`` takes a
 few paths only, ``--only 30,100,0.02`` (round trip in ms, Mbit/s, loss) one.
 
-A figure is megabits of payload per second from the first octet on, slow start included: the median
+A figure is megabits of payload per second from the first byte on, slow start included: the median
 of several runs, which differ in what is lost; within a run the nth packet of every contender
 meets the same fate. Contenders of a run go side by side, each over a router of its own, as many as
-the processors can bear. Segments differ: ours carry 1,402 octets, TCP's 1,448; where loss sets the
+the processors can bear. Segments differ: ours carry 1,402 bytes, TCP's 1,448; where loss sets the
 pace, throughput is proportional to that, so ratios are scaled by it.
 
 Everything runs with real-time priority: a kernel's TCP does its work in interrupts whatever else
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 LEFT_IP, RIGHT_IP = "10.77.1.1", "10.77.2.1"
-#: What a packet of the lab's 1,500 octets carries.
+#: What a packet of the lab's 1,500 bytes carries.
 OUR_SEGMENT, TCP_SEGMENT = 1402, 1448
 #: Where kernel TCP is received; the others are for two flows that share a path.
 TCP_PORTS = {"tcp": 5001, "tcp2": 5003, "paced": 5004}
@@ -77,7 +77,7 @@ class Route:
 
     @property
     def bdp(self) -> int:
-        """Octets in flight that fill the path."""
+        """Bytes in flight that fill the path."""
         return self.rate * 125 * max(self.rtt, 10)
 
     def spec(self, seed: int) -> str:
@@ -193,7 +193,7 @@ class Receiver:
             raise SystemExit(f"{command} does not receive")
 
     def samples(self) -> Samples:
-        """Nanoseconds and octets of the stream that ends next."""
+        """Nanoseconds and bytes of the stream that ends next."""
         samples: Samples = []
         with selectors.DefaultSelector() as selector:
             selector.register(self.output, selectors.EVENT_READ)

@@ -1,7 +1,7 @@
 """Senders and receivers of the wide-area benchmark: ``wan_workers.py ROLE JSON``.
 
 A receiver says ``ready``, then for each stream that arrives a line ``NANOSECONDS OCTETS`` about
-every ten milliseconds since its first octet, and ``end``. A sender sends for some seconds and
+every ten milliseconds since its first byte, and ``end``. A sender sends for some seconds and
 resets.
 """
 
@@ -23,7 +23,7 @@ STEP = 10_000_000
 BLOCK = 1 << 18
 #: Of Linux, which the socket module does not know.
 SO_MAX_PACING_RATE = 47
-#: Octets per second, more than any path of the grid has.
+#: Bytes per second, more than any path of the grid has.
 MAX_PACING_RATE = 1 << 30
 
 

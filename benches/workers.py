@@ -78,7 +78,7 @@ async def sink(params: Params) -> None:
 
 
 async def source(params: Params) -> None:
-    """Sends ``bytes`` octets over each of ``streams`` streams."""
+    """Sends ``bytes`` bytes over each of ``streams`` streams."""
     payload = bytes(CHUNK)
 
     async def pump(stream: ByteStream) -> None:
@@ -107,7 +107,7 @@ async def source(params: Params) -> None:
 
 
 async def echo_throughput(params: Params) -> None:
-    """Sends ``bytes`` octets through the peer's echo service and reads them back."""
+    """Sends ``bytes`` bytes through the peer's echo service and reads them back."""
     payload = bytes(CHUNK)
     async with (
         driver_of(params) as driver,
@@ -131,7 +131,7 @@ async def echo_throughput(params: Params) -> None:
 
 
 async def echo_latency(params: Params) -> None:
-    """Round trips of ``size`` octets, one at a time, on an established stream."""
+    """Round trips of ``size`` bytes, one at a time, on an established stream."""
     payload = bytes(params["size"])
     samples = []
     async with (
@@ -228,7 +228,7 @@ async def tcp_source(params: Params) -> None:
 
 
 async def aes_gcm(params: Params) -> None:
-    """AES-256-GCM on one core: packets of ``size`` octets, for scale."""
+    """AES-256-GCM on one core: packets of ``size`` bytes, for scale."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     cipher = AESGCM(bytes(32))
