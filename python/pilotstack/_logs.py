@@ -13,9 +13,10 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, TextIO
 
-import structlog
+from pilotstack._events import Event, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +32,6 @@ MAX_LINE: Final = 64 << 10
 FAREWELL: Final = 1.0
 #: Milliseconds for a non-blocking descriptor to take more.
 _PATIENCE: Final = 1000
-#: Members whose line breaks belong to them.
-_BLOCKS: Final = frozenset({"exception", "stack"})
 
 
 class LineWriter:
@@ -162,34 +161,12 @@ def configure(level: str, form: str) -> LineWriter:
     """Structured logs on stderr, from Python and from the core; returns what writes them."""
     global _stderr
     occupy_standard_descriptors()
-    number = getattr(logging, level.upper().replace("WARN", "WARNING"))
     is_json = form == "json"
     writer = _stderr = LineWriter(sys.stderr, _note_json if is_json else _note_text)
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        _escape,
-    ]
-    renderer = _Renderer(
-        structlog.processors.JSONRenderer()
-        if is_json
-        else structlog.dev.ConsoleRenderer(
-            colors=is_terminal(sys.stderr),
-            # Local variables, which others show, may be secrets.
-            exception_formatter=structlog.dev.plain_traceback,
-        )
-    )
-    structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *_: _Logger(writer),
-    )
     logging.raiseExceptions = False
     handler = logging.StreamHandler(writer)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared)
-    )
+    handler.setFormatter(JsonFormatter() if is_json else TextFormatter(is_terminal(sys.stderr)))
+    number = getattr(logging, level.upper().replace("WARN", "WARNING"))
     logging.basicConfig(level=number, handlers=[handler], force=True)
     logging.captureWarnings(True)
     sys.unraisablehook = _unraisable
@@ -205,52 +182,110 @@ def stderr() -> LineWriter:
 _stderr: LineWriter | None = None
 
 
-class _Logger:
-    """What structlog hands rendered lines to."""
+class _Formatter(logging.Formatter):
+    """Renders a record as one line; a member whose representation fails loses its value only."""
 
-    def __init__(self, writer: LineWriter) -> None:
-        self._writer = writer
-
-    def msg(self, message: str) -> None:
-        self._writer.write(message + "\n")
-
-    log = debug = info = warn = warning = msg
-    fatal = failure = err = error = critical = exception = msg
-
-
-class _Renderer:
-    """Renders what others cannot, too: a value whose representation fails is no reason to fail."""
-
-    def __init__(self, inner: structlog.typing.Processor) -> None:
-        self._inner = inner
-
-    def __call__(
-        self, logger: Any, method: str, event: structlog.typing.EventDict
-    ) -> structlog.typing.ProcessorReturnValue:
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record, without its end."""
         try:
-            return self._inner(logger, method, dict(event))
+            return self.render(_members_of(record), record)
         except Exception as error:
-            return f"{event.get('event')!s:.200} (its members cannot be shown: {type(error)})"
+            name = record.msg.name if isinstance(record.msg, Event) else record.name
+            return f"{name:.200} (its members cannot be shown: {type(error)})"
+
+    def render(self, members: dict[str, object], record: logging.LogRecord) -> str:
+        """The line of a record whose members were read."""
+        raise NotImplementedError
 
 
-def _escape(
-    logger: Any, method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    """Text from outside moves no cursor and begins no line of its own."""
-    del logger, method
-    for name, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            kept = "\n" if name in _BLOCKS else ""
-            event[name] = "".join(
-                c if c.isprintable() or c in kept else c.encode("unicode_escape").decode()
-                for c in value
-            )
-    return event
+class JsonFormatter(_Formatter):
+    """One JSON object per record."""
+
+    def render(self, members: dict[str, object], record: logging.LogRecord) -> str:
+        """See :class:`_Formatter`."""
+        shown = {name: _escaped(value) for name, value in members.items()} | {
+            "event": _escaped(_message_of(record)),
+            "level": record.levelname.lower(),
+            "timestamp": _time_of(record),
+        }
+        if record.exc_info:
+            shown["exception"] = _escaped(self.formatException(record.exc_info), keeps_lines=True)
+        return json.dumps(shown, default=repr)
 
 
-def _unraisable(problem: Any) -> None:
+class TextFormatter(_Formatter):
+    """Time, level, event and members in columns; a traceback on lines of its own.
+
+    Args:
+        is_coloured: for a terminal.
+    """
+
+    def __init__(self, is_coloured: bool) -> None:
+        super().__init__()
+        self._is_coloured = is_coloured
+
+    def render(self, members: dict[str, object], record: logging.LogRecord) -> str:
+        """See :class:`_Formatter`."""
+        level = record.levelname.lower()
+        event = str(_escaped(_message_of(record)))
+        line = (
+            f"{self._styled(_DIM, _time_of(record))} "
+            f"[{self._styled(_LEVEL_STYLES.get(level, _BRIGHT), f'{level:<9}')}] "
+            f"{self._styled(_BRIGHT, f'{event:<30}' if members else event)}"
+        )
+        for name in sorted(members):
+            value = _text_of(_escaped(members[name]))
+            line += f" {self._styled(_CYAN, name)}={self._styled(_MAGENTA, value)}"
+        if record.exc_info:
+            line += f"\n{_escaped(self.formatException(record.exc_info), keeps_lines=True)}"
+        return line
+
+    def _styled(self, style: str, text: str) -> str:
+        return f"\x1b[{style}m{text}\x1b[0m" if self._is_coloured else text
+
+
+_BRIGHT, _DIM, _CYAN, _MAGENTA = "1", "2", "36", "35"
+_LEVEL_STYLES: Final = {
+    "debug": "32",
+    "info": "32",
+    "warning": "33",
+    "error": "31",
+    "critical": "31",
+}
+
+
+def _members_of(record: logging.LogRecord) -> dict[str, object]:
+    return dict(record.msg.members) if isinstance(record.msg, Event) else {}
+
+
+def _message_of(record: logging.LogRecord) -> str:
+    return record.msg.name if isinstance(record.msg, Event) else record.getMessage()
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _text_of(value: object) -> str:
+    """A value in a line of text: quoted where it would run into what follows."""
+    if isinstance(value, str) and not set(value) & set(" \t=\"'"):
+        return value
+    return repr(value)
+
+
+def _escaped(value: object, *, keeps_lines: bool = False) -> object:
+    """A value; text from outside moves no cursor and begins no line of its own."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    kept = "\n" if keeps_lines else ""
+    return "".join(
+        c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in value
+    )
+
+
+def _unraisable(problem: sys.UnraisableHookArgs) -> None:
     kind = getattr(problem.exc_type, "__name__", "")
-    structlog.get_logger(__name__).error(
+    get_logger(__name__).error(
         "unraisable", error=f"{kind}: {problem.exc_value}", where=problem.err_msg
     )
 

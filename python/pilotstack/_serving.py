@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec
 import anyio
 import anyio.abc
 import click
-import structlog
 
-from pilotstack import _logs, _resolving
+from pilotstack import _events, _logs, _resolving
 from pilotstack.errors import (
     AlreadyExists,
     InternalError,
@@ -36,7 +35,7 @@ from pilotstack.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 _Arguments = ParamSpec("_Arguments")
 

@@ -12,8 +12,20 @@ PACKAGE = ROOT / "python" / "pilotstack"
 MODULES = modules_of(PACKAGE)
 
 BASE = {
-    *("errors", "types", "wellknown", "_files", "_flags", "_logs", "_paths", "_resolving"),
-    *("_serving", "_core", "ipc"),
+    *(
+        "errors",
+        "types",
+        "wellknown",
+        "_files",
+        "_flags",
+        "_logs",
+        "_paths",
+        "_resolving",
+        "_serving",
+        "_core",
+        "ipc",
+        "_events",
+    ),
 }
 
 # The wings of the registry that its server stands on.
@@ -32,8 +44,9 @@ ALLOWED: dict[str, set[str]] = {
     "wellknown": {"_paths"},
     "_flags": {"errors", "wellknown"},
     "_files": set(),
-    "_logs": set(),
-    "_serving": {"errors", "_logs", "_resolving"},
+    "_events": set(),
+    "_logs": {"_events"},
+    "_serving": {"errors", "_events", "_logs", "_resolving"},
     "types": {"errors"},
     "ipc": {"errors", "types", "_core"},
     "": {"errors", "types", "wellknown", "client", "sync"},

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-import structlog
+from tests.support.logs import captured_logs
 
-from pilotstack import _logs
+from pilotstack import _events, _logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,6 @@ def _restored() -> Iterator[None]:
     yield
     if _logs._stderr is not None:
         _logs._stderr.close()
-    structlog.reset_defaults()
     logging.captureWarnings(False)
     root.handlers[:], root.level = handlers, level
     sys.unraisablehook, logging.raiseExceptions = hook, raises
@@ -133,8 +132,8 @@ def test_what_cannot_be_shown_is_logged_all_the_same(
     with pipe() as (reader, stream):
         monkeypatch.setattr(sys, "stderr", stream)
         writer = _logs.configure("info", form)
-        structlog.get_logger("test").info("shy", value=Shy())
-        structlog.get_logger("test").info("odd", value="\udcff", other=b"\xff")
+        _events.get_logger("test").info("shy", value=Shy())
+        _events.get_logger("test").info("odd", value="\udcff", other=b"\xff")
         logging.getLogger("test").warning("%s", Shy())
         logging.getLogger("test").warning("%d", "no number")
         writer.flush(30)
@@ -150,7 +149,7 @@ def test_text_from_outside_moves_no_cursor_and_begins_no_line(
     with pipe() as (reader, stream):
         monkeypatch.setattr(sys, "stderr", stream)
         writer = _logs.configure("info", "text")
-        structlog.get_logger("test").info("said", text="\x1b[2J\nforged \u202e")
+        _events.get_logger("test").info("said", text="\x1b[2J\nforged \u202e")
         logging.getLogger("test").warning("plain \x1b[2J\nforged")
         writer.flush(30)
         text = drained(reader).decode()
@@ -171,7 +170,7 @@ def test_a_traceback_is_shown_without_the_values(
             token = "a " + "secret"
             raise RuntimeError(len(token))
         except RuntimeError:
-            structlog.get_logger("test").exception("failed")
+            _events.get_logger("test").exception("failed")
         writer.flush(30)
         text = drained(reader).decode()
         assert "RuntimeError: 8" in text
@@ -185,3 +184,39 @@ def test_a_closed_stderr_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     writer = _logs.stderr()
     writer.write("a line\n")
     assert writer.dropped == 1
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        (
+            "text",
+            "2023-11-14T22:13:20.500000Z [warning  ] lost                           "
+            "empty= node=7 why='no answer'",
+        ),
+        (
+            "json",
+            '{"why": "no answer", "node": 7, "empty": "", "event": "lost", "level": "warning", '
+            '"timestamp": "2023-11-14T22:13:20.500000Z"}',
+        ),
+    ],
+)
+def test_an_event_is_one_line_with_its_members(form: str, line: str) -> None:
+    formatter = _logs.JsonFormatter() if form == "json" else _logs.TextFormatter(False)
+    event = _events.Event("lost", {"why": "no answer", "node": 7, "empty": ""})
+    record = logging.LogRecord("test", logging.WARNING, "", 0, event, (), None)
+    record.created = 1_700_000_000.5
+    assert formatter.format(record) == line
+
+
+def test_a_terminal_gets_colours() -> None:
+    record = logging.LogRecord("test", logging.INFO, "", 0, _events.Event("up", {}), (), None)
+    assert "\x1b[1mup\x1b[0m" in _logs.TextFormatter(True).format(record)
+    assert "\x1b" not in _logs.TextFormatter(False).format(record)
+
+
+def test_a_program_that_embeds_the_package_sees_events_as_log_records() -> None:
+    with captured_logs() as records:
+        _events.get_logger("pilotstack.test").info("moved", endpoint="192.0.2.1:4000")
+    assert [record.getMessage() for record in records] == ["moved endpoint=192.0.2.1:4000"]

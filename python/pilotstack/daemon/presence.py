@@ -6,15 +6,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import structlog
 
-from pilotstack import _serving
+from pilotstack import _events, _serving
 from pilotstack.errors import ConnectionFailed, PilotError
 
 if TYPE_CHECKING:
     from pilotstack.daemon.supervisor import Daemon
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds for which a registry that does not answer is waited for at the start.
 PATIENCE: Final = 15.0

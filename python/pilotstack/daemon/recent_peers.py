@@ -8,15 +8,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 
-from pilotstack import _files
+from pilotstack import _events, _files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Peers that are remembered.
 MAX_PEERS: Final = 64

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 
-from pilotstack import _files
+from pilotstack import _events, _files
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import ConnectionFailed, InvalidArgument, NotFound, PilotError
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.client import RegistryClient
     from pilotstack.registry.protocol.framing import Message
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
-import structlog
 
-from pilotstack import _serving
+from pilotstack import _events, _serving
 from pilotstack.daemon.records import MAX_RECORDS, OUTAGE
 from pilotstack.errors import ConnectionFailed, PilotError, Throttled
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from pilotstack.daemon.records import Records
     from pilotstack.registry.client import Record
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Connections to the registry for questions about strangers; each is opened when it is needed.
 LANES = 4

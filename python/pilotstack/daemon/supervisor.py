@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
-import structlog
 
-from pilotstack import _resolving, _serving, wellknown
+from pilotstack import _events, _resolving, _serving, wellknown
 from pilotstack._core import Core
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon.control import LOCAL_VERBS, Control
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from pilotstack.daemon.config import DaemonConfig
     from pilotstack.registry.protocol.framing import Message
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds for the good-bye to the registry.
 _FAREWELL = 2.0

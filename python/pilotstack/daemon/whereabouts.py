@@ -6,9 +6,8 @@ import ipaddress
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import structlog
 
-from pilotstack import _resolving, _serving
+from pilotstack import _events, _resolving, _serving
 from pilotstack.daemon.address_watch import AddressWatch
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     from pilotstack._core import Core
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds to wait for a beacon before registering without it; it is asked on and on meanwhile.
 DISCOVERY: Final = 2.0

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-import structlog
 
-from pilotstack import _flags, _resolving, _serving, wellknown
+from pilotstack import _events, _flags, _resolving, _serving, wellknown
 from pilotstack.beacon import Beacon
 from pilotstack.errors import InvalidArgument
 from pilotstack.registry.model.policy import Policy
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     import anyio
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

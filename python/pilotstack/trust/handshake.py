@@ -11,9 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
-import structlog
 
-from pilotstack import _serving, wellknown
+from pilotstack import _events, _serving, wellknown
 from pilotstack.client import Driver
 from pilotstack.errors import PilotError
 from pilotstack.trust import messages
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from pilotstack.trust.messages import Message
     from pilotstack.trust.records import Effects
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds for a whole message to arrive.
 PATIENCE = 10.0

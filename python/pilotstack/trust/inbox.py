@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
-import structlog
 
-from pilotstack import _serving
+from pilotstack import _events, _serving
 from pilotstack.errors import PilotError
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.client.trust import Inbox
     from pilotstack.trust.service import TrustService
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds that the registry is asked to hold a poll.
 WAIT = 25

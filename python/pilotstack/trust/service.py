@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.abc
-import structlog
 
-from pilotstack import _serving
+from pilotstack import _events, _serving
 from pilotstack.errors import ConnectionFailed, NotFound, PilotError
 from pilotstack.trust import messages
 from pilotstack.trust.handshake import HandshakePort
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.client import Record, RegistryClient, Signer
     from pilotstack.trust.store import TrustStore
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds for a direct request, before the registry relays it, and for a farewell.
 DIRECT = 3.0

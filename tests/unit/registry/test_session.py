@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-import structlog
 import trio
 import trio.testing
 from anyio.abc import ByteStream
+from tests.support.logs import captured_logs
 from tests.support.registries import signed
 
 from pilotstack.daemon.identity import Identity
@@ -488,7 +488,7 @@ async def test_standbys_that_are_refused_do_not_fill_the_log() -> None:
     registry = Registry()
     publisher = Publisher(registry.ledger)
     pipe = Pipe()
-    with structlog.testing.capture_logs() as lines:
+    with captured_logs() as lines:
         async with pipe, anyio.create_task_group() as tasks:
 
             async def read() -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-import structlog
+from tests.support.logs import captured_logs
 
 from pilotstack import _serving
 from pilotstack.trust.handshake import HandshakePort
@@ -45,7 +45,7 @@ async def test_messages_that_lead_to_failures_do_not_fill_the_log() -> None:
         pytest.fail("nothing came of it")
 
     port, before = HandshakePort(judge, perform), _serving.failures.counts["handshake"]
-    with structlog.testing.capture_logs() as lines:
+    with captured_logs() as lines:
         for _ in range(100):
             await port._serve(cast("Stream", Incoming()))
     assert _serving.failures.counts["handshake"] == before + 100

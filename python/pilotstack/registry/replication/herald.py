@@ -6,9 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import structlog
 
-from pilotstack import _serving
+from pilotstack import _events, _serving
 from pilotstack.errors import PilotError
 from pilotstack.registry.protocol import framing, values
 from pilotstack.registry.protocol.standing import ANNOUNCE
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.protocol.framing import Message
     from pilotstack.registry.replication.standing import Standing
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds for a connection, and for the answer.
 CONNECT: Final = 5.0

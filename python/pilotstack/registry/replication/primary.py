@@ -33,8 +33,8 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 import msgspec
-import structlog
 
+from pilotstack import _events
 from pilotstack.registry.model.budgets import Notes
 from pilotstack.registry.model.rows import encode_change
 from pilotstack.registry.protocol import framing, values
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.storage.ledger import Ledger
     from pilotstack.registry.storage.snapshot import View
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds between signs of life; standbys give up after 45 without (sheet 4.4).
 HEARTBEAT: Final = 15.0

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import anyio
 import anyio.abc
 import anyio.to_thread
-import structlog
 
-from pilotstack import _serving
+from pilotstack import _events, _serving
 from pilotstack.errors import PilotError
 from pilotstack.registry.model import validation
 from pilotstack.registry.protocol import framing, values
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.replication.standing import Standing
     from pilotstack.registry.storage.ledger import Ledger
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds for a connection to the primary, and without a sign of life from it (sheet 4.4).
 CONNECT: Final = 10.0

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.abc
-import structlog
 from anyio.streams.tls import TLSStream
 
-from pilotstack import _serving
+from pilotstack import _events, _serving
 from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.source import source_of
 from pilotstack.registry.protocol import framing
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.protocol.tls import Trust
     from pilotstack.registry.storage.store import Store
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds for a TLS handshake.
 HANDSHAKE: Final = 10.0

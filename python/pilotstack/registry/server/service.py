@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import structlog
 
+from pilotstack import _events
 from pilotstack.registry.model.auth import Denied
 from pilotstack.registry.model.budgets import Notes
 from pilotstack.registry.protocol import values
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.server.limits import Allowance
     from pilotstack.registry.storage.ledger import Ledger
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: What an error of ours looks like to a client; the log has the rest.
 _FAILURE: Final = "internal error"

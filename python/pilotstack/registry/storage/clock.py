@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 
-from pilotstack import _files
+from pilotstack import _events, _files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds that we may have been away, as far as the wall clock alone says so.
 MAX_AWAY: Final = 7 * 86_400.0

@@ -19,9 +19,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 
-from pilotstack import _files
+from pilotstack import _events, _files
 from pilotstack.errors import AlreadyExists, InternalError, InvalidArgument
 from pilotstack.registry.model.rows import encode_change
 from pilotstack.registry.model.state import State
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
     from pilotstack.registry.model.rows import Change
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Bytes of journal after which it is folded into the snapshot.
 FOLD_AT: Final = 16 << 20

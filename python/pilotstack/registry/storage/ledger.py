@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import anyio
 import anyio.abc
 import anyio.to_thread
-import structlog
 
-from pilotstack import _serving
+from pilotstack import _events, _serving
 from pilotstack.registry.model import validation
 from pilotstack.registry.model.rows import Change, decode_change
 from pilotstack.registry.storage.snapshot import View
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.model.state import State
     from pilotstack.registry.storage.store import Store
 
-log = structlog.get_logger(__name__)
+log = _events.get_logger(__name__)
 
 #: Seconds between two looks at the store's files when nothing is written.
 CHECK_EVERY: Final = 2.0

@@ -1,0 +1,85 @@
+"""Log events: a name and members, written through :mod:`logging`.
+
+Programs that embed the package see them as ordinary log records; servers render them with
+:mod:`pilotstack._logs`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Event:
+    """The message of a log record: what happened, and to whom.
+
+    Args:
+        name: in ``snake_case``; log readers search for it.
+        members: shown by their ``repr``, or as JSON.
+    """
+
+    __slots__ = ("members", "name")
+
+    def __init__(self, name: str, members: Mapping[str, object]) -> None:
+        self.name = name
+        self.members = members
+
+    def __str__(self) -> str:
+        return " ".join((self.name, *(f"{key}={value}" for key, value in self.members.items())))
+
+
+class EventLog:
+    """Logs events under a module's name.
+
+    Args:
+        name: of the logger.
+    """
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, **members: object) -> None:
+        """Logs what helps to find a defect."""
+        self._log(logging.DEBUG, event, members)
+
+    def info(self, event: str, **members: object) -> None:
+        """Logs what an operator wants to know."""
+        self._log(logging.INFO, event, members)
+
+    def warning(self, event: str, **members: object) -> None:
+        """Logs what an operator should look at."""
+        self._log(logging.WARNING, event, members)
+
+    def error(
+        self, event: str, *, exc_info: BaseException | None = None, **members: object
+    ) -> None:
+        """Logs a failure, with the traceback of ``exc_info`` if given."""
+        self._log(logging.ERROR, event, members, exc_info)
+
+    def critical(self, event: str, **members: object) -> None:
+        """Logs why the process cannot go on."""
+        self._log(logging.CRITICAL, event, members)
+
+    def exception(self, event: str, **members: object) -> None:
+        """Logs a failure with the traceback of the exception being handled."""
+        self._log(logging.ERROR, event, members, True)
+
+    def _log(
+        self,
+        level: int,
+        event: str,
+        members: Mapping[str, object],
+        exc_info: BaseException | bool | None = None,
+    ) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, Event(event, members), exc_info=exc_info)
+
+
+def get_logger(name: str) -> EventLog:
+    """The event log of a module."""
+    return EventLog(name)
