@@ -8,42 +8,41 @@ Two lines are a client and two are a server::
     async with pilotstack.listen(80) as listener:
         await listener.serve(handler)
 
-:mod:`pilotstack.sync` has the same for code without an event loop.
+:mod:`pilotstack.sync` has the same for code without an event loop. Names are imported when they are
+first used.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
-
-from pilotstack.client import (
-    DatagramSocket,
-    Driver,
-    Listener,
-    PilotAttribute,
-    Stream,
-    dial,
-    listen,
-)
-from pilotstack.errors import PilotError, StreamBroken
-from pilotstack.types import (
-    Address,
-    ConnectionInfo,
-    Datagram,
-    Info,
-    Invite,
-    Member,
-    NetworkInfo,
-    PeerInfo,
-    PendingHandshake,
-    Resolved,
-    SocketAddress,
-    TrustedPeer,
-)
-from pilotstack.wellknown import VERSION as __version__
 
 if TYPE_CHECKING:
     from pilotstack import sync
+    from pilotstack.client import (
+        DatagramSocket,
+        Driver,
+        Listener,
+        PilotAttribute,
+        Stream,
+        dial,
+        listen,
+    )
+    from pilotstack.errors import PilotError, StreamBroken
+    from pilotstack.types import (
+        Address,
+        ConnectionInfo,
+        Datagram,
+        Info,
+        Invite,
+        Member,
+        NetworkInfo,
+        PeerInfo,
+        PendingHandshake,
+        Resolved,
+        SocketAddress,
+        TrustedPeer,
+    )
+    from pilotstack.wellknown import VERSION as __version__
 
 __all__ = [
     "Address",
@@ -71,13 +70,30 @@ __all__ = [
     "sync",
 ]
 
+#: Where names live that are not in :mod:`pilotstack.types`.
+_HOMES = {
+    "client": (
+        *("DatagramSocket", "Driver", "Listener", "PilotAttribute", "Stream", "dial", "listen"),
+    ),
+    "errors": ("PilotError", "StreamBroken"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Importing the blocking SDK is left to those who use it.
+    import importlib
+
+    if name not in __all__:
+        raise AttributeError(f"module 'pilotstack' has no attribute {name!r}")
     if name == "sync":
         return importlib.import_module("pilotstack.sync")
-    raise AttributeError(f"module 'pilotstack' has no attribute {name!r}")
+    if name == "__version__":
+        found: Any = importlib.import_module("pilotstack.wellknown").VERSION
+    else:
+        home = next((home for home, names in _HOMES.items() if name in names), "types")
+        found = getattr(importlib.import_module(f"pilotstack.{home}"), name)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "sync"})
+    return sorted({*globals(), *__all__})

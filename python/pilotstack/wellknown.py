@@ -1,10 +1,8 @@
-"""Numbers and paths that everybody knows."""
+"""Numbers and paths that everybody knows. Importing this costs nothing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from pilotstack import _paths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,11 +24,15 @@ CONGESTION = {"reno": 1, "cubic": 2, "bbr": 3}
 def default_socket() -> Path:
     """Where programs find the daemon unless told otherwise: see
     :func:`pilotstack._paths.default_socket`."""
+    from pilotstack import _paths
+
     return _paths.default_socket()
 
 
 def home() -> Path:
     """The directory of identity, pid file and log: see :func:`pilotstack._paths.home`."""
+    from pilotstack import _paths
+
     return _paths.home()
 
 
