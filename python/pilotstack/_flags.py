@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import rich_click as click
+import click
 
 from pilotstack import wellknown
 

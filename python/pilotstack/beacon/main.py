@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import rich_click as click
+import click
 
-from pilotstack import _flags, _serving, wellknown
+from pilotstack import _commands, _flags, _serving, wellknown
 from pilotstack.beacon import Beacon
 
 if TYPE_CHECKING:
     import anyio
 
 
-@click.command()
+@_commands.command()
 @click.option(
     "--listen", default=f":{wellknown.BEACON_PORT}", show_default=True, help="UDP address."
 )

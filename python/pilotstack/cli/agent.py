@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import rich_click as click
+import click
 
+from pilotstack import _commands
 from pilotstack.cli.context import Settings, asynchronous, global_options, registry_options
-from pilotstack.cli.output import fields, rows
 from pilotstack.client import _frames as frames
 from pilotstack.errors import NotFound
 from pilotstack.types import Address, parse_host
 
 if TYPE_CHECKING:
-    from pilotstack.cli.output import Screen
+    from pilotstack.cli.screen import Screen
 
 PEERS = {
     "node_id": "node",
@@ -35,7 +35,7 @@ CONNECTIONS = {
 }
 
 
-@click.command()
+@_commands.command()
 @global_options
 @asynchronous
 async def info(settings: Settings) -> None:
@@ -44,16 +44,16 @@ async def info(settings: Settings) -> None:
         data = await driver.call(frames.INFO)
 
     def render(screen: Screen) -> None:
-        screen.print(fields(data))
+        screen.fields(data)
         if data["peer_list"]:
-            screen.print(rows("peers", PEERS, data["peer_list"]))
+            screen.rows("peers", PEERS, data["peer_list"])
         if data["conn_list"]:
-            screen.print(rows("connections", CONNECTIONS, data["conn_list"]))
+            screen.rows("connections", CONNECTIONS, data["conn_list"])
 
     settings.output.success(data, render)
 
 
-@click.command()
+@_commands.command()
 @click.option("--search", default="", help="Only peers whose id or endpoint contains this.")
 @global_options
 @asynchronous
@@ -67,10 +67,10 @@ async def peers(settings: Settings, search: str) -> None:
         "total": len(found),
         "encrypted": sum(row["encrypted"] for row in found),
     }
-    settings.output.success(data, lambda screen: screen.print(rows("peers", PEERS, found)))
+    settings.output.success(data, lambda screen: screen.rows("peers", PEERS, found))
 
 
-@click.command()
+@_commands.command()
 @global_options
 @asynchronous
 async def connections(settings: Settings) -> None:
@@ -78,12 +78,10 @@ async def connections(settings: Settings) -> None:
     async with settings.driver() as driver:
         listed = (await driver.call(frames.INFO))["conn_list"]
     data = {"connections": listed, "total": len(listed)}
-    settings.output.success(
-        data, lambda screen: screen.print(rows("connections", CONNECTIONS, listed))
-    )
+    settings.output.success(data, lambda screen: screen.rows("connections", CONNECTIONS, listed))
 
 
-@click.command()
+@_commands.command()
 @click.argument("conn_id", type=click.IntRange(1, 2**32 - 1))
 @global_options
 @asynchronous
@@ -98,7 +96,7 @@ async def disconnect(settings: Settings, conn_id: int) -> None:
     settings.output.success({"conn_id": conn_id})
 
 
-@click.command("find")
+@_commands.command("find")
 @click.argument("hostname")
 @global_options
 @asynchronous
@@ -116,7 +114,7 @@ async def find_name(settings: Settings, hostname: str) -> None:
     )
 
 
-@click.command("set-hostname")
+@_commands.command("set-hostname")
 @click.argument("name")
 @global_options
 @asynchronous
@@ -125,7 +123,7 @@ async def set_hostname(settings: Settings, name: str) -> None:
     await _set_hostname(settings, name)
 
 
-@click.command("clear-hostname")
+@_commands.command("clear-hostname")
 @global_options
 @asynchronous
 async def clear_hostname(settings: Settings) -> None:
@@ -139,7 +137,7 @@ async def _set_hostname(settings: Settings, name: str) -> None:
     settings.output.success(data)
 
 
-@click.command("set-public")
+@_commands.command("set-public")
 @global_options
 @asynchronous
 async def set_public(settings: Settings) -> None:
@@ -147,7 +145,7 @@ async def set_public(settings: Settings) -> None:
     await _set_visibility(settings, public=True)
 
 
-@click.command("set-private")
+@_commands.command("set-private")
 @global_options
 @asynchronous
 async def set_private(settings: Settings) -> None:
@@ -161,7 +159,7 @@ async def _set_visibility(settings: Settings, *, public: bool) -> None:
     settings.output.success(data)
 
 
-@click.command()
+@_commands.command()
 @click.argument("target")
 @registry_options
 @global_options

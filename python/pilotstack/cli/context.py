@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import anyio
-import rich_click as click
+import click
 
-from pilotstack import _flags, wellknown
+from pilotstack import _commands, _flags, wellknown
 from pilotstack.cli.output import Output, exit_status
-from pilotstack.client import Driver
 from pilotstack.errors import (
     InternalError,
     InvalidArgument,
@@ -22,13 +22,13 @@ from pilotstack.errors import (
     TimedOut,
     Unavailable,
 )
-from pilotstack.registry.client import RegistryClient, parse_addresses, trust_of
 from pilotstack.types import Address, parse_host, parse_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from pilotstack.registry.client import Signer
+    from pilotstack.client import Driver
+    from pilotstack.registry.client import RegistryClient, Signer
 
 P = ParamSpec("P")
 
@@ -55,6 +55,8 @@ class Settings:
 
     def driver(self) -> Driver:
         """A session with the daemon, to be entered."""
+        from pilotstack.client import Driver
+
         return Driver(self.socket or wellknown.default_socket())
 
     def registry_client(self, signer: Signer | None = None) -> RegistryClient:
@@ -63,6 +65,8 @@ class Settings:
         Raises:
             InvalidArgument: they make no sense.
         """
+        from pilotstack.registry.client import RegistryClient, parse_addresses, trust_of
+
         trust = trust_of(
             is_tls=self.registry_tls,
             mode=self.registry_trust,
@@ -115,13 +119,16 @@ class Incomplete(Exception):
         self.data = data
 
 
-class Group(click.RichGroup):
+class Group(_commands.Group):
     """A group of commands: without one, people see its help and programs an error."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, but for a program."""
-        if not args and ctx.ensure_object(Settings).output.is_json:
-            raise click.UsageError("a command is missing", ctx)
+        if not args:
+            if ctx.ensure_object(Settings).output.is_json:
+                raise click.UsageError("a command is missing", ctx)
+            click.echo(ctx.get_help(), color=ctx.color)
+            ctx.exit(exit_status(InvalidArgument.code))
         return super().parse_args(ctx, args)
 
 
@@ -180,6 +187,7 @@ def asynchronous(
         async def main() -> None:
             await function(settings, *args, **kwargs)
 
+        gc.enable()
         try:
             anyio.run(main)
         except BaseExceptionGroup as group:

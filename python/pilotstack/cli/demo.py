@@ -11,10 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import rich_click as click
-from rich.text import Text
 
-from pilotstack import wellknown
+from pilotstack import _commands, wellknown
 from pilotstack.cli.context import Settings, asynchronous, global_options
 from pilotstack.client import Driver, Stream
 from pilotstack.errors import InternalError, PilotError, TimedOut
@@ -46,10 +44,11 @@ class Demo:
     def done(self, name: str, text: str, **members: Any) -> None:
         """Reports a step."""
         self.steps.append({"step": name, **members})
-        self._output.step(Text.assemble(("\u2713 ", "green"), (f"{name:<10} ", "bold"), text))
+        if not self._output.is_json:
+            self._output.screen.step(name, text)
 
 
-@click.command()
+@_commands.command()
 @global_options
 @asynchronous
 async def demo(settings: Settings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import rich_click as click
+import click
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}

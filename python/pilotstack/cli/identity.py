@@ -6,9 +6,9 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import rich_click as click
+import click
 
-from pilotstack import wellknown
+from pilotstack import _commands, wellknown
 from pilotstack.cli.context import Group, Settings, asynchronous, global_options, registry_options
 from pilotstack.client import _frames as frames
 from pilotstack.client import networks as calls
@@ -16,7 +16,7 @@ from pilotstack.daemon import identity as identities
 from pilotstack.errors import NotRunning, PermissionDenied
 
 if TYPE_CHECKING:
-    from pilotstack.cli.output import Screen
+    from pilotstack.cli.screen import Screen
 
 SECRET = click.option(
     "--recovery-secret",
@@ -31,7 +31,7 @@ async def _call(settings: Settings, command: int, payload: bytes = b"") -> dict[
         return await driver.call(command, payload)
 
 
-@click.command()
+@_commands.command()
 @global_options
 @asynchronous
 async def register(settings: Settings) -> None:
@@ -40,7 +40,7 @@ async def register(settings: Settings) -> None:
     settings.output.success(data, lambda screen: screen.print(f"this node is {data['address']}"))
 
 
-@click.command()
+@_commands.command()
 @global_options
 @asynchronous
 async def deregister(settings: Settings) -> None:
@@ -49,7 +49,7 @@ async def deregister(settings: Settings) -> None:
     settings.output.success(data, lambda screen: screen.print("deregistered"))
 
 
-@click.command("rotate-key")
+@_commands.command("rotate-key")
 @click.argument("node_id", metavar="[NODE]", type=click.IntRange(1, 2**32 - 1), required=False)
 @click.argument("owner", required=False)
 @SECRET
@@ -167,7 +167,7 @@ async def withdraw(settings: Settings) -> None:
     settings.output.success(data, lambda screen: screen.print("withdrawn"))
 
 
-@click.command("set-tags")
+@_commands.command("set-tags")
 @click.argument("tags", nargs=-1, required=True)
 @global_options
 @asynchronous
@@ -176,7 +176,7 @@ async def set_tags(settings: Settings, tags: tuple[str, ...]) -> None:
     await _set_tags(settings, tags)
 
 
-@click.command("clear-tags")
+@_commands.command("clear-tags")
 @global_options
 @asynchronous
 async def clear_tags(settings: Settings) -> None:

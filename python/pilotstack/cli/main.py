@@ -11,7 +11,8 @@ import rich_click as click
 from pilotstack import _flags, _logs, wellknown
 from pilotstack.cli import agent, demo, identity, network, service, traffic, trust
 from pilotstack.cli.context import Group, global_options
-from pilotstack.cli.output import Output, OutputFailed, exit_status
+from pilotstack.cli.output import Output, exit_status
+from pilotstack.cli.text import OutputFailed
 
 #: What a shell reports of a program that SIGPIPE ended.
 _PIPE_CLOSED = 141

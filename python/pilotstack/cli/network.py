@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import rich_click as click
+import click
 
+from pilotstack import _commands
 from pilotstack.cli.context import (
     Group,
     Settings,
@@ -14,14 +15,14 @@ from pilotstack.cli.context import (
     find_network,
     global_options,
 )
-from pilotstack.cli.output import moment, rows
+from pilotstack.cli.output import moment
 from pilotstack.client import networks as calls
 from pilotstack.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pilotstack.cli.output import Screen
+    from pilotstack.cli.screen import Screen
     from pilotstack.types import JoinRule
 
 NETWORK = click.argument("target", metavar="NETWORK")
@@ -93,7 +94,7 @@ async def list_networks(settings: Settings) -> None:
     """List all networks."""
     data = await _ask(settings, calls.list_networks())
     listed = data.get("networks") or []
-    settings.output.success(data, lambda screen: screen.print(rows("networks", NETWORKS, listed)))
+    settings.output.success(data, lambda screen: screen.rows("networks", NETWORKS, listed))
 
 
 @network.command()
@@ -165,7 +166,7 @@ async def members(settings: Settings, target: str) -> None:
     network_id, data = await _ask_of(settings, target, calls.members)
     shown = [{**row, "online": not row.get("offline")} for row in data.get("nodes") or []]
     title = f"members of network {network_id}"
-    settings.output.success(data, lambda screen: screen.print(rows(title, MEMBERS, shown)))
+    settings.output.success(data, lambda screen: screen.rows(title, MEMBERS, shown))
 
 
 @network.command()
@@ -186,7 +187,7 @@ async def invites(settings: Settings) -> None:
     """List what this node is invited to."""
     data = await _ask(settings, calls.invites())
     shown = [{**row, "when": moment(row["timestamp"])} for row in data.get("invites") or []]
-    settings.output.success(data, lambda screen: screen.print(rows("invites", INVITES, shown)))
+    settings.output.success(data, lambda screen: screen.rows("invites", INVITES, shown))
 
 
 @network.command()
@@ -241,7 +242,7 @@ async def rename(settings: Settings, target: str, name: str, admin_token: str) -
 
 
 def _about_member(verb: str, help_text: str, done: str) -> click.Command:
-    @click.command(verb, help=help_text)
+    @_commands.command(verb, help=help_text)
     @NETWORK
     @click.argument("node")
     @ADMIN_TOKEN
@@ -266,7 +267,7 @@ for _verb, _help, _done in (
     network.add_command(_about_member(_verb, _help, _done))
 
 
-@click.command()
+@_commands.command()
 @NETWORK
 @click.argument("text")
 @click.option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from pilotstack.cli.output import visible
+from pilotstack.cli.text import visible
 
 if TYPE_CHECKING:
     from pilotstack.client import Driver, Stream

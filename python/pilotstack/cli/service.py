@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import rich_click as click
+import click
 from click.exceptions import Exit
 
 from pilotstack import wellknown

@@ -8,16 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import rich_click as click
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+import click
 
-from pilotstack import wellknown
+from pilotstack import _commands, wellknown
 from pilotstack.cli.context import (
     Incomplete,
     Settings,
@@ -33,7 +26,10 @@ from pilotstack.errors import ConnectionFailed, PilotError, TimedOut
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pilotstack.cli.output import Output, Screen
+    from rich.progress import Progress
+
+    from pilotstack.cli.output import Output
+    from pilotstack.cli.screen import Screen
     from pilotstack.client import Driver, Stream
 
 MIB = 1 << 20
@@ -45,7 +41,7 @@ PORT = click.IntRange(1, 65_535)
 TIMEOUT = click.option("--timeout", type=Duration(), default=30.0, show_default="30s")
 
 
-@click.command()
+@_commands.command()
 @click.argument("target")
 @click.option("--count", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--interval", type=Duration(), default=0.2, show_default="200ms")
@@ -115,7 +111,7 @@ async def _probe(stream: Stream, seq: int) -> dict[str, Any]:
     return {"seq": seq, "bytes": len(echoed), "rtt_ms": round(elapsed * 1000, 3)}
 
 
-@click.command()
+@_commands.command()
 @click.argument("target")
 @click.argument("size_mb", type=click.FloatRange(0.001, _MAX_BENCH), default=1)
 @click.option("--timeout", type=Duration(), default=120.0, show_default="120s")
@@ -127,13 +123,7 @@ async def bench(settings: Settings, target: str, size_mb: float, timeout: float)
     output = settings.output
     received = 0
     send_time = 0.0
-    progress = Progress(
-        "[bold]{task.description}[/]",
-        *(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
-        console=output.progress,
-        disable=not output.progress.is_terminal,
-        transient=True,
-    )
+    progress = _progress(output)
     async with settings.driver() as driver:
         address = await find(driver, target)
         stream = await driver.dial((address, wellknown.ECHO_PORT), timeout=timeout)
@@ -184,7 +174,23 @@ async def bench(settings: Settings, target: str, size_mb: float, timeout: float)
     output.success(data, render)
 
 
-@click.command()
+def _progress(output: Output) -> Progress:
+    """A progress bar on stderr, if that is a terminal."""
+    from rich import progress
+
+    return progress.Progress(
+        "[bold]{task.description}[/]",
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+        console=output.progress,
+        disable=not output.progress.is_terminal,
+        transient=True,
+    )
+
+
+@_commands.command()
 @click.argument("target")
 @click.argument("port", type=PORT, required=False)
 @click.option("--message", help="Send this, print the answer, and end.")
@@ -214,7 +220,7 @@ async def connect(
             await join(stream, is_raw=raw or not sys.stdout.isatty())
 
 
-@click.command()
+@_commands.command()
 @click.argument("target")
 @click.argument("port", type=PORT, required=False)
 @click.option("--data", required=True, help="What to send.")
@@ -243,7 +249,7 @@ async def _exchange(
     settings.output.success(data, lambda screen: screen.print(text))
 
 
-@click.command()
+@_commands.command()
 @click.argument("port", type=PORT)
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True)
 @TIMEOUT
@@ -286,7 +292,7 @@ def _report_arrivals(
     raise Incomplete(TimedOut(text, hint="raise --timeout"), data)
 
 
-@click.command()
+@_commands.command()
 @click.argument("target")
 @click.argument("port", type=PORT, required=False)
 @click.option("--data", required=True, help="What to send.")
@@ -337,7 +343,7 @@ async def _until_tunnelled(driver: Driver, node_id: int) -> None:
         await anyio.sleep(_LOOK_AGAIN)
 
 
-@click.command()
+@_commands.command()
 @click.argument("port", type=PORT)
 @click.option(
     "--count", type=click.IntRange(0), default=0, help="End after this many; 0 never does."

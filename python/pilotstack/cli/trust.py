@@ -5,15 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import rich_click as click
+import click
 
+from pilotstack import _commands
 from pilotstack.cli.context import Settings, asynchronous, global_options
-from pilotstack.cli.output import rows
 from pilotstack.client import _frames as frames
 from pilotstack.client import _trust
 
 if TYPE_CHECKING:
-    from pilotstack.cli.output import Screen
+    from pilotstack.cli.screen import Screen
 
 PENDING = {"node_id": "node", "justification": "justification", "received": "received"}
 TRUSTED = {"node_id": "node", "mutual": "mutual", "network": "network", "approved": "approved"}
@@ -23,7 +23,7 @@ def _date(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-@click.command()
+@_commands.command()
 @click.argument("target")
 @click.argument("justification", nargs=-1)
 @global_options
@@ -41,7 +41,7 @@ async def handshake(settings: Settings, target: str, justification: tuple[str, .
     settings.output.success(data)
 
 
-@click.command()
+@_commands.command()
 @global_options
 @asynchronous
 async def pending(settings: Settings) -> None:
@@ -56,14 +56,14 @@ async def pending(settings: Settings) -> None:
         shown: list[dict[str, Any]] = [
             row | {"received": _date(row["received_at"])} for row in data["pending"]
         ]
-        screen.print(rows("pending", PENDING, [*shown]))
+        screen.rows("pending", PENDING, [*shown])
         if shown:
             screen.print("answer with: pilotctl approve NODE, or pilotctl reject NODE REASON")
 
     settings.output.success(data, render)
 
 
-@click.command()
+@_commands.command()
 @click.argument("target")
 @global_options
 @asynchronous
@@ -76,7 +76,7 @@ async def approve(settings: Settings, target: str) -> None:
     settings.output.success(_known(data))
 
 
-@click.command()
+@_commands.command()
 @click.argument("target")
 @click.argument("reason", nargs=-1)
 @global_options
@@ -91,7 +91,7 @@ async def reject(settings: Settings, target: str, reason: tuple[str, ...]) -> No
     settings.output.success(_known(data))
 
 
-@click.command()
+@_commands.command()
 @click.option("--limit", default=20, type=click.IntRange(0), help="Rows at most; 0 for all.")
 @click.option("--search", default="", help="Only nodes whose id or key contains this.")
 @global_options
@@ -114,12 +114,12 @@ async def trust(settings: Settings, limit: int, search: str) -> None:
             }
             for row in shown
         ]
-        screen.print(rows("trusted", TRUSTED, [*table]))
+        screen.rows("trusted", TRUSTED, [*table])
 
     settings.output.success(data, render)
 
 
-@click.command()
+@_commands.command()
 @click.argument("target")
 @global_options
 @asynchronous

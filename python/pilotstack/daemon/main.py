@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import rich_click as click
+import click
 
-from pilotstack import _flags, _serving, wellknown
+from pilotstack import _commands, _flags, _serving, wellknown
 from pilotstack.daemon.config import DaemonConfig, read_file
 from pilotstack.errors import InvalidArgument
 from pilotstack.registry.client import trust_of
@@ -39,7 +39,7 @@ def kind_of(parameter: click.Parameter) -> type:
     return bool if getattr(parameter, "is_flag", False) else str
 
 
-@click.command(context_settings={"auto_envvar_prefix": "PILOT"})
+@_commands.command(context_settings={"auto_envvar_prefix": "PILOT"})
 @click.option(
     "--config",
     type=click.Path(path_type=Path),

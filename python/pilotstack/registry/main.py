@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import rich_click as click
+import click
 
-from pilotstack import _events, _flags, _resolving, _serving, wellknown
+from pilotstack import _commands, _events, _flags, _resolving, _serving, wellknown
 from pilotstack.beacon import Beacon
 from pilotstack.errors import InvalidArgument
 from pilotstack.registry.model.policy import Policy
@@ -342,7 +342,7 @@ def _run(beacon_addr: str | None, log_level: str, log_format: str, **flags: Any)
     _serving.run(main, wants_uvloop=True)
 
 
-@click.command()
+@_commands.command()
 @click.option(
     "--beacon-addr",
     default=f":{wellknown.BEACON_PORT}",
@@ -356,7 +356,7 @@ def rendezvous(beacon_addr: str, **flags: Any) -> None:
     _run(beacon_addr, **flags)
 
 
-@click.command()
+@_commands.command()
 @_server_options
 @click.version_option(wellknown.VERSION)
 def registry(**flags: Any) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotstack.cli.output import Output, Rows, Screen, exit_status, fields, visible
+from pilotstack.cli.output import Output, exit_status
+from pilotstack.cli.screen import Screen
+from pilotstack.cli.text import visible
 from pilotstack.errors import NotFound, PermissionDenied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EVIL = "\x1b]0;PWNED\x07\x1b[2J[bold]x[/bold]\u202e\x9b[/x]"
 COLUMNS = {"node": "node", "name": "name", "endpoint": "endpoint"}
@@ -20,11 +26,11 @@ DATA = [
 ]
 
 
-def printed(monkeypatch: pytest.MonkeyPatch, what: object, columns: int) -> str:
+def printed(monkeypatch: pytest.MonkeyPatch, show: Callable[[Screen], object], columns: int) -> str:
     out = io.StringIO()
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setenv("COLUMNS", str(columns))
-    Screen().print(what)
+    show(Screen())
     return out.getvalue()
 
 
@@ -46,16 +52,24 @@ def test_no_text_of_a_stranger_reaches_the_terminal_as_a_command(
     monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     row = {"node": 1, "name": EVIL, "endpoint": "[/]"}
-    for what in (EVIL, fields(row), Rows(EVIL, COLUMNS, [row])):
-        shown = printed(monkeypatch, what, columns)
+    for show in (
+        lambda screen: screen.print(EVIL),
+        lambda screen: screen.fields(row),
+        lambda screen: screen.rows(EVIL, COLUMNS, [row]),
+    ):
+        shown = printed(monkeypatch, show, columns)
         assert "".join(shown.split("\n")).isprintable()
         assert "[bold]" in shown.replace("\n", "")
 
 
+def show_peers(screen: Screen) -> None:
+    screen.rows("peers", COLUMNS, DATA)
+
+
 def test_a_table_becomes_blocks_where_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = printed(monkeypatch, Rows("peers", COLUMNS, DATA), 100)
+    wide = printed(monkeypatch, show_peers, 100)
     assert any("agent-a" in line and "127.0.0.1:40000" in line for line in wide.splitlines())
-    narrow = printed(monkeypatch, Rows("peers", COLUMNS, DATA), 30)
+    narrow = printed(monkeypatch, show_peers, 30)
     assert [line.split() for line in narrow.splitlines() if line.strip()] == [
         ["peers"],
         ["node", "1"],

@@ -1,0 +1,40 @@
+"""Text for a terminal, and what may go wrong in writing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+#: Members of a result.
+Data = Mapping[str, Any]
+
+
+def visible(text: str, *, keeps_lines: bool = False) -> str:
+    r"""The text with everything that is not printable as an escape, such as ``\x1b``.
+
+    Args:
+        keeps_lines: line feeds and tabs stay.
+    """
+    if text.isprintable():
+        return text
+    kept = "\n\t" if keeps_lines else ""
+    return "".join(
+        char
+        if char.isprintable() or char in kept
+        else char.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for char in text
+    )
+
+
+class OutputFailed(Exception):
+    """Stdout takes nothing: its reader left, or the disk is full. Others act on an OSError."""
+
+
+@contextmanager
+def stdout_errors() -> Iterator[None]:
+    """Failures to write to stdout become :class:`OutputFailed`."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputFailed(str(error)) from error
