@@ -1,6 +1,6 @@
 """``python -m pilotstack`` is ``pilotctl``."""
 
-from pilotstack.cli.main import run
+from pilotstack._entry import pilotctl
 
 if __name__ == "__main__":
-    run()
+    pilotctl()

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TextIO
 
 from pilotstack._events import Event, get_logger
+from pilotstack._streams import is_terminal, occupy_standard_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -296,21 +297,3 @@ def _note_text(count: int) -> str:
 
 def _note_json(count: int) -> str:
     return json.dumps({"event": "log_lines_dropped", "level": "warning", "count": count}) + "\n"
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody reads a stream as it comes."""
-    try:
-        return stream is not None and stream.isatty()
-    except (OSError, ValueError):
-        return False
-
-
-def occupy_standard_descriptors() -> None:
-    """Whatever is opened later must not get the number of a closed stderr, and its lines."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            # The lowest number that is free.
-            os.open(os.devnull, os.O_RDWR)

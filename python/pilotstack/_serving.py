@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import importlib.util
 import itertools
 import json
@@ -23,7 +24,7 @@ import anyio
 import anyio.abc
 import click
 
-from pilotstack import _events, _logs, _resolving
+from pilotstack import _commands, _events, _logs, _resolving, _streams
 from pilotstack.errors import (
     AlreadyExists,
     InternalError,
@@ -349,11 +350,15 @@ def run_command(command: click.Command, arguments: list[str]) -> None:
     """
     for number in _endings():
         signal.signal(number, _leave)
+    gc.freeze()
+    gc.enable()
     try:
-        # click prints usage errors for people itself.
-        is_read = _logs.is_terminal(sys.stderr) and not _wants_json(arguments)
-        command.main(arguments, standalone_mode=is_read)
+        # click returns the status of a command that exits, else the command's own result: None.
+        raise SystemExit(command.main(arguments, standalone_mode=False) or 0)
     except click.ClickException as error:
+        if _streams.is_terminal(sys.stderr) and not _wants_json(arguments):
+            _commands.show_usage_error(error)
+            raise SystemExit(error.exit_code) from None
         message = error.format_message().rstrip(".")
         hint = getattr(error, "hint", None) or f"see: {command.name} --help"
         fail(InvalidArgument(message, hint=hint), status=_USAGE)

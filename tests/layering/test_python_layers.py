@@ -12,20 +12,8 @@ PACKAGE = ROOT / "python" / "pilotstack"
 MODULES = modules_of(PACKAGE)
 
 BASE = {
-    *(
-        "errors",
-        "types",
-        "wellknown",
-        "_files",
-        "_flags",
-        "_logs",
-        "_paths",
-        "_resolving",
-        "_serving",
-        "_core",
-        "ipc",
-        "_events",
-    ),
+    *("errors", "types", "wellknown", "_commands", "_events", "_files", "_flags", "_interrupts"),
+    *("_logs", "_paths", "_resolving", "_serving", "_streams", "_core", "ipc"),
 }
 
 # The wings of the registry that its server stands on.
@@ -45,12 +33,18 @@ ALLOWED: dict[str, set[str]] = {
     "_flags": {"errors", "wellknown"},
     "_files": set(),
     "_events": set(),
-    "_logs": {"_events"},
-    "_serving": {"errors", "_events", "_logs", "_resolving"},
+    "_streams": set(),
+    "_logs": {"_events", "_streams"},
+    "_serving": {"errors", "_commands", "_events", "_logs", "_resolving", "_streams"},
     "types": {"errors"},
     "ipc": {"errors", "types", "_core"},
     "": {"errors", "types", "wellknown", "client", "sync"},
-    "__main__": {"cli.main"},
+    "__main__": {"_entry"},
+    "_interrupts": set(),
+    "_commands": set(),
+    "_entry": {
+        *("_interrupts", "wellknown", "cli.main", "daemon.main", "registry.main", "beacon.main"),
+    },
     "client": BASE,
     "sync": BASE | {"client"},
     "registry": set(),

@@ -1,33 +1,113 @@
-"""``pilotctl``."""
+"""``pilotctl``. Knows every command's name and purpose, and imports the module of one that is run.
+
+Adding a command means a function in the module of its group and a line in :data:`COMMANDS`.
+"""
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import sys
-import traceback
+from typing import Any, Final
 
-import rich_click as click
+import click
 
-from pilotstack import _flags, _logs, wellknown
-from pilotstack.cli import agent, demo, identity, network, service, traffic, trust
+from pilotstack import _commands, _flags, _interrupts, _streams, wellknown
 from pilotstack.cli.context import Group, global_options
 from pilotstack.cli.output import Output, exit_status
 from pilotstack.cli.text import OutputFailed
 
 #: What a shell reports of a program that SIGPIPE ended.
 _PIPE_CLOSED = 141
+#: Commands by the module that defines them, with the first sentence of their help.
+COMMANDS: Final = {
+    "agent": {
+        "clear-hostname": "Give up this node's name.",
+        "connections": "List this node's connections.",
+        "disconnect": "End a connection of any program.",
+        "find": "Find the address behind a hostname.",
+        "info": "Show this node: address, identity, peers, connections.",
+        "lookup": "Ask the registry about a node, by id, address or hostname.",
+        "peers": "List nodes that this one has tunnels to.",
+        "set-hostname": "Take a name that others can dial.",
+        "set-private": "Let only trusted nodes reach this one.",
+        "set-public": "Let everybody reach this node.",
+    },
+    "demo": {
+        "demo": "Run the whole stack on an embedded loopback network, and clean up.",
+    },
+    "identity": {
+        "clear-tags": "Take all tags away.",
+        "deregister": "Take this node off the network, and out of its networks; "
+        "the daemon goes on.",
+        "recovery": "Prepare for the day on which this node's key is lost.",
+        "register": "Put this node on the network again after deregister.",
+        "rotate-key": "Replace this node's key; or, with NODE, that of a node whose key was lost.",
+        "set-tags": "Say what this node can be found by: 1 to 3 tags.",
+    },
+    "network": {
+        "broadcast": "Send one datagram to every other member of a network.",
+        "network": "Networks of agents: members reach each other, others do not.",
+    },
+    "service": {
+        "daemon": "Start, stop and look at the daemon.",
+    },
+    "traffic": {
+        "bench": "Send SIZE_MB MiB to a node's echo service and back, and report MiB per second.",
+        "connect": "Join stdin and stdout to a stream, until the peer closes; the port is 1000 "
+        "unless given.",
+        "dgram": "Send one datagram.",
+        "listen": "Print datagrams that arrive on a port.",
+        "ping": "Measure round trips to a node's echo service.",
+        "recv": "Take streams on a port and print what each one sends, to its end.",
+        "send": "Send one message on a stream and print the answer.",
+    },
+    "trust": {
+        "approve": "Grant a node's request for trust.",
+        "handshake": "Ask a node for trust, by id, address or hostname.",
+        "pending": "List requests for trust that wait for an answer.",
+        "reject": "Refuse a node's request for trust, and tell it the reason.",
+        "trust": "List nodes in mutual trust with this one, the newest first.",
+        "untrust": "End the trust of both sides; the node's streams are reset.",
+    },
+}
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+class _Deferred(_commands.Command):
+    """A command whose module is not imported yet."""
+
+    def __init__(self, name: str, module: str, purpose: str) -> None:
+        super().__init__(name, help=purpose)
+        self._module = module
+
+    def load(self) -> click.Command:
+        """The command itself."""
+        module = importlib.import_module(f"pilotstack.cli.{self._module}")
+        found: dict[str | None, click.Command] = {each.name: each for each in module.COMMANDS}
+        return found[self.name]
+
+
+class _Pilotctl(Group):
+    """The group of all commands."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for module, commands in COMMANDS.items():
+            for name, purpose in commands.items():
+                self.add_command(_Deferred(name, module, purpose))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, whose module is imported now."""
+        command = super().get_command(ctx, cmd_name)
+        return command.load() if isinstance(command, _Deferred) else command
+
+
+@click.group(cls=_Pilotctl, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(wellknown.VERSION)
 @global_options
 def pilotctl() -> None:
     """Use and inspect the overlay network for agents."""
-
-
-for _group in (agent, identity, network, trust, traffic, service, demo):
-    for _command in _group.COMMANDS:
-        pilotctl.add_command(_command)
 
 
 def run() -> None:
@@ -41,6 +121,8 @@ def run() -> None:
         # Nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = _without_output(error.__cause__ or error)
+    # Nothing is left to be collected, and looking for it takes as long as a command.
+    gc.freeze()
     sys.exit(status)
 
 
@@ -55,7 +137,7 @@ def _without_output(error: BaseException) -> int:
 
 def _replace_closed_streams() -> None:
     """What was closed by whoever started this takes everything and keeps nothing."""
-    _logs.occupy_standard_descriptors()
+    _streams.occupy_standard_descriptors()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
@@ -63,6 +145,7 @@ def _replace_closed_streams() -> None:
 
 def _run(arguments: list[str]) -> int:
     output = Output(_wants_json(arguments))
+    _interrupts.raise_exception()
     try:
         # click returns the status of a command that exits, else the command's own result: None.
         return pilotctl.main(arguments, prog_name="pilotctl", standalone_mode=False) or 0
@@ -81,10 +164,14 @@ def _run(arguments: list[str]) -> int:
         raise
     except Exception as error:
         if os.environ.get("PILOT_DEBUG"):
+            import traceback
+
             traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
         output.report("internal", message, hint="a defect: PILOT_DEBUG=1 shows where it happened")
         return exit_status("internal")
+    finally:
+        _interrupts.end_process()
 
 
 def _wants_json(arguments: list[str]) -> bool | None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-_ENTRY = "from pilotstack.daemon.main import run; run()"
+_ENTRY = "from pilotstack._entry import pilot_daemon; pilot_daemon()"
 #: Seconds for an orderly end, before the daemon is killed.
 _PATIENCE = 10.0
 _POLL = 0.05

@@ -1,0 +1,62 @@
+"""Entry points of the package's commands.
+
+Each imports its command after an interruption became quiet and with the garbage collector off,
+because nothing that is imported becomes garbage.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+from pilotstack import _interrupts
+
+
+def pilotctl() -> None:
+    """``pilotctl``."""
+    _begin()
+    if sys.argv[1:] == ["--version"]:
+        from pilotstack import wellknown
+
+        sys.stdout.write(f"pilotctl, version {wellknown.VERSION}\n")
+        return
+    from pilotstack.cli.main import run
+
+    run()
+
+
+def pilot_daemon() -> None:
+    """``pilot-daemon``."""
+    _begin()
+    from pilotstack.daemon.main import run
+
+    run()
+
+
+def pilot_rendezvous() -> None:
+    """``pilot-rendezvous``."""
+    _begin()
+    from pilotstack.registry.main import run_rendezvous
+
+    run_rendezvous()
+
+
+def pilot_registry() -> None:
+    """``pilot-registry``."""
+    _begin()
+    from pilotstack.registry.main import run_registry
+
+    run_registry()
+
+
+def pilot_beacon() -> None:
+    """``pilot-beacon``."""
+    _begin()
+    from pilotstack.beacon.main import run
+
+    run()
+
+
+def _begin() -> None:
+    _interrupts.end_process()
+    gc.disable()
