@@ -130,7 +130,7 @@ def test_answers_of_existing_daemons_are_read_whole() -> None:
 
 
 #: Members that existing commands print, and the answer that they come from.
-PRINTED_BY = {
+PRINTED_BY: dict[str, tuple[type[Any] | None, str | None]] = {
     "info": (answers.Info, None),
     "health": (answers.Health, None),
     "find": (answers.Resolved, None),
@@ -160,7 +160,7 @@ def test_what_existing_commands_print_is_in_the_answers() -> None:
             continue
         data = row["stdout"]["data"]
         for item in (data[member] or ()) if member else (data,):
-            answer = layout.decode(json.dumps(item).encode(), kind)
+            answer: Any = layout.decode(json.dumps(item).encode(), kind)
             assert includes(layout.members(answer), item), row["argv"]
             read.add(words[1])
     assert read == set(PRINTED_BY)
