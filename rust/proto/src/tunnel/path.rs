@@ -32,9 +32,12 @@ const RETRY: Duration = Duration::from_secs(1);
 const LIFETIME: Duration = Duration::from_secs(10);
 /// How long an address is not believed after the peer has shown to be at its old one.
 const HOLD: Duration = Duration::from_secs(2);
-/// An address that only the registry names is called at most this often while there is a session, with
-/// three times so many bytes: both of our keys and all challenges.
+/// Addresses that only the registry names are called this often while there is a session, and some at
+/// once: a peer that crashes again and again comes back elsewhere each time.
 const TOLD_INTERVAL: Duration = Duration::from_secs(4);
+const TOLD_BURST: u32 = 4;
+/// Bytes counted as received from such an address: three times so many may go there, enough for both of our
+/// keys and all challenges.
 const CALL_CREDIT: u64 = 240;
 /// The least port of challenges: half of all, and none of other pings.
 const FIRST_PORT: u16 = 0x8000;
@@ -175,8 +178,8 @@ pub(super) struct Paths {
     former: Option<Path>,
     /// Addresses that are not believed for a while.
     held: VecDeque<(SocketAddr, Instant)>,
-    /// When another address was last called on the registry's word.
-    told_at: Option<Instant>,
+    /// When the budget of calls on the registry's word is full again.
+    told_until: Instant,
 }
 
 impl Paths {
@@ -246,14 +249,15 @@ impl Paths {
         true
     }
 
-    /// The registry names another address than the one in use: asks both, unless that was done just now.
+    /// The registry names another address than the one in use: asks both, within the budget of calls.
     pub(super) fn on_told_elsewhere(
         &mut self,
         now: Instant,
         address: SocketAddr,
         entropy: &mut Entropy,
     ) -> bool {
-        if self.told_at.is_some_and(|at| now < at + TOLD_INTERVAL) {
+        let told_until = self.told_until.max(now) + TOLD_INTERVAL;
+        if told_until > now + TOLD_BURST * TOLD_INTERVAL {
             return false;
         }
         self.held.retain(|(held, _)| *held != address);
@@ -262,7 +266,7 @@ impl Paths {
         path.received += CALL_CREDIT;
         path.challenge(now, entropy);
         self.question_active(now, entropy);
-        self.told_at = Some(now);
+        self.told_until = told_until;
         true
     }
 

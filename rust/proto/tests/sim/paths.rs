@@ -265,6 +265,29 @@ fn the_registry_names_another_place_and_the_peer_answers_there() {
     }
 }
 
+/// A peer that crashes again and again comes back elsewhere each time.
+#[test]
+fn places_that_the_registry_names_are_called_at_once_a_few_times_and_then_slowly() {
+    for old in PEERS {
+        let mut hand = Hand::connected(old);
+        let mut called = Vec::new();
+        for place in 11..=22 {
+            hand.told = at(place);
+            hand.wait(1100 * MS);
+            hand.sent.clear();
+            let now = hand.now;
+            hand.node.connect(now, Address::backbone(PEER), Port(80), DialOptions::default()).unwrap();
+            hand.drain();
+            if hand.sent_to(place) > 0 {
+                called.push(place);
+            }
+        }
+        assert_eq!(called[..4], [11, 12, 13, 14], "{old:?}");
+        // Then one in four seconds.
+        assert!((6..=8).contains(&called.len()), "{old:?}: {called:?}");
+    }
+}
+
 /// Under G1 nothing binds a frame to its sender, and the key is the same in both directions.
 #[test]
 fn what_we_sealed_is_not_taken_back() {
