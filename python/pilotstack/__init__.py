@@ -28,20 +28,16 @@ if TYPE_CHECKING:
         listen,
     )
     from pilotstack.errors import PilotError, StreamBroken
-    from pilotstack.types import (
-        Address,
+    from pilotstack.ipc.answers import (
         ConnectionInfo,
-        Datagram,
         Info,
-        Invite,
-        Member,
-        NetworkInfo,
         PeerInfo,
         PendingHandshake,
         Resolved,
-        SocketAddress,
         TrustedPeer,
     )
+    from pilotstack.ipc.network_answers import Invite, Member, NetworkInfo
+    from pilotstack.types import Address, Datagram, SocketAddress
     from pilotstack.wellknown import VERSION as __version__
 
 __all__ = [
@@ -72,6 +68,10 @@ __all__ = [
 
 #: Where names live that are not in :mod:`pilotstack.types`.
 _HOMES = {
+    "ipc.answers": (
+        *("ConnectionInfo", "Info", "PeerInfo", "PendingHandshake", "Resolved", "TrustedPeer"),
+    ),
+    "ipc.network_answers": ("Invite", "Member", "NetworkInfo"),
     "client": (
         *("DatagramSocket", "Driver", "Listener", "PilotAttribute", "Stream", "dial", "listen"),
     ),

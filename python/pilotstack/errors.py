@@ -19,6 +19,7 @@ __all__ = [
     "ForkedDriver",
     "InternalError",
     "InvalidArgument",
+    "InvalidType",
     "NotFound",
     "NotRunning",
     "PermissionDenied",
@@ -62,6 +63,10 @@ class InvalidArgument(PilotError, ValueError):
     """The caller passed something outside its documented range."""
 
     code = "invalid_argument"
+
+
+class InvalidType(InvalidArgument, TypeError):
+    """The caller passed something of a type that is not documented."""
 
 
 class NotFound(PilotError, LookupError):

@@ -14,40 +14,55 @@ afterwards: in the child it raises :exc:`pilotstack.errors.ForkedDriver`.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar, cast
+
+import msgspec
 
 from pilotstack import wellknown
-from pilotstack.client import _frames as f
-from pilotstack.client._link import Link, Plan
+from pilotstack.client import calls
 from pilotstack.client._serving import is_remote, report, report_hook, report_remote
-from pilotstack.client._session import Accepted, Opened, Received, reply_json
+from pilotstack.client._session import Accepted, Received
 from pilotstack.client._socket import StreamSocket
+from pilotstack.client._threads import Plan, ThreadLink
 from pilotstack.client._wire import DIAL, GRACE, PATIENCE, closed, remove_stale
-from pilotstack.client.control import BlockingControlCalls, info_of
-from pilotstack.client.networks import BlockingNetworkCalls
-from pilotstack.client.trust import BlockingTrustMethods
 from pilotstack.errors import NotRunning, PilotError
+from pilotstack.ipc import frames
+from pilotstack.ipc.layout import U32
+from pilotstack.ipc.requests import Disconnect, GetInfo, ResolveHostname
 from pilotstack.types import Address, Datagram, SocketAddress, Target, parse_target
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
     from types import TracebackType
+    from typing import Any
 
+    from pilotstack.client._threads import Hook
     from pilotstack.client._wire import Wire
+    from pilotstack.client.calls import Call, Flow
+    from pilotstack.ipc.layout import Request
     from pilotstack.types import Congestion
 
+    #: Told of a handler's error, and of whose stream.
+    OnError = Callable[[Exception, "Stream"], object]
+
 __all__ = ["DatagramSocket", "Driver", "Listener", "Stream", "dial", "listen"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A", bound=msgspec.Struct)
 
 #: Handlers of :meth:`Listener.serve` at once.
 MAX_THREADS = 256
 
 
-class _Closing:
+class _Closable(ABC):
     """What ends with its ``with`` block."""
 
     def __enter__(self) -> Self:
@@ -61,9 +76,9 @@ class _Closing:
     ) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
         """Ends it."""
-        raise NotImplementedError
 
 
 class Stream(StreamSocket):
@@ -75,7 +90,7 @@ class Stream(StreamSocket):
     after the data, on Linux.
     """
 
-    _origin: tuple[Link, Wire] | None = None
+    _origin: tuple[ThreadLink, Wire] | None = None
     _owner: Driver | None = None
 
     def _released(self) -> None:
@@ -98,7 +113,7 @@ class Stream(StreamSocket):
 
 
 def _stream(
-    link: Link, wire: Wire, fd: int, number: int, local: SocketAddress, remote: SocketAddress
+    link: ThreadLink, wire: Wire, fd: int, number: int, local: SocketAddress, remote: SocketAddress
 ) -> Stream:
     stream = Stream._make(fd, number, local, remote, link.judge(wire))
     stream._origin = (link, wire)
@@ -111,7 +126,18 @@ def _abort(stream: Stream) -> None:
         link.abort(wire, stream)
 
 
-class Driver(_Closing, BlockingControlCalls, BlockingTrustMethods, BlockingNetworkCalls):
+def blocking(flow: Callable[P, Flow[T]]) -> Callable[Concatenate[Driver, P], T]:
+    """The method of a driver that waits for the answers of a flow."""
+
+    @functools.wraps(flow)
+    def method(driver: Driver, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return driver._run(flow(*args, **kwargs))
+
+    calls.shape(method, flow)
+    return method
+
+
+class Driver(_Closable):
     """A connection to the local daemon. See :class:`pilotstack.Driver` for every method's errors.
 
     Args:
@@ -135,20 +161,20 @@ class Driver(_Closing, BlockingControlCalls, BlockingTrustMethods, BlockingNetwo
         *,
         timeout: float = PATIENCE,
         reconnect: bool = False,
-        on_disconnect: Callable[[], Any] | None = None,
-        on_reconnect: Callable[[], Any] | None = None,
+        on_disconnect: Hook | None = None,
+        on_reconnect: Hook | None = None,
     ) -> None:
         self._path = Path(socket_path) if socket_path else wellknown.default_socket()
-        self._timeout = f.seconds(timeout)
+        self._timeout = frames.seconds(timeout)
         self._plan = Plan(reconnect, on_disconnect, on_reconnect)
         self._forwards: dict[bytes, bytes] = {}
-        self._link = Link(self._path, self._timeout, self._plan)
+        self._link = ThreadLink(self._path, self._timeout, self._plan)
         self._link.restore = self._restore
 
-    def _new_link(self) -> Link:
+    def _new_link(self) -> ThreadLink:
         if self._link.is_closed:
             raise closed()
-        return Link(self._path, self._timeout, self._plan)
+        return ThreadLink(self._path, self._timeout, self._plan)
 
     def __repr__(self) -> str:
         return f"<Driver {self._path} {_state(self._link)}>"
@@ -157,13 +183,64 @@ class Driver(_Closing, BlockingControlCalls, BlockingTrustMethods, BlockingNetwo
         """Closes the session; listeners, datagram sockets and streams live on."""
         self._link.close()
 
+    # Control calls
+
+    def ask(self, request: Request[A], *, timeout: float | None = None) -> A:
+        """Asks the control plane something; see :meth:`pilotstack.Driver.ask`."""
+        seconds = request.patience if timeout is None else timeout
+        return self._link.request(calls.control(request), timeout=seconds)
+
     def call(
         self, command: int, payload: bytes = b"", *, timeout: float | None = None
     ) -> dict[str, Any]:
-        """Asks the control plane something; the JSON object of the reply."""
-        verb = f.u8(command, "command")
-        _, answer = self._link.request(f.REQUEST, verb, payload, timeout=timeout)
-        return reply_json(cast("bytes", answer.value))
+        """Asks the control plane something by number; the JSON object of the reply."""
+        return self._link.request(calls.raw(command, payload), timeout=timeout)
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            request = next(flow)
+            while True:
+                request = flow.send(self.ask(request))
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    info = blocking(calls.info)
+    peers = blocking(calls.peers)
+    connections = blocking(calls.connections)
+    resolve = blocking(calls.resolve)
+    set_hostname = blocking(calls.set_hostname)
+    set_visibility = blocking(calls.set_visibility)
+    set_tags = blocking(calls.set_tags)
+    deregister = blocking(calls.deregister)
+    register = blocking(calls.register)
+    rotate_key = blocking(calls.rotate_key)
+    enroll_recovery = blocking(calls.enroll_recovery)
+
+    node_of = blocking(calls.node_of)
+    handshake = blocking(calls.handshake)
+    pending = blocking(calls.pending)
+    approve = blocking(calls.approve)
+    reject = blocking(calls.reject)
+    trusted = blocking(calls.trusted)
+    untrust = blocking(calls.untrust)
+    wait_for_trust = blocking(calls.wait_for_trust)
+
+    networks = blocking(calls.networks)
+    create_network = blocking(calls.create_network)
+    join_network = blocking(calls.join_network)
+    leave_network = blocking(calls.leave_network)
+    members = blocking(calls.members)
+    invite = blocking(calls.invite)
+    invites = blocking(calls.invites)
+    accept_invite = blocking(calls.accept_invite)
+    reject_invite = blocking(calls.reject_invite)
+    delete_network = blocking(calls.delete_network)
+    rename_network = blocking(calls.rename_network)
+    kick = blocking(calls.kick)
+    broadcast = blocking(calls.broadcast)
+
+    # Streams
 
     def _address(self, host: Address | str) -> Address:
         return host if isinstance(host, Address) else self.resolve(host).address
@@ -177,23 +254,15 @@ class Driver(_Closing, BlockingControlCalls, BlockingTrustMethods, BlockingNetwo
         congestion: Congestion | None = None,
     ) -> Stream:
         """Opens a stream; arguments as of the asynchronous driver's ``dial``."""
-        seconds = DIAL if timeout is None else f.seconds(timeout)
-        options = f.dial_flags(no_delay, congestion)
+        seconds = DIAL if timeout is None else frames.seconds(timeout)
+        options = frames.dial_flags(no_delay, congestion)
         host, port = parse_target(target)
         end = time.monotonic() + seconds
-        if not isinstance(host, Address):
-            _, found = self._link.request(
-                *(f.REQUEST, bytes((f.RESOLVE_HOSTNAME,)), f.text(host, "hostname", f.MAX_NAME)),
-                by=end + GRACE,
-            )
-            host = Address.parse(str(reply_json(cast("bytes", found.value))["address"]))
-        left = max(1, int((end - time.monotonic()) * 1000))
-        wire, answer = self._link.request(
-            *(f.OPEN_STREAM, f.endpoint(host, port), bytes((options,)), f.u32(left)),
-            timeout=seconds + GRACE,
-            by=end + GRACE,
-        )
-        opened = cast("Opened", answer.value)
+        if isinstance(host, str):
+            look_up = calls.control(ResolveHostname(host))
+            host = self._link.request(look_up, by=end + GRACE).address
+        call = calls.open_stream(host, port, options, end - time.monotonic())
+        wire, opened = self._link.request_of(call, timeout=seconds + GRACE, by=end + GRACE)
         remote = SocketAddress(host, port)
         return _stream(self._link, wire, opened.fd, opened.connection_id, opened.local, remote)
 
@@ -201,29 +270,28 @@ class Driver(_Closing, BlockingControlCalls, BlockingTrustMethods, BlockingNetwo
         self, port: int = 0, *, backlog: int = 0, path: str | os.PathLike[str] | None = None
     ) -> Listener:
         """Takes streams on a port of ours; arguments as of the asynchronous driver's ``listen``."""
-        parts = (f.u16(f.port(port)), f.u16(f.port(backlog)))
-        place = f.path(path) if path is not None else b""
-        address = self.info().address
-        return Listener(self._new_link(), (*parts, place), port, address)
+        place = frames.path(path) if path is not None else b""
+        call = calls.listen_streams(port, backlog, place)
+        return Listener(self._new_link(), call, place, self.info().address)
 
     def datagram(self, port: int = 0) -> DatagramSocket:
         """Sends and takes datagrams on a port of ours; 0 means any."""
-        f.port(port)
-        return DatagramSocket(self._new_link(), port, self)
+        call = calls.bind_datagrams(port)
+        return DatagramSocket(self._new_link(), call, self._address)
 
     def forward(self, path: str | os.PathLike[str], target: Target) -> None:
         """Makes a Unix socket whose connections are dialled on to ``target``, until this driver is
         closed."""
         host, port = parse_target(target)
-        place = f.path(path)
-        endpoint = f.endpoint(self._address(host), port)
-        self._link.request(f.FORWARD_PATH, endpoint, place)
+        place = frames.path(path)
+        endpoint = frames.endpoint(self._address(host), port)
+        self._link.request(calls.forward_path(endpoint, place))
         self._forwards[place] = endpoint
 
     def _restore(self, deadline: float) -> None:
         for place, endpoint in self._forwards.items():
             remove_stale(place)
-            self._link.ask(self._link.wire, f.FORWARD_PATH, endpoint, place, deadline=deadline)
+            self._link.ask(self._link.wire, calls.forward_path(endpoint, place), deadline)
 
     def abort(self, stream: Stream) -> None:
         """Resets a stream: what was not sent is dropped, and the peer's stream breaks at once."""
@@ -235,37 +303,36 @@ class Driver(_Closing, BlockingControlCalls, BlockingTrustMethods, BlockingNetwo
         Raises:
             NotFound: there is none with this number.
         """
-        number = f.u32(connection_id, "connection")
+        U32.pack(connection_id, "connection")
         self._link.wire.session.disconnected(connection_id)
-        self.call(f.DISCONNECT, number)
+        self.ask(Disconnect(connection_id))
 
 
-def _state(link: Link) -> str:
+def _state(link: ThreadLink) -> str:
     if link.wire.is_forked:
         return "another process's"
     return "closed" if link.is_closed else "not connected" if link.wire.is_closed else "connected"
 
 
-class _Bound(_Closing):
+class _Bound(_Closable):
     """What has a port and a session of its own."""
 
-    def __init__(self, link: Link, command: int, parts: tuple[bytes, ...], port: int) -> None:
+    def __init__(self, link: ThreadLink, call: Call[int]) -> None:
         self._link = link
-        self._command = command
-        self._rest = parts[1:]
         try:
-            _, answer = link.request(command, *parts, port=port)
+            #: The port that is bound.
+            self.port = link.request(call)
         except BaseException:
             link.close()
             raise
-        #: The port that is bound.
-        self.port = cast("int", answer.value)
         link.restore = self._restore
 
+    @abstractmethod
+    def _binding(self) -> Call[int]:
+        """Binds the port again."""
+
     def _restore(self, deadline: float) -> None:
-        parts = (f.u16(self.port), *self._rest)
-        wire = self._link.wire
-        self._link.ask(wire, self._command, *parts, port=self.port, deadline=deadline)
+        self._link.ask(self._link.wire, self._binding(), deadline)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} port {self.port} {_state(self._link)}>"
@@ -278,14 +345,18 @@ class _Bound(_Closing):
 class Listener(_Bound):
     """Streams that others dial to one of our ports; iterate, :meth:`accept` or :meth:`serve`."""
 
-    def __init__(self, link: Link, parts: tuple[bytes, ...], port: int, address: Address) -> None:
-        super().__init__(link, f.LISTEN_STREAMS, parts, port)
+    def __init__(self, link: ThreadLink, call: Call[int], path: bytes, address: Address) -> None:
+        super().__init__(link, call)
+        self._path = path
         self._address = address
+
+    def _binding(self) -> Call[int]:
+        return calls.listen_streams(self.port, 0, self._path)
 
     def _restore(self, deadline: float) -> None:
         super()._restore(deadline)
-        _, answer = self._link.ask(self._link.wire, f.REQUEST, bytes((f.INFO,)), deadline=deadline)
-        self._address = info_of(reply_json(cast("bytes", answer.value))).address
+        info = self._link.ask(self._link.wire, calls.control(GetInfo()), deadline)
+        self._address = info.address
 
     def accept(self, timeout: float | None = None) -> Stream:
         """The next stream.
@@ -313,9 +384,9 @@ class Listener(_Bound):
 
     def serve(
         self,
-        handler: Callable[[Stream], Any],
+        handler: Callable[[Stream], object],
         *,
-        on_error: Callable[[Exception, Stream], Any] | None = None,
+        on_error: OnError | None = None,
         max_threads: int = MAX_THREADS,
     ) -> None:
         """Runs ``handler`` for each stream in a thread of its own, until closed.
@@ -360,9 +431,7 @@ def _drop(stream: Stream) -> None:
         stream.close()
 
 
-def _handle(
-    handler: Callable[[Stream], Any], stream: Stream, on_error: Callable[[Exception, Stream], Any]
-) -> None:
+def _handle(handler: Callable[[Stream], object], stream: Stream, on_error: OnError) -> None:
     try:
         handler(stream)
     except Exception as error:
@@ -380,9 +449,14 @@ def _handle(
 class DatagramSocket(_Bound):
     """Datagrams on one port."""
 
-    def __init__(self, link: Link, port: int, driver: Driver) -> None:
-        super().__init__(link, f.BIND_DATAGRAMS, (f.u16(port),), port)
-        self._driver = driver
+    def __init__(
+        self, link: ThreadLink, call: Call[int], resolve: Callable[[Address | str], Address]
+    ) -> None:
+        super().__init__(link, call)
+        self._resolve = resolve
+
+    def _binding(self) -> Call[int]:
+        return calls.bind_datagrams(self.port)
 
     def send(self, item: Datagram) -> None:
         """Sends ``item.data`` to ``item.source``."""
@@ -390,10 +464,10 @@ class DatagramSocket(_Bound):
 
     def send_to(self, data: bytes, target: Target) -> None:
         """Sends one datagram, which may be lost."""
-        contents = f.payload(data, f.MAX_DATAGRAM)
+        contents = frames.datagram(data)
         host, port = parse_target(target)
-        endpoint = f.endpoint(self._driver._address(host), port)
-        self._link.send(f.frame(f.SEND_FROM, f.u16(self.port), endpoint, contents))
+        address = self._resolve(host)
+        self._link.send(frames.send_from(self.port, address, port, contents))
 
     def receive(self, timeout: float | None = None) -> Datagram:
         """The next datagram.

@@ -5,28 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import total_ordering
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from pilotstack.errors import InvalidArgument
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = [
     "Address",
-    "ConnectionInfo",
     "Datagram",
-    "Info",
-    "Invite",
     "JoinRule",
-    "Member",
-    "NetworkInfo",
-    "PeerInfo",
-    "PendingHandshake",
-    "Resolved",
     "SocketAddress",
     "Target",
-    "TrustedPeer",
     "parse_host",
     "parse_target",
 ]
@@ -147,266 +135,12 @@ class Datagram:
         return f"<Datagram of {len(self.data)} bytes from {self.source}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a name stands for."""
-
-    hostname: str
-    node_id: int
-    address: Address
-    public: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PendingHandshake:
-    """A request for trust that waits for an answer.
-
-    ``justification`` is printable text of a stranger, not to be acted upon; ``public_key`` is
-    base64, ``received_at`` in Unix seconds.
-    """
-
-    node_id: int
-    public_key: str
-    justification: str
-    received_at: int
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> PendingHandshake:
-        """Reads a row of the daemon's answer."""
-        return cls(
-            int(row["node_id"]),
-            str(row.get("public_key", "")),
-            str(row.get("justification", "")),
-            int(row.get("received_at", 0)),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class TrustedPeer:
-    """A peer in mutual trust.
-
-    ``mutual`` means that both asked, or that the peer granted what this node asked for; ``network``
-    is the shared network that stood for an approval, or 0. ``public_key`` is base64,
-    ``approved_at`` in Unix seconds.
-    """
-
-    node_id: int
-    public_key: str
-    approved_at: int
-    mutual: bool
-    network: int
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> TrustedPeer:
-        """Reads a row of the daemon's answer."""
-        return cls(
-            int(row["node_id"]),
-            str(row.get("public_key", "")),
-            int(row.get("approved_at", 0)),
-            bool(row.get("mutual")),
-            int(row.get("network", 0)),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PeerInfo:
-    """A node that the daemon exchanged keys with, or tries to."""
-
-    node_id: int
-    endpoint: str
-    encrypted: bool
-    authenticated: bool
-    relay: bool
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> PeerInfo:
-        """Reads a row of ``peer_list``."""
-        return cls(
-            node_id=int(row["node_id"]),
-            endpoint=str(row.get("endpoint", "")),
-            encrypted=bool(row.get("encrypted")),
-            authenticated=bool(row.get("authenticated")),
-            relay=bool(row.get("relay")),
-        )
-
-
 #: Who may join a network: everybody, whoever knows its token, whoever is invited.
 JoinRule = Literal["open", "token", "invite"]
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkInfo:
-    """A network of agents (``docs/how-to/networks.md``)."""
-
-    id: int
-    name: str
-    join_rule: str
-    #: How many members it has; -1 if the registry does not tell.
-    members: int
-    enterprise: bool
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> NetworkInfo:
-        """Reads a row of ``networks``."""
-        return cls(
-            id=int(row["id"]),
-            name=str(row.get("name", "")),
-            join_rule=str(row.get("join_rule", "")),
-            members=int(row.get("members", -1)),
-            enterprise=bool(row.get("enterprise")),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A node in a network; its address there can be dialled by other members."""
-
-    node_id: int
-    address: Address
-    hostname: str
-    #: ``owner``, ``admin`` or ``member``; empty if the registry does not tell.
-    role: str
-    is_online: bool
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Member:
-        """Reads a row of ``nodes``."""
-        return cls(
-            node_id=int(row["node_id"]),
-            address=Address.parse(str(row["address"])),
-            hostname=str(row.get("hostname", "")),
-            role=str(row.get("role", "")),
-            is_online=not row.get("offline"),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Invite:
-    """An invitation to a network that waits for an answer."""
-
-    network_id: int
-    inviter_id: int
-    #: Unix seconds.
-    timestamp: int
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Invite:
-        """Reads a row of ``invites``."""
-        return cls(
-            network_id=int(row["network_id"]),
-            inviter_id=int(row.get("inviter_id", 0)),
-            timestamp=int(row.get("timestamp", 0)),
-        )
-
-
 #: Names of congestion controllers.
 Congestion = Literal["reno", "cubic", "bbr"]
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionInfo:
-    """A connection of the daemon. Windows, buffers and segments are octets, rates octets per
-    second, round trips milliseconds."""
-
-    id: int
-    local_port: int
-    remote: SocketAddress
-    state: str
-    bytes_sent: int
-    bytes_recv: int
-    segs_sent: int
-    segs_recv: int
-    retransmits: int
-    fast_retx: int
-    loss_probes: int
-    spurious_retx: int
-    dup_acks: int
-    sack_sent: int
-    sack_recv: int
-    cong_win: int
-    ssthresh: int
-    congestion: str
-    pacing_rate: int
-    delivery_rate: int
-    in_flight: int
-    srtt_ms: float
-    rttvar_ms: float
-    min_rtt_ms: float
-    unacked: int
-    peer_recv_win: int
-    recv_win: int
-    ooo_buf: int
-    #: The largest segment that leaves; follows what the path carries (RFC 8899).
-    max_segment: int
-    in_recovery: bool
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> ConnectionInfo:
-        """Reads a row of ``conn_list``."""
-        remote = SocketAddress(Address.parse(row["remote_addr"]), int(row["remote_port"]))
-        counts = {
-            name: int(row.get(name, 0))
-            for name in cls.__slots__
-            if name not in {"remote", "state", "congestion", "in_recovery"}
-            and not name.endswith("_ms")
-        }
-        return cls(
-            remote=remote,
-            state=str(row["state"]),
-            congestion=str(row.get("congestion", "")),
-            min_rtt_ms=float(row.get("min_rtt_ms", 0)),
-            srtt_ms=float(row.get("srtt_ms", 0)),
-            rttvar_ms=float(row.get("rttvar_ms", 0)),
-            in_recovery=bool(row.get("in_recovery")),
-            **counts,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Info:
-    """The daemon's state. Sizes are octets, times seconds."""
-
-    node_id: int
-    address: Address
-    hostname: str
-    version: str
-    uptime_secs: float
-    public_key: str
-    encrypt: bool
-    connections: int
-    ports: int
-    peers: int
-    encrypted_peers: int
-    authenticated_peers: int
-    bytes_sent: int
-    bytes_recv: int
-    pkts_sent: int
-    pkts_recv: int
-    peer_list: tuple[PeerInfo, ...]
-    conn_list: tuple[ConnectionInfo, ...]
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Info:
-        """Reads the answer to Info."""
-        counts = {
-            name: int(row.get(name, 0))
-            for name in (
-                *("connections", "ports", "peers", "encrypted_peers", "authenticated_peers"),
-                *("bytes_sent", "bytes_recv", "pkts_sent", "pkts_recv"),
-            )
-        }
-        return cls(
-            node_id=int(row["node_id"]),
-            address=Address.parse(row["address"]),
-            hostname=str(row.get("hostname", "")),
-            version=str(row.get("version", "")),
-            uptime_secs=float(row.get("uptime_secs", 0)),
-            public_key=str(row.get("public_key", "")),
-            encrypt=bool(row.get("encrypt")),
-            peer_list=tuple(PeerInfo.from_json(peer) for peer in row.get("peer_list") or ()),
-            conn_list=tuple(ConnectionInfo.from_json(conn) for conn in row.get("conn_list") or ()),
-            **counts,
-        )
 
 
 def parse_target(target: Target) -> tuple[Address | str, int]:

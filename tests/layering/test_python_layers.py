@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "_serving": {"errors", "_commands", "_events", "_logs", "_resolving", "_streams"},
     "types": {"errors"},
     "ipc": {"errors", "types", "_core"},
-    "": {"errors", "types", "wellknown", "client", "sync"},
+    "": {"errors", "types", "wellknown", "ipc", "client", "sync"},
     "__main__": {"_entry"},
     "_interrupts": set(),
     "_commands": set(),

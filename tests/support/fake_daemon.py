@@ -9,7 +9,9 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Self
 
-from pilotstack.client import _frames as f
+from pilotstack.ipc import codes
+from pilotstack.ipc.frames import endpoint, frame
+from pilotstack.ipc.layout import U16, U32
 from pilotstack.types import Address
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 #: What both directions of its sockets hold, so that frames are easily cut.
 BUFFER = 4096
-END = f.endpoint(Address(0, 42), 80)
+END = endpoint(Address(0, 42), 80)
 
 
 class FakeDaemon:
@@ -69,7 +71,7 @@ class FakeDaemon:
         """Hands a stream to a listener; the daemon's end."""
         ours, theirs = socket.socketpair()
         self._ends.append(ours)
-        body = f.frame(f.STREAM_ACCEPTED, f.u16(port), f.u32(number), END)
+        body = frame(codes.STREAM_ACCEPTED, U16.pack(port), U32.pack(number), END)
         fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))]
         self._clients[client].sendmsg([body], fds)
         theirs.close()
@@ -93,7 +95,7 @@ class FakeDaemon:
                 client.sendall(self.refusal)
                 return
             try:
-                while length := file.read(f.LENGTH_LEN):
+                while length := file.read(codes.LENGTH_LEN):
                     body = file.read(int.from_bytes(length))
                     if not self.reads.is_set():
                         self.reads.wait()
@@ -104,19 +106,19 @@ class FakeDaemon:
 
     def _answer(self, command: int, payload: bytes) -> bytes:
         number = payload[:4]
-        if command == f.HELLO and self.greets:
-            return f.frame(f.HELLO_OK, f.u16(1))
-        if command == f.LISTEN_STREAMS:
-            return f.frame(f.LISTENING, number, f.u16(80))
-        if command == f.BIND_DATAGRAMS:
-            return f.frame(f.DATAGRAMS_BOUND, number, f.u16(80))
-        if command == f.REQUEST:
+        if command == codes.HELLO and self.greets:
+            return frame(codes.HELLO_OK, U16.pack(1))
+        if command == codes.LISTEN_STREAMS:
+            return frame(codes.LISTENING, number, U16.pack(80))
+        if command == codes.BIND_DATAGRAMS:
+            return frame(codes.DATAGRAMS_BOUND, number, U16.pack(80))
+        if command == codes.REQUEST:
             info = {
                 "node_id": 42,
                 "address": "0:0000.0000.002A",
                 "asked": payload[5:].decode(errors="replace"),
             }
-            return f.frame(f.REPLY, number, bytes((payload[4] + 1,)), json.dumps(info).encode())
+            return frame(codes.REPLY, number, bytes((payload[4] + 1,)), json.dumps(info).encode())
         return b""
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pilotstack.cli.output import Output
-    from pilotstack.types import PendingHandshake
+    from pilotstack.ipc.answers import PendingHandshake
 
 _TRANSFER_PORT = 1001
 _NEWS_PORT = 1000

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pilotstack.types import Info
+    from pilotstack.ipc.answers import Info
 
 
 @click.group(cls=Group)

@@ -1,40 +1,41 @@
-"""Keeping a driver connected over its daemon's restarts."""
+"""Keeping a session over the daemon's restarts."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import anyio
 
-from pilotstack.client import _frames as f
+from pilotstack.client import calls
 from pilotstack.client._serving import log, report_hook
-from pilotstack.client._session import reply_json
+from pilotstack.client._turns import Waiter
 from pilotstack.client._wire import FIRST_PAUSE, LONGEST_PAUSE, remove_stale
-from pilotstack.client.control import info_of
 from pilotstack.errors import NotRunning, PilotError, TimedOut, Unavailable
+from pilotstack.ipc.requests import GetInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anyio.abc import TaskGroup
 
+    from pilotstack.client._tasks import TaskLink
     from pilotstack.client._wire import Wire
-    from pilotstack.client.aio import Driver
+    from pilotstack.client.calls import Call
+
+    #: Told of the end or the beginning of a session; may be async.
+    Hook = Callable[[], object]
 
 
 class Keeper:
-    """The background task of a driver that reconnects."""
+    """The background task of a link that reconnects."""
 
     def __init__(
-        self,
-        driver: Driver,
-        on_disconnect: Callable[[], Any] | None,
-        on_reconnect: Callable[[], Any] | None,
+        self, link: TaskLink, on_disconnect: Hook | None, on_reconnect: Hook | None
     ) -> None:
-        self._driver = driver
+        self._link = link
         self._on_disconnect = on_disconnect
         self._on_reconnect = on_reconnect
         self._tasks: TaskGroup | None = None
@@ -73,21 +74,19 @@ class Keeper:
             await self._keep()
 
     async def _keep(self) -> None:
-        driver = self._driver
+        link = self._link
         while True:
             with suppress(PilotError):
-                while True:
-                    await driver._wait(anyio.Event())
-            wire = driver._wire
-            if driver._is_closed or wire is None or wire.is_forked:
+                await link.until(Waiter())
+            if link.is_closed or link.wire is None or link.is_forked:
                 return
             await self._tell(self._on_disconnect)
             await self._reconnect()
-            driver._is_up = True
+            link.is_up = True
             self.up.set()
             await self._tell(self._on_reconnect)
 
-    async def _tell(self, hook: Callable[[], Any] | None) -> None:
+    async def _tell(self, hook: Hook | None) -> None:
         if hook is None:
             return
         try:
@@ -98,17 +97,17 @@ class Keeper:
             report_hook(error)
 
     async def _reconnect(self) -> None:
-        driver, pause = self._driver, FIRST_PAUSE
+        link, pause = self._link, FIRST_PAUSE
         while True:
             try:
-                if not await driver._connect():
+                if not await link.connect() or link.wire is None:
                     raise Unavailable("the new daemon does not hand over streams")
-                with anyio.fail_after(driver._timeout):
-                    await self._restore(cast("Wire", driver._wire))
+                with anyio.fail_after(link.timeout):
+                    await self._restore(link.wire)
             except (PilotError, TimeoutError) as error:
                 log.debug("the daemon is not back yet: %s", error)
-                if driver._wire is not None:
-                    driver._down(driver._wire)
+                if link.wire is not None:
+                    link.down(link.wire)
             else:
                 return
             await anyio.sleep(pause)
@@ -116,26 +115,19 @@ class Keeper:
 
     async def _restore(self, wire: Wire) -> None:
         """Binds again what was bound. What cannot be bound fails for those who wait on it."""
-        driver = self._driver
-        answer = await driver._ask(wire, f.REQUEST, bytes((f.INFO,)))
-        driver._own = address = info_of(reply_json(cast("bytes", answer.value))).address
-        for port, listener in list(driver._listeners.items()):
-            place = (f.u16(port), f.u16(0), listener._path)
-            listener._address = address
-            listener._failure = await self._again(wire, f.LISTEN_STREAMS, *place, port=port)
-        for port, datagrams in list(driver._datagrams.items()):
-            number = f.u16(port)
-            datagrams._failure = await self._again(wire, f.BIND_DATAGRAMS, number, port=port)
-        for path, endpoint in driver._forwards.items():
+        link = self._link
+        link.own = address = (await link.ask(wire, calls.control(GetInfo()))).address
+        for port in link.ports():
+            port.failure = await self._again(wire, port.binding(address))
+        for path, endpoint in link.forwards.items():
             remove_stale(path)
-            if (error := await self._again(wire, f.FORWARD_PATH, endpoint, path)) is not None:
+            error = await self._again(wire, calls.forward_path(endpoint, path))
+            if error is not None:
                 log.error("%s is not forwarded any more: %s", os.fsdecode(path), error)
 
-    async def _again(
-        self, wire: Wire, command: int, *parts: bytes, port: int = 0
-    ) -> PilotError | None:
+    async def _again(self, wire: Wire, call: Call[object]) -> PilotError | None:
         try:
-            await self._driver._ask(wire, command, *parts, port=port)
+            await self._link.ask(wire, call)
         except (NotRunning, TimedOut):
             raise
         except PilotError as error:

@@ -1,52 +1,53 @@
-"""The driver's side of the daemon's socket as a sans-IO machine: bytes and descriptors in, events
-and bytes out. Shells for anyio and for blocking code move the bytes."""
+"""The driver's side of the daemon's socket, sans-IO: bytes in, events and bytes out.
+
+It knows which requests wait for an answer, which frames are still to leave and why streams broke.
+The shells for anyio and for threads move the bytes.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from pilotstack.client import _frames as f
 from pilotstack.client._outbox import Outbox
 from pilotstack.errors import InternalError, PilotError, Unavailable, from_code
+from pilotstack.ipc import codes
+from pilotstack.ipc.frames import frame
 from pilotstack.types import Address, Datagram, SocketAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+
+    from pilotstack.client.calls import Call
 
 
-@dataclass(frozen=True, slots=True)
-class Greeted:
+class Greeted(msgspec.Struct, frozen=True):
     """The daemon speaks our extension, or not, or refuses us."""
 
     is_extended: bool
     error: PilotError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A request was answered, or failed."""
-
-    id: int
-    value: bytes | int | Opened
-    error: PilotError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A stream we dialled."""
+class Opened(msgspec.Struct, frozen=True):
+    """A stream that we dialled."""
 
     fd: int
     connection_id: int
     local: SocketAddress
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Answer(msgspec.Struct, frozen=True):
+    """A request was answered, by JSON, a stream or the port that is bound; or it failed."""
+
+    id: int
+    value: bytes | Opened | int
+    error: PilotError | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True):
     """A stream that somebody dialled to us."""
 
     port: int
@@ -55,16 +56,14 @@ class Accepted:
     remote: SocketAddress
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A datagram to one of our ports."""
 
     port: int
     datagram: Datagram
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(msgspec.Struct, frozen=True):
     """A request that waits for its answer, and the ticket of its frame."""
 
     id: int
@@ -80,8 +79,8 @@ _MAX_FAILURES = 65_536
 _MAX_FDS = 256
 
 
-class Session:
-    """One connection to a daemon: which requests wait, what leaves next, which streams broke.
+class DriverSession:
+    """One connection to a daemon.
 
     An answer that nobody waits for any more is dropped, and what it brought is given back.
     """
@@ -94,44 +93,57 @@ class Session:
         self.lost = 0
         self._bytes = bytearray()
         self._fds: deque[int | None] = deque()
-        self._next_id = 1
+        self._next_id = 0
+        # Command and port of each request, by id.
         self._waiting: dict[int, tuple[int, int]] = {}
         self._disconnected: dict[int, None] = {}
 
     def hello(self) -> int:
         """Begins the session; the ticket of the frame."""
-        return self.out.put(f.frame(f.HELLO, f.u16(f.VERSION)))
+        return self.out.put(frame(codes.HELLO, codes.VERSION.to_bytes(2)))
 
     # Requests
 
-    def ask(self, command: int, *parts: bytes, port: int = 0) -> Pending:
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request waits for its answer."""
+        return bool(self._waiting)
+
+    def _new_id(self) -> int:
+        self._next_id = number = self._next_id % 0xFFFF_FFFF + 1
+        return number
+
+    def ask(self, call: Call[object]) -> Pending:
         """Queues a request.
 
-        Args:
-            port: what it binds, if known: it is freed when nobody waits for the answer.
+        Raises:
+            InvalidArgument: its frame would be too large.
         """
-        self._next_id = self._next_id % 0xFFFF_FFFF + 1
-        frame = f.frame(command, f.u32(self._next_id), *parts)
-        self._waiting[self._next_id] = (command, port)
-        return Pending(self._next_id, self.out.put(frame))
+        number = self._new_id()
+        data = frame(call.command, number.to_bytes(4), call.body)
+        self._waiting[number] = (call.command, call.port)
+        return Pending(number, self.out.put(data))
 
     def cancel(self, pending: Pending) -> None:
         """Nobody waits for this answer any more."""
         command, port = self._waiting.pop(pending.id, (0, 0))
         if command == 0 or self.out.withdraw(pending.ticket):
             return
-        if command == f.OPEN_STREAM:
-            self.out.put(f.frame(f.CANCEL_REQUEST, f.u32(pending.id)))
+        if command == codes.OPEN_STREAM:
+            self.out.put(frame(codes.CANCEL_REQUEST, pending.id.to_bytes(4)))
         elif port:
             self._unbind(command, port)
 
     def _unbind(self, command: int, port: int) -> None:
-        if command in {f.LISTEN_STREAMS, f.LISTENING}:
-            self._next_id = self._next_id % 0xFFFF_FFFF + 1
-            body = f.u32(self._next_id) + bytes((f.UNBIND,)) + f.u16(port)
-            self.out.put(f.frame(f.REQUEST, body))
-        elif command in {f.BIND_DATAGRAMS, f.DATAGRAMS_BOUND}:
-            self.out.put(f.frame(f.UNBIND_DATAGRAMS, f.u16(port)))
+        if command in {codes.LISTEN_STREAMS, codes.LISTENING}:
+            body = self._new_id().to_bytes(4) + bytes((codes.UNBIND,)) + port.to_bytes(2)
+            self.out.put(frame(codes.REQUEST, body))
+        elif command in {codes.BIND_DATAGRAMS, codes.DATAGRAMS_BOUND}:
+            self.unbind_datagrams(port)
+
+    def unbind_datagrams(self, port: int) -> None:
+        """Frees a port."""
+        self.out.put(frame(codes.UNBIND_DATAGRAMS, port.to_bytes(2)))
 
     # Streams
 
@@ -142,7 +154,7 @@ class Session:
 
     def abort(self, connection_id: int) -> None:
         """Resets a stream."""
-        self.out.put(f.frame(f.ABORT_STREAM, f.u32(connection_id)))
+        self.out.put(frame(codes.ABORT_STREAM, connection_id.to_bytes(4)))
 
     def disconnected(self, connection_id: int) -> None:
         """We had the daemon end a stream: to whoever reads it, that is its end."""
@@ -154,33 +166,48 @@ class Session:
 
     # Arrivals
 
-    def receive(self, data: bytes, fds: Iterable[int], *, is_cut: bool = False) -> Iterator[Event]:
-        """Takes what was read; gives what it means.
+    def receive(self, data: bytes, fds: Iterable[int] = (), *, is_cut: bool = False) -> list[Event]:
+        """Takes what was read; returns what it means.
 
         Args:
             is_cut: the system could not hand over a descriptor that belongs to a frame which
                 begins in ``data``.
 
         Raises:
-            InternalError: it means nothing; the session cannot go on.
+            InternalError: it is malformed; the session cannot go on.
         """
-        self._bytes += data
         self._fds.extend(fds)
         if is_cut:
             self._fds.append(None)
         if len(self._fds) > _MAX_FDS:
             raise InternalError("the daemon sent descriptors without frames")
-        while len(self._bytes) >= f.LENGTH_LEN:
-            length = int.from_bytes(self._bytes[: f.LENGTH_LEN])
-            if length > f.MAX_FRAME:
-                raise InternalError(f"the daemon sent a frame of {length} bytes")
-            end = f.LENGTH_LEN + length
-            if len(self._bytes) < end:
-                return
-            body = bytes(self._bytes[f.LENGTH_LEN : end])
-            del self._bytes[:end]
-            if body and (event := self._parse(body[0], body[1:])) is not None:
-                yield event
+        if not self._bytes and len(data) == codes.LENGTH_LEN + int.from_bytes(data[:4]) > 4:
+            # Most reads bring one whole frame.
+            event = self._parse(data[4], data[5:])
+            return [] if event is None else [event]
+        self._bytes += data
+        return self._parse_all()
+
+    def _parse_all(self) -> list[Event]:
+        events: list[Event] = []
+        buffer, position, size = self._bytes, 0, len(self._bytes)
+        try:
+            while size >= (begin := position + codes.LENGTH_LEN):
+                length = int.from_bytes(buffer[position:begin])
+                if length > codes.MAX_FRAME:
+                    raise InternalError(f"the daemon sent a frame of {length} bytes")
+                if size < begin + length:
+                    break
+                position = begin + length
+                if length:
+                    event = self._parse(buffer[begin], bytes(buffer[begin + 1 : position]))
+                    if event is not None:
+                        events.append(event)
+        except InternalError:
+            discard(events)
+            raise
+        del buffer[:position]
+        return events
 
     def close(self) -> None:
         """Closes descriptors that nobody took."""
@@ -217,45 +244,52 @@ class Session:
             self._unbind(command, answer.value)
 
     def _parse(self, command: int, payload: bytes) -> Event | None:
-        number = int.from_bytes(payload[:4])
         match command:
-            case f.HELLO_OK:
-                return Greeted(is_extended=True)
-            case f.ERROR:
-                # The only request without id that we make is Hello.
-                return _refusal(payload[2:].decode(errors="replace"))
-            case f.REPLY:
-                return self._answer(Answer(number, payload[4:]))
-            case f.FAILURE:
-                answer = Answer(number, b"", _failure(payload[4:]))
-                # No request has this id: the daemon refuses the session.
-                return Greeted(False, answer.error) if number == 0 else self._answer(answer)
-            case f.STREAM_OPENED:
-                return self._opened(number, payload)
-            case f.LISTENING | f.DATAGRAMS_BOUND:
-                return self._answer(Answer(number, int.from_bytes(payload[4:6])), command)
-            case f.STREAM_ACCEPTED:
-                remote = SocketAddress(
-                    Address.unpack(payload[6:12]), int.from_bytes(payload[12:14])
-                )
-                port, connection_id = int.from_bytes(payload[:2]), int.from_bytes(payload[2:6])
-                fd = self._fd(connection_id)
-                return None if fd is None else Accepted(port, fd, connection_id, remote)
-            case f.RECV_FROM:
-                source = SocketAddress(Address.unpack(payload[:6]), int.from_bytes(payload[6:8]))
+            case codes.STREAM_OPENED:
+                return self._opened(payload)
+            case codes.STREAM_ACCEPTED:
+                return self._accepted(payload)
+            case codes.REPLY:
+                return self._answer(Answer(int.from_bytes(payload[:4]), payload[5:]))
+            case codes.RECV_FROM:
+                source = _socket_address(payload)
                 return Received(int.from_bytes(payload[8:10]), Datagram(payload[10:], source))
-            case f.STREAM_FAILED:
+            case codes.LISTENING | codes.DATAGRAMS_BOUND:
+                number, port = int.from_bytes(payload[:4]), int.from_bytes(payload[4:6])
+                return self._answer(Answer(number, port), command)
+            case codes.FAILURE:
+                answer = Answer(int.from_bytes(payload[:4]), b"", _failure(payload[4:]))
+                # No request has this id: the daemon refuses the session.
+                return Greeted(False, answer.error) if answer.id == 0 else self._answer(answer)
+            case codes.STREAM_FAILED:
                 code = payload[4] if len(payload) > 4 else 0
-                _remember(self.failures, number, f.REASONS.get(code, "reset"))
+                reason = codes.REASONS.get(code, "reset")
+                _remember(self.failures, int.from_bytes(payload[:4]), reason)
+            case codes.HELLO_OK:
+                return Greeted(is_extended=True)
+            case codes.ERROR:
+                # Hello is the only request without an id that we make.
+                return _refusal(payload[2:].decode(errors="replace"))
         return None
 
-    def _opened(self, number: int, payload: bytes) -> Answer | None:
-        connection_id = int.from_bytes(payload[4:8])
-        local = SocketAddress(Address.unpack(payload[8:14]), int.from_bytes(payload[14:16]))
+    def _opened(self, payload: bytes) -> Answer | None:
+        number, connection_id = int.from_bytes(payload[:4]), int.from_bytes(payload[4:8])
         fd = self._fd(connection_id)
         if fd is None:
             return self._answer(Answer(number, b"", too_many_files()))
-        return self._answer(Answer(number, Opened(fd, connection_id, local)))
+        return self._answer(Answer(number, Opened(fd, connection_id, _socket_address(payload, 8))))
+
+    def _accepted(self, payload: bytes) -> Accepted | None:
+        port, connection_id = int.from_bytes(payload[:2]), int.from_bytes(payload[2:6])
+        fd = self._fd(connection_id)
+        if fd is None:
+            return None
+        return Accepted(port, fd, connection_id, _socket_address(payload, 6))
+
+
+def _socket_address(payload: bytes, begin: int = 0) -> SocketAddress:
+    end = begin + 6
+    return SocketAddress(Address.unpack(payload[begin:end]), int.from_bytes(payload[end : end + 2]))
 
 
 def discard(events: Iterable[Event]) -> None:
@@ -287,27 +321,18 @@ def _refusal(text: str) -> Greeted:
     return Greeted(False, Unavailable(text or "the daemon refuses the session"))
 
 
+class _Failure(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+    hint: str | None = None
+
+
 def _failure(payload: bytes) -> PilotError:
     try:
-        failure = msgspec.json.decode(payload)
-        return from_code(failure["code"], failure["message"], failure.get("hint") or None)
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
-        return InternalError("the daemon sent a failure that makes no sense")
-
-
-def reply_json(body: bytes) -> dict[str, object]:
-    """The JSON object of a reply.
-
-    Raises:
-        InternalError: there is none.
-    """
-    try:
-        value = msgspec.json.decode(body[1:])
-    except msgspec.DecodeError as error:
-        raise InternalError("the daemon sent a reply that makes no sense") from error
-    if not isinstance(value, dict):
-        raise InternalError("the daemon sent a reply that makes no sense")
-    return value
+        failure = msgspec.json.decode(payload, type=_Failure)
+    except (msgspec.DecodeError, RecursionError):
+        return InternalError("the daemon sent a malformed failure")
+    return from_code(failure.code, failure.message, failure.hint or None)
 
 
 def unavailable() -> PilotError:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import socket as sockets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 from anyio.abc import SocketAttribute
 
-from pilotstack.client._frames import is_number
-from pilotstack.client._socket import Judge, StreamSocket, broken, describe, without_session
+from pilotstack.client._socket import Judge, StreamSocket, broken, describe
 from pilotstack.client._wire import close_after_fork, is_cut
-from pilotstack.errors import InvalidArgument
+from pilotstack.errors import InvalidArgument, InvalidType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from typing import Any
 
-    from pilotstack.client._wire import Wire
     from pilotstack.errors import StreamBroken
     from pilotstack.types import SocketAddress
 
@@ -26,8 +25,6 @@ __all__ = ["PilotAttribute", "Stream"]
 
 #: Bytes read at once unless asked otherwise.
 READ = 1 << 18
-#: Operations in a row that did not wait, after which other tasks get a turn.
-_TURN = 8
 
 
 class PilotAttribute(anyio.TypedAttributeSet):
@@ -38,51 +35,61 @@ class PilotAttribute(anyio.TypedAttributeSet):
     connection_id: int = anyio.typed_attribute()
 
 
+class Origin(Protocol):
+    """The session that a stream came with, which alone knows how it ended."""
+
+    async def judge(self, connection_id: int, is_cut: bool, is_shut: bool) -> str | None:
+        """Why a stream ended other than by FIN, if it did.
+
+        Args:
+            is_cut: the daemon closed its end.
+            is_shut: we sent FIN.
+        """
+
+    def plain(self) -> Judge:
+        """The same for a stream that is another thread's now."""
+
+
 class Stream(anyio.abc.ByteStream):
     """A reliable stream to another agent.
 
     ``receive`` raises :exc:`anyio.EndOfStream` after the peer's FIN, and :exc:`StreamBroken` (an
     :exc:`anyio.BrokenResourceError` and a :exc:`ConnectionResetError`) when the stream ended
-    otherwise. Cancelling any operation loses no byte that was received; a cancelled ``send`` may
-    have sent a part.
+    otherwise. Every operation is a checkpoint. Cancelling one loses no byte that was received; a
+    cancelled ``send`` may have sent a part.
     """
+
+    _origin: Origin | None = None
+    _on_close: Callable[[], Awaitable[None]] | None = None
 
     def __init__(
         self,
-        socket: sockets.socket,
+        socket: sockets.socket | None,
         connection_id: int,
         local: SocketAddress,
         remote: SocketAddress,
-        judge: Callable[[int, bool, bool], Awaitable[str | None]],
-        plain_judge: Judge = without_session,
-        on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        socket.setblocking(False)
-        self._socket: sockets.socket | None = socket
-        self._judge = judge
-        self._plain_judge = plain_judge
-        #: The session that it came with, which alone knows its number.
-        self._wire: Wire | None = None
+        self._socket = socket
+        self._is_closed = False
         self._reason: str | None = None
         self._is_at_end = False
-        self._on_close = on_close
-        self._reading = anyio.ResourceGuard("reading from")
-        self._writing = anyio.ResourceGuard("writing to")
-        self._immediate = 0
         self._is_finished = False
+        self._is_reading = False
+        self._is_writing = False
+        # Received by a call that was cancelled then.
+        self._unread = b""
         self.connection_id = connection_id
         self.local_address = local
         self.remote_address = remote
-        close_after_fork(self)
 
     def _after_fork(self) -> None:
         """The stream is the parent's: a copy would keep it open there."""
-        socket, self._socket = self._socket, None
+        socket, self._socket, self._is_closed = self._socket, None, True
         if socket is not None:
             socket.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._socket is None else "open"
+        state = "open" if is_open(self) else "closed"
         if self._reason is not None:
             state = f"broken: {self._reason}"
         return f"<Stream {self.connection_id} {describe(self)} {state}>"
@@ -113,110 +120,185 @@ class Stream(anyio.abc.ByteStream):
 
     async def _reset(self) -> StreamBroken:
         """The error after the system said that the stream broke, which it does once only."""
-        reason = await self._judge(self.connection_id, True, False)
-        return self._broken(reason or "reset")
+        return self._broken(await self._judge(True, False) or "reset")
 
     async def _end(self, socket: sockets.socket) -> None:
         """Raises what the end of the stream means."""
         if not self._is_at_end:
-            reason = await self._judge(self.connection_id, is_cut(socket), self._is_finished)
+            reason = await self._judge(is_cut(socket), self._is_finished)
             if reason is not None:
                 raise self._broken(reason)
             self._is_at_end = True
         raise anyio.EndOfStream
 
-    async def _turn(self) -> None:
-        self._immediate += 1
-        if self._immediate >= _TURN:
-            self._immediate = 0
-            await anyio.lowlevel.checkpoint()
-        else:
-            await anyio.lowlevel.checkpoint_if_cancelled()
+    async def _judge(self, is_cut: bool, is_shut: bool) -> str | None:
+        if self._origin is None:
+            return None
+        return await self._origin.judge(self.connection_id, is_cut, is_shut)
 
     async def receive(self, max_bytes: int = READ) -> bytes:
         """Between 1 and ``max_bytes`` bytes."""
-        if not is_number(max_bytes) or max_bytes < 1:
-            raise InvalidArgument("max_bytes must be a whole number of at least 1")
-        with self._reading:
-            await self._turn()
-            if self._reason is not None:
-                raise self._broken(self._reason)
+        check_size(max_bytes)
+        if self._is_reading:
+            raise anyio.BusyResourceError("reading from")
+        self._is_reading = True
+        has_waited = False
+        try:
             while True:
                 socket = self._open()
+                if self._reason is not None:
+                    raise self._broken(self._reason)
                 try:
-                    data = socket.recv(max_bytes)
+                    data = self._take_unread(max_bytes) or socket.recv(max_bytes)
                 except (BlockingIOError, InterruptedError):
-                    self._immediate = 0
-                    await self._wait(anyio.wait_readable, socket)
+                    await _wait(anyio.wait_readable, socket)
+                    has_waited = True
                     continue
                 except ConnectionError as error:
                     raise await self._reset() from error
-                if data:
-                    return data
-                await self._end(socket)
+                if not data:
+                    await self._end(socket)
+                if not has_waited:
+                    await self._take_turn(data)
+                return data
+        finally:
+            self._is_reading = False
 
-    async def _wait(
-        self, wait: Callable[[sockets.socket], Awaitable[None]], socket: sockets.socket
-    ) -> None:
+    def _take_unread(self, max_bytes: int) -> bytes:
+        if not self._unread:
+            return b""
+        data, self._unread = self._unread[:max_bytes], self._unread[max_bytes:]
+        return data
+
+    async def _take_turn(self, data: bytes) -> None:
+        """Gives others their turn. Who is cancelled then has not received ``data``."""
         try:
-            await wait(socket)
-        except anyio.ClosedResourceError:
+            await anyio.lowlevel.checkpoint()
+        except BaseException:
+            self._unread = data + self._unread
             raise
-        except (OSError, ValueError) as error:
-            # Closed by another task meanwhile.
-            raise anyio.ClosedResourceError from error
 
     async def send(self, item: bytes) -> None:
         """Hands all bytes to the stream; waits while its buffers are full."""
-        with self._writing:
-            await self._turn()
+        if self._is_writing:
+            raise anyio.BusyResourceError("writing to")
+        self._is_writing = True
+        has_waited = False
+        try:
             view = view_of(item)
-            while view:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            while True:
                 socket = self._open()
                 if self._is_finished:
                     raise anyio.ClosedResourceError
+                if self._reason is not None:
+                    raise self._broken(self._reason)
+                if not view:
+                    break
                 try:
                     view = view[socket.send(view) :]
                 except (BlockingIOError, InterruptedError):
-                    self._immediate = 0
-                    await self._wait(anyio.wait_writable, socket)
+                    await _wait(anyio.wait_writable, socket)
+                    has_waited = True
                 except OSError as error:
                     raise await self._reset() from error
+            if not has_waited:
+                # The bytes are on their way meanwhile.
+                await anyio.lowlevel.checkpoint()
+        finally:
+            self._is_writing = False
 
     async def send_eof(self) -> None:
         """Sends FIN after everything sent; reading goes on."""
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        with self._writing:
-            if not self._is_finished:
-                self._is_finished = True
-                try:
-                    self._open().shutdown(sockets.SHUT_WR)
-                except OSError as error:
-                    raise await self._reset() from error
+        if self._is_writing:
+            raise anyio.BusyResourceError("writing to")
+        await anyio.lowlevel.checkpoint()
+        socket = self._open()
+        if not self._is_finished:
+            self._is_finished = True
+            try:
+                socket.shutdown(sockets.SHUT_WR)
+            except OSError as error:
+                raise await self._reset() from error
 
     async def aclose(self) -> None:
         """Closes both directions; what was sent still arrives."""
-        socket, self._socket = self._socket, None
+        socket, self._socket, self._is_closed = self._socket, None, True
         if socket is not None:
-            anyio.notify_closing(socket)
+            if self._is_reading or self._is_writing:
+                anyio.notify_closing(socket)
             socket.close()
-            if self._on_close is not None:
-                with anyio.CancelScope(shield=True):
-                    await self._on_close()
+            await self._closed()
         await anyio.lowlevel.checkpoint()
 
+    async def _closed(self) -> None:
+        if self._on_close is not None:
+            with anyio.CancelScope(shield=True):
+                await self._on_close()
+
     def socket(self) -> StreamSocket:
-        """The stream as a blocking socket, for code that wants one. This object is closed then."""
+        """The stream as a blocking socket, for code that wants one. This object is closed then.
+
+        Bytes that a cancelled ``receive`` left must be received first.
+        """
+        socket = self._open()
+        if self._unread or self._origin is None:
+            raise anyio.BusyResourceError("reading from")
         plain = StreamSocket._make(
-            self._open().detach(),
+            socket.detach(),
             self.connection_id,
             self.local_address,
             self.remote_address,
-            self._plain_judge,
+            self._origin.plain(),
         )
-        self._socket = None
+        self._socket, self._is_closed = None, True
         plain._is_shut, plain._reason = self._is_finished, self._reason
         return plain
+
+
+def stream_of(
+    fd: int, connection_id: int, local: SocketAddress, remote: SocketAddress, origin: Origin
+) -> Stream:
+    """The stream of a descriptor."""
+    # Naming what it is saves asking the system.
+    socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM, 0, fd)
+    socket.setblocking(False)
+    stream = Stream(socket, connection_id, local, remote)
+    stream._origin = origin
+    close_after_fork(stream)
+    return stream
+
+
+def origin_of(stream: Stream) -> Origin | None:
+    """The session that a stream came with."""
+    return stream._origin
+
+
+def is_open(stream: Stream) -> bool:
+    """Whether a stream was not closed here."""
+    return not stream._is_closed
+
+
+async def _wait(wait: Callable[[sockets.socket], Awaitable[None]], socket: sockets.socket) -> None:
+    try:
+        await wait(socket)
+    except anyio.ClosedResourceError:
+        raise
+    except (OSError, ValueError) as error:
+        # Closed by another task meanwhile.
+        raise anyio.ClosedResourceError from error
+
+
+def check_size(max_bytes: int) -> None:
+    """Checks how much is to be received.
+
+    Raises:
+        InvalidArgument: it is not a positive integer.
+    """
+    if not isinstance(max_bytes, int) or isinstance(max_bytes, bool):
+        raise InvalidType(f"max_bytes must be an integer, not {max_bytes!r}")
+    if max_bytes < 1:
+        raise InvalidArgument(f"max_bytes must be at least 1, not {max_bytes}")
 
 
 def view_of(item: bytes) -> memoryview:
@@ -228,4 +310,4 @@ def view_of(item: bytes) -> memoryview:
     try:
         return memoryview(item).cast("B")
     except TypeError as error:
-        raise InvalidArgument(f"not bytes: {type(item).__name__}") from error
+        raise InvalidType(f"not bytes: {type(item).__name__}") from error

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pilotstack.client import _frames as f
 from pilotstack.errors import InvalidArgument, NotFound
-from pilotstack.types import PendingHandshake, TrustedPeer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,13 +48,3 @@ def found(row: Mapping[str, Any], node: int) -> None:
     """Raises if the daemon had no such request. Older daemons do not tell."""
     if row.get("found") is False:
         raise NotFound(f"no request of node {node} waits", hint="list them with: pilotctl pending")
-
-
-def pending(row: Mapping[str, Any]) -> tuple[PendingHandshake, ...]:
-    """The rows of a list."""
-    return tuple(PendingHandshake.from_json(item) for item in row.get("pending") or ())
-
-
-def trusted(row: Mapping[str, Any]) -> tuple[TrustedPeer, ...]:
-    """The rows of a list."""
-    return tuple(TrustedPeer.from_json(item) for item in row.get("trusted") or ())

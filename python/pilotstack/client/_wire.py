@@ -1,5 +1,5 @@
-"""A socket to the daemon and the session on it: what the shells for anyio and for blocking code
-share. Nothing here waits."""
+"""A socket to the daemon and the session on it: what the shells for anyio and for threads share.
+Nothing here waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from pilotstack import _paths
-from pilotstack.client._session import Session, discard, too_many_files
+from pilotstack.client._session import Answer, DriverSession, discard, too_many_files
 from pilotstack.errors import (
     ForkedDriver,
     InvalidArgument,
@@ -43,6 +43,10 @@ DIAL = 25.0
 GRACE = 1.0
 #: Seconds that it has to free what is closed.
 CLOSE = 2.0
+#: Streams that wait to be accepted; later ones are reset.
+MAX_BACKLOG = 4096
+#: Datagrams that wait to be received; later ones are dropped, as a network would.
+MAX_DATAGRAMS = 1024
 #: Seconds between attempts to connect: the first, and the longest.
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
@@ -52,7 +56,20 @@ _READ = 1 << 16
 _READS = 4096
 _MAX_FDS = 64
 _ANCILLARY = sockets.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
-_CLOEXEC = getattr(sockets, "MSG_CMSG_CLOEXEC", 0)
+_CLOEXEC = int(getattr(sockets, "MSG_CMSG_CLOEXEC", 0))
+# As plain numbers: the flags of the standard library take long to combine.
+_CTRUNC = int(sockets.MSG_CTRUNC)
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> array.array[int]:
+    fds = array.array("i")
+    for level, kind, body in ancillary:
+        if level == sockets.SOL_SOCKET and kind == sockets.SCM_RIGHTS:
+            fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
+    if not _CLOEXEC:
+        for fd in fds:
+            os.set_inheritable(fd, False)
+    return fds
 
 
 class Inherited(Protocol):
@@ -70,7 +87,13 @@ def close_after_fork(holder: Inherited) -> None:
     _inherited.add(holder)
 
 
+#: The process that this module works in; another number means that an object came through a fork.
+process = os.getpid()
+
+
 def _after_fork() -> None:
+    global process
+    process = os.getpid()
     for holder in list(_inherited):
         with suppress(OSError):
             holder._after_fork()
@@ -152,6 +175,12 @@ def remove_stale(path: bytes) -> None:
                 os.unlink(path)
 
 
+def shut(socket: sockets.socket) -> None:
+    """Ends a connection, though a child process may hold a copy of it."""
+    with suppress(OSError):
+        socket.shutdown(sockets.SHUT_RDWR)
+
+
 def is_hung_up(socket: sockets.socket) -> bool:
     """Whether the other end is closed altogether, not only shut for writing."""
     poll = select.poll()
@@ -190,30 +219,28 @@ class Wire:
     def __init__(self, socket: sockets.socket, path: Path) -> None:
         self.socket = socket
         self.path = path
-        self.session = Session()
+        self.session = DriverSession()
         #: Called before the socket is closed, for those who wait for it.
         self.on_close: Callable[[sockets.socket], None] | None = None
         self.is_closed = False
         #: The daemon ended it.
         self.is_lost = False
-        self._is_forked = False
         # It takes nothing any more.
         self._is_deaf = False
-        self._process = os.getpid()
+        self._process = process
         # Bytes are between the socket and the session; who is interrupted there loses count.
         self._is_moving = False
         close_after_fork(self)
 
     def _after_fork(self) -> None:
         """Closes the copies of this process."""
-        self._is_forked = True
         self.socket.close()
         self.session.close()
 
     @property
     def is_forked(self) -> bool:
         """Whether this is a copy in a process that was forked off."""
-        return self._is_forked or self._process != os.getpid()
+        return self._process != process
 
     def check_fork(self) -> None:
         """Raises :exc:`ForkedDriver` if this is another process's."""
@@ -237,9 +264,7 @@ class Wire:
             return
         self.is_closed = True
         if not self.is_forked:
-            # A child process may hold a copy: the daemon must see the end nevertheless.
-            with suppress(OSError):
-                self.socket.shutdown(sockets.SHUT_RDWR)
+            shut(self.socket)
             if self.on_close is not None:
                 self.on_close(self.socket)
         self.socket.close()
@@ -267,10 +292,10 @@ class Wire:
             NotRunning: the daemon is gone.
         """
         out = self.session.out
-        while (frame := out.next()) is not None:
+        while (data := out.next()) is not None:
             self._begin_moving()
             try:
-                out.sent(self.socket.send(frame))
+                out.sent(self.socket.send(data))
             except (BlockingIOError, InterruptedError):
                 self._is_moving = False
                 return False
@@ -285,12 +310,16 @@ class Wire:
             self._is_moving = False
         return True
 
-    def drain(self) -> list[Event]:
+    def drain(self, *, until_answered: bool = False) -> list[Event]:
         """Takes what has arrived; the session is closed at its end.
+
+        Args:
+            until_answered: stop after the only answer that is waited for, though more may have
+                arrived: looking for it costs a system call.
 
         Raises:
             NotRunning: it was closed before.
-            InternalError: the daemon sent what means nothing.
+            InternalError: the daemon sent what is malformed.
         """
         events: list[Event] = []
         for _ in range(_READS):
@@ -304,10 +333,10 @@ class Wire:
                 self.lose()
                 raise
             self._is_moving = False
-            if not is_more:
+            if not is_more or (until_answered and self._is_answered(events)):
                 break
         # Answers to what came, such as resets, leave at once if they can.
-        if not self.is_closed:
+        if not self.is_closed and self.session.out.next() is not None:
             with suppress(NotRunning):
                 self.flush()
         return events
@@ -319,18 +348,15 @@ class Wire:
             return False
         except OSError:
             data, ancillary, flags = b"", [], 0
-        fds = array.array("i")
-        for level, kind, body in ancillary:
-            if level == sockets.SOL_SOCKET and kind == sockets.SCM_RIGHTS:
-                fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
-        if not _CLOEXEC:
-            for fd in fds:
-                os.set_inheritable(fd, False)
+        fds = _descriptors(ancillary) if ancillary else ()
         if not data:
             self.lose()
             return False
-        events += self.session.receive(data, fds, is_cut=bool(flags & sockets.MSG_CTRUNC))
+        events += self.session.receive(data, fds, is_cut=bool(flags & _CTRUNC))
         return True
+
+    def _is_answered(self, events: list[Event]) -> bool:
+        return len(events) == 1 and type(events[0]) is Answer and not self.session.is_waiting
 
     def ending(self, connection_id: int, *, is_cut: bool, is_shut: bool) -> str | Ending:
         """How a stream ended whose reader is at the end.

@@ -6,28 +6,30 @@ every dialled stream and every listener gets a socket of its own, with one reque
 
 from __future__ import annotations
 
-import os
-import socket as sockets
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import SocketAttribute
 
-from pilotstack.client import _frames as f
+from pilotstack.client import _wire
 from pilotstack.client._outbox import Outbox
-from pilotstack.client._stream import READ, Stream, view_of
-from pilotstack.client._turns import SharedReader
+from pilotstack.client._ports import Arrivals, StreamPort
+from pilotstack.client._stream import READ, Stream, check_size, view_of
+from pilotstack.client._tasks import connected
+from pilotstack.client._turns import SharedReader, Waiter, Waiting
 from pilotstack.client._wire import (
+    CLOSE,
     DAEMON_GONE,
+    MAX_BACKLOG,
     close_after_fork,
     closed,
-    connect,
     forked,
     gone,
-    new_socket,
 )
+from pilotstack.client.listeners import Listener
 from pilotstack.errors import (
     AlreadyExists,
     ConnectionFailed,
@@ -35,19 +37,23 @@ from pilotstack.errors import (
     NotFound,
     PilotError,
     TimedOut,
+    Unavailable,
 )
+from pilotstack.ipc import codes, frames
 from pilotstack.types import Address, SocketAddress
 
 if TYPE_CHECKING:
+    import socket as sockets
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+    from typing import Any
+
+    from pilotstack.client._socket import StreamSocket
+    from pilotstack.client._tasks import TaskLink
 
 _READ = 1 << 18
 #: Bytes of one Send; existing daemons segment it and hold up the socket meanwhile.
 _SEND = 1 << 16
-#: Streams kept for a listener that nobody asks; later ones are closed.
-MAX_BACKLOG = 4096
-#: The longest pause between attempts to connect to a daemon whose queue is full.
-_PAUSE = 0.25
 
 
 def error_of(text: str) -> PilotError:
@@ -63,20 +69,6 @@ def error_of(text: str) -> PilotError:
     return NotFound(text) if "not found" in text else ConnectionFailed(text)
 
 
-async def opened(path: Path) -> sockets.socket:
-    """A socket that is connected to a daemon; waits while the daemon's queue is full."""
-    socket = new_socket()
-    try:
-        pause = 0.01
-        while not connect(socket, path):
-            await anyio.sleep(pause)
-            pause = min(2 * pause, _PAUSE)
-    except BaseException:
-        socket.close()
-        raise
-    return socket
-
-
 class Inbox:
     """What arrived for one stream and was not read."""
 
@@ -85,7 +77,21 @@ class Inbox:
         self.is_over = False
         #: The link ended before the stream did.
         self.is_lost = False
-        self.event = anyio.Event()
+        self.waiter: Waiter | None = None
+
+    def arrived(self) -> None:
+        """Has the task that waits look."""
+        if self.waiter is not None:
+            self.waiter.done()
+
+    async def next(self, link: FramedLink) -> None:
+        """Returns when something arrived."""
+        self.waiter = waiter = Waiter()
+        try:
+            await link.until(waiter)
+        finally:
+            if self.waiter is waiter:
+                self.waiter = None
 
 
 class FramedLink(SharedReader):
@@ -97,15 +103,14 @@ class FramedLink(SharedReader):
         self._bytes = bytearray()
         self._out = Outbox()
         self._inboxes: dict[int, Inbox] = {}
-        self._reply: tuple[int, bytes] | None = None
-        self._replied = anyio.Event()
+        # Command and payload of a reply.
+        self._replied: Waiting[tuple[int, bytes]] = Waiting()
         self._requesting = anyio.Lock()
         self._sending = anyio.Lock()
         self.accepted: deque[tuple[int, SocketAddress]] = deque()
-        self.accepting = anyio.Event()
+        self._accepting = Arrivals()
         self._socket: sockets.socket | None = socket
-        self._process = os.getpid()
-        self._is_forked = False
+        self._process = _wire.process
         close_after_fork(self)
 
     @classmethod
@@ -115,7 +120,7 @@ class FramedLink(SharedReader):
         Raises:
             NotRunning: no daemon answers.
         """
-        return cls(await opened(path), path)
+        return cls(await connected(path), path)
 
     async def renewed(self, *, is_wanted: bool) -> FramedLink:
         """This link, or a new one if it was closed by a request that was cancelled."""
@@ -125,14 +130,13 @@ class FramedLink(SharedReader):
 
     def _after_fork(self) -> None:
         """Closes the copy of this process."""
-        self._is_forked = True
         if self._socket is not None:
             self._socket.close()
 
     @property
     def is_forked(self) -> bool:
         """Whether this is a copy in a process that was forked off."""
-        return self._is_forked or self._process != os.getpid()
+        return self._process != _wire.process
 
     def _open(self) -> sockets.socket:
         if self.is_forked:
@@ -145,19 +149,21 @@ class FramedLink(SharedReader):
         """Closes the socket, and with it every stream and port it carries."""
         socket, self._socket = self._socket, None
         if socket is not None and not self.is_forked:
-            with suppress(OSError):
-                socket.shutdown(sockets.SHUT_RDWR)
+            _wire.shut(socket)
             anyio.notify_closing(socket)
             socket.close()
         for inbox in self._inboxes.values():
             inbox.is_lost = inbox.is_lost or not inbox.is_over
             inbox.is_over = True
-            inbox.event.set()
-        self._replied.set()
-        self.accepting.set()
-        self._wake_sleepers()
+            inbox.arrived()
+        self._replied.done()
+        self._accepting.wake()
+        self.wake_all()
 
-    def _pump(self) -> None:
+    # Arrivals
+
+    def _pump(self, *, until_answered: bool = False) -> None:
+        del until_answered
         while self._socket is not None:
             try:
                 data = self._socket.recv(_READ)
@@ -174,14 +180,14 @@ class FramedLink(SharedReader):
                 return
 
     def _parse(self) -> None:
-        position = 0
-        while len(self._bytes) >= position + f.LENGTH_LEN:
-            length = int.from_bytes(self._bytes[position : position + f.LENGTH_LEN])
-            begin, end = position + f.LENGTH_LEN, position + f.LENGTH_LEN + length
-            if length > f.MAX_FRAME:
+        position, size = 0, len(self._bytes)
+        while size >= (begin := position + codes.LENGTH_LEN):
+            length = int.from_bytes(self._bytes[position:begin])
+            end = begin + length
+            if length > codes.MAX_FRAME:
                 self.close()
                 return
-            if len(self._bytes) < end:
+            if size < end:
                 break
             if length:
                 self._take(self._bytes[begin], bytes(self._bytes[begin + 1 : end]))
@@ -190,24 +196,23 @@ class FramedLink(SharedReader):
 
     def _take(self, command: int, payload: bytes) -> None:
         number = int.from_bytes(payload[:4])
-        if command == f.RECV:
+        if command == codes.RECV:
             inbox = self.inbox(number)
             inbox.chunks.append(payload[4:])
-            inbox.event.set()
-        elif command == f.ACCEPT:
+            inbox.arrived()
+        elif command == codes.ACCEPT:
             remote = SocketAddress(Address.unpack(payload[6:12]), int.from_bytes(payload[12:14]))
             if len(self.accepted) < MAX_BACKLOG:
                 self.accepted.append((int.from_bytes(payload[2:6]), remote))
-                self.accepting.set()
+                self._accepting.wake()
             else:
-                self._out.put(f.frame(f.CLOSE, payload[2:6]))
-        elif command == f.CLOSE_OK:
+                self._out.put(frames.frame(codes.CLOSE, payload[2:6]))
+        elif command == codes.CLOSE_OK:
             inbox = self.inbox(number)
             inbox.is_over = True
-            inbox.event.set()
-        elif command != f.RECV_FROM:
-            self._reply = (command, payload)
-            self._replied.set()
+            inbox.arrived()
+        elif command != codes.RECV_FROM:
+            self._replied.bring((command, payload))
 
     def inbox(self, connection_id: int) -> Inbox:
         """What arrives for a stream, also before anybody knows of it."""
@@ -217,11 +222,25 @@ class FramedLink(SharedReader):
         """Nobody reads this stream any more."""
         self._inboxes.pop(connection_id, None)
 
+    async def arrival(self) -> None:
+        """Returns when a stream was accepted or the link was closed."""
+        waiter = self._accepting.add()
+        try:
+            await self.until(waiter)
+        finally:
+            self._accepting.remove(waiter)
+
+    # Sending
+
     async def send(self, frame: bytes) -> None:
-        """Sends a frame. If the task is cancelled when a part has left, the rest leaves before
-        whatever is sent next."""
+        """Sends a frame; a checkpoint. If the task is cancelled when a part has left, the rest
+        leaves before whatever is sent next."""
         ticket = self._out.put(frame)
         try:
+            if self._flush() or self._out.is_out(ticket):
+                # The frame is on its way meanwhile.
+                await anyio.lowlevel.checkpoint()
+                return
             async with self._sending:
                 while not self._flush() and not self._out.is_out(ticket):
                     with suppress(anyio.ClosedResourceError):
@@ -249,35 +268,20 @@ class FramedLink(SharedReader):
             PilotError: the daemon's refusal.
         """
         async with self._requesting:
-            self._reply = None
+            replied = self._replied = Waiting()
             try:
                 await self.send(frame)
-                command, payload = await self._next_reply()
+                await self.until(replied)
+                if replied.value is None:
+                    raise gone()
+                command, payload = replied.value
             except BaseException:
                 # An answer that comes late would be taken for the next one's.
                 self.close()
                 raise
-        if command == f.ERROR:
+        if command == codes.ERROR:
             raise error_of(payload[2:].decode(errors="replace"))
         return payload
-
-    async def _next_reply(self) -> tuple[int, bytes]:
-        while True:
-            reply, self._reply = self._reply, None
-            if reply is not None:
-                return reply
-            self._open()
-            self._replied = anyio.Event()
-            await self._wait(self._replied)
-
-    async def wait(self, event: anyio.Event) -> None:
-        """Returns when ``event`` is set or something arrived."""
-        self._open()
-        await self._wait(event)
-
-
-async def _unknown(_connection_id: int, _is_cut: bool, _is_shut: bool) -> None:
-    """The dialect does not tell why a stream ended."""
 
 
 class FramedStream(Stream):
@@ -293,9 +297,7 @@ class FramedStream(Stream):
         *,
         owns_link: bool,
     ) -> None:
-        ours, theirs = sockets.socketpair()
-        theirs.close()
-        super().__init__(ours, connection_id, local, remote, _unknown)
+        super().__init__(None, connection_id, local, remote)
         self._link = link
         self._owns_link = owns_link
         self._inbox = link.inbox(connection_id)
@@ -305,60 +307,101 @@ class FramedStream(Stream):
         """It does not: ``send_eof`` closes."""
         return False
 
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """:class:`PilotAttribute`; there is no socket of its own."""
+        attributes = dict(super().extra_attributes)
+        del attributes[SocketAttribute.raw_socket]
+        return attributes
+
+    def socket(self) -> StreamSocket:
+        """There is none."""
+        raise Unavailable(
+            "a framed stream has no socket of its own", hint="update the daemon to pilotstack's"
+        )
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise anyio.ClosedResourceError
+
     async def receive(self, max_bytes: int = READ) -> bytes:
         """Between 1 and ``max_bytes`` bytes."""
-        with self._reading:
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            self._open()
-            inbox = self._inbox
+        check_size(max_bytes)
+        if self._is_reading:
+            raise anyio.BusyResourceError("reading from")
+        self._is_reading = True
+        inbox = self._inbox
+        try:
+            if inbox.chunks:
+                await anyio.lowlevel.checkpoint()
             while not inbox.chunks:
+                self._check_open()
                 if inbox.is_lost:
                     raise self._broken(DAEMON_GONE)
                 if inbox.is_over:
+                    await anyio.lowlevel.checkpoint()
                     raise anyio.EndOfStream
-                inbox.event = anyio.Event()
-                await self._link.wait(inbox.event)
+                await inbox.next(self._link)
+            self._check_open()
             chunk = inbox.chunks.popleft()
-            if len(chunk) > max_bytes:
-                inbox.chunks.appendleft(chunk[max_bytes:])
+            if len(chunk) <= max_bytes:
+                return chunk
+            inbox.chunks.appendleft(chunk[max_bytes:])
             return chunk[:max_bytes]
+        finally:
+            self._is_reading = False
 
     async def send(self, item: bytes) -> None:
         """Hands all bytes to the daemon."""
-        with self._writing:
-            await self._turn()
-            self._open()
+        if self._is_writing:
+            raise anyio.BusyResourceError("writing to")
+        self._is_writing = True
+        try:
+            view = view_of(item)
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            self._check_open()
             if self._is_finished:
                 raise anyio.ClosedResourceError
             if self._inbox.is_over:
                 raise self._broken(DAEMON_GONE if self._inbox.is_lost else "reset")
-            view = view_of(item)
+            if not view:
+                await anyio.lowlevel.checkpoint()
+            number = self.connection_id.to_bytes(4)
             for begin in range(0, len(view), _SEND):
-                part = bytes(view[begin : begin + _SEND])
-                await self._link.send(f.frame(f.SEND, f.u32(self.connection_id), part))
+                part = view[begin : begin + _SEND]
+                await self._link.send(frames.frame(codes.SEND, number, part))
+        finally:
+            self._is_writing = False
 
     async def send_eof(self) -> None:
         """Closes the stream; what was sent still arrives."""
-        if not self._is_finished:
+        if self._is_writing:
+            raise anyio.BusyResourceError("writing to")
+        self._check_open()
+        await self._finish()
+
+    async def _finish(self) -> None:
+        if self._is_finished:
+            await anyio.lowlevel.checkpoint()
+        else:
             self._is_finished = True
-            await self._link.send(f.frame(f.CLOSE, f.u32(self.connection_id)))
+            await self._link.send(frames.frame(codes.CLOSE, self.connection_id.to_bytes(4)))
 
     async def aclose(self) -> None:
         """Closes the stream; what was sent still arrives."""
-        if self._socket is not None:
+        if not self._is_closed:
+            self._is_closed = True
             with anyio.CancelScope(shield=True), suppress(PilotError):
-                await self.send_eof()
-            self._socket.close()
-            self._socket = None
-            self._link.forget(self.connection_id)
+                await self._finish()
+            self._inbox.arrived()
             if self._owns_link:
                 # The daemon ends what its socket carries, so it must have seen Close.
-                with anyio.move_on_after(1, shield=True), suppress(PilotError):
+                with anyio.move_on_after(CLOSE, shield=True), suppress(PilotError):
                     while not self._inbox.is_over:
-                        self._inbox.event = anyio.Event()
-                        self._link._inboxes[self.connection_id] = self._inbox
-                        await self._link.wait(self._inbox.event)
+                        await self._inbox.next(self._link)
                 self._link.close()
+            self._link.forget(self.connection_id)
+            await self._closed()
         await anyio.lowlevel.checkpoint()
 
 
@@ -367,7 +410,7 @@ async def dial(path: Path, address: Address, port: int, timeout: float | None) -
     link = await FramedLink.open(path)
     try:
         with anyio.fail_after(timeout):
-            payload = await link.request(f.frame(f.DIAL, f.endpoint(address, port)))
+            payload = await link.request(frames.frame(codes.DIAL, frames.endpoint(address, port)))
     except BaseException as error:
         link.close()
         if isinstance(error, TimeoutError) and not isinstance(error, PilotError):
@@ -375,3 +418,42 @@ async def dial(path: Path, address: Address, port: int, timeout: float | None) -
         raise
     local, remote = SocketAddress(Address(0, 0), 0), SocketAddress(address, port)
     return FramedStream(link, int.from_bytes(payload[:4]), local, remote, owns_link=True)
+
+
+class FramedListener(Listener):
+    """A listener of the framed dialect, on a socket of its own."""
+
+    def __init__(self, port: StreamPort, framed: FramedLink) -> None:
+        super().__init__(port)
+        self._framed = framed
+
+    @classmethod
+    async def make(cls, link: TaskLink, number: int, address: Address) -> FramedListener:
+        """Binds the port."""
+        framed = await FramedLink.open(link.path)
+        try:
+            await framed.request(frames.frame(codes.BIND, number.to_bytes(2)))
+        except BaseException:
+            framed.close()
+            raise
+        port = StreamPort(link, address, b"")
+        port.number = number
+        return cls(port, framed)
+
+    async def accept(self) -> Stream:
+        """The next stream."""
+        framed = self._framed
+        if framed.accepted and not self._port.is_closed:
+            await anyio.lowlevel.checkpoint()
+        while not framed.accepted or self._port.is_closed:
+            if self._port.is_closed:
+                raise anyio.ClosedResourceError
+            await framed.arrival()
+        connection_id, remote = framed.accepted.popleft()
+        return FramedStream(framed, connection_id, self._address, remote, owns_link=False)
+
+    async def aclose(self) -> None:
+        """Frees the port, and ends its streams: they share its socket."""
+        self._port.close()
+        self._framed.close()
+        await anyio.lowlevel.checkpoint()

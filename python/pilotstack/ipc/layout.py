@@ -202,7 +202,7 @@ class Strings:
             return b""
         if isinstance(value, str):
             raise InvalidArgument(f"{what} are a list of strings, not one string")
-        return to_json(list(value))
+        return to_json(tuple(value))
 
     def take(self, reader: Reader, what: str) -> tuple[str, ...] | None:
         """JSON."""

@@ -16,7 +16,6 @@ from tests.support.fake_daemon import FakeDaemon, descriptors
 
 import pilotstack
 from pilotstack import sync
-from pilotstack.client import _frames as f
 from pilotstack.errors import (
     ForkedDriver,
     InvalidArgument,
@@ -25,6 +24,9 @@ from pilotstack.errors import (
     TimedOut,
     Unavailable,
 )
+from pilotstack.ipc import codes
+from pilotstack.ipc.frames import frame
+from pilotstack.ipc.layout import U32
 from pilotstack.types import Address, SocketAddress
 
 if TYPE_CHECKING:
@@ -91,8 +93,8 @@ def in_child(check: object) -> str:
 @pytest.mark.parametrize("how", ["datagram", "request"])
 async def test_a_cancelled_call_leaves_the_driver_usable(daemon: FakeDaemon, how: str) -> None:
     async with pilotstack.Driver(daemon.path) as driver, driver.datagram() as datagrams:
-        assert driver._wire is not None
-        cut_frames(driver._wire)
+        assert driver._link.wire is not None
+        cut_frames(driver._link.wire)
         daemon.reads.clear()
         is_cancelled = False
         while not is_cancelled:
@@ -104,14 +106,20 @@ async def test_a_cancelled_call_leaves_the_driver_usable(daemon: FakeDaemon, how
             is_cancelled = scope.cancelled_caught
         daemon.reads.set()
         for word in ("one", "two"):
-            assert (await driver.call(f.HANDSHAKE, word.encode()))["asked"] == word
+            assert (await driver.call(codes.HANDSHAKE, word.encode()))["asked"] == word
     # Nothing was cut: every frame is one that was given.
-    wanted = f.SEND_FROM if how == "datagram" else f.REQUEST
+    wanted = codes.SEND_FROM if how == "datagram" else codes.REQUEST
     assert all(
         len(body) > len(LARGE) for body in daemon.frames if body[0] == wanted and len(body) > 100
     )
     assert {body[0] for body in daemon.frames} <= {
-        *(f.HELLO, f.BIND_DATAGRAMS, f.SEND_FROM, f.REQUEST, f.UNBIND_DATAGRAMS),
+        *(
+            codes.HELLO,
+            codes.BIND_DATAGRAMS,
+            codes.SEND_FROM,
+            codes.REQUEST,
+            codes.UNBIND_DATAGRAMS,
+        ),
     }
 
 
@@ -121,10 +129,10 @@ def test_a_call_that_timed_out_leaves_the_blocking_driver_usable(daemon: FakeDae
         daemon.reads.clear()
         for _ in range(20):
             with pytest.raises(TimedOut):
-                driver.call(f.BROADCAST, LARGE, timeout=SHORT)
+                driver.call(codes.BROADCAST, LARGE, timeout=SHORT)
         daemon.reads.set()
         for word in ("one", "two"):
-            assert driver.call(f.HANDSHAKE, word.encode())["asked"] == word
+            assert driver.call(codes.HANDSHAKE, word.encode())["asked"] == word
 
 
 def test_a_signal_between_socket_and_session_ends_the_session(
@@ -174,7 +182,7 @@ async def test_every_call_has_a_time_limit(daemon: FakeDaemon) -> None:
 @pytest.mark.anyio
 async def test_a_daemon_that_refuses_says_why(daemon: FakeDaemon) -> None:
     failure = b'{"code":"unavailable","message":"too many programs","hint":""}'
-    daemon.refusal = f.frame(f.FAILURE, f.u32(0), failure)
+    daemon.refusal = frame(codes.FAILURE, U32.pack(0), failure)
     with pytest.raises(Unavailable, match="too many programs"):
         async with pilotstack.Driver(daemon.path):
             pass
@@ -217,7 +225,7 @@ async def test_a_descriptor_too_many_costs_its_stream_and_not_the_driver(
         with given, no_more_descriptors():
             assert (await driver.info()).node_id == 42
         assert (await driver.info()).node_id == 42
-        assert bytes((f.ABORT_STREAM,)) + f.u32(1) in daemon.frames
+        assert bytes((codes.ABORT_STREAM,)) + U32.pack(1) in daemon.frames
         with daemon.give_stream(2):
             async with await listener.accept() as stream:
                 assert stream.connection_id == 2
@@ -293,10 +301,10 @@ def test_a_lock_that_was_held_at_the_fork_holds_up_no_child(daemon: FakeDaemon) 
 async def test_a_forked_driver_says_so(daemon: FakeDaemon) -> None:
     async with pilotstack.Driver(daemon.path) as driver:
         # As in a child that no hook was called in.
-        driver._wire._process -= 1  # type: ignore[union-attr]
+        driver._link.wire._process -= 1  # type: ignore[union-attr]
         with pytest.raises(ForkedDriver):
             await driver.info()
-        driver._wire._process += 1  # type: ignore[union-attr]
+        driver._link.wire._process += 1  # type: ignore[union-attr]
         assert (await driver.info()).node_id == 42
 
 
@@ -371,7 +379,7 @@ def test_every_way_of_reading_tells_an_end_from_a_break(daemon: FakeDaemon, how:
             assert not read(stream)
             end.close()
         end = daemon.give_stream(2, client=1)
-        daemon._clients[1].sendall(f.frame(f.STREAM_FAILED, f.u32(2), b"\x04"))
+        daemon._clients[1].sendall(frame(codes.STREAM_FAILED, U32.pack(2), b"\x04"))
         with listener.accept(timeout=20) as stream:
             end.close()
             for _ in range(2):

@@ -6,33 +6,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotstack.client import _frames as f
 from pilotstack.client._outbox import Outbox
+from pilotstack.ipc import codes
+from pilotstack.ipc.frames import frame
 
 
 def frames_of(data: bytes) -> list[bytes]:
     """The bodies of whole frames."""
     bodies = []
     while data:
-        length = int.from_bytes(data[: f.LENGTH_LEN])
-        bodies.append(data[f.LENGTH_LEN : f.LENGTH_LEN + length])
+        length = int.from_bytes(data[: codes.LENGTH_LEN])
+        bodies.append(data[codes.LENGTH_LEN : codes.LENGTH_LEN + length])
         assert len(bodies[-1]) == length, "the last frame is cut off"
-        data = data[f.LENGTH_LEN + length :]
+        data = data[codes.LENGTH_LEN + length :]
     return bodies
 
 
 def take(out: Outbox, count: int) -> bytes:
     """What leaves when the socket takes so many bytes."""
     left = b""
-    while count and (frame := out.next()) is not None:
-        part = bytes(frame[:count])
+    while count and (data := out.next()) is not None:
+        part = bytes(data[:count])
         out.sent(len(part))
         left += part
         count -= len(part)
     return left
 
 
-FRAME = f.frame(f.REQUEST, b"first")
+FRAME = frame(codes.REQUEST, b"first")
 
 
 @pytest.mark.parametrize("cut", range(len(FRAME) + 1))
@@ -41,7 +42,7 @@ def test_a_frame_withdrawn_after_any_byte_leaves_whole_or_not_at_all(cut: int) -
     ticket = out.put(FRAME)
     left = take(out, cut)
     assert out.withdraw(ticket) == (cut == 0)
-    out.put(f.frame(f.REQUEST, b"second"))
+    out.put(frame(codes.REQUEST, b"second"))
     left += take(out, 1000)
     expected = [b"\x62first"] if cut else []
     assert frames_of(left) == [*expected, b"\x62second"]
@@ -62,7 +63,7 @@ def test_what_leaves_is_whole_frames_in_order(steps: list[tuple[str, bytes | int
     withdrawn: set[int] = set()
     for step, value in steps:
         if isinstance(value, bytes):
-            given_[out.put(f.frame(f.REQUEST, value))] = b"\x62" + value
+            given_[out.put(frame(codes.REQUEST, value))] = b"\x62" + value
         elif step == "take":
             left += take(out, value)
         elif out.withdraw(value):

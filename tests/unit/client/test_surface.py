@@ -18,9 +18,9 @@ from tests.support.fake_daemon import FakeDaemon
 
 import pilotstack
 from pilotstack import sync
-from pilotstack.client import _frames as f
-from pilotstack.client import _trust, networks
+from pilotstack.client import calls
 from pilotstack.errors import InvalidArgument, NotFound, StreamBroken, Throttled
+from pilotstack.ipc import codes, frames
 from pilotstack.types import Address, Datagram, SocketAddress, parse_host, parse_target
 
 ADDRESS = Address(0, 42)
@@ -147,41 +147,29 @@ def test_anything_is_a_target_or_an_invalid_argument(target: Any) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: f.port(-1),
-        lambda: f.port(65_536),
-        lambda: f.port("80"),  # type: ignore[arg-type]
-        lambda: f.port(True),
-        lambda: f.u32(1 << 32),
-        lambda: f.seconds(0),
-        lambda: f.seconds(math.nan),
-        lambda: f.seconds(math.inf),
-        lambda: f.seconds("1"),  # type: ignore[arg-type]
-        lambda: f.text("", "name", 10),
-        lambda: f.text("x" * 11, "name", 10),
-        lambda: f.text("\ud800", "name", 10),
-        lambda: f.text(b"x", "name", 10),  # type: ignore[arg-type]
-        lambda: f.payload(b"", 10),
-        lambda: f.payload(b"x" * 11, 10),
-        lambda: f.payload("x", 10),  # type: ignore[arg-type]
-        lambda: f.path("x" * 200),
-        lambda: f.path("a\0b"),
-        lambda: f.u8(256, "command"),
-        lambda: f.u8(-1, "command"),
-        lambda: f.path(""),
-        lambda: f.path(3),  # type: ignore[arg-type]
-        lambda: f.frame(f.REQUEST, "x"),  # type: ignore[arg-type]
-        lambda: f.dial_flags(False, []),  # type: ignore[arg-type]
-        lambda: _trust.of(_trust.REQUEST, 0),
-        lambda: _trust.of(_trust.REQUEST, 1, "x" * 2000),
-        lambda: _trust.wait(1, -1),
-        lambda: networks.invite(1, 1 << 32),
-        lambda: networks.join(65_536, ""),
-        lambda: networks.join(1, "x" * 70_000),
-        lambda: networks.broadcast(1, b"", 80, ""),
-        lambda: networks.broadcast(1, b"x" * 70_000, 80, ""),
-        lambda: networks.broadcast(1, b"x", 0, ""),
-        lambda: networks.set_tags("tag"),
-        lambda: networks.set_tags([object()]),  # type: ignore[list-item]
+        lambda: frames.port(-1),
+        lambda: frames.port(65_536),
+        lambda: frames.port("80"),  # type: ignore[arg-type]
+        lambda: frames.port(True),
+        lambda: frames.seconds(0),
+        lambda: frames.seconds(math.nan),
+        lambda: frames.seconds(math.inf),
+        lambda: frames.seconds("1"),  # type: ignore[arg-type]
+        lambda: frames.path("x" * 200),
+        lambda: frames.path("a\0b"),
+        lambda: frames.path(""),
+        lambda: frames.path(3),  # type: ignore[arg-type]
+        lambda: frames.frame(codes.REQUEST, "x"),  # type: ignore[arg-type]
+        lambda: frames.dial_flags(False, []),  # type: ignore[arg-type]
+        lambda: calls.raw(256, b""),
+        lambda: calls.raw(-1, b""),
+        lambda: calls.listen_streams(1 << 16),
+        lambda: calls.bind_datagrams(-1),
+        lambda: list(calls.wait_for_trust(1, -1)),
+        lambda: list(calls.node_of(None)),  # type: ignore[arg-type]
+        lambda: list(calls.node_of(True)),
+        lambda: list(calls.broadcast(1, b"x", port=0)),
+        lambda: list(calls.enroll_recovery("\ud800")),
         lambda: Address(0, "1"),  # type: ignore[arg-type]
     ],
 )

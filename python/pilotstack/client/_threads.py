@@ -1,4 +1,4 @@
-"""A session for blocking code: threads that wait, and the pace of reconnecting."""
+"""A session for threads: the link of blocking drivers, listeners and datagram sockets."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import select
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from pilotstack.client import _frames as f
+from pilotstack.client import calls
 from pilotstack.client._serving import log, report_hook
 from pilotstack.client._session import (
     Accepted,
@@ -25,6 +25,8 @@ from pilotstack.client._wire import (
     DAEMON_GONE,
     FIRST_PAUSE,
     LONGEST_PAUSE,
+    MAX_BACKLOG,
+    MAX_DATAGRAMS,
     SETUP,
     Ending,
     Wire,
@@ -34,8 +36,6 @@ from pilotstack.client._wire import (
     is_hung_up,
     new_socket,
 )
-from pilotstack.client.framed import MAX_BACKLOG
-from pilotstack.client.listeners import MAX_DATAGRAMS
 from pilotstack.errors import NotRunning, PilotError, TimedOut
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pilotstack.client._socket import StreamSocket
+    from pilotstack.client.calls import Call
+
+    Hook = Callable[[], object]
+
+T = TypeVar("T")
 
 
 class Plan:
@@ -57,15 +62,15 @@ class Plan:
     def __init__(
         self,
         is_wanted: bool,
-        on_disconnect: Callable[[], Any] | None,
-        on_reconnect: Callable[[], Any] | None,
+        on_disconnect: Hook | None,
+        on_reconnect: Hook | None,
     ) -> None:
         self.is_wanted = is_wanted
         self.on_disconnect = on_disconnect
         self.on_reconnect = on_reconnect
 
 
-def _tell(hook: Callable[[], Any] | None) -> None:
+def _tell(hook: Hook | None) -> None:
     if hook is not None:
         try:
             hook()
@@ -77,7 +82,7 @@ def _late() -> TimedOut:
     return TimedOut("no answer in time", hint="the daemon may be stopped or overloaded")
 
 
-class Link:
+class ThreadLink:
     """One session. A thread that waits holds up no thread that only sends.
 
     Args:
@@ -194,9 +199,9 @@ class Link:
             else:
                 self._wait(wire, select.POLLOUT, deadline)
 
-    def _pump(self, wire: Wire) -> None:
+    def _pump(self, wire: Wire, *, until_answered: bool = False) -> None:
         with self._moving:
-            for event in wire.drain():
+            for event in wire.drain(until_answered=until_answered):
                 self._take(wire, event)
             if wire.session.lost > self._lost:
                 if self._lost == 0:
@@ -220,7 +225,7 @@ class Link:
             wire.check()
             is_writing = wire.session.out.next() is not None
             self._wait(wire, select.POLLIN | (select.POLLOUT if is_writing else 0), deadline)
-            self._pump(wire)
+            self._pump(wire, until_answered=True)
 
     # What drivers, listeners and datagram sockets do
 
@@ -285,32 +290,29 @@ class Link:
                     if self.is_closed or not self.plan.is_wanted:
                         raise
 
-    def request(
-        self,
-        command: int,
-        *parts: bytes,
-        port: int = 0,
-        timeout: float | None = None,
-        by: float = math.inf,
-    ) -> tuple[Wire, Answer]:
-        """Sends a request and waits for its answer.
+    def request(self, call: Call[T], *, timeout: float | None = None, by: float = math.inf) -> T:
+        """Asks, and waits for the answer.
 
         Args:
-            port: what it binds, if known.
-            timeout: seconds, if other than the driver's.
+            timeout: seconds, if other than the link's.
             by: until when, besides.
         """
+        return self.request_of(call, timeout=timeout, by=by)[1]
+
+    def request_of(
+        self, call: Call[T], *, timeout: float | None = None, by: float = math.inf
+    ) -> tuple[Wire, T]:
+        """As :meth:`request`; tells the session that answered, too."""
         seconds = self.timeout if timeout is None else timeout
         deadline = min(by, time.monotonic() + seconds)
         with self._as_reader(deadline):
-            return self.ask(self.ready(deadline), command, *parts, port=port, deadline=deadline)
+            wire = self.ready(deadline)
+            return wire, self.ask(wire, call, deadline)
 
-    def ask(
-        self, wire: Wire, command: int, *parts: bytes, port: int = 0, deadline: float
-    ) -> tuple[Wire, Answer]:
+    def ask(self, wire: Wire, call: Call[T], deadline: float) -> T:
         """As :meth:`request`, of a session that was just opened."""
         with self._moving:
-            pending = wire.session.ask(command, *parts, port=port)
+            pending = wire.session.ask(call)
         try:
             self._flush(wire, pending.ticket, deadline)
             answer = self._next(lambda e: isinstance(e, Answer) and e.id == pending.id, deadline)
@@ -323,7 +325,7 @@ class Link:
         found = cast("Answer", answer)
         if found.error is not None:
             raise found.error
-        return wire, found
+        return call.read(found.value)
 
     def send(self, frame: bytes) -> None:
         """Sends a frame that nothing answers."""
@@ -387,7 +389,7 @@ class Link:
             return "reset"
         try:
             # Whoever answers lives, and would have said first that the stream broke.
-            self.ask(wire, f.REQUEST, bytes((f.CLOSE,)), f.u32(0), deadline=deadline)
+            self.ask(wire, calls.sign_of_life(), deadline)
         except (NotRunning, TimedOut):
             return DAEMON_GONE
         except PilotError:
