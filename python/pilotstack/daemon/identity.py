@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pilotstack import _files, _paths
+from pilotstack._core import ed25519_public_key, ed25519_sign
 from pilotstack.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _PRIVATE_LEN = 64
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Identity:
-    """A key pair; ``seed`` is 32 secret octets."""
+    """A key pair; ``seed`` is 32 secret bytes."""
 
     seed: bytes
 
@@ -35,12 +35,12 @@ class Identity:
 
     @property
     def public_key(self) -> bytes:
-        """32 octets."""
-        return Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+        """32 bytes."""
+        return ed25519_public_key(self.seed)
 
     def sign(self, message: bytes) -> bytes:
-        """64 octets."""
-        return Ed25519PrivateKey.from_private_bytes(self.seed).sign(message)
+        """64 bytes."""
+        return ed25519_sign(self.seed, message)
 
 
 def load_or_create(path: Path) -> Identity:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from pilotstack._core import ed25519_verify
 from pilotstack.registry.protocol import framing as json
 from pilotstack.registry.protocol import values
 
@@ -53,12 +52,9 @@ def challenge(sender: int, receiver: int) -> bytes:
 
 def is_signed(message: Message, receiver: int) -> bool:
     """Whether the key that the message names signed it for ``receiver``."""
-    try:
-        key = Ed25519PublicKey.from_public_bytes(message.public_key)
-        key.verify(message.signature, challenge(message.node_id, receiver))
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+    return ed25519_verify(
+        message.public_key, challenge(message.node_id, receiver), message.signature
+    )
 
 
 def encode(message: Message) -> bytes:

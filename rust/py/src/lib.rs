@@ -2,6 +2,7 @@
 
 mod beacon;
 mod core;
+mod keys;
 mod simulation;
 
 use pyo3::prelude::*;
@@ -14,5 +15,8 @@ fn core_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<core::Core>()?;
     module.add_class::<beacon::BeaconServer>()?;
     module.add_class::<simulation::Simulation>()?;
+    module.add_function(wrap_pyfunction!(keys::ed25519_public_key, module)?)?;
+    module.add_function(wrap_pyfunction!(keys::ed25519_sign, module)?)?;
+    module.add_function(wrap_pyfunction!(keys::ed25519_verify, module)?)?;
     Ok(())
 }
