@@ -11,7 +11,9 @@ from pilotstack import _events, _serving
 from pilotstack.errors import ConnectionFailed, PilotError
 
 if TYPE_CHECKING:
-    from pilotstack.daemon.supervisor import Daemon
+    from collections.abc import Awaitable, Callable
+
+    from pilotstack.daemon.registrar import Registrar
 
 log = _events.get_logger(__name__)
 
@@ -24,10 +26,27 @@ _AGAIN: Final = 0.25
 
 
 class Presence:
-    """The registration of one daemon."""
+    """Keeps one node registered.
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    Args:
+        registrar: registers it.
+        keepalive: seconds between heartbeats.
+        answered: called after a heartbeat that the registry answered.
+        beaten: called after every heartbeat.
+    """
+
+    def __init__(
+        self,
+        registrar: Registrar,
+        keepalive: float,
+        answered: Callable[[], Awaitable[None]],
+        beaten: Callable[[], None],
+    ) -> None:
+        self._registrar = registrar
+        self._state = registrar.state
+        self._keepalive = keepalive
+        self._answered = answered
+        self._beaten = beaten
         self._wake = anyio.Event()
         self._is_due = False
         #: Heartbeats in a row that no registry answered.
@@ -49,7 +68,7 @@ class Presence:
         delay, told = _FIRST, ""
         while True:
             try:
-                await self._daemon.enter()
+                await self._registrar.enter()
                 return
             except ConnectionFailed as error:
                 if anyio.current_time() >= end:
@@ -67,7 +86,7 @@ class Presence:
             with anyio.move_on_after(self._pause()):
                 await self._wake.wait()
             self._wake = anyio.Event()
-            if not self._daemon.is_registered:
+            if not self._state.is_registered:
                 continue
             if not self._is_due:
                 await self._beat()
@@ -75,14 +94,14 @@ class Presence:
                 await self._register_again()
 
     def _pause(self) -> float:
-        keepalive = self._daemon.config.keepalive
-        return min(2.0**self._failures, keepalive) if self._failures else keepalive
+        if not self._failures:
+            return self._keepalive
+        return min(2.0**self._failures, self._keepalive)
 
     async def _beat(self) -> None:
-        daemon = self._daemon
         try:
-            await daemon.registry.heartbeat()
-            await daemon.trust.alive()
+            await self._registrar.heartbeat()
+            await self._answered()
         except ConnectionFailed as error:
             self._failures = min(self._failures + 1, 16)
             if self._failures == 1:
@@ -95,14 +114,14 @@ class Presence:
             if self._failures:
                 log.info("registry_answers")
             self._failures = 0
-        daemon.remember_peers()
+        self._beaten()
 
     async def _register_again(self) -> None:
         delay, told = _AGAIN, ""
-        while self._is_due and self._daemon.is_registered:
+        while self._is_due and self._state.is_registered:
             self._is_due = False
             try:
-                await self._daemon.register()
+                await self._registrar.register()
             except PilotError as error:
                 self._is_due = True
                 if error.message != told:
@@ -111,7 +130,11 @@ class Presence:
                 with anyio.move_on_after(delay):
                     await self._wake.wait()
                 self._wake = anyio.Event()
-                delay = min(2 * delay, self._daemon.config.keepalive)
+                delay = min(2 * delay, self._keepalive)
             else:
                 self._failures = 0
-                log.info("registered", node_id=self._daemon.node_id, endpoint=self._daemon.endpoint)
+                log.info(
+                    "registered",
+                    node_id=self._state.node_id,
+                    endpoint=self._registrar.endpoint(),
+                )

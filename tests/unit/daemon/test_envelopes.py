@@ -5,14 +5,19 @@ import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from tests.support.verbs import ask
 
-from pilotstack.daemon import envelopes as module
-from pilotstack.daemon.envelopes import MAX_SKEW, Envelope, EnvelopeVerbs
+from pilotstack import Address
 from pilotstack.daemon.identity import Identity
+from pilotstack.daemon.state import NodeState
+from pilotstack.daemon.verbs import envelopes as module
+from pilotstack.daemon.verbs.envelopes import Envelope, EnvelopeVerbs
 from pilotstack.errors import ConnectionFailed, InvalidArgument, NotFound
+from pilotstack.ipc import codes
+from pilotstack.ipc.requests import MAX_SKEW
 from pilotstack.registry.client import Record
 
 pytestmark = pytest.mark.anyio
@@ -26,75 +31,64 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class Daemon:
-    address = "0:0000.0000.0001"
+class Node:
+    """A node whose registry names its own key for every node."""
 
     def __init__(self) -> None:
-        self.identity = Identity.generate()
-        self.records = self
+        self.state = NodeState(Identity.generate(), address=Address(0, 1))
         self.error: Exception | None = None
-        self.trust = SimpleNamespace(trust=SimpleNamespace(is_trusted=lambda node: node == 1))
-        self.core = SimpleNamespace(snapshot=self.snapshot)
-        self.found: list[int] = []
 
     async def profile(self, node: int) -> Record:
         if self.error:
             raise self.error
-        return Record(node, self.identity.public_key, True, "", "", frozenset({5}), NOW)
+        return Record(node, self.state.identity.public_key, True, "", "", frozenset({5}), NOW)
 
-    def snapshot(self) -> dict[str, Any]:
-        return {"peer_list": [{"node_id": 2, "encrypted": True}]}
+    def is_trusted(self, node: int) -> bool:
+        return node == 1
 
-    def forget(self, node: int) -> None:
-        self.found.append(-node)
+    async def sign(self, **fields: object) -> dict[str, Any]:
+        return await self._ask(codes.SIGN_ENVELOPE, fields)
 
-    async def find_peer(self, node: int) -> None:
-        if self.error:
-            raise self.error
-        self.found.append(node)
+    async def verify(self, **fields: object) -> dict[str, Any]:
+        return await self._ask(codes.VERIFY_ENVELOPE, fields)
+
+    async def _ask(self, command: int, fields: dict[str, object]) -> dict[str, Any]:
+        verbs = EnvelopeVerbs(self.state, self.profile, self)
+        return await ask(verbs, command, json.dumps(fields).encode())
 
 
 @pytest.fixture
-def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
+def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: float(NOW)))
-    return Daemon()
+    return Node()
 
 
-def verbs(daemon: Daemon) -> EnvelopeVerbs:
-    return EnvelopeVerbs(cast("Any", daemon))
-
-
-def payload(**fields: object) -> bytes:
-    return json.dumps(fields).encode()
-
-
-async def test_the_captured_envelope_is_what_is_signed(daemon: Daemon) -> None:
+async def test_the_captured_envelope_is_what_is_signed(node: Node) -> None:
     frames = [f for f in json.loads(VECTORS.read_text()) if "SignEnvelope" in f["cmd"]]
     asked, answered = frames[0]["json"], frames[1]["json"]
     nonce = Envelope.parse(answered["envelope"]).nonce
-    got = await verbs(daemon).sign(payload(**asked, nonce=nonce))
+    got = await node.sign(**asked, nonce=nonce)
     assert got.keys() == answered.keys()
     assert {**got, "signature": ""} == {**answered, "signature": ""}
     assert got["signature"] == base64.b64encode(
-        daemon.identity.sign(answered["envelope"].encode())
+        node.state.identity.sign(answered["envelope"].encode())
     ).decode("ascii")
 
 
-async def test_a_signed_envelope_verifies(daemon: Daemon) -> None:
-    both = verbs(daemon)
-    signed = await both.sign(payload(audience="svc", body_b64="aGVsbG8="))
+async def test_a_signed_envelope_verifies(node: Node) -> None:
+    signed = await node.sign(audience="svc", body_b64="aGVsbG8=")
     assert Envelope.parse(signed["envelope"]).body_hash == HASH
     asked = {"envelope": signed["envelope"], "signature": signed["signature"]}
     expected = {
         "type": "verify_envelope_ok",
         "valid": True,
         "node_id": 1,
-        "address": daemon.address,
+        "address": str(node.state.address),
         "verified_via": "registry",
         "trusted": True,
     }
-    assert await both.verify(payload(**asked)) == expected
-    standing = await both.verify(payload(**asked, check_standing=True))
+    assert await node.verify(**asked) == expected
+    standing = await node.verify(**asked, check_standing=True)
     assert standing == expected | {"network_member": True, "last_seen_unix": NOW}
 
 
@@ -108,31 +102,29 @@ async def test_a_signed_envelope_verifies(daemon: Daemon) -> None:
     ],
 )
 async def test_what_does_not_verify_is_an_answer(
-    daemon: Daemon, change: dict[str, object], reason: str | None
+    node: Node, change: dict[str, object], reason: str | None
 ) -> None:
-    both = verbs(daemon)
-    signed = await both.sign(payload(audience="svc", body_hash=HASH))
+    signed = await node.sign(audience="svc", body_hash=HASH)
     asked = {"envelope": signed["envelope"], "signature": signed["signature"]} | change
-    answer = await both.verify(payload(**asked))
+    answer = await node.verify(**asked)
     assert answer["valid"] is (reason is None)
     assert answer.get("reason") == reason
 
 
-async def test_old_envelopes_and_unknown_nodes_do_not_verify(daemon: Daemon) -> None:
-    both = verbs(daemon)
+async def test_old_envelopes_and_unknown_nodes_do_not_verify(node: Node) -> None:
     text = str(
         Envelope.parse(f"pilot-req-v1|000000000001|{NOW - MAX_SKEW - 1}|{'0' * 16}|{HASH}|s")
     )
-    signature = base64.b64encode(daemon.identity.sign(text.encode())).decode("ascii")
-    late = await both.verify(payload(envelope=text, signature=signature))
+    signature = base64.b64encode(node.state.identity.sign(text.encode())).decode("ascii")
+    late = await node.verify(envelope=text, signature=signature)
     assert late["reason"] == "reqsig: timestamp outside of the allowed skew"
-    allowed = payload(envelope=text, signature=signature, max_skew_secs=MAX_SKEW + 1)
-    assert (await both.verify(allowed))["valid"]
-    daemon.error = NotFound("no such node")
-    assert "not registered" in (await both.verify(allowed))["reason"]
-    daemon.error = ConnectionFailed("no registry")
+    allowed = {"envelope": text, "signature": signature, "max_skew_secs": MAX_SKEW + 1}
+    assert (await node.verify(**allowed))["valid"]
+    node.error = NotFound("no such node")
+    assert "not registered" in (await node.verify(**allowed))["reason"]
+    node.error = ConnectionFailed("no registry")
     with pytest.raises(ConnectionFailed):
-        await both.verify(allowed)
+        await node.verify(**allowed)
 
 
 @pytest.mark.parametrize(
@@ -147,25 +139,6 @@ async def test_old_envelopes_and_unknown_nodes_do_not_verify(daemon: Daemon) -> 
         {"audience": 7, "body_hash": HASH},
     ],
 )
-async def test_what_has_another_form_is_refused(daemon: Daemon, fields: dict[str, object]) -> None:
+async def test_what_has_another_form_is_refused(node: Node, fields: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument):
-        await verbs(daemon).sign(payload(**fields))
-
-
-async def test_prefer_direct_asks_anew(daemon: Daemon) -> None:
-    answer = await verbs(daemon).prefer_direct((2).to_bytes(4))
-    assert daemon.found == [-2, 2]
-    expected = {
-        "had_tunnel": True,
-        "node_id": 2,
-        "pila_pushed": True,
-        "resolve_error": "",
-        "was_relay_active": False,
-        "was_relay_pinned": False,
-    }
-    assert answer == expected
-    daemon.error = NotFound("no such node")
-    answer = await verbs(daemon).prefer_direct((9).to_bytes(4))
-    assert (answer["had_tunnel"], answer["resolve_error"]) == (False, "no such node")
-    with pytest.raises(InvalidArgument):
-        await verbs(daemon).prefer_direct(b"\0\0")
+        await node.sign(**fields)

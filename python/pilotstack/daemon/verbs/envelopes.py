@@ -9,22 +9,25 @@ import os
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
-import msgspec
+from msgspec import UNSET
 
 from pilotstack._core import ed25519_verify
-from pilotstack.errors import ConnectionFailed, InvalidArgument, NotFound
+from pilotstack.daemon.state import BACKBONE
+from pilotstack.errors import InvalidArgument, NotFound
+from pilotstack.ipc import answers as a
+from pilotstack.ipc import requests as r
 from pilotstack.types import Address
 
 if TYPE_CHECKING:
-    from pilotstack.daemon.supervisor import Daemon
+    from collections.abc import Awaitable, Callable
 
-_T = TypeVar("_T")
+    from pilotstack.daemon.state import NodeState
+    from pilotstack.daemon.verbs.table import Table
+    from pilotstack.registry.client import Record
 
 VERSION = "pilot-req-v1"
-#: Seconds that an envelope's time may be off unless the caller says otherwise.
-MAX_SKEW = 300
 #: Characters of an audience.
 MAX_AUDIENCE = 256
 _SHAPE = re.compile(
@@ -64,33 +67,43 @@ class Envelope:
         return cls(Address.unpack(bytes.fromhex(address)), int(seconds), nonce, body_hash, audience)
 
 
-class _Sign(msgspec.Struct):
-    audience: str
-    body_hash: str = ""
-    body_b64: str = ""
-    nonce: str = ""
+class Judge(Protocol):
+    """Knows whom this node trusts."""
 
-
-class _Verify(msgspec.Struct):
-    envelope: str
-    signature: str
-    check_standing: bool = False
-    max_skew_secs: int = MAX_SKEW
+    def is_trusted(self, node: int) -> bool:
+        """Whether there is trust."""
 
 
 class EnvelopeVerbs:
-    """Answers the verbs that sign and check envelopes."""
+    """Answers drivers about envelopes.
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    Args:
+        state: of this node, whose key signs.
+        profile: what the registry says about a node.
+        judge: knows whom this node trusts.
+    """
 
-    async def sign(self, payload: bytes) -> dict[str, Any]:
+    def __init__(
+        self,
+        state: NodeState,
+        profile: Callable[[int], Awaitable[Record]],
+        judge: Judge,
+    ) -> None:
+        self._state = state
+        self._profile = profile
+        self._judge = judge
+
+    def add_to(self, table: Table) -> None:
+        """Lets these verbs answer."""
+        table.add(r.SignEnvelope, self.sign)
+        table.add(r.VerifyEnvelope, self.verify)
+
+    async def sign(self, asked: r.SignEnvelope) -> a.EnvelopeSigned:
         """An envelope of this node, and its signature."""
-        asked = _read(payload, _Sign, "sign_envelope")
         body_hash = asked.body_hash.lower()
         if not body_hash:
             body_hash = hashlib.sha256(_decode(asked.body_b64)).hexdigest()
-        address = Address.parse(self._daemon.address)
+        address = self._state.address
         nonce = asked.nonce.lower() or os.urandom(8).hex()
         text = str(Envelope(address, int(time.time()), nonce, body_hash, asked.audience))
         try:
@@ -101,34 +114,31 @@ class EnvelopeVerbs:
                 hint=f"an audience has 1 to {MAX_AUDIENCE} characters and no '|'; "
                 "a body_hash 64, a nonce 16 hexadecimal digits",
             ) from error
-        signature = self._daemon.identity.sign(text.encode())
-        return {
-            "type": "sign_envelope_ok",
-            "envelope": text,
-            "signature": base64.b64encode(signature).decode("ascii"),
-            "address": str(address),
-        }
+        signature = self._state.identity.sign(text.encode())
+        return a.EnvelopeSigned(
+            envelope=text,
+            signature=base64.b64encode(signature).decode("ascii"),
+            address=address,
+        )
 
-    async def verify(self, payload: bytes) -> dict[str, Any]:
+    async def verify(self, asked: r.VerifyEnvelope) -> a.EnvelopeVerified:
         """Whether an envelope is its node's, and of our time. What fails is an answer, no error.
 
         Raises:
             ConnectionFailed: the registry cannot be asked for the node's key.
         """
-        asked = _read(payload, _Verify, "verify_envelope")
         try:
             envelope = Envelope.parse(asked.envelope)
             return await self._check(envelope, asked)
         except ValueError as error:
-            return {"type": "verify_envelope_ok", "valid": False, "reason": f"reqsig: {error}"}
+            return a.EnvelopeVerified(valid=False, reason=f"reqsig: {error}")
 
-    async def _check(self, envelope: Envelope, asked: _Verify) -> dict[str, Any]:
+    async def _check(self, envelope: Envelope, asked: r.VerifyEnvelope) -> a.EnvelopeVerified:
         if abs(time.time() - envelope.time) > max(0, asked.max_skew_secs):
             raise ValueError("timestamp outside of the allowed skew")
         node = envelope.address.node
-        daemon = self._daemon
         try:
-            record = await daemon.records.profile(node)
+            record = await self._profile(node)
         except NotFound as error:
             raise ValueError(f"node {node} is not registered") from error
         try:
@@ -137,49 +147,17 @@ class EnvelopeVerbs:
             signature = b""
         if not ed25519_verify(record.public_key, asked.envelope.encode(), signature):
             raise ValueError("signature verification failed")
-        answer = {
-            "type": "verify_envelope_ok",
-            "valid": True,
-            "node_id": node,
-            "address": str(envelope.address),
-            "verified_via": "registry",
-            "trusted": daemon.trust.trust.is_trusted(node),
-        }
-        if asked.check_standing:
-            network = envelope.address.network
-            answer["network_member"] = network == 0 or network in record.networks
-            if record.last_seen:
-                answer["last_seen_unix"] = record.last_seen
-        return answer
-
-    async def prefer_direct(self, payload: bytes) -> dict[str, Any]:
-        """Asks the registry anew where a node is, and goes there. Nothing is relayed here."""
-        if len(payload) != 4:
-            raise InvalidArgument("prefer_direct: node_id is required")
-        node = int.from_bytes(payload)
-        daemon = self._daemon
-        peers = daemon.core.snapshot()["peer_list"]
-        daemon.records.forget(node)
-        error = ""
-        try:
-            await daemon.find_peer(node)
-        except (NotFound, ConnectionFailed, OSError, ValueError) as reason:
-            error = str(reason)
-        return {
-            "node_id": node,
-            "had_tunnel": any(peer["node_id"] == node and peer["encrypted"] for peer in peers),
-            "pila_pushed": not error,
-            "resolve_error": error,
-            "was_relay_active": False,
-            "was_relay_pinned": False,
-        }
-
-
-def _read(payload: bytes, form: type[_T], verb: str) -> _T:
-    try:
-        return msgspec.json.decode(payload, type=form)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidArgument(f"{verb}: invalid JSON: {error}") from error
+        network = envelope.address.network
+        is_member = network == BACKBONE or network in record.networks
+        return a.EnvelopeVerified(
+            valid=True,
+            node_id=node,
+            address=envelope.address,
+            verified_via="registry",
+            trusted=self._judge.is_trusted(node),
+            network_member=is_member if asked.check_standing else UNSET,
+            last_seen_unix=record.last_seen if asked.check_standing else 0,
+        )
 
 
 def _decode(text: str) -> bytes:

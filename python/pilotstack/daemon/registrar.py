@@ -1,0 +1,219 @@
+"""A node's registration: who it is in the registry, and what follows from that here."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Protocol
+
+import anyio
+
+from pilotstack import _events, wellknown
+from pilotstack.daemon.replies import answer_of
+from pilotstack.errors import PilotError
+from pilotstack.ipc import answers as a
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pilotstack.daemon.identity import Identity
+    from pilotstack.daemon.records import Records
+    from pilotstack.daemon.rotation import Rotation
+    from pilotstack.daemon.state import NodeState
+    from pilotstack.registry.client import RegistryClient
+
+log = _events.get_logger(__name__)
+
+#: Seconds for the good-bye to the registry.
+FAREWELL: Final = 2.0
+
+
+class Node(Protocol):
+    """The part of the core that knows who we are."""
+
+    def set_address(self, network: int, node: int) -> None:
+        """Our address."""
+
+    def set_identity(self, seed: bytes) -> None:
+        """Our key."""
+
+    def set_private(self, is_private: bool) -> None:
+        """Whether strangers may reach us."""
+
+    def set_networks(self, networks: list[int]) -> None:
+        """Networks that we are in, without the backbone."""
+
+
+class Followers(Protocol):
+    """What else depends on who this node is."""
+
+    def identity_changed(self, identity: Identity) -> None:
+        """This node has another key."""
+
+    def id_known(self, node_id: int, *, is_new: bool) -> None:
+        """The registry gave this node an id, ``is_new`` if it is another one than before."""
+
+    def networks_changed(self, networks: frozenset[int]) -> None:
+        """This node is in these networks."""
+
+    def registered(self) -> None:
+        """The registration is complete."""
+
+
+class Registrar:
+    """Registers one node, and changes what the registry knows of it.
+
+    Args:
+        state: what to register; changed by what the registry answers.
+        registry: signs with the node's key.
+        core: is told who the node is.
+        records: what the registry says about nodes.
+        rotation: replaces the key.
+        endpoint: where the node is, when it is asked.
+        followers: are told of every change.
+    """
+
+    def __init__(
+        self,
+        state: NodeState,
+        registry: RegistryClient,
+        core: Node,
+        records: Records,
+        rotation: Rotation,
+        endpoint: Callable[[], str],
+        followers: Followers,
+    ) -> None:
+        self.state = state
+        self.endpoint = endpoint
+        self._registry = registry
+        self._core = core
+        self._records = records
+        self._rotation = rotation
+        self._followers = followers
+        self._changing_key = anyio.Lock()
+        self._registering = anyio.Lock()
+        self._has_asked = False
+
+    async def enter(self) -> None:
+        """Registers for the first time.
+
+        Raises:
+            PilotError: the registry refuses, or does not answer.
+        """
+        self._use(await self._rotation.settle(self.state.identity, self.endpoint()))
+        await self.register()
+
+    async def register(self) -> str:
+        """Registers this node; harmless when it is registered.
+
+        Returns:
+            Why the hostname was refused, or an empty text.
+        """
+        async with self._registering:
+            return await self._register()
+
+    async def _register(self) -> str:
+        state = self.state
+        self._has_asked = True
+        registration = await self._registry.register(
+            self.endpoint(),
+            hostname=state.hostname,
+            owner=state.owner,
+            version=wellknown.VERSION,
+        )
+        is_new = registration.node_id != state.node_id
+        state.node_id, state.address = registration.node_id, registration.address
+        self._core.set_address(state.address.network, state.address.node)
+        state.hostname_error = registration.hostname_error
+        if registration.hostname_error:
+            log.warning("hostname_refused", error=registration.hostname_error)
+            state.hostname = ""
+        await self.set_visibility(public=state.public)
+        self._followers.id_known(state.node_id, is_new=is_new)
+        if is_new and state.tags:
+            await self._registry.set_tags(list(state.tags))
+        await self.refresh_networks()
+        state.is_registered = True
+        self._followers.registered()
+        return registration.hostname_error
+
+    async def heartbeat(self) -> None:
+        """Says that this node is alive.
+
+        Raises:
+            NotFound: the registry does not know it, or another by its id.
+            ConnectionFailed: no registry answers.
+        """
+        await self._registry.heartbeat()
+
+    async def deregister(self) -> a.Deregistered:
+        """Takes this node off the network until it is registered again."""
+        # Before the request, so that no heartbeat in between takes it for a loss.
+        self.state.is_registered = False
+        reply = answer_of(a.Deregistered, await self._registry.deregister())
+        self._set_networks(frozenset())
+        return reply
+
+    async def rotate_key(self) -> a.KeyRotated:
+        """Replaces this node's key.
+
+        Raises:
+            PilotError: see :meth:`Rotation.rotate`.
+        """
+        async with self._changing_key:
+            identity, reply = await self._rotation.rotate()
+            self._use(identity)
+        log.info("key_rotated", public_key=reply.get("public_key"))
+        return answer_of(a.KeyRotated, reply)
+
+    async def set_hostname(self, name: str) -> a.HostnameSet:
+        """Takes a name, or gives it up if it is empty."""
+        reply = answer_of(a.HostnameSet, await self._registry.set_hostname(name))
+        self.state.hostname = name
+        return reply
+
+    async def set_visibility(self, *, public: bool) -> a.VisibilitySet:
+        """Lets everybody reach this node, or only those whom it trusts and its networks."""
+        # Before the registry knows when it closes, after it knows when it opens.
+        if not public:
+            self._core.set_private(True)
+        reply = await self._registry.set_visibility(public=public)
+        self._core.set_private(not public)
+        self.state.public = public
+        return answer_of(a.VisibilitySet, reply)
+
+    async def set_tags(self, tags: tuple[str, ...]) -> a.TagsSet:
+        """Says what this node can be found by."""
+        reply = answer_of(a.TagsSet, await self._registry.set_tags(list(tags)))
+        self.state.tags = tags
+        return reply
+
+    async def enroll_recovery(self, commitment: str) -> a.RecoveryEnrolled:
+        """Leaves a commitment to a secret with the registry, or takes it back if it is empty."""
+        return answer_of(a.RecoveryEnrolled, await self._registry.enroll_recovery(commitment))
+
+    async def refresh_networks(self) -> None:
+        """Learns from the registry which networks we are in; whoever changes that calls this."""
+        self._records.forget(self.state.node_id)
+        with suppress(PilotError):
+            record = await self._records.profile(self.state.node_id)
+            self._set_networks(record.networks)
+
+    def _set_networks(self, networks: frozenset[int]) -> None:
+        self.state.networks = networks
+        self._followers.networks_changed(networks)
+        self._core.set_networks(self.state.memberships)
+
+    def _use(self, identity: Identity) -> None:
+        if identity is not self.state.identity:
+            self.state.identity = identity
+            self._followers.identity_changed(identity)
+            self._core.set_identity(identity.seed)
+
+    async def leave(self) -> None:
+        """Says good-bye; what the registry does not hear in time it finds out by itself."""
+        with anyio.move_on_after(FAREWELL, shield=True), suppress(PilotError):
+            if self._has_asked and not self.state.node_id:
+                # Its answer never came, so it may have been done.
+                await self._registry.register(self.endpoint())
+            if self._has_asked:
+                await self._registry.deregister(keep_memberships=True)

@@ -1,0 +1,90 @@
+"""Counters and rows of the core at one moment, as types."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+from pilotstack.daemon.replies import read_address
+from pilotstack.ipc.answers import ConnectionInfo, PeerInfo  # noqa: TC001 - msgspec reads them
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NANOS_PER_MS: Final = 1e6
+_DROPPED: Final = "dropped_"
+#: Times of a connection, which the core tells in nanoseconds and the daemon in milliseconds.
+_TIMES: Final = ("srtt", "rttvar", "min_rtt")
+#: States as existing clients know them.
+_STATES: Final = {
+    "SYN-SENT": "SYN_SENT",
+    "SYN-RECEIVED": "SYN_RECV",
+    "FIN-WAIT-1": "FIN_WAIT",
+    "FIN-WAIT-2": "FIN_WAIT",
+    "CLOSE-WAIT": "CLOSE_WAIT",
+    "CLOSING": "FIN_WAIT",
+    "LAST-ACK": "CLOSE_WAIT",
+    "TIME-WAIT": "TIME_WAIT",
+}
+
+
+class Source(Protocol):
+    """The part of the core that tells its state."""
+
+    def snapshot(self) -> Mapping[str, object]:
+        """Counters by name, and rows of peers and connections."""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The state of the core."""
+
+    connections: int
+    ports: int
+    peers: int
+    encrypted_peers: int
+    bytes_sent: int
+    bytes_recv: int
+    pkts_sent: int
+    pkts_recv: int
+    #: Frames that were opened.
+    opened: int
+    ptb_recv: int
+    #: Bytes of memory held for readers, and for peers that have not acknowledged.
+    recv_held: int
+    send_held: int
+    peer_list: tuple[PeerInfo, ...]
+    conn_list: tuple[ConnectionInfo, ...]
+    #: What was dropped, by reason.
+    dropped: dict[str, int]
+
+
+def take(core: Source) -> Snapshot:
+    """The core's state now.
+
+    Raises:
+        RuntimeError: its thread does not answer.
+    """
+    found = core.snapshot()
+    connections = found["conn_list"]
+    assert isinstance(connections, list), "rows of connections"
+    members = {
+        **found,
+        "conn_list": [_connection(row) for row in connections],
+        "dropped": {
+            name.removeprefix(_DROPPED): value
+            for name, value in found.items()
+            if name.startswith(_DROPPED)
+        },
+    }
+    return msgspec.convert(members, Snapshot, dec_hook=read_address)
+
+
+def _connection(row: dict[str, object]) -> dict[str, object]:
+    shown = dict(row)
+    shown["state"] = _STATES.get(str(row["state"]), row["state"])
+    for name in _TIMES:
+        nanos = shown.pop(f"{name}_ns")
+        assert isinstance(nanos, int), "a time"
+        shown[f"{name}_ms"] = round(nanos / _NANOS_PER_MS, 3)
+    return shown

@@ -1,0 +1,1 @@
+"""What drivers ask of the daemon over its socket (``docs/reference/ipc.md``), by topic."""
