@@ -60,7 +60,11 @@ ALLOWED: dict[str, set[str]] = {
     "trust": BASE | {"client", "registry.client", "registry.protocol"},
     "daemon": BASE | {"client", "registry", "beacon", "trust"},
     "testing": {"errors", "_core"},
-    "cli": BASE | {"client", "registry.client", "daemon.lifecycle", "daemon.identity", "testing"},
+    "cli": BASE
+    | {
+        *("client", "registry.client", "testing"),
+        *("daemon.lifecycle", "daemon.identity", "daemon.flags"),
+    },
 }
 
 

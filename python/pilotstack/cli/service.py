@@ -13,10 +13,10 @@ from pilotstack import wellknown
 from pilotstack.cli.context import Group, Settings, global_options, reported
 from pilotstack.client import Driver
 from pilotstack.daemon import lifecycle
+from pilotstack.daemon.flags import start_options
 from pilotstack.errors import NotRunning, PilotError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from pilotstack.ipc.answers import Info
@@ -27,43 +27,13 @@ def daemon() -> None:
     """Start, stop and look at the daemon."""
 
 
-_START_OPTIONS = (
-    click.option("--config", help="JSON file of settings; see: pilot-daemon --help"),
-    click.option(
-        "--registry",
-        help="Registry, host:port; several, by commas, are a primary and its standbys.",
-    ),
-    click.option(
-        "--registry-tls/--no-registry-tls", default=None, help="Talk TLS to the registry."
-    ),
-    click.option("--registry-trust", type=click.Choice(["pinned", "system"])),
-    click.option("--registry-fingerprint", help="SHA-256 of its certificate; several by commas."),
-    click.option("--beacon", help="Beacon, host:port."),
-    click.option("--listen", help="UDP address of the tunnel."),
-    click.option("--identity", help="Identity file; ~/.pilot/identity.json unless given."),
-    click.option("--hostname", help="Name to take."),
-    click.option("--owner", help="Contact that the registry keeps."),
-    click.option("--admin-token-file", help="File that holds the registry's admin token."),
-    click.option("--endpoint", help="Public host:port, instead of asking the beacon."),
-    click.option("--log-level", type=click.Choice(["debug", "info", "warn", "error"])),
-    click.option("--log-format", type=click.Choice(["text", "json"])),
-    click.option("--public/--private", default=None, help="Whether everybody may reach this node."),
-    click.option("--no-echo", is_flag=True, default=None, help="Do not echo on port 7."),
-)
-
-
-def _start_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_START_OPTIONS):
-        command = option(command)
-    return command
-
-
 @daemon.command()
-@_start_options
+@click.option("--config", help="JSON file of settings; see: pilot-daemon --help")
+@start_options
 @click.option("--foreground", is_flag=True, help="Stay in the foreground.")
 @global_options
 @reported
-def start(settings: Settings, /, foreground: bool, **options: str | bool | None) -> None:
+def start(settings: Settings, /, foreground: bool, **options: lifecycle.Value) -> None:
     """Start the daemon and wait until it serves.
 
     What is not given here comes from the environment (PILOT_HOSTNAME for --hostname, and so on),

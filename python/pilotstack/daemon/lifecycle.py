@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
+#: What a flag of ``pilotctl daemon start`` may be; ``None`` and ``()`` if it was not given.
+Value = str | bool | float | Path | tuple[str, ...] | None
+
 _ENTRY = "from pilotstack._entry import pilot_daemon; pilot_daemon()"
 #: Seconds for an orderly end, before the daemon is killed.
 _PATIENCE = 10.0
@@ -59,7 +62,7 @@ def log_file() -> Path:
     return wellknown.home() / "pilot.log"
 
 
-def flags_of(options: Mapping[str, str | bool | None]) -> list[str]:
+def flags_of(options: Mapping[str, Value]) -> list[str]:
     """The daemon's command line for what ``pilotctl daemon start`` was given. Where neither that,
     the environment nor the file of settings names an identity, there is one in the home directory.
 
@@ -70,14 +73,16 @@ def flags_of(options: Mapping[str, str | bool | None]) -> list[str]:
     for name, value in options.items():
         flag = name.replace("_", "-")
         match value:
-            case None:
+            case None | ():
                 pass
             case True:
                 flags.append(f"--{flag}")
             case False:
                 flags.append("--private" if flag == "public" else f"--no-{flag}")
-            case str():
-                flags += [f"--{flag}", value]
+            case tuple():
+                flags += [part for each in value for part in (f"--{flag}", each)]
+            case _:
+                flags += [f"--{flag}", str(value)]
     is_named = options.get("identity") or os.environ.get("PILOT_IDENTITY")
     config = options.get("config") or os.environ.get("PILOT_CONFIG")
     if not is_named and not (isinstance(config, str) and names_identity(Path(config))):

@@ -11,6 +11,7 @@ import click
 
 from pilotstack import _commands, _flags, _serving, wellknown
 from pilotstack.daemon.config import DaemonConfig, read_file
+from pilotstack.daemon.flags import daemon_options
 from pilotstack.errors import InvalidArgument
 from pilotstack.registry.client import trust_of
 from pilotstack.registry.protocol.names import check_hostname
@@ -49,58 +50,7 @@ def kind_of(parameter: click.Parameter) -> type:
     help="JSON file of settings: the flags below without their dashes. A flag comes before the "
     "environment (PILOT_HOSTNAME for --hostname, and so on), that before this file.",
 )
-@_flags.registry_options()
-@click.option(
-    "--beacon",
-    default=wellknown.LOCAL_BEACON,
-    show_default=True,
-    help="Beacon, host:port; empty for none.",
-)
-@click.option(
-    "--listen",
-    default=":0",
-    show_default=True,
-    help="UDP address of the tunnel; a port alone means every address, IPv6 and IPv4.",
-)
-@click.option(
-    "--socket",
-    type=click.Path(path_type=Path),
-    help="The drivers' socket; one in the user's runtime directory or ~/.pilot/run unless given.",
-)
-@click.option(
-    "--pid-file",
-    type=click.Path(path_type=Path),
-    help="File for the process's number; locked while the process lives.",
-)
-@click.option("--identity", type=click.Path(path_type=Path), help="Identity file; made if missing.")
-@click.option("--hostname", default="", help="Name to take.")
-@click.option("--owner", default="", help="Contact that the registry keeps.")
-@click.option(
-    "--admin-token",
-    default="",
-    help="The registry's admin token, for managing networks; broadcasts then need it, too. "
-    "Others can see a flag: use PILOT_ADMIN_TOKEN or --admin-token-file.",
-)
-@click.option(
-    "--admin-token-file", type=click.Path(path_type=Path), help="File that holds that token."
-)
-@click.option("--endpoint", default="", help="Public host:port, instead of asking the beacon.")
-@click.option("--public/--private", default=False, help="Whether everybody may reach this node.")
-@click.option("--no-echo", is_flag=True, help="Do not echo on port 7.")
-@click.option(
-    "--congestion",
-    type=click.Choice(list(wellknown.CONGESTION)),
-    default="cubic",
-    show_default=True,
-    help="Congestion controller of streams that ask for none.",
-)
-@click.option(
-    "--keepalive", default=30.0, type=click.FloatRange(1, 3600), help="Heartbeat, seconds."
-)
-@click.option("--log-level", type=click.Choice(_serving.LEVELS), default="info", show_default=True)
-@click.option(
-    "--log-format", type=click.Choice(_serving.FORMATS), default="text", show_default=True
-)
+@daemon_options
 @click.version_option(wellknown.VERSION)
 def daemon(
     *,

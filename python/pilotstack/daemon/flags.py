@@ -1,0 +1,95 @@
+"""Flags of the daemon, for ``pilot-daemon`` and for ``pilotctl daemon start``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from pilotstack import _flags, _logs, wellknown
+from pilotstack._flags import REGISTRY_FLAGS, Flag
+
+#: In the order of the help.
+FLAGS: Final = (
+    *REGISTRY_FLAGS,
+    Flag(
+        "--beacon",
+        default=wellknown.LOCAL_BEACON,
+        show_default=True,
+        help="Beacon, host:port; empty for none.",
+    ),
+    Flag(
+        "--listen",
+        default=":0",
+        show_default=True,
+        help="UDP address of the tunnel; a port alone means every address, IPv6 and IPv4.",
+    ),
+    # A flag of every command of pilotctl.
+    Flag(
+        "--socket",
+        is_passed_on=False,
+        type=click.Path(path_type=Path),
+        help="The drivers' socket; one in the user's runtime directory or ~/.pilot/run unless "
+        "given.",
+    ),
+    # There is one for all daemons in the background.
+    Flag(
+        "--pid-file",
+        is_passed_on=False,
+        type=click.Path(path_type=Path),
+        help="File for the process's number; locked while the process lives.",
+    ),
+    Flag(
+        "--identity",
+        type=click.Path(path_type=Path),
+        help="Identity file; made if missing.",
+        passed_on_help="Identity file, made if missing; ~/.pilot/identity.json unless given.",
+    ),
+    Flag("--hostname", default="", help="Name to take."),
+    Flag("--owner", default="", help="Contact that the registry keeps."),
+    # Everybody can see the flags of a process that stays.
+    Flag(
+        "--admin-token",
+        is_passed_on=False,
+        default="",
+        help="The registry's admin token, for managing networks; broadcasts then need it, too. "
+        "Others can see a flag: use PILOT_ADMIN_TOKEN or --admin-token-file.",
+    ),
+    Flag(
+        "--admin-token-file",
+        type=click.Path(path_type=Path),
+        help="File that holds that token.",
+        passed_on_help="File that holds the registry's admin token.",
+    ),
+    Flag("--endpoint", default="", help="Public host:port, instead of asking the beacon."),
+    Flag("--public/--private", default=False, help="Whether everybody may reach this node."),
+    Flag("--no-echo", is_flag=True, help="Do not echo on port 7."),
+    Flag(
+        "--congestion",
+        type=click.Choice(list(wellknown.CONGESTION)),
+        default="cubic",
+        show_default=True,
+        help="Congestion controller of streams that ask for none.",
+    ),
+    Flag("--keepalive", default=30.0, type=click.FloatRange(1, 3600), help="Heartbeat, seconds."),
+    Flag(
+        "--log-level",
+        type=click.Choice(_logs.LEVELS),
+        default="info",
+        show_default=True,
+        help="What is worth a line of the log.",
+    ),
+    Flag(
+        "--log-format",
+        type=click.Choice(_logs.FORMATS),
+        default="text",
+        show_default=True,
+        help="What a line of the log looks like.",
+    ),
+)
+
+#: Flags of ``pilot-daemon``.
+daemon_options = _flags.all_of(flag.option() for flag in FLAGS)
+#: Flags of ``pilotctl daemon start``.
+start_options = _flags.all_of(flag.passed_on() for flag in FLAGS if flag.is_passed_on)
