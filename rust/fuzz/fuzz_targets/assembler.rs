@@ -1,4 +1,4 @@
-//! Reassembly against a model: every octet is given once, in order, and is the one that was sent.
+//! Reassembly against a model: every byte is given once, in order, and is the one that was sent.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,7 +6,7 @@ use pilot_proto::{storage::assembler::Assembler, wire::seq::SeqNumber};
 
 const SPACE: usize = 4096;
 
-fn octet(position: usize) -> u8 {
+fn byte(position: usize) -> u8 {
     (position * 31 % 251) as u8
 }
 
@@ -17,7 +17,7 @@ fuzz_target!(|input: &[u8]| {
     for operation in input.chunks_exact(4) {
         let start = usize::from(u16::from_be_bytes([operation[0], operation[1]])) % SPACE;
         let len = 1 + usize::from(operation[2]);
-        let data: Vec<u8> = (start..start + len).map(octet).collect();
+        let data: Vec<u8> = (start..start + len).map(byte).collect();
         if start + len <= next {
             continue;
         }
@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
             assembler.insert(base + start, &data, 64);
         }
         while let Some(given) = assembler.pop(base + next) {
-            let expected: Vec<u8> = (next..next + given.len()).map(octet).collect();
+            let expected: Vec<u8> = (next..next + given.len()).map(byte).collect();
             assert_eq!(given, expected);
             next += given.len();
         }

@@ -29,8 +29,8 @@ impl Program {
     /// Reads what is there; keeps descriptors, and passes the rest over.
     fn read(&mut self) {
         let Some(socket) = &self.socket else { return };
-        let (mut octets, mut control) = ([0_u8; 4096], [0_u64; 8]);
-        let mut iov = libc::iovec { iov_base: octets.as_mut_ptr().cast(), iov_len: octets.len() };
+        let (mut bytes, mut control) = ([0_u8; 4096], [0_u64; 8]);
+        let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
         // SAFETY: an all-zero msghdr is a valid empty one; it is made to point to live buffers of the stated
         // lengths, and a descriptor that comes is new.
         unsafe {

@@ -112,8 +112,8 @@ fuzz_target!(|input: &[u8]| {
             5 => {
                 if let Some(frame) = world.wire[side].front_mut() {
                     let position = usize::from(b) % frame.len().max(1);
-                    if let Some(octet) = frame.get_mut(position) {
-                        *octet ^= a | 1;
+                    if let Some(byte) = frame.get_mut(position) {
+                        *byte ^= a | 1;
                     }
                 }
             }

@@ -4,8 +4,8 @@
 use libfuzzer_sys::fuzz_target;
 use pilot_proto::wire::ipc::{Frame, split};
 
-fuzz_target!(|octets: &[u8]| {
-    let mut rest = octets;
+fuzz_target!(|bytes: &[u8]| {
+    let mut rest = bytes;
     while let Ok(Some((body, taken))) = split(rest) {
         assert_eq!(taken, body.len() + 4);
         if let Ok(Frame::Request { body, .. }) = Frame::parse(body) {

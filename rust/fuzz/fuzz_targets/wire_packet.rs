@@ -1,4 +1,4 @@
-//! Packets and SACK payloads: what parses is emitted to the same octets.
+//! Packets and SACK payloads: what parses is emitted to the same bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,17 +7,17 @@ use pilot_proto::wire::{
     sack::{SackBlocks, look_alike_cut},
 };
 
-fuzz_target!(|octets: &[u8]| {
-    if let Ok((header, payload)) = Header::parse(octets) {
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok((header, payload)) = Header::parse(bytes) {
         let mut emitted = vec![0; HEADER_LEN];
         emitted.extend(payload);
         assert!(header.emit(&mut emitted));
         assert_eq!(Header::parse(&emitted).unwrap(), (header, payload));
     }
-    if let Ok(blocks) = SackBlocks::parse(octets) {
+    if let Ok(blocks) = SackBlocks::parse(bytes) {
         let mut out = [0; 64];
         let len = blocks.emit(&mut out).unwrap();
-        assert_eq!(out[..len], octets[..len]);
-        assert!(look_alike_cut(octets).is_some());
+        assert_eq!(out[..len], bytes[..len]);
+        assert!(look_alike_cut(bytes).is_some());
     }
 });

@@ -7,14 +7,14 @@ use pilot_proto::{
     wire::{beacon::Message, tunnel::Frame},
 };
 
-fuzz_target!(|octets: &[u8]| {
-    match Frame::parse(octets) {
-        Ok(Frame::SignedKey(frame)) => assert!(octets.starts_with(&frame.emit())),
-        Ok(Frame::BareKey(frame)) => assert!(octets.starts_with(&frame.emit())),
-        Ok(Frame::CookieReply(reply)) => assert!(octets.starts_with(&reply.emit())),
-        Ok(Frame::Sealed(header)) => assert!(octets.starts_with(&header.emit())),
+fuzz_target!(|bytes: &[u8]| {
+    match Frame::parse(bytes) {
+        Ok(Frame::SignedKey(frame)) => assert!(bytes.starts_with(&frame.emit())),
+        Ok(Frame::BareKey(frame)) => assert!(bytes.starts_with(&frame.emit())),
+        Ok(Frame::CookieReply(reply)) => assert!(bytes.starts_with(&reply.emit())),
+        Ok(Frame::Sealed(header)) => assert!(bytes.starts_with(&header.emit())),
         Ok(Frame::Beacon) => {
-            if let Ok(message) = Message::parse(octets) {
+            if let Ok(message) = Message::parse(bytes) {
                 let mut out = Vec::new();
                 message.emit(&mut out);
                 assert_eq!(Message::parse(&out).map(|_| ()), Ok(()));
@@ -22,7 +22,7 @@ fuzz_target!(|octets: &[u8]| {
         }
         Ok(Frame::Plain | Frame::Punch) | Err(_) => {}
     }
-    if let Ok(capabilities) = Capabilities::parse(octets) {
+    if let Ok(capabilities) = Capabilities::parse(bytes) {
         assert_eq!(Capabilities::parse(&capabilities.emit()), Ok(capabilities));
     }
 });

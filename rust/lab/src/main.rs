@@ -8,7 +8,7 @@
 //! burst=0.002,0.1,1 duplicate=0.01 reorder=0.01,5ms mtu=1400 seed=1
 //! ```
 //!
-//! `delay` is one way and, as `rate` and `queue` (octets), holds for each direction; everything else
+//! `delay` is one way and, as `rate` and `queue` (bytes), holds for each direction; everything else
 //! concerns packets from left to right, but for `loss-back`. With a `seed` the nth packet of a direction
 //! meets the same fate each time, whoever sends it. The models are those of the simulator
 //! (`pilot-sim`), on the host's clock.
@@ -39,7 +39,7 @@ struct Router {
     links: Links,
     /// For each direction, what the fate of its next packet is drawn from.
     seeds: [u64; 2],
-    /// Packets by departure: the side they leave on, and their octets.
+    /// Packets by departure: the side they leave on, and their bytes.
     waiting: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     serial: u64,
 }

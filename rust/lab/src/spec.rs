@@ -17,7 +17,7 @@ pub(crate) enum SpecError {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Spec {
     delay: Duration,
-    /// Octets per second, 0 for no limit.
+    /// Bytes per second, 0 for no limit.
     rate: u64,
     queue: usize,
     loss: f64,

@@ -20,8 +20,8 @@ impl Tun {
         if name.is_empty() || name.len() >= request.ifr_name.len() || !name.is_ascii() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a device name"));
         }
-        for (slot, octet) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *slot = octet.cast_signed();
+        for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *slot = byte.cast_signed();
         }
         request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
         // SAFETY: the request is initialised and outlives the call.

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`time`], [`config`] | points in time as integers; every tunable with unit and source | read a clock |
 //! | [`trace`] | a bounded record of what happens | call anybody |
-//! | [`wire`] | octets to typed values and back | keep state |
+//! | [`wire`] | bytes to typed values and back | keep state |
 //! | [`storage`] | byte queues, reassembly, ranges, token bucket | know a protocol |
 //! | [`crypto`] | identity, key agreement, AEAD, replay windows | know peers |
 //! | [`tunnel`] | one peer: handshake, session, path | know streams |
@@ -15,7 +15,7 @@
 //! | [`qlog`] | records as text | write files |
 //!
 //! Nothing here opens a socket, reads a clock or draws a random number: time and seeds are
-//! arguments, and the same inputs give the same output octets.
+//! arguments, and the same inputs give the same output bytes.
 #![forbid(unsafe_code)]
 
 pub mod config;

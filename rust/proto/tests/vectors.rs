@@ -1,4 +1,4 @@
-//! The published vectors: what every node on the network agrees on, octet by octet.
+//! The published vectors: what every node on the network agrees on, byte by byte.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::net::SocketAddr;
@@ -32,12 +32,12 @@ macro_rules! vectors {
     };
 }
 
-fn octets(value: &Value) -> Vec<u8> {
+fn bytes(value: &Value) -> Vec<u8> {
     hex::decode(value.as_str().unwrap()).unwrap()
 }
 
 fn array<const N: usize>(value: &Value) -> [u8; N] {
-    octets(value).try_into().unwrap()
+    bytes(value).try_into().unwrap()
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -59,7 +59,7 @@ fn addresses() {
             Address { network: NetworkId(number(&case["network"])), node: NodeId(number(&case["node"])) };
         assert_eq!(address.to_string(), case["text"]);
         assert_eq!(case["text"].as_str().unwrap().parse(), Ok(address));
-        assert_eq!(address.emit().to_vec(), octets(&case["bytes"]));
+        assert_eq!(address.emit().to_vec(), bytes(&case["bytes"]));
         assert_eq!(Address::parse(array(&case["bytes"])), address);
         assert_eq!(address.is_broadcast(), case["broadcast"]);
         assert_eq!(address.is_unspecified(), case["zero"]);
@@ -93,8 +93,8 @@ fn headers() {
             ack: SeqNumber::new(number(&case["ack"])),
             window: number(&case["window"]),
         };
-        let wire = octets(&case["wire"]);
-        let payload = octets(&case["payload"]);
+        let wire = bytes(&case["wire"]);
+        let payload = bytes(&case["payload"]);
         assert_eq!(Header::parse(&wire), Ok((header, &payload[..])), "{}", case["name"]);
         let mut emitted = vec![0; HEADER_LEN];
         emitted.extend(&payload);
@@ -102,11 +102,11 @@ fn headers() {
         assert_eq!(emitted, wire, "{}", case["name"]);
     }
     for case in list(&file, "decode") {
-        let is_accepted = Header::parse(&octets(&case["wire"])).is_ok();
+        let is_accepted = Header::parse(&bytes(&case["wire"])).is_ok();
         assert_eq!(is_accepted, case["g2"] != "reject", "{case}");
     }
     let mut largest = vec![0x5a; HEADER_LEN + 65_535];
-    let (header, _) = Header::parse(&octets(&list(&file, "valid")[0]["wire"])).unwrap();
+    let (header, _) = Header::parse(&bytes(&list(&file, "valid")[0]["wire"])).unwrap();
     let header = Header { flags: Flags::ACK, seq: SeqNumber::new(1), ack: SeqNumber::new(1), ..header };
     assert!(header.emit(&mut largest));
     assert_eq!(hex::encode(&largest[30..34]), file["max_payload"]["crc32"]);
@@ -131,14 +131,14 @@ fn sack() {
         blocks(&case["blocks"]).into_iter().for_each(|block| built.push(block));
         let mut out = [0; 64];
         let len = built.emit(&mut out).unwrap();
-        assert_eq!(&out[..len], octets(&case["wire"]));
+        assert_eq!(&out[..len], bytes(&case["wire"]));
         assert_eq!(SackBlocks::parse(&out[..len]), Ok(built));
     }
     for case in list(&file, "decode_reject") {
-        assert!(SackBlocks::parse(&octets(&case["wire"])).is_err(), "{case}");
+        assert!(SackBlocks::parse(&bytes(&case["wire"])).is_err(), "{case}");
     }
     for case in list(&file, "decode_accept") {
-        assert_eq!(SackBlocks::parse(&octets(&case["wire"])).unwrap().as_slice(), blocks(&case["blocks"]));
+        assert_eq!(SackBlocks::parse(&bytes(&case["wire"])).unwrap().as_slice(), blocks(&case["blocks"]));
     }
     for case in list(&file, "ooo_to_blocks") {
         let mut assembler = Assembler::default();
@@ -155,26 +155,26 @@ fn key_exchange() {
     let file = vectors!("keyexchange");
     let own = ExchangeKey::from_secret(&array(&file["x25519_priv_a"])).unwrap();
     let peer = ExchangeKey::from_secret(&array(&file["x25519_priv_b"])).unwrap();
-    assert_eq!(own.public_key().to_vec(), octets(&file["x25519_pub_a"]));
-    let derived = SharedKeys::derive(&octets(&file["shared"])).unwrap();
+    assert_eq!(own.public_key().to_vec(), bytes(&file["x25519_pub_a"]));
+    let derived = SharedKeys::derive(&bytes(&file["shared"])).unwrap();
     for keys in [own.agree(&peer.public_key()).unwrap(), peer.agree(&own.public_key()).unwrap(), derived] {
-        assert_eq!(keys.key(Suite::G1).to_vec(), octets(&file["g1_key"]));
-        assert_eq!(keys.key(Suite::G2).to_vec(), octets(&file["g2_key"]));
+        assert_eq!(keys.key(Suite::G1).to_vec(), bytes(&file["g1_key"]));
+        assert_eq!(keys.key(Suite::G2).to_vec(), bytes(&file["g2_key"]));
     }
     assert!(own.agree(&[0; 32]).is_err());
     for (side, node, key) in [("a", "node_a", own.public_key()), ("b", "node_b", peer.public_key())] {
         let identity = Identity::from_seed(&array(&file[format!("ed25519_seed_{side}")])).unwrap();
         let sender = NodeId(number(&file[node]));
         let signed = identity.sign_exchange_key(sender, key).unwrap();
-        assert_eq!(signed.emit().to_vec(), octets(&file[format!("pila_{side}")]));
+        assert_eq!(signed.emit().to_vec(), bytes(&file[format!("pila_{side}")]));
         assert_eq!(Frame::parse(&signed.emit()), Ok(Frame::SignedKey(signed.clone())));
         assert_eq!(verify_signed_key(&signed), Ok(()));
         let bare = BareKey { sender, exchange_key: key };
-        assert_eq!(bare.emit().to_vec(), octets(&file[format!("pilk_{side}")]));
+        assert_eq!(bare.emit().to_vec(), bytes(&file[format!("pilk_{side}")]));
         assert_eq!(Frame::parse(&bare.emit()), Ok(Frame::BareKey(bare)));
     }
     for case in list(&file, "pila_reject") {
-        let is_good = match Frame::parse(&octets(&case["wire"])) {
+        let is_good = match Frame::parse(&bytes(&case["wire"])) {
             Ok(Frame::SignedKey(frame)) => {
                 verify_signed_key(&frame).is_ok() && own.agree(&frame.exchange_key).is_ok()
             }
@@ -182,9 +182,9 @@ fn key_exchange() {
         };
         assert!(!is_good, "{case}");
     }
-    let trailing = Frame::parse(&octets(&file["pila_accept_with_trailing"]));
+    let trailing = Frame::parse(&bytes(&file["pila_accept_with_trailing"]));
     assert!(matches!(trailing, Ok(Frame::SignedKey(frame)) if verify_signed_key(&frame).is_ok()));
-    assert_eq!(Frame::parse(&octets(&file["pilp"])), Ok(Frame::Punch));
+    assert_eq!(Frame::parse(&bytes(&file["pilp"])), Ok(Frame::Punch));
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn sealed_frames() {
     };
     for case in list(&file, "frames") {
         let key = key(&case["generation"]);
-        let (packet, wire) = (octets(&case["plaintext"]), octets(&case["frame"]));
+        let (packet, wire) = (bytes(&case["plaintext"]), bytes(&case["frame"]));
         let prefix = u32::from_be_bytes(array(&case["nonce_prefix"]));
         let header = SealedHeader {
             sender: NodeId(number(&case["sender"])),
@@ -217,11 +217,11 @@ fn sealed_frames() {
         assert_eq!(key.open(header, &mut frame).unwrap(), &packet[..]);
     }
     for case in list(&file, "reject") {
-        let wire = octets(&case["frame"]);
+        let wire = bytes(&case["frame"]);
         let Ok(Frame::Sealed(header)) = Frame::parse(&wire) else { continue };
         assert!(key(&case["generation"]).open_to(header, &wire, &mut Vec::new()).is_err(), "{case}");
     }
-    assert_eq!(Frame::parse(&octets(&file["plaintext_frame"])), Ok(Frame::Plain));
+    assert_eq!(Frame::parse(&bytes(&file["plaintext_frame"])), Ok(Frame::Plain));
 }
 
 fn emitted(message: &Message<'_>) -> Vec<u8> {
@@ -235,8 +235,8 @@ fn beacon_messages() {
     let file = vectors!("beacon");
     let node = |value: &Value| NodeId(number(value));
     let check = |message: Message<'_>, wire: &Value| {
-        assert_eq!(emitted(&message), octets(wire));
-        assert_eq!(Message::parse(&octets(wire)), Ok(message));
+        assert_eq!(emitted(&message), bytes(wire));
+        assert_eq!(Message::parse(&bytes(wire)), Ok(message));
     };
     let endpoint = |case: &Value| {
         let ip = case["ip"].as_str().unwrap().parse().unwrap();
@@ -255,20 +255,20 @@ fn beacon_messages() {
         &case["wire"],
     );
     for case in list(&file, "discover_reply") {
-        let wire = octets(&case["wire"]);
+        let wire = bytes(&case["wire"]);
         let Ok(Message::DiscoverReply(parsed)) = Message::parse(&wire) else { panic!("{case}") };
         assert_eq!(parsed.ip().to_canonical(), endpoint(case).ip().to_canonical());
         assert_eq!(emitted(&Message::DiscoverReply(endpoint(case))), wire);
     }
     for case in list(&file, "punch_command") {
-        assert_eq!(emitted(&Message::PunchCommand(endpoint(case))), octets(&case["wire"]));
+        assert_eq!(emitted(&Message::PunchCommand(endpoint(case))), bytes(&case["wire"]));
     }
     let case = &file["punch_request"];
     let message =
         Message::PunchRequest { requester: node(&case["requester"]), target: node(&case["target"]) };
     check(message, &case["wire"]);
     let (relay, deliver) = (&file["relay"], &file["relay_deliver"]);
-    let frame = octets(&relay["frame"]);
+    let frame = bytes(&relay["frame"]);
     let (sender, destination) = (node(&relay["sender"]), node(&relay["dest"]));
     check(Message::Relay { sender, destination, frame: &frame }, &relay["wire"]);
     check(Message::RelayDeliver { sender, destination: None, frame: &frame }, &deliver["wire"]);
@@ -280,9 +280,9 @@ fn beacon_messages() {
         check(Message::Sync { beacon: number(&case["beacon_id"]), nodes: &nodes }, &case["wire"]);
     }
     check(Message::Notify { kind: 1 }, &file["notify_g2"]["wire"]);
-    // A note among the cases has no octets.
+    // A note among the cases has no bytes.
     for case in list(&file, "reject").iter().filter(|case| case["wire"].is_string()) {
-        assert!(Message::parse(&octets(&case["wire"])).is_err(), "{case}");
+        assert!(Message::parse(&bytes(&case["wire"])).is_err(), "{case}");
     }
 }
 
@@ -321,7 +321,7 @@ fn session_trace() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|step| (step["dir"] == "A>B", octets(&step["packet"]), step["what"].as_str().unwrap()))
+        .map(|step| (step["dir"] == "A>B", bytes(&step["packet"]), step["what"].as_str().unwrap()))
         .collect();
     let (syn, _) = Header::parse(&packets[0].1).unwrap();
     let tuple =

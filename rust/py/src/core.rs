@@ -20,8 +20,8 @@ pub(crate) struct Core {
     handle: Handle,
 }
 
-fn octets(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
-    bytes.try_into().map_err(|_| PyValueError::new_err(format!("{what} must be 32 octets")))
+fn key(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
+    bytes.try_into().map_err(|_| PyValueError::new_err(format!("{what} must be 32 bytes")))
 }
 
 fn endpoint(text: &str) -> PyResult<SocketAddr> {
@@ -46,8 +46,8 @@ impl Core {
         greeting: String,
     ) -> PyResult<Self> {
         let config = Config {
-            identity_seed: octets(identity_seed, "identity_seed")?,
-            seed: octets(seed, "seed")?,
+            identity_seed: key(identity_seed, "identity_seed")?,
+            seed: key(seed, "seed")?,
             listen: endpoint(listen)?,
             ipc: pilot_net::fd::duplicate(ipc_fd)?,
             has_echo,
@@ -99,7 +99,7 @@ impl Core {
     #[pyo3(signature = (node, identity_key, endpoint))]
     fn on_record(&self, node: u32, identity_key: &[u8], endpoint: Option<&str>) -> PyResult<()> {
         let endpoint = endpoint.map(self::endpoint).transpose()?;
-        self.handle.on_record(NodeId(node), octets(identity_key, "identity_key")?, endpoint);
+        self.handle.on_record(NodeId(node), key(identity_key, "identity_key")?, endpoint);
         Ok(())
     }
 
@@ -109,13 +109,13 @@ impl Core {
 
     #[pyo3(signature = (node, identity_key))]
     fn on_key(&self, node: u32, identity_key: Option<&[u8]>) -> PyResult<()> {
-        let identity_key = identity_key.map(|key| octets(key, "identity_key")).transpose()?;
+        let identity_key = identity_key.map(|bytes| key(bytes, "identity_key")).transpose()?;
         self.handle.on_key(NodeId(node), identity_key);
         Ok(())
     }
 
     fn set_identity(&self, seed: &[u8]) -> PyResult<()> {
-        self.handle.set_identity(octets(seed, "seed")?);
+        self.handle.set_identity(key(seed, "seed")?);
         Ok(())
     }
 

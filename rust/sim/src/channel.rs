@@ -28,7 +28,7 @@ pub enum Loss {
     },
 }
 
-/// Octets of the largest UDP datagram of IPv4 over Ethernet.
+/// Bytes of the largest UDP datagram of IPv4 over Ethernet.
 pub const ETHERNET: usize = 1472;
 
 /// One direction between two hosts; by default one that carries everything at once, if Ethernet does.
@@ -50,7 +50,7 @@ pub struct Path {
     pub reordering: f64,
     /// See [`Self::reordering`].
     pub reorder_delay: Duration,
-    /// Octets of the largest datagram that passes; 0 for any.
+    /// Bytes of the largest datagram that passes; 0 for any.
     pub mtu: usize,
     /// Whether a router tells senders by ICMP that a datagram was too large.
     pub has_icmp: bool,
@@ -91,7 +91,7 @@ impl Link {
 
     /// When a datagram that arrives now has left the link, if it is not dropped.
     fn pass(&mut self, now: Instant, size: usize) -> Option<Instant> {
-        let nanos = |octets: u64| Duration::from_nanos(octets * 1_000_000_000 / self.rate);
+        let nanos = |bytes: u64| Duration::from_nanos(bytes * 1_000_000_000 / self.rate);
         let backlog = self.free_at.saturating_since(now);
         if backlog > nanos(self.queue as u64) {
             self.dropped += 1;
@@ -129,7 +129,7 @@ impl Channel {
         Self { path, ..Self::default() }
     }
 
-    /// Sends one datagram of `size` octets.
+    /// Sends one datagram of `size` bytes.
     pub fn send(&mut self, now: Instant, size: usize, links: &mut Links, rng: &mut Rng) -> Fate {
         let path = self.path;
         if path.mtu > 0 && size > path.mtu {
@@ -182,7 +182,7 @@ fn up_to(most: Duration, rng: &mut Rng) -> Duration {
 pub struct Links(pub(crate) Vec<Link>);
 
 impl Links {
-    /// Adds a bottleneck of `rate` octets per second with a queue of `queue` octets.
+    /// Adds a bottleneck of `rate` bytes per second with a queue of `queue` bytes.
     pub fn add(&mut self, rate: u64, queue: usize) -> LinkId {
         self.0.push(Link::new(rate, queue));
         LinkId(self.0.len() - 1)

@@ -1,4 +1,4 @@
-//! Bulk transfers whose octets are known by their place, so that nothing is kept to compare.
+//! Bulk transfers whose bytes are known by their place, so that nothing is kept to compare.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ use pilot_proto::{
     transport::{CloseReason, Stats},
 };
 
-/// Octets after which the pattern repeats; a prime, so that no shift by a window or a power of two
+/// Bytes after which the pattern repeats; a prime, so that no shift by a window or a power of two
 /// maps it onto itself.
 const PERIOD: usize = 1_048_573;
 
@@ -21,7 +21,7 @@ static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
     (0..PERIOD).map(|_| rng.next_u64().to_le_bytes()[0]).collect()
 });
 
-/// Up to `max` octets that a transfer carries from `offset` on.
+/// Up to `max` bytes that a transfer carries from `offset` on.
 pub fn pattern(offset: u64, max: u64) -> &'static [u8] {
     let pattern: &'static [u8] = &PATTERN;
     let from = usize::try_from(offset % PERIOD as u64).unwrap_or(0);
@@ -47,17 +47,17 @@ pub struct Flow {
     pub from: HostId,
     /// Who accepted and receives.
     pub to: HostId,
-    /// Octets to be sent.
+    /// Bytes to be sent.
     pub total: u64,
-    /// Octets written so far.
+    /// Bytes written so far.
     pub sent: u64,
-    /// Octets read so far, all of them right.
+    /// Bytes read so far, all of them right.
     pub received: u64,
     /// When it was started.
     pub started: Instant,
     /// When the connection was up.
     pub connected: Option<Instant>,
-    /// When the last octet was read.
+    /// When the last byte was read.
     pub finished: Option<Instant>,
     /// Why the sender's connection ended.
     pub closed: Option<CloseReason>,
@@ -76,14 +76,14 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Octets per second between the connection's being up and its end, or `now`.
+    /// Bytes per second between the connection's being up and its end, or `now`.
     pub fn goodput(&self, now: Instant) -> f64 {
         let Some(connected) = self.connected else { return 0.0 };
         let seconds = self.finished.unwrap_or(now).saturating_since(connected).as_secs_f64();
         if seconds > 0.0 { self.received as f64 / seconds } else { 0.0 }
     }
 
-    /// Octets that came back from an echo.
+    /// Bytes that came back from an echo.
     pub fn returned(&self) -> u64 {
         self.returned
     }

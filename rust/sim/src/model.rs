@@ -1,5 +1,5 @@
-//! A network driven by octets, beside a model of what must come of it. Fuzzers and property tests
-//! choose the octets.
+//! A network driven by bytes, beside a model of what must come of it. Fuzzers and property tests
+//! choose the bytes.
 
 use core::time::Duration;
 
@@ -29,9 +29,9 @@ struct Expected {
     received: u64,
 }
 
-/// Runs the operations that `input` describes, four octets each, and checks after each that the
+/// Runs the operations that `input` describes, four bytes each, and checks after each that the
 /// network and the model agree: what arrives is a prefix of what was sent (the transfers compare every
-/// octet), nothing breaks without a cause, and buffers keep their bounds. In the end everything is
+/// byte), nothing breaks without a cause, and buffers keep their bounds. In the end everything is
 /// healed, and what could not break must finish.
 ///
 /// # Panics
@@ -60,8 +60,8 @@ fn apply(world: &mut World, expected: &mut Vec<Expected>, kind: u8, [a, b, c]: [
             let algorithms = [Algorithm::Reno, Algorithm::Cubic, Algorithm::Bbr];
             let congestion = algorithms.get(usize::from(c) % 4).copied();
             let options = DialOptions { no_delay: c & 4 > 0, congestion };
-            let octets = 1 + (u64::from(c) << (a % 12));
-            if world.start_flow(from, to, octets, options, c & 8 > 0).is_ok() {
+            let bytes = 1 + (u64::from(c) << (a % 12));
+            if world.start_flow(from, to, bytes, options, c & 8 > 0).is_ok() {
                 expected.push(Expected::default());
             }
         }

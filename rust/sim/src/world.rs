@@ -26,7 +26,7 @@ pub type HostId = usize;
 
 /// The port on which every host takes transfers.
 const FLOW_PORT: Port = Port(80);
-/// Octets of a datagram that an ICMP message quotes: what fits into 576 with both headers (RFC 1812
+/// Bytes of a datagram that an ICMP message quotes: what fits into 576 with both headers (RFC 1812
 /// section 4.3.2.3).
 const QUOTED: usize = 576 - 20 - 8 - 20 - 8;
 /// Datagrams a host may send in one batch.
@@ -63,8 +63,8 @@ struct Host {
 impl Host {
     fn receive(&mut self, now: Instant, parcel: Parcel) {
         match parcel {
-            Parcel::Datagram { from, mut octets } => {
-                self.node.handle_datagram(now, endpoint(from), &mut octets);
+            Parcel::Datagram { from, mut bytes } => {
+                self.node.handle_datagram(now, endpoint(from), &mut bytes);
             }
             Parcel::TooBig { destination, mtu, quote } => {
                 let destination = endpoint(destination);
@@ -80,7 +80,7 @@ impl Host {
 enum Parcel {
     Datagram {
         from: HostId,
-        octets: Vec<u8>,
+        bytes: Vec<u8>,
     },
     /// A router dropped the host's datagram to `destination`.
     TooBig {
@@ -212,7 +212,7 @@ impl World {
         }
     }
 
-    /// Adds a bottleneck of `rate` octets per second with a queue of `queue` octets.
+    /// Adds a bottleneck of `rate` bytes per second with a queue of `queue` bytes.
     pub fn add_link(&mut self, rate: u64, queue: usize) -> LinkId {
         self.links.add(rate, queue)
     }
@@ -258,7 +258,7 @@ impl World {
         self.datagrams
     }
 
-    /// Dials from one host to another and sends `total` octets; with `is_echo` they come back.
+    /// Dials from one host to another and sends `total` bytes; with `is_echo` they come back.
     ///
     /// # Errors
     /// [`NodeError`] at the node's limits.
@@ -443,7 +443,7 @@ impl World {
             let fate = channel.send(self.now, frame.len(), &mut self.links, &mut self.rng);
             for at in [fate.first, fate.second].into_iter().flatten() {
                 self.serial += 1;
-                let parcel = Parcel::Datagram { from, octets: frame.to_vec() };
+                let parcel = Parcel::Datagram { from, bytes: frame.to_vec() };
                 self.wire.insert((at, self.serial), (to, parcel));
             }
             if let Some(at) = fate.refused {
@@ -615,14 +615,14 @@ impl Drop for World {
     }
 }
 
-/// Fails unless `octets` are those of a transfer from `offset` on.
-fn compare(octets: &[u8], offset: u64) {
-    let (mut octets, mut offset) = (octets, offset);
-    while !octets.is_empty() {
-        let expected = pattern(offset, octets.len() as u64);
-        let (head, rest) = octets.split_at(expected.len());
-        assert!(head == expected, "wrong octets in {offset}..{}", offset + head.len() as u64);
-        octets = rest;
+/// Fails unless `bytes` are those of a transfer from `offset` on.
+fn compare(bytes: &[u8], offset: u64) {
+    let (mut bytes, mut offset) = (bytes, offset);
+    while !bytes.is_empty() {
+        let expected = pattern(offset, bytes.len() as u64);
+        let (head, rest) = bytes.split_at(expected.len());
+        assert!(head == expected, "wrong bytes in {offset}..{}", offset + head.len() as u64);
+        bytes = rest;
         offset += head.len() as u64;
     }
 }

@@ -1,5 +1,5 @@
 //! Secrets and identifiers drawn from one seed, so that the core needs no source of randomness and
-//! the same seed gives the same octets.
+//! the same seed gives the same bytes.
 
 use core::fmt;
 
@@ -17,13 +17,13 @@ impl Entropy {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, seed), counter: 0 }
     }
 
-    /// The next 32 octets.
+    /// The next 32 bytes.
     pub fn next_32(&mut self) -> [u8; 32] {
         self.counter += 1;
         let tag = hmac::sign(&self.key, &self.counter.to_be_bytes());
-        let mut octets = [0; 32];
-        octets.copy_from_slice(tag.as_ref());
-        octets
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(tag.as_ref());
+        bytes
     }
 
     /// The next number.

@@ -13,13 +13,13 @@ pub mod replay;
 /// A key or signature operation failed. Deliberately says no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CryptoError {
-    /// The octets are not a usable key.
+    /// The bytes are not a usable key.
     #[error("unusable key")]
     Key,
     /// The signature does not belong to the message and key.
     #[error("bad signature")]
     Signature,
-    /// The sealed octets were not made with this key, nonce and associated data.
+    /// The sealed bytes were not made with this key, nonce and associated data.
     #[error("cannot be opened")]
     Open,
 }

@@ -23,9 +23,9 @@ impl Prf {
         for part in parts {
             context.update(part);
         }
-        let mut octets = [0; 32];
-        octets.copy_from_slice(context.sign().as_ref());
-        octets
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(context.sign().as_ref());
+        bytes
     }
 }
 

@@ -28,7 +28,7 @@ const MAX_VERDICTS: usize = 16_384;
 /// Packets of one peer, and of all, that wait for a verdict, and their bytes.
 const MAX_HELD_PER_PEER: usize = 4;
 const MAX_HELD: usize = 1024;
-const MAX_HELD_OCTETS: usize = 4 << 20;
+const MAX_HELD_BYTES: usize = 4 << 20;
 /// A question is forgotten after this, and so is what waited for its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A verdict holds for at least this.
@@ -74,7 +74,7 @@ pub(super) struct Gate {
     verdicts: BTreeMap<Caller, (bool, Instant)>,
     questions: BTreeMap<Caller, Question>,
     held: usize,
-    held_octets: usize,
+    held_bytes: usize,
     windows: BTreeMap<NodeId, Instant>,
     windows_by_age: BTreeSet<(Instant, NodeId)>,
 }
@@ -120,7 +120,7 @@ impl Gate {
                 return (false, false);
             }
         }
-        let has_room = self.held < MAX_HELD && self.held_octets + payload.len() <= MAX_HELD_OCTETS;
+        let has_room = self.held < MAX_HELD && self.held_bytes + payload.len() <= MAX_HELD_BYTES;
         let question = self
             .questions
             .entry(caller)
@@ -129,7 +129,7 @@ impl Gate {
             return (false, is_new);
         }
         self.held += 1;
-        self.held_octets += payload.len();
+        self.held_bytes += payload.len();
         question.held.push(Held { header: *header, payload: payload.to_vec() });
         (true, is_new)
     }
@@ -147,7 +147,7 @@ impl Gate {
         self.verdicts.insert(caller, (is_admitted, now + lifetime.max(MIN_LIFETIME)));
         let held = self.questions.remove(&caller).map_or_else(Vec::new, |question| question.held);
         self.held -= held.len();
-        self.held_octets -= octets_of(&held);
+        self.held_bytes -= bytes_of(&held);
         held
     }
 
@@ -170,11 +170,11 @@ impl Gate {
     fn forget_questions(&mut self, now: Instant) {
         self.questions.retain(|_, question| now < question.until);
         self.held = self.questions.values().map(|question| question.held.len()).sum();
-        self.held_octets = self.questions.values().map(|question| octets_of(&question.held)).sum();
+        self.held_bytes = self.questions.values().map(|question| bytes_of(&question.held)).sum();
     }
 }
 
-fn octets_of(held: &[Held]) -> usize {
+fn bytes_of(held: &[Held]) -> usize {
     held.iter().map(|held| held.payload.len()).sum()
 }
 
@@ -334,14 +334,14 @@ mod tests {
         for node in 2..2000 {
             kept(&mut gate, node);
         }
-        assert!(gate.held_octets <= MAX_HELD_OCTETS && gate.held_octets > MAX_HELD_OCTETS - 60_000);
+        assert!(gate.held_bytes <= MAX_HELD_BYTES && gate.held_bytes > MAX_HELD_BYTES - 60_000);
         assert_eq!(gate.questions.len(), MAX_HELD);
         assert_eq!(gate.decide(now, caller(1), true, Duration::ZERO).len(), MAX_HELD_PER_PEER);
         assert_eq!(hold(&mut gate, now, 3000, 60_000), (true, true), "there is room again");
         assert_eq!(hold(&mut gate, now, 3001, 1), (false, false));
         // Nobody answered the others.
         assert_eq!(hold(&mut gate, now + PATIENCE, 3001, 1), (true, true));
-        assert_eq!((gate.questions.len(), gate.held, gate.held_octets), (1, 1, 1));
+        assert_eq!((gate.questions.len(), gate.held, gate.held_bytes), (1, 1, 1));
     }
 
     /// A refusal ends within seconds anyway, so many refused peers take no admission away.

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Octets that a connection takes in the node's tables, apart from what it holds.
+/// Bytes that a connection takes in the node's tables, apart from what it holds.
 const FOOTPRINT: usize = 4096;
 
 impl Node {
@@ -336,7 +336,7 @@ impl Node {
         &mut self.counters
     }
 
-    /// Octets of memory that connections take, roughly.
+    /// Bytes of memory that connections take, roughly.
     pub fn footprint(&self) -> usize {
         self.memory.total() + self.send_memory.total() + self.slots.len() * FOOTPRINT
     }

@@ -183,9 +183,9 @@ impl Node {
                 identity_key: Some(self.identity.public_key()),
                 is_extended: false,
             };
-            let mut octets = Vec::new();
-            message.emit(&mut octets);
-            self.outbox.push_back((beacon, octets));
+            let mut bytes = Vec::new();
+            message.emit(&mut bytes);
+            self.outbox.push_back((beacon, bytes));
         }
         self.arm_discovery();
     }
@@ -205,12 +205,12 @@ impl Node {
         }
     }
 
-    pub(super) fn on_beacon(&mut self, now: Instant, from: SocketAddr, octets: &[u8]) {
+    pub(super) fn on_beacon(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
         if !self.discovery.is_beacon(from) {
             count_drop!(self, dropped_beacon);
             return;
         }
-        let endpoint = match Message::parse(octets) {
+        let endpoint = match Message::parse(bytes) {
             Ok(Message::DiscoverReply(endpoint)) if is_usable(endpoint) => endpoint,
             Ok(_) => {
                 count_drop!(self, dropped_beacon);

@@ -6,14 +6,14 @@ use crate::wire::addr::NodeId;
 
 /// Packets and bytes of one peer, and bytes of all. A proven peer may still be hostile.
 const MAX_PACKETS: usize = 32;
-const MAX_OCTETS_PER_PEER: usize = 256 << 10;
-const MAX_OCTETS: usize = 8 << 20;
+const MAX_BYTES_PER_PEER: usize = 256 << 10;
+const MAX_BYTES: usize = 8 << 20;
 
 /// Packets in the order of their arrival, by peer.
 #[derive(Debug, Default)]
 pub(super) struct Early {
     waiting: BTreeMap<NodeId, Vec<Vec<u8>>>,
-    octets: usize,
+    bytes: usize,
 }
 
 impl Early {
@@ -21,10 +21,10 @@ impl Early {
     pub(super) fn keep(&mut self, node: NodeId, packet: &[u8]) -> bool {
         let (count, held) = self.waiting.get(&node).map_or((0, 0), |held| (held.len(), sum(held)));
         let has_room = count < MAX_PACKETS
-            && held + packet.len() <= MAX_OCTETS_PER_PEER
-            && self.octets + packet.len() <= MAX_OCTETS;
+            && held + packet.len() <= MAX_BYTES_PER_PEER
+            && self.bytes + packet.len() <= MAX_BYTES;
         if has_room {
-            self.octets += packet.len();
+            self.bytes += packet.len();
             self.waiting.entry(node).or_default().push(packet.to_vec());
         }
         has_room
@@ -33,14 +33,14 @@ impl Early {
     /// What waited for a peer; nothing does any more.
     pub(super) fn take(&mut self, node: NodeId) -> Vec<Vec<u8>> {
         let taken = self.waiting.remove(&node).unwrap_or_default();
-        self.octets -= sum(&taken);
+        self.bytes -= sum(&taken);
         taken
     }
 
     /// Forgets the packets of peers that are gone.
     pub(super) fn retain(&mut self, is_known: impl Fn(NodeId) -> bool) {
         self.waiting.retain(|node, _| is_known(*node));
-        self.octets = self.waiting.values().map(|held| sum(held)).sum();
+        self.bytes = self.waiting.values().map(|held| sum(held)).sum();
     }
 }
 
@@ -62,14 +62,14 @@ mod tests {
         assert_eq!(kept(&mut early, 1, 1), MAX_PACKETS);
         assert_eq!(kept(&mut early, 2, 60_000), 4);
         assert_eq!(early.take(NodeId(2)).len(), 4);
-        assert_eq!(early.octets, MAX_PACKETS);
+        assert_eq!(early.bytes, MAX_PACKETS);
         for node in 3..1000 {
             kept(&mut early, node, 60_000);
         }
-        assert!(early.octets <= MAX_OCTETS && early.octets > MAX_OCTETS - 60_000);
+        assert!(early.bytes <= MAX_BYTES && early.bytes > MAX_BYTES - 60_000);
         early.retain(|node| node == NodeId(1));
-        assert_eq!(early.octets, MAX_PACKETS);
-        assert_eq!((early.take(NodeId(1)).len(), early.octets), (MAX_PACKETS, 0));
+        assert_eq!(early.bytes, MAX_PACKETS);
+        assert_eq!((early.take(NodeId(1)).len(), early.bytes), (MAX_PACKETS, 0));
         assert_eq!(early.take(NodeId(1)), Vec::<Vec<u8>>::new());
     }
 }

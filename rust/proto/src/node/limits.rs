@@ -125,17 +125,17 @@ impl Credit {
     }
 
     /// Bytes came from there.
-    pub(super) fn on_received(&mut self, from: SocketAddr, octets: usize) {
+    pub(super) fn on_received(&mut self, from: SocketAddr, bytes: usize) {
         if let Some(credit) = self.of(from) {
-            let sum = octets.saturating_mul(AMPLIFICATION).saturating_add(usize::from(*credit));
+            let sum = bytes.saturating_mul(AMPLIFICATION).saturating_add(usize::from(*credit));
             *credit = u16::try_from(sum.min(MAX_CREDIT)).unwrap_or(u16::MAX);
         }
     }
 
     /// Whether bytes may go there.
-    pub(super) fn spend(&mut self, to: SocketAddr, octets: usize) -> bool {
+    pub(super) fn spend(&mut self, to: SocketAddr, bytes: usize) -> bool {
         let Some(credit) = self.of(to) else { return false };
-        let left = u16::try_from(octets).ok().and_then(|octets| credit.checked_sub(octets));
+        let left = u16::try_from(bytes).ok().and_then(|bytes| credit.checked_sub(bytes));
         left.map(|left| *credit = left).is_some()
     }
 }

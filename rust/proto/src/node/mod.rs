@@ -153,7 +153,7 @@ struct Slot {
     is_waiting_for_syn: bool,
     /// The application is done with it; it is forgotten when it is closed.
     is_released: bool,
-    /// Octets that the node's ledgers say it holds.
+    /// Bytes that the node's ledgers say it holds.
     held: usize,
     send_held: usize,
 }

@@ -23,21 +23,21 @@ const OUTAGE: Duration = Duration::from_secs(2);
 impl Node {
     /// Takes one UDP datagram, which is decrypted in place. Whatever it holds, it never fails: what
     /// makes no sense is dropped and counted.
-    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, octets: &mut [u8]) {
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &mut [u8]) {
         self.recorder.now = now;
         self.counters.pkts_recv += 1;
-        self.counters.bytes_recv += octets.len() as u64;
-        match Frame::parse(octets) {
-            Ok(Frame::Sealed(header)) => self.on_sealed(now, from, header, octets),
+        self.counters.bytes_recv += bytes.len() as u64;
+        match Frame::parse(bytes) {
+            Ok(Frame::Sealed(header)) => self.on_sealed(now, from, header, bytes),
             Ok(Frame::SignedKey(frame)) if !self.is_own_key(frame.sender, &frame.exchange_key) => {
-                self.on_signed_key(now, from, &frame, octets);
+                self.on_signed_key(now, from, &frame, bytes);
             }
             Ok(Frame::BareKey(frame)) if !self.is_own_key(frame.sender, &frame.exchange_key) => {
                 self.on_bare_key(now, from, frame.sender);
             }
             Ok(Frame::SignedKey(_) | Frame::BareKey(_)) => count_drop!(self, dropped_reflected),
             Ok(Frame::CookieReply(reply)) => self.on_cookie_reply(now, from, reply),
-            Ok(Frame::Beacon) => self.on_beacon(now, from, octets),
+            Ok(Frame::Beacon) => self.on_beacon(now, from, bytes),
             Ok(Frame::Plain) => count_drop!(self, dropped_plaintext),
             Ok(Frame::Punch) => {}
             Err(_) => count_drop!(self, dropped_malformed),

@@ -185,8 +185,8 @@ impl Node {
         }
     }
 
-    /// Takes a signed key; `octets` are the whole datagram.
-    pub(super) fn on_signed_key(&mut self, now: Instant, from: SocketAddr, frame: &SignedKey, octets: &[u8]) {
+    /// Takes a signed key; `bytes` are the whole datagram.
+    pub(super) fn on_signed_key(&mut self, now: Instant, from: SocketAddr, frame: &SignedKey, bytes: &[u8]) {
         let sender = frame.sender;
         if !self.is_addressable(sender) {
             return;
@@ -198,12 +198,12 @@ impl Node {
                 return;
             }
             Some(KeyVerdict::Accepted | KeyVerdict::NeedsIdentity) => {
-                self.with_peer(sender, |peer, _, _| peer.on_unproven(from, octets.len()));
+                self.with_peer(sender, |peer, _, _| peer.on_unproven(from, bytes.len()));
                 return;
             }
             None => {}
         }
-        let is_returnable = cookie_of(octets)
+        let is_returnable = cookie_of(bytes)
             .is_some_and(|cookie| cookie::is_cookie_of(&self.strangers.prf, now, from, &cookie));
         if !self.may_check(now, from, sender, is_returnable) {
             count_drop!(self, dropped_key_checks);

@@ -20,9 +20,9 @@ const MAX_AGE: Duration = Duration::from_secs(10);
 pub struct TooBig<'a> {
     /// Where it was to go; port 0 if that is not known.
     pub destination: SocketAddr,
-    /// Octets of the largest UDP payload that would have passed.
+    /// Bytes of the largest UDP payload that would have passed.
     pub max_datagram: usize,
-    /// Its first octets, as a router quotes them; `None` if our own host dropped it.
+    /// Its first bytes, as a router quotes them; `None` if our own host dropped it.
     pub quote: Option<&'a [u8]>,
 }
 

@@ -18,9 +18,9 @@ use crate::{
 pub struct Transmit {
     /// Where they go.
     pub destination: SocketAddr,
-    /// Octets written to the buffer.
+    /// Bytes written to the buffer.
     pub len: usize,
-    /// Octets of each datagram but the last, if there are several.
+    /// Bytes of each datagram but the last, if there are several.
     pub segment_size: Option<usize>,
 }
 
@@ -73,9 +73,9 @@ impl Node {
         }
     }
 
-    fn count(&mut self, datagrams: usize, octets: usize) {
+    fn count(&mut self, datagrams: usize, bytes: usize) {
         self.counters.pkts_sent += datagrams as u64;
-        self.counters.bytes_sent += octets as u64;
+        self.counters.bytes_sent += bytes as u64;
     }
 
     /// Fills `buf` with what one connection has to send.
@@ -188,11 +188,11 @@ impl Node {
     }
 }
 
-/// The octets of a packet.
+/// The bytes of a packet.
 pub(super) fn packet(header: &Header, payload: &[u8]) -> Vec<u8> {
-    let mut octets = vec![0; HEADER_LEN + payload.len()];
-    octets[HEADER_LEN..].copy_from_slice(payload);
-    let is_whole = header.emit(&mut octets);
+    let mut bytes = vec![0; HEADER_LEN + payload.len()];
+    bytes[HEADER_LEN..].copy_from_slice(payload);
+    let is_whole = header.emit(&mut bytes);
     debug_assert!(is_whole, "payloads are bounded by their callers");
-    octets
+    bytes
 }

@@ -19,17 +19,17 @@ const ALLOCATION: usize = 16;
 #[derive(Debug)]
 struct Segment {
     seq: SeqNumber,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
 impl Segment {
     fn end(&self) -> SeqNumber {
-        self.seq + self.octets.len()
+        self.seq + self.bytes.len()
     }
 
     /// Bytes of memory that it takes.
     fn cost(&self) -> usize {
-        cost(self.octets.capacity())
+        cost(self.bytes.capacity())
     }
 }
 
@@ -42,7 +42,7 @@ fn cost(capacity: usize) -> usize {
 #[derive(Debug, Default)]
 pub struct Assembler {
     segments: VecDeque<Segment>,
-    octets: usize,
+    bytes: usize,
     cost: usize,
 }
 
@@ -58,8 +58,8 @@ impl Assembler {
     }
 
     /// Bytes stored.
-    pub fn octets(&self) -> usize {
-        self.octets
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Bytes of memory that they take.
@@ -69,15 +69,15 @@ impl Assembler {
 
     /// Whether one more segment of `len` bytes is too many, or too small for what it would take.
     pub fn is_full(&self, len: usize, max_segments: usize) -> bool {
-        self.segments.len() >= max_segments || self.cost + cost(len) > 2 * (self.octets + len) + SLACK
+        self.segments.len() >= max_segments || self.cost + cost(len) > 2 * (self.bytes + len) + SLACK
     }
 
     /// Stores the part of a segment that is not yet held; what is held already stays as it is. All
     /// numbers must lie within 2^31 of each other. Returns whether anything was stored: `false` for a
     /// duplicate, and for a segment that finds no room ([`Self::is_full`]).
-    pub fn insert(&mut self, seq: SeqNumber, octets: &[u8], max_segments: usize) -> bool {
+    pub fn insert(&mut self, seq: SeqNumber, bytes: &[u8], max_segments: usize) -> bool {
         let mut seq = seq;
-        let mut rest = octets;
+        let mut rest = bytes;
         // The common case: the segment continues or follows the highest one.
         let mut at = if self.segments.back().is_none_or(|last| last.end() <= seq) {
             self.segments.len()
@@ -96,12 +96,12 @@ impl Assembler {
                     if self.is_full(free, max_segments) {
                         return is_new;
                     }
-                    let segment = Segment { seq, octets: rest[..free].to_vec() };
+                    let segment = Segment { seq, bytes: rest[..free].to_vec() };
                     self.cost += segment.cost();
                     self.segments.insert(at, segment);
                     at += 1;
                 }
-                self.octets += free;
+                self.bytes += free;
                 is_new = true;
             }
             let Some((_, end)) = next else { break };
@@ -114,15 +114,15 @@ impl Assembler {
     }
 
     /// Appends a small segment to the one before `at` if it continues that one.
-    fn join(&mut self, at: usize, seq: SeqNumber, octets: &[u8]) -> bool {
+    fn join(&mut self, at: usize, seq: SeqNumber, bytes: &[u8]) -> bool {
         let before = at.checked_sub(1).and_then(|at| self.segments.get_mut(at));
         let Some(before) = before.filter(|before| {
-            octets.len() < SMALL && before.end() == seq && before.octets.len() + octets.len() <= BLOCK
+            bytes.len() < SMALL && before.end() == seq && before.bytes.len() + bytes.len() <= BLOCK
         }) else {
             return false;
         };
         self.cost -= before.cost();
-        before.octets.extend_from_slice(octets);
+        before.bytes.extend_from_slice(bytes);
         self.cost += before.cost();
         true
     }
@@ -136,12 +136,12 @@ impl Assembler {
                 return None;
             }
             let mut segment = self.segments.pop_front()?;
-            self.octets -= segment.octets.len();
+            self.bytes -= segment.bytes.len();
             self.cost -= segment.cost();
             let known = rcv_nxt.bytes_since(segment.seq).unwrap_or(0);
-            if known < segment.octets.len() {
-                segment.octets.drain(..known);
-                return Some(segment.octets);
+            if known < segment.bytes.len() {
+                segment.bytes.drain(..known);
+                return Some(segment.bytes);
             }
         }
     }
@@ -202,12 +202,12 @@ mod tests {
 
     /// Every other byte, each in a segment of its own.
     #[test]
-    fn single_octets_beyond_gaps_are_refused_before_they_cost_much() {
+    fn single_bytes_beyond_gaps_are_refused_before_they_cost_much() {
         let mut assembler = Assembler::default();
         for n in 0..100_000 {
             assembler.insert(SeqNumber::new(2 * n), b"x", usize::MAX);
         }
-        assert!(assembler.cost() <= SLACK + 2 * assembler.octets(), "{}", assembler.cost());
+        assert!(assembler.cost() <= SLACK + 2 * assembler.bytes(), "{}", assembler.cost());
         assert!((500..2000).contains(&assembler.len()), "{}", assembler.len());
         // Segments of a useful size always find room.
         assert!(assembler.insert(SeqNumber::new(1 << 20), &[7; 1152], usize::MAX));
@@ -220,16 +220,16 @@ mod tests {
             assert!(assembler.insert(SeqNumber::new(10 + n), b"x", usize::MAX));
         }
         assert_eq!(assembler.len(), 1);
-        assert!(assembler.cost() <= 2 * assembler.octets() + ALLOCATION);
+        assert!(assembler.cost() <= 2 * assembler.bytes() + ALLOCATION);
         assert!(assembler.insert(SeqNumber::new(10 + 4096), b"x", usize::MAX));
         assert_eq!(assembler.len(), 2, "blocks are bounded");
-        let first = assembler.pop(SeqNumber::new(10)).map(|octets| octets.len());
-        assert_eq!((first, assembler.octets()), (Some(4096), 1));
+        let first = assembler.pop(SeqNumber::new(10)).map(|bytes| bytes.len());
+        assert_eq!((first, assembler.bytes()), (Some(4096), 1));
     }
 
     proptest! {
         #[test]
-        fn behaves_like_a_map_of_octets(
+        fn behaves_like_a_map_of_bytes(
             base in any::<u32>(),
             segments in proptest::collection::vec((0..400usize, 1..60usize), 1..40),
             reached in 0..450usize,
@@ -238,13 +238,13 @@ mod tests {
             let mut assembler = Assembler::default();
             let mut model: BTreeMap<usize, u8> = BTreeMap::new();
             for (turn, (at, len)) in segments.into_iter().enumerate() {
-                let octets: Vec<u8> = (0..len).map(|i| (turn * 31 + i) as u8).collect();
+                let bytes: Vec<u8> = (0..len).map(|i| (turn * 31 + i) as u8).collect();
                 let is_new = (at..at + len).any(|i| !model.contains_key(&i));
-                prop_assert_eq!(assembler.insert(base + at, &octets, usize::MAX), is_new);
-                for (i, octet) in octets.into_iter().enumerate() {
-                    model.entry(at + i).or_insert(octet);
+                prop_assert_eq!(assembler.insert(base + at, &bytes, usize::MAX), is_new);
+                for (i, byte) in bytes.into_iter().enumerate() {
+                    model.entry(at + i).or_insert(byte);
                 }
-                prop_assert_eq!(assembler.octets(), model.len());
+                prop_assert_eq!(assembler.bytes(), model.len());
                 let cost: usize = assembler.segments.iter().map(Segment::cost).sum();
                 prop_assert_eq!(assembler.cost(), cost);
             }
@@ -258,12 +258,12 @@ mod tests {
 
             let mut nxt = base + reached;
             let mut at = reached;
-            while let Some(octets) = assembler.pop(nxt) {
-                for octet in &octets {
-                    prop_assert_eq!(model.get(&at), Some(octet));
+            while let Some(bytes) = assembler.pop(nxt) {
+                for byte in &bytes {
+                    prop_assert_eq!(model.get(&at), Some(byte));
                     at += 1;
                 }
-                nxt += octets.len();
+                nxt += bytes.len();
             }
             prop_assert!(!model.contains_key(&at));
             assembler.clear();

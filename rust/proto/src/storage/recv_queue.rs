@@ -4,25 +4,25 @@ use std::collections::VecDeque;
 
 use super::{LARGE_CHUNK, SMALL_CHUNK};
 
-/// A queue of octets.
+/// A queue of bytes.
 #[derive(Debug, Default)]
 pub struct RecvQueue {
     chunks: VecDeque<Vec<u8>>,
-    /// Octets of the first chunk that are already read.
+    /// Bytes of the first chunk that are already read.
     start: usize,
     len: usize,
     spare: Option<Vec<u8>>,
-    /// Octets of all chunks.
+    /// Bytes of all chunks.
     allocated: usize,
 }
 
 impl RecvQueue {
-    /// Octets held.
+    /// Bytes held.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Octets of memory that are taken for them, recycled chunks included.
+    /// Bytes of memory that are taken for them, recycled chunks included.
     pub fn allocated(&self) -> usize {
         self.allocated
     }
@@ -32,28 +32,28 @@ impl RecvQueue {
         self.len == 0
     }
 
-    /// Appends octets.
-    pub fn append(&mut self, mut octets: &[u8]) {
-        self.len += octets.len();
-        while !octets.is_empty() {
+    /// Appends bytes.
+    pub fn append(&mut self, mut bytes: &[u8]) {
+        self.len += bytes.len();
+        while !bytes.is_empty() {
             if self.chunks.back().is_none_or(|chunk| chunk.len() == chunk.capacity()) {
                 let chunk = self.fresh_chunk();
                 self.chunks.push_back(chunk);
             }
             let Some(chunk) = self.chunks.back_mut() else { return };
-            let (now, later) = octets.split_at(octets.len().min(chunk.capacity() - chunk.len()));
+            let (now, later) = bytes.split_at(bytes.len().min(chunk.capacity() - chunk.len()));
             chunk.extend_from_slice(now);
-            octets = later;
+            bytes = later;
         }
     }
 
-    /// The unread octets, in order.
+    /// The unread bytes, in order.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let mut skip = self.start;
         self.chunks.iter().map(move |chunk| &chunk[core::mem::take(&mut skip)..])
     }
 
-    /// Forgets the first `n` octets.
+    /// Forgets the first `n` bytes.
     pub fn consume(&mut self, n: usize) {
         let n = n.min(self.len);
         self.len -= n;
@@ -81,7 +81,7 @@ impl RecvQueue {
         }
     }
 
-    /// Moves octets to `out` and returns how many.
+    /// Moves bytes to `out` and returns how many.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         let mut done = 0;
         for slice in self.slices() {
@@ -120,9 +120,9 @@ mod tests {
             let mut model: VecDeque<u8> = VecDeque::new();
             let mut next = 0u8;
             for (write, read) in steps {
-                let octets: Vec<u8> = (0..write).map(|_| { next = next.wrapping_add(3); next }).collect();
-                queue.append(&octets);
-                model.extend(&octets);
+                let bytes: Vec<u8> = (0..write).map(|_| { next = next.wrapping_add(3); next }).collect();
+                queue.append(&bytes);
+                model.extend(&bytes);
                 let mut out = vec![0; read];
                 let n = queue.read(&mut out);
                 prop_assert_eq!(n, read.min(model.len()));

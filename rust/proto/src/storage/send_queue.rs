@@ -6,39 +6,39 @@ use super::{LARGE_CHUNK, SMALL_CHUNK};
 
 #[derive(Debug)]
 struct Chunk {
-    octets: Box<[u8]>,
+    bytes: Box<[u8]>,
     filled: usize,
 }
 
 impl Chunk {
     fn new(size: usize) -> Self {
-        Self { octets: vec![0; size].into_boxed_slice(), filled: 0 }
+        Self { bytes: vec![0; size].into_boxed_slice(), filled: 0 }
     }
 
     fn room(&self) -> usize {
-        self.octets.len() - self.filled
+        self.bytes.len() - self.filled
     }
 }
 
-/// A queue of octets. Offset 0 is the first octet that was not yet released.
+/// A queue of bytes. Offset 0 is the first byte that was not yet released.
 #[derive(Debug, Default)]
 pub struct SendQueue {
     chunks: VecDeque<Chunk>,
-    /// Octets of the first chunk that are already released.
+    /// Bytes of the first chunk that are already released.
     start: usize,
     len: usize,
     spare: Option<Chunk>,
-    /// Octets of all chunks.
+    /// Bytes of all chunks.
     allocated: usize,
 }
 
 impl SendQueue {
-    /// Octets held.
+    /// Bytes held.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Octets of memory that are taken for them.
+    /// Bytes of memory that are taken for them.
     pub fn allocated(&self) -> usize {
         self.allocated
     }
@@ -48,21 +48,21 @@ impl SendQueue {
         self.len == 0
     }
 
-    /// Appends as much of `octets` as `limit` allows and returns how much that was.
-    pub fn write(&mut self, octets: &[u8], limit: usize) -> usize {
-        let total = octets.len().min(limit);
+    /// Appends as much of `bytes` as `limit` allows and returns how much that was.
+    pub fn write(&mut self, bytes: &[u8], limit: usize) -> usize {
+        let total = bytes.len().min(limit);
         let mut written = 0;
         while written < total {
             let space = self.reserve(total - written);
             let n = space.len();
-            space.copy_from_slice(&octets[written..written + n]);
+            space.copy_from_slice(&bytes[written..written + n]);
             self.commit(n);
             written += n;
         }
         total
     }
 
-    /// Room for 1 to `max` octets behind the data, to be filled and then kept by [`Self::commit`].
+    /// Room for 1 to `max` bytes behind the data, to be filled and then kept by [`Self::commit`].
     /// Empty only if `max` is 0.
     pub fn reserve(&mut self, max: usize) -> &mut [u8] {
         if max == 0 {
@@ -75,13 +75,13 @@ impl SendQueue {
         match self.chunks.back_mut() {
             Some(chunk) => {
                 let n = chunk.room().min(max);
-                &mut chunk.octets[chunk.filled..chunk.filled + n]
+                &mut chunk.bytes[chunk.filled..chunk.filled + n]
             }
             None => &mut [],
         }
     }
 
-    /// Keeps the first `n` octets of the last [`Self::reserve`].
+    /// Keeps the first `n` bytes of the last [`Self::reserve`].
     pub fn commit(&mut self, n: usize) {
         if let Some(chunk) = self.chunks.back_mut() {
             let n = n.min(chunk.room());
@@ -90,7 +90,7 @@ impl SendQueue {
         }
     }
 
-    /// Copies `out.len()` octets from `offset` on. Returns `false` if they are not all held.
+    /// Copies `out.len()` bytes from `offset` on. Returns `false` if they are not all held.
     #[must_use]
     pub fn copy_to(&self, offset: usize, out: &mut [u8]) -> bool {
         if offset.checked_add(out.len()).is_none_or(|end| end > self.len) {
@@ -103,7 +103,7 @@ impl SendQueue {
                 skip -= chunk.filled;
                 continue;
             }
-            let piece = &chunk.octets[skip..chunk.filled];
+            let piece = &chunk.bytes[skip..chunk.filled];
             let n = piece.len().min(out.len() - done);
             out[done..done + n].copy_from_slice(&piece[..n]);
             done += n;
@@ -115,13 +115,13 @@ impl SendQueue {
         done == out.len()
     }
 
-    /// Forgets the first `n` octets.
+    /// Forgets the first `n` bytes.
     pub fn release(&mut self, n: usize) {
         let n = n.min(self.len);
         self.len -= n;
         self.start += n;
         while let Some(chunk) = self.chunks.front() {
-            if self.start < chunk.filled || (chunk.filled < chunk.octets.len() && self.len > 0) {
+            if self.start < chunk.filled || (chunk.filled < chunk.bytes.len() && self.len > 0) {
                 break;
             }
             self.start -= chunk.filled;
@@ -129,7 +129,7 @@ impl SendQueue {
         }
         if self.len == 0 {
             self.start = 0;
-            self.allocated -= self.spare.take().map_or(0, |chunk| chunk.octets.len());
+            self.allocated -= self.spare.take().map_or(0, |chunk| chunk.bytes.len());
         }
     }
 
@@ -140,13 +140,13 @@ impl SendQueue {
 
     fn recycle(&mut self) {
         let Some(mut chunk) = self.chunks.pop_front() else { return };
-        let freed = if chunk.octets.len() == LARGE_CHUNK {
+        let freed = if chunk.bytes.len() == LARGE_CHUNK {
             chunk.filled = 0;
             self.spare.replace(chunk)
         } else {
             Some(chunk)
         };
-        self.allocated -= freed.map_or(0, |chunk| chunk.octets.len());
+        self.allocated -= freed.map_or(0, |chunk| chunk.bytes.len());
     }
 
     fn fresh_chunk(&mut self) -> Chunk {
@@ -210,9 +210,9 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Write(n) => {
-                        let octets: Vec<u8> = (0..n).map(|_| { next = next.wrapping_add(1); next }).collect();
-                        prop_assert_eq!(queue.write(&octets, usize::MAX), n);
-                        model.extend(octets);
+                        let bytes: Vec<u8> = (0..n).map(|_| { next = next.wrapping_add(1); next }).collect();
+                        prop_assert_eq!(queue.write(&bytes, usize::MAX), n);
+                        model.extend(bytes);
                     }
                     Step::Release(n) => {
                         queue.release(n);
@@ -229,7 +229,7 @@ mod tests {
                 }
                 prop_assert_eq!(queue.len(), model.len());
                 let chunks = queue.chunks.iter().chain(&queue.spare);
-                prop_assert_eq!(queue.allocated(), chunks.map(|chunk| chunk.octets.len()).sum::<usize>());
+                prop_assert_eq!(queue.allocated(), chunks.map(|chunk| chunk.bytes.len()).sum::<usize>());
             }
         }
     }

@@ -43,7 +43,7 @@ pub struct FourTuple {
 pub struct Options {
     /// Which transport the peer speaks.
     pub dialect: Dialect,
-    /// Octets of the largest segment to send.
+    /// Bytes of the largest segment to send.
     pub max_segment: usize,
     /// Whether small writes leave at once.
     pub no_delay: bool,
@@ -94,7 +94,7 @@ pub struct Connection {
     pub(super) rtt: RttEstimator,
     pub(super) congestion: Box<dyn Controller>,
     pub(super) pacer: Pacer,
-    /// Octets per second that the path last delivered.
+    /// Bytes per second that the path last delivered.
     pub(super) delivery_rate: u64,
     pub(super) probe: LossProbe,
     pub(super) undo: Option<Undo>,
@@ -118,7 +118,7 @@ pub struct Connection {
     pub(super) is_fin_urgent: bool,
     /// The application is gone altogether.
     pub(super) is_abandoned: bool,
-    /// Octets the peer can take beyond `snd_una`.
+    /// Bytes the peer can take beyond `snd_una`.
     pub(super) snd_wnd: usize,
     /// The same in segments, as advertised.
     pub(super) snd_slots: usize,
@@ -138,7 +138,7 @@ pub struct Connection {
     pub(super) last_arrival: Instant,
     pub(super) is_write_blocked: bool,
     pub(super) send_supply: Supply,
-    /// Octets that the send buffer may have while memory is scarce: what it had before.
+    /// Bytes that the send buffer may have while memory is scarce: what it had before.
     pub(super) granted: usize,
     pub(super) is_path_suspect: bool,
     pub(super) events: Events,
@@ -150,7 +150,7 @@ pub struct Connection {
 pub(super) struct LossProbe {
     /// One is to be sent.
     pub(super) is_due: bool,
-    /// The number after its last octet, while it is unanswered.
+    /// The number after its last byte, while it is unanswered.
     pub(super) end_seq: Option<SeqNumber>,
     /// Whether it repeated a segment.
     pub(super) is_retrans: bool,
@@ -298,7 +298,7 @@ impl Connection {
         self.sender.queue = queue;
     }
 
-    /// Changes the size of segments sent from now on, in octets.
+    /// Changes the size of segments sent from now on, in bytes.
     pub fn set_max_segment(&mut self, max_segment: usize) {
         self.options.max_segment = max_segment;
         self.congestion.set_smss(max_segment);
@@ -311,7 +311,7 @@ impl Connection {
         core::mem::take(&mut self.is_path_suspect)
     }
 
-    /// Octets of the largest segment that leaves.
+    /// Bytes of the largest segment that leaves.
     pub fn max_segment(&self) -> usize {
         self.options.max_segment
     }

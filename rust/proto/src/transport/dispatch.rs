@@ -169,7 +169,7 @@ impl Connection {
         }
     }
 
-    /// Octets that the peer's window has room for.
+    /// Bytes that the peer's window has room for.
     fn usable_window(&self) -> usize {
         let used = self.sender.snd_nxt.bytes_since(self.sender.snd_una).unwrap_or(0);
         let limit = self.outstanding_limit();
@@ -186,7 +186,7 @@ impl Connection {
         }
     }
 
-    /// Octets of new data that may leave now, if any.
+    /// Bytes of new data that may leave now, if any.
     fn next_len(&mut self, now: Instant) -> Option<usize> {
         let unsent = self.sender.unsent();
         let wanted = unsent.min(self.options.max_segment);
@@ -226,7 +226,7 @@ impl Connection {
         Some(self.cut_look_alike(len))
     }
 
-    /// Octets of the longest segment that may be sent again as it is.
+    /// Bytes of the longest segment that may be sent again as it is.
     pub(super) fn repeatable_len(&self) -> usize {
         if self.options.dialect.is_legacy() { usize::MAX } else { self.options.max_segment }
     }
@@ -243,8 +243,8 @@ impl Connection {
     }
 
     fn emit_segment(&mut self, now: Instant, segment: Outgoing, out: &mut [u8]) -> Option<usize> {
-        let octets = out.get_mut(..HEADER_LEN + segment.len)?;
-        if !self.sender.copy(segment, &mut octets[HEADER_LEN..]) {
+        let bytes = out.get_mut(..HEADER_LEN + segment.len)?;
+        if !self.sender.copy(segment, &mut bytes[HEADER_LEN..]) {
             return None;
         }
         if segment.len > 0 {
@@ -263,16 +263,16 @@ impl Connection {
         }
         self.timers.stop(TimerKind::Persist);
         if segment.is_fin && self.options.dialect.is_legacy() {
-            return self.emit(Flags::FIN, segment.seq, SeqNumber::default(), 0, octets);
+            return self.emit(Flags::FIN, segment.seq, SeqNumber::default(), 0, bytes);
         }
         let flags = if segment.is_fin { FIN_ACK } else { Flags::ACK };
         self.receiver.ack.on_sent(false);
         self.timers.stop(TimerKind::Ack);
-        self.emit_current(flags, segment.seq, octets)
+        self.emit_current(flags, segment.seq, bytes)
     }
 
     fn emit_syn(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
-        let octets = out.get_mut(..HEADER_LEN)?;
+        let bytes = out.get_mut(..HEADER_LEN)?;
         self.syn_transmissions += 1;
         self.syn_sent_at.get_or_insert(now);
         if matches!(self.state, State::SynSent | State::SynReceived) {
@@ -288,17 +288,17 @@ impl Connection {
         }
         if self.state == State::SynSent {
             let window = self.receiver.advertise();
-            return self.emit(Flags::SYN, self.iss, SeqNumber::default(), window, octets);
+            return self.emit(Flags::SYN, self.iss, SeqNumber::default(), window, bytes);
         }
-        self.emit_current(SYN_ACK, self.iss, octets)
+        self.emit_current(SYN_ACK, self.iss, bytes)
     }
 
     fn emit_rst(&mut self, out: &mut [u8]) -> Option<usize> {
-        let octets = out.get_mut(..HEADER_LEN)?;
+        let bytes = out.get_mut(..HEADER_LEN)?;
         if self.options.dialect.is_legacy() {
-            return self.emit(Flags::RST, SeqNumber::default(), SeqNumber::default(), 0, octets);
+            return self.emit(Flags::RST, SeqNumber::default(), SeqNumber::default(), 0, bytes);
         }
-        self.emit_current(RST_ACK, self.sender.snd_nxt, octets)
+        self.emit_current(RST_ACK, self.sender.snd_nxt, bytes)
     }
 
     fn emit_ack(&mut self, out: &mut [u8]) -> Option<usize> {
@@ -308,11 +308,11 @@ impl Connection {
             self.counters.sack_sent += blocks.as_slice().len() as u64;
             self.receiver.ack.on_sent(true);
             self.timers.stop(TimerKind::Ack);
-            let octets = out.get_mut(..HEADER_LEN + len)?;
+            let bytes = out.get_mut(..HEADER_LEN + len)?;
             if self.state == State::TimeWait && self.options.dialect.is_legacy() {
-                return self.emit(FIN_ACK, self.sender.snd_nxt, self.receiver.rcv_nxt, 0, octets);
+                return self.emit(FIN_ACK, self.sender.snd_nxt, self.receiver.rcv_nxt, 0, bytes);
             }
-            return self.emit_current(Flags::ACK, self.sender.snd_nxt, octets);
+            return self.emit_current(Flags::ACK, self.sender.snd_nxt, bytes);
         }
         if self.receiver.ack.duplicates_owed > 0 {
             self.receiver.ack.duplicates_owed -= 1;
@@ -332,10 +332,10 @@ impl Connection {
     }
 
     /// Writes a segment with the current acknowledgement and window.
-    fn emit_current(&mut self, flags: Flags, seq: SeqNumber, octets: &mut [u8]) -> Option<usize> {
+    fn emit_current(&mut self, flags: Flags, seq: SeqNumber, bytes: &mut [u8]) -> Option<usize> {
         let window = self.receiver.advertise();
         let ack = self.receiver.rcv_nxt;
-        self.emit(flags, seq, ack, window, octets)
+        self.emit(flags, seq, ack, window, bytes)
     }
 
     fn emit(
@@ -344,7 +344,7 @@ impl Connection {
         seq: SeqNumber,
         ack: SeqNumber,
         window: u16,
-        octets: &mut [u8],
+        bytes: &mut [u8],
     ) -> Option<usize> {
         let tuple = &self.tuple;
         let header = Header {
@@ -358,8 +358,8 @@ impl Connection {
             ack,
             window,
         };
-        let is_whole = header.emit(octets);
-        let len = octets.len();
+        let is_whole = header.emit(bytes);
+        let len = bytes.len();
         self.recorder.trace.packet(|| TransportEvent::Sent(Segment::new(&header, len - HEADER_LEN)));
         is_whole.then_some(len)
     }
@@ -399,7 +399,7 @@ mod tests {
         wire::addr::{Address, NodeId, Port},
     };
 
-    /// An established connection that sent what may leave of so many segments; ten times 4,096 octets
+    /// An established connection that sent what may leave of so many segments; ten times 4,096 bytes
     /// fill its window.
     fn sending(congestion: Algorithm, segments: usize) -> Connection {
         let [local, remote] = [1, 2].map(|n| Address::backbone(NodeId(n)));

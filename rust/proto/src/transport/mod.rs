@@ -3,7 +3,7 @@
 //!
 //! A [`Connection`] takes arriving segments ([`Connection::process`]), time
 //! ([`Connection::handle_timeout`]) and the application's calls, and gives segments
-//! ([`Connection::dispatch`]), events and its next deadline. Windows are octets in here; the wire
+//! ([`Connection::dispatch`]), events and its next deadline. Windows are bytes in here; the wire
 //! counts segments, and the conversion happens where a header is read or written.
 //!
 //! Peers of both older generations differ from RFC 9293 in ways that [`Dialect`] names; everything
@@ -53,7 +53,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Octets that one advertised slot stands for when we send.
+    /// Bytes that one advertised slot stands for when we send.
     fn slot(self) -> usize {
         match self {
             Self::G1 | Self::Native => MAX_SEGMENT,

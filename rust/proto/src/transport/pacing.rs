@@ -8,13 +8,13 @@ use crate::time::Instant;
 /// path had nothing to carry meanwhile.
 const MAX_LATE: Duration = Duration::from_millis(10);
 
-/// Allows `rate` octets per second, a quantum of time's worth at once. When its user comes later than
+/// Allows `rate` bytes per second, a quantum of time's worth at once. When its user comes later than
 /// it was told to, the time is made good; when it had nothing to send, it is not.
 #[derive(Debug, Default)]
 pub(super) struct Pacer {
-    /// Octets per second, 0 for no limit.
+    /// Bytes per second, 0 for no limit.
     rate: u64,
-    /// When the octets that left so far would all have left at `rate`.
+    /// When the bytes that left so far would all have left at `rate`.
     departure: Instant,
     /// What its user was last told to wait for.
     awaited: Option<Instant>,
@@ -23,12 +23,12 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    /// Sets the rate in octets per second; `None` lifts the limit.
+    /// Sets the rate in bytes per second; `None` lifts the limit.
     pub(super) fn set_rate(&mut self, rate: Option<u64>) {
         self.rate = rate.unwrap_or(0);
     }
 
-    /// Octets per second, 0 for no limit.
+    /// Bytes per second, 0 for no limit.
     pub(super) fn rate(&self) -> u64 {
         self.rate
     }
@@ -46,7 +46,7 @@ impl Pacer {
         None
     }
 
-    /// `size` octets leave.
+    /// `size` bytes leave.
     pub(super) fn on_sent(&mut self, now: Instant, size: usize, quantum: Duration) {
         if self.rate == 0 {
             return;
@@ -66,7 +66,7 @@ mod tests {
 
     const QUANTUM: Duration = Duration::from_millis(1);
 
-    /// Octets that leave in a second when the caller wakes `late` after each deadline.
+    /// Bytes that leave in a second when the caller wakes `late` after each deadline.
     fn sent_in_a_second(rate: u64, late: Duration) -> u64 {
         let mut pacer = Pacer::default();
         pacer.set_rate(Some(rate));
@@ -95,7 +95,7 @@ mod tests {
             for late in [0, 400, 900, 5_000, 9_000] {
                 let sent = sent_in_a_second(rate, Duration::from_micros(late));
                 let error = sent.abs_diff(rate);
-                assert!(error <= rate / 150 + 2000, "{sent} octets at {rate}/s, {late} us late");
+                assert!(error <= rate / 150 + 2000, "{sent} bytes at {rate}/s, {late} us late");
             }
         }
     }

@@ -21,22 +21,22 @@ pub(super) struct SendState {
 /// One measurement, made from one acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateSample {
-    /// Octets delivered between the departure of the sampled segment and its acknowledgement.
+    /// Bytes delivered between the departure of the sampled segment and its acknowledgement.
     pub delivered: u64,
     /// The time that took.
     pub interval: Duration,
-    /// Octets that had been delivered on this connection when the sampled segment left.
+    /// Bytes that had been delivered on this connection when the sampled segment left.
     pub prior_delivered: u64,
-    /// Octets deemed lost in the same time.
+    /// Bytes deemed lost in the same time.
     pub lost: u64,
-    /// Octets in flight just after the sampled segment left.
+    /// Bytes in flight just after the sampled segment left.
     pub tx_in_flight: usize,
     /// Whether the application, not the network, set the pace.
     pub is_app_limited: bool,
 }
 
 impl RateSample {
-    /// Octets per second, or `None` when the interval is too short to mean anything.
+    /// Bytes per second, or `None` when the interval is too short to mean anything.
     pub fn rate(&self, min_rtt: Duration) -> Option<u64> {
         let nanos = u64::try_from(self.interval.as_nanos()).unwrap_or(u64::MAX);
         if nanos == 0 || self.interval < min_rtt {
@@ -75,13 +75,13 @@ impl RateSampler {
         }
     }
 
-    /// `size` octets were newly delivered.
+    /// `size` bytes were newly delivered.
     pub(super) fn on_delivered(&mut self, now: Instant, size: usize) {
         self.delivered += size as u64;
         self.delivered_at = now;
     }
 
-    /// A segment of `size` octets was deemed lost.
+    /// A segment of `size` bytes was deemed lost.
     pub(super) fn on_lost(&mut self, state: &SendState, size: usize) -> Loss {
         self.lost += size as u64;
         Loss {
@@ -115,7 +115,7 @@ impl RateSampler {
         self.app_limited_until = (self.delivered + in_flight as u64).max(1);
     }
 
-    /// Octets delivered since the start.
+    /// Bytes delivered since the start.
     pub(super) fn delivered(&self) -> u64 {
         self.delivered
     }

@@ -143,7 +143,7 @@ impl Connection {
     }
 
     /// RACK, and fast retransmit after three duplicates (RFC 5681 section 3.2) for peers that do not
-    /// report what they hold. Returns the octets that RACK deemed lost.
+    /// report what they hold. Returns the bytes that RACK deemed lost.
     pub(super) fn detect_loss(&mut self, now: Instant, flight_size: usize) -> usize {
         let threshold = self.options.config.dup_ack_threshold;
         let is_sure = self.sender.recovery != Recovery::Open || self.sender.sacked() >= threshold as usize;

@@ -81,13 +81,13 @@ pub(super) struct Receiver {
     pub(super) rcv_nxt: SeqNumber,
     /// The right edge that was advertised; data up to here is accepted, and it never moves left.
     rcv_adv: SeqNumber,
-    /// The number after the last octet, once the peer's FIN was seen.
+    /// The number after the last byte, once the peer's FIN was seen.
     fin_seq: Option<SeqNumber>,
     pub(super) is_finished: bool,
     pub(super) ack: AckState,
     capacity: usize,
     max_capacity: usize,
-    /// Octets read since, to tell how much a round trip needs.
+    /// Bytes read since, to tell how much a round trip needs.
     read: (Instant, usize),
     max_segments: usize,
     pub(super) supply: Supply,
@@ -115,12 +115,12 @@ impl Receiver {
         }
     }
 
-    /// Octets that may arrive beyond `rcv_nxt`, from what the application has not read.
+    /// Bytes that may arrive beyond `rcv_nxt`, from what the application has not read.
     fn free(&self) -> usize {
         self.capacity.saturating_sub(self.queue.len())
     }
 
-    /// The advertised window in octets.
+    /// The advertised window in bytes.
     pub(super) fn window(&self) -> usize {
         self.free() / MAX_SEGMENT * MAX_SEGMENT
     }
@@ -139,7 +139,7 @@ impl Receiver {
         self.window() >= advertised + self.capacity / 4
     }
 
-    /// The application read `n` octets. A window less than twice what it reads in a round trip would
+    /// The application read `n` bytes. A window less than twice what it reads in a round trip would
     /// limit the sender, so it doubles, up to its bound; it never shrinks.
     pub(super) fn on_read(&mut self, now: Instant, n: usize, rtt: Duration) {
         let (since, read) = self.read;
@@ -161,12 +161,12 @@ impl Receiver {
         }
     }
 
-    /// Octets of memory held, in order and behind gaps.
+    /// Bytes of memory held, in order and behind gaps.
     pub(super) fn held(&self) -> usize {
         self.queue.allocated() + self.assembler.cost()
     }
 
-    /// The application read `n` octets. Chunks are kept for what comes next while memory is ample.
+    /// The application read `n` bytes. Chunks are kept for what comes next while memory is ample.
     pub(super) fn consume(&mut self, n: usize) {
         self.queue.consume(n);
         if self.supply != Supply::Ample {
@@ -178,40 +178,40 @@ impl Receiver {
     /// have to stop: a window of which half waits behind gaps doubles, up to its bound. What waits for
     /// the network and not for the reader is no sign of a slow one.
     fn make_room_for_repair(&mut self) {
-        if 2 * self.assembler.octets() >= self.capacity {
+        if 2 * self.assembler.bytes() >= self.capacity {
             self.grow();
         }
     }
 
     /// Takes a data segment.
-    pub(super) fn on_data(&mut self, seq: SeqNumber, octets: &[u8]) -> Arrival {
-        let (seq, octets) = match self.rcv_nxt.bytes_since(seq) {
-            Some(known) if known >= octets.len() => return Arrival::Duplicate,
-            Some(known) => (self.rcv_nxt, &octets[known..]),
-            None => (seq, octets),
+    pub(super) fn on_data(&mut self, seq: SeqNumber, bytes: &[u8]) -> Arrival {
+        let (seq, bytes) = match self.rcv_nxt.bytes_since(seq) {
+            Some(known) if known >= bytes.len() => return Arrival::Duplicate,
+            Some(known) => (self.rcv_nxt, &bytes[known..]),
+            None => (seq, bytes),
         };
         let room = self.rcv_adv.bytes_since(seq).unwrap_or(0);
         if room == 0 || self.fin_seq.is_some_and(|fin| seq >= fin) {
             return Arrival::Unacceptable;
         }
-        let octets = &octets[..octets.len().min(room)];
+        let bytes = &bytes[..bytes.len().min(room)];
         let is_luxury = seq != self.rcv_nxt || !self.queue.is_empty();
         if self.supply == Supply::Exhausted && is_luxury {
             return Arrival::Overflow;
         }
         if seq != self.rcv_nxt {
-            if self.assembler.insert(seq, octets, self.max_segments) {
+            if self.assembler.insert(seq, bytes, self.max_segments) {
                 self.make_room_for_repair();
                 return Arrival::OutOfOrder;
             }
-            let is_full = self.assembler.is_full(octets.len(), self.max_segments);
+            let is_full = self.assembler.is_full(bytes.len(), self.max_segments);
             return if is_full { Arrival::Overflow } else { Arrival::Duplicate };
         }
-        self.queue.append(octets);
-        self.rcv_nxt += octets.len();
-        while let Some(octets) = self.assembler.pop(self.rcv_nxt) {
-            self.queue.append(&octets);
-            self.rcv_nxt += octets.len();
+        self.queue.append(bytes);
+        self.rcv_nxt += bytes.len();
+        while let Some(bytes) = self.assembler.pop(self.rcv_nxt) {
+            self.queue.append(&bytes);
+            self.rcv_nxt += bytes.len();
         }
         Arrival::InOrder
     }
@@ -245,7 +245,7 @@ impl Receiver {
         true
     }
 
-    /// Whether octets beyond a gap are held.
+    /// Whether bytes beyond a gap are held.
     pub(super) fn has_gap(&self) -> bool {
         !self.assembler.is_empty()
     }

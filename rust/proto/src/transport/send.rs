@@ -98,7 +98,7 @@ pub(super) struct Sender {
     lost: VecDeque<SeqNumber>,
     pub(super) snd_una: SeqNumber,
     pub(super) snd_nxt: SeqNumber,
-    /// Number of the first octet in `queue`.
+    /// Number of the first byte in `queue`.
     queue_seq: SeqNumber,
     in_flight: usize,
     /// Segments held by the peer beyond a gap.
@@ -121,7 +121,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Starts at `first`, the number of the first octet of data.
+    /// Starts at `first`, the number of the first byte of data.
     pub(super) fn new(first: SeqNumber) -> Self {
         Self {
             queue: SendQueue::default(),
@@ -145,13 +145,13 @@ impl Sender {
         }
     }
 
-    /// Octets written and not sent. FIN, which counts as one sent, follows the last of them.
+    /// Bytes written and not sent. FIN, which counts as one sent, follows the last of them.
     pub(super) fn unsent(&self) -> usize {
         let sent = self.snd_nxt.bytes_since(self.queue_seq).unwrap_or(0);
         self.queue.len().saturating_sub(sent)
     }
 
-    /// Octets of memory held, with the records of what was sent.
+    /// Bytes of memory held, with the records of what was sent.
     pub(super) fn held(&self) -> usize {
         self.queue.allocated()
             + self.sent.capacity() * size_of::<Sent>()
@@ -186,7 +186,7 @@ impl Sender {
         None
     }
 
-    /// Copies a segment's octets from the queue.
+    /// Copies a segment's bytes from the queue.
     pub(super) fn copy(&self, segment: Outgoing, out: &mut [u8]) -> bool {
         match segment.seq.bytes_since(self.queue_seq) {
             Some(offset) => self.queue.copy_to(offset, out),
@@ -223,7 +223,7 @@ impl Sender {
         Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin })
     }
 
-    /// Cuts the first lost segment after `len` octets.
+    /// Cuts the first lost segment after `len` bytes.
     fn split_lost(&mut self, at: usize, len: usize) {
         let first = &mut self.sent[at];
         let rest = Sent { seq: first.seq + len, len: first.len - len, ..*first };
@@ -253,7 +253,7 @@ impl Sender {
         self.sent.front().is_some_and(|head| head.seq == seq)
     }
 
-    /// Records `len` new octets (and FIN, which nothing follows) as sent and returns the segment.
+    /// Records `len` new bytes (and FIN, which nothing follows) as sent and returns the segment.
     pub(super) fn send_new(&mut self, now: Instant, len: usize, is_fin: bool) -> Outgoing {
         let seq = self.snd_nxt;
         let size = len + usize::from(is_fin);
@@ -523,7 +523,7 @@ mod tests {
         SeqNumber::new(n)
     }
 
-    /// Three segments of a thousand octets, sent at once.
+    /// Three segments of a thousand bytes, sent at once.
     fn three_sent() -> Sender {
         let mut sender = Sender::new(seq(1));
         sender.queue.write(&[0; 3000], 3000);

@@ -5,9 +5,9 @@ use super::Algorithm;
 /// Counters since the connection was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Octets of user data sent, each counted once.
+    /// Bytes of user data sent, each counted once.
     pub bytes_sent: u64,
-    /// Octets of user data received in order.
+    /// Bytes of user data received in order.
     pub bytes_recv: u64,
     /// Data segments sent, with retransmissions.
     pub segs_sent: u64,
@@ -40,17 +40,17 @@ pub struct Counters {
 pub struct Stats {
     /// Counters since the start.
     pub counters: Counters,
-    /// Congestion window, octets.
+    /// Congestion window, bytes.
     pub cwnd: usize,
-    /// Slow-start threshold, octets.
+    /// Slow-start threshold, bytes.
     pub ssthresh: usize,
     /// The congestion controller.
     pub congestion: Algorithm,
-    /// Octets per second at which segments may leave; 0 when that is not limited.
+    /// Bytes per second at which segments may leave; 0 when that is not limited.
     pub pacing_rate: u64,
-    /// Octets per second that the path last delivered.
+    /// Bytes per second that the path last delivered.
     pub delivery_rate: u64,
-    /// Octets sent and neither acknowledged, selectively acknowledged nor deemed lost.
+    /// Bytes sent and neither acknowledged, selectively acknowledged nor deemed lost.
     pub in_flight: usize,
     /// Smoothed round-trip time, nanoseconds; 0 before the first sample.
     pub srtt_ns: u64,
@@ -62,11 +62,11 @@ pub struct Stats {
     pub unacked: usize,
     /// Segments held out of order.
     pub ooo_buf: usize,
-    /// The peer's advertised window, octets.
+    /// The peer's advertised window, bytes.
     pub snd_wnd: usize,
-    /// Our advertised window, octets.
+    /// Our advertised window, bytes.
     pub rcv_wnd: usize,
-    /// Octets of the largest segment that leaves.
+    /// Bytes of the largest segment that leaves.
     pub max_segment: usize,
     /// Whether a loss is being repaired.
     pub in_recovery: bool,

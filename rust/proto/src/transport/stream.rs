@@ -63,11 +63,11 @@ impl Connection {
     ///
     /// # Errors
     /// [`SendError`].
-    pub fn send(&mut self, octets: &[u8]) -> Result<usize, SendError> {
+    pub fn send(&mut self, bytes: &[u8]) -> Result<usize, SendError> {
         self.check_sendable()?;
         let capacity = self.send_capacity();
-        let taken = self.sender.queue.write(octets, capacity);
-        self.is_write_blocked = taken < octets.len();
+        let taken = self.sender.queue.write(bytes, capacity);
+        self.is_write_blocked = taken < bytes.len();
         Ok(taken)
     }
 

@@ -21,41 +21,41 @@ const PADDING: u8 = 0;
 pub struct Capabilities {
     /// Random per process: another one means that the peer restarted.
     pub boot_id: u64,
-    /// Octets of the largest segment it takes.
+    /// Bytes of the largest segment it takes.
     pub max_segment: u16,
 }
 
 impl Capabilities {
-    /// Octets of the encoding.
+    /// Bytes of the encoding.
     pub const LEN: usize = 4 + 1 + 2 + 8 + 2 + 2;
 
     /// The payload that tells them.
     pub fn emit(&self) -> [u8; Self::LEN] {
-        let mut octets = [0; Self::LEN];
-        octets[..4].copy_from_slice(&MAGIC);
-        octets[4] = VERSION;
-        octets[5..7].copy_from_slice(&[BOOT_ID, 8]);
-        octets[7..15].copy_from_slice(&self.boot_id.to_be_bytes());
-        octets[15..17].copy_from_slice(&[MAX_SEGMENT, 2]);
-        octets[17..].copy_from_slice(&self.max_segment.to_be_bytes());
-        octets
+        let mut bytes = [0; Self::LEN];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4] = VERSION;
+        bytes[5..7].copy_from_slice(&[BOOT_ID, 8]);
+        bytes[7..15].copy_from_slice(&self.boot_id.to_be_bytes());
+        bytes[15..17].copy_from_slice(&[MAX_SEGMENT, 2]);
+        bytes[17..].copy_from_slice(&self.max_segment.to_be_bytes());
+        bytes
     }
 
-    /// The same in exactly `len` octets, but at least its own and those of a header of padding more.
+    /// The same in exactly `len` bytes, but at least its own and those of a header of padding more.
     pub fn emit_padded(&self, len: usize) -> Vec<u8> {
-        let mut octets = self.emit().to_vec();
+        let mut bytes = self.emit().to_vec();
         loop {
-            let left = len.saturating_sub(octets.len());
-            // A single octet cannot be padded, so the one before the last leaves more than that.
+            let left = len.saturating_sub(bytes.len());
+            // A single byte cannot be padded, so the one before the last leaves more than that.
             let value = match left.saturating_sub(2) {
                 value @ 0..=255 => value,
                 256..=257 => 200,
                 _ => 255,
             };
-            octets.extend([PADDING, u8::try_from(value).unwrap_or(u8::MAX)]);
-            octets.resize(octets.len() + value, 0);
-            if octets.len() >= len {
-                return octets;
+            bytes.extend([PADDING, u8::try_from(value).unwrap_or(u8::MAX)]);
+            bytes.resize(bytes.len() + value, 0);
+            if bytes.len() >= len {
+                return bytes;
             }
         }
     }

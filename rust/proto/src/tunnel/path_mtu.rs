@@ -14,7 +14,7 @@ use crate::{
     wire::{packet::HEADER_LEN, tunnel::SEALED_OVERHEAD},
 };
 
-/// Octets around a segment in a datagram.
+/// Bytes around a segment in a datagram.
 const AROUND: usize = SEALED_OVERHEAD + HEADER_LEN;
 /// The same from UDP's header on.
 const OVERHEAD: usize = 8 + AROUND;
@@ -45,7 +45,7 @@ const RETRY_TIMER: Duration = Duration::from_secs(30);
 /// A probe to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PathProbe {
-    /// Octets of the segment that it is as large as.
+    /// Bytes of the segment that it is as large as.
     pub(super) size: usize,
     /// What its answer repeats.
     pub(super) serial: u32,
@@ -70,7 +70,7 @@ struct Search {
 }
 
 impl Search {
-    /// Octets of the segment that is probed.
+    /// Bytes of the segment that is probed.
     fn size(&self) -> usize {
         self.told.unwrap_or(SIZES[self.at])
     }
@@ -178,7 +178,7 @@ impl PathMtu {
         self.go_on(now);
     }
 
-    /// A router, or the host itself, dropped a datagram and says that it carries `max_datagram` octets
+    /// A router, or the host itself, dropped a datagram and says that it carries `max_datagram` bytes
     /// (RFC 8899 section 4.6). The caller has made sure that the datagram was ours. Returns whether that
     /// told anything.
     pub(super) fn on_too_big(&mut self, now: Instant, max_datagram: usize) -> bool {
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_router_tells_is_probed_and_used_to_the_octet() {
+    fn what_a_router_tells_is_probed_and_used_to_the_byte() {
         for (limit, expected) in [
             (9000, vec![1402, 4096]),
             (2000, vec![1402, 4096, 2000]),
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_router_that_lies_costs_probes_and_no_more() {
-        // It drops 1,400 octets too, although it said that they pass.
+        // It drops 1,400 bytes too, although it said that they pass.
         let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
         path.wake(now);
         path.handle_timeout(now);

@@ -329,7 +329,7 @@ impl Peer {
         [self.current.as_ref(), previous].into_iter().flatten().find_map(|session| session.sent_at(nonce))
     }
 
-    /// A datagram to the peer was dropped by what carries `max_datagram` octets. Returns whether that
+    /// A datagram to the peer was dropped by what carries `max_datagram` bytes. Returns whether that
     /// told anything.
     pub fn on_too_big(&mut self, now: Instant, max_datagram: usize) -> bool {
         self.may_probe_path()

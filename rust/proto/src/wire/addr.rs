@@ -43,7 +43,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Octets on the wire.
+    /// Bytes on the wire.
     pub const LEN: usize = 6;
 
     /// The address of `node` on the backbone.
@@ -61,16 +61,16 @@ impl Address {
         self == Self::default()
     }
 
-    /// Reads an address from its six octets.
-    pub const fn parse(octets: [u8; Self::LEN]) -> Self {
-        let [n0, n1, a, b, c, d] = octets;
+    /// Reads an address from its six bytes.
+    pub const fn parse(bytes: [u8; Self::LEN]) -> Self {
+        let [n0, n1, a, b, c, d] = bytes;
         Self {
             network: NetworkId(u16::from_be_bytes([n0, n1])),
             node: NodeId(u32::from_be_bytes([a, b, c, d])),
         }
     }
 
-    /// The six octets of this address.
+    /// The six bytes of this address.
     pub const fn emit(self) -> [u8; Self::LEN] {
         let [n0, n1] = self.network.0.to_be_bytes();
         let [a, b, c, d] = self.node.0.to_be_bytes();

@@ -16,7 +16,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{ParseError, addr::NodeId};
 
-/// Octets of the longest endpoint message.
+/// Bytes of the longest endpoint message.
 pub const MAX_ENDPOINT_LEN: usize = 1 + 1 + 16 + 2;
 
 const DISCOVER: u8 = 0x01;
@@ -75,7 +75,7 @@ pub enum Message<'a> {
     Sync {
         /// The other beacon.
         beacon: u32,
-        /// Its nodes, four octets each.
+        /// Its nodes, four bytes each.
         nodes: &'a [u8],
     },
     /// Something waits at the registry.
@@ -86,13 +86,13 @@ pub enum Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Reads one message; octets behind it are ignored.
+    /// Reads one message; bytes behind it are ignored.
     ///
     /// # Errors
     /// [`ParseError::Truncated`], [`ParseError::UnknownType`], or [`ParseError::Invalid`] for an IP
     /// length other than 4 or 16.
-    pub fn parse(octets: &'a [u8]) -> Result<Self, ParseError> {
-        let (code, rest) = octets.split_first().ok_or(ParseError::Truncated)?;
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        let (code, rest) = bytes.split_first().ok_or(ParseError::Truncated)?;
         match *code {
             DISCOVER | DISCOVER_EX => {
                 let (node, rest) = node_id(rest)?;
@@ -135,7 +135,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Appends the octets of this message to `out`.
+    /// Appends the bytes of this message to `out`.
     pub fn emit(&self, out: &mut Vec<u8>) {
         match *self {
             Self::Discover { node, identity_key, is_extended } => {
@@ -174,13 +174,13 @@ impl<'a> Message<'a> {
     }
 }
 
-fn node_id(octets: &[u8]) -> Result<(NodeId, &[u8]), ParseError> {
-    let (id, rest) = octets.split_first_chunk::<4>().ok_or(ParseError::Truncated)?;
+fn node_id(bytes: &[u8]) -> Result<(NodeId, &[u8]), ParseError> {
+    let (id, rest) = bytes.split_first_chunk::<4>().ok_or(ParseError::Truncated)?;
     Ok((NodeId(u32::from_be_bytes(*id)), rest))
 }
 
-fn parse_endpoint(octets: &[u8]) -> Result<SocketAddr, ParseError> {
-    let (len, rest) = octets.split_first().ok_or(ParseError::Truncated)?;
+fn parse_endpoint(bytes: &[u8]) -> Result<SocketAddr, ParseError> {
+    let (len, rest) = bytes.split_first().ok_or(ParseError::Truncated)?;
     let (ip, rest) = match *len {
         4 => {
             let (ip, rest) = rest.split_first_chunk::<4>().ok_or(ParseError::Truncated)?;
@@ -196,7 +196,7 @@ fn parse_endpoint(octets: &[u8]) -> Result<SocketAddr, ParseError> {
     Ok(SocketAddr::new(ip, u16::from_be_bytes(*port)))
 }
 
-/// IPv4 is always written in four octets, also when the socket reports it mapped into IPv6.
+/// IPv4 is always written in four bytes, also when the socket reports it mapped into IPv6.
 fn emit_endpoint(code: u8, endpoint: SocketAddr, out: &mut Vec<u8>) {
     out.push(code);
     match endpoint.ip().to_canonical() {

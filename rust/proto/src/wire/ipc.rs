@@ -10,9 +10,9 @@
 
 use super::addr::{Address, Port};
 
-/// Octets of the largest frame, without its length field.
+/// Bytes of the largest frame, without its length field.
 pub const MAX_FRAME: usize = 1 << 20;
-/// Octets of the length field.
+/// Bytes of the length field.
 pub const LENGTH_LEN: usize = 4;
 /// The version of our extension.
 pub const VERSION: u16 = 1;
@@ -214,7 +214,7 @@ impl<'a> Reader<'a> {
     }
 
     fn port(&mut self) -> Option<Port> {
-        self.take().map(|octets| Port(u16::from_be_bytes(octets)))
+        self.take().map(|bytes| Port(u16::from_be_bytes(bytes)))
     }
 
     fn endpoint(&mut self) -> Option<(Address, Port)> {
@@ -256,13 +256,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Splits one frame off the front of `octets`: its body and the octets it took, or `None` when it is
+/// Splits one frame off the front of `bytes`: its body and the bytes it took, or `None` when it is
 /// not complete.
 ///
 /// # Errors
 /// The stated length, when it exceeds [`MAX_FRAME`].
-pub fn split(octets: &[u8]) -> Result<Option<(&[u8], usize)>, usize> {
-    let Some((length, rest)) = octets.split_first_chunk::<LENGTH_LEN>() else { return Ok(None) };
+pub fn split(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, usize> {
+    let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_LEN>() else { return Ok(None) };
     let length = u32::from_be_bytes(*length) as usize;
     if length > MAX_FRAME {
         return Err(length);
@@ -273,12 +273,12 @@ pub fn split(octets: &[u8]) -> Result<Option<(&[u8], usize)>, usize> {
 /// A frame of `parts`, with its length in front.
 pub fn frame(parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    let mut octets = Vec::with_capacity(LENGTH_LEN + length);
-    octets.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    let mut bytes = Vec::with_capacity(LENGTH_LEN + length);
+    bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
     for part in parts {
-        octets.extend_from_slice(part);
+        bytes.extend_from_slice(part);
     }
-    octets
+    bytes
 }
 
 #[cfg(test)]
@@ -291,9 +291,9 @@ mod tests {
         let frames: serde_json::Value = serde_json::from_str(captured).unwrap();
         let mut seen = 0;
         for entry in frames.as_array().unwrap() {
-            let octets = hex::decode(entry["hex"].as_str().unwrap()).unwrap();
-            let (body, len) = split(&octets).unwrap().unwrap();
-            assert_eq!(len, octets.len());
+            let bytes = hex::decode(entry["hex"].as_str().unwrap()).unwrap();
+            let (body, len) = split(&bytes).unwrap().unwrap();
+            assert_eq!(len, bytes.len());
             if entry["dir"] == "c>d" {
                 seen += 1;
                 let is_probe = entry["meaning"].as_str().unwrap().contains("truncated");

@@ -1,6 +1,6 @@
-//! Octets on the wire to typed values and back. No state, no clock, no policy.
+//! Bytes on the wire to typed values and back. No state, no clock, no policy.
 //!
-//! Every parser takes untrusted octets, never panics, bounds what it reads before it allocates and
+//! Every parser takes untrusted bytes, never panics, bounds what it reads before it allocates and
 //! fails with [`ParseError`] alone.
 
 pub mod addr;
@@ -11,13 +11,13 @@ pub mod sack;
 pub mod seq;
 pub mod tunnel;
 
-/// Why untrusted octets were refused. Each variant is counted by name where it is dropped.
+/// Why untrusted bytes were refused. Each variant is counted by name where it is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// Fewer octets than the fixed part or a length field promises.
+    /// Fewer bytes than the fixed part or a length field promises.
     #[error("truncated")]
     Truncated,
-    /// The checksum does not match the octets.
+    /// The checksum does not match the bytes.
     #[error("bad checksum")]
     Checksum,
     /// A version other than the one we speak.

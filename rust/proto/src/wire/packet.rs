@@ -7,7 +7,7 @@
 //! +-----+-----+-------+------------+------------+------+------+-----+-----+------+-------+
 //! ```
 //!
-//! The checksum is CRC-32/IEEE over the header with a zero checksum field, then the payload. Octets
+//! The checksum is CRC-32/IEEE over the header with a zero checksum field, then the payload. Bytes
 //! after the payload are ignored and not covered.
 
 use super::{
@@ -16,10 +16,10 @@ use super::{
     seq::SeqNumber,
 };
 
-/// Octets of the fixed header.
+/// Bytes of the fixed header.
 pub const HEADER_LEN: usize = 34;
 
-/// The largest payload that the 16-bit length field can describe, octets.
+/// The largest payload that the 16-bit length field can describe, bytes.
 pub const MAX_PAYLOAD: usize = u16::MAX as usize;
 
 const VERSION: u8 = 1;
@@ -85,7 +85,7 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
-    /// The low nibble of the first octet.
+    /// The low nibble of the first byte.
     pub const fn bits(self) -> u8 {
         self.0
     }
@@ -111,11 +111,11 @@ pub struct Header {
     pub src_port: Port,
     /// Recipient's port.
     pub dst_port: Port,
-    /// Sequence number of the first payload octet (or of SYN or FIN).
+    /// Sequence number of the first payload byte (or of SYN or FIN).
     pub seq: SeqNumber,
     /// Next sequence number expected, when ACK is set.
     pub ack: SeqNumber,
-    /// Free receive slots, in segments (not octets).
+    /// Free receive slots, in segments (not bytes).
     pub window: u16,
 }
 
@@ -125,8 +125,8 @@ impl Header {
     /// # Errors
     /// [`ParseError::Truncated`], [`ParseError::Version`], [`ParseError::Checksum`], or
     /// [`ParseError::UnknownType`] for an unassigned protocol.
-    pub fn parse(octets: &[u8]) -> Result<(Self, &[u8]), ParseError> {
-        let Some((head, rest)) = octets.split_first_chunk::<HEADER_LEN>() else {
+    pub fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), ParseError> {
+        let Some((head, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
             return Err(ParseError::Truncated);
         };
         if head[0] >> 4 != VERSION {
@@ -153,11 +153,11 @@ impl Header {
     }
 
     /// Writes the header, with length and checksum, in front of a payload that already stands at
-    /// `octets[HEADER_LEN..]`. Returns `false` and writes nothing when `octets` is shorter than a
+    /// `bytes[HEADER_LEN..]`. Returns `false` and writes nothing when `bytes` is shorter than a
     /// header or the payload longer than [`MAX_PAYLOAD`].
     #[must_use]
-    pub fn emit(&self, octets: &mut [u8]) -> bool {
-        let Some((head, payload)) = octets.split_first_chunk_mut::<HEADER_LEN>() else {
+    pub fn emit(&self, bytes: &mut [u8]) -> bool {
+        let Some((head, payload)) = bytes.split_first_chunk_mut::<HEADER_LEN>() else {
             return false;
         };
         let Ok(length) = u16::try_from(payload.len()) else {

@@ -16,7 +16,7 @@ use super::{ParseError, seq::SeqNumber};
 
 /// Blocks that fit one acknowledgement.
 pub const MAX_BLOCKS: usize = 4;
-/// Octets of the longest encoding.
+/// Bytes of the longest encoding.
 pub const MAX_LEN: usize = PREFIX_LEN + MAX_BLOCKS * BLOCK_LEN;
 
 const MAGIC: [u8; 4] = *b"SACK";
@@ -71,16 +71,16 @@ impl SackBlocks {
         kept
     }
 
-    /// Octets of the encoding.
+    /// Bytes of the encoding.
     pub fn buffer_len(&self) -> usize {
         PREFIX_LEN + self.len * BLOCK_LEN
     }
 
-    /// Writes the encoding to the front of `octets` and returns its length; `None` when there is no
+    /// Writes the encoding to the front of `bytes` and returns its length; `None` when there is no
     /// block or too little room.
-    pub fn emit(&self, octets: &mut [u8]) -> Option<usize> {
+    pub fn emit(&self, bytes: &mut [u8]) -> Option<usize> {
         let len = self.buffer_len();
-        let out = octets.get_mut(..len)?;
+        let out = bytes.get_mut(..len)?;
         if self.is_empty() {
             return None;
         }
@@ -94,13 +94,13 @@ impl SackBlocks {
         Some(len)
     }
 
-    /// Reads blocks as existing receivers do: surplus octets are ignored and edges not checked.
+    /// Reads blocks as existing receivers do: surplus bytes are ignored and edges not checked.
     ///
     /// # Errors
     /// [`ParseError::Truncated`], [`ParseError::UnknownType`] without the magic, or
     /// [`ParseError::Invalid`] for a count outside 1..=4.
-    pub fn parse(octets: &[u8]) -> Result<Self, ParseError> {
-        let Some((prefix, rest)) = octets.split_first_chunk::<PREFIX_LEN>() else {
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX_LEN>() else {
             return Err(ParseError::Truncated);
         };
         if prefix[..4] != MAGIC {
@@ -110,9 +110,9 @@ impl SackBlocks {
         if count == 0 || count > MAX_BLOCKS {
             return Err(ParseError::Invalid);
         }
-        let octets = rest.get(..count * BLOCK_LEN).ok_or(ParseError::Truncated)?;
+        let bytes = rest.get(..count * BLOCK_LEN).ok_or(ParseError::Truncated)?;
         let mut blocks = Self::default();
-        for block in octets.chunks_exact(BLOCK_LEN) {
+        for block in bytes.chunks_exact(BLOCK_LEN) {
             let number = |at: usize| {
                 SeqNumber::new(u32::from_be_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]))
             };
@@ -131,7 +131,7 @@ pub fn parse_exact(payload: &[u8], snd_nxt: SeqNumber) -> Option<SackBlocks> {
 }
 
 /// Where a segment with this payload must be cut so that no receiver takes it for SACK; `None` when
-/// it is safe. The cut leaves fewer octets than the magic, and the rest starts inside it.
+/// it is safe. The cut leaves fewer bytes than the magic, and the rest starts inside it.
 pub fn look_alike_cut(payload: &[u8]) -> Option<usize> {
     SackBlocks::parse(payload).ok().map(|_| 2)
 }

@@ -29,7 +29,7 @@ impl SeqNumber {
         self.0.wrapping_sub(earlier.0).cast_signed()
     }
 
-    /// Octets from `earlier` to `self`, `None` when `self` is before `earlier`.
+    /// Bytes from `earlier` to `self`, `None` when `self` is before `earlier`.
     pub fn bytes_since(self, earlier: Self) -> Option<usize> {
         usize::try_from(self.distance_from(earlier)).ok()
     }

@@ -10,27 +10,27 @@
 //! ```
 //!
 //! A node that has no time for signed keys of unproven addresses answers one with `PILC`: the first
-//! octets of the X25519 key that it did not look at, and a cookie for the address that it came from. Sent
+//! bytes of the X25519 key that it did not look at, and a cookie for the address that it came from. Sent
 //! again with the cookie behind it, the key shows that somebody receives at that address. Old peers
-//! ignore `PILC`, and octets behind a key.
+//! ignore `PILC`, and bytes behind a key.
 //!
-//! A datagram whose first octet is below 0x10 is a beacon message instead.
+//! A datagram whose first byte is below 0x10 is a beacon message instead.
 
 use super::{ParseError, addr::NodeId};
 
-/// Octets in front of the ciphertext of a sealed frame.
+/// Bytes in front of the ciphertext of a sealed frame.
 pub const SEALED_HEADER_LEN: usize = 20;
-/// Octets of the authentication tag behind the ciphertext.
+/// Bytes of the authentication tag behind the ciphertext.
 pub const TAG_LEN: usize = 16;
-/// Octets that sealing adds to a packet.
+/// Bytes that sealing adds to a packet.
 pub const SEALED_OVERHEAD: usize = SEALED_HEADER_LEN + TAG_LEN;
-/// Octets of a signed key frame.
+/// Bytes of a signed key frame.
 pub const SIGNED_KEY_LEN: usize = 4 + 4 + 32 + 32 + 64;
-/// Octets of a bare key frame.
+/// Bytes of a bare key frame.
 pub const BARE_KEY_LEN: usize = 4 + 4 + 32;
-/// Octets of a cookie.
+/// Bytes of a cookie.
 pub const COOKIE_LEN: usize = 16;
-/// Octets of a cookie reply; no more than any frame that draws one.
+/// Bytes of a cookie reply; no more than any frame that draws one.
 pub const COOKIE_REPLY_LEN: usize = 4 + 4 + ECHO_LEN + COOKIE_LEN;
 /// A hole-punching datagram.
 pub const PUNCH: [u8; 4] = *b"PILP";
@@ -54,19 +54,19 @@ pub struct Nonce {
 }
 
 impl Nonce {
-    /// Octets on the wire.
+    /// Bytes on the wire.
     pub const LEN: usize = 12;
 
-    /// The octets that enter the cipher.
+    /// The bytes that enter the cipher.
     pub fn emit(self) -> [u8; Self::LEN] {
-        let mut octets = [0; Self::LEN];
-        octets[..4].copy_from_slice(&self.prefix.to_be_bytes());
-        octets[4..].copy_from_slice(&self.counter.to_be_bytes());
-        octets
+        let mut bytes = [0; Self::LEN];
+        bytes[..4].copy_from_slice(&self.prefix.to_be_bytes());
+        bytes[4..].copy_from_slice(&self.counter.to_be_bytes());
+        bytes
     }
 
-    fn parse(octets: [u8; Self::LEN]) -> Self {
-        let [a, b, c, d, rest @ ..] = octets;
+    fn parse(bytes: [u8; Self::LEN]) -> Self {
+        let [a, b, c, d, rest @ ..] = bytes;
         Self { prefix: u32::from_be_bytes([a, b, c, d]), counter: u64::from_be_bytes(rest) }
     }
 }
@@ -83,11 +83,11 @@ pub struct SealedHeader {
 impl SealedHeader {
     /// The front of the frame.
     pub fn emit(self) -> [u8; SEALED_HEADER_LEN] {
-        let mut octets = [0; SEALED_HEADER_LEN];
-        octets[..4].copy_from_slice(&SEALED);
-        octets[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
-        octets[8..].copy_from_slice(&self.nonce.emit());
-        octets
+        let mut bytes = [0; SEALED_HEADER_LEN];
+        bytes[..4].copy_from_slice(&SEALED);
+        bytes[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.nonce.emit());
+        bytes
     }
 }
 
@@ -103,11 +103,11 @@ pub struct BareKey {
 impl BareKey {
     /// The whole frame.
     pub fn emit(&self) -> [u8; BARE_KEY_LEN] {
-        let mut octets = [0; BARE_KEY_LEN];
-        octets[..4].copy_from_slice(&BARE_KEY);
-        octets[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
-        octets[8..].copy_from_slice(&self.exchange_key);
-        octets
+        let mut bytes = [0; BARE_KEY_LEN];
+        bytes[..4].copy_from_slice(&BARE_KEY);
+        bytes[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.exchange_key);
+        bytes
     }
 }
 
@@ -127,13 +127,13 @@ pub struct SignedKey {
 impl SignedKey {
     /// The whole frame.
     pub fn emit(&self) -> [u8; SIGNED_KEY_LEN] {
-        let mut octets = [0; SIGNED_KEY_LEN];
-        octets[..4].copy_from_slice(&SIGNED_KEY);
-        octets[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
-        octets[8..40].copy_from_slice(&self.exchange_key);
-        octets[40..72].copy_from_slice(&self.identity_key);
-        octets[72..].copy_from_slice(&self.signature);
-        octets
+        let mut bytes = [0; SIGNED_KEY_LEN];
+        bytes[..4].copy_from_slice(&SIGNED_KEY);
+        bytes[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
+        bytes[8..40].copy_from_slice(&self.exchange_key);
+        bytes[40..72].copy_from_slice(&self.identity_key);
+        bytes[72..].copy_from_slice(&self.signature);
+        bytes
     }
 }
 
@@ -141,8 +141,8 @@ impl SignedKey {
 pub type Cookie = [u8; COOKIE_LEN];
 
 /// The cookie behind a signed key frame, if there is one.
-pub fn cookie_of(octets: &[u8]) -> Option<Cookie> {
-    octets.get(SIGNED_KEY_LEN..)?.first_chunk().copied()
+pub fn cookie_of(bytes: &[u8]) -> Option<Cookie> {
+    bytes.get(SIGNED_KEY_LEN..)?.first_chunk().copied()
 }
 
 /// Asks for a signed key once more, with a cookie.
@@ -150,7 +150,7 @@ pub fn cookie_of(octets: &[u8]) -> Option<Cookie> {
 pub struct CookieReply {
     /// Who asks.
     pub sender: NodeId,
-    /// The first octets of the X25519 key that was sent.
+    /// The first bytes of the X25519 key that was sent.
     echo: [u8; ECHO_LEN],
     /// To be put behind the key.
     pub cookie: Cookie,
@@ -169,12 +169,12 @@ impl CookieReply {
 
     /// The whole frame.
     pub fn emit(&self) -> [u8; COOKIE_REPLY_LEN] {
-        let mut octets = [0; COOKIE_REPLY_LEN];
-        octets[..4].copy_from_slice(&COOKIE_REPLY);
-        octets[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
-        octets[8..24].copy_from_slice(&self.echo);
-        octets[24..].copy_from_slice(&self.cookie);
-        octets
+        let mut bytes = [0; COOKIE_REPLY_LEN];
+        bytes[..4].copy_from_slice(&COOKIE_REPLY);
+        bytes[4..8].copy_from_slice(&self.sender.0.to_be_bytes());
+        bytes[8..24].copy_from_slice(&self.echo);
+        bytes[24..].copy_from_slice(&self.cookie);
+        bytes
     }
 }
 
@@ -199,15 +199,15 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// Tells what a datagram is. Octets behind a key frame are ignored.
+    /// Tells what a datagram is. Bytes behind a key frame are ignored.
     ///
     /// # Errors
     /// [`ParseError::UnknownType`] or [`ParseError::Truncated`].
-    pub fn parse(octets: &[u8]) -> Result<Self, ParseError> {
-        if octets.first().is_some_and(|first| *first < FIRST_MAGIC) {
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        if bytes.first().is_some_and(|first| *first < FIRST_MAGIC) {
             return Ok(Self::Beacon);
         }
-        let Some((magic, rest)) = octets.split_first_chunk::<4>() else {
+        let Some((magic, rest)) = bytes.split_first_chunk::<4>() else {
             return Err(ParseError::Truncated);
         };
         match *magic {
@@ -249,9 +249,9 @@ fn node_id(fields: &[u8]) -> NodeId {
     NodeId(u32::from_be_bytes(part(fields)))
 }
 
-/// The first `N` octets, zeros where they are missing; callers have checked the length.
-fn part<const N: usize>(octets: &[u8]) -> [u8; N] {
-    octets.first_chunk::<N>().copied().unwrap_or([0; N])
+/// The first `N` bytes, zeros where they are missing; callers have checked the length.
+fn part<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    bytes.first_chunk::<N>().copied().unwrap_or([0; N])
 }
 
 #[cfg(test)]
@@ -262,12 +262,12 @@ mod tests {
     fn a_cookie_reply_is_read_back_and_a_shorter_one_is_none() {
         let key = core::array::from_fn(|n| n as u8);
         let reply = CookieReply::new(NodeId(0x0102_0304), &key, [9; COOKIE_LEN]);
-        let octets = reply.emit();
+        let bytes = reply.emit();
         let expected = [b"PILC\x01\x02\x03\x04".as_slice(), &key[..16], &[9; 16]].concat();
-        assert_eq!(octets.as_slice(), expected);
-        assert_eq!(Frame::parse(&octets), Ok(Frame::CookieReply(reply)));
+        assert_eq!(bytes.as_slice(), expected);
+        assert_eq!(Frame::parse(&bytes), Ok(Frame::CookieReply(reply)));
         for len in 4..COOKIE_REPLY_LEN {
-            assert_eq!(Frame::parse(&octets[..len]), Err(ParseError::Truncated));
+            assert_eq!(Frame::parse(&bytes[..len]), Err(ParseError::Truncated));
         }
         assert!(reply.is_about(&key));
         assert!(!reply.is_about(&[0; 32]));
@@ -275,11 +275,11 @@ mod tests {
 
     #[test]
     fn a_cookie_is_what_lies_behind_a_signed_key() {
-        let mut octets = vec![1; SIGNED_KEY_LEN];
-        assert_eq!(cookie_of(&octets), None);
-        octets.extend([2; COOKIE_LEN - 1]);
-        assert_eq!(cookie_of(&octets), None);
-        octets.extend([2, 3]);
-        assert_eq!(cookie_of(&octets), Some([2; COOKIE_LEN]));
+        let mut bytes = vec![1; SIGNED_KEY_LEN];
+        assert_eq!(cookie_of(&bytes), None);
+        bytes.extend([2; COOKIE_LEN - 1]);
+        assert_eq!(cookie_of(&bytes), None);
+        bytes.extend([2, 3]);
+        assert_eq!(cookie_of(&bytes), Some([2; COOKIE_LEN]));
     }
 }

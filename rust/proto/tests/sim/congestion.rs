@@ -64,7 +64,7 @@ fn the_search_for_bandwidth_lasts_for_round_trips() {
     script.data();
     script.now += 50 * MS;
     let mut steps = 0;
-    // A segment in five milliseconds: 200,000 octets per second.
+    // A segment in five milliseconds: 200,000 bytes per second.
     for n in 1..400 {
         script.ack(seg(n));
         script.write(1000);
@@ -115,7 +115,7 @@ fn a_quiet_application_does_not_end_the_search_for_bandwidth() {
         script.now += 50 * MS;
         script.ack(seg(n));
     }
-    // 2.77 times the 20,000 octets per second that were seen; a search that is over probes with 1.25.
+    // 2.77 times the 20,000 bytes per second that were seen; a search that is over probes with 1.25.
     assert!(script.connection.stats().pacing_rate > 50_000);
 }
 

@@ -60,7 +60,7 @@ fn a_flight_is_spread_over_the_round_trip() {
     assert_eq!(script.connection.stats().pacing_rate, 0);
     script.now += 50 * MS;
     script.ack(seg(40));
-    // Five windows of 80,960 octets per 50 ms.
+    // Five windows of 80,960 bytes per 50 ms.
     assert_eq!(script.connection.stats().pacing_rate, 8_096_000);
     // What the first millisecond and the one saved up allow.
     let burst = script.data().len();
@@ -255,7 +255,7 @@ fn a_refused_writer_waits_for_half_a_backlog() {
     for (max_segment, is_told) in [(1000, true), (1300, false)] {
         let options = configured(|config| config.send_backlog = 8000);
         let mut script = Script::established(Options { max_segment, ..options }, 50);
-        // Room for four segments of 1,000 octets, or for three of 1,300.
+        // Room for four segments of 1,000 bytes, or for three of 1,300.
         script.recv(ACK, 1, 1, 1, &[]);
         script.events();
         assert_eq!(script.connection.send(&[b'x'; 9000]), Ok(8000));
@@ -269,7 +269,7 @@ fn a_refused_writer_waits_for_half_a_backlog() {
 }
 
 #[test]
-fn octets_written_in_place_leave_as_they_were_written() {
+fn bytes_written_in_place_leave_as_they_were_written() {
     let mut script = Script::established(configured(|config| config.send_backlog = 5), 50);
     script.events();
     let room = script.connection.send_reserve(100).unwrap();
@@ -307,8 +307,8 @@ fn what_was_read_is_not_announced() {
     let mut script = Script::established(plain(), 50);
     script.events();
     script.recv(ACK, 1, 1, WINDOW, b"abc");
-    let octets: Vec<u8> = script.connection.recv_slices().flatten().copied().collect();
-    assert_eq!(octets, b"abc");
+    let bytes: Vec<u8> = script.connection.recv_slices().flatten().copied().collect();
+    assert_eq!(bytes, b"abc");
     script.connection.recv_consume(2);
     assert_eq!(script.events(), [ConnectionEvent::Readable], "there is more");
     script.connection.recv_consume(1);
@@ -317,7 +317,7 @@ fn what_was_read_is_not_announced() {
     assert_eq!(script.events(), []);
     assert!(!script.connection.is_at_end());
     script.recv(FIN_ACK, 5, 1, WINDOW, b"e");
-    assert!(!script.connection.is_at_end(), "an octet is left");
+    assert!(!script.connection.is_at_end(), "a byte is left");
     script.connection.recv_consume(1);
     assert!(script.connection.is_at_end());
 }

@@ -35,7 +35,7 @@ fn split_and_repeated_acknowledgements_do_not_inflate_the_window() {
     script.write(20_000);
     script.data();
     script.now += std::time::Duration::from_millis(50);
-    // One per octet: growth counts octets, and an acknowledgement inside a segment counts nothing.
+    // One per byte: growth counts bytes, and an acknowledgement inside a segment counts nothing.
     for ack in 2..=1001 {
         script.ack(ack);
     }
@@ -80,7 +80,7 @@ fn data_beyond_the_window_is_not_held() {
 }
 
 #[test]
-fn single_octets_out_of_order_are_bounded() {
+fn single_bytes_out_of_order_are_bounded() {
     let mut script = Script::established(plain(), 50);
     for n in 0..200_000u32 {
         script.recv(ACK, 3 + 2 * n, 1, WINDOW, b"x");

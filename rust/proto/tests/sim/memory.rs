@@ -81,7 +81,7 @@ fn what_was_sent_counts_at_its_real_cost() {
 }
 
 #[test]
-fn single_octets_beyond_gaps_take_little() {
+fn single_bytes_beyond_gaps_take_little() {
     let mut script = Script::established(plain(), 50);
     for n in 0..30_000 {
         script.recv(ACK, 3 + 2 * n, 1, WINDOW, b"x");

@@ -1,4 +1,4 @@
-//! Whole nodes over a wire in virtual time: key exchange, sealing, restart, hostile octets.
+//! Whole nodes over a wire in virtual time: key exchange, sealing, restart, hostile bytes.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -422,17 +422,17 @@ fn replayed_and_altered_frames_change_nothing() {
 }
 
 #[test]
-fn random_octets_are_dropped_and_bounded() {
+fn random_bytes_are_dropped_and_bounded() {
     let mut net = Net::new(1);
     let mut rng = Rng(11);
     for round in 0..20_000 {
-        let mut octets: Vec<u8> = (0..rng.below(200)).map(|_| rng.next() as u8).collect();
-        if round % 3 > 0 && octets.len() >= 4 {
-            octets[..4].copy_from_slice([b"PILS", b"PILA", b"PILK", b"PILT"][rng.below(4) as usize]);
+        let mut bytes: Vec<u8> = (0..rng.below(200)).map(|_| rng.next() as u8).collect();
+        if round % 3 > 0 && bytes.len() >= 4 {
+            bytes[..4].copy_from_slice([b"PILS", b"PILA", b"PILK", b"PILT"][rng.below(4) as usize]);
         }
         let now = net.now;
         let from = SocketAddr::from(([10, 1, 0, rng.below(250) as u8], 1));
-        net.of(1).handle_datagram(now, from, &mut octets);
+        net.of(1).handle_datagram(now, from, &mut bytes);
     }
     let stats = net.of(1).stats();
     assert!(stats.peers <= NodeConfig::default().max_peers);

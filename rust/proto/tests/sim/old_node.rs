@@ -51,8 +51,8 @@ impl OldNode {
         }
     }
 
-    fn take(&mut self, now: Instant, octets: &[u8]) {
-        match Frame::parse(octets) {
+    fn take(&mut self, now: Instant, bytes: &[u8]) {
+        match Frame::parse(bytes) {
             Ok(Frame::SignedKey(frame)) if self.session.is_none() => {
                 self.session = Session::new(&self.key, frame.exchange_key, 5).ok();
                 let proof = Identity::from_seed(&seed_of(OLD)).unwrap();
@@ -62,7 +62,7 @@ impl OldNode {
             Ok(Frame::Sealed(header)) => {
                 let mut packet = Vec::new();
                 let session = self.session.as_mut().unwrap();
-                if session.open_to(header, octets, &mut packet).is_ok() {
+                if session.open_to(header, bytes, &mut packet).is_ok() {
                     let (header, payload) = Header::parse(&packet).unwrap();
                     self.take_packet(now, &header, payload);
                 }

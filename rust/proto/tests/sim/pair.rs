@@ -59,16 +59,16 @@ impl End {
         }
     }
 
-    pub(crate) fn write(&mut self, octets: &[u8]) {
-        self.to_send.extend(octets);
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.to_send.extend(bytes);
     }
 
     pub(crate) fn is_unwritten(&self) -> bool {
         self.to_send.is_empty()
     }
 
-    pub(crate) fn write_and_finish(&mut self, octets: &[u8]) {
-        self.write(octets);
+    pub(crate) fn write_and_finish(&mut self, bytes: &[u8]) {
+        self.write(bytes);
         self.then_shutdown = true;
     }
 
@@ -157,7 +157,7 @@ impl Pair {
         let (header, payload) = Header::parse(&packet).expect("own packets parse");
         self.trace.push((from, header, payload.len()));
         if header.flags == Flags::ACK {
-            // A window counts whole segments of 4,096 octets.
+            // A window counts whole segments of 4,096 bytes.
             let edge = header.ack + usize::from(header.window) * 4096;
             let before = self.edges[from].replace(edge);
             let is_kept = before.is_none_or(|before| edge.distance_from(before) > -4096);

@@ -14,7 +14,7 @@ use pilot_proto::{
 const SMSS: u32 = 1000;
 const MS: Duration = Duration::from_millis(1);
 
-/// Segments of a thousand octets, so that numbers can be read; AIMD, so that windows can be foretold.
+/// Segments of a thousand bytes, so that numbers can be read; AIMD, so that windows can be foretold.
 fn plain() -> Options {
     Options { max_segment: SMSS as usize, congestion: Some(Algorithm::Reno), ..options(Dialect::Native) }
 }
@@ -576,7 +576,7 @@ fn segments_that_every_path_carries_do_not_make_it_suspect() {
 }
 
 #[test]
-fn a_window_is_filled_to_its_last_octet_and_no_silly_segment_follows() {
+fn a_window_is_filled_to_its_last_byte_and_no_silly_segment_follows() {
     // Four segments of 1,024 fill a window of one slot; forty the initial congestion window.
     for (window, expected) in [(1, 4), (WINDOW, 40)] {
         let mut script = Script::established(Options { max_segment: 1024, ..plain() }, 50);
@@ -584,7 +584,7 @@ fn a_window_is_filled_to_its_last_octet_and_no_silly_segment_follows() {
         script.write(100_000);
         assert_eq!(script.data().len(), expected);
     }
-    // What is left of the window, 96 octets, is not worth a segment while others are on their way.
+    // What is left of the window, 96 bytes, is not worth a segment while others are on their way.
     let mut script = Script::established(plain(), 50);
     script.recv(ACK, 1, 1, 1, &[]);
     script.write(100_000);

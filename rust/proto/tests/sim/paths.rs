@@ -431,9 +431,9 @@ fn what_went_to_the_old_address_leaves_again_at_once() {
 }
 
 fn reply(hand: &mut Hand, port: u16) {
-    let mut octets = Vec::new();
-    Message::DiscoverReply(SocketAddr::new(at(2).ip(), port)).emit(&mut octets);
-    hand.deliver(at(50), &octets);
+    let mut bytes = Vec::new();
+    Message::DiscoverReply(SocketAddr::new(at(2).ip(), port)).emit(&mut bytes);
+    hand.deliver(at(50), &bytes);
 }
 
 impl Hand {
@@ -458,10 +458,10 @@ fn a_beacon_that_was_not_asked_moves_nothing() {
     // Asked again, and from elsewhere.
     hand.wait(30 * SECOND);
     assert!(hand.sent_to(50) >= 1);
-    let mut octets = Vec::new();
-    Message::DiscoverReply(at(9)).emit(&mut octets);
+    let mut bytes = Vec::new();
+    Message::DiscoverReply(at(9)).emit(&mut bytes);
     for _ in 0..9 {
-        hand.deliver(at(51), &octets);
+        hand.deliver(at(51), &bytes);
     }
     assert_eq!(hand.discovered(), 1);
 }

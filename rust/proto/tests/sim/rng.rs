@@ -1,4 +1,4 @@
-//! Numbers and octets that are the same everywhere.
+//! Numbers and bytes that are the same everywhere.
 
 /// SplitMix64: small, seeded, and the same everywhere.
 pub(crate) struct Rng(pub(crate) u64);
@@ -21,7 +21,7 @@ impl Rng {
     }
 }
 
-/// Octets that differ everywhere, so that a hole or a repeat shows.
+/// Bytes that differ everywhere, so that a hole or a repeat shows.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     let mut rng = Rng(len as u64);
     (0..len.div_ceil(8)).flat_map(|_| rng.next().to_le_bytes()).take(len).collect()

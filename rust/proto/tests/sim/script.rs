@@ -1,6 +1,6 @@
 //! One connection and a hand-made peer: segments in, segments out, time by hand.
 //!
-//! Both sides begin at number 0, so that the first octet of data is number 1 in each direction.
+//! Both sides begin at number 0, so that the first byte of data is number 1 in each direction.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Out {
     }
 }
 
-/// Segments of a thousand octets, so that numbers can be read; AIMD, so that windows can be foretold.
+/// Segments of a thousand bytes, so that numbers can be read; AIMD, so that windows can be foretold.
 pub(crate) fn plain() -> Options {
     Options { max_segment: 1000, congestion: Some(Algorithm::Reno), ..options(Dialect::Native) }
 }

@@ -232,7 +232,7 @@ fn a_repetition_does_not_reset_a_connection_that_was_closed() {
     }
 }
 
-/// Section 3.6.1 again: one octet that is new is enough.
+/// Section 3.6.1 again: one byte that is new is enough.
 #[test]
 fn data_that_nobody_will_read_resets_a_connection_that_was_closed() {
     for state in ["ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2"] {

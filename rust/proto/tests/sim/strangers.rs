@@ -30,7 +30,7 @@ fn anywhere(rng: &mut Rng) -> SocketAddr {
     SocketAddr::from(((rng.next() as u32 | 1 << 30).to_be_bytes(), rng.next() as u16))
 }
 
-fn octets<const N: usize>(rng: &mut Rng) -> [u8; N] {
+fn bytes<const N: usize>(rng: &mut Rng) -> [u8; N] {
     std::array::from_fn(|_| rng.next() as u8)
 }
 
@@ -39,25 +39,25 @@ fn made_up(rng: &mut Rng) -> NodeId {
 }
 
 fn bare(sender: NodeId, rng: &mut Rng) -> Vec<u8> {
-    BareKey { sender, exchange_key: octets(rng) }.emit().to_vec()
+    BareKey { sender, exchange_key: bytes(rng) }.emit().to_vec()
 }
 
 /// A signed key that nobody signed, with the identity key of a node if there is such a node.
 fn forged(sender: NodeId, rng: &mut Rng) -> Vec<u8> {
     let identity_key = Identity::from_seed(&seed_of(sender.0)).unwrap().public_key();
     let mut signature = [0; 64];
-    signature[..32].copy_from_slice(&octets::<32>(rng));
-    SignedKey { sender, exchange_key: octets(rng), identity_key, signature }.emit().to_vec()
+    signature[..32].copy_from_slice(&bytes::<32>(rng));
+    SignedKey { sender, exchange_key: bytes(rng), identity_key, signature }.emit().to_vec()
 }
 
 /// A signed key of an identity that the registry does not name.
 fn self_signed(sender: NodeId, rng: &mut Rng) -> Vec<u8> {
-    let identity = Identity::from_seed(&octets(rng)).unwrap();
-    identity.sign_exchange_key(sender, octets(rng)).unwrap().emit().to_vec()
+    let identity = Identity::from_seed(&bytes(rng)).unwrap();
+    identity.sign_exchange_key(sender, bytes(rng)).unwrap().emit().to_vec()
 }
 
 fn sealed(sender: NodeId, rng: &mut Rng) -> Vec<u8> {
-    [b"PILS".as_slice(), &sender.0.to_be_bytes(), &octets::<80>(rng)].concat()
+    [b"PILS".as_slice(), &sender.0.to_be_bytes(), &bytes::<80>(rng)].concat()
 }
 
 impl Net {
@@ -152,7 +152,7 @@ fn sealed_frames_and_cookies_of_nobody_change_nothing() {
     withstand("peers", &|rng| (anywhere(rng), sealed(NodeId(2 + rng.below(3) as u32), rng)));
     let counters = withstand("cookies", &|rng| {
         let sender = NodeId(2 + rng.below(3) as u32);
-        (at(sender.0), CookieReply::new(sender, &octets(rng), octets(rng)).emit().to_vec())
+        (at(sender.0), CookieReply::new(sender, &bytes(rng), bytes(rng)).emit().to_vec())
     });
     assert!(counters.dropped_cookies > 20_000);
 }
@@ -269,7 +269,7 @@ fn a_question_about_a_stranger_does_not_stand_for_our_own() {
     assert!(node.connection(id).is_some());
     // What its true owner sent meanwhile is not lost among what others did.
     let identity = Identity::from_seed(&seed_of(2)).unwrap();
-    let mut proof = identity.sign_exchange_key(NodeId(2), octets(&mut Rng(4))).unwrap().emit();
+    let mut proof = identity.sign_exchange_key(NodeId(2), bytes(&mut Rng(4))).unwrap().emit();
     node.handle_datagram(now, at(2), &mut proof);
     for n in 0..200 {
         node.handle_datagram(now, at(n), &mut self_signed(made_up(&mut Rng(9)), &mut Rng(u64::from(n))));
@@ -296,7 +296,7 @@ fn a_cookie_lets_a_key_be_checked_when_there_is_no_time_for_others() {
     let mut buffer = vec![0; 65_536];
     while node.poll_transmit(now, &mut buffer, 1).is_some() {}
     let identity = Identity::from_seed(&seed_of(2)).unwrap();
-    let proof = identity.sign_exchange_key(NodeId(2), octets(&mut rng)).unwrap();
+    let proof = identity.sign_exchange_key(NodeId(2), bytes(&mut rng)).unwrap();
     let mut frame = proof.emit().to_vec();
     node.handle_datagram(now, at(2), &mut frame);
     assert_eq!(node.poll_event(), None, "there is no time");

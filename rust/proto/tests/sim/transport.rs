@@ -146,7 +146,7 @@ fn a_reader_that_pauses_closes_the_window_and_reopens_it() {
             pair.now.as_nanos() > 60_000_000_000 && pair.end(0).connection.stats().snd_wnd == 0
         });
         let held = pair.end(1).connection.readable();
-        assert!(held <= 512 * 4096, "{held} octets held beyond the window");
+        assert!(held <= 512 * 4096, "{held} bytes held beyond the window");
         pair.end(1).reads = true;
         pair.run_until(10 * MINUTE, |pair| pair.end(1).received.len() == data.len());
         assert_eq!(pair.end(1).received, data);

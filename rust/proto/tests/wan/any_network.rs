@@ -1,4 +1,4 @@
-//! Transfers over networks drawn from a seed: every octet arrives once and in order, or the transfer
+//! Transfers over networks drawn from a seed: every byte arrives once and in order, or the transfer
 //! ends with a reason that fits. A failing seed is printed and replays with `SIM_SEED`.
 
 use std::time::Duration;
@@ -45,8 +45,8 @@ fn start(rng: &mut Rng, world: &mut World, hosts: usize) -> FlowId {
     let congestion = [None, Some(Algorithm::Reno), Some(Algorithm::Cubic), Some(Algorithm::Bbr)];
     let options = DialOptions { no_delay: rng.below(2) == 0, congestion: congestion[rng.below(4) as usize] };
     let scale = 10 + rng.below(9);
-    let octets = rng.below(1 << scale);
-    world.start_flow(from, to, octets + 1, options, rng.below(4) == 0).unwrap()
+    let bytes = rng.below(1 << scale);
+    world.start_flow(from, to, bytes + 1, options, rng.below(4) == 0).unwrap()
 }
 
 fn run(seed: u64) {
@@ -78,7 +78,7 @@ fn run(seed: u64) {
         });
     for host in 0..hosts {
         let stats = world.node(host).stats();
-        assert_eq!(stats.counters.dropped_malformed, 0, "nobody alters octets here");
+        assert_eq!(stats.counters.dropped_malformed, 0, "nobody alters bytes here");
     }
 }
 

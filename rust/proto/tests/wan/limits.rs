@@ -15,10 +15,10 @@ fn path(rtt_ms: u64, loss: Loss) -> Path {
     Path { latency: Duration::from_micros(rtt_ms * 500), loss, ..Path::default() }
 }
 
-/// Octets per second of a cold echo over an unlimited path, counted from the connection's being up.
-fn echo(algorithm: Algorithm, rtt_ms: u64, octets: u64) -> f64 {
+/// Bytes per second of a cold echo over an unlimited path, counted from the connection's being up.
+fn echo(algorithm: Algorithm, rtt_ms: u64, bytes: u64) -> f64 {
     let mut world = World::pair(1, NodeConfig::default(), path(rtt_ms, Loss::None));
-    let flow = world.start_flow(0, 1, octets, dial(algorithm), true).unwrap();
+    let flow = world.start_flow(0, 1, bytes, dial(algorithm), true).unwrap();
     world.run_until(Duration::from_secs(60), |world| world.flow(flow).finished.is_some()).unwrap();
     world.flow(flow).goodput(world.now)
 }

@@ -9,10 +9,10 @@ use pilot_proto::{
 };
 use pilot_sim::{ETHERNET, FlowId, Path, World};
 
-/// Octets around a segment in a UDP datagram.
+/// Bytes around a segment in a UDP datagram.
 const AROUND: usize = 70;
 const SECOND: Duration = Duration::from_secs(1);
-/// Octets per second.
+/// Bytes per second.
 const RATE: u64 = 5_000_000;
 
 /// A network of two, each direction with this MTU.
@@ -26,7 +26,7 @@ fn set_mtu(world: &mut World, mtu: usize) {
     set_path(world, 200_000, Path { mtu, ..Path::default() });
 }
 
-/// Makes both directions this path, 10 ms long, no faster than [`RATE`], with a queue of these octets.
+/// Makes both directions this path, 10 ms long, no faster than [`RATE`], with a queue of these bytes.
 fn set_path(world: &mut World, queue: usize, path: Path) {
     for (from, to) in [(0, 1), (1, 0)] {
         let link = Some(world.add_link(RATE, queue));
@@ -101,7 +101,7 @@ fn one_direction_may_carry_more_than_the_other() {
 }
 
 #[test]
-fn a_router_that_tells_its_mtu_is_filled_to_the_octet_at_once() {
+fn a_router_that_tells_its_mtu_is_filled_to_the_byte_at_once() {
     for (mtu, expected) in [(1400, 1400 - AROUND), (1280, 1280 - AROUND), (2000, 2000 - AROUND)] {
         let mut world = world(0);
         set_path(&mut world, 200_000, Path { mtu, has_icmp: true, ..Path::default() });

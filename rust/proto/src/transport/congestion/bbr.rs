@@ -55,7 +55,7 @@ pub struct Bbr {
     prior_cwnd: usize,
     pacing_gain: f64,
     cwnd_gain: f64,
-    /// Octets per second; 0 before the first round trip.
+    /// Bytes per second; 0 before the first round trip.
     pacing_rate: f64,
     full_bw: f64,
     full_bw_count: u32,
@@ -100,7 +100,7 @@ impl Bbr {
     }
 
     fn send_quantum(&self) -> usize {
-        octets(self.pacing_rate * QUANTUM).clamp(2 * self.parameters.smss, 64 * 1024)
+        bytes(self.pacing_rate * QUANTUM).clamp(2 * self.parameters.smss, 64 * 1024)
     }
 
     /// BBRInflight: `gain` bandwidth-delay products and what batching needs.
@@ -109,7 +109,7 @@ impl Bbr {
             return self.parameters.initial_window;
         }
         let bdp = self.model.bw() * self.model.min_rtt.as_secs_f64();
-        self.quantization_budget(octets(gain * bdp))
+        self.quantization_budget(bytes(gain * bdp))
     }
 
     fn quantization_budget(&self, inflight: usize) -> usize {
@@ -216,7 +216,7 @@ impl Bbr {
 
     fn probe_rtt_cwnd(&self) -> usize {
         let bdp = self.model.bw() * self.model.min_rtt.as_secs_f64();
-        octets(PROBE_RTT_CWND_GAIN * bdp).max(self.min_pipe_cwnd())
+        bytes(PROBE_RTT_CWND_GAIN * bdp).max(self.min_pipe_cwnd())
     }
 
     fn undo_point(&self) -> Undo {
@@ -299,7 +299,7 @@ impl Controller for Bbr {
 
     fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64> {
         if self.pacing_rate > 0.0 {
-            return Some(octets(self.pacing_rate).max(1) as u64);
+            return Some(bytes(self.pacing_rate).max(1) as u64);
         }
         super::window_rate(self.parameters.initial_window, srtt, 277)
     }
@@ -384,7 +384,7 @@ impl Controller for Bbr {
     clippy::cast_sign_loss,
     reason = "saturates, and is never negative"
 )]
-fn octets(value: f64) -> usize {
+fn bytes(value: f64) -> usize {
     value as usize
 }
 

@@ -52,8 +52,8 @@ impl Cubic {
         }
     }
 
-    fn segments(&self, octets: usize) -> f64 {
-        octets as f64 / self.window.parameters.smss as f64
+    fn segments(&self, bytes: usize) -> f64 {
+        bytes as f64 / self.window.parameters.smss as f64
     }
 
     #[allow(
@@ -61,7 +61,7 @@ impl Cubic {
         clippy::cast_sign_loss,
         reason = "windows are small and positive"
     )]
-    fn octets(&self, segments: f64) -> usize {
+    fn bytes(&self, segments: f64) -> usize {
         (segments * self.window.parameters.smss as f64).round() as usize
     }
 
@@ -78,7 +78,7 @@ impl Cubic {
         // The flight, not the window, was too large; but a window that the loss just emptied was not
         // small for that.
         let flight = flight_size.max(settled / 2).min(settled);
-        self.window.set_ssthresh(self.octets(self.segments(flight) * BETA_CUBIC));
+        self.window.set_ssthresh(self.bytes(self.segments(flight) * BETA_CUBIC));
     }
 
     fn avoid(&mut self, ack: &Ack) {
@@ -108,7 +108,7 @@ impl Cubic {
         } else {
             self.credit += (target - cwnd) / cwnd * acked;
         }
-        let whole = self.octets(self.credit);
+        let whole = self.bytes(self.credit);
         self.window.grow(whole);
         self.credit -= self.segments(whole);
     }

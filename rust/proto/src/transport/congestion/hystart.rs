@@ -54,7 +54,7 @@ impl HyStart {
         self.phase
     }
 
-    /// Octets by which the window grows for `counted` acknowledged ones.
+    /// Bytes by which the window grows for `counted` acknowledged ones.
     pub fn growth(&self, counted: usize) -> usize {
         match self.phase {
             Phase::SlowStart | Phase::Done => counted,

@@ -27,7 +27,7 @@ pub fn start(algorithm: Algorithm, parameters: Parameters) -> Box<dyn Controller
     }
 }
 
-/// What every controller starts from. Octets throughout.
+/// What every controller starts from. Bytes throughout.
 #[derive(Clone, Copy, Debug)]
 pub struct Parameters {
     /// Window before anything was acknowledged.
@@ -38,11 +38,11 @@ pub struct Parameters {
     pub max_cwnd: usize,
     /// Sender maximum segment size.
     pub smss: usize,
-    /// L of RFC 3465 in segments, or `None` to count every octet in slow start.
+    /// L of RFC 3465 in segments, or `None` to count every byte in slow start.
     pub abc_limit: Option<usize>,
 }
 
-/// What one acknowledgement told. Octets throughout.
+/// What one acknowledgement told. Bytes throughout.
 #[derive(Clone, Copy, Debug)]
 pub struct Ack {
     /// When it arrived.
@@ -80,11 +80,11 @@ pub struct Ack {
 pub struct Loss {
     /// Its sequence numbers.
     pub size: usize,
-    /// Octets in flight just after it left.
+    /// Bytes in flight just after it left.
     pub tx_in_flight: usize,
-    /// Octets deemed lost since it left, itself included.
+    /// Bytes deemed lost since it left, itself included.
     pub lost_since: u64,
-    /// Octets that had been delivered on this connection when it left.
+    /// Bytes that had been delivered on this connection when it left.
     pub prior_delivered: u64,
 }
 
@@ -93,10 +93,10 @@ pub trait Controller: fmt::Debug + Send + Sync {
     /// Which one it is.
     fn algorithm(&self) -> Algorithm;
 
-    /// Octets that may be in flight.
+    /// Bytes that may be in flight.
     fn cwnd(&self) -> usize;
 
-    /// Slow-start threshold, octets; `usize::MAX` when there is none.
+    /// Slow-start threshold, bytes; `usize::MAX` when there is none.
     fn ssthresh(&self) -> usize;
 
     /// Whether the window is to double in a round trip.
@@ -109,13 +109,13 @@ pub trait Controller: fmt::Debug + Send + Sync {
         if self.is_slow_start() { "slow_start" } else { "congestion_avoidance" }
     }
 
-    /// Octets per second at which segments may leave; `None` for no limit.
+    /// Bytes per second at which segments may leave; `None` for no limit.
     fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64>;
 
     /// The segment size changed.
     fn set_smss(&mut self, smss: usize);
 
-    /// A segment of `size` octets leaves; `in_flight` does not count it.
+    /// A segment of `size` bytes leaves; `in_flight` does not count it.
     fn on_sent(&mut self, _now: Instant, _size: usize, _in_flight: usize, _is_app_limited: bool) {}
 
     /// An acknowledgement that delivered something, after its losses were told.
@@ -124,14 +124,14 @@ pub trait Controller: fmt::Debug + Send + Sync {
     /// A segment was deemed lost.
     fn on_segment_lost(&mut self, _loss: &Loss) {}
 
-    /// A loss event began with `flight_size` octets in flight (RFC 5681 section 3.2), of which
+    /// A loss event began with `flight_size` bytes in flight (RFC 5681 section 3.2), of which
     /// `in_flight` are not deemed lost. Told once per window.
     fn on_loss_event(&mut self, now: Instant, flight_size: usize, in_flight: usize);
 
     /// The loss event is over.
     fn on_recovered(&mut self) {}
 
-    /// The retransmission timer expired with `flight_size` octets in flight; `is_new_event` unless it
+    /// The retransmission timer expired with `flight_size` bytes in flight; `is_new_event` unless it
     /// already had for data of the same window (RFC 5681 section 3.1, last paragraph).
     fn on_rto(&mut self, now: Instant, flight_size: usize, is_new_event: bool);
 
@@ -139,11 +139,11 @@ pub trait Controller: fmt::Debug + Send + Sync {
     fn undo(&mut self);
 }
 
-/// Octets per second for `gain_percent` of a window per round trip (RFC 9002 section 7.7).
+/// Bytes per second for `gain_percent` of a window per round trip (RFC 9002 section 7.7).
 fn window_rate(cwnd: usize, srtt: Option<Duration>, gain_percent: u64) -> Option<u64> {
     let nanos = u64::try_from(srtt?.as_nanos()).ok()?.max(1);
-    let octets = u128::from(cwnd as u64) * u128::from(gain_percent) * 10_000_000;
-    Some(u64::try_from(octets / u128::from(nanos)).unwrap_or(u64::MAX).max(1))
+    let bytes = u128::from(cwnd as u64) * u128::from(gain_percent) * 10_000_000;
+    Some(u64::try_from(bytes / u128::from(nanos)).unwrap_or(u64::MAX).max(1))
 }
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod testing {
         }
     }
 
-    /// An acknowledgement of `acked` octets at `now` while the window was the limit.
+    /// An acknowledgement of `acked` bytes at `now` while the window was the limit.
     pub(super) fn ack(now: Instant, acked: usize) -> Ack {
         let rtt = Duration::from_millis(100);
         Ack {

@@ -6,7 +6,7 @@
 
 use super::Ack;
 
-/// One fast recovery. Octets throughout.
+/// One fast recovery. Bytes throughout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Prr {
     /// In flight when the recovery began, without what was selectively acknowledged (RecoverFS, section
@@ -19,17 +19,17 @@ pub(super) struct Prr {
 }
 
 impl Prr {
-    /// A recovery begins with `flight_size` octets in flight.
+    /// A recovery begins with `flight_size` bytes in flight.
     pub(super) fn new(flight_size: usize) -> Self {
         Self { recover_fs: flight_size.max(1), delivered: 0, out: 0 }
     }
 
-    /// `size` octets leave.
+    /// `size` bytes leave.
     pub(super) fn on_sent(&mut self, size: usize) {
         self.out = self.out.saturating_add(size);
     }
 
-    /// Octets that may leave upon an acknowledgement (section 6.2).
+    /// Bytes that may leave upon an acknowledgement (section 6.2).
     pub(super) fn on_ack(&mut self, ack: &Ack, ssthresh: usize, smss: usize) -> usize {
         self.delivered = self.delivered.saturating_add(ack.delivered);
         let sndcnt = if ack.in_flight > ssthresh {

@@ -9,7 +9,7 @@ use crate::time::Instant;
 #[derive(Clone, Debug)]
 pub struct Reno {
     window: Window,
-    /// Octets acknowledged since the window last grew in congestion avoidance.
+    /// Bytes acknowledged since the window last grew in congestion avoidance.
     bytes_acked: usize,
     /// Window and threshold before the last event.
     prior: (usize, usize),
@@ -105,8 +105,8 @@ mod tests {
         *,
     };
 
-    fn acked(reno: &mut Reno, octets: usize) {
-        reno.on_ack(&ack(Instant::ZERO, octets));
+    fn acked(reno: &mut Reno, bytes: usize) {
+        reno.on_ack(&ack(Instant::ZERO, bytes));
     }
 
     #[test]

@@ -12,7 +12,7 @@ const PACING_SLOW_START: u64 = 500;
 /// In congestion avoidance (as Linux).
 const PACING_AVOIDANCE: u64 = 120;
 
-/// A congestion window, octets.
+/// A congestion window, bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     pub(super) parameters: Parameters,
@@ -33,7 +33,7 @@ impl Window {
         self.cwnd < self.ssthresh
     }
 
-    /// Octets per second.
+    /// Bytes per second.
     pub(super) fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64> {
         if self.prr.is_some() {
             return super::window_rate(self.ssthresh, srtt, PACING_AVOIDANCE);
@@ -53,7 +53,7 @@ impl Window {
         self.cwnd = in_flight + self.parameters.smss;
     }
 
-    /// `size` octets leave.
+    /// `size` bytes leave.
     pub(super) fn on_sent(&mut self, size: usize) {
         if let Some(prr) = &mut self.prr {
             prr.on_sent(size);
@@ -94,14 +94,14 @@ impl Window {
         true
     }
 
-    /// Grows by so many octets, up to the bound.
-    pub(super) fn grow(&mut self, octets: usize) {
-        self.cwnd = self.cwnd.saturating_add(octets).min(self.parameters.max_cwnd);
+    /// Grows by so many bytes, up to the bound.
+    pub(super) fn grow(&mut self, bytes: usize) {
+        self.cwnd = self.cwnd.saturating_add(bytes).min(self.parameters.max_cwnd);
     }
 
     /// A loss event: no less than two segments (RFC 5681, equation 4).
-    pub(super) fn set_ssthresh(&mut self, octets: usize) {
-        self.ssthresh = octets.max(2 * self.parameters.smss);
+    pub(super) fn set_ssthresh(&mut self, bytes: usize) {
+        self.ssthresh = bytes.max(2 * self.parameters.smss);
         self.hystart.finish();
     }
 

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Bbr, State, model::BETA, octets};
+use super::{Bbr, State, bytes, model::BETA};
 use crate::{
     time::Instant,
     transport::congestion::{Ack, Loss},
@@ -81,7 +81,7 @@ impl Bbr {
         self.cycle.stamp = now;
         self.cycle.ack_phase = AckPhase::Stopping;
         let bdp = self.model.bw() * self.model.min_rtt.as_secs_f64() / self.parameters.smss as f64;
-        self.cycle.rounds_until_probe = (octets(bdp) as u64).min(MAX_RENO_ROUNDS);
+        self.cycle.rounds_until_probe = (bytes(bdp) as u64).min(MAX_RENO_ROUNDS);
         self.model.start_round();
         self.state = State::ProbeBw(Cycle::Down);
         self.pacing_gain = DOWN_PACING_GAIN;
@@ -176,7 +176,7 @@ impl Bbr {
     /// BBRInflightWithHeadroom.
     pub(super) fn inflight_with_headroom(&self) -> usize {
         let Some(hi) = self.model.inflight_hi else { return usize::MAX };
-        let headroom = octets(HEADROOM * hi as f64).max(self.parameters.smss);
+        let headroom = bytes(HEADROOM * hi as f64).max(self.parameters.smss);
         hi.saturating_sub(headroom).max(self.min_pipe_cwnd())
     }
 
@@ -235,8 +235,8 @@ impl Bbr {
         self.cycle.is_sample_of_probe = false;
         if !is_app_limited {
             let bdp = self.model.bw() * self.model.min_rtt.as_secs_f64();
-            let target = octets(bdp).min(self.cwnd);
-            self.model.inflight_hi = Some(tx_in_flight.max(octets(BETA * target as f64)));
+            let target = bytes(bdp).min(self.cwnd);
+            self.model.inflight_hi = Some(tx_in_flight.max(bytes(BETA * target as f64)));
         }
         if self.state == State::ProbeBw(Cycle::Up) {
             if let Some(undo) = &mut self.undo {

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::octets;
+use super::bytes;
 use crate::{
     time::Instant,
     transport::congestion::{Ack, Loss},
@@ -29,7 +29,7 @@ pub(super) struct Bounds {
 /// The model.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
-    /// Bandwidth of this cycle and the one before, octets per second.
+    /// Bandwidth of this cycle and the one before, bytes per second.
     max_bw_filter: [f64; 2],
     /// Short-term bounds, while there are any.
     bw_lo: Option<f64>,
@@ -66,7 +66,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// The best bandwidth seen lately, octets per second.
+    /// The best bandwidth seen lately, bytes per second.
     pub(super) fn max_bw(&self) -> f64 {
         self.max_bw_filter[0].max(self.max_bw_filter[1])
     }
@@ -103,7 +103,7 @@ impl Model {
         self.inflight_hi = self.inflight_hi.zip(before.inflight_hi).map(|(now, before)| now.max(before));
     }
 
-    /// What was delivered beyond the bandwidth's worth, octets.
+    /// What was delivered beyond the bandwidth's worth, bytes.
     pub(super) fn extra_acked(&self) -> usize {
         self.extra_acked_filter[0].1.max(self.extra_acked_filter[1].1)
     }
@@ -116,7 +116,7 @@ impl Model {
     /// Whether the round that just ended lost more than may be.
     pub(super) fn is_loss_too_high_in_round(&self) -> bool {
         let (lost, delivered) = self.lost_last_round;
-        self.is_too_lossy(lost, octets((delivered + lost) as f64))
+        self.is_too_lossy(lost, bytes((delivered + lost) as f64))
     }
 
     /// IsInflightTooHigh.
@@ -153,7 +153,7 @@ impl Model {
             self.latest_bw = rate as f64;
             self.bw_latest = self.bw_latest.max(self.latest_bw);
         }
-        self.inflight_latest = self.inflight_latest.max(octets(sample.delivered as f64));
+        self.inflight_latest = self.inflight_latest.max(bytes(sample.delivered as f64));
         if sample.prior_delivered >= self.loss_round_delivered {
             self.loss_round_delivered = ack.total_delivered;
             self.is_loss_round_start = true;
@@ -181,7 +181,7 @@ impl Model {
             let bw = self.bw_lo.unwrap_or_else(|| self.max_bw());
             self.bw_lo = Some(self.bw_latest.max(BETA * bw));
             if let Some(inflight) = self.inflight_lo.or(self.inflight_hi) {
-                let reduced = octets(BETA * inflight as f64);
+                let reduced = bytes(BETA * inflight as f64);
                 self.inflight_lo = Some(self.inflight_latest.max(reduced));
             }
         }
@@ -192,7 +192,7 @@ impl Model {
     pub(super) fn advance(&mut self, ack: &Ack) {
         if self.is_loss_round_start {
             self.bw_latest = self.latest_bw;
-            self.inflight_latest = ack.rate.map_or(0, |sample| octets(sample.delivered as f64));
+            self.inflight_latest = ack.rate.map_or(0, |sample| bytes(sample.delivered as f64));
         }
     }
 
@@ -207,7 +207,7 @@ impl Model {
         }
         let since = ack.now.saturating_since(self.extra_acked_start.unwrap_or(ack.now)).as_secs_f64();
         self.extra_acked_delivered += ack.delivered as u64;
-        let extra = octets((self.extra_acked_delivered as f64 - self.bw() * since).max(0.0)).min(cwnd);
+        let extra = bytes((self.extra_acked_delivered as f64 - self.bw() * since).max(0.0)).min(cwnd);
         let [old, new] = &mut self.extra_acked_filter;
         if self.round_count >= new.0 + EXTRA_ACKED_FILTER_LEN / 2 {
             *old = *new;

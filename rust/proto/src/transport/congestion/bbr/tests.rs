@@ -13,7 +13,7 @@ use super::{
     *,
 };
 
-/// What the path delivers, octets per second, its round trip, and their product.
+/// What the path delivers, bytes per second, its round trip, and their product.
 pub(super) const RATE: u64 = 1_000_000;
 pub(super) const RTT: Duration = Duration::from_millis(100);
 pub(super) const BDP: usize = 100 * SMSS;
@@ -112,13 +112,13 @@ impl Path {
         self.bbr.on_segment_lost(&Loss { size: SMSS, tx_in_flight, lost_since, prior_delivered });
     }
 
-    /// Octets per second, rounded.
+    /// Bytes per second, rounded.
     pub(super) fn pacing_rate(&self) -> u64 {
         self.bbr.pacing_rate.round() as u64
     }
 }
 
-/// A sample of `rate` octets per second.
+/// A sample of `rate` bytes per second.
 pub(super) fn measure(rate: u64) -> impl FnOnce(&mut Ack, &mut RateSample) {
     move |_, sample| sample.delivered = rate / 10
 }

@@ -14,8 +14,8 @@ fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-/// `total` octets were delivered, of which `prior` before the sampled segment left, which was answered
-/// after [`RTT`] and saw `rate` octets per second.
+/// `total` bytes were delivered, of which `prior` before the sampled segment left, which was answered
+/// after [`RTT`] and saw `rate` bytes per second.
 fn sampled(rate: u64, prior: u64, total: u64) -> Ack {
     let rate = RateSample {
         delivered: rate / 10,
@@ -35,7 +35,7 @@ fn app_limited(mut ack: Ack) -> Ack {
     ack
 }
 
-/// A model that saw a million octets per second; one round is over, at 1000 octets.
+/// A model that saw a million bytes per second; one round is over, at 1000 bytes.
 fn known() -> Model {
     let mut model = Model::default();
     model.update_latest(&sampled(1_000_000, 0, 1000));

@@ -29,8 +29,8 @@ impl Fluid {
         let flight = paced.min(self.bbr.cwnd() as f64).max(SMSS as f64);
         let queue = (flight - self.rate * rtt).max(0.0) / self.rate;
         let interval = Duration::from_secs_f64(flight / self.rate).max(self.rtt);
-        let (prior_delivered, tx_in_flight) = (self.delivered, octets(flight));
-        let lost = octets(flight * loss);
+        let (prior_delivered, tx_in_flight) = (self.delivered, bytes(flight));
+        let lost = bytes(flight * loss);
         if lost > 0 {
             for n in 1..=lost / SMSS {
                 let lost_since = (n * SMSS) as u64;
