@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from pilotstack import Driver, Stream, sync
-from pilotstack.errors import NotFound, PermissionDenied, PilotError, Unavailable
+from pilotstack import Driver, Stream, StreamBroken, sync
+from pilotstack.errors import NotFound, PermissionDenied, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,7 +150,7 @@ async def test_a_stream_of_another_program_is_left_alone(network: Network) -> No
             await stream.send(b"hello")
             assert await stream.receive() == b"hello"
             await other.disconnect(stream.connection_id)
-            with pytest.raises(PilotError):
+            with pytest.raises(StreamBroken, match="reset"):
                 await stream.receive()
         with pytest.raises(NotFound):
             await other.disconnect(4_000_000)

@@ -16,7 +16,6 @@ from pilotstack.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
-    PilotError,
     StreamBroken,
     TimedOut,
 )
@@ -52,14 +51,9 @@ async def echo(driver: Driver, target: str) -> bytes:
         return await stream.receive()
 
 
-async def echo_after_rotation(driver: Driver, target: str) -> bytes:
-    """As :func:`echo`; a tunnel under the old key may end in the middle of it, once."""
-    try:
-        return await echo(driver, target)
-    except StreamBroken as error:
-        if error.reason != "peer_restarted":
-            raise
-        return await echo(driver, target)
+async def hears_nothing(driver: Driver, target: str) -> None:
+    with pytest.raises(TimedOut):
+        await driver.dial(target, timeout=3)
 
 
 async def exchange_for_ever(stream: Stream) -> None:
@@ -113,13 +107,12 @@ async def test_leaving_closes_the_door(drivers: list[Driver]) -> None:
         assert await stream.receive() == b"hello"
         await b.leave_network(lab)
         # What is open does not outlive the membership, although the tunnel is there.
-        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+        with pytest.raises(StreamBroken) as broken:
             await exchange_for_ever(stream)
-    for target in (f"{lab}:0001.0000.0001:7", "agent-a:7"):
-        with pytest.raises((ConnectionFailed, TimedOut)):
-            await b.dial(target, timeout=3)
-    with pytest.raises((ConnectionFailed, TimedOut)):
-        await a.dial("agent-b:7", timeout=3)
+        assert broken.value.reason == "aborted"
+    async with anyio.create_task_group() as tasks:
+        for driver, target in ((b, f"{lab}:0001.0000.0001:7"), (b, "agent-a:7"), (a, "agent-b:7")):
+            tasks.start_soon(hears_nothing, driver, target)
 
 
 async def test_both_ends_of_a_stream_have_addresses_of_the_network(drivers: list[Driver]) -> None:
@@ -223,14 +216,21 @@ async def test_a_new_key_keeps_id_and_memberships(drivers: list[Driver], network
     lab = await a.create_network("lab")
     for driver in (b, c):
         await driver.join_network(lab)
-    assert await echo(b, f"{lab}:0001.0000.0001:7") == b"hello"
     before = (await a.info()).public_key
-    key = await a.rotate_key()
-    assert key not in {before, ""}
-    assert (await a.info()).public_key == key
+    async with await b.dial(f"{lab}:0001.0000.0001:7") as stream:
+        await stream.send(b"hello")
+        assert await stream.receive() == b"hello"
+        key = await a.rotate_key()
+        assert key not in {before, ""}
+        assert (await a.info()).public_key == key
+        # The tunnel under the old key ends with all that is in it as soon as the peer's registry
+        # names the new one: who holds the old key may be somebody else by now.
+        with pytest.raises(StreamBroken) as broken:
+            await stream.receive()
+        assert broken.value.reason == "peer_restarted"
     # One had a tunnel under the old key, the other has none.
     for driver in (b, c):
-        assert await echo_after_rotation(driver, f"{lab}:0001.0000.0001:7") == b"hello"
+        assert await echo(driver, f"{lab}:0001.0000.0001:7") == b"hello"
     await a.set_tags(["rotated"])
     network.nodes["agent-a"].process.stop()
     node = network.start("agent-a", public=False)
@@ -271,7 +271,7 @@ async def test_networks_in_blocking_code(network: Network) -> None:
         b.leave_network(lab)
         a.invite(lab, 2)
         b.reject_invite(lab)
-        with pytest.raises(PilotError):
+        with pytest.raises(PermissionDenied, match="is not a member"):
             a.kick(lab, 2)
         b.set_tags(["web", "ai"])
         a.enroll_recovery("correct horse battery staple")

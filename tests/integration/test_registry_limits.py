@@ -59,8 +59,8 @@ async def test_lookups_are_throttled_over_all_connections(registries: Registries
 
 async def test_this_host_is_not_throttled_unless_told_so(registries: Registries) -> None:
     address = registries.start("primary", "--register-rate", "1", "--request-rate", "1")
-    for _ in range(5):
-        await registries.client(address).register("127.0.0.1:4000")
+    ids = [(await registries.client(address).register("127.0.0.1:4000")).node_id for _ in range(5)]
+    assert ids == [1, 2, 3, 4, 5]
 
 
 async def test_a_source_has_a_bounded_number_of_seats(registries: Registries) -> None:

@@ -16,7 +16,7 @@ from pilotstack import Driver, PilotError, Stream, StreamBroken
 from pilotstack.client import _frames as f
 from pilotstack.client import _trust
 from pilotstack.daemon.identity import Identity, load_or_create
-from pilotstack.errors import ConnectionFailed, InvalidArgument, NotFound
+from pilotstack.errors import ConnectionFailed, InvalidArgument, NotFound, TimedOut
 from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.trust import messages
 from pilotstack.trust.messages import Kind, Message
@@ -121,7 +121,7 @@ async def test_private_nodes_meet_after_both_consents_and_part_after_a_revocatio
         for driver, other in ((a, second), (b, first)):
             assert await driver.trusted() == ()
             # Late packets may have made a tunnel again; what dials through it hears nothing.
-            with pytest.raises(PilotError):
+            with pytest.raises(TimedOut):
                 await driver.dial(f"{other.node_id}:7", timeout=SILENCE)
         with pytest.raises(NotFound, match=f"node {first.node_id} was not trusted"):
             await b.untrust(first.node_id)
@@ -258,7 +258,7 @@ async def test_a_stranger_hears_nothing_and_is_counted(network: Network) -> None
             await lead_to(network, outside, stranger, second)
             datagrams = await outside.datagram()
             await datagrams.send_to(b"hello", f"{second.node_id}:9")
-            with pytest.raises(PilotError):
+            with pytest.raises(TimedOut):
                 await outside.dial(f"{second.node_id}:7", timeout=SILENCE)
             info = await until(b, lambda info: info["dropped"]["stranger_datagrams"])
             assert info["dropped"]["stranger_syns"] > 0
@@ -362,7 +362,7 @@ async def test_the_trust_of_one_side_alone_opens_nothing(
         again = network.start("agent-b", "--private")
         async with Driver(again.socket) as b:
             # One side alone opens nothing at the other.
-            with pytest.raises(PilotError):
+            with pytest.raises(ConnectionFailed):
                 await a.dial(f"{again.node_id}:7", timeout=SILENCE)
             assert await b.trusted() == ()
 

@@ -215,6 +215,7 @@ def test_another_user_can_be_trusted(impostor: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PILOT_SOCKET_UID", str(NOBODY))
     with closing(sockets.socket(sockets.AF_UNIX)) as socket:
         _paths.connect(socket, impostor)
+        assert socket.getpeername() == str(impostor)
 
 
 def test_nobody_there(tmp_path: Path) -> None:

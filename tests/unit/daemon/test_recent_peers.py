@@ -46,6 +46,7 @@ def test_a_file_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     peers = RecentPeers(tmp_path / "missing" / "peers.json")
     peers.note([1])
     peers.save()
+    assert (peers.ids, list(tmp_path.iterdir())) == ([1], [])
 
 
 def test_names_beside_identities() -> None:

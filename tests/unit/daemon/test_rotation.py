@@ -44,7 +44,7 @@ class Node:
         assert identities.load(self.path) == identity
         assert not self.next.exists()
         assert await self.registered_key() == identity.public_key
-        assert self.registry.signer is identity or self.registry.signer == identity
+        assert self.registry.signer == identity
         await self.registry.heartbeat()
 
 

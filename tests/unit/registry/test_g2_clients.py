@@ -61,7 +61,7 @@ def test_a_recorded_run_is_answered(name: str) -> None:
     state = State(Policy(admin_token="adm-secret"))
     sources: dict[tuple[str, int], Source] = {}
     differences = dict(DIFFERENCES[name])
-    seen = set()
+    seen, asked = set(), set()
     for command, message in conversation(RUNS[name]):
         request, recorded = message["request"], message["response"]
         if command == "b: pilotctl rotate-key" and recorded["type"] == "error":
@@ -73,9 +73,10 @@ def test_a_recorded_run_is_answered(name: str) -> None:
         difference = (command, request["type"])
         closed = state.networks.get(request.get("network_id", 0))
         if request["type"] == "get_network_policy" and closed and closed.join_rule == "invite":
-            # Only members and the invited may know of it; the mock told everybody.
-            assert "error" not in reply or 2 not in state.members.of(closed.network_id)
-            seen.update({difference} & set(differences))
+            # Only members may know of it, which a stays and b does not; the mock told everybody.
+            is_outside = key[0] == "daemon-b" and 2 not in state.members.of(closed.network_id)
+            assert reply["type"] == ("error" if is_outside else recorded["type"]), (command, reply)
+            asked.add(is_outside)
             continue
         if reply["type"] != recorded["type"]:
             assert difference in differences, (command, request, recorded, reply)
@@ -94,6 +95,8 @@ def test_a_recorded_run_is_answered(name: str) -> None:
                 missing.discard("role")
             assert not missing, (request["type"], missing)
     assert seen == set(differences)
+    # Members and others have asked for the policy of a closed network, where there is one.
+    assert asked == ({True, False} if "mock" in name else set())
 
 
 def test_after_a_restart_without_a_store_daemons_come_back_by_themselves() -> None:

@@ -25,7 +25,7 @@ from pilotstack.registry.protocol.standing import MAX_TERM
 from pilotstack.registry.replication import primary
 from pilotstack.registry.replication import standby as standby_module
 from pilotstack.registry.replication.primary import QUEUE, Log, Publisher, _Subscriber
-from pilotstack.registry.replication.standby import Standby
+from pilotstack.registry.replication.standby import Standby, _Resync
 from pilotstack.registry.replication.standing import Standing
 from pilotstack.registry.rules.dispatch import apply
 from pilotstack.registry.storage import snapshot
@@ -135,14 +135,14 @@ async def test_a_standby_follows_deltas_and_notices_a_gap() -> None:
     second, third, fourth = (pair.change(number) for number in (2, 3, 4))
     await pair.take(second)
     assert pair.names == {"node-1", "node-2"}
-    with pytest.raises(Exception, match="a gap"):
+    with pytest.raises(_Resync, match="a gap"):
         await pair.take(fourth)
-    with pytest.raises(Exception, match="a gap"):
+    with pytest.raises(_Resync, match="a gap"):
         await pair.take({"type": "heartbeat", "epoch": second["epoch"], "seq": 4})
     assert pair.names == {"node-1", "node-2"}
     await pair.take(third, fourth, {"type": "heartbeat", "epoch": second["epoch"], "seq": 4})
     assert pair.names == {f"node-{number}" for number in (1, 2, 3, 4)}
-    with pytest.raises(Exception, match="another epoch"):
+    with pytest.raises(_Resync, match="another epoch"):
         await pair.take(pair.change(5) | {"epoch": "another"})
 
 
@@ -297,7 +297,7 @@ async def test_a_snapshot_replaces_everything() -> None:
     await pair.take({"type": "replication_snapshot", "snapshot": snapshot_of(other.state)})
     assert pair.names == {"node-2"}
     # Sequence numbers are unknown now, so nothing is resumed.
-    with pytest.raises(Exception, match="another epoch"):
+    with pytest.raises(_Resync, match="another epoch"):
         await pair.take(pair.change(3))
 
 
