@@ -131,7 +131,9 @@ def test_a_lock_that_was_removed_is_made_anew(
     os.close(second)
 
 
-@pytest.mark.parametrize("text", ["0\n", "", "garbage", "4194305", str(os.getpid())])
+@pytest.mark.parametrize(
+    "text", ["0\n", "", "garbage", "4194305", pytest.param(str(os.getpid()), id="ours")]
+)
 def test_a_number_that_nobody_locks_means_nothing(text: str, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     path.write_text(text)
