@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pilotstack.testing import Network
+from tests.support.registries import Registries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(params=["asyncio", "asyncio+uvloop", "trio"])
@@ -23,6 +25,14 @@ def shared_network() -> Iterator[Network]:
         network.start("agent-a")
         network.start("agent-b")
         yield network
+
+
+@pytest.fixture
+async def registries(tmp_path: Path) -> AsyncIterator[Registries]:
+    """A directory in which registries are started and stopped one by one."""
+    with Registries(tmp_path) as running:
+        yield running
+        await running.aclose()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
@@ -16,9 +15,6 @@ from tests.support.registries import Registries
 
 from pilotstack.errors import ConnectionFailed
 from pilotstack.registry.client import Trust
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "rendezvous.md").read_text()
 ENTRIES = {
@@ -30,13 +26,6 @@ ENTRIES = {
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture
-async def registries(tmp_path: Path) -> AsyncIterator[Registries]:
-    with Registries(tmp_path) as running:
-        yield running
-        await running.aclose()
 
 
 def flags_of(command: str) -> set[str]:

@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.support.registries import host_port
 
 from pilotstack import Driver
 
@@ -25,11 +26,6 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    return host, int(port)
-
-
 def resident(pid: int) -> int:
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * 4096
@@ -38,7 +34,7 @@ def resident(pid: int) -> int:
 async def test_garbage_at_the_tunnel_and_the_beacon(network: Network) -> None:
     a, b = network.start("agent-a"), network.start("agent-b")
     rng = random.Random(1)
-    doors = [address(a.tunnel), address(network.rendezvous.ready["beacon"])]
+    doors = [host_port(a.tunnel), host_port(network.rendezvous.ready["beacon"])]
     async with Driver(a.socket) as client, await client.dial("agent-b:7") as stream:
         before = resident(a.pid)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as attacker:
@@ -83,7 +79,7 @@ async def test_keys_of_strangers_take_no_places_and_keep_nobody_out(network: Net
         while True:
             for frame in key_frames(rng):
                 for attacker in sockets:
-                    attacker.sendto(frame, address(a.tunnel))
+                    attacker.sendto(frame, host_port(a.tunnel))
             await anyio.lowlevel.checkpoint()
 
     async with Driver(a.socket) as client, Driver(b.socket) as other:
@@ -110,7 +106,7 @@ async def test_garbage_at_the_stream_sockets(network: Network, door: str) -> Non
 
     def connect() -> socket.socket:
         if door == "registry":
-            return socket.create_connection(address(network.registry))
+            return socket.create_connection(host_port(network.registry))
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.connect(str(a.socket))
         return client

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from tests.support.registries import host_port
 
 from pilotstack import Driver, Stream, StreamBroken
 from pilotstack.daemon.identity import Identity
@@ -32,8 +33,7 @@ def anyio_backend() -> str:
 
 
 def registry_of(network: Network) -> RegistryClient:
-    host, _, port = network.registry.rpartition(":")
-    return RegistryClient([(host, int(port))], Identity.generate())
+    return RegistryClient([host_port(network.registry)], Identity.generate())
 
 
 async def read_to_end(stream: Stream) -> None:
@@ -129,14 +129,14 @@ async def test_a_second_daemon_is_refused_and_a_stale_socket_taken_over(network:
 async def test_what_a_killed_registry_acknowledged_is_there_after_its_restart(
     network: Network,
 ) -> None:
-    host, _, port = network.registry.rpartition(":")
+    where = host_port(network.registry)
     acknowledged: dict[int, bytes] = {}
     enough = anyio.Event()
 
     async def register_many(worker: int) -> None:
         for number in range(100):
             identity = Identity.generate()
-            client = RegistryClient([(host, int(port))], identity)
+            client = RegistryClient([where], identity)
             try:
                 name = f"node-{worker}-{number}"
                 registration = await client.register("127.0.0.1:4000", hostname=name)
@@ -154,7 +154,7 @@ async def test_what_a_killed_registry_acknowledged_is_there_after_its_restart(
         await enough.wait()
         network.rendezvous.kill()
     network.start_rendezvous()
-    client = RegistryClient([(host, int(port))], Identity.generate())
+    client = RegistryClient([where], Identity.generate())
     for node_id, key in acknowledged.items():
         assert (await client.record(node_id)).public_key == key
     await client.aclose()

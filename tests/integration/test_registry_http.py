@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import anyio
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.support.registries import Raw, Registries
+from tests.support.registries import Raw, Registries, host_port
 
 from pilotstack.registry.server.http import AT_ONCE
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -24,13 +19,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture
-async def registries(tmp_path: Path) -> AsyncIterator[Registries]:
-    with Registries(tmp_path) as running:
-        yield running
-        await running.aclose()
 
 
 def url_of(registries: Registries, name: str = "primary") -> str:
@@ -139,9 +127,9 @@ async def test_other_paths_methods_and_octets(registries: Registries) -> None:
         head = await http.head("/healthz")
         assert (head.status_code, head.content) == (200, b"")
         assert (await http.get("/healthz", headers={"X": "x" * 40_000})).status_code == 431
-    host, _, port = registries.processes["primary"].ready["http"].rpartition(":")
+    where = host_port(registries.processes["primary"].ready["http"])
     for octets in (b"\x16\x03\x01\x02\x00", b"GET HTTP/1.1\r\n\r\n", b"\x00" * 100 + b"\r\n\r\n"):
-        with socket.create_connection((host, int(port)), timeout=30) as client:
+        with socket.create_connection(where, timeout=30) as client:
             client.sendall(octets)
             client.shutdown(socket.SHUT_WR)
             answer = b""
@@ -154,8 +142,8 @@ async def test_other_paths_methods_and_octets(registries: Registries) -> None:
 
 async def test_silent_and_slow_connections_keep_no_monitor_out(registries: Registries) -> None:
     registries.start_primary("primary", "--http", "127.0.0.1:0")
-    host, _, port = registries.processes["primary"].ready["http"].rpartition(":")
-    silent = [socket.create_connection((host, int(port)), timeout=30) for _ in range(AT_ONCE)]
+    where = host_port(registries.processes["primary"].ready["http"])
+    silent = [socket.create_connection(where, timeout=30) for _ in range(AT_ONCE)]
     try:
         for opened in silent[::2]:
             opened.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
@@ -173,7 +161,7 @@ async def test_silent_and_slow_connections_keep_no_monitor_out(registries: Regis
 
 async def test_responses_that_nobody_takes_keep_no_monitor_out(registries: Registries) -> None:
     registries.start_primary("primary", "--http", "127.0.0.1:0")
-    host, _, port = registries.processes["primary"].ready["http"].rpartition(":")
+    where = host_port(registries.processes["primary"].ready["http"])
     greedy: list[socket.socket] = []
     try:
         for _ in range(AT_ONCE):
@@ -182,7 +170,7 @@ async def test_responses_that_nobody_takes_keep_no_monitor_out(registries: Regis
             # Less than a response has, and short segments, for which the system queues less.
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-            opened.connect((host, int(port)))
+            opened.connect(where)
             opened.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         for opened in greedy:
             # The response has begun.

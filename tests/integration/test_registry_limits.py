@@ -10,13 +10,12 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from tests.support.registries import Raw, Registries
+from tests.support.registries import Raw, Registries, host_port
 
 from pilotstack.errors import Throttled
 from pilotstack.registry.protocol import values
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
@@ -27,13 +26,6 @@ FRAMES = 100_000
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture
-async def registries(tmp_path: Path) -> AsyncIterator[Registries]:
-    with Registries(tmp_path) as running:
-        yield running
-        await running.aclose()
 
 
 async def test_new_keys_are_throttled_and_known_ones_are_not(registries: Registries) -> None:
@@ -185,8 +177,8 @@ async def test_a_whole_megabyte_is_a_request(registries: Registries) -> None:
 
 async def test_slow_and_silent_clients_delay_nobody(registries: Registries) -> None:
     address = registries.start("primary")
-    host, _, port = address.rpartition(":")
-    slow = [socket.create_connection((host, int(port))) for _ in range(500)]
+    where = host_port(address)
+    slow = [socket.create_connection(where) for _ in range(500)]
     for number, each in enumerate(slow):
         each.sendall((1 << 19).to_bytes(4)[: number % 5] + b"x" * (number % 3))
     client = registries.client(address)
@@ -200,8 +192,8 @@ async def test_running_out_of_descriptors_is_survived(registries: Registries) ->
     address = registries.start("primary", prefix=few)
     bystander = registries.client(address)
     await bystander.register("127.0.0.1:4000")
-    host, _, port = address.rpartition(":")
-    crowd = [socket.create_connection((host, int(port))) for _ in range(200)]
+    where = host_port(address)
+    crowd = [socket.create_connection(where) for _ in range(200)]
     try:
         await bystander.heartbeat()
         assert (await registries.client(address).register("127.0.0.1:4001")).node_id == 2

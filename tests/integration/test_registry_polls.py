@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from tests.support.registries import signed
+from tests.support.registries import host_port, signed
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.registry.client import RegistryClient, parse_addresses
@@ -104,8 +104,7 @@ async def test_the_beacon_notifies_a_node_that_does_not_wait(
     network: Network, pair: tuple[Node, Node]
 ) -> None:
     asker, asked = pair
-    host, _, port = network.rendezvous.ready["beacon"].rpartition(":")
-    beacon = (host, int(port))
+    beacon = host_port(network.rendezvous.ready["beacon"])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tunnel:
         tunnel.bind(("127.0.0.1", 0))
         tunnel.settimeout(30)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.registries import Raw, Registries
+from tests.support.registries import Raw, Registries, host_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,12 +119,12 @@ def test_a_log_and_a_ready_line_that_nobody_takes_are_no_failure(kind: str, outp
 
 def reset(address: str, count: int) -> None:
     """Connections that are reset as soon as they are there, or before."""
-    host, _, port = address.rpartition(":")
+    where = host_port(address)
     for _ in range(count):
         with socket.socket() as client:
             client.setblocking(False)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.connect_ex((host, int(port)))
+            client.connect_ex(where)
 
 
 def test_connections_that_are_reset_end_neither_port(registries: Registries) -> None:
@@ -135,8 +135,7 @@ def test_connections_that_are_reset_end_neither_port(registries: Registries) -> 
             reset(target, 100)
     with Raw(address) as raw:
         assert raw.ask({"type": "beacon_list"})["type"] == "beacon_list_ok"
-    host, _, port = http.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=30) as client:
+    with socket.create_connection(host_port(http), timeout=30) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 200")
     assert registries.processes["first"].stop() == 0

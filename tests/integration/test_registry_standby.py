@@ -22,7 +22,6 @@ from pilotstack.registry.client import parse_addresses
 from pilotstack.testing import Process
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from pilotstack.registry.client import RegistryClient
@@ -33,13 +32,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture
-async def registries(tmp_path: Path) -> AsyncIterator[Registries]:
-    with Registries(tmp_path) as running:
-        yield running
-        await running.aclose()
 
 
 async def until_known(client: RegistryClient, node_id: int) -> None:

@@ -19,17 +19,9 @@ from pilotstack.registry.client import RegistryClient, Trust, parse_addresses, t
 from pilotstack.testing import Process
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def registries(tmp_path: Path) -> AsyncIterator[Registries]:
-    with Registries(tmp_path) as running:
-        yield running
-        await running.aclose()
 
 
 def fingerprint(registries: Registries, name: str = "primary") -> str:

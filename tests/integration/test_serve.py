@@ -13,22 +13,10 @@ import pytest
 from pilotstack import Driver, Stream, StreamBroken, sync
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pilotstack.testing import Network
-
-
-@pytest.fixture
-async def a(shared_network: Network) -> AsyncIterator[Driver]:
-    async with Driver(shared_network.nodes["agent-a"].socket) as driver:
-        yield driver
-
-
-@pytest.fixture
-async def b(shared_network: Network) -> AsyncIterator[Driver]:
-    async with Driver(shared_network.nodes["agent-b"].socket) as driver:
-        yield driver
 
 
 @pytest.fixture

@@ -14,24 +14,10 @@ from pilotstack import Driver, PilotAttribute, Stream, StreamBroken
 from pilotstack.errors import AlreadyExists, ConnectionRefused, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from pilotstack.testing import Network
     from pilotstack.types import Congestion
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def a(shared_network: Network) -> AsyncIterator[Driver]:
-    async with Driver(shared_network.nodes["agent-a"].socket) as driver:
-        yield driver
-
-
-@pytest.fixture
-async def b(shared_network: Network) -> AsyncIterator[Driver]:
-    async with Driver(shared_network.nodes["agent-b"].socket) as driver:
-        yield driver
 
 
 async def pair(a: Driver, b: Driver) -> tuple[Stream, Stream]:

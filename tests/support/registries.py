@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 TOKEN = "replication secret"
 
 
+def host_port(address: str) -> tuple[str, int]:
+    """An address as sockets take it."""
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
 class Registries:
     """Registry processes with their stores in one directory; a context manager that ends them."""
 
@@ -91,8 +97,7 @@ class Raw:
     """A blocking connection that sends any octets."""
 
     def __init__(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=30)
+        self.socket = socket.create_connection(host_port(address), timeout=30)
         self._framer = framing.Framer(64 << 20)
 
     def send(self, request: object) -> None:

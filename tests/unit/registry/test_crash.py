@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tests.support import crash
+from tests.support.registries import host_port
 from tests.support.registry import World, key_text
 
 from pilotstack.registry.protocol import framing
@@ -70,9 +71,8 @@ class Client:
 
     def serve(self, address: str, on_ack: threading.Semaphore) -> None:
         """Writes until the connection breaks."""
-        host, _, port = address.rpartition(":")
         try:
-            with socket.create_connection((host, int(port)), timeout=30) as stream:
+            with socket.create_connection(host_port(address), timeout=30) as stream:
                 self._register(stream)
                 while True:
                     self._turn(stream)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio.abc import ByteStream
+from tests.support.memory import Pipe
 from tests.support.registries import signed
 from tests.support.registry import snapshot_of
 
@@ -174,27 +174,6 @@ async def test_standbys_are_told_the_time() -> None:
     assert "time" not in body(publisher._heartbeat(_Subscriber(takes_deltas=False)))
 
 
-class Link(ByteStream):
-    """The primary's end of a subscription in memory; frames wait until they are read."""
-
-    def __init__(self) -> None:
-        self._send, self.frames = anyio.create_memory_object_stream[bytes](0)
-        self.standby, self._receive = anyio.create_memory_object_stream[bytes](0)
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        return await self._receive.receive()
-
-    async def send(self, item: bytes) -> None:
-        await self._send.send(item)
-
-    async def send_eof(self) -> None:
-        pytest.fail("nobody half-closes these")
-
-    async def aclose(self) -> None:
-        for stream in (self._send, self.frames, self.standby, self._receive):
-            stream.close()
-
-
 @pytest.mark.anyio
 async def test_pushes_go_on_while_a_standby_sleeps_and_it_ends_up_with_everything(
     monkeypatch: pytest.MonkeyPatch,
@@ -203,25 +182,25 @@ async def test_pushes_go_on_while_a_standby_sleeps_and_it_ends_up_with_everythin
     pair = Pair()
     pair.change(1)
     subscribe = {"type": "subscribe_replication", "token": "secret", "deltas": 1}
-    async with Link() as link, anyio.create_task_group() as tasks:
-        tasks.start_soon(pair.publisher.serve, link, subscribe)
+    async with Pipe() as pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(pair.publisher.serve, pipe, subscribe)
         # The first part is read, and then nothing for a while.
-        await pair.take(body(await link.frames.receive()))
+        await pair.take(body(await pipe.outgoing.receive()))
         for number in range(2, 100):
             pair.change(number)
         kinds = []
         while pair.standby.seq < 99:
-            frame = body(await link.frames.receive())
+            frame = body(await pipe.outgoing.receive())
             kinds.append(frame["type"])
             await pair.take(frame)
         assert pair.names == {f"node-{number}" for number in range(1, 100)}
         # Not delta by delta, but the state again.
         assert kinds.count("replication_snapshot_end") == 2
         pair.change(100)
-        await pair.take(body(await link.frames.receive()))
+        await pair.take(body(await pipe.outgoing.receive()))
         assert "node-100" in pair.names
         assert pair.publisher.standbys == 1
-        link.standby.close()
+        pipe.incoming.close()
         while pair.publisher.standbys:
             await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()
@@ -241,9 +220,9 @@ async def test_who_comes_back_soon_is_sent_what_it_missed() -> None:
         "epoch": log.epoch,
         "seq": 1,
     }
-    async with Link() as link, anyio.create_task_group() as tasks:
-        tasks.start_soon(pair.publisher.serve, link, subscribe)
-        frames = [body(await link.frames.receive()) for _ in missed]
+    async with Pipe() as pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(pair.publisher.serve, pipe, subscribe)
+        frames = [body(await pipe.outgoing.receive()) for _ in missed]
         assert frames == missed
         tasks.cancel_scope.cancel()
 
@@ -403,9 +382,9 @@ async def test_a_state_that_first_generation_standbys_cannot_take_is_not_sent(
     for number in range(1, 30):
         pair.change(number)
     subscribe = {"type": "subscribe_replication", "token": "secret"}
-    async with Link() as link, anyio.create_task_group() as tasks:
-        tasks.start_soon(pair.publisher.serve, link, subscribe)
-        assert body(await link.frames.receive())["error"] == "snapshot too long"
+    async with Pipe() as pipe, anyio.create_task_group() as tasks:
+        tasks.start_soon(pair.publisher.serve, pipe, subscribe)
+        assert body(await pipe.outgoing.receive())["error"] == "snapshot too long"
 
 
 async def refused(pair: Pair, other: Pair, **members: object) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
 import trio
 import trio.testing
-from anyio.abc import ByteStream
 from tests.support.logs import captured_logs
+from tests.support.memory import Pipe
 from tests.support.registries import signed
 
 from pilotstack.daemon.identity import Identity
@@ -41,9 +41,6 @@ from pilotstack.registry.server.statistics import Statistics
 from pilotstack.registry.storage.ledger import Ledger
 from pilotstack.registry.storage.store import MemoryStore
 
-if TYPE_CHECKING:
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-
 pytestmark = pytest.mark.anyio
 
 FAR = "203.0.113.7"
@@ -52,29 +49,6 @@ FAR = "203.0.113.7"
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
     return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-
-
-class Pipe(ByteStream):
-    """The registry's end of a connection in memory; writes wait until they are read."""
-
-    def __init__(self) -> None:
-        self.incoming: MemoryObjectSendStream[bytes]
-        self.outgoing: MemoryObjectReceiveStream[bytes]
-        self.incoming, self._receive = anyio.create_memory_object_stream[bytes](100)
-        self._send, self.outgoing = anyio.create_memory_object_stream[bytes](0)
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        return await self._receive.receive()
-
-    async def send(self, item: bytes) -> None:
-        await self._send.send(item)
-
-    async def send_eof(self) -> None:
-        pytest.fail("nobody half-closes these")
-
-    async def aclose(self) -> None:
-        for stream in (self.incoming, self.outgoing, self._send, self._receive):
-            stream.close()
 
 
 class Registry:
