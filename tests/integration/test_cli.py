@@ -116,7 +116,7 @@ def test_ping_bench_peers_connections_and_info(shared_network: Network) -> None:
     assert set(expected) <= info.keys()
 
 
-def test_names_and_visibility(shared_network: Network) -> None:
+def test_names_and_visibility_are_set_and_looked_up(shared_network: Network) -> None:
     b = shared_network.nodes["agent-b"]
     assert ask(shared_network, "find", "agent-b") == {
         "hostname": "agent-b",
@@ -133,7 +133,7 @@ def test_names_and_visibility(shared_network: Network) -> None:
     assert (found["hostname"], found["public"]) == ("agent-b", True)
 
 
-def test_messages_and_pipes(shared_network: Network) -> None:
+def test_send_connect_and_dgram_carry_data_and_pipes_all_of_it(shared_network: Network) -> None:
     a, b = (shared_network.nodes[name] for name in ("agent-a", "agent-b"))
     assert ask(shared_network, "send", "agent-b", 7, "--data", "hello")["response"] == "hello"
     assert ask(shared_network, "connect", "agent-b", 7, "--message", "hi")["response"] == "hi"

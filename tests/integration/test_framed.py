@@ -52,7 +52,7 @@ async def test_an_exchange_and_a_large_transfer(a: Driver, b: Driver) -> None:
     assert b"".join(got) == data
 
 
-async def test_control_and_errors(a: Driver, b: Driver) -> None:
+async def test_frames_carry_the_same_answers_and_errors(a: Driver, b: Driver) -> None:
     assert (await a.resolve("agent-b")).address == (await b.info()).address
     with pytest.raises(ConnectionRefused):
         await a.dial("agent-b:7199")

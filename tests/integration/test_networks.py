@@ -129,7 +129,7 @@ async def test_both_ends_of_a_stream_have_addresses_of_the_network(drivers: list
         assert stream.remote_address == SocketAddress(Address(lab, 2), 80)
 
 
-async def test_invitations(drivers: list[Driver]) -> None:
+async def test_who_is_invited_joins_and_who_is_kicked_is_gone(drivers: list[Driver]) -> None:
     a, b, c = drivers
     club = await a.create_network("club", join_rule="invite")
     with pytest.raises(PermissionDenied):

@@ -32,7 +32,7 @@ async def populate(registries: Registries, address: str) -> None:
         await client.set_visibility(public=True)
 
 
-async def test_health_and_aggregates(registries: Registries) -> None:
+async def test_health_and_statistics_count_what_was_registered(registries: Registries) -> None:
     address = registries.start_primary("primary", "--http", "127.0.0.1:0")
     await populate(registries, address)
     async with httpx.AsyncClient(base_url=url_of(registries)) as http:

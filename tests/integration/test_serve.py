@@ -158,7 +158,9 @@ def test_a_blocking_server_outlives_its_handlers(
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
 
 
-def test_blocking_paths(blocking_a: sync.Driver, blocking_b: sync.Driver, tmp_path: Path) -> None:
+def test_a_blocking_driver_serves_and_forwards_unix_paths(
+    blocking_a: sync.Driver, blocking_b: sync.Driver, tmp_path: Path
+) -> None:
     served, forwarded = tmp_path / "served.sock", tmp_path / "forwarded.sock"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(served))

@@ -147,7 +147,7 @@ async def test_a_stream_becomes_a_plain_socket(a: Driver, b: Driver) -> None:
             assert await anyio.to_thread.run_sync(plain.recv, 100) == b"hello"
 
 
-async def test_errors_have_names(a: Driver, b: Driver) -> None:
+async def test_every_failure_of_a_dial_has_a_type_and_a_code(a: Driver, b: Driver) -> None:
     with pytest.raises(ConnectionRefused) as refused:
         await a.dial("agent-b:4999")
     assert (refused.value.code, bool(refused.value.hint)) == ("connection_failed", True)

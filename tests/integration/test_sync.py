@@ -38,7 +38,7 @@ def test_streams_listeners_and_half_close(shared_network: Network) -> None:
         thread.join()
 
 
-def test_datagrams(shared_network: Network) -> None:
+def test_a_blocking_datagram_is_answered_where_it_came_from(shared_network: Network) -> None:
     a, b = (shared_network.nodes[name].socket for name in ("agent-a", "agent-b"))
     with (
         sync.Driver(a) as client,
@@ -63,7 +63,7 @@ def test_errors_have_names(shared_network: Network, tmp_path: Path) -> None:
         sync.Driver(tmp_path / "nothing")
 
 
-def test_names_and_disconnect(shared_network: Network) -> None:
+def test_a_blocking_driver_renames_its_node_and_ends_a_connection(shared_network: Network) -> None:
     with sync.Driver(shared_network.nodes["agent-a"].socket) as driver:
         driver.set_hostname("agent-y")
         assert driver.resolve("agent-y").node_id == driver.info().node_id

@@ -218,6 +218,6 @@ def test_another_user_can_be_trusted(impostor: Path, monkeypatch: pytest.MonkeyP
         assert socket.getpeername() == str(impostor)
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_a_socket_that_nobody_serves_is_a_daemon_not_running(tmp_path: Path) -> None:
     with pytest.raises(NotRunning):
         sync.Driver(tmp_path / "none.sock")

@@ -142,7 +142,7 @@ async def test_the_first_address_that_answers_is_connected(
             assert stream.extra(anyio.abc.SocketAttribute.remote_address)[0] == "127.0.0.1"
 
 
-async def test_no_address_answers(resolver: Resolver) -> None:
+async def test_the_error_says_that_no_address_answers(resolver: Resolver) -> None:
     resolver.may_answer.set()
     resolver.addresses = ("127.0.0.1",)
     with socket.socket() as closed:

@@ -107,7 +107,9 @@ def test_the_module_is_the_command() -> None:
         (SocketAddress(ADDRESS, 80), (ADDRESS, 80)),
     ],
 )
-def test_targets(target: Any, expected: tuple[Address | str, int]) -> None:
+def test_every_spelling_of_a_target_is_read(
+    target: Any, expected: tuple[Address | str, int]
+) -> None:
     assert parse_target(target) == expected
 
 

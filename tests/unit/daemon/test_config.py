@@ -74,17 +74,17 @@ def test_values_as_old_files_have_them(path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '"x"', "[" * 10_000])
-def test_no_object(text: str, path: Path) -> None:
+def test_text_that_is_no_object_is_refused(text: str, path: Path) -> None:
     path.write_text(text)
     with pytest.raises(InvalidArgument, match="no JSON object"):
         read_file(path, KINDS)
 
 
-def test_no_file(path: Path) -> None:
+def test_a_missing_file_is_refused(path: Path) -> None:
     with pytest.raises(InvalidArgument, match="cannot read"):
         read_file(path, KINDS)
 
 
-def test_twice(path: Path) -> None:
+def test_a_setting_in_two_spellings_is_refused(path: Path) -> None:
     with pytest.raises(InvalidArgument, match="twice"):
         read(path, {"log-level": "debug", "log_level": "info"})

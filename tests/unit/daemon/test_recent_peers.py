@@ -26,7 +26,7 @@ def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
     assert RecentPeers(tmp_path / "peers.json").ids == []
 
 
-def test_the_newest_stay(tmp_path: Path) -> None:
+def test_the_newest_peers_are_kept(tmp_path: Path) -> None:
     peers = RecentPeers(None)
     peers.note(range(1, 3 * MAX_PEERS))
     assert peers.ids == list(range(2 * MAX_PEERS, 3 * MAX_PEERS))
@@ -36,7 +36,7 @@ def test_the_newest_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"[]", b"{", b'{"peers": 5}', b'{"peers": ["x", -1, true, 4294967296]}']
 )
-def test_what_makes_no_sense_is_nobody(text: bytes, tmp_path: Path) -> None:
+def test_a_file_that_makes_no_sense_names_nobody(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "peers.json"
     path.write_bytes(text)
     assert RecentPeers(path).ids == []
@@ -49,6 +49,6 @@ def test_a_file_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     assert (peers.ids, list(tmp_path.iterdir())) == ([1], [])
 
 
-def test_names_beside_identities() -> None:
+def test_the_list_lies_beside_the_identity() -> None:
     assert path_beside(Path("/d/identity.json")) == Path("/d/peers.json")
     assert path_beside(Path("/d/agent.json")) == Path("/d/agent.peers.json")

@@ -223,7 +223,7 @@ async def test_after_a_move_the_beacon_is_asked_at_once_and_not_waited_for(
     watch.receiver.close()
 
 
-def test_pauses() -> None:
+def test_pauses_double_after_some_failures_up_to_a_limit() -> None:
     pauses = [pause_after(failures, 0.25) for failures in range(20)]
     assert pauses[:4] == [0.25] * 4
     assert pauses[4:8] == [0.5, 1.0, 2.0, 4.0]

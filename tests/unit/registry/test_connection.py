@@ -145,7 +145,7 @@ async def test_a_dead_registry_is_passed_over_and_found_again() -> None:
         assert connection.address == first.address
 
 
-async def test_none_answers() -> None:
+async def test_a_failure_names_every_registry_that_was_tried() -> None:
     async with registries(2) as found:
         addresses = [each.address for each in found]
     connection = Connection(addresses)

@@ -24,11 +24,15 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(st.lists(hostile.STREAMS, min_size=1, max_size=4))
-def test_hostile_frames(connections: Sequence[Sequence[bytes]]) -> None:
+def test_hostile_frames_end_their_connection_at_most(
+    connections: Sequence[Sequence[bytes]],
+) -> None:
     anyio.run(hostile.Target().attack, connections)
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(hostile.PRIMARY)
-def test_hostile_primaries(frames: Sequence[dict[str, Any]]) -> None:
+def test_what_a_primary_sends_leaves_a_state_that_can_be_kept(
+    frames: Sequence[dict[str, Any]],
+) -> None:
     anyio.run(hostile.follow, frames)

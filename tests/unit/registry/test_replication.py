@@ -327,7 +327,7 @@ async def test_terms_count_promotions_and_old_primaries_are_refused(tmp_path: Pa
     assert broken.value.hint
 
 
-def test_who_may_follow() -> None:
+def test_a_standby_needs_the_token_unless_replication_is_open() -> None:
     ledger = Ledger(State(), MemoryStore())
     subscribe: dict[str, object] = {"type": "subscribe_replication"}
     closed, guarded = Publisher(ledger), Publisher(ledger, token="secret")

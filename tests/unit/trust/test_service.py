@@ -124,7 +124,7 @@ def trusting() -> Rows:
         (None, 7, KEY, False, (2, 7, True, CHECKED_FOR)),
     ],
 )
-async def test_verdicts(
+async def test_a_caller_is_admitted_by_trust_or_a_shared_network(
     tmp_path: Path,
     rows: Rows | None,
     network: int,

@@ -32,7 +32,7 @@ def test_identities_in_one_directory_keep_their_trust_apart() -> None:
     assert names == ["trust.json", "a.trust.json", "b.trust.json"]
 
 
-def test_rows_come_back(tmp_path: Path) -> None:
+def test_saved_rows_are_loaded_again_from_a_private_file(tmp_path: Path) -> None:
     store = TrustStore(tmp_path / "trust.json")
     assert store.load() == Rows.of()
     store.save(ROWS)
