@@ -1,3 +1,4 @@
+from os import PathLike
 from typing import Any, Literal, final
 
 _Event = (
@@ -21,6 +22,8 @@ class Core:
         has_echo: bool,
         congestion: str,
         greeting: str,
+        trace: Literal["events", "packets"] | None = None,
+        qlog: str | PathLike[str] | None = None,
     ) -> Core: ...
     def local_addr(self) -> tuple[str, int]: ...
     def event_fd(self) -> int: ...

@@ -209,6 +209,16 @@ def test_a_start_tells_what_a_setting_of_another_kind_is(
     assert "nonsense" in refused["message"]
 
 
+def test_a_folder_for_qlog_that_cannot_be_made_ends_the_start(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("pilot-daemon", "--qlog", tmp_path / "file" / "qlog", env=env)
+    assert result.returncode == 1
+    error = json.loads(result.stderr.splitlines()[-1])
+    assert (error["code"], error["hint"]) == ("invalid_argument", "name another one with --qlog")
+
+
 def test_what_is_no_text_ends_the_start_without_a_traceback(env: dict[str, str]) -> None:
     result = run("pilot-daemon", "--hostname", "\udcff", env=env)
     assert json.loads(result.stderr)["code"] == "invalid_argument"

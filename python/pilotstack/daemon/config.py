@@ -42,6 +42,8 @@ class DaemonConfig:
     has_echo: bool = True
     #: Congestion controller of streams that ask for none: ``cubic``, ``bbr`` or ``reno``.
     congestion: str = "cubic"
+    #: Folder for a record of every connection as qlog.
+    qlog: Path | None = None
     #: Seconds between heartbeats.
     keepalive: float = 30.0
 

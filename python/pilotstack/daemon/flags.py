@@ -72,6 +72,11 @@ FLAGS: Final = (
         show_default=True,
         help="Congestion controller of streams that ask for none.",
     ),
+    Flag(
+        "--qlog",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder for a record of every connection as qlog; costs speed and room.",
+    ),
     Flag("--keepalive", default=30.0, type=click.FloatRange(1, 3600), help="Heartbeat, seconds."),
     Flag(
         "--log-level",

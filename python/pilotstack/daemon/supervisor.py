@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 import os
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 import anyio.abc
@@ -43,10 +44,33 @@ from pilotstack.trust.service import TrustService
 from pilotstack.trust.store import TrustStore, path_beside
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pilotstack.daemon.config import DaemonConfig
     from pilotstack.daemon.identity import Identity
 
 log = _events.get_logger(__name__)
+
+#: The logger of what happens in tunnels and connections, and its level for single packets.
+_CORE_LOG: Final = logging.getLogger("pilot_net.trace")
+_PACKET_LEVEL: Final = 5
+
+
+def _trace_detail() -> Literal["events", "packets"] | None:
+    """What the core records for the log, by the level of its logger."""
+    if _CORE_LOG.isEnabledFor(_PACKET_LEVEL):
+        return "packets"
+    return "events" if _CORE_LOG.isEnabledFor(logging.DEBUG) else None
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgument(
+            f"cannot make the folder {path}: {error.strerror}", hint="name another one with --qlog"
+        ) from error
+
 
 #: Seconds between calls to those who talked to us before.
 _BETWEEN_CALLS: Final = 0.02
@@ -110,6 +134,8 @@ class Daemon:
             InternalError: the core failed.
         """
         host, port = self._listen_address()
+        if self.config.qlog:
+            _make_folder(self.config.qlog)
         async with AsyncExitStack() as stack:
             self._store.lock()
             stack.callback(self._store.unlock)
@@ -145,6 +171,8 @@ class Daemon:
                 has_echo=self.config.has_echo,
                 congestion=self.config.congestion,
                 greeting=json.dumps(greeting),
+                trace=_trace_detail(),
+                qlog=self.config.qlog,
             )
         except OSError as error:
             raise _serving.bind_error("UDP", host, port, error) from error

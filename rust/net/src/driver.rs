@@ -33,6 +33,7 @@ use crate::{
     limits::{self, LocalCounters},
     listen::Listener,
     stream::{Owner, Stream},
+    trace,
     udp::{SEND_LEN, Udp},
 };
 
@@ -121,6 +122,7 @@ pub(crate) struct Driver {
     pub(crate) blocked: Option<Transmit>,
     stop_at: Option<Instant>,
     heap: Heap,
+    trace: trace::Sink,
 }
 
 impl Driver {
@@ -140,7 +142,8 @@ impl Driver {
         let mut ipc = UnixListener::from_std(ipc);
         poll.registry().register(&mut ipc, IPC, Interest::READABLE)?;
         let transport = TransportConfig { congestion: config.congestion, ..TransportConfig::default() };
-        let node_config = NodeConfig { transport: Arc::new(transport), ..NodeConfig::default() };
+        let trace = config.trace.detail();
+        let node_config = NodeConfig { transport: Arc::new(transport), trace, ..NodeConfig::default() };
         let node = Node::new(now, &config.identity_seed, &config.seed, node_config);
         let mut node = node.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         if config.has_echo {
@@ -180,6 +183,7 @@ impl Driver {
             blocked: None,
             stop_at: None,
             heap: Heap::default(),
+            trace: trace::Sink::new(&config.trace)?,
         };
         Ok((driver, waker))
     }
@@ -233,7 +237,11 @@ impl Driver {
         self.expire();
         self.take_commands();
         self.service();
-        Ok(self.is_over())
+        let is_over = self.is_over();
+        if self.trace.is_on() {
+            self.trace.take(&mut self.node);
+        }
+        Ok(is_over)
     }
 
     /// Takes what arrived at the UDP socket.

@@ -24,6 +24,7 @@ use crate::{
     driver::{ClientId, Driver},
     inbox::Inbox,
     limits::LocalCounters,
+    trace::TraceConfig,
 };
 
 /// What the IO thread needs to start.
@@ -42,6 +43,8 @@ pub struct Config {
     pub congestion: Algorithm,
     /// What Hello is answered with, as JSON.
     pub greeting: String,
+    /// What is recorded.
+    pub trace: TraceConfig,
 }
 
 /// Names a request of a driver, for its answer.

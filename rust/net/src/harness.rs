@@ -22,6 +22,7 @@ use crate::{
     driver::Driver,
     handle::{Command, Config, HostEvent, Shared, Tag},
     limits::LocalCounters,
+    trace::TraceConfig,
 };
 
 /// The node that the harness is.
@@ -43,12 +44,17 @@ impl Harness {
     /// # Errors
     /// Those of its sockets.
     pub fn new() -> io::Result<Self> {
+        Self::recording(TraceConfig::default())
+    }
+
+    /// The same with a record of what happens.
+    pub(crate) fn recording(trace: TraceConfig) -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("pilot-net-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir(&dir)?;
         let ipc = std::os::unix::net::UnixListener::bind(dir.join("ipc"))?;
-        let config = Self::config(OwnedFd::from(ipc));
+        let config = Config { trace, ..Self::config(OwnedFd::from(ipc)) };
         let (commands, receiver) = mpsc::channel();
         let shared = Arc::new(Shared::new()?);
         let (mut driver, waker) = Driver::new(config, receiver, Arc::clone(&shared))?;
@@ -65,6 +71,7 @@ impl Harness {
             has_echo: true,
             congestion: Algorithm::Cubic,
             greeting: "{}".into(),
+            trace: TraceConfig::default(),
         }
     }
 

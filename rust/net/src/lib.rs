@@ -29,8 +29,10 @@ mod requests;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod udp;
 
 pub use driver::ClientId;
 pub use handle::{Config, ConnectionRow, Handle, HostEvent, PeerRow, Snapshot, Tag};
 pub use limits::LocalCounters;
+pub use trace::TraceConfig;

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     crypto::Suite,
     node::{ConnectionId, Record, What},
+    time::Instant,
     transport::{
         CloseReason, Dialect, TimerKind, TransportEvent,
         trace::{DropCause, LossTrigger, Metrics, Segment},
@@ -100,15 +101,16 @@ pub fn header(file: File, is_client: bool) -> String {
 }
 
 /// A record that tells how many are missing.
-pub fn overflow(at_ms: f64, count: u64) -> String {
-    sequence(&format!("{{\"time\":{at_ms},\"name\":\"loglevel:warning\",\"data\":{{\"missing\":{count}}}}}"))
+pub fn overflow(at: Instant, count: u64) -> String {
+    let time = Millis::at(at);
+    sequence(&format!("{{\"time\":{time},\"name\":\"loglevel:warning\",\"data\":{{\"missing\":{count}}}}}"))
 }
 
 /// One record.
 pub fn line(record: &Record) -> String {
     let (name, data) = describe(&record.what);
-    let millis = Millis(Duration::from_nanos(record.at.as_nanos()));
-    sequence(&format!("{{\"time\":{millis},\"name\":\"{name}\",\"data\":{data}}}"))
+    let time = Millis::at(record.at);
+    sequence(&format!("{{\"time\":{time},\"name\":\"{name}\",\"data\":{data}}}"))
 }
 
 fn sequence(json: &str) -> String {
@@ -315,6 +317,12 @@ fn timer_name(timer: TimerKind) -> &'static str {
 /// Milliseconds with all digits, as qlog counts time.
 struct Millis(Duration);
 
+impl Millis {
+    fn at(instant: Instant) -> Self {
+        Self(Duration::from_nanos(instant.as_nanos()))
+    }
+}
+
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:06}", self.0.as_millis(), self.0.subsec_nanos() % 1_000_000)
@@ -381,7 +389,7 @@ impl Data {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{time::Instant, transport::State, wire::seq::SeqNumber};
+    use crate::{transport::State, wire::seq::SeqNumber};
 
     fn parsed(what: What) -> serde_json::Value {
         let at = Instant::from_nanos(12_345_678);

@@ -1,11 +1,12 @@
 //! The daemon's IO thread.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use pilot_net::{Config, ConnectionRow, Handle, HostEvent, PeerRow, Tag};
+use pilot_net::{Config, ConnectionRow, Handle, HostEvent, PeerRow, Tag, TraceConfig};
 use pilot_proto::{
     config::UnknownAlgorithm,
     node::Caller,
+    trace::Detail,
     wire::addr::{Address, NetworkId, NodeId, Port},
 };
 use pyo3::{
@@ -28,6 +29,14 @@ fn endpoint(text: &str) -> PyResult<SocketAddr> {
     text.parse().map_err(|_| PyValueError::new_err(format!("{text:?} is not an IP address and port")))
 }
 
+fn detail(text: &str) -> PyResult<Detail> {
+    match text {
+        "events" => Ok(Detail::Events),
+        "packets" => Ok(Detail::Packets),
+        _ => Err(PyValueError::new_err(format!("{text:?} is neither events nor packets"))),
+    }
+}
+
 fn host_port(address: SocketAddr) -> (String, u16) {
     (address.ip().to_string(), address.port())
 }
@@ -35,7 +44,9 @@ fn host_port(address: SocketAddr) -> (String, u16) {
 #[pymethods]
 impl Core {
     #[new]
-    #[pyo3(signature = (*, identity_seed, seed, listen, ipc_fd, has_echo, congestion, greeting))]
+    #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
+    #[pyo3(signature = (*, identity_seed, seed, listen, ipc_fd, has_echo, congestion, greeting,
+        trace = None, qlog = None))]
     fn new(
         identity_seed: &[u8],
         seed: &[u8],
@@ -44,6 +55,8 @@ impl Core {
         has_echo: bool,
         congestion: &str,
         greeting: String,
+        trace: Option<&str>,
+        qlog: Option<PathBuf>,
     ) -> PyResult<Self> {
         let config = Config {
             identity_seed: key(identity_seed, "identity_seed")?,
@@ -55,6 +68,7 @@ impl Core {
                 .parse()
                 .map_err(|error: UnknownAlgorithm| PyValueError::new_err(error.to_string()))?,
             greeting,
+            trace: TraceConfig { log: trace.map(detail).transpose()?, qlog },
         };
         Ok(Self { handle: Handle::start(config)? })
     }

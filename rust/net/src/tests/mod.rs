@@ -4,6 +4,7 @@ mod bounds;
 mod descriptors;
 mod ends;
 mod ownership;
+mod recorded;
 
 use std::{
     collections::VecDeque,

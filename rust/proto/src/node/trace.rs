@@ -38,6 +38,21 @@ pub enum What {
     Connection(ConnectionId, TransportEvent),
 }
 
+impl What {
+    /// Whether it is recorded with [`Detail::Packets`](crate::trace::Detail::Packets) only.
+    pub fn is_packet(&self) -> bool {
+        match self {
+            Self::Connection(_, event) => event.is_packet(),
+            Self::Dropped(_) | Self::Peer(..) | Self::Opened { .. } => false,
+        }
+    }
+
+    /// Whether the connection that it is about is gone.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Connection(_, TransportEvent::Closed(_)))
+    }
+}
+
 /// The node's records.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {

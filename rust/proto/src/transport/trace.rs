@@ -77,6 +77,38 @@ pub enum TransportEvent {
     Metrics(Metrics),
 }
 
+impl TransportEvent {
+    /// Whether it is recorded with [`Detail::Packets`] only.
+    pub fn is_packet(&self) -> bool {
+        match self {
+            Self::Sent(_) | Self::Received(_) | Self::Lost { .. } | Self::Metrics(_) => true,
+            Self::Timeout { timer, .. } => is_routine(*timer),
+            Self::Configured { .. }
+            | Self::Transition { .. }
+            | Self::Closed(_)
+            | Self::Dropped { .. }
+            | Self::RecoveryStarted { .. }
+            | Self::RecoveryEnded { .. }
+            | Self::Phase(_) => false,
+        }
+    }
+}
+
+/// Whether a timer expires in the course of every transfer.
+fn is_routine(timer: TimerKind) -> bool {
+    match timer {
+        TimerKind::Pacing | TimerKind::Ack | TimerKind::Nagle => true,
+        TimerKind::Retransmission
+        | TimerKind::LossProbe
+        | TimerKind::Reordering
+        | TimerKind::Persist
+        | TimerKind::Keepalive
+        | TimerKind::Idle
+        | TimerKind::Orphan
+        | TimerKind::TimeWait => false,
+    }
+}
+
 /// The header of a segment, without its ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment {
@@ -178,20 +210,11 @@ impl Connection {
 
     pub(super) fn trace_timeout(&mut self, timer: TimerKind) {
         let count = self.timeouts;
-        match timer {
-            TimerKind::Pacing | TimerKind::Ack | TimerKind::Nagle => {
-                self.recorder.trace.packet(|| TransportEvent::Timeout { timer, count });
-            }
-            TimerKind::Retransmission
-            | TimerKind::LossProbe
-            | TimerKind::Reordering
-            | TimerKind::Persist
-            | TimerKind::Keepalive
-            | TimerKind::Idle
-            | TimerKind::Orphan
-            | TimerKind::TimeWait => {
-                self.recorder.trace.event(|| TransportEvent::Timeout { timer, count });
-            }
+        let event = || TransportEvent::Timeout { timer, count };
+        if is_routine(timer) {
+            self.recorder.trace.packet(event);
+        } else {
+            self.recorder.trace.event(event);
         }
     }
 
