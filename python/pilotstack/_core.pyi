@@ -90,7 +90,7 @@ class Simulation:
         self,
         source: int,
         target: int,
-        octets: int,
+        size: int,
         *,
         congestion: str | None = None,
         no_delay: bool = False,

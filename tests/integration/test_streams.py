@@ -147,7 +147,9 @@ async def test_a_stream_becomes_a_plain_socket(a: Driver, b: Driver) -> None:
             assert await anyio.to_thread.run_sync(plain.recv, 100) == b"hello"
 
 
-async def test_every_failure_of_a_dial_has_a_type_and_a_code(a: Driver, b: Driver) -> None:
+async def test_every_failure_of_a_dial_has_a_type_and_a_code(
+    a: Driver, b: Driver, shared_network: Network
+) -> None:
     with pytest.raises(ConnectionRefused) as refused:
         await a.dial("agent-b:4999")
     assert (refused.value.code, bool(refused.value.hint)) == ("connection_failed", True)
@@ -158,7 +160,7 @@ async def test_every_failure_of_a_dial_has_a_type_and_a_code(a: Driver, b: Drive
             await a.dial(target)
     async with await b.listen(4321):
         with pytest.raises(AlreadyExists):
-            async with Driver(b._path) as other:
+            async with Driver(shared_network.nodes["agent-b"].socket) as other:
                 await other.listen(4321)
     # The port is free again.
     async with await b.listen(4321):

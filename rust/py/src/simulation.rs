@@ -126,12 +126,12 @@ impl Simulation {
         Ok(())
     }
 
-    #[pyo3(signature = (source, target, bytes, *, congestion=None, no_delay=false, echo=false))]
+    #[pyo3(signature = (source, target, size, *, congestion=None, no_delay=false, echo=false))]
     fn transfer(
         &mut self,
         source: usize,
         target: usize,
-        bytes: u64,
+        size: u64,
         congestion: Option<&str>,
         no_delay: bool,
         echo: bool,
@@ -143,7 +143,7 @@ impl Simulation {
             .map_err(|error: UnknownAlgorithm| PyValueError::new_err(error.to_string()))?;
         let (source, target) = (self.host(source)?, self.host(target)?);
         self.world
-            .start_flow(source, target, bytes, DialOptions { no_delay, congestion }, echo)
+            .start_flow(source, target, size, DialOptions { no_delay, congestion }, echo)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         Ok(self.world.flows().len() - 1)
     }
