@@ -32,6 +32,7 @@ from rich.table import Table
 from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.rows import Change, Node
 from pilotstack.registry.model.source import Source
+from pilotstack.registry.protocol.requests.identity import SetHostname
 from pilotstack.registry.rules.dispatch import apply
 from pilotstack.registry.server.server import RegistryServer
 from pilotstack.registry.storage import snapshot
@@ -240,8 +241,9 @@ def rename(state: State, batch: int) -> list[Change]:
     source = Source("127.0.0.1", 1)
     changes: list[Change] = []
     for number in range(64):
-        request: dict[str, Any] = {"type": "set_hostname", "admin_token": "bench"}
-        request |= {"node_id": 1 + number, "hostname": f"renamed-{batch}-{number}"}
+        request = SetHostname(
+            node_id=1 + number, hostname=f"renamed-{batch}-{number}", admin_token="bench"
+        )
         changes += apply(state, request, source, 1_800_000_000.0).changes
     return changes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pilotstack.registry.rules.dispatch import HANDLERS, READS
+from tests.support.registry import NAMES, READS
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = ROOT / "docs" / "reference" / "protocol"
@@ -37,7 +37,7 @@ def test_every_request_of_the_registry_is_described() -> None:
         described |= set(
             re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`[^|]*)", table, re.M)))
         )
-    assert described == set(HANDLERS)
+    assert described == NAMES
 
 
 def test_the_reads_of_a_standby_are_listed() -> None:

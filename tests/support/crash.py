@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.source import Source
-from pilotstack.registry.rules.dispatch import apply
 from pilotstack.registry.storage import journal, snapshot
 from pilotstack.registry.storage.journal import FileStore
-from tests.support.registry import identity, key_text
+from tests.support.registry import apply, identity, key_text
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -24,7 +24,6 @@ from pilotstack.registry.protocol import framing, values
 from pilotstack.registry.replication.primary import Publisher
 from pilotstack.registry.replication.standby import Standby
 from pilotstack.registry.replication.standing import Standing
-from pilotstack.registry.rules.dispatch import HANDLERS
 from pilotstack.registry.server.limits import Limits
 from pilotstack.registry.server.service import Service
 from pilotstack.registry.server.session import Flood, Memory, OutOfMemory, Session, Watch
@@ -33,6 +32,7 @@ from pilotstack.registry.storage.ledger import Ledger
 from pilotstack.registry.storage.store import MemoryStore
 from pilotstack.registry.storage.term import Term
 from tests.support.registry import CHALLENGES, identity, key_text, snapshot_of
+from tests.support.registry import NAMES as KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,9 +77,7 @@ _VALUES = st.recursive(
     ),
     max_leaves=6,
 )
-_KINDS = st.sampled_from(
-    (*sorted(HANDLERS), "announce_term", "subscribe_replication", "", "no such")
-)
+_KINDS = st.sampled_from((*sorted(KINDS), "announce_term", "subscribe_replication", "", "no such"))
 
 
 @st.composite
@@ -289,7 +287,7 @@ async def follow(frames: Sequence[dict[str, Any]]) -> None:
     )
     text = b"".join(snapshot.View(source.ledger.state).chunks()).decode()
     await standby._take({"type": "replication_snapshot_part", "text": text})
-    members = source.standing.members()
+    members = source.standing.members
     await standby._take({"type": "replication_snapshot_end", "epoch": "e", "seq": 0, **members})
     for frame in frames:
         whole = {"seq": standby.seq + 1, **members, **frame}

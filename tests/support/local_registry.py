@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pilotstack.errors import ConnectionFailed
 from pilotstack.registry.client import RegistryClient, error_of
 from pilotstack.registry.model.source import Source
-from pilotstack.registry.rules.dispatch import apply
+from tests.support.registry import apply
 
 if TYPE_CHECKING:
     from pilotstack.registry.client.requests import Signer
@@ -44,5 +44,5 @@ class LocalRegistry(RegistryClient):
         if kind in self.loses_reply:
             raise ConnectionFailed("the registry does not answer")
         if "error" in outcome.reply:
-            raise error_of(outcome.reply["error"])
+            raise error_of(outcome.reply["error"], outcome.reply["code"])
         return outcome.reply

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from pilotstack.daemon.identity import Identity
+from pilotstack.registry.client.refusals import error_of
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.model.state import State
-from pilotstack.registry.protocol import signing
+from pilotstack.registry.protocol import codec
+from pilotstack.registry.protocol.errors import COMMON, Code
+from pilotstack.registry.protocol.requests.base import digest_of, name_of
 from pilotstack.registry.protocol.values import encode_base64
-from pilotstack.registry.rules import freshness
-from pilotstack.registry.rules.dispatch import apply
+from pilotstack.registry.rules import dispatch, freshness
 from pilotstack.registry.storage import snapshot
 
 if TYPE_CHECKING:
     from pilotstack.registry.model.policy import Policy
-    from pilotstack.registry.rules.call import Outcome
+    from pilotstack.registry.model.rows import Change
+    from pilotstack.registry.protocol.requests.base import Reply, Request
 
 NOW = 1_800_000_000.0
+
+#: Names of the requests that the state machine answers, and of those that only read.
+NAMES = frozenset(map(name_of, dispatch.HANDLERS))
+READS = frozenset(name_of(kind) for kind in dispatch.HANDLERS if kind.is_read)
 
 #: What each request signs, from its own members (docs/reference/protocol/registry.md#signatures).
 CHALLENGES: dict[str, str] = {
@@ -90,6 +97,43 @@ def snapshot_of(state: State) -> dict[str, Any]:
     return rows
 
 
+class Answer(NamedTuple):
+    """The outcome of a request, the reply as it travels."""
+
+    reply: dict[str, Any]
+    changes: tuple[Change, ...]
+    wakes: tuple[int, ...]
+    notes: tuple[str, ...]
+    delay: float
+
+
+def as_message(reply: Reply) -> dict[str, Any]:
+    """A reply as it travels."""
+    message: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(reply))
+    return message
+
+
+def request_of(message: dict[str, Any]) -> Request[Reply]:
+    """The request of a message, which the strict and the lenient decoder read alike."""
+    request = codec.decode(msgspec.json.encode(message))
+    assert request == codec.from_message(message)
+    return request
+
+
+def apply(state: State, message: dict[str, Any], source: Source, now: float) -> Answer:
+    """Applies a request as it travels. A refusal has a code that the request declares, and that
+    means to clients what its text does."""
+    request = request_of(message)
+    outcome = dispatch.apply(state, request, source, now)
+    reply = as_message(outcome.reply)
+    if "error" in reply:
+        text, code = reply["error"], Code(reply["code"])
+        assert code in type(request).errors | COMMON | {Code.UNKNOWN_TYPE}, (message, reply)
+        by_code, by_text = error_of(text, code), error_of(text)
+        assert (type(by_code), str(by_code)) == (type(by_text), str(by_text)), reply
+    return Answer(reply, outcome.changes, outcome.wakes, outcome.notes, outcome.delay)
+
+
 class World:
     """A state, a clock that stands still until it is moved, and nodes by name."""
 
@@ -105,7 +149,7 @@ class World:
         host = f"198.51.100.{len(self.sources) + 1}"
         return self.sources.setdefault(name, Source(host, 40_000))
 
-    def run(self, request: dict[str, Any], source: Source | None = None) -> Outcome:
+    def run(self, request: dict[str, Any], source: Source | None = None) -> Answer:
         """Applies a request as it is."""
         return apply(self.state, request, source or Source("203.0.113.9", 1), self.now)
 
@@ -140,7 +184,7 @@ class World:
         self.moment = (self.moment + 1) % freshness.WINDOW
         at = int(self.now) + self.moment
         request = request | {"signed_at": at}
-        timed = signing.challenge_at(challenge, request, at)
+        timed = f"{challenge}@{at}#{digest_of(request)}"
         signature_at = encode_base64(signer.sign(timed.encode()))
         return request | {"signature": signature, "signature_at": signature_at}
 

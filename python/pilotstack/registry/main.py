@@ -135,7 +135,7 @@ async def serve(options: Options, beacon_addr: str | None, stopping: anyio.Event
         store.lock()
         stack.callback(store.close)
         context, fingerprint = options.context()
-        ready: dict[str, Any] = {}
+        ready: dict[str, object] = {}
         notify = None
         if beacon_addr is not None:
             beacon = stack.enter_context(Beacon(beacon_addr))
@@ -160,7 +160,7 @@ async def serve(options: Options, beacon_addr: str | None, stopping: anyio.Event
         await stopping.wait()
 
 
-def _announce(ready: dict[str, Any], server: RegistryServer) -> None:
+def _announce(ready: dict[str, object], server: RegistryServer) -> None:
     log.info(
         "serving",
         role=ready["role"],

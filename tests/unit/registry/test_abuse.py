@@ -8,7 +8,6 @@ import pytest
 from tests.support.registry import World, challenge_of, identity, key_text, snapshot_of
 
 from pilotstack.registry.model import auth, creations, guesses
-from pilotstack.registry.model.auth import Denied
 from pilotstack.registry.model.creations import (
     ALL_RATE,
     MAX_NETWORK,
@@ -21,7 +20,8 @@ from pilotstack.registry.model.rows import Network, Response
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.model.transient import Moments
 from pilotstack.registry.protocol import framing, values
-from pilotstack.registry.protocol.signing import NOT_NOW
+from pilotstack.registry.protocol.errors import Denied
+from pilotstack.registry.protocol.requests.base import NOT_NOW
 from pilotstack.registry.rules.freshness import MAX_PLAIN, WINDOW
 from pilotstack.registry.rules.networks import MAX_JOINED
 from pilotstack.registry.rules.paging import MAX_LISTED, MAX_REPLY, page

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.registry import apply
 
 from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.model.state import State
-from pilotstack.registry.rules.dispatch import apply
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "registry-g2-captures.json"
 RUNS: dict[str, dict[str, Any]] = {

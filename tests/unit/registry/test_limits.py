@@ -8,16 +8,15 @@ import pytest
 
 from pilotstack.registry.model.budgets import Bucket, Buckets
 from pilotstack.registry.model.source import source_of
+from pilotstack.registry.protocol.requests.directory import Lookup
+from pilotstack.registry.protocol.requests.identity import Heartbeat, Register
 from pilotstack.registry.server.limits import MAX_REFUSALS, Limits, Throttle
 
 FAR, NEAR = "203.0.113.7", "127.0.0.1"
 
 
-def register(number: int) -> dict[str, object]:
-    return {
-        "type": "register",
-        "public_key": base64.b64encode(number.to_bytes(32)).decode(),
-    }
+def register(number: int) -> Register:
+    return Register(public_key=base64.b64encode(number.to_bytes(32)).decode())
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def test_new_keys_are_limited_per_source_and_known_ones_are_not() -> None:
     assert first.refusal(register(3), 0.0) == ""
     assert throttle.connection("203.0.113.8", 0.0).refusal(register(12), 0.0) == ""
     assert throttle.connection(NEAR, 0.0).refusal(register(13), 0.0) == ""
-    assert first.refusal({"type": "heartbeat"}, 0.0) == ""
+    assert first.refusal(Heartbeat(), 0.0) == ""
     assert first.refusal(register(10), 6.5) == ""
 
 
@@ -101,10 +100,7 @@ def test_this_host_can_be_included() -> None:
 
 def test_enumeration_is_slow_from_many_connections_too() -> None:
     throttle = Throttle(Limits(lookups=10, requests=0), lambda key: False)
-    asked = [
-        throttle.connection(FAR, 0.0).refusal({"type": "lookup", "node_id": n}, 0.0)
-        for n in range(150)
-    ]
+    asked = [throttle.connection(FAR, 0.0).refusal(Lookup(node_id=n), 0.0) for n in range(150)]
     assert asked.count("") == 100
     assert throttle.sources == 1
     throttle.sweep(60.0)
@@ -114,11 +110,11 @@ def test_enumeration_is_slow_from_many_connections_too() -> None:
 def test_a_flood_on_one_connection_is_refused_and_then_cut() -> None:
     throttle = Throttle(Limits(requests=100), lambda key: False)
     connection = throttle.connection(FAR, 0.0)
-    answers = [connection.refusal({"type": "heartbeat"}, 0.0) for _ in range(200 + MAX_REFUSALS)]
+    answers = [connection.refusal(Heartbeat(), 0.0) for _ in range(200 + MAX_REFUSALS)]
     assert answers.count("") == 200
     assert connection.is_spent
     # Patience is rewarded.
-    assert connection.refusal({"type": "heartbeat"}, 1.0) == ""
+    assert connection.refusal(Heartbeat(), 1.0) == ""
     assert not connection.is_spent
 
 
@@ -127,8 +123,8 @@ def test_a_flood_that_gets_some_answers_is_cut_and_slight_excess_is_not() -> Non
     flood, eager = (throttle.connection(FAR, 0.0) for _ in range(2))
     # Ten requests for each token, and six for each five.
     for number in range(1500):
-        flood.refusal({"type": "heartbeat"}, number / 100)
+        flood.refusal(Heartbeat(), number / 100)
     assert flood.is_spent
     for number in range(5000):
-        eager.refusal({"type": "heartbeat"}, number / 12)
+        eager.refusal(Heartbeat(), number / 12)
     assert not eager.is_spent

@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 from tests.support.memory import Pipe
 from tests.support.registries import signed
-from tests.support.registry import snapshot_of
+from tests.support.registry import apply, request_of, snapshot_of
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import InternalError, PilotError
@@ -21,13 +21,13 @@ from pilotstack.registry.model.rows import Change, Request
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.model.state import State
 from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.protocol.requests.replication import SubscribeReplication
 from pilotstack.registry.protocol.standing import MAX_TERM
 from pilotstack.registry.replication import primary
 from pilotstack.registry.replication import standby as standby_module
 from pilotstack.registry.replication.primary import QUEUE, Log, Publisher, _Subscriber
 from pilotstack.registry.replication.standby import Standby, _Resync
 from pilotstack.registry.replication.standing import Standing
-from pilotstack.registry.rules.dispatch import apply
 from pilotstack.registry.storage import snapshot
 from pilotstack.registry.storage.clock import Clock
 from pilotstack.registry.storage.journal import FileStore
@@ -181,7 +181,7 @@ async def test_pushes_go_on_while_a_standby_sleeps_and_it_ends_up_with_everythin
     monkeypatch.setattr(primary, "QUEUE", 2000)
     pair = Pair()
     pair.change(1)
-    subscribe = {"type": "subscribe_replication", "token": "secret", "deltas": 1}
+    subscribe = SubscribeReplication(token="secret", deltas=1)
     async with Pipe() as pipe, anyio.create_task_group() as tasks:
         tasks.start_soon(pair.publisher.serve, pipe, subscribe)
         # The first part is read, and then nothing for a while.
@@ -213,13 +213,12 @@ async def test_who_comes_back_soon_is_sent_what_it_missed() -> None:
     await pair.take(*pair.snapshot())
     missed = [pair.change(number) for number in (2, 3)]
     log = pair.publisher.log
-    subscribe = {
-        "type": "subscribe_replication",
-        "token": "secret",
-        "deltas": 1,
-        "epoch": log.epoch,
-        "seq": 1,
-    }
+    subscribe = SubscribeReplication(
+        token="secret",
+        deltas=1,
+        epoch=log.epoch,
+        seq=1,
+    )
     async with Pipe() as pipe, anyio.create_task_group() as tasks:
         tasks.start_soon(pair.publisher.serve, pipe, subscribe)
         frames = [body(await pipe.outgoing.receive()) for _ in missed]
@@ -327,14 +326,21 @@ async def test_terms_count_promotions_and_old_primaries_are_refused(tmp_path: Pa
     assert broken.value.hint
 
 
+def refusal(publisher: Publisher, **members: object) -> str:
+    """Why a standby is not served; empty if it is."""
+    request = request_of({"type": "subscribe_replication", **members})
+    assert isinstance(request, SubscribeReplication)
+    refused = publisher._refusal(request)
+    return refused.error if refused else ""
+
+
 def test_a_standby_needs_the_token_unless_replication_is_open() -> None:
     ledger = Ledger(State(), MemoryStore())
-    subscribe: dict[str, object] = {"type": "subscribe_replication"}
     closed, guarded = Publisher(ledger), Publisher(ledger, token="secret")
     both, legacy = Publisher(ledger, token="secret", is_open=True), Publisher(ledger, is_open=True)
     refusals = {
         publisher: [
-            publisher._refusal(subscribe | token)
+            refusal(publisher, **token)
             for token in ({}, {"token": "secret"}, {"token": "guess"}, {"token": 7})
         ]
         for publisher in (closed, guarded, both, legacy)
@@ -381,7 +387,7 @@ async def test_a_state_that_first_generation_standbys_cannot_take_is_not_sent(
     pair = Pair()
     for number in range(1, 30):
         pair.change(number)
-    subscribe = {"type": "subscribe_replication", "token": "secret"}
+    subscribe = SubscribeReplication(token="secret")
     async with Pipe() as pipe, anyio.create_task_group() as tasks:
         tasks.start_soon(pair.publisher.serve, pipe, subscribe)
         assert body(await pipe.outgoing.receive())["error"] == "snapshot too long"
@@ -437,7 +443,7 @@ async def test_what_is_replaced_by_a_higher_term_is_kept(tmp_path: Path) -> None
     await pair.take(*other.snapshot(cluster="c", term=1))
     store.close()
     (kept,) = kept_in(tmp_path)
-    assert set(snapshot.decode(kept.read_bytes())["nodes"]) == {"1", "2"}
+    assert set(snapshot.load(snapshot.decode(kept.read_bytes()), 0.0).nodes) == {1, 2}
 
 
 def kept_in(directory: Path) -> list[Path]:
@@ -533,8 +539,7 @@ async def test_a_standby_of_another_cluster_is_not_served() -> None:
     publisher = Publisher(
         Ledger(State(), MemoryStore()), token="secret", standing=Standing(own, "secret")
     )
-    subscribe = {"type": "subscribe_replication", "token": "secret", "cluster": "another"}
-    assert "another cluster" in publisher._refusal(subscribe)
-    assert publisher._refusal(subscribe | {"cluster": own.cluster}) == ""
+    assert "another cluster" in refusal(publisher, token="secret", cluster="another")
+    assert refusal(publisher, token="secret", cluster=own.cluster) == ""
     own.replace(1)
-    assert "replaced" in publisher._refusal(subscribe | {"cluster": own.cluster})
+    assert "replaced" in refusal(publisher, token="secret", cluster=own.cluster)

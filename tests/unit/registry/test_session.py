@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from typing import TYPE_CHECKING
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ import trio.testing
 from tests.support.logs import captured_logs
 from tests.support.memory import Pipe
 from tests.support.registries import signed
+from tests.support.registry import apply, request_of
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.registry.model.budgets import NOTES_BURST
@@ -22,8 +24,10 @@ from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.model.state import State
 from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.protocol.requests.base import Refusal, Reply
+from pilotstack.registry.protocol.requests.replication import SubscribeReplication
+from pilotstack.registry.protocol.requests.trust import RequestHandshakeReply
 from pilotstack.registry.replication.primary import Publisher
-from pilotstack.registry.rules.dispatch import apply
 from pilotstack.registry.server.limits import MAX_REFUSALS, Limits
 from pilotstack.registry.server.service import Service
 from pilotstack.registry.server.session import (
@@ -40,6 +44,9 @@ from pilotstack.registry.server.session import (
 from pilotstack.registry.server.statistics import Statistics
 from pilotstack.registry.storage.ledger import Ledger
 from pilotstack.registry.storage.store import MemoryStore
+
+if TYPE_CHECKING:
+    from pilotstack.registry.protocol.requests.directory import Lookup
 
 pytestmark = pytest.mark.anyio
 
@@ -229,8 +236,8 @@ async def test_replies_that_nobody_takes_share_a_bounded_memory(
 ) -> None:
     registry, ended = Registry(), list[int]()
 
-    async def answer(request: dict[str, object], *others: object) -> dict[str, object]:
-        return {"type": "long", "text": "x" * int(str(request["length"]))}
+    async def answer(request: Lookup, *others: object) -> Reply:
+        return Refusal(error="x" * request.node_id)
 
     monkeypatch.setattr(registry.service, "answer", answer)
     pipes = [Pipe() for _ in range(4)]
@@ -242,14 +249,14 @@ async def test_replies_that_nobody_takes_share_a_bounded_memory(
 
     async with anyio.create_task_group() as tasks:
         for number, length in enumerate([10_000, 14_000, 9_000, 4_000]):
-            await pipes[number].incoming.send(frame({"type": "a", "length": length}))
+            await pipes[number].incoming.send(frame({"type": "lookup", "node_id": length}))
             tasks.start_soon(serve, number)
             await trio.testing.wait_all_tasks_blocked()
         # The third had no room beside the first two, the longest of which gave way.
         assert ended == [1]
         # What is taken makes room.
         await pipes[0].outgoing.receive()
-        await pipes[0].incoming.send(frame({"type": "a", "length": 12_000}))
+        await pipes[0].incoming.send(frame({"type": "lookup", "node_id": 12_000}))
         await trio.testing.wait_all_tasks_blocked()
         assert ended == [1]
         tasks.cancel_scope.cancel()
@@ -293,6 +300,7 @@ async def test_an_error_of_ours_is_a_reply_and_no_more(monkeypatch: pytest.Monke
             assert await ask(pipe, {"type": "lookup"}) == {
                 "type": "error",
                 "error": "internal error",
+                "code": "internal",
             }
         assert (await ask(pipe, {"type": "beacon_list"}))["type"] == "beacon_list_ok"
         tasks.cancel_scope.cancel()
@@ -335,8 +343,8 @@ async def request_handshake(registry: Registry, sender: tuple[int, Identity], to
         justification="hello",
     )
     allowance = registry.service.throttle.connection("127.0.0.1", 0.0)
-    reply = await registry.service.answer(request, Source("127.0.0.1", 2), allowance)
-    assert reply["type"] == "request_handshake_ok", reply
+    reply = await registry.service.answer(request_of(request), Source("127.0.0.1", 2), allowance)
+    assert isinstance(reply, RequestHandshakeReply), reply
 
 
 async def test_a_held_poll_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,5 +479,5 @@ async def test_standbys_that_are_refused_do_not_fill_the_log() -> None:
 
             tasks.start_soon(read)
             for _ in range(500):
-                await publisher.serve(pipe, {"type": "subscribe_replication"})
+                await publisher.serve(pipe, SubscribeReplication())
     assert 1 <= len(lines) <= NOTES_BURST + 5

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.support.registry import apply
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.registry.model.rows import Node
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.model.state import State
 from pilotstack.registry.protocol.values import encode_base64
-from pilotstack.registry.rules.dispatch import apply
 from pilotstack.types import Address
 
 ALICE, BOB = Identity(b"a" * 32), Identity(b"b" * 32)

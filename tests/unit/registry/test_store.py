@@ -385,7 +385,7 @@ def test_a_snapshot_that_fails_leaves_the_old_one_and_the_journals(
 
 
 def test_a_repaired_tail_is_kept_aside_and_spoken_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "store.json"
     write(path, node(1))
@@ -393,7 +393,7 @@ def test_a_repaired_tail_is_kept_aside_and_spoken_of(
     with journal.open("ab") as file:
         file.write(b"deadbeef [torn")
     assert set(load(path).nodes) == {1}
-    assert "journal_repaired" in capsys.readouterr().out
+    assert "journal_repaired" in caplog.text
     assert (tmp_path / "store.json.journal.1.torn").read_bytes() == b"deadbeef [torn"
 
 

@@ -6,12 +6,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.registry import request_of
 
 from pilotstack.errors import InternalError
 from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.model.state import State
-from pilotstack.registry.protocol.standing import ANNOUNCE, MAX_TERM
+from pilotstack.registry.protocol import framing
+from pilotstack.registry.protocol.standing import MAX_TERM
 from pilotstack.registry.replication.standing import Fence, Standing
 from pilotstack.registry.server.limits import Limits
 from pilotstack.registry.server.service import Service
@@ -117,8 +119,9 @@ class Asked:
 
     async def ask(self, kind: str, **members: Any) -> dict[str, Any]:
         allowance = self.service.throttle.connection("127.0.0.1", 0.0)
-        request = {"type": kind, **members}
-        return await self.service.answer(request, Source("127.0.0.1", 1), allowance)
+        request = request_of({"type": kind, **members})
+        reply = await self.service.answer(request, Source("127.0.0.1", 1), allowance)
+        return framing.decode(framing.encode(reply, self.standing.stamp)[framing.LENGTH_LEN :])
 
 
 @pytest.mark.anyio
@@ -138,11 +141,11 @@ async def test_a_primary_that_learns_of_a_higher_term_writes_nothing_more() -> N
     asked = Asked(leading())
     newer = promoted(asked.standing.term.cluster)
     # Any request may carry the news, and is not answered as if there were none.
-    reply = await asked.ask("register", **newer.members())
+    reply = await asked.ask("register", **newer.members)
     assert (reply["code"], reply["replaced"]) == ("standby", True)
     assert asked.service.ledger.state.policy.is_standby
     assert "error" not in await asked.ask("list_networks")
-    assert (await asked.ask(ANNOUNCE, **newer.members()))["replaced"]
+    assert (await asked.ask("announce_term", **newer.members))["replaced"]
 
 
 @pytest.mark.anyio
@@ -167,7 +170,7 @@ async def test_without_a_proof_nobody_is_replaced(members: dict[str, Any]) -> No
 @pytest.mark.anyio
 async def test_a_proof_for_another_cluster_replaces_nobody() -> None:
     asked = Asked(leading())
-    reply = await asked.ask("register", **promoted("another").members())
+    reply = await asked.ask("register", **promoted("another").members)
     assert reply["code"] == "foreign"
     assert not asked.standing.is_replaced
 
@@ -175,7 +178,7 @@ async def test_a_proof_for_another_cluster_replaces_nobody() -> None:
 @pytest.mark.anyio
 async def test_a_registry_without_a_secret_believes_nobody() -> None:
     asked = Asked(leading(token=""))
-    await asked.ask("register", **promoted(asked.standing.term.cluster).members())
+    await asked.ask("register", **promoted(asked.standing.term.cluster).members)
     assert not asked.standing.is_replaced
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.registry.client.requests import Requests
+from pilotstack.registry.protocol.requests.networks import KickMember
 
 if TYPE_CHECKING:
     import pytest
@@ -22,11 +23,10 @@ def test_the_same_request_of_one_second_is_signed_anew(monkeypatch: pytest.Monke
     now = 1_000_000
     monkeypatch.setattr("time.time", lambda: now)
     client = Client(Identity.generate())
-    kick: Message = {"type": "kick_member", "network_id": 1}
-    made = [client.timed(kick, "kick_member:1") for _ in range(3)]
-    assert [each["signed_at"] for each in made] == [now, now + 1, now + 2]
-    assert len({each["signature_at"] for each in made}) == 3
-    other = client.timed(kick | {"network_id": 2}, "kick_member:2")
-    assert other["signed_at"] == now
+    kick = KickMember(network_id=1)
+    made = [client.timed(kick) for _ in range(3)]
+    assert [each.signed_at for each in made] == [now, now + 1, now + 2]
+    assert len({each.signature_at for each in made}) == 3
+    assert client.timed(KickMember(network_id=2)).signed_at == now
     now += 10
-    assert client.timed(kick, "kick_member:1")["signed_at"] == now
+    assert client.timed(kick).signed_at == now

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.registry import snapshot_of
+from tests.support.registry import READS, apply, snapshot_of
 
 from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.model.state import State
 from pilotstack.registry.protocol import framing
-from pilotstack.registry.rules.dispatch import READS, apply
 from pilotstack.registry.storage import snapshot
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "registry-transcripts.json"

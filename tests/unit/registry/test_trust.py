@@ -9,8 +9,9 @@ from tests.support.registry import World, snapshot_of
 
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.model.transient import REOFFER
+from pilotstack.registry.protocol.requests.trust import MAX_JUSTIFICATION
 from pilotstack.registry.rules.reaper import reap
-from pilotstack.registry.rules.trust import CLAIM_TTL, INBOX_TTL, MAX_INBOX, MAX_JUSTIFICATION
+from pilotstack.registry.rules.trust import CLAIM_TTL, INBOX_TTL, MAX_INBOX
 from pilotstack.registry.storage import snapshot
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.registry import World, identity, key_text, snapshot_of
+from tests.support.registry import NAMES, READS, World, apply, identity, key_text, snapshot_of
 
 from pilotstack.errors import InternalError
 from pilotstack.registry.model.policy import Policy
@@ -18,7 +18,6 @@ from pilotstack.registry.model.source import Source
 from pilotstack.registry.protocol import framing, values
 from pilotstack.registry.rules.beacons import MAX_BEACONS
 from pilotstack.registry.rules.call import MAX_PENDING
-from pilotstack.registry.rules.dispatch import HANDLERS, READS, apply
 from pilotstack.registry.rules.reaper import UNCONFIRMED_TTL, reap
 from pilotstack.registry.rules.trust import MAX_CLAIMS
 from pilotstack.registry.storage import snapshot
@@ -140,7 +139,7 @@ def test_4_a_signature_that_does_not_cover_the_new_key_serves_once() -> None:
 
 def test_5_a_signature_is_good_for_its_own_request_and_node_only(world: World) -> None:
     heartbeat = sign("alice", "heartbeat:1")
-    for kind in HANDLERS.keys() - READS - {"register", "heartbeat", "beacon_register"}:
+    for kind in NAMES - READS - {"register", "heartbeat", "beacon_register"}:
         request = {"type": kind, "node_id": 1, "from_node_id": 1, "inviter_id": 1, "peer_id": 2}
         request |= {"to_node_id": 2, "target_node_id": 2, "hostname": "x", "name": "x"}
         request |= {"network_id": 1, "new_public_key": key_text("new"), "polo_score": 1}
@@ -345,7 +344,7 @@ MEMBERS = (
 
 
 @given(
-    kind=st.sampled_from(sorted(HANDLERS)),
+    kind=st.sampled_from(sorted(NAMES)),
     members=st.dictionaries(st.sampled_from(MEMBERS), JSON | st.integers(0, 4)),
 )
 @settings(max_examples=500, deadline=None)

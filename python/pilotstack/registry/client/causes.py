@@ -1,4 +1,4 @@
-"""Why a registry cannot be reached, in words: what a client says instead of "does not answer"."""
+"""Messages and hints for failed connections to a registry."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _TRUST = "pin it with --registry-fingerprint, or mend the certificate or this ho
 
 
 class Cause(NamedTuple):
-    """A predicate to "the registry at ..." and what may help."""
+    """A predicate for "the registry at ..." and a hint."""
 
     text: str
     hint: str
 
 
 def cause_of(error: BaseException, *, is_tls: bool) -> Cause:
-    """What an error of a connection attempt or of an exchange means.
+    """The cause behind an error of a connection attempt or an exchange.
 
     Args:
         is_tls: the client speaks TLS.

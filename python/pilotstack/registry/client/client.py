@@ -14,6 +14,14 @@ from pilotstack.registry.client.networks import NetworkRequests
 from pilotstack.registry.client.refusals import error_of
 from pilotstack.registry.client.trust import TrustRequests
 from pilotstack.registry.protocol import values
+from pilotstack.registry.protocol.requests.directory import Lookup, Resolve, ResolveHostname
+from pilotstack.registry.protocol.requests.identity import (
+    Deregister,
+    Heartbeat,
+    Register,
+    SetHostname,
+    SetVisibility,
+)
 from pilotstack.registry.protocol.standing import STANDING
 from pilotstack.types import Address
 
@@ -25,12 +33,9 @@ if TYPE_CHECKING:
     from pilotstack.registry.protocol.tls import Trust
 
 
-_MAX_NETWORK = 0xFFFF
-
-
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What the registry gave us."""
+    """The result of a registration."""
 
     node_id: int
     address: Address
@@ -40,7 +45,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A node as the registry shows it; ``endpoint`` is empty if it may not be told."""
+    """A node as the registry knows it; ``endpoint`` is empty if we may not know it."""
 
     node_id: int
     public_key: bytes
@@ -53,7 +58,7 @@ class Record:
 
 
 class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
-    """Talks to a registry on behalf of one identity.
+    """Requests to a registry on behalf of one identity.
 
     Every method raises :exc:`ConnectionFailed` when no registry can be reached, and the error
     of :func:`error_of` when it refuses.
@@ -90,7 +95,7 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
     @staticmethod
     def _accept(reply: Message) -> Message:
         if "error" in reply:
-            raise error_of(str(reply["error"]))
+            raise error_of(str(reply["error"]), values.text(reply, "code"))
         # Which registry answered is the connection's business.
         return {name: value for name, value in reply.items() if name not in STANDING}
 
@@ -98,104 +103,85 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
         self, listen_addr: str, *, hostname: str = "", owner: str = "", version: str = ""
     ) -> Registration:
         """Registers our key; a known key keeps its id."""
-        key = self.key_text()
-        reply = await self.request(
-            {
-                "type": "register",
-                "public_key": key,
-                "listen_addr": listen_addr,
-                "hostname": hostname,
-                "owner": owner,
-                "version": version,
-                "signature": self.sign(f"register:{listen_addr}:{key}"),
-            }
+        request = Register(
+            public_key=self.key_text(),
+            listen_addr=listen_addr,
+            hostname=hostname,
+            owner=owner,
+            version=version,
         )
-        self.node_id = values.number(reply, "node_id")
+        reply = await self.ask(self.signed(request))
+        self.node_id = reply.node_id
         return Registration(
-            node_id=self.node_id,
-            address=Address.parse(values.text(reply, "address")),
-            hostname=values.text(reply, "hostname"),
-            hostname_error=values.text(reply, "hostname_error"),
+            node_id=reply.node_id,
+            address=Address.parse(reply.address),
+            hostname=reply.hostname,
+            hostname_error=reply.hostname_error,
         )
 
     async def heartbeat(self) -> None:
         """Says that we are alive.
 
         Raises:
-            NotFound: the registry does not know us, or another by our id.
+            NotFound: the registry does not know us, or knows another by our id.
         """
-        reply = await self.about_us("heartbeat", public_key=self.key_text())
-        if clock := values.number(reply, "time", 48):
-            self.clock_skew = clock - int(time.time())
+        request = Heartbeat(node_id=self.node_id, public_key=self.key_text())
+        reply = await self.ask(self.signed(request))
+        if reply.time:
+            self.clock_skew = reply.time - int(time.time())
 
     async def deregister(self, *, keep_memberships: bool = False) -> Message:
-        """Gives up the registration; the id stays bound to our key.
+        """Ends our registration; the id stays bound to our key.
 
         Args:
-            keep_memberships: we only stop for a while, and stay in our networks. Registries of
-                other makes end memberships all the same.
+            keep_memberships: we only stop for a while, and stay in our networks. Other
+                implementations end memberships all the same.
         """
-        members = {"keep_memberships": True} if keep_memberships else {}
-        return await self.about_us("deregister", **members)
+        request = Deregister(node_id=self.node_id, keep_memberships=keep_memberships)
+        return await self.send(self.signed(request))
 
     async def set_hostname(self, hostname: str) -> Message:
-        """Takes a name, or gives it up when empty."""
-        return await self.about_us("set_hostname", hostname=hostname)
+        """Takes a hostname; an empty one gives it up."""
+        return await self.send(self.signed(SetHostname(node_id=self.node_id, hostname=hostname)))
 
     async def set_visibility(self, *, public: bool) -> Message:
-        """Lets everybody know our endpoint, or nobody without trust."""
-        return await self.about_us("set_visibility", public=public)
+        """Sets whether everybody may know our endpoint."""
+        return await self.send(self.signed(SetVisibility(node_id=self.node_id, public=public)))
 
     async def lookup(self, node_id: int) -> Message:
-        """Everything about a node that we may know, but a private one's endpoint."""
-        message: Message = {"type": "lookup", "node_id": node_id}
-        return await self.request(self.asked_by_us(message, node_id))
+        """What we may know about a node, except a private one's endpoint."""
+        return await self.send(self.asked_by_us(Lookup(node_id=node_id)))
 
     async def resolve_hostname(self, hostname: str) -> Message:
-        """The id behind a name."""
-        message: Message = {
-            "type": "resolve_hostname",
-            "hostname": hostname,
-            "requester_id": self.node_id,
-        }
-        return await self.request(self.asked_by_us(message))
+        """The id behind a hostname."""
+        request = ResolveHostname(hostname=hostname, requester_id=self.node_id)
+        return await self.send(self.asked_by_us(request))
 
     async def profile(self, node_id: int) -> Record:
         """A node as the registry shows it to everybody: without a private endpoint."""
-        found = await self.lookup(node_id)
+        found = await self.ask(self.asked_by_us(Lookup(node_id=node_id)))
         try:
-            key = values.decode_base64(values.text(found, "public_key"), values.KEY_LEN)
+            key = values.decode_base64(found.public_key, values.KEY_LEN)
         except ValueError as error:
             raise ConnectionFailed(f"registry: unusable key of node {node_id}") from error
-        networks = found.get("networks")
         return Record(
             node_id=node_id,
             public_key=key,
-            public=values.flag(found, "public"),
-            hostname=values.text(found, "hostname"),
-            endpoint=values.text(found, "real_addr"),
-            networks=frozenset(
-                number
-                for number in (networks if isinstance(networks, list) else ())
-                if type(number) is int and 0 <= number <= _MAX_NETWORK
-            ),
-            last_seen=values.number(found, "last_seen_unix", 63),
+            public=found.public,
+            hostname=found.hostname,
+            endpoint=found.real_addr or "",
+            networks=frozenset(found.networks),
+            last_seen=found.last_seen_unix or 0,
         )
 
     async def record(self, node_id: int) -> Record:
-        """As :meth:`profile`, with the endpoint if we may know it: for a tunnel."""
+        """Like :meth:`profile`, with the endpoint if we may know it: for a tunnel."""
         record = await self.profile(node_id)
         if record.endpoint or self.signer is None:
             return record
+        request = Resolve(node_id=node_id, requester_id=self.node_id)
         try:
-            resolved = await self.request(
-                {
-                    "type": "resolve",
-                    "node_id": node_id,
-                    "requester_id": self.node_id,
-                    "signature": self.sign(f"resolve:{self.node_id}:{node_id}"),
-                }
-            )
+            resolved = await self.ask(self.signed(request))
         except PermissionDenied:
             return record
-        return replace(record, endpoint=values.text(resolved, "real_addr"))
+        return replace(record, endpoint=resolved.real_addr)

@@ -1,16 +1,15 @@
-"""The client's way to a registry: one connection, requests in order, and a list of registries of
-which one is used until it breaks or turns out to be a standby.
+"""The client's connection to a registry: requests in order, to one of a list of registries that is
+used until it fails or turns out to be a standby.
 
-A broken connection is replaced and the request sent once more, so a request may arrive twice; every
-request of the registry bears that. A standby that refuses a write makes the client look for the
-primary in its list, and nowhere else: an address in a reply is not followed.
+After a connection failure the request is sent again on a new one, so it may arrive twice; all
+requests are idempotent. When a standby refuses a write, the client looks for the primary in its
+list, and nowhere else: an address in a reply is not followed.
 
-Registries say in every reply which cluster they are of, and in which term. The highest term that
-was seen goes with every request, proof included, so that a primary that was replaced learns of it
-before it writes; its replies do not count any more. If for long all registries of the list answer,
-none in that term, and none knows of it, it is given up: somebody made it up, or what there was of
-it is lost. A registry of another cluster is used only if all that answer are of another, and the
-rest has been silent for long.
+Every reply names the registry's cluster and term. The highest term seen, with its proof, goes with
+every request, so that a replaced primary learns of it before it writes; its replies are ignored. If
+for long all registries of the list answer and none knows that term, it is given up: it was invented
+or lost. A registry of another cluster is used only if all that answer are of another, and the rest
+has been silent for long.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ if TYPE_CHECKING:
     from pilotstack.registry.protocol.framing import Message
     from pilotstack.registry.protocol.tls import Trust
 
-#: Seconds for a connection, TLS included (sheet 1.5).
+#: Seconds to connect, including TLS.
 CONNECT = 5.0
-#: Seconds for a connection to a registry that is only tried because another might do better.
+#: Seconds to connect to a registry if another has already answered.
 PROBE = 2.0
-#: Seconds for a reply, the turn of requests before it included, beyond those for which the registry
-#: was asked to wait. Programs wait for their daemon for 30, and are to hear whose fault it is.
+#: Seconds for a reply, including the wait for earlier requests, beyond those for which the registry
+#: was asked to hold it. Programs wait 30 for their daemon, so they learn who did not answer.
 REPLY = 20.0
-#: Seconds for a reply at least, however long it had to wait for its turn.
+#: Seconds for a reply at least, however long the request waited for its turn.
 LEAST = 2.0
-#: Seconds after which registries of another cluster are taken for the network, though some of the
-#: list do not answer; and after which a term that none of them knows is given up.
+#: Seconds after which registries of another cluster are accepted although some of the list do not
+#: answer, and after which a term that none of them knows is given up.
 PATIENCE = 60.0
-#: Registries in a list.
+#: Registries in a list, at most.
 MAX_REGISTRIES = 16
 _READ = 1 << 16
 #: Characters of a cluster's name and of a proof.
@@ -82,7 +81,7 @@ def parse_addresses(texts: str | Iterable[str]) -> tuple[tuple[str, int], ...]:
 
 
 class _Seen:
-    """What registries have said of themselves."""
+    """The cluster and the highest term that registries have named."""
 
     def __init__(self) -> None:
         self._cluster = ""
@@ -90,7 +89,7 @@ class _Seen:
         self._proof = ""
 
     def members(self) -> Message:
-        """What goes with a request."""
+        """Members to add to a request."""
         if not self._cluster:
             return {}
         members: Message = {"cluster": self._cluster}
@@ -99,18 +98,18 @@ class _Seen:
         return members
 
     def is_foreign(self, reply: Message) -> bool:
-        """Whether a registry of another cluster gave this reply."""
+        """Whether a reply is from a registry of another cluster."""
         return bool(self._cluster) and values.text(reply, "cluster") not in ("", self._cluster)
 
     def is_outdated(self, reply: Message) -> bool:
-        """Whether a registry that was replaced gave this reply."""
+        """Whether a reply is from a registry that was replaced."""
         if values.flag(reply, "replaced"):
             return True
         named = values.text(reply, "cluster")
         return named == self._cluster != "" and values.number(reply, "term") < self._term
 
     def note(self, reply: Message) -> None:
-        """Believes a reply."""
+        """Takes over cluster and term of a reply."""
         cluster, term = values.text(reply, "cluster"), values.number(reply, "term")
         if not cluster or len(cluster) > _NAME:
             return
@@ -121,7 +120,7 @@ class _Seen:
             self._term, self._proof = term, proof if len(proof) <= _NAME else ""
 
     def forget_term(self) -> None:
-        """Believes any term again."""
+        """Accepts any term again."""
         self._term, self._proof = 0, ""
 
 
@@ -155,7 +154,7 @@ class Connection:
 
     Args:
         addresses: hosts and ports, the preferred one first.
-        trust: how a registry is recognized over TLS; ``None`` means plain TCP.
+        trust: how a registry is authenticated over TLS; ``None`` for plain TCP.
     """
 
     def __init__(self, addresses: Sequence[tuple[str, int]], *, trust: Trust | None = None) -> None:
@@ -164,13 +163,13 @@ class Connection:
         self.addresses = tuple(addresses)
         self.trust = trust
         self._current = 0
-        # More than one only while a better registry is looked for.
+        # More than one only while looking for the primary.
         self._links: dict[int, _Link] = {}
         self._lock = anyio.Lock()
         self._seen = _Seen()
-        #: Since when only registries of another cluster have answered.
+        #: Time since which only registries of another cluster have answered.
         self._alone_since = math.inf
-        #: Since when all registries have answered, each in an earlier term that it holds to.
+        #: Time since which all registries have answered, each in an earlier term.
         self._outdated_since = math.inf
 
     @property
@@ -187,11 +186,11 @@ class Connection:
         """Sends one request and returns its reply, which may be a refusal.
 
         Args:
-            wait: seconds that the registry may take beyond the usual.
+            wait: seconds that the registry may take in addition.
 
         Raises:
             ConnectionFailed: no registry answers.
-            PermissionDenied: the ones that do show a certificate that was not pinned.
+            PermissionDenied: the certificate of those that do is not pinned.
         """
         patience, started = REPLY + wait, anyio.current_time()
         with anyio.move_on_after(patience) as turn:
@@ -202,7 +201,7 @@ class Connection:
             waited = anyio.current_time() - started
             return await self._ask_all(message, max(LEAST, patience - waited))
         except BaseException:
-            # Whoever asks next must not get this answer.
+            # The next request must not get this reply.
             with anyio.CancelScope(shield=True):
                 await self.aclose()
             raise
@@ -238,7 +237,7 @@ class Connection:
                 self._outdated_since = math.inf
                 await self._settle(index)
                 return reply
-            # An outdated one that does not know that it is answers like any other.
+            # An outdated registry that does not know of its successor answers normally.
             if is_standby(reply) or values.flag(reply, "replaced"):
                 second_best = second_best or (index, reply)
             else:
@@ -254,8 +253,8 @@ class Connection:
         raise refusal or self._unreachable(failures)
 
     def _note_outdated(self, *, is_all: bool) -> None:
-        """Gives up a term when nobody has known it for long. Requests carry its proof, so a
-        registry that was replaced would know by then."""
+        """Gives up a term that no registry has known for long. Requests carry its proof, so a
+        replaced registry would know it by then."""
         now = anyio.current_time()
         self._outdated_since = min(self._outdated_since, now) if is_all else math.inf
         if now - self._outdated_since >= PATIENCE:
@@ -275,7 +274,7 @@ class Connection:
         return failure
 
     def _is_patience_over(self) -> bool:
-        """Whether only others than the known cluster have answered for long."""
+        """Whether only registries of other clusters have answered for long."""
         now = anyio.current_time()
         self._alone_since = min(self._alone_since, now)
         return now - self._alone_since >= PATIENCE
@@ -283,8 +282,8 @@ class Connection:
     async def _change_cluster(
         self, index: int, reply: Message, message: Message, deadline: float
     ) -> Message:
-        """Nobody of the known cluster is left, and all that answer are of another: theirs is the
-        network now. What was refused because of ours is asked again."""
+        """Accepts the cluster of a reply, since the known one is gone. A request that was refused
+        for the old cluster is sent again."""
         self._seen.note(reply)
         self._alone_since = math.inf
         if reply.get("code") == "foreign":

@@ -1,16 +1,24 @@
-"""The registry client's requests about trust (sheet 3.6, 3.7)."""
+"""The client's requests about trust and handshakes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from msgspec import UNSET
 
 from pilotstack.errors import ConnectionFailed
+from pilotstack.registry.client.refusals import code_of
 from pilotstack.registry.client.requests import Requests
-from pilotstack.registry.protocol import values
-
-if TYPE_CHECKING:
-    from pilotstack.registry.protocol.framing import Message
+from pilotstack.registry.protocol.errors import Code
+from pilotstack.registry.protocol.requests.trust import (
+    CheckTrust,
+    CheckTrustReply,
+    PollHandshakes,
+    ReportTrust,
+    RequestHandshake,
+    RespondHandshake,
+    RevokeTrust,
+)
 
 #: Rows of an inbox that are read.
 MAX_ROWS = 4096
@@ -18,7 +26,7 @@ MAX_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class RelayedRequest:
-    """Somebody asks for our trust; ``timestamp`` in Unix seconds of the registry."""
+    """A node asks for our trust; ``timestamp`` in Unix seconds of the registry."""
 
     peer: int
     justification: str
@@ -27,7 +35,7 @@ class RelayedRequest:
 
 @dataclass(frozen=True, slots=True)
 class RelayedResponse:
-    """Somebody answered our request, or, with ``revoked``, ended a trust."""
+    """A node answered our request, or, with ``revoked``, ended a trust."""
 
     peer: int
     accept: bool
@@ -41,67 +49,52 @@ class Inbox:
 
     requests: tuple[RelayedRequest, ...]
     responses: tuple[RelayedResponse, ...]
-    #: Whether the registry holds polls until there is something.
+    #: The registry holds polls until there is something.
     is_held: bool
     #: Invitations to networks that wait, if the registry tells.
     invites: int
 
 
 class TrustRequests(Requests):
-    """Requests that need a registered identity; mixed into the client."""
+    """Requests about trust and handshakes, of a registered identity."""
 
     async def report_trust(self, peer: int) -> None:
         """Says that we trust a node."""
-        await self._about_pair("report_trust", peer)
+        await self.send(self.signed(ReportTrust(node_id=self.node_id, peer_id=peer)))
 
     async def revoke_trust(self, peer: int) -> None:
-        """Ends the trust of both sides; nothing happens if there is none."""
+        """Ends the trust of both sides, if there is any."""
         try:
-            await self._about_pair("revoke_trust", peer)
+            await self.send(self.signed(RevokeTrust(node_id=self.node_id, peer_id=peer)))
         except ConnectionFailed as error:
-            if "no trust pair" not in error.message:
+            if code_of(error.message) != Code.NO_TRUST:
                 raise
-
-    async def _about_pair(self, kind: str, peer: int) -> None:
-        signature = self.sign(f"{kind}:{self.node_id}:{peer}")
-        await self.request(
-            {"type": kind, "node_id": self.node_id, "peer_id": peer, "signature": signature}
-        )
 
     async def check_trust(self, peer: int) -> bool | None:
         """Whether the registry knows trust of both sides, or a network that both are in; ``None``
         from a registry that cannot tell."""
         reply = await self._check(peer)
-        return None if reply is None else values.flag(reply, "trusted")
+        return None if reply is None else reply.trusted
 
     async def claims_trust(self, peer: int) -> bool | None:
         """Whether the registry knows that we trust a peer, be it one-sided; ``None`` from a
         registry that cannot tell."""
         reply = await self._check(peer)
-        if reply is None or "claimed" not in reply:
-            return None
-        return values.flag(reply, "claimed")
+        return None if reply is None or reply.claimed is UNSET else reply.claimed
 
     async def grants_trust(self, peer: int) -> bool:
         """Whether the registry knows that a peer trusts us, be it one-sided."""
         reply = await self._check(peer)
-        return reply is not None and values.flag(reply, "granted")
+        return reply is not None and reply.granted is True
 
-    async def _check(self, peer: int) -> Message | None:
+    async def _check(self, peer: int) -> CheckTrustReply | None:
+        request = CheckTrust(node_id=self.node_id, peer_id=peer, requester_id=self.node_id)
         try:
-            return await self.request(
-                {
-                    "type": "check_trust",
-                    "node_id": self.node_id,
-                    "peer_id": peer,
-                    "requester_id": self.node_id,
-                    "signature": self.sign(f"check_trust:{self.node_id}:{peer}"),
-                }
-            )
+            return await self.ask(self.signed(request))
         except ConnectionFailed as error:
-            if "request failed" in error.message or "unknown message type" in error.message:
-                return None
-            raise
+            if code_of(error.message) != Code.UNKNOWN_TYPE:
+                raise
+            return None
 
     async def request_handshake(self, peer: int, justification: str) -> None:
         """Puts a request into a node's inbox.
@@ -110,27 +103,15 @@ class TrustRequests(Requests):
             AlreadyExists: another one of ours waits there.
             NotFound: there is no such node.
         """
-        await self.request(
-            {
-                "type": "request_handshake",
-                "from_node_id": self.node_id,
-                "to_node_id": peer,
-                "justification": justification,
-                "signature": self.sign(f"handshake:{self.node_id}:{peer}"),
-            }
+        request = RequestHandshake(
+            from_node_id=self.node_id, to_node_id=peer, justification=justification
         )
+        await self.send(self.signed(request))
 
     async def respond_handshake(self, peer: int, *, accept: bool) -> None:
         """Answers a node's request."""
-        await self.request(
-            {
-                "type": "respond_handshake",
-                "node_id": self.node_id,
-                "peer_id": peer,
-                "accept": accept,
-                "signature": self.sign(f"respond:{self.node_id}:{peer}"),
-            }
-        )
+        request = RespondHandshake(node_id=self.node_id, peer_id=peer, accept=accept)
+        await self.send(self.signed(request))
 
     async def poll_handshakes(self, *, wait: int | None = None) -> Inbox:
         """Takes what waits for us.
@@ -139,36 +120,19 @@ class TrustRequests(Requests):
             wait: seconds for which a registry of ours holds its reply until there is something;
                 with 0 it answers at once and says that it would.
         """
-        message: Message = {
-            "type": "poll_handshakes",
-            "node_id": self.node_id,
-            "signature": self.sign(f"poll_handshakes:{self.node_id}"),
-        }
-        if wait is not None:
-            message["wait"] = wait
-        reply = await self.request(message, wait=wait or 0)
+        request = PollHandshakes(node_id=self.node_id, wait=UNSET if wait is None else wait)
+        reply = await self.ask(self.signed(request), wait=wait or 0)
         return Inbox(
             tuple(
-                RelayedRequest(peer, values.text(row, "justification"), _time(row))
-                for peer, row in _rows(reply, "requests")
+                RelayedRequest(row.from_node_id, row.justification, row.timestamp)
+                for row in reply.requests[:MAX_ROWS]
+                if row.from_node_id
             ),
             tuple(
-                RelayedResponse(
-                    peer, values.flag(row, "accept"), _time(row), values.flag(row, "revoked")
-                )
-                for peer, row in _rows(reply, "responses")
+                RelayedResponse(row.from_node_id, row.accept, row.timestamp, row.revoked)
+                for row in reply.responses[:MAX_ROWS]
+                if row.from_node_id
             ),
-            values.flag(reply, "waited"),
-            values.number(reply, "invites"),
+            reply.waited,
+            reply.invites or 0,
         )
-
-
-def _rows(reply: Message, name: str) -> list[tuple[int, Message]]:
-    table = reply.get(name)
-    rows = table[:MAX_ROWS] if isinstance(table, list) else []
-    objects = [row for row in rows if isinstance(row, dict)]
-    return [(peer, row) for row in objects if (peer := values.number(row, "from_node_id"))]
-
-
-def _time(row: Message) -> int:
-    return values.number(row, "timestamp", 63)

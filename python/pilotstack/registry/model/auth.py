@@ -14,15 +14,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pilotstack.registry.protocol import values
+from pilotstack.registry.protocol.errors import Code, Denied
 
 #: Rounds of PBKDF2 over a token. Tokens ought to be random; this slows down whoever guesses poor
 #: ones from a stolen store, and still takes less than a millisecond of the event loop.
 ROUNDS: Final = 1_000
 _SALT_LEN: Final = 16
-
-
-class Denied(Exception):
-    """The request is refused; the text goes to the client."""
 
 
 class Verifier:
@@ -63,11 +60,11 @@ class Verifier:
         try:
             octets = values.decode_base64(signature, values.SIGNATURE_LEN)
         except ValueError as error:
-            raise Denied(f"invalid signature encoding: {error}") from error
+            raise Denied(f"invalid signature encoding: {error}", Code.SIGNATURE) from error
         try:
             Ed25519PublicKey.from_public_bytes(public_key).verify(octets, challenge.encode())
         except (InvalidSignature, ValueError) as error:
-            raise Denied("signature verification failed") from error
+            raise Denied("signature verification failed", Code.SIGNATURE) from error
 
 
 def same(given: str, expected: str) -> bool:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pilotstack.registry.model.auth import Denied
 from pilotstack.registry.model.budgets import Bucket, Buckets
 from pilotstack.registry.model.source import source_of
+from pilotstack.registry.protocol.errors import Code, Denied
 
 if TYPE_CHECKING:
     from pilotstack.registry.model.tables import Tables
@@ -59,9 +59,9 @@ class Creations:
             (self._sources, source, f"from {source}"),
         ):
             if not buckets.has(key, now):
-                raise Denied(f"too many new networks {what}: wait a minute")
+                raise Denied(f"too many new networks {what}: wait a minute", Code.NETWORKS_LIMITED)
         if not self._all.take(now):
-            raise Denied("too many new networks in all: wait a minute")
+            raise Denied("too many new networks in all: wait a minute", Code.NETWORKS_LIMITED)
         self._nodes.take(node, now)
         self._sources.take(source, now)
 
@@ -85,4 +85,4 @@ def next_id(tables: Tables, now: float) -> int:
             break
         if network_id not in tables.networks:
             return network_id
-    raise Denied(f"network ID space exhausted (max {MAX_NETWORK} networks)")
+    raise Denied(f"network ID space exhausted (max {MAX_NETWORK} networks)", Code.FULL)

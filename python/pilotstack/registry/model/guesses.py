@@ -14,9 +14,9 @@ from collections import OrderedDict
 from typing import Final
 
 from pilotstack.registry.model import auth
-from pilotstack.registry.model.auth import Denied
 from pilotstack.registry.model.budgets import Bucket, Buckets
 from pilotstack.registry.model.source import source_of
+from pilotstack.registry.protocol.errors import Code, Denied
 
 #: Wrong secrets of one source: so many at once, and per second.
 WRONG_BURST: Final = 20.0
@@ -34,6 +34,9 @@ DELAY: Final = 0.05
 
 class TooManyGuesses(Denied):
     """The source has to wait."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, Code.RATE_LIMITED)
 
 
 class Guesses:

@@ -8,7 +8,7 @@ Times are whole Unix seconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -213,12 +213,12 @@ class Change:
     after: Row | None
 
 
-def encode_change(change: Change) -> dict[str, Any]:
+def encode_change(change: Change) -> dict[str, object]:
     """A line of the journal and an entry of a replication stream, for :mod:`msgspec` to encode."""
     return {"t": change.table, "k": change.key, "v": change.after}
 
 
-def decode_change(row: dict[str, Any]) -> tuple[str, Key, Row | None]:
+def decode_change(row: dict[str, object]) -> tuple[str, Key, Row | None]:
     """Table, key and row of what :func:`encode_change` gave.
 
     Raises:

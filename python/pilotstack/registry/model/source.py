@@ -6,9 +6,22 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 _V6_PREFIX: Final = 64
+
+
+class Announcement(msgspec.Struct, frozen=True, gc=False):
+    """What a registration says of its node; an empty hostname leaves the name as it is."""
+
+    endpoint: str
+    owner: str
+    version: str
+    lan_addrs: tuple[str, ...]
+    relay_only: bool
+    hostname: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -17,12 +30,11 @@ class Source:
 
     host: str
     port: int
-    #: Whether others speak from the same address, so that it proves nothing.
+    #: Others share the address (a proxy on this host), so it identifies nobody.
     is_shared: bool = False
-    #: What unsigned registrations say of known nodes; a signed request on this connection makes it
-    #: true.
-    pending: dict[int, dict[str, Any]] = field(default_factory=dict)
-    #: Nodes that signed something on this connection.
+    #: Unsigned registrations of known nodes; a signed request on this connection applies them.
+    pending: dict[int, Announcement] = field(default_factory=dict)
+    #: Nodes that have signed a request on this connection.
     proven: set[int] = field(default_factory=set)
 
 

@@ -1,10 +1,9 @@
-"""All that the registry knows: the tables of :mod:`~pilotstack.registry.model.tables`, what it
-forgets when it stops, and the operator's policy."""
+"""The state of a registry: its tables, what it forgets when it stops, and the operator's policy."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pilotstack.registry.model.auth import Verifier
 from pilotstack.registry.model.creations import Creations
@@ -18,30 +17,30 @@ if TYPE_CHECKING:
 
 
 class State(Tables):
-    """All that the registry knows, with the operator's policy."""
+    """The state that rules read and change."""
 
     def __init__(self, policy: Policy | None = None) -> None:
         super().__init__()
         self.beacons: dict[int, Beacon] = {}
         self.sweep = Sweep()
-        #: Seconds by which the wall clock is ahead of the registry's own time.
+        #: Seconds by which the wall clock is ahead of the registry's time.
         self.skew = 0.0
         self.neighbours = Neighbours()
         self.guesses = Guesses()
-        #: Connections that speak for a node.
+        #: Number of connections that speak for each node.
         self.speaking: Counter[int] = Counter()
         self.creations = Creations()
         self.moments = Moments()
-        #: When the registry was first started.
+        #: Time of the registry's first start.
         self.created = 0
-        #: Members of a loaded snapshot that mean nothing to us, and go back into the next.
-        self.unknown: dict[str, Any] = {}
-        self.unknown_rows: dict[tuple[str, int], dict[str, Any]] = {}
+        #: Unknown members of a loaded snapshot, which are written into the next.
+        self.unknown: dict[str, object] = {}
+        self.unknown_rows: dict[tuple[str, int], dict[str, object]] = {}
         self.policy = policy or Policy()
 
     @property
     def policy(self) -> Policy:
-        """What the operator decided."""
+        """The operator's settings."""
         return self._policy
 
     @policy.setter
@@ -55,7 +54,7 @@ class State(Tables):
         return node is not None and not node.gone_at
 
     def left(self, source: Source) -> None:
-        """A connection ended: it speaks for nobody any more."""
+        """Forgets what a connection proved, after its end."""
         for node_id in source.proven:
             self.speaking[node_id] -= 1
             if self.speaking[node_id] <= 0:

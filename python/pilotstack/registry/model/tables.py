@@ -1,7 +1,7 @@
 """The registry's tables with their indexes: the one place where rows change.
 
-Nothing here decides anything; :meth:`Tables.put` is the single way in, for requests, for their
-undoing, and for replay from a journal or a replication stream.
+No rules here. Everything goes through :meth:`Tables.put`: requests, undoing them, and replay of a
+journal or a replication stream.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Pairs(Generic[S, R]):
         self.groups: dict[int, dict[S, R]] = {}
 
     def of(self, first: int) -> Mapping[S, R]:
-        """The group of ``first``: the second parts and the rows, in the order they came."""
+        """The group of ``first``: second parts and rows, in order of insertion."""
         return self.groups.get(first, self._NONE)
 
     def get(self, key: tuple[int, S]) -> R | None:
@@ -107,8 +107,8 @@ class Pairs(Generic[S, R]):
         return copy
 
 
-class Tables:
-    """All rows and their indexes."""
+class RowTables:
+    """The tables, by attribute and by name."""
 
     def __init__(self) -> None:
         self.nodes: Rows[Node] = Rows()
@@ -122,28 +122,44 @@ class Tables:
         self.rotations: Pairs[str, Rotation] = Pairs()
         self.keys: Rows[KeyInfo] = Rows()
         self.recoveries: Rows[Recovery] = Rows()
+        #: The same by name: :class:`Rows` and :class:`Pairs`, whose keys and rows differ.
         self.tables: dict[str, Any] = {name: getattr(self, name) for name in ROW_TYPES}
 
+    def freeze(self) -> RowTables:
+        """A copy of the tables; rows never change."""
+        copy = RowTables()
+        for name, table in self.tables.items():
+            frozen = table.freeze()
+            setattr(copy, name, frozen)
+            copy.tables[name] = frozen
+        return copy
+
+
+class Tables(RowTables):
+    """The tables and their indexes."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.by_key: dict[bytes, int] = {}
-        #: Nodes whose key is another's: registries that knew keys by their text left such.
+        #: Nodes that share their key with an older id. Registries that index keys by their text
+        #: left such.
         self.shadowed: set[int] = set()
         self.by_hostname: dict[str, int] = {}
         self.by_network_name: dict[str, int] = {}
         #: Networks other than the backbone, of nodes that are in any.
         self.networks_of: dict[int, tuple[int, ...]] = {}
-        #: Ids that their owner may reclaim, if the policy lets him.
+        #: Ids that their owner may reclaim, if the policy allows it.
         self.departed: dict[str, set[int]] = {}
         self.live_nodes = 0
         #: Rows of ``rotations``.
         self.used_signatures = 0
-        #: The next id of a node; those of removed rows are never given out again. And of a network,
-        #: while there is one that was not used yet.
+        #: The next id of a node, which is never reused, and of a network, until all have been used.
         self.next_node = 1
         self.next_network = 1
         self.offers = Offers()
         #: When each node was last heard of. Not durable.
         self.seen: dict[int, float] = {}
-        #: Live nodes that have not been heard of for long. Not durable.
+        #: Nodes that have been silent for long. Not durable.
         self.offline: set[int] = set()
 
     def row(self, table: str, key: Key) -> Row | None:
@@ -225,10 +241,10 @@ class Tables:
             self.by_network_name[new.name] = network_id
 
     def undo(self, change: Change) -> None:
-        """Takes a change back. Changes must be undone in reverse order."""
+        """Undoes a change. Changes must be undone in reverse order."""
         self.put(change.table, change.key, change.before)
 
-    def apply_row(self, row: dict[str, Any], now: float) -> None:
+    def apply_row(self, row: dict[str, object], now: float) -> None:
         """Replays what :func:`~pilotstack.registry.model.rows.encode_change` gave.
 
         Raises:
@@ -241,7 +257,7 @@ class Tables:
             self.seen[key] = now
 
     def touch(self, node_id: int, now: float) -> None:
-        """Notes that a node was heard of."""
+        """Records a sign of life of a node."""
         self.seen[node_id] = now
         self.offline.discard(node_id)
 
@@ -250,14 +266,14 @@ class Tables:
         return [0, *self.networks_of.get(node_id, ())]
 
     def share_network(self, a: int, b: int) -> bool:
-        """Whether two nodes are in one network other than the backbone."""
+        """Whether two nodes share a network other than the backbone."""
         first, second = self.networks_of.get(a), self.networks_of.get(b)
         return bool(first and second and not set(first).isdisjoint(second))
 
     def is_trusted(self, a: int, b: int) -> bool:
-        """Whether both nodes claim to trust each other."""
+        """Whether two nodes trust each other."""
         return (a, b) in self.claims and (b, a) in self.claims
 
     def may_know(self, a: int, b: int) -> bool:
-        """Whether a private node and another may know each other's endpoint (whitepaper 4.1)."""
+        """Whether two private nodes may know each other's endpoint."""
         return self.share_network(a, b) or self.is_trusted(a, b)

@@ -1,21 +1,23 @@
-"""Framing and reading of registry messages: ``u32 length`` and one JSON object, both ways.
+"""Frames of the registry's protocol: ``u32 length`` in network byte order and one JSON object, both
+ways.
 
-Existing clients are loose with types, and existing servers forgiving: a member of the wrong type
-counts as absent. The readers here say so in one place.
+Framing of docs/reference/protocol/registry.md.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_MESSAGE = 1 << 20
-LENGTH_LEN = 4
+#: Bytes of a message.
+MAX_MESSAGE: Final = 1 << 20
+LENGTH_LEN: Final = 4
 
+#: A JSON object, as it is decoded.
 Message = dict[str, Any]
 
 _encode = msgspec.json.Encoder().encode
@@ -23,17 +25,28 @@ _decode = msgspec.json.Decoder().decode
 
 
 class ProtocolError(Exception):
-    """The octets are no message; the connection cannot go on."""
+    """The bytes are no message; the connection cannot go on."""
 
 
-def encode(message: Mapping[str, Any]) -> bytes:
-    """The frame of a message."""
+def encode(message: Mapping[str, object] | msgspec.Struct, stamp: bytes = b"") -> bytes:
+    """The frame of a message.
+
+    Args:
+        stamp: further members, from :func:`stamp_of`.
+    """
     body = _encode(message)
+    if stamp:
+        body = body[:-1] + stamp + b"}"
     return len(body).to_bytes(LENGTH_LEN) + body
 
 
+def stamp_of(members: Mapping[str, object]) -> bytes:
+    """Members encoded once, for :func:`encode` to append to messages that are not empty."""
+    return b"," + _encode(members)[1:-1] if members else b""
+
+
 def decode(body: bytes) -> Message:
-    """The message of a frame's body; ``null`` counts as empty.
+    """The message in a frame's body; ``null`` counts as empty.
 
     Raises:
         ProtocolError: it is not a JSON object.
@@ -50,7 +63,11 @@ def decode(body: bytes) -> Message:
 
 
 class Framer:
-    """Collects octets and gives frame bodies; never holds more than one message and a read."""
+    """Splits a byte stream into frame bodies; buffers at most one message and one read.
+
+    Args:
+        limit: bytes of a body.
+    """
 
     def __init__(self, limit: int = MAX_MESSAGE) -> None:
         self._limit = limit
@@ -62,11 +79,11 @@ class Framer:
 
     @property
     def pending(self) -> int:
-        """Octets that wait for the rest of their message."""
+        """Bytes that wait for the rest of their message."""
         return len(self._octets)
 
     def next_body(self) -> bytes | None:
-        """The next complete body.
+        """The next complete body, if there is one.
 
         Raises:
             ProtocolError: a length field is zero or over the limit.
@@ -76,7 +93,7 @@ class Framer:
             return None
         length = int.from_bytes(octets[:LENGTH_LEN])
         if not 0 < length <= self._limit:
-            raise ProtocolError(f"message of {length} octets")
+            raise ProtocolError(f"message of {length} bytes")
         end = LENGTH_LEN + length
         if len(octets) < end:
             return None

@@ -1,10 +1,11 @@
-"""Names of nodes and networks."""
+"""Hostnames of nodes and names of networks."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
+#: Bytes of a name.
 MAX_NAME: Final = 63
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _RESERVED_HOSTNAMES: Final = frozenset({"localhost", "backbone", "broadcast"})

@@ -1,25 +1,23 @@
-"""What registries say of themselves in every reply: which cluster they are of, and in which
-term."""
+"""What registries say of themselves in every reply: their cluster and their term."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from pilotstack.registry.protocol import values
+from pilotstack.registry.protocol.errors import Code
 
 if TYPE_CHECKING:
     from pilotstack.registry.protocol.framing import Message
 
-#: What registries say of themselves in every reply.
-STANDING = frozenset({"cluster", "term", "term_proof", "replaced"})
-#: Terms that others may name are below; one promotion a second takes longer than any network lives.
+#: The members that say so.
+STANDING: Final = frozenset({"cluster", "term", "term_proof", "replaced"})
+#: Terms of other registries must be below; at one promotion per second, no network gets there.
 MAX_TERM: Final = 1 << 31
-#: The request of a registry that became the primary to the one that it followed before.
-ANNOUNCE: Final = "announce_term"
 
 
 def is_standby(reply: Message) -> bool:
-    """Whether a standby gave this reply in place of the primary."""
-    if reply.get("standby") is True or reply.get("code") == "standby":
+    """Whether a standby gave this reply instead of the primary."""
+    if reply.get("standby") is True or reply.get("code") == Code.STANDBY:
         return True
     return values.text(reply, "error").startswith("standby mode:")

@@ -1,5 +1,4 @@
-"""TLS of the registry, both sides (registry sheet 1.4): a certificate that is made once and kept,
-so that what clients pinned stays true, and the two ways in which a client recognizes a registry."""
+"""Connections to registries, and how their certificates are checked: by pins or by the system."""
 
 from __future__ import annotations
 
@@ -20,11 +19,11 @@ _FINGERPRINT_LEN = hashlib.sha256().digest_size * 2
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """How a client recognizes a registry that speaks TLS.
+    """How a client authenticates a registry over TLS.
 
     Attributes:
-        fingerprints: the leaf certificates that are accepted, each as the lower-case hexadecimal
-            SHA-256 of its DER form; chain and name are not looked at. Empty: the system decides.
+        fingerprints: the accepted leaf certificates, each as the lower-case hexadecimal SHA-256 of
+            its DER form; chain and name are not checked. Empty: the system's trust store decides.
     """
 
     fingerprints: tuple[str, ...] = ()
@@ -34,7 +33,7 @@ class Trust:
         if not self.fingerprints:
             context = ssl.create_default_context()
         else:
-            # The pin is looked at instead, see accepts().
+            # The pin is checked instead, see accepts().
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -42,27 +41,27 @@ class Trust:
         return context
 
     def accepts(self, certificate: bytes) -> bool:
-        """Whether this leaf, in DER form, is one that was pinned; always, if none is."""
+        """Whether a leaf, in DER form, is pinned; always true without pins."""
         shown = fingerprint_of(certificate)
         matches = [hmac.compare_digest(shown, pinned) for pinned in self.fingerprints]
         return any(matches) or not matches
 
 
 def fingerprint_of(certificate: bytes) -> str:
-    """What clients pin: lower-case hexadecimal SHA-256 of a certificate in DER form."""
+    """The pin of a certificate in DER form: its SHA-256 in lower-case hexadecimal."""
     return hashlib.sha256(certificate).hexdigest()
 
 
 def trust_of(
     *, is_tls: bool, mode: str, fingerprints: str, prefix: str = "registry"
 ) -> Trust | None:
-    """The trust that the flags of a client ask for; ``None`` without TLS.
+    """The trust that a client's flags ask for; ``None`` without TLS.
 
     Args:
         is_tls: ``--registry-tls``.
         mode: ``pinned`` or ``system``.
         fingerprints: hexadecimal, separated by commas.
-        prefix: what the flags begin with.
+        prefix: of the flags.
 
     Raises:
         InvalidArgument: a fingerprint is missing, superfluous or none.
@@ -96,7 +95,7 @@ def trust_of(
 
 
 async def open_stream(host: str, port: int, trust: Trust | None) -> anyio.abc.ByteStream:
-    """A connection to a registry, TLS if there is a trust to go by.
+    """A connection to a registry, over TLS if a trust is given.
 
     Raises:
         OSError: it cannot be reached.

@@ -10,7 +10,8 @@ import anyio
 from pilotstack import _events, _serving
 from pilotstack.errors import PilotError
 from pilotstack.registry.protocol import framing, values
-from pilotstack.registry.protocol.standing import ANNOUNCE
+from pilotstack.registry.protocol.requests.base import name_of
+from pilotstack.registry.protocol.requests.replication import AnnounceTerm
 from pilotstack.registry.protocol.tls import Trust, open_stream
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Herald:
     @property
     def has_work(self) -> bool:
         """Whether there is anybody to be told, and a proof that convinces."""
-        return bool(self._address and "term_proof" in self._standing.members())
+        return bool(self._address and "term_proof" in self._standing.members)
 
     async def run(self) -> None:
         """Tells it until cancelled."""
@@ -71,7 +72,7 @@ class Herald:
         with anyio.fail_after(CONNECT):
             stream = await open_stream(host, port, trust)
         try:
-            request = {"type": ANNOUNCE, **self._standing.members()}
+            request = {"type": name_of(AnnounceTerm), **self._standing.members}
             framer = framing.Framer()
             with anyio.fail_after(REPLY):
                 await stream.send(framing.encode(request))
@@ -83,7 +84,7 @@ class Herald:
                 await anyio.aclose_forcefully(stream)
 
     def _outcome(self, reply: Message) -> str:
-        if self._standing.is_foreign(reply):
+        if self._standing.is_foreign(values.text(reply, "cluster")):
             return "it is of another cluster"
         term = values.number(reply, "term")
         if values.flag(reply, "replaced") or term == self._standing.term.number:

@@ -27,7 +27,7 @@ import secrets
 import time
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.abc
@@ -37,16 +37,18 @@ import msgspec
 from pilotstack import _events
 from pilotstack.registry.model.budgets import Notes
 from pilotstack.registry.model.rows import encode_change
-from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.protocol import framing
+from pilotstack.registry.protocol.errors import Code
+from pilotstack.registry.protocol.requests.base import Refusal
 from pilotstack.registry.replication.standing import Standing
 from pilotstack.registry.storage.clock import Clock
 from pilotstack.registry.storage.term import Term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pilotstack.registry.model.rows import Change
-    from pilotstack.registry.protocol.framing import Message
+    from pilotstack.registry.protocol.requests.replication import SubscribeReplication
     from pilotstack.registry.storage.ledger import Ledger
     from pilotstack.registry.storage.snapshot import View
 
@@ -74,13 +76,13 @@ _ENVELOPE: Final = 1 << 10
 class Log:
     """The last deltas as frames, numbered."""
 
-    def __init__(self, limit: int = QUEUE, members: Callable[[], dict[str, Any]] = dict) -> None:
+    def __init__(self, limit: int = QUEUE, standing: Standing | None = None) -> None:
         #: Names this life of the primary.
         self.epoch = secrets.token_hex(8)
         #: Number of the last delta.
         self.seq = 0
         self._limit = limit
-        self._members = members
+        self._standing = standing or Standing(Term(None))
         self._frames: deque[bytes] = deque()
         self._size = 0
 
@@ -97,7 +99,7 @@ class Log:
                 "epoch": self.epoch,
                 "seq": self.seq,
                 "changes": msgspec.Raw(b"[%b]" % b",".join(changes)),
-                **self._members(),
+                **self._standing.members,
             }
         )
         self._frames.append(frame)
@@ -176,7 +178,7 @@ class Publisher:
         self._token = token
         self._is_open = is_open
         self._standing = standing or Standing(Term(None))
-        self.log = Log(members=self._standing.members)
+        self.log = Log(standing=self._standing)
         self._subscribers: set[_Subscriber] = set()
         self._notes = Notes(time.monotonic())
 
@@ -198,40 +200,39 @@ class Publisher:
             for subscriber in self._subscribers:
                 subscriber.push(frame)
 
-    def _refusal(self, request: Message) -> str:
+    def _refusal(self, request: SubscribeReplication) -> Refusal | None:
         if not self.is_enabled:
-            return "replication not configured"
+            return Refusal(error="replication not configured", code=Code.DENIED)
         if self._standing.is_replaced:
-            return "this registry was replaced"
-        if self._standing.is_foreign(request):
-            return "this registry belongs to another cluster"
-        if not self._token or (self._is_open and not values.text(request, "token")):
-            return ""
-        return "" if self._is_right(request) else "invalid replication token"
+            return Refusal(error="this registry was replaced", code=Code.STANDBY)
+        if self._standing.is_foreign(request.cluster):
+            return Refusal(error="this registry belongs to another cluster", code=Code.FOREIGN)
+        if not self._token or (self._is_open and not request.token) or self._is_right(request):
+            return None
+        return Refusal(error="invalid replication token", code=Code.DENIED)
 
-    def _is_right(self, request: Message) -> bool:
-        shown = values.text(request, "token")
-        return hmac.compare_digest(shown.encode(), self._token.encode())
+    def _is_right(self, request: SubscribeReplication) -> bool:
+        return hmac.compare_digest(request.token.encode(), self._token.encode())
 
-    def is_wrong(self, request: Message) -> bool:
+    def is_wrong(self, request: SubscribeReplication) -> bool:
         """Whether a standby shows a token, and a wrong one."""
-        return bool(self._token and values.text(request, "token")) and not self._is_right(request)
+        return bool(self._token and request.token) and not self._is_right(request)
 
-    async def serve(self, stream: anyio.abc.ByteStream, request: Message) -> None:
+    async def serve(self, stream: anyio.abc.ByteStream, request: SubscribeReplication) -> None:
         """Feeds a standby until its connection ends, which it may at any time.
 
         Raises:
             TimeoutError: it does not take what it is sent.
             OSError, anyio.EndOfStream, anyio.BrokenResourceError: the connection ended.
         """
-        if text := self._refusal(request):
+        if refusal := self._refusal(request):
             unlogged = self._notes.take(time.monotonic())
             if unlogged is not None:
-                log.warning("standby_refused", reason=text, unlogged=unlogged)
-            await _send(stream, framing.encode({"type": "error", "error": text}))
+                log.warning("standby_refused", reason=refusal.error, unlogged=unlogged)
+            await _send(stream, framing.encode(refusal))
             return
-        subscriber = _Subscriber(takes_deltas=values.number(request, "deltas") >= 1)
-        missed = self.log.since(values.text(request, "epoch"), values.number(request, "seq", 63))
+        subscriber = _Subscriber(takes_deltas=request.deltas >= 1)
+        missed = self.log.since(request.epoch, request.seq)
         if missed is not None and subscriber.takes_deltas:
             subscriber.is_behind = False
             for frame in missed:
@@ -261,10 +262,10 @@ class Publisher:
                     await _send(stream, self._heartbeat(subscriber))
 
     def _heartbeat(self, subscriber: _Subscriber) -> bytes:
-        heartbeat: dict[str, Any] = {"type": "heartbeat"}
+        heartbeat: dict[str, object] = {"type": "heartbeat"}
         if subscriber.takes_deltas:
             heartbeat |= {"epoch": self.log.epoch, "seq": self.log.seq, "time": self._clock.now()}
-            heartbeat |= self._standing.members()
+            heartbeat |= self._standing.members
         return framing.encode(heartbeat)
 
     async def _send_snapshot(self, subscriber: _Subscriber, stream: anyio.abc.ByteStream) -> None:
@@ -286,7 +287,7 @@ class Publisher:
             for frame in some:
                 await _send(stream, frame)
         end = {"epoch": self.log.epoch, "seq": seq, "time": self._clock.now()}
-        end |= self._standing.members()
+        end |= self._standing.members
         await _send(stream, framing.encode({"type": "replication_snapshot_end", **end}))
 
 

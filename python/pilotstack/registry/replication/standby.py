@@ -9,7 +9,7 @@ empty registry or one that has lost ids. What may be nowhere else is kept in a f
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 import anyio.abc
@@ -147,13 +147,13 @@ class Standby:
         with anyio.fail_after(CONNECT):
             stream = await open_stream(*self._address, self._trust)
         try:
-            request: dict[str, Any] = {"type": "subscribe_replication", "deltas": 1}
+            request: dict[str, object] = {"type": "subscribe_replication", "deltas": 1}
             if self._token:
                 request["token"] = self._token
             if self._epoch:
                 request |= {"epoch": self._epoch, "seq": self._seq}
             if self._term.cluster:
-                request |= self._standing.members()
+                request |= self._standing.members
             with anyio.fail_after(CONNECT):
                 await stream.send(framing.encode(request))
             await self._take_all(stream)
@@ -289,7 +289,7 @@ def _position(message: Message) -> tuple[str, int]:
     return values.text(message, "epoch"), values.number(message, "seq", 63)
 
 
-def _load(rows: dict[str, Any], now: float) -> State:
+def _load(rows: dict[str, object], now: float) -> State:
     state = snapshot.load(rows, now)
     validation.check_all(state)
     return state

@@ -1,29 +1,28 @@
-"""What a registry says of itself in everything that it sends, and what it learns from others."""
+"""Cluster and term in messages: what a registry says of itself, and what it learns from others."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from pilotstack.registry.protocol import values
+from pilotstack.registry.protocol import framing
 from pilotstack.registry.protocol.standing import MAX_TERM
 
 if TYPE_CHECKING:
-    from pilotstack.registry.protocol.framing import Message
     from pilotstack.registry.storage.term import Term
 
-#: Cost of guessing a replication token from a proof: about 50 ms and 16 MiB each.
-_SCRYPT: Final[dict[str, Any]] = {"n": 1 << 14, "r": 8, "p": 1, "dklen": 32}
+#: Parameters of scrypt: guessing a replication token from a proof costs 50 ms and 16 MiB per try.
+_SCRYPT_N, _SCRYPT_R, _KEY_LEN = 1 << 14, 8, 32
 
 
 class Fence:
-    """Proves terms among registries that share a replication token. Clients carry proofs from one
-    to another, and can make none.
+    """Proofs of terms among registries that share a replication token. Clients carry proofs between
+    registries but cannot make any.
 
     Args:
-        token: the secret; without one nothing is proven.
+        token: the secret; without one nothing can be proven.
     """
 
     def __init__(self, token: str) -> None:
@@ -32,10 +31,17 @@ class Fence:
 
     @cached_property
     def _key(self) -> bytes:
-        return hashlib.scrypt(self._token.encode(), salt=b"pilot term proof", **_SCRYPT)
+        return hashlib.scrypt(
+            self._token.encode(),
+            salt=b"pilot term proof",
+            n=_SCRYPT_N,
+            r=_SCRYPT_R,
+            p=1,
+            dklen=_KEY_LEN,
+        )
 
     def prove(self, cluster: str, term: int) -> str:
-        """The proof that a term has begun; empty for the first, which nobody needs to prove."""
+        """The proof of a term; empty for the first, which needs none."""
         if not self._token or not term:
             return ""
         proof = self._proofs.get((cluster, term))
@@ -48,71 +54,77 @@ class Fence:
         return hmac.digest(self._key, text, "sha256").hex()
 
     def accepts(self, cluster: str, term: int, proof: str) -> bool:
-        """Whether a term of a cluster has begun."""
+        """Whether a proof of a term is valid."""
         if not (self._token and proof and term < MAX_TERM):
             return False
         return hmac.compare_digest(proof.encode(), self._make(cluster, term).encode())
 
 
 class Standing:
-    """What a registry says of itself in everything that it sends, and what it learns from others.
+    """A registry's own cluster and term in messages, and what it learns from others'.
 
     Args:
-        term: its term.
+        term: its cluster and term.
         token: the replication token.
     """
 
     def __init__(self, term: Term, token: str = "") -> None:
         self.term = term
         self.fence = Fence(token)
-        #: What was last said, and of what; every reply says it again.
-        self._said: tuple[object, dict[str, Any]] = (None, {})
+        self._members: dict[str, str | int] = {}
+        self._stamp = b""
+        #: The record of the term that both were made from.
+        self._made_of: object = None
 
     @property
     def is_replaced(self) -> bool:
-        """Whether another registry serves in place of this primary."""
+        """Whether another registry has replaced this primary."""
         kept = self.term.kept
         return kept.replaced_by > kept.term
 
-    def members(self) -> dict[str, Any]:
-        """What every message has, once there is a cluster. It is not to be changed."""
-        of, members = self._said
-        if of is not self.term.kept:
-            members = self._members()
-            self._said = (self.term.kept, members)
-        return members
+    @property
+    def members(self) -> dict[str, str | int]:
+        """Members of every message, once there is a cluster. Must not be modified."""
+        self._refresh()
+        return self._members
 
-    def _members(self) -> dict[str, Any]:
+    @property
+    def stamp(self) -> bytes:
+        """The same, encoded once for all replies."""
+        self._refresh()
+        return self._stamp
+
+    def _refresh(self) -> None:
+        if self._made_of is not self.term.kept:
+            self._members = self._make()
+            self._stamp = framing.stamp_of(self._members)
+            self._made_of = self.term.kept
+
+    def _make(self) -> dict[str, str | int]:
         term = self.term
         if not term.cluster:
             return {}
-        members: dict[str, Any] = {"cluster": term.cluster, "term": term.number}
+        members: dict[str, str | int] = {"cluster": term.cluster, "term": term.number}
         if proof := self.fence.prove(term.cluster, term.number):
             members["term_proof"] = proof
         if self.is_replaced:
             members["replaced"] = True
         return members
 
-    def is_foreign(self, message: Message) -> bool:
-        """Whether a message is for registries of another cluster."""
-        if "cluster" not in message:
-            return False
-        named = values.text(message, "cluster")
-        return bool(named and self.term.cluster) and named != self.term.cluster
+    def is_foreign(self, cluster: str) -> bool:
+        """Whether a cluster named in a message is another than ours."""
+        return bool(cluster and self.term.cluster) and cluster != self.term.cluster
 
-    def learn(self, message: Message) -> bool:
-        """Whether a message proves that this registry was replaced, and it did not know.
+    def learn(self, cluster: str, term: int, proof: str) -> bool:
+        """Whether a message proves for the first time that this registry was replaced.
 
         Raises:
-            OSError: that cannot be kept.
+            OSError: that cannot be written.
         """
-        if "term_proof" not in message:
-            return False
-        term = values.number(message, "term")
         own = self.term
-        if term <= max(own.number, own.replaced_by) or self.is_foreign(message):
+        if not proof or term <= max(own.number, own.replaced_by) or self.is_foreign(cluster):
             return False
-        if not self.fence.accepts(own.cluster, term, values.text(message, "term_proof")):
+        if not self.fence.accepts(own.cluster, term, proof):
             return False
         own.replace(term)
         return True

@@ -1,81 +1,81 @@
-"""One request being answered: what handlers read from, and where they note what changes."""
+"""One request being answered: what a handler reads, and where it records what changes."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
 from pilotstack.registry.model import auth
-from pilotstack.registry.model.auth import Denied
 from pilotstack.registry.model.rows import Change, Key, Network, Node, Row
-from pilotstack.registry.protocol import values
+from pilotstack.registry.protocol.errors import Code, Denied
+from pilotstack.registry.protocol.requests.base import Reply, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pilotstack.registry.model.source import Source
+    from pilotstack.registry.model.source import Announcement, Source
     from pilotstack.registry.model.state import State
-    from pilotstack.registry.protocol.framing import Message
 
-#: Nodes of one connection whose signatures are remembered, and whose unsigned registrations wait
-#: for one.
+#: Nodes that a connection has proved to speak for, and unsigned registrations that wait on it.
 MAX_PROVEN: Final = 64
 MAX_PENDING: Final = 8
 
+Q = TypeVar("Q", bound=Request[Reply], covariant=True)
+
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a request led to."""
+    """The result of a request."""
 
-    reply: Message
+    reply: Reply
     changes: tuple[Change, ...] = ()
-    #: Nodes for whom something waits now.
+    #: Nodes that have something to fetch now.
     wakes: tuple[int, ...] = ()
-    #: Secrets in it that were wrong, for the operator's log.
+    #: Names of the wrong secrets in the request, for the operator's log.
     notes: tuple[str, ...] = ()
-    #: Seconds for which the reply is to be held back.
+    #: Seconds by which the reply is delayed.
     delay: float = 0.0
 
 
-class Call:
-    """A request with its context. Handlers return the reply's members and raise :exc:`Denied`.
+class Call(Generic[Q]):
+    """A request with its context. Handlers return the reply and raise :exc:`Denied`.
 
-    Changes are gathered, and take effect only when the handler has returned: state read meanwhile
-    is that before the request.
+    Changes are collected and take effect when the handler has returned: until then, the state is
+    that before the request.
     """
 
     __slots__ = (
         "_after",
         "_is_operator",
         "_kept",
-        "message",
         "notes",
         "now",
+        "request",
         "settled",
         "source",
         "state",
         "wakes",
     )
 
-    def __init__(self, state: State, message: Message, source: Source, now: float) -> None:
+    def __init__(self, state: State, request: Q, source: Source, now: float) -> None:
         self.state = state
-        self.message = message
+        self.request = request
         self.source = source
         self.now = now
         self.wakes: tuple[int, ...] = ()
-        #: Secrets that were wrong.
+        #: Names of secrets that were wrong.
         self.notes: tuple[str, ...] = ()
-        #: Nodes whose waiting registration the signature proves.
+        #: Nodes whose pending registration the signature confirms.
         self.settled: tuple[int, ...] = ()
         self._after: dict[tuple[str, Key], Row | None] = {}
         self._kept: tuple[tuple[str, Key], ...] = ()
-        #: Whether the request carries the admin token of the network that it names.
+        #: The request carries the admin token of the network that it names.
         self._is_operator = False
 
     @property
     def at(self) -> int:
-        """The time in whole seconds, as rows have it."""
+        """The time in whole seconds, as stored in rows."""
         return int(self.now)
 
     @property
@@ -84,40 +84,28 @@ class Call:
         return self.now + self.state.skew
 
     def seen(self, node_id: int) -> float:
-        """When a node was last heard of, as the world's clocks have it."""
+        """When a node was last heard of, by the wall clock."""
         return self.state.seen.get(node_id, self.now) + self.state.skew
 
-    def text(self, name: str) -> str:
-        """A string member."""
-        return values.text(self.message, name)
-
-    def flag(self, name: str) -> bool:
-        """A boolean member."""
-        return values.flag(self.message, name)
-
-    def number(self, name: str, bits: int = 32) -> int:
-        """A number member."""
-        return values.number(self.message, name, bits)
-
     def put(self, table: str, key: Key, row: Row | None) -> None:
-        """Notes that a row becomes this."""
+        """Records the new row of a key; ``None`` removes it."""
         self._after[table, key] = row
 
     def keep(self, table: str, key: Key, row: Row) -> None:
-        """As :meth:`put`, but also if the request is refused."""
+        """Like :meth:`put`, but applies also when the request is refused."""
         self._after[table, key] = row
         self._kept += ((table, key),)
 
     def put_node(self, node: Node) -> None:
-        """Notes that a node becomes this."""
+        """Records the new row of a node."""
         self._after["nodes", node.node_id] = node
 
     def wake(self, *node_ids: int) -> None:
-        """Notes that something waits for these nodes now."""
+        """Records that these nodes have something to fetch."""
         self.wakes += node_ids
 
     def changes(self, *, is_refused: bool = False) -> tuple[Change, ...]:
-        """What really changes."""
+        """The recorded rows that differ from the state's."""
         rows = self._after
         if not rows:
             return ()
@@ -130,14 +118,13 @@ class Call:
                 found.append(Change(table, key, before, after))
         return tuple(found)
 
-    def live(self, member: str = "node_id") -> Node:
-        """The registered node that a member names and that is going to sign the request; one that
-        departed, too, if it has registered again on this connection.
+    def live(self, node_id: int) -> Node:
+        """The registered node that is about to sign the request. A node that departed and
+        registered again, unsigned, on this connection counts.
 
         Raises:
             Denied: there is none.
         """
-        node_id = self.number(member)
         node = self.state.nodes.get(node_id)
         if node is not None and node.gone_at and node_id in self.source.pending:
             return self._merged(node)
@@ -151,39 +138,39 @@ class Call:
         """
         node = self.state.nodes.get(node_id)
         if node is None or node.gone_at:
-            raise Denied(f"node {node_id}: node not found")
+            raise Denied(f"node {node_id}: node not found", Code.NODE_NOT_FOUND)
         return node
 
-    def authenticate(self, node: Node, challenge: str) -> Node:
-        """Checks the request's signature (sheet 2.1); what it proves is noted.
+    def authenticate(self, node: Node) -> Node:
+        """Checks that a node signed the request and records what that proves.
 
         Returns:
-            The node as it is then: confirmed, and where it says it is.
+            The node after the proof: confirmed, with its pending registration applied.
 
         Raises:
             Denied: the signature is missing, malformed or wrong.
         """
-        self.check(node, challenge)
+        self.check(node)
         return self.accept(node)
 
-    def check(self, node: Node, challenge: str) -> None:
-        """Checks the request's signature and nothing else.
+    def check(self, node: Node) -> None:
+        """Checks the signature and nothing else.
 
         Raises:
             Denied: it is missing, malformed or wrong.
         """
-        signature = self.text("signature")
-        if not signature:
-            raise Denied("signature required for authenticated node")
-        self.state.verifier.verify(node.public_key, signature, challenge)
+        request = self.request
+        if not request.signature:
+            raise Denied("signature required for authenticated node", Code.SIGNATURE)
+        self.state.verifier.verify(node.public_key, request.signature, request.challenge())
 
     def accept(self, node: Node) -> Node:
-        """Notes what a valid signature proves; the node as it is then."""
+        """Records what a valid signature proves; returns the node after the proof."""
         self.prove(node.node_id)
         return self.settle(node)
 
     def prove(self, node_id: int) -> None:
-        """Notes that the connection speaks for a node."""
+        """Records that the connection speaks for a node."""
         source, state = self.source, self.state
         if node_id not in source.proven and len(source.proven) < MAX_PROVEN:
             source.proven.add(node_id)
@@ -191,9 +178,9 @@ class Call:
         state.neighbours.add(source.host, node_id, self.now)
 
     def settle(self, node: Node) -> Node:
-        """The node after a proof: its id is confirmed, and what it registered unsigned is true."""
-        is_waiting = node.node_id in self.source.pending
-        if not (is_waiting or node.is_unconfirmed) or self.state.policy.is_standby:
+        """Confirms a node that gave a proof and applies its pending registration."""
+        is_pending = node.node_id in self.source.pending
+        if not (is_pending or node.is_unconfirmed) or self.state.policy.is_standby:
             return node
         self.settled += (node.node_id,)
         settled = changed(self._merged(node), is_unconfirmed=False)
@@ -201,35 +188,32 @@ class Call:
         return settled
 
     def _merged(self, node: Node) -> Node:
-        """The node with what an unsigned registration on this connection says of it."""
+        """The node with its pending registration on this connection, if there is one."""
         said = self.source.pending.get(node.node_id)
         if said is None:
             return node
-        hostname = said.get("hostname", "")
-        if self.state.by_hostname.get(hostname, node.node_id) != node.node_id:
-            said = {name: value for name, value in said.items() if name != "hostname"}
-        return changed(node, **said, gone_at=0)
+        is_taken = self.state.by_hostname.get(said.hostname, node.node_id) != node.node_id
+        return announced(node, said, takes_name=not is_taken)
 
     def is_admin(self) -> bool:
-        """Whether the request carries the admin token.
+        """Whether the request carries the registry's admin token.
 
         Raises:
-            Denied: too many wrong ones came from its source.
+            Denied: its source gave too many wrong ones.
         """
-        if "admin_token" not in self.message:
+        if not self.request.admin_token:
             return False
         is_admin = self._is_admin()
-        is_guess = self.text("admin_token") and self.state.policy.admin_token
-        if is_guess and not (is_admin or self._is_operator):
+        if self.state.policy.admin_token and not (is_admin or self._is_operator):
             self._wrong("admin_token")
         return is_admin
 
     def is_operator(self, network: Network) -> bool:
-        """Whether the request carries the registry's admin token or the network's; to be asked
-        before :meth:`is_admin`, for which the latter is a wrong one.
+        """Whether the request carries the admin token of the registry or of the network. Must be
+        asked before :meth:`is_admin`, which counts the network's token as a wrong guess.
 
         Raises:
-            Denied: too many wrong ones came from its source.
+            Denied: its source gave too many wrong ones.
         """
         given = self._given_token()
         if self._is_admin() or self._is_operator:
@@ -244,16 +228,16 @@ class Call:
         return bool(expected and given) and auth.same(given, expected)
 
     def _given_token(self) -> str:
-        given = self.text("admin_token")
+        given = self.request.admin_token
         if given and "admin_token" not in self.notes:
             self.state.guesses.check(self.source.host, self.now)
         return given
 
     def matches(self, token: str, stored: str, what: str) -> bool:
-        """Whether ``stored`` is the hash of a token; how many may be tried is limited.
+        """Whether ``stored`` is the hash of a token; the number of tries is limited.
 
         Args:
-            what: names the token in the log.
+            what: name of the token in the log.
 
         Raises:
             Denied: too many were tried.
@@ -268,7 +252,8 @@ class Call:
         return False
 
     def is_secret(self, secret: str, stored: str) -> bool:
-        """Whether ``stored`` is the hash of what its owner says again; no guess.
+        """Whether ``stored`` is the hash of a secret that its owner repeats; does not count as a
+        guess.
 
         Raises:
             Denied: too many were hashed lately.
@@ -276,13 +261,13 @@ class Call:
         return self.state.guesses.matches(secret, stored, self.source.host, self.now)
 
     def _wrong(self, what: str) -> None:
-        # A request may try its token in several places, and is one guess.
+        # A request may try its token in several places; it counts as one guess.
         if what not in self.notes:
             self.state.guesses.wrong(self.source.host, self.now)
             self.notes += (what,)
 
     def hash_token(self, token: str, *purpose: object) -> str:
-        """What is stored of a token.
+        """The hash of a token, for storing.
 
         Raises:
             Denied: too many were hashed lately.
@@ -290,16 +275,16 @@ class Call:
         self.state.guesses.spend(self.source.host, self.now)
         return auth.hash_token(token, self.salt(*purpose))
 
-    def authorize(self, node: Node, challenge: str) -> Node:
-        """As :meth:`authenticate`, but the admin token will do, too.
+    def authorize(self, node: Node) -> Node:
+        """Like :meth:`authenticate`; the admin token serves as well.
 
         Raises:
-            Denied: neither is there.
+            Denied: there is neither.
         """
-        return node if self.is_admin() else self.authenticate(node, challenge)
+        return node if self.is_admin() else self.authenticate(node)
 
     def salt(self, *parts: object) -> bytes:
-        """16 octets that nobody can foresee and that are used for this purpose only."""
+        """16 unpredictable bytes for one purpose."""
         text = repr((self.now, *parts)).encode()
         return hashlib.blake2b(text, key=self.state.policy.salt[:64], digest_size=16).digest()
 
@@ -309,5 +294,21 @@ def changed(node: Node, **members: object) -> Node:
     return msgspec.structs.replace(node, **members)
 
 
+def announced(node: Node, said: Announcement, *, takes_name: bool = True) -> Node:
+    """A node with what a registration says of it."""
+    return msgspec.structs.replace(
+        node,
+        endpoint=said.endpoint,
+        owner=said.owner,
+        version=said.version,
+        lan_addrs=said.lan_addrs,
+        relay_only=said.relay_only,
+        hostname=said.hostname if said.hostname and takes_name else node.hostname,
+        gone_at=0,
+    )
+
+
 if TYPE_CHECKING:
-    Handler = Callable[[Call], Message]
+    Handler = Callable[[Call[Any]], Reply]
+    #: What answers each type of request.
+    Handlers = dict[type[Request[Reply]], Handler]

@@ -1,6 +1,6 @@
 """The registry as a pure state machine: no sockets, files or clocks.
 
-:func:`apply` takes a request and gives a reply and the changes that must be durable before the
+:func:`apply` takes a request and returns a reply and the changes that must be durable before the
 reply is sent. A change holds the row before it, so that one that cannot be stored is undone.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pilotstack.registry.model.auth import Denied
 from pilotstack.registry.model.guesses import DELAY, TooManyGuesses
-from pilotstack.registry.protocol import values
+from pilotstack.registry.protocol.codec import Unknown
+from pilotstack.registry.protocol.errors import Code, Denied
+from pilotstack.registry.protocol.requests.base import Refusal, name_of
 from pilotstack.registry.rules import (
     attributes,
     beacons,
@@ -18,6 +19,7 @@ from pilotstack.registry.rules import (
     lookups,
     members,
     networks,
+    policies,
     registration,
     trust,
 )
@@ -27,47 +29,41 @@ if TYPE_CHECKING:
     from pilotstack.registry.model.rows import Change
     from pilotstack.registry.model.source import Source
     from pilotstack.registry.model.state import State
-    from pilotstack.registry.protocol.framing import Message
-    from pilotstack.registry.rules.call import Handler
+    from pilotstack.registry.protocol.requests.base import Reply, Request
+    from pilotstack.registry.rules.call import Handlers
 
-HANDLERS: Final[dict[str, Handler]] = {
+HANDLERS: Final[Handlers] = {
     **registration.HANDLERS,
     **attributes.HANDLERS,
     **lookups.HANDLERS,
     **trust.HANDLERS,
     **networks.HANDLERS,
     **members.HANDLERS,
+    **policies.HANDLERS,
     **keys.HANDLERS,
     **beacons.HANDLERS,
 }
-#: Requests that change nothing, which a copy of the registry may answer, too.
-READS: Final = frozenset(
-    {
-        *("lookup", "resolve", "punch", "resolve_hostname", "check_trust", "get_polo_score"),
-        *("list_networks", "list_nodes", "get_network_policy", "get_expr_policy"),
-        *("get_member_role", "get_member_tags", "poll_invites", "get_key_info", "beacon_list"),
-    }
-)
 
 
-def apply(state: State, message: Message, source: Source, now: float) -> Outcome:
-    """Answers one request and changes ``state`` accordingly.
+def apply(state: State, request: Request[Reply], source: Source, now: float) -> Outcome:
+    """Answers a request and applies its changes to ``state``.
 
     Args:
-        now: Unix seconds.
+        now: the registry's time, in seconds.
     """
-    kind = values.text(message, "type")
-    handler = HANDLERS.get(kind)
+    handler = HANDLERS.get(type(request))
     if handler is None:
-        return Outcome({"type": "error", "error": f'unknown message type: "{kind[:64]}"'})
-    call = Call(state, message, source, now)
+        name = request.kind if isinstance(request, Unknown) else name_of(type(request))
+        text = f'unknown message type: "{name[:64]}"'
+        return Outcome(Refusal(error=text, code=Code.UNKNOWN_TYPE))
+    call = Call(state, request, source, now)
     try:
         reply = handler(call)
     except Denied as denied:
         changes = _change(state, call.changes(is_refused=True))
         is_guess = bool(call.notes) or isinstance(denied, TooManyGuesses)
         return Outcome(
-            {"type": "error", "error": str(denied)},
+            Refusal(error=str(denied), code=denied.code),
             changes,
             notes=call.notes,
             delay=DELAY if is_guess else 0.0,
@@ -75,7 +71,6 @@ def apply(state: State, message: Message, source: Source, now: float) -> Outcome
     changes = _change(state, call.changes())
     for node_id in call.settled:
         source.pending.pop(node_id, None)
-    reply["type"] = f"{kind}_ok"
     return Outcome(reply, changes, call.wakes, call.notes)
 
 

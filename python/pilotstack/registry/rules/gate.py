@@ -1,86 +1,84 @@
-"""Who may be told what (whitepaper 4.1, privacy): the one gate that every request goes through.
+"""Access to information: the one place that decides who may be told what.
 
-Open to everybody are a node's key, name, tags and visibility, a public node's endpoint, and
-networks that anybody may join, with their members. Everything else is for those whom it concerns:
+Everybody may know a node's key, name, tags and visibility, a public node's endpoint, and networks
+that anybody may join, with their members. The rest is restricted:
 
-- endpoint and presence of a private node: itself, those it trusts and that trust it, and those that
-  share a network with it;
+- endpoint and presence of a private node: itself, nodes in mutual trust with it, and nodes in a
+  network with it;
 - whether one node trusts another: the two;
-- who is in a network by token or invitation: its members;
-- that a network by invitation exists: its members and whoever is invited.
+- the members of a network by token or invitation: its members;
+- the existence of a network by invitation: its members and those invited.
 
-Who asks is proved by a signature, on this request or an earlier one of its connection. Daemons of
-the second generation sign no questions and spread them over four connections. So trust and networks
-are also told to an address from which one of those concerned signed something lately; SECURITY.md
-says what that cannot give.
+A signature on this request, or on an earlier one of its connection, proves who asks. Daemons of the
+second generation sign no questions and spread them over four connections. So trust and networks are
+also told to an address from which a node concerned signed something lately; SECURITY.md says what
+that does not protect against.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pilotstack.registry.model.auth import Denied
+from pilotstack.registry.protocol.errors import Denied
 
 if TYPE_CHECKING:
     from pilotstack.registry.model.rows import Network, Node
+    from pilotstack.registry.protocol.requests.base import Asked, Reply, Request
     from pilotstack.registry.rules.call import Call
 
 
-def identify(call: Call, challenge: str) -> None:
-    """Takes note of who signed a question. One without a signature, or by somebody unknown, is
-    anybody's.
-
-    Args:
-        challenge: what is signed, with ``{}`` for who asks.
-    """
-    if "requester_id" not in call.message:
+def identify(call: Call[Asked[Reply]]) -> None:
+    """Records who signed a question. Without a valid signature the question is anonymous."""
+    request = call.request
+    if not request.requester_id:
         return
-    requester_id = call.number("requester_id")
-    requester = call.state.nodes.get(requester_id)
-    if requester is None or requester.gone_at or not call.text("signature"):
+    requester = call.state.nodes.get(request.requester_id)
+    if requester is None or requester.gone_at or not request.signature:
         return
     try:
-        call.authenticate(requester, challenge.format(requester_id))
+        call.authenticate(requester)
     except Denied:
-        # Its key was replaced, or the id is another's by now: it is told what everybody is.
+        # Its key was replaced, or another node has the id now.
         return
 
 
-def speakers(call: Call) -> set[int]:
-    """The nodes that signed something on the connection of a request."""
+def speakers(call: Call[Request[Reply]]) -> set[int]:
+    """Nodes that signed something on the request's connection."""
     return {node_id for node_id in call.source.proven if call.state.is_live(node_id)}
 
 
-def askers(call: Call) -> set[int]:
-    """Whom a request is answered as: the speakers; on a connection that speaks for nobody, also the
-    nodes that lately signed something at the same address."""
+def askers(call: Call[Request[Reply]]) -> set[int]:
+    """Nodes that a request is answered as: the speakers; on a connection without any, also the
+    nodes that lately signed something from the same address."""
     found, source, state = speakers(call), call.source, call.state
     if not (source.proven or source.is_shared):
         found |= {n for n in state.neighbours.at(source.host, call.now) if state.is_live(n)}
     return found
 
 
-def may_know(call: Call, node: Node) -> bool:
+def may_know(call: Call[Request[Reply]], node: Node) -> bool:
     """Whether endpoint and presence of a node may be told."""
     if node.public or call.is_admin():
         return True
-    state, target = call.state, node.node_id
     if not call.source.proven:
         return False
+    state, target = call.state, node.node_id
     return any(asker == target or state.may_know(asker, target) for asker in speakers(call))
 
 
-def may_know_pair(call: Call, a: int, b: int) -> bool:
-    """Whether it may be told if two nodes trust each other."""
+def may_know_pair(call: Call[Request[Reply]], a: int, b: int) -> bool:
+    """Whether the trust between two nodes may be told."""
     return call.is_admin() or not {a, b}.isdisjoint(askers(call))
 
 
-def networks_of(call: Call, node: Node) -> list[int]:
+def networks_of(call: Call[Request[Reply]], node: Node) -> tuple[int, ...]:
     """A node's networks that may be told."""
     state = call.state
-    networks = state.networks_with_backbone(node.node_id)
+    networks = state.networks_of.get(node.node_id)
+    if networks is None:
+        return (0,)
     asking: set[int] | None = None
-    told = []
+    told = [0]
     for network_id in networks:
         network = state.networks.get(network_id)
         if network is not None and network.join_rule != "open":
@@ -89,19 +87,19 @@ def networks_of(call: Call, node: Node) -> list[int]:
             if not (is_member or call.is_admin()):
                 continue
         told.append(network_id)
-    return told
+    return tuple(told)
 
 
-def may_list(call: Call, network: Network) -> bool:
-    """Whether it may be told who is in a network, to whoever has no token."""
+def may_list(call: Call[Request[Reply]], network: Network) -> bool:
+    """Whether the members of a network may be told to a request without a token."""
     if network.join_rule == "open":
         return True
     members = call.state.members.of(network.network_id)
     return any(asker in members for asker in askers(call))
 
 
-def may_see(call: Call, network: Network) -> bool:
-    """Whether it may be told that there is such a network, to whoever has no token."""
+def may_see(call: Call[Request[Reply]], network: Network) -> bool:
+    """Whether the existence of a network may be told to a request without a token."""
     if network.join_rule != "invite" or may_list(call, network):
         return True
     invites = call.state.invites

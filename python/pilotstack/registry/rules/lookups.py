@@ -1,130 +1,129 @@
-"""Who is where, and who may know (sheet 3.4; whitepaper 4.1, privacy).
-
-What is open and what is not says :mod:`pilotstack.registry.rules.gate`.
-"""
+"""Who is where. What may be told to whom is decided in :mod:`pilotstack.registry.rules.gate`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pilotstack.registry.model.auth import Denied
+from msgspec import UNSET
+
 from pilotstack.registry.protocol import values
+from pilotstack.registry.protocol.errors import Code, Denied
+from pilotstack.registry.protocol.requests.directory import (
+    Lookup,
+    LookupReply,
+    Punch,
+    PunchReply,
+    Resolve,
+    ResolveHostname,
+    ResolveHostnameReply,
+    ResolveReply,
+)
 from pilotstack.registry.rules import gate
 
 if TYPE_CHECKING:
     from pilotstack.registry.model.rows import Node
-    from pilotstack.registry.protocol.framing import Message
-    from pilotstack.registry.rules.call import Call, Handler
+    from pilotstack.registry.rules.call import Call, Handlers
 
 _DAY: Final = 86_400
 
 
-def lookup(call: Call) -> Message:
-    """Key, name and what else is open of a node, and the rest for those who may know it; in the
-    shape of both generations of registries at once."""
-    node, state = call.node(call.number("node_id")), call.state
-    gate.identify(call, f"lookup:{{}}:{node.node_id}")
-    info = state.keys.get(node.node_id)
-    reply: Message = {
-        "node_id": node.node_id,
-        "address": node.address,
-        "networks": gate.networks_of(call, node),
-        "public_key": values.encode_base64(node.public_key),
-        "public": node.public,
-        "polo_score": node.polo_score,
-        "key_generation": info.rotations if info else 0,
-    }
-    if node.hostname:
-        reply["hostname"] = node.hostname
-    if node.tags:
-        reply["tags"] = list(node.tags)
-    if node.task_exec:
-        reply["task_exec"] = True
-    if node.relay_only:
-        reply["relay_only"] = True
-    if node.version:
-        reply["version"] = node.version
-    if gate.may_know(call, node):
-        reply["last_seen_unix"] = int(call.seen(node.node_id))
-        if node.node_id in state.offline:
-            reply["offline"] = True
-    if node.public:
-        reply["real_addr"] = reply["endpoint"] = node.endpoint
-    return reply
+def lookup(call: Call[Lookup]) -> LookupReply:
+    """What may be told of a node."""
+    node, state = call.node(call.request.node_id), call.state
+    gate.identify(call)
+    node_id = node.node_id
+    info = state.keys.get(node_id)
+    may_know = gate.may_know(call, node)
+    endpoint = node.endpoint if node.public else UNSET
+    return LookupReply(
+        node_id=node_id,
+        address=node.address,
+        networks=gate.networks_of(call, node),
+        public_key=values.encode_base64(node.public_key),
+        public=node.public,
+        polo_score=node.polo_score,
+        key_generation=info.rotations if info else 0,
+        hostname=node.hostname,
+        tags=node.tags,
+        task_exec=node.task_exec,
+        relay_only=node.relay_only,
+        version=node.version,
+        last_seen_unix=int(call.seen(node_id)) if may_know else UNSET,
+        offline=may_know and node_id in state.offline,
+        real_addr=endpoint,
+        endpoint=endpoint,
+    )
 
 
-def resolve(call: Call) -> Message:
-    """The endpoint, for those who may know it."""
-    requester_id, target_id = call.number("requester_id"), call.number("node_id")
+def resolve(call: Call[Resolve]) -> ResolveReply:
+    """A node's endpoint, for a requester that may know it."""
+    requester_id, target_id = call.request.requester_id, call.request.node_id
     try:
-        requester = call.live("requester_id")
+        requester = call.live(requester_id)
     except Denied as denied:
-        raise Denied(f"resolve denied: requester node {requester_id} is not registered") from denied
-    call.authenticate(requester, f"resolve:{requester_id}:{target_id}")
-    target = _reachable(call, "resolve", requester_id, target_id)
-    reply: Message = {"node_id": target_id, "real_addr": target.endpoint}
-    if target.lan_addrs:
-        reply["lan_addrs"] = list(target.lan_addrs)
+        text = f"resolve denied: requester node {requester_id} is not registered"
+        raise Denied(text, Code.DENIED) from denied
+    call.authenticate(requester)
+    target = _reachable(call, requester_id, target_id, "resolve")
     info = call.state.keys.get(target_id)
     since = (info.rotated if info else 0) or target.registered
-    if since:
-        reply["key_age_days"] = max(0, int(call.now - since) // _DAY)
-    return reply
+    return ResolveReply(
+        node_id=target_id,
+        real_addr=target.endpoint,
+        lan_addrs=target.lan_addrs,
+        key_age_days=max(0, int(call.now - since) // _DAY) if since else UNSET,
+    )
 
 
-def _reachable(call: Call, what: str, requester_id: int, node_id: int) -> Node:
+def _reachable(
+    call: Call[Resolve] | Call[Punch], requester_id: int, node_id: int, what: str
+) -> Node:
     node, state = call.node(node_id), call.state
     if not (node.public or state.may_know(requester_id, node_id)):
-        # Before anything that tells if it is there.
-        raise Denied(f"{what} denied: node {node_id} is private (establish mutual trust first)")
+        # Checked first, since the next error tells whether the node is there.
+        text = f"{what} denied: node {node_id} is private (establish mutual trust first)"
+        raise Denied(text, Code.PRIVATE)
     if node_id in state.offline:
-        # Dialling where it was would only time out.
-        raise Denied(f"node {node_id}: node not found (offline)")
+        # Dialling its last endpoint would only time out.
+        raise Denied(f"node {node_id}: node not found (offline)", Code.NODE_NOT_FOUND)
     return node
 
 
-def punch(call: Call) -> Message:
-    """Both endpoints, for one of the two; a private one is as private here as in resolve."""
-    requester_id = call.number("requester_id")
-    a_id, b_id = call.number("node_a"), call.number("node_b")
+def punch(call: Call[Punch]) -> PunchReply:
+    """The endpoints of two nodes, for one of them that may know the other's."""
+    requester_id = call.request.requester_id
+    a_id, b_id = call.request.node_a, call.request.node_b
     if requester_id not in (a_id, b_id):
-        raise Denied("punch denied: requester must be participant")
+        raise Denied("punch denied: requester must be participant", Code.DENIED)
     requester = call.node(requester_id)
-    call.authenticate(requester, f"punch:{a_id}:{b_id}")
-    other = _reachable(call, "punch", requester_id, b_id if requester_id == a_id else a_id)
+    call.authenticate(requester)
+    other = _reachable(call, requester_id, b_id if requester_id == a_id else a_id, "punch")
     a, b = (requester, other) if requester_id == a_id else (other, requester)
-    return {
-        "node_a": a_id,
-        "node_a_addr": a.endpoint,
-        "node_b": b_id,
-        "node_b_addr": b.endpoint,
-    }
+    return PunchReply(node_a=a_id, node_a_addr=a.endpoint, node_b=b_id, node_b_addr=b.endpoint)
 
 
-def resolve_hostname(call: Call) -> Message:
-    """The id behind a name, never the endpoint. Clients of today do not say who asks."""
-    name = call.text("hostname")
+def resolve_hostname(call: Call[ResolveHostname]) -> ResolveHostnameReply:
+    """The node with a hostname."""
+    name = call.request.hostname
     if not name:
-        raise Denied("hostname required")
+        raise Denied("hostname required", Code.INVALID)
     node_id = call.state.by_hostname.get(name)
     if node_id is None:
-        raise Denied(f'hostname "{name[:64]}" not found')
+        raise Denied(f'hostname "{name[:64]}" not found', Code.NAME_NOT_FOUND)
     node = call.node(node_id)
-    gate.identify(call, "resolve_hostname:{}")
-    reply: Message = {
-        "node_id": node_id,
-        "address": node.address,
-        "public": node.public,
-        "hostname": name,
-    }
-    if gate.may_know(call, node):
-        reply["last_seen_unix"] = int(call.seen(node_id))
-    return reply
+    gate.identify(call)
+    return ResolveHostnameReply(
+        node_id=node_id,
+        address=node.address,
+        public=node.public,
+        hostname=name,
+        last_seen_unix=int(call.seen(node_id)) if gate.may_know(call, node) else UNSET,
+    )
 
 
-HANDLERS: Final[dict[str, Handler]] = {
-    "lookup": lookup,
-    "resolve": resolve,
-    "punch": punch,
-    "resolve_hostname": resolve_hostname,
+HANDLERS: Final[Handlers] = {
+    Lookup: lookup,
+    Resolve: resolve,
+    Punch: punch,
+    ResolveHostname: resolve_hostname,
 }

@@ -1,4 +1,4 @@
-"""Lists in replies, cut so that any client can read them: by bytes, since a row may be long."""
+"""Lists in replies, cut so that every client can read them: by bytes, since rows may be long."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Bytes of a list in a reply: half of what the oldest clients read of one.
+#: Bytes of a list in a reply: half of what the oldest clients accept as a reply.
 MAX_REPLY: Final = 512 << 10
-#: Rows of one.
+#: Rows of a list in a reply.
 MAX_LISTED: Final = 2_000
 
 R = TypeVar("R")
@@ -24,7 +24,7 @@ def size(row: object) -> int:
 
 
 def page(rows: Iterable[R], *, room: int = MAX_REPLY) -> tuple[list[R], bool]:
-    """The first rows that a reply has room for, at least one, and whether there are more."""
+    """The first rows that fit into a reply, at least one, and whether there are more."""
     taken: list[R] = []
     for row in rows:
         room -= size(row)

@@ -1,7 +1,8 @@
-"""What time does to the registry (sheet 4.2): silence marks nodes offline, and what nobody
-confirmed, answered or matched lapses.
+"""Expires silent nodes and stale rows.
 
-A node keeps everything while it is offline. A pass over all nodes is spread over many calls.
+Silent nodes become offline and keep everything. Ids that were not confirmed, requests and
+invitations that were not answered, and consents that were not returned are deleted. A pass over all
+rows is spread over many calls.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ if TYPE_CHECKING:
     from pilotstack.registry.model.rows import Key, Node, Row
     from pilotstack.registry.model.state import State
 
-#: Seconds in which a new node must sign something to keep its id. First-generation daemons sign
-#: their first heartbeat, 30 seconds after they register.
+#: Seconds in which a new node must sign a request to keep its id. First-generation daemons sign
+#: their first heartbeat, 30 seconds after registration.
 UNCONFIRMED_TTL: Final = 600.0
-#: Seconds between two calls after which the clock has jumped, or we were suspended: nobody could
-#: be heard meanwhile, so everybody gets a period of grace.
+#: Seconds between two calls that mean a clock jump or a suspended process. Nodes could not be heard
+#: meanwhile, so all get a period of grace.
 JUMP: Final = 60.0
-#: Seconds between two passes.
+#: Interval of passes, in seconds.
 PASS_EVERY: Final = 10.0
 
 
 def reap(state: State, now: float, limit: int = 10_000) -> tuple[Change, ...]:
-    """Does a part of a pass; to be called every second or so.
+    """Does a part of a pass; to be called about every second.
 
     Args:
-        limit: rows to look at.
+        limit: rows to check.
 
     Returns:
-        Changes that were made and must be stored.
+        Changes that were made, to be stored.
     """
     sweep = state.sweep
     if not 0 <= now - sweep.last_call <= JUMP:
@@ -60,7 +61,7 @@ def reap(state: State, now: float, limit: int = 10_000) -> tuple[Change, ...]:
 
 
 def _entries(state: State) -> Iterator[tuple[str, Key]]:
-    """All rows that time concerns; they may change meanwhile."""
+    """All rows that can expire; they may change meanwhile."""
     for node_id in list(state.nodes):
         yield "nodes", node_id
     for table in ("claims", "requests", "responses", "invites"):
@@ -70,7 +71,7 @@ def _entries(state: State) -> Iterator[tuple[str, Key]]:
 
 
 def _is_over(state: State, table: str, key: Key, row: Row, now: float) -> bool:
-    """Whether a row lapses. Liveness is noted on the way."""
+    """Whether a row has expired; also updates which nodes are offline."""
     if table == "nodes":
         return _is_node_over(state, row, now)  # type: ignore[arg-type]
     if table == "claims":

@@ -1,66 +1,84 @@
-"""Trust pairs and the handshake relay (sheet 3.6, 3.7; whitepaper 4.1).
+"""Trust pairs and the relay of handshakes.
 
-Trust needs two consents. Reporting it, asking for it and granting it each say "A trusts B"; only
-when B has said so of A, too, is there a pair that opens anything. One side alone gains nothing, so
-a forged or replayed consent of one side is worth nothing, either.
+Trust needs two consents. Reporting trust, asking for it and granting it each record "A trusts B";
+only when B has said so of A as well is there a pair that gives access. One consent alone gives
+none, so a forged or replayed one is worth nothing.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pilotstack.registry.model.auth import Denied
+from msgspec import UNSET
+
 from pilotstack.registry.model.rows import Claim, Request, Response
 from pilotstack.registry.model.source import source_of
+from pilotstack.registry.protocol.errors import Code, Denied
+from pilotstack.registry.protocol.requests.trust import (
+    MAX_JUSTIFICATION,
+    CheckTrust,
+    CheckTrustReply,
+    PollHandshakes,
+    PollHandshakesReply,
+    ReportTrust,
+    ReportTrustReply,
+    RequestHandshake,
+    RequestHandshakeReply,
+    RespondHandshake,
+    RespondHandshakeReply,
+    RevokeTrust,
+    RevokeTrustReply,
+    WaitingRequest,
+    WaitingResponse,
+)
 from pilotstack.registry.rules import gate
 from pilotstack.registry.rules.paging import page
 
 if TYPE_CHECKING:
     from pilotstack.registry.model.rows import Node
     from pilotstack.registry.model.state import State
-    from pilotstack.registry.protocol.framing import Message
-    from pilotstack.registry.rules.call import Call, Handler
+    from pilotstack.registry.protocol.requests import base
+    from pilotstack.registry.rules.call import Call, Handlers
 
-#: Requests that wait for one node, and invitations that do. Answers are bounded by what the node
-#: asked for.
+#: Requests that wait for one node, and invitations. The node's own requests bound the responses.
 MAX_INBOX: Final = 100
-#: Octets of a justification.
-MAX_JUSTIFICATION: Final = 1024
 #: Nodes that one node may claim to trust.
 MAX_CLAIMS: Final = 10_000
-#: Seconds that a consent waits for its counterpart.
+#: Seconds that a consent waits for the other side's.
 CLAIM_TTL: Final = 90 * 86_400.0
-#: Seconds that a request, an answer or an invitation waits.
+#: Seconds that a request, a response or an invitation waits.
 INBOX_TTL: Final = 30 * 86_400.0
 
 
-def report_trust(call: Call) -> Message:
-    """One side's consent."""
-    node, peer_id = call.live(), call.number("peer_id")
+def report_trust(call: Call[ReportTrust]) -> ReportTrustReply:
+    """Records one side's consent."""
+    node, peer_id = call.live(call.request.node_id), call.request.peer_id
     node_id = node.node_id
-    call.authenticate(node, f"report_trust:{node_id}:{peer_id}")
+    call.authenticate(node)
     call.node(peer_id)
     news = call.state.responses.get((node_id, peer_id))
     if news is not None and news.revoked:
         if not call.state.offers.is_given("responses", node_id, peer_id):
-            # It cannot have heard yet; this is about the trust that has ended.
-            raise Denied(f"report_trust denied: node {peer_id} has revoked its trust")
+            # The node has not heard of the revocation yet; this is about the trust that ended.
+            text = f"report_trust denied: node {peer_id} has revoked its trust"
+            raise Denied(text, Code.DENIED)
         call.put("responses", (node_id, peer_id), None)
     _claim(call, node_id, peer_id)
-    # Granting answers the other's question, whatever comes of the relayed answer.
+    # Consent answers the other's request, whatever becomes of a relayed response.
     call.put("requests", (node_id, peer_id), None)
-    return {}
+    return ReportTrustReply()
 
 
-def _claim(call: Call, node_id: int, peer_id: int) -> None:
-    """Notes that one node trusts another."""
+def _claim(call: Call[base.Request[base.Reply]], node_id: int, peer_id: int) -> None:
+    """Records that one node trusts another."""
     if node_id == peer_id:
-        raise Denied("a node cannot trust itself")
+        raise Denied("a node cannot trust itself", Code.INVALID)
     claims = call.state.claims
     if (node_id, peer_id) in claims:
         return
     if len(claims.of(node_id)) >= MAX_CLAIMS:
-        raise Denied(f"too many trust claims of node {node_id} (max {MAX_CLAIMS})")
+        text = f"too many trust claims of node {node_id} (max {MAX_CLAIMS})"
+        raise Denied(text, Code.INVALID)
     counterpart = claims.get((peer_id, node_id))
     if counterpart is not None and call.now - counterpart.created > CLAIM_TTL:
         call.put("claims", (peer_id, node_id), None)
@@ -70,78 +88,88 @@ def _claim(call: Call, node_id: int, peer_id: int) -> None:
         call.wake(node_id, peer_id)
 
 
-def revoke_trust(call: Call) -> Message:
-    """Either side ends both consents, and whatever of them is under way."""
-    node, peer_id = call.live(), call.number("peer_id")
+def revoke_trust(call: Call[RevokeTrust]) -> RevokeTrustReply:
+    """Ends both consents, and requests and responses under way."""
+    node, peer_id = call.live(call.request.node_id), call.request.peer_id
     node_id = node.node_id
-    call.authenticate(node, f"revoke_trust:{node_id}:{peer_id}")
+    call.authenticate(node)
     claims = call.state.claims
     if (node_id, peer_id) not in claims and (peer_id, node_id) not in claims:
-        raise Denied(f"no trust pair between {node_id} and {peer_id}")
+        raise Denied(f"no trust pair between {node_id} and {peer_id}", Code.NO_TRUST)
     is_pair = call.state.is_trusted(node_id, peer_id)
     for a, b in ((node_id, peer_id), (peer_id, node_id)):
         call.put("claims", (a, b), None)
         call.put("requests", (a, b), None)
         call.put("responses", (a, b), None)
     if is_pair:
-        # First-generation nodes often fail to tell the other side. To old clients this is the
-        # refusal of a request that they did not make.
+        # Nodes of the first generation often fail to tell the other side. Old clients read this as
+        # the refusal of a request that they did not make.
         call.put("responses", (peer_id, node_id), Response(False, call.at, revoked=True))
         call.wake(peer_id)
-    return {}
+    return RevokeTrustReply()
 
 
-def check_trust(call: Call) -> Message:
-    """Whether a connection between the two is welcome: daemons ask for each stranger's SYN. Nobody
-    else is told; an answer that may not be given is "no", as for nodes that do not exist."""
-    node_id, peer_id = call.number("node_id"), call.number("peer_id")
-    if call.text("signature"):
-        requester = call.live("requester_id")
-        call.authenticate(requester, f"check_trust:{node_id}:{peer_id}")
+def check_trust(call: Call[CheckTrust]) -> CheckTrustReply:
+    """Whether a connection between the two is welcome: daemons ask for each SYN of a stranger. Only
+    the two are told; others get "no", as for nodes that do not exist."""
+    node_id, peer_id = call.request.node_id, call.request.peer_id
+    if call.request.signature:
+        requester = call.live(call.request.requester_id)
+        call.authenticate(requester)
         if requester.node_id not in (node_id, peer_id):
-            raise Denied("check_trust denied: requester must be one of the two")
-    is_welcome = call.state.may_know(node_id, peer_id)
-    reply: Message = {"trusted": is_welcome and gate.may_know_pair(call, node_id, peer_id)}
-    if node_id in call.source.proven:
-        # Its own word: when that is gone though it gave it, the peer has revoked. And the other's,
-        # which answers what it may have asked the other itself.
-        reply["claimed"] = (node_id, peer_id) in call.state.claims
-        reply["granted"] = (peer_id, node_id) in call.state.claims
-    return reply
+            raise Denied("check_trust denied: requester must be one of the two", Code.DENIED)
+    state = call.state
+    is_welcome = state.may_know(node_id, peer_id)
+    is_own = node_id in call.source.proven
+    return CheckTrustReply(
+        trusted=is_welcome and gate.may_know_pair(call, node_id, peer_id),
+        # Its own consent: if it gave one and it is gone, the peer has revoked. And the peer's,
+        # which answers what the node may have asked the peer itself.
+        claimed=(node_id, peer_id) in state.claims if is_own else UNSET,
+        granted=(peer_id, node_id) in state.claims if is_own else UNSET,
+    )
 
 
-def request_handshake(call: Call) -> Message:
-    """Puts a request in the inbox of a node, which is as good as a consent of who asks."""
-    sender, to = call.live("from_node_id"), call.number("to_node_id")
+def request_handshake(call: Call[RequestHandshake]) -> RequestHandshakeReply:
+    """Puts a request into a node's inbox; it is also the sender's consent."""
+    sender, to = call.live(call.request.from_node_id), call.request.to_node_id
     sender_id = sender.node_id
-    justification = call.text("justification")
+    justification = call.request.justification
     length = len(justification.encode())
     if length > MAX_JUSTIFICATION:
-        raise Denied(f"justification too large: {length} bytes (max {MAX_JUSTIFICATION})")
-    _authenticate(call, "request", sender_id, f"handshake:{sender_id}:{to}")
+        text = f"justification too large: {length} bytes (max {MAX_JUSTIFICATION})"
+        raise Denied(text, Code.INVALID)
+    _authenticate(call, sender_id, "request")
     call.node(to)
     inbox = call.state.requests.of(to)
     waiting = inbox.get(sender_id)
     if waiting is not None and waiting.justification == justification:
-        return {"status": "delivered"}
+        return RequestHandshakeReply(status="delivered")
     if waiting is not None and not call.state.offers.is_given("requests", to, sender_id):
-        raise Denied(f"handshake request already pending from node {sender_id}")
+        text = f"handshake request already pending from node {sender_id}"
+        raise Denied(text, Code.ALREADY)
     if waiting is None and len(inbox) >= MAX_INBOX:
         make_room(call, "requests", to, sender_id, {waiting_id: waiting_id for waiting_id in inbox})
     _claim(call, sender_id, to)
     call.put("requests", (to, sender_id), Request(justification, call.at))
-    # An old answer is not the answer to this.
+    # An old response does not answer this request.
     call.put("responses", (sender_id, to), None)
     call.wake(to)
-    return {"status": "delivered"}
+    return RequestHandshakeReply(status="delivered")
 
 
-def make_room(call: Call, table: str, to: int, sender_id: int, waiting: dict[int, int]) -> None:
-    """Gives up an entry of the source whose nodes have most of a full inbox, if the newcomer's has
-    less: whoever has many nodes keeps nobody else out.
+def make_room(
+    call: Call[base.Request[base.Reply]],
+    table: str,
+    to: int,
+    sender_id: int,
+    waiting: dict[int, int],
+) -> None:
+    """Drops an entry of a full inbox: the last one of the source that has most in it, provided the
+    newcomer's source has less. Many nodes at one source cannot keep others out.
 
     Args:
-        waiting: who sent each entry, by the second part of its key.
+        waiting: the sender of each entry, by the second part of its key.
 
     Raises:
         Denied: no source has more.
@@ -149,17 +177,16 @@ def make_room(call: Call, table: str, to: int, sender_id: int, waiting: dict[int
     nodes = call.state.nodes
     by_source: dict[str, list[int]] = {}
     for key, other_id in waiting.items():
-        by_source.setdefault(_home(nodes.get(other_id)), []).append(key)
+        by_source.setdefault(_source_of_node(nodes.get(other_id)), []).append(key)
     most = max(by_source.values(), key=len)
-    if len(most) <= len(by_source.get(_home(nodes.get(sender_id)), ())) + 1:
-        what = "handshake inbox full" if table == "requests" else "too many invites"
-        raise Denied(f"{what} for node {to}")
-    # The one that came last.
+    if len(most) <= len(by_source.get(_source_of_node(nodes.get(sender_id)), ())) + 1:
+        if table == "requests":
+            raise Denied(f"handshake inbox full for node {to}", Code.FULL)
+        raise Denied(f"too many invites for node {to}", Code.INVALID)
     call.put(table, (to, most[-1]), None)
 
 
-def _home(node: Node | None) -> str:
-    """What a node's source is, as limits have it."""
+def _source_of_node(node: Node | None) -> str:
     host = node.endpoint.rpartition(":")[0].strip("[]") if node else ""
     try:
         return source_of(host)[0]
@@ -167,79 +194,78 @@ def _home(node: Node | None) -> str:
         return host
 
 
-def _authenticate(call: Call, what: str, node_id: int, challenge: str) -> None:
-    if not call.text("signature"):
-        raise Denied(f"handshake {what} requires signature")
+def _authenticate(
+    call: Call[RequestHandshake] | Call[RespondHandshake], node_id: int, what: str
+) -> None:
+    if not call.request.signature:
+        raise Denied(f"handshake {what} requires signature", Code.SIGNATURE)
     try:
-        call.authenticate(call.node(node_id), challenge)
+        call.authenticate(call.node(node_id))
     except Denied as denied:
-        raise Denied(f"handshake {what} {denied}") from denied
+        raise Denied(f"handshake {what} {denied}", denied.code) from denied
 
 
-def poll_handshakes(call: Call) -> Message:
-    """What waits for a node. Requests stay until they are answered, answers until their poll is
-    past doubt; each is given once, and again if the reply may have been lost."""
-    node = call.live()
+def poll_handshakes(call: Call[PollHandshakes]) -> PollHandshakesReply:
+    """What waits for a node. Requests stay until they are answered, responses until their delivery
+    is past doubt. Each is given once, and again on another connection if the reply may be lost."""
+    node = call.live(call.request.node_id)
     node_id = node.node_id
-    call.authenticate(node, f"poll_handshakes:{node_id}")
+    call.authenticate(node)
     state, source, now = call.state, call.source, call.now
     for sender_id in state.responses.of(node_id):
         if state.offers.is_over("responses", node_id, sender_id, now):
             call.put("responses", (node_id, sender_id), None)
-    requests = [
-        {
-            "from_node_id": sender_id,
-            "justification": request.justification,
-            "timestamp": request.timestamp,
-        }
+    requests = tuple(
+        WaitingRequest(sender_id, request.justification, request.timestamp)
         for sender_id, request in state.requests.of(node_id).items()
         if state.offers.take("requests", node_id, sender_id, source, now)
-    ]
-    # As many as one reply has room for; the rest waits for the next.
-    answers = [
-        {"from_node_id": sender_id, "accept": row.accept, "timestamp": row.timestamp}
-        | ({"revoked": True} if row.revoked else {})
+    )
+    # As many as a reply has room for; the next poll gets the rest.
+    due = [
+        WaitingResponse(sender_id, row.accept, row.timestamp, row.revoked)
         for sender_id, row in state.responses.of(node_id).items()
         if state.offers.is_due("responses", node_id, sender_id, source, now)
     ]
-    responses, _ = page(answers)
-    for row in responses:
-        state.offers.take("responses", node_id, int(row["from_node_id"]), source, now)
-    reply: Message = {"requests": requests, "responses": responses}
-    if "wait" in call.message:
-        reply |= {"waited": True, "invites": len(state.invites.of(node_id))}
-    return reply
+    responses, _ = page(due)
+    for response in responses:
+        state.offers.take("responses", node_id, response.from_node_id, source, now)
+    may_hold = call.request.wait is not UNSET
+    return PollHandshakesReply(
+        requests=requests,
+        responses=tuple(responses),
+        waited=may_hold,
+        invites=len(state.invites.of(node_id)) if may_hold else UNSET,
+    )
 
 
-def respond_handshake(call: Call) -> Message:
-    """Answers a request. Accepting is one side's consent; whoever never asked is not bound."""
-    node, peer = call.live(), call.live("peer_id")
-    node_id, peer_id = node.node_id, peer.node_id
-    accept = call.flag("accept")
-    _authenticate(call, "response", node_id, f"respond:{node_id}:{peer_id}")
+def respond_handshake(call: Call[RespondHandshake]) -> RespondHandshakeReply:
+    """Answers a request. Accepting is one side's consent; it binds nobody who did not ask."""
+    node, peer = call.live(call.request.node_id), call.live(call.request.peer_id)
+    node_id, peer_id, accept = node.node_id, peer.node_id, call.request.accept
+    _authenticate(call, node_id, "response")
     if accept:
         _claim(call, node_id, peer_id)
     elif (node_id, peer_id) in call.state.requests:
-        # The signature is the same for both answers, so a rejection ends what it answers and no
-        # trust that was settled before.
+        # Both answers have the same signature, so a rejection ends the request that it answers, and
+        # no trust that was settled before.
         call.put("claims", (peer_id, node_id), None)
     call.put("requests", (node_id, peer_id), None)
-    outbox = call.state.responses.of(peer_id)
+    reply = RespondHandshakeReply(accept=accept, peer_id=peer_id)
     if (peer_id, node_id) not in call.state.claims:
-        # Nobody asked here, so nothing is kept but the consent. Who asked on port 444 looks for it.
+        # Nobody asked here, so only the consent is kept; a peer that asked on port 444 finds it.
         if accept:
             call.wake(peer_id)
-        return {"accept": accept, "peer_id": peer_id}
-    previous = outbox.get(node_id)
+        return reply
+    previous = call.state.responses.of(peer_id).get(node_id)
     is_repeated = previous is not None and previous.accept == accept
     if not is_repeated or call.state.offers.is_given("responses", peer_id, node_id):
         call.put("responses", (peer_id, node_id), Response(accept, call.at))
     call.wake(peer_id)
-    return {"accept": accept, "peer_id": peer_id}
+    return reply
 
 
 def waiting_for(state: State, node_id: int) -> bool:
-    """Whether a poll of this node would find something that nobody was given yet."""
+    """Whether a poll of this node would find something that was not given out yet."""
     offers = state.offers
     return any(
         not offers.is_given(table, node_id, sender_id)
@@ -248,11 +274,11 @@ def waiting_for(state: State, node_id: int) -> bool:
     )
 
 
-HANDLERS: Final[dict[str, Handler]] = {
-    "report_trust": report_trust,
-    "revoke_trust": revoke_trust,
-    "check_trust": check_trust,
-    "request_handshake": request_handshake,
-    "poll_handshakes": poll_handshakes,
-    "respond_handshake": respond_handshake,
+HANDLERS: Final[Handlers] = {
+    ReportTrust: report_trust,
+    RevokeTrust: revoke_trust,
+    CheckTrust: check_trust,
+    RequestHandshake: request_handshake,
+    PollHandshakes: poll_handshakes,
+    RespondHandshake: respond_handshake,
 }

@@ -1,14 +1,14 @@
-"""HTTP for operators and monitors (registry sheet 7): health, metrics, aggregates. Read only.
+"""HTTP for operators and monitors: health, metrics, aggregates. Read only.
 
-Who is on this host sees every node and the trust graph in ``/api/stats``; everybody else sees
-figures of the whole. A request that a proxy passed on does not come from this host, whatever its
-connection says, and nor does one that a browser was led to by a foreign name.
+Clients on this host see every node and the trust graph in ``/api/stats``, others only aggregates.
+Requests that a proxy forwarded, or that a browser sends to a foreign name, do not count as from
+this host.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.abc
@@ -18,26 +18,25 @@ import msgspec
 from pilotstack import _serving, wellknown
 from pilotstack.registry.model.source import source_of
 from pilotstack.registry.server import statistics
-from pilotstack.registry.server.seats import Places, Seat
+from pilotstack.registry.server.seats import Seat, Seats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from pilotstack.registry.server.statistics import NetworkFigures, Statistics
     from pilotstack.registry.server.view import View
 
-#: Seconds for a request's head, and for all of it with its response.
+#: Seconds for the head of a request, and for the whole exchange.
 HEAD_DEADLINE: Final = 5.0
 DEADLINE: Final = 10.0
-#: Connections at once. When there are more, the oldest for which no response is being made gives
-#: way.
+#: Simultaneous connections. A further one replaces the oldest that is not being answered.
 AT_ONCE: Final = 64
-#: Octets of a request's head.
+#: Bytes of a request's head.
 HEAD: Final = 16 << 10
-#: Seconds for which figures of the whole are good enough.
+#: Seconds for which aggregates are cached.
 FRESH: Final = 5.0
-#: A proxy says so with one of these.
+#: Headers by which proxies are recognized.
 _FORWARDING: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
 _LOCAL_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]", b""})
 _READ: Final = 1 << 14
@@ -57,12 +56,12 @@ class _Response:
         self.headers = [("access-control-allow-origin", "*")] if is_shared else []
 
 
-def _json(status: int, value: Any, *, is_shared: bool = False) -> _Response:
+def _json(status: int, value: object, *, is_shared: bool = False) -> _Response:
     return _Response(status, msgspec.json.encode(value), is_shared=is_shared)
 
 
 class HttpServer:
-    """Serves the figures of a registry; an async context manager that holds the port.
+    """Serves a registry's figures; an async context manager that holds the port.
 
     Args:
         host: address to listen on.
@@ -77,11 +76,11 @@ class HttpServer:
         self._host = host
         self._port = port
         self._view = view
-        self._places = Places(AT_ONCE)
+        self._seats = Seats(AT_ONCE)
         self._statistics: Statistics | None = None
         self._gathered = 0.0
         self._gathering = anyio.Lock()
-        self._routes: dict[str, Callable[[bool], Coroutine[Any, Any, _Response]]] = {
+        self._routes: dict[str, Callable[[bool], Awaitable[_Response]]] = {
             "/healthz": self._health,
             "/metrics": self._metrics,
             "/api/stats": self._stats,
@@ -117,7 +116,7 @@ class HttpServer:
                 return
             scope = anyio.CancelScope()
             seat = Seat(source_of(address[0])[0], scope.cancel)
-            if not self._places.enter(seat):
+            if not self._seats.enter(seat):
                 return
             try:
                 with scope, anyio.fail_after(DEADLINE):
@@ -125,7 +124,7 @@ class HttpServer:
             except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
                 pass
             finally:
-                self._places.leave(seat)
+                self._seats.leave(seat)
 
     async def _exchange(self, stream: anyio.abc.SocketStream, seat: Seat) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD)
@@ -133,11 +132,11 @@ class HttpServer:
         try:
             with anyio.fail_after(HEAD_DEADLINE):
                 request = await _receive(connection, stream)
-            self._places.prove(seat)
+            self._seats.prove(seat)
             method = request.method
             response = await self._respond(request, stream)
-            # Who does not take it may be waiting on purpose.
-            self._places.withdraw(seat)
+            # A client that does not read it may be stalling on purpose.
+            self._seats.withdraw(seat)
         except h11.RemoteProtocolError as error:
             response = _json(error.error_status_hint, {"error": "not understood"})
         headers = [
@@ -178,7 +177,7 @@ class HttpServer:
         view = self._view
         state, standby = view.state, view.standby
         is_failing, is_replaced = view.is_failing, view.role == "replaced"
-        health: dict[str, Any] = {
+        health: dict[str, object] = {
             "status": "store failing" if is_failing else "replaced" if is_replaced else "ok",
             "version": wellknown.VERSION,
             "uptime_seconds": self._uptime(),
@@ -188,9 +187,8 @@ class HttpServer:
             "term": view.term.number,
         }
         if standby is not None:
-            health["replication"] = {"current": standby.is_current, "seq": standby.seq}
-            if standby.problem:
-                health["replication"]["problem"] = standby.problem
+            problem = {"problem": standby.problem} if standby.problem else {}
+            health["replication"] = {"current": standby.is_current, "seq": standby.seq, **problem}
         elif view.publisher.is_enabled:
             health["replication"] = {
                 "standbys": view.publisher.standbys,
@@ -213,7 +211,7 @@ class HttpServer:
 
     async def _stats(self, is_local: bool) -> _Response:
         figures = await self._fresh()
-        stats: dict[str, Any] = {
+        stats: dict[str, object] = {
             "total_nodes": figures.total_nodes,
             "active_nodes": figures.active_nodes,
             "total_trust_links": figures.trust_links,
@@ -251,8 +249,8 @@ class HttpServer:
         )
 
 
-def _network(row: NetworkFigures, *, is_local: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {"id": row.network_id, "name": row.name}
+def _network(row: NetworkFigures, *, is_local: bool) -> dict[str, object]:
+    found: dict[str, object] = {"id": row.network_id, "name": row.name}
     if is_local or row.join_rule == "open":
         found["members"] = row.members
     if is_local or row.network_id == 0:

@@ -12,21 +12,15 @@ from typing import TYPE_CHECKING, Final
 from pilotstack.registry.model.budgets import Bucket, Buckets
 from pilotstack.registry.model.source import source_of
 from pilotstack.registry.protocol import values
+from pilotstack.registry.protocol.requests.identity import Register
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pilotstack.registry.protocol.framing import Message
+    from pilotstack.registry.protocol.requests.base import Reply, Request
 
 #: Refusals, less what was answered, after which a connection is closed rather than answered.
 MAX_REFUSALS: Final = 1000
-#: Requests that tell something about a node of one's choice, and so serve to list them all.
-ENUMERATING: Final = frozenset(
-    {
-        *("lookup", "resolve", "resolve_hostname", "list_nodes", "punch", "check_trust"),
-        *("get_member_role", "get_member_tags", "get_key_info", "get_polo_score"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +31,7 @@ class Limits:
     registrations: float = 10.0
     #: Requests per second and connection; twice as many at once.
     requests: float = 500.0
-    #: Requests of :data:`ENUMERATING` per second and source; ten times as many at once.
+    #: Requests that count as lookups, per second and source; ten times as many at once.
     lookups: float = 100.0
     #: Connections at once, of all and of one source.
     connections: int = 20_000
@@ -78,20 +72,20 @@ class Throttle:
         """Buckets that are kept."""
         return len(self._registrations) + len(self._lookups)
 
-    def refusal(self, source: str, request: Message, now: float) -> str:
+    def refusal(self, source: str, request: Request[Reply], now: float) -> str:
         """Why a source's request is refused, or an empty string."""
-        kind, limits = values.text(request, "type"), self.limits
-        if kind == "register" and limits.registrations and self._is_new(request):
+        limits = self.limits
+        if isinstance(request, Register) and limits.registrations and self._is_new(request):
             buckets, what = self._registrations, "registrations"
-        elif limits.lookups and kind in ENUMERATING:
+        elif limits.lookups and request.is_lookup:
             buckets, what = self._lookups, "lookups"
         else:
             return ""
         return "" if buckets.take(source, now) else f"rate limited: too many {what} from {source}"
 
-    def _is_new(self, request: Message) -> bool:
+    def _is_new(self, request: Register) -> bool:
         try:
-            key = values.decode_base64(values.text(request, "public_key"), values.KEY_LEN)
+            key = values.decode_base64(request.public_key, values.KEY_LEN)
         except ValueError:
             return False
         return not self._is_known(key)
@@ -120,7 +114,7 @@ class Allowance:
         """Whether the other side takes no notice of refusals."""
         return self._refusals >= MAX_REFUSALS
 
-    def refusal(self, request: Message, now: float) -> str:
+    def refusal(self, request: Request[Reply], now: float) -> str:
         """Why a request is refused, or an empty string."""
         if self._is_exempt:
             return ""

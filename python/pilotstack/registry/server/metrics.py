@@ -12,13 +12,20 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from pilotstack import _serving
-from pilotstack.registry.rules.dispatch import HANDLERS
+from pilotstack.registry.protocol.codec import REQUESTS
+from pilotstack.registry.protocol.requests.identity import Deregister, Register
+from pilotstack.registry.protocol.requests.trust import (
+    ReportTrust,
+    RequestHandshake,
+    RevokeTrust,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prometheus_client import Metric
 
+    from pilotstack.registry.protocol.requests.base import Reply, Request
     from pilotstack.registry.server.statistics import Statistics
 
 #: Upper bounds in seconds, those of existing dashboards (sheet 7).
@@ -27,14 +34,14 @@ _BUCKETS: Final = (
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
 )
 _UNKNOWN: Final = "unknown"
-_KINDS: Final = (*sorted(HANDLERS), "subscribe_replication", _UNKNOWN)
+_KINDS: Final = (*sorted(REQUESTS), _UNKNOWN)
 #: Requests whose success has a counter of its own.
 _EVENTS: Final = {
-    "register": ("registrations", "Registrations, repeated ones included."),
-    "deregister": ("deregistrations", "Nodes that said good-bye."),
-    "report_trust": ("trust_reports", "Trust reported."),
-    "revoke_trust": ("trust_revocations", "Trust revoked."),
-    "request_handshake": ("handshake_requests", "Handshakes relayed."),
+    Register: ("registrations", "Registrations, repeated ones included."),
+    Deregister: ("deregistrations", "Nodes that said good-bye."),
+    ReportTrust: ("trust_reports", "Trust reported."),
+    RevokeTrust: ("trust_revocations", "Trust revoked."),
+    RequestHandshake: ("handshake_requests", "Handshakes relayed."),
 }
 _GAUGES: Final = {
     "nodes_online": "Nodes heard of lately.",
@@ -74,7 +81,9 @@ class _Tallies(Collector):
     the library take a lock for each."""
 
     def __init__(self) -> None:
-        self.by_kind = {kind: _Tally() for kind in _KINDS}
+        self.by_name = {name: _Tally() for name in _KINDS}
+        self.by_kind = {kind: self.by_name[name] for name, kind in REQUESTS.items()}
+        self.unknown = self.by_name[_UNKNOWN]
         self._created = time.time()
 
     def collect(self) -> Iterator[Metric]:
@@ -86,7 +95,7 @@ class _Tallies(Collector):
             "From a request's arrival to its reply, the sync to disk included.",
             labels=["type"],
         )
-        for kind, tally in self.by_kind.items():
+        for kind, tally in self.by_name.items():
             requests.add_metric([kind], tally.requests, created=self._created)
             errors.add_metric([kind], tally.errors, created=self._created)
             buckets = list(zip(_BOUNDS, accumulate(tally.buckets), strict=True))
@@ -136,10 +145,9 @@ class Metrics:
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"pilot_{name}", text, labels, registry=self._registry)
 
-    def answered(self, kind: str, *, is_error: bool, seconds: float) -> None:
+    def answered(self, kind: type[Request[Reply]], *, is_error: bool, seconds: float) -> None:
         """Counts a request."""
-        by_kind = self._tallies.by_kind
-        tally = by_kind.get(kind) or by_kind[_UNKNOWN]
+        tally = self._tallies.by_kind.get(kind) or self._tallies.unknown
         self.total += 1
         tally.buckets[bisect_left(_BUCKETS, seconds)] += 1
         tally.seconds += seconds

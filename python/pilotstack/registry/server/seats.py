@@ -1,6 +1,8 @@
-"""Who may be connected: so many in all and of one source. Connections that have proved nothing give
-way to newcomers, so that silent ones keep nobody out; after them the source that has far more than
-others does, so that a few registered nodes keep nobody out, either. No clocks here.
+"""Limits on connections, in total and per source. No clocks here.
+
+When there is no room, a newcomer replaces a connection that has proved nothing, so silent ones
+cannot keep others out. If there is none, it replaces one of a source that has far more connections
+than the newcomer's, so a few registered nodes cannot, either.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: A source with so many seats, and so many times as many as the newcomer's, gives one up although
-#: it has shown something.
+#: A source with at least so many proven connections, and so many times as many as the newcomer's,
+#: gives one up.
 _MANY: Final = 16
 _TIMES: Final = 4
 
@@ -20,8 +22,8 @@ class Seat:
     """The place of one connection.
 
     Args:
-        source: whose it is.
-        evict: called when the place is given to somebody else; the connection must end then.
+        source: of the connection.
+        evict: called when another connection takes the place; must end the connection.
     """
 
     __slots__ = ("evict", "is_exempt", "is_held", "is_proven", "source")
@@ -34,11 +36,11 @@ class Seat:
         self.is_exempt = False
 
 
-class Places:
+class Seats:
     """All seats.
 
     Args:
-        limit: of all; 0 is no limit.
+        limit: in total; 0 is no limit.
         limit_per_source: of one source; 0 is no limit.
     """
 
@@ -46,19 +48,19 @@ class Places:
         self._limit = limit
         self._limit_per_source = limit_per_source
         self._taken: dict[str, int] = {}
-        #: Unproven seats of each source, the oldest first.
+        #: Unproven seats by source, the oldest first.
         self._unproven: dict[str, dict[Seat, None]] = {}
-        #: The others, in the same way; those that the limit of a source is not for are not here.
+        #: Proven seats in the same way, without those exempt from the limit of a source.
         self._proven: dict[str, dict[Seat, None]] = {}
         self.total = 0
-        #: Seats that were given to somebody else.
+        #: Number of seats that were taken by other connections.
         self.evicted = 0
 
     def enter(self, seat: Seat, *, is_exempt: bool = False) -> bool:
-        """Takes a place, if there is one, or somebody gives way.
+        """Takes a seat if there is one, or another connection can be replaced.
 
         Args:
-            is_exempt: the limit of one source is not for this one.
+            is_exempt: ignore the limit of one source.
         """
         own_limit = 0 if is_exempt else self._limit_per_source
         if (
@@ -68,7 +70,7 @@ class Places:
         ):
             return False
         if self._limit and self.total >= self._limit:
-            # The source with most of them, whoever that is: each newcomer costs the greediest one.
+            # The source with most unproven seats loses one.
             most = max(self._unproven, key=lambda s: len(self._unproven[s]), default="")
             if not (self._evict(most) or self._displace(seat.source)):
                 return False
@@ -80,7 +82,7 @@ class Places:
         return True
 
     def prove(self, seat: Seat) -> None:
-        """The connection has shown something: it keeps its place."""
+        """Marks a connection as one that has proved something."""
         if seat.is_held and not seat.is_proven:
             self._forget(seat)
             seat.is_proven = True
@@ -88,14 +90,14 @@ class Places:
                 self._proven.setdefault(seat.source, {})[seat] = None
 
     def withdraw(self, seat: Seat) -> None:
-        """What the connection has shown is used up: it gives way again, after those before it."""
+        """Marks a connection as unproven again, as the newest of them."""
         if seat.is_held and seat.is_proven:
             self._forget(seat)
             seat.is_proven = False
             self._unproven.setdefault(seat.source, {})[seat] = None
 
     def leave(self, seat: Seat) -> None:
-        """Gives the place back, once."""
+        """Gives the seat back; further calls do nothing."""
         if not seat.is_held:
             return
         seat.is_held = False
@@ -109,7 +111,7 @@ class Places:
         return self._give_up(next(iter(self._unproven.get(source, ())), None))
 
     def _displace(self, newcomer: str) -> bool:
-        """Takes the oldest proven seat of the source with most, if that is far more."""
+        """Evicts the oldest proven seat of the source with most, if it has far more."""
         most = max(self._proven, key=lambda s: len(self._proven[s]), default="")
         seats = self._proven.get(most, {})
         if len(seats) < max(_MANY, _TIMES * (self._taken.get(newcomer, 0) + 1)):

@@ -1,7 +1,7 @@
-"""The registry's TCP server: composes the state, its store, the service, replication and HTTP, and
-gives every connection a task of its own.
+"""The registry's TCP server: composes state, store, service, replication and HTTP, and runs a task
+per connection.
 
-Whatever goes wrong in one connection ends that connection and nothing else.
+A failure in one connection ends that connection and nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pilotstack.registry.replication.standing import Standing
 from pilotstack.registry.rules.reaper import reap
 from pilotstack.registry.server.http import HttpServer
 from pilotstack.registry.server.limits import Limits
-from pilotstack.registry.server.seats import Places, Seat
+from pilotstack.registry.server.seats import Seat, Seats
 from pilotstack.registry.server.service import Service
 from pilotstack.registry.server.session import (
     UNREAD_TOTAL,
@@ -56,7 +56,7 @@ log = _events.get_logger(__name__)
 
 #: Seconds for a TLS handshake.
 HANDSHAKE: Final = 10.0
-#: Seconds between two looks at what time is over for, and between sweeps of the limits.
+#: Interval in seconds of the expiry sweep, and of sweeping the limits.
 _REAP_EVERY: Final = 1.0
 _SWEEP_EVERY: Final = 60.0
 #: Connections that may wait to be accepted.
@@ -65,19 +65,19 @@ _BACKLOG: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Replication:
-    """How this registry and others keep the same state."""
+    """Settings of replication."""
 
-    #: Host and port of the primary that this one follows; without, it is the primary.
+    #: Host and port of the primary to follow; ``None`` on the primary.
     primary: tuple[str, int] | None = None
-    #: How the primary is recognized over TLS; plain TCP without.
+    #: How the primary is authenticated over TLS; ``None`` for plain TCP.
     trust: Trust | None = None
-    #: What a standby shows; without one nobody may follow.
+    #: Secret of standbys; without one, none is served.
     token: str = ""
-    #: Standbys are served without a token.
+    #: Serve standbys without a token.
     is_open: bool = False
-    #: It becomes the primary although it was replaced.
+    #: Become the primary in spite of having been replaced.
     is_promoted: bool = False
-    #: Where the term is kept.
+    #: File of cluster and term.
     term_path: Path | None = None
 
 
@@ -88,16 +88,16 @@ class ServerConfig:
     policy: Policy = field(default_factory=lambda: Policy(salt=os.urandom(32)))
     limits: Limits = field(default_factory=Limits)
     replication: Replication = field(default_factory=Replication)
-    #: TLS of the registry's port; plain TCP without.
+    #: TLS of the registry's port; ``None`` for plain TCP.
     tls: ssl.SSLContext | None = None
-    #: Where HTTP is served, if it is.
+    #: Address of the HTTP server, if there is one.
     http: tuple[str, int] | None = None
-    #: Told of nodes that something waits for and that do not hold a poll.
+    #: Receives ids of nodes that have something to fetch and hold no poll.
     notify: Callable[[Iterable[int]], None] | None = None
 
 
 class RegistryServer:
-    """Listens and serves; use as an async context manager around its life.
+    """A registry; an async context manager that serves until its exit.
 
     Args:
         host: address to listen on.
@@ -119,7 +119,7 @@ class RegistryServer:
         self._store = store
         limits = self._config.limits
         room = _serving.room_for_connections()
-        self._places = Places(
+        self._seats = Seats(
             min(limits.connections, room) if limits.connections else room,
             limits.connections_per_source,
         )
@@ -159,7 +159,7 @@ class RegistryServer:
         )
         self.ledger.add_sink(self.publisher)
         self._standby = self._follow(replication) if replication.primary else None
-        self._view = View(self.service, self.publisher, self._places, self._standby)
+        self._view = View(self.service, self.publisher, self._seats, self._standby)
         async with AsyncExitStack() as stack:
             listening = stack.enter_context(_serving.listen(self._host, self._port, _BACKLOG))
             if config.http is not None:
@@ -217,7 +217,7 @@ class RegistryServer:
         )
 
     def _run(self, what: str, step: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        """Starts what goes on until the end, whatever becomes of the rest."""
+        """Starts a task that is restarted after failures, until the end."""
         self._tasks.start_soon(_serving.keep_running, what, step, *arguments)
 
     async def __aexit__(
@@ -235,37 +235,37 @@ class RegistryServer:
 
     @property
     def state(self) -> State:
-        """What the registry knows."""
+        """The registry's state."""
         return self.ledger.state
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens."""
+        """Its host and port."""
         host, port, *_ = self._listening.getsockname()
         return host, port
 
     @property
     def http_address(self) -> tuple[str, int] | None:
-        """Where HTTP is served."""
+        """Host and port of the HTTP server."""
         return self._http.address if self._http is not None else None
 
     @property
     def standby(self) -> Standby | None:
-        """What follows the primary, on a standby."""
+        """The replication client, on a standby."""
         return self._standby
 
     @property
     def role(self) -> str:
-        """``primary``, ``standby``, or ``replaced`` for a primary whose place another has taken."""
+        """``primary``, ``standby``, or ``replaced`` for a primary that was replaced."""
         return self._view.role
 
     @property
     def connections(self) -> int:
-        """Clients that are connected."""
+        """Number of connected clients."""
         return self._view.connections
 
     async def _reap(self) -> None:
-        """Lets lapse what time is over for."""
+        """Expires silent nodes and stale rows."""
         while True:
             await anyio.sleep(_REAP_EVERY)
             if self.service.standing.is_replaced:
@@ -294,7 +294,7 @@ class RegistryServer:
         scope = anyio.CancelScope()
         seat = Seat(source, scope.cancel)
         is_exempt = is_local and not self._config.limits.includes_loopback
-        if not self._places.enter(seat, is_exempt=is_exempt):
+        if not self._seats.enter(seat, is_exempt=is_exempt):
             self.service.metrics.dropped("seats")
             await anyio.aclose_forcefully(stream)
             return
@@ -308,14 +308,14 @@ class RegistryServer:
                 self.service.metrics.dropped(reason)
                 log.debug("connection_dropped", reason=reason, peer=host)
         finally:
-            self._places.leave(seat)
+            self._seats.leave(seat)
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(stream)
 
     async def _converse(
         self, plain: anyio.abc.SocketStream, host: str, port: int, seat: Seat
     ) -> str:
-        """Serves a connection to its end; returns why it was cut, if it was."""
+        """Serves a connection to its end; returns why it was cut, or an empty string."""
         try:
             stream: anyio.abc.ByteStream = plain
             if self._config.tls is not None:
@@ -332,7 +332,7 @@ class RegistryServer:
                 memory=self._memory,
                 unread=self._unread,
                 watch=self._watch,
-                on_proof=lambda: self._places.prove(seat),
+                on_proof=lambda: self._seats.prove(seat),
             )
             await session.run()
         except BaseExceptionGroup as group:
@@ -349,7 +349,7 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _why(error: BaseException) -> str:
-    """The label of what ended a connection; empty if the other side just closed it."""
+    """The label of what ended a connection; empty if the client closed it."""
     match error:
         case OutcomeUnknown():
             return "store"

@@ -1,5 +1,5 @@
-"""Answers requests: limits, the role of this registry, the state machine, durability, wake-ups. It
-knows nothing of sockets."""
+"""Answers requests: limits, the registry's role, state machine, durability, wake-ups. No sockets
+here."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import anyio
+from msgspec import UNSET
 
 from pilotstack import _events
-from pilotstack.registry.model.auth import Denied
 from pilotstack.registry.model.budgets import Notes
-from pilotstack.registry.protocol import values
-from pilotstack.registry.protocol.standing import ANNOUNCE
+from pilotstack.registry.protocol.errors import Code, Denied
+from pilotstack.registry.protocol.requests.base import Refusal
+from pilotstack.registry.protocol.requests.replication import AnnounceTerm, AnnounceTermReply
+from pilotstack.registry.protocol.requests.trust import PollHandshakes, PollHandshakesReply
 from pilotstack.registry.replication.standing import Standing
 from pilotstack.registry.rules.call import Outcome
-from pilotstack.registry.rules.dispatch import HANDLERS, READS, apply
+from pilotstack.registry.rules.dispatch import HANDLERS, apply
 from pilotstack.registry.rules.trust import waiting_for
 from pilotstack.registry.server.limits import Limits, Throttle
 from pilotstack.registry.server.metrics import Metrics
@@ -29,31 +31,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pilotstack.registry.model.source import Source
-    from pilotstack.registry.protocol.framing import Message
+    from pilotstack.registry.protocol.requests.base import Reply, Request
     from pilotstack.registry.server.limits import Allowance
     from pilotstack.registry.storage.ledger import Ledger
 
 log = _events.get_logger(__name__)
 
-#: What an error of ours looks like to a client; the log has the rest.
+#: The text of an internal error to clients; the log has the details.
 _FAILURE: Final = "internal error"
 
 
-def refused(text: str, **more: object) -> Message:
-    """An error reply."""
-    return {"type": "error", "error": text, **more}
-
-
 class Service:
-    """What every connection asks.
+    """Answers the requests of all connections.
 
     Args:
         ledger: the state.
-        limits: how much a source may ask.
-        primary: ``host:port`` of the primary, if this is a standby: it answers reads and refuses
-            the rest.
-        standing: what the registry says of itself; without, it is a cluster of its own.
-        notify: told of nodes that something waits for and that do not wait themselves.
+        limits: of sources and connections.
+        primary: ``host:port`` of the primary if this is a standby, which answers reads only.
+        standing: cluster and term; by default a cluster of its own.
+        notify: receives ids of nodes that have something to fetch and hold no poll.
         clock: the registry's time.
     """
 
@@ -77,51 +73,64 @@ class Service:
         self._notify = notify
         self._notes = Notes(time.monotonic())
 
-    async def answer(self, request: Message, source: Source, allowance: Allowance) -> Message:
-        """The reply to a request, once what it changed is durable."""
-        kind = values.text(request, "type")
+    async def answer(self, request: Request[Reply], source: Source, allowance: Allowance) -> Reply:
+        """The reply to a request, once its changes are durable."""
         started = time.perf_counter()
-        standing = self.standing
-        if "term_proof" in request:
+        if request.term_proof:
             self.notice(request)
-        if text := allowance.refusal(request, time.monotonic()):
-            self.metrics.throttled()
-            reply = refused(text)
-        elif "cluster" in request and standing.is_foreign(request):
-            reply = refused("this registry belongs to another cluster", code="foreign")
-        elif kind == ANNOUNCE:
-            reply = {"type": f"{ANNOUNCE}_ok"}
-        elif standing.is_replaced and kind in HANDLERS and kind not in READS:
-            reply = refused(
-                "standby mode: write operations not accepted (this registry was replaced)",
-                code="standby",
-            )
-        elif self.primary and kind in HANDLERS and (text := self._refusal(kind)):
-            reply = refused(
-                f"standby mode: {text} (use primary {self.primary})",
-                code="standby",
-                primary=self.primary,
-            )
-        else:
+        reply = self._refuse(request, allowance)
+        if reply is None:
             outcome = self._apply(request, source)
             reply = outcome.reply
-            if outcome.changes and (text := await self._store(outcome)):
-                reply = refused(text)
+            if outcome.changes and (refusal := await self._store(outcome)):
+                reply = refusal
             else:
                 self._wake(outcome)
             if outcome.delay and not allowance.is_exempt:
                 await anyio.sleep(outcome.delay)
-        reply.update(standing.members())
         self.metrics.answered(
-            kind, is_error="error" in reply, seconds=time.perf_counter() - started
+            type(request),
+            is_error=isinstance(reply, Refusal),
+            seconds=time.perf_counter() - started,
         )
         return reply
 
-    def notice(self, request: Message) -> None:
-        """Learns from a request that another registry has taken this one's place. From then on
-        nothing is written here."""
+    def _refuse(self, request: Request[Reply], allowance: Allowance) -> Reply | None:
+        """The reply to a request that does not reach the state machine; ``None`` for others."""
+        if text := allowance.refusal(request, time.monotonic()):
+            self.metrics.throttled()
+            return Refusal(error=text, code=Code.RATE_LIMITED)
+        if request.cluster and self.standing.is_foreign(request.cluster):
+            return Refusal(error="this registry belongs to another cluster", code=Code.FOREIGN)
+        if isinstance(request, AnnounceTerm):
+            return AnnounceTermReply()
+        if self.primary or self.standing.is_replaced:
+            return self._refuse_as_copy(request)
+        return None
+
+    def _refuse_as_copy(self, request: Request[Reply]) -> Reply | None:
+        """The refusal of a request that only the primary may answer; ``None`` for others."""
+        if type(request) not in HANDLERS:
+            return None
+        text = ""
+        if not request.is_read:
+            text = "write operations not accepted"
+        if text and self.standing.is_replaced:
+            text = f"standby mode: {text} (this registry was replaced)"
+            return Refusal(error=text, code=Code.STANDBY)
+        if self.primary and not text and self.ledger.is_blank:
+            # "not found" would make a node believe that it was forgotten.
+            text = "nothing has been copied yet"
+        if not text:
+            return None
+        text = f"standby mode: {text} (use primary {self.primary})"
+        return Refusal(error=text, code=Code.STANDBY, primary=self.primary)
+
+    def notice(self, request: Request[Reply]) -> None:
+        """Learns from a request that another registry has replaced this one, which from then on
+        writes nothing."""
         try:
-            is_news = self.standing.learn(request)
+            is_news = self.standing.learn(request.cluster, request.term, request.term_proof)
         except OSError as error:
             is_news = True
             log.error("term_failed", error=str(error))
@@ -134,9 +143,9 @@ class Service:
                 hint="start it again as a standby of the registry that serves",
             )
 
-    def try_secret(self, request: Message, source: Source, *, is_wrong: bool) -> str:
-        """Counts a secret that was shown apart from the state machine's; returns why it is refused
-        unseen, if it is."""
+    def try_secret(self, request: Request[Reply], source: Source, *, is_wrong: bool) -> str:
+        """Counts a secret outside the state machine; returns why it is refused without checking, or
+        an empty string."""
         guesses, now = self.ledger.state.guesses, self.clock.now()
         try:
             guesses.check(source.host, now)
@@ -148,56 +157,50 @@ class Service:
         return ""
 
     def settle_term(self) -> None:
-        """Writes what a full disk kept from being written of cluster and term."""
+        """Writes a change of cluster and term that could not be written before."""
         try:
             self.standing.term.settle()
         except OSError as error:
             log.error("term_failed", error=str(error))
 
-    def _refusal(self, kind: str) -> str:
-        """Why a standby does not answer."""
-        if kind not in READS:
-            return "write operations not accepted"
-        # "not found" would make a node think that it is forgotten.
-        return "nothing has been copied yet" if self.ledger.is_blank else ""
-
-    def _apply(self, request: Message, source: Source) -> Outcome:
+    def _apply(self, request: Request[Reply], source: Source) -> Outcome:
         state = self.ledger.state
         now, state.skew = self.clock.read()
         try:
             outcome = apply(state, request, source, now)
         except Exception:
-            log.exception("request_failed", type=values.text(request, "type")[:64])
-            return Outcome(refused(_FAILURE))
+            log.exception("request_failed", type=type(request).__name__)
+            return Outcome(Refusal(error=_FAILURE, code=Code.INTERNAL))
         if outcome.notes:
             self._note(outcome.notes, request, source)
         return outcome
 
-    async def _store(self, outcome: Outcome) -> str:
-        """Returns when what changed is durable, or why it cannot be."""
+    async def _store(self, outcome: Outcome) -> Refusal | None:
+        """Returns once changes are durable, or the refusal if they cannot be stored."""
         try:
             await self.ledger.commit(outcome.changes)
         except OutcomeUnknown:
-            # Neither answer would be true.
+            # Neither answer would be reliable.
             raise
         except OSError as error:
-            return f"registry cannot store the change: {error.strerror or error}"
-        return ""
+            text = f"registry cannot store the change: {error.strerror or error}"
+            return Refusal(error=text, code=Code.NOT_STORED)
+        return None
 
-    def _note(self, secrets: tuple[str, ...], request: Message, source: Source) -> None:
+    def _note(self, secrets: tuple[str, ...], request: Request[Reply], source: Source) -> None:
         self.metrics.guessed()
         unlogged = self._notes.take(time.monotonic())
         if unlogged is None:
             return
-        kind = values.text(request, "type")
+        kind = request.__struct_config__.tag
         log.warning("wrong_secret", secrets=secrets, type=kind, peer=source.host, unlogged=unlogged)
 
     def left(self, source: Source) -> None:
-        """A connection has ended."""
+        """Forgets what a connection proved, after its end."""
         self.ledger.state.left(source)
 
     def sweep(self) -> None:
-        """Forgets who has been quiet; to be called every minute or so."""
+        """Drops budgets that have refilled; to be called about every minute."""
         self.throttle.sweep(time.monotonic())
         state, now = self.ledger.state, self.clock.now()
         state.guesses.sweep(now)
@@ -209,14 +212,13 @@ class Service:
             if absent and self._notify is not None:
                 self._notify(absent)
 
-    def holding(self, request: Message, reply: Message) -> float:
-        """Seconds for which a reply is held back because there is nothing in it yet; 0 for most."""
-        if reply.get("type") != "poll_handshakes_ok" or "wait" not in request:
+    def holding(self, request: PollHandshakes, reply: Reply) -> float:
+        """Seconds for which the reply to a poll is held back because it is empty; 0 for most."""
+        if request.wait is UNSET or not isinstance(reply, PollHandshakesReply):
             return 0.0
-        node_id = values.number(request, "node_id")
-        was_woken = self.waiters.forget(node_id)
-        if was_woken or reply.get("requests") or reply.get("responses"):
+        was_woken = self.waiters.forget(request.node_id)
+        if was_woken or reply.requests or reply.responses:
             return 0.0
-        if waiting_for(self.ledger.state, node_id):
+        if waiting_for(self.ledger.state, request.node_id):
             return 0.0
-        return float(min(values.number(request, "wait"), MAX_WAIT))
+        return float(min(request.wait, MAX_WAIT))

@@ -1,7 +1,7 @@
 """One connection: frames in, frames out, in order, within deadlines and a share of memory.
 
-Deadlines are looked at once a second for all connections together: a timer for each would cost as
-much as the request it guards.
+Deadlines of all connections are checked together once a second, since a timer for each would cost
+as much as the request that it guards.
 """
 
 from __future__ import annotations
@@ -15,47 +15,50 @@ import anyio
 import anyio.abc
 
 from pilotstack.registry.model.source import Source, source_of
-from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.protocol import codec, framing
+from pilotstack.registry.protocol.errors import Code
+from pilotstack.registry.protocol.requests.base import Refusal
+from pilotstack.registry.protocol.requests.replication import SubscribeReplication
+from pilotstack.registry.protocol.requests.trust import PollHandshakes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pilotstack.registry.protocol.framing import Message
+    from pilotstack.registry.protocol.requests.base import Reply
     from pilotstack.registry.replication.primary import Publisher
     from pilotstack.registry.server.service import Service
 
-#: Seconds from the connection to its first whole request, and from the first octet of any request
-#: to its last: whoever sends drop by drop does not keep a place.
+#: Seconds from the connection to its first complete request, and from the first byte of any request
+#: to its last, so that slow senders are disconnected.
 FIRST_FRAME: Final = 30.0
-#: Seconds between requests after which a connection is closed (sheet 1.1).
+#: Seconds without a request after which a connection is closed.
 IDLE: Final = 300.0
-#: Seconds for the other side to take a reply.
+#: Seconds for the client to read a reply.
 WRITE: Final = 10.0
-#: Bytes of an unfinished request that any connection may hold: all that daemons send fits.
+#: Bytes of an unfinished request that every connection may buffer; daemons never send more.
 SMALL: Final = 4 << 10
-#: Bytes of unfinished requests beyond that, of all connections together.
+#: Bytes of unfinished requests beyond that, of all connections.
 LARGE_TOTAL: Final = 64 << 20
-#: Bytes of replies that wait for their askers to take them, of all connections together.
+#: Bytes of replies that clients have not read, of all connections.
 UNREAD_TOTAL: Final = 64 << 20
-#: Seconds between two looks at the deadlines, and so the grain of them.
+#: Interval in seconds of checking deadlines, and so their granularity.
 TICK: Final = 1.0
-#: Octets read ahead while a reply is held.
+#: Bytes read ahead while a reply is held.
 _AHEAD: Final = 1 << 16
 _READ: Final = 1 << 16
 
 
 class Flood(Exception):
-    """The other side goes on after many refusals."""
+    """The client keeps sending after many refusals."""
 
 
 class OutOfMemory(Exception):
-    """All connections together hold too much of requests that do not end, or of replies that nobody
-    takes."""
+    """All connections together buffer too much of unfinished requests, or of unread replies."""
 
 
 class Memory:
-    """The bytes that all connections may hold of long requests, or of long replies. When there are
-    no more, the longest of the source that holds most gives way."""
+    """A budget of bytes for the long requests, or long replies, of all connections. When it is used
+    up, the session that holds most, of the source that holds most, is ended."""
 
     def __init__(self, limit: int = LARGE_TOTAL) -> None:
         self._free = limit
@@ -63,10 +66,10 @@ class Memory:
         self._by_source: Counter[str] = Counter()
 
     def hold(self, session: Session, share: int) -> None:
-        """Notes how much a session holds now.
+        """Sets how much a session holds.
 
         Raises:
-            OutOfMemory: it is the one that gives way.
+            OutOfMemory: it is the session that has to end.
         """
         more = share - self._shares.get(session, 0)
         while more > self._free:
@@ -93,23 +96,23 @@ class Memory:
 
 
 class Watch:
-    """Ends the sessions whose deadline has passed."""
+    """Ends sessions whose deadline has passed."""
 
     def __init__(self) -> None:
-        #: The time at the last look, as :func:`anyio.current_time` has it.
+        #: The time of the last check, by :func:`anyio.current_time`.
         self.now = anyio.current_time()
         self._sessions: set[Session] = set()
 
     def add(self, session: Session) -> None:
-        """Looks at a session from now on."""
+        """Starts checking a session."""
         self._sessions.add(session)
 
     def remove(self, session: Session) -> None:
-        """Looks at it no more."""
+        """Stops checking a session."""
         self._sessions.discard(session)
 
     async def run(self) -> None:
-        """Looks until cancelled."""
+        """Checks until cancelled."""
         while True:
             await anyio.sleep(TICK)
             self.now = anyio.current_time()
@@ -122,12 +125,12 @@ class Session:
     """Serves one connection.
 
     Args:
-        stream: where it reads and writes.
-        host: the other side's IP address.
-        port: and its port.
-        memory: of unfinished requests.
-        unread: of replies that are not taken.
-        on_proof: called after requests of a connection on which somebody signed something.
+        stream: the connection.
+        host: the client's IP address.
+        port: the client's port.
+        memory: budget of unfinished requests.
+        unread: budget of unread replies.
+        on_proof: called after requests, once one on this connection was signed.
     """
 
     def __init__(
@@ -156,29 +159,29 @@ class Session:
         self._watch = watch
         self._scope = anyio.CancelScope()
         self._is_late = self._is_starved = False
-        #: Whose connection it is, as limits have it.
+        #: Source of the connection, as limits count it.
         self.source = source_of(host)[0]
-        #: When this session ends unless something happens.
+        #: Time at which the session ends unless it makes progress.
         self.deadline = math.inf
 
     def expire(self) -> None:
-        """Ends the session: what should have happened did not."""
+        """Ends the session because its deadline has passed."""
         self._is_late = True
         self._scope.cancel()
 
     def starve(self) -> None:
-        """Ends the session: somebody else has its memory."""
+        """Ends the session because another needs its memory."""
         self._is_starved = True
         self._scope.cancel()
 
     async def run(self) -> None:
-        """Answers until the other side closes.
+        """Answers until the client closes the connection.
 
         Raises:
-            ProtocolError: what came is no request.
+            ProtocolError: the client sent no request.
             TimeoutError: a deadline passed.
-            Flood: refusals do not stop the other side.
-            OutOfMemory: there is no room for its long request, or its long reply.
+            Flood: the client ignores refusals.
+            OutOfMemory: there is no room for a long request or reply.
             OSError, anyio.EndOfStream, anyio.BrokenResourceError: the connection ended.
         """
         self._watch.add(self)
@@ -199,13 +202,13 @@ class Session:
         patience = FIRST_FRAME
         while True:
             body = await self._next_body(patience)
-            request = framing.decode(body)
-            if request.get("type") == "subscribe_replication":
-                # It is refused and closed, or stays.
+            request = codec.decode(body)
+            if isinstance(request, SubscribeReplication):
+                # Refused and closed, or a stream until the end.
                 await self._subscribe(request)
                 return
             reply = await self._service.answer(request, self._source, self._allowance)
-            if "wait" in request:
+            if isinstance(request, PollHandshakes):
                 reply = await self._hold(request, reply)
             if self._source.proven:
                 self._on_proof()
@@ -214,18 +217,18 @@ class Session:
                 raise Flood
             patience = IDLE
 
-    async def _subscribe(self, request: Message) -> None:
+    async def _subscribe(self, request: SubscribeReplication) -> None:
         service, is_wrong = self._service, self._publisher.is_wrong(request)
         service.notice(request)
         if text := service.try_secret(request, self._source, is_wrong=is_wrong):
-            await self._send({"type": "error", "error": text})
+            await self._send(Refusal(error=text, code=Code.RATE_LIMITED))
             return
         if not is_wrong:
             self._on_proof()
         await self._publisher.serve(self._stream, request)
 
     def _within(self, seconds: float) -> float:
-        """The deadline for something that begins now; up to a tick late, never early."""
+        """A deadline from now; up to a tick late, never early."""
         return self._watch.now + seconds + TICK
 
     async def _next_body(self, patience: float) -> bytes:
@@ -233,7 +236,7 @@ class Session:
         self.deadline = self._within(patience)
         while (body := framer.next_body()) is None:
             if framer.pending:
-                # It has begun, and has to end.
+                # A request that has begun has to end.
                 self.deadline = min(self.deadline, self._within(FIRST_FRAME))
             framer.feed(await self._stream.receive(_READ))
             if self._share or framer.pending > SMALL:
@@ -253,9 +256,9 @@ class Session:
             self._memory.hold(self, share)
             self._share = share
 
-    async def _send(self, reply: Message) -> None:
+    async def _send(self, reply: Reply) -> None:
         self.deadline = self._within(WRITE)
-        frame = framing.encode(reply)
+        frame = framing.encode(reply, self._service.standing.stamp)
         if len(frame) <= SMALL:
             await self._stream.send(frame)
             return
@@ -264,17 +267,15 @@ class Session:
         if not self._is_starved:
             self._unread.hold(self, 0)
 
-    async def _hold(self, request: Message, reply: Message) -> Message:
-        """Waits for a wake-up if there is nothing in a reply yet, and meanwhile notices if the
-        other side goes away: what it would have been given is then still there for its next
-        connection."""
+    async def _hold(self, request: PollHandshakes, reply: Reply) -> Reply:
+        """Holds an empty reply back until the node is woken. Notices meanwhile if the client
+        disconnects, so that messages stay for its next connection."""
         seconds = self._service.holding(request, reply)
         if seconds <= 0:
             return reply
-        node_id = values.number(request, "node_id")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._read_ahead)
-            await self._service.waiters.wait(node_id, seconds)
+            await self._service.waiters.wait(request.node_id, seconds)
             tasks.cancel_scope.cancel()
         return await self._service.answer(request, self._source, self._allowance)
 

@@ -4,7 +4,7 @@ their turn on large registries."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -71,7 +71,7 @@ async def gather(state: State) -> Statistics:
     return Statistics(state.live_nodes, active, links, len(tags), executors, tuple(networks))
 
 
-def nodes_and_edges(state: State) -> dict[str, Any]:
+def nodes_and_edges(state: State) -> dict[str, object]:
     """Every node and the trust graph, as existing dashboards draw them (sheet 7). For the operator
     only."""
     live = {node_id: node for node_id, node in state.nodes.items() if not node.gone_at}

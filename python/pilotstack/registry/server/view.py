@@ -1,4 +1,4 @@
-"""What HTTP may see of a registry. Nothing here changes anything."""
+"""The read-only view of a registry that HTTP gets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.replication.primary import Publisher
     from pilotstack.registry.replication.standby import Standby
     from pilotstack.registry.server.metrics import Metrics
-    from pilotstack.registry.server.seats import Places
+    from pilotstack.registry.server.seats import Seats
     from pilotstack.registry.server.service import Service
     from pilotstack.registry.storage.term import Term
 
@@ -20,26 +20,26 @@ class View:
     Args:
         service: what answers requests.
         publisher: what serves standbys.
-        places: the connections of clients.
+        seats: the connections of clients.
         standby: what follows the primary, on a standby.
     """
 
     def __init__(
-        self, service: Service, publisher: Publisher, places: Places, standby: Standby | None
+        self, service: Service, publisher: Publisher, seats: Seats, standby: Standby | None
     ) -> None:
         self._service = service
         self.publisher = publisher
-        self._places = places
+        self._seats = seats
         self.standby = standby
 
     @property
     def state(self) -> State:
-        """What the registry knows."""
+        """The registry's state."""
         return self._service.ledger.state
 
     @property
     def metrics(self) -> Metrics:
-        """What was counted."""
+        """Counters of requests and connections."""
         return self._service.metrics
 
     @property
@@ -49,7 +49,7 @@ class View:
 
     @property
     def role(self) -> str:
-        """``primary``, ``standby``, or ``replaced`` for a primary whose place another has taken."""
+        """``primary``, ``standby``, or ``replaced`` for a primary that was replaced."""
         if self.standby is not None:
             return "standby"
         return "replaced" if self._service.standing.is_replaced else "primary"
@@ -61,10 +61,10 @@ class View:
 
     @property
     def connections(self) -> int:
-        """Clients that are connected."""
-        return self._places.total
+        """Number of connected clients."""
+        return self._seats.total
 
     @property
     def held_polls(self) -> int:
-        """Long polls that are held."""
+        """Number of held long polls."""
         return self._service.waiters.held

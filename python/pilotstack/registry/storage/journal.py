@@ -1,12 +1,12 @@
 """The file store: a journal of changes, folded into an atomic snapshot.
 
-``FILE`` is the JSON snapshot of whitepaper section 4.1. ``FILE.journal.N`` are the changes since,
-lines of :mod:`~pilotstack.registry.storage.lines`: JSON arrays of changes that were stored
+``FILE`` is the JSON snapshot of docs/reference/registry-files.md, ``FILE.journal.N`` the changes
+since, lines of :mod:`~pilotstack.registry.storage.lines`: JSON arrays of changes that were stored
 together. The snapshot names the first journal that it does not contain.
 
-A batch is one line, so it is there or it is not. A line that was not finished was never
-acknowledged, and is set aside. Anything else that does not check out stops the start, so that
-nothing is overwritten.
+A batch is one line, so it is stored as a whole or not at all. An unfinished line was never
+acknowledged and is moved to another file. Any other damage stops the start, so that nothing is
+overwritten.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pilotstack.errors import AlreadyExists, InternalError, InvalidArgument
 from pilotstack.registry.model.rows import encode_change
 from pilotstack.registry.model.state import State
 from pilotstack.registry.storage import lines, snapshot
-from pilotstack.registry.storage.lock import Place
+from pilotstack.registry.storage.lock import StoreLock
 from pilotstack.registry.storage.snapshot import View
 from pilotstack.registry.storage.store import (
     OutcomeUnknown,
@@ -44,8 +44,8 @@ log = _events.get_logger(__name__)
 
 #: Bytes of journal after which it is folded into the snapshot.
 FOLD_AT: Final = 16 << 20
-#: A journal as long as this fraction of the snapshot is not worth folding yet: what a fold costs
-#: grows with the snapshot, and so must what it is spread over.
+#: A journal shorter than this fraction of the snapshot is not folded yet: the cost of a fold grows
+#: with the snapshot, and so must the number of changes that share it.
 FOLD_SHARE: Final = 0.5
 
 
@@ -54,31 +54,31 @@ class FileStore:
 
     Args:
         path: the snapshot.
-        is_durable: without it nothing is synced; for measurements only.
+        is_durable: sync writes; ``False`` is for benchmarks only.
 
     Raises:
         InvalidArgument: the directory is missing or cannot be written.
     """
 
     def __init__(self, path: Path, *, is_durable: bool = True) -> None:
-        self._place = Place(path)
-        self._path = self._place.path
+        self._lock = StoreLock(path)
+        self._path = self._lock.path
         self._sync = os.fdatasync if is_durable else _do_nothing
         self._length = 0
         self._snapshot_length = 0
         self._number = 0
         #: Number of the first journal that the snapshot does not contain.
         self._first = 1
-        #: The same of the snapshot that is written next.
+        #: The same for the next snapshot.
         self._next_first = 1
-        #: A sync failed: what the file holds is not certain any more, so it gets no further lines.
+        #: A sync failed, so the file's content is uncertain and it gets no further lines.
         self._is_doubtful = False
         self._journal = -1
         #: The snapshot was written by another program.
         self._is_foreign = False
-        #: Files are gone and not written again yet.
+        #: Files were removed and have not been written again.
         self._is_removed = False
-        #: Why nothing more is taken.
+        #: The error that closed the store.
         self._closed: OSError | None = None
 
     def lock(self) -> None:
@@ -88,7 +88,7 @@ class FileStore:
             AlreadyExists: another registry has it.
             InvalidArgument: it cannot be locked.
         """
-        self._place.lock()
+        self._lock.lock()
 
     def load(self, now: float) -> State:
         """Takes the store, reads the snapshot, then the journals.
@@ -97,7 +97,7 @@ class FileStore:
             AlreadyExists: another registry has the store.
             InternalError: a file is corrupt or missing. Nothing is changed then.
         """
-        self._place.lock()
+        self._lock.lock()
         try:
             return self._load(now)
         except BaseException:
@@ -130,7 +130,7 @@ class FileStore:
         return state
 
     def _sweep(self) -> None:
-        """Removes unfinished snapshots, also those of earlier versions."""
+        """Removes unfinished snapshots, of earlier versions as well."""
         _files.sweep(self._path)
         old = self._path.with_name(f"{self._path.name}.tmp")
         with suppress(OSError):
@@ -138,7 +138,7 @@ class FileStore:
                 old.unlink()
 
     def _adopt(self, state: State) -> None:
-        """Makes a snapshot of an existing registry ours, so that journals can belong to it."""
+        """Rewrites the snapshot of an existing registry as ours, so that journals can follow it."""
         kept = self._path.with_name(self._path.name + ".imported")
         if not kept.exists():
             os.link(self._path, kept, follow_symlinks=False)
@@ -178,18 +178,20 @@ class FileStore:
         try:
             rows = snapshot.decode(text)
             first = rows.pop("journal", 0)
+            if not isinstance(first, int):
+                raise ValueError("its journal has no number")
             state = snapshot.load(rows, now)
         except ValueError as error:
             raise self._corrupt(self._path, error) from error
         self._is_foreign = first == 0
         if self._is_foreign and self._numbers():
             raise self._corrupt(self._path, "it is not ours, but there are journals beside it")
-        self._first = int(first) or 1
+        self._first = first or 1
         return state
 
     def _read(self, path: Path, *, is_snapshot: bool) -> bytes:
         try:
-            # To write is not needed, but to be able to: a lock on what others own says nothing.
+            # Journals are opened for writing: a lock on a file of another user says nothing.
             fd = _files.open_regular(path, os.O_RDONLY if is_snapshot else os.O_RDWR)
         except FileNotFoundError:
             raise
@@ -197,7 +199,7 @@ class FileStore:
             raise self._unusable(path, error) from error
         try:
             with open(fd, "rb") as file:
-                self._place.hold(path, file.fileno())
+                self._lock.hold(path, file.fileno())
                 return file.read()
         except AlreadyExists:
             raise
@@ -245,12 +247,12 @@ class FileStore:
         try:
             fd = _files.open_regular(path, os.O_RDWR | os.O_CREAT | flags)
         except FileExistsError as error:
-            raise self._place.replaced(path) from error
+            raise self._lock.replaced(path) from error
         try:
             os.fchmod(fd, _files.PRIVATE)
             length = os.fstat(fd).st_size
             _files.sync_directory(self._path.parent)
-            self._place.hold(path, fd)
+            self._lock.hold(path, fd)
         except BaseException:
             os.close(fd)
             raise
@@ -297,22 +299,22 @@ class FileStore:
             raise OutcomeUnknown(*self._closed.args) from cause
 
     def _begin(self) -> None:
-        """Begins another journal. What is there under its name is not ours."""
+        """Starts another journal. A file of that name would not be ours."""
         if self._is_doubtful:
-            # That the last line was taken back is to survive, too.
+            # Makes the removal of the last line durable, too.
             self._sync(self._journal)
         self._open(self._number + 1, flags=os.O_EXCL)
 
     def check(self) -> None:
-        """That the files are there, and ours.
+        """Checks that the files are there and ours.
 
         Raises:
-            StoreRemoved: one is gone.
+            StoreRemoved: one was removed.
             OSError: the store is closed.
         """
         self._refuse_if_closed()
         try:
-            self._place.check()
+            self._lock.check()
         except StoreReplaced as error:
             self._closed = error
             raise
@@ -331,24 +333,24 @@ class FileStore:
             raise StoreClosed(*self._closed.args)
 
     def reclaim(self, view: View) -> None:
-        """Writes everything again, where the files were removed.
+        """Writes everything again after the files were removed.
 
         Raises:
-            OSError: it cannot be.
+            OSError: it cannot be written.
         """
         try:
-            self._place.relock()
+            self._lock.relock()
         except AlreadyExists as error:
-            self._closed = self._place.replaced(self._path)
+            self._closed = self._lock.replaced(self._path)
             raise self._closed from error
         except InvalidArgument as error:
-            # Its directory is gone as well, and may come back.
+            # The directory was removed as well; it may come back.
             raise OSError(getattr(error.__cause__, "errno", None) or 0, str(error)) from error
         for path in map(self._journal_path, self._numbers()):
-            if not self._place.expects(path):
-                self._closed = self._place.replaced(path)
+            if not self._lock.expects(path):
+                self._closed = self._lock.replaced(path)
                 raise self._closed
-        # The snapshot first: a journal is nothing without the one that it belongs to.
+        # The snapshot first: a journal is useless without it.
         self._next_first = self._number + 1
         self.fold(view)
         self._begin()
@@ -356,7 +358,7 @@ class FileStore:
         log.error("store_rewritten", store=str(self._path), reason="its files had been removed")
 
     def keep_aside(self, view: View, label: str) -> Path:
-        """Writes a snapshot beside the store, for people to look at; nothing else reads it.
+        """Writes a snapshot beside the store for people to inspect; no program reads it.
 
         Raises:
             OSError: it cannot be written.
@@ -371,38 +373,38 @@ class FileStore:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self._path))
 
     def wants_fold(self) -> bool:
-        """Whether the journal has grown long, also compared with the snapshot."""
+        """Whether the journal is long, in bytes and compared with the snapshot."""
         return self._length >= max(FOLD_AT, self._snapshot_length * FOLD_SHARE)
 
     def rotate(self) -> None:
-        """Starts another journal, the first that the next snapshot will not contain."""
+        """Starts the first journal that the next snapshot will not contain."""
         self.check()
         self._begin()
         self._next_first = self._number
 
     def fold(self, view: View) -> None:
-        """Writes the snapshot beside the old one, swaps them, then removes the journals that it
-        contains. A crash in between leaves journals that are recognised and skipped."""
+        """Writes a snapshot, replaces the old one atomically, then removes the journals that it
+        contains. A crash in between leaves journals that the next start skips."""
         self._refuse_if_closed()
         first = self._next_first
         fds: list[int] = []
 
         def before(fd: int) -> None:
-            self._place.announce(fd)
+            self._lock.announce(fd)
             fds.append(os.dup(fd))
 
         try:
             length = _files.replace(
                 self._path, view.chunks(journal=first), sync=self._sync, before=before
             )
-            self._place.hold(self._path, fds[0])
+            self._lock.hold(self._path, fds[0])
         finally:
             for fd in fds:
                 os.close(fd)
         self._snapshot_length = length
         for number in range(self._first, first):
             path = self._journal_path(number)
-            self._place.forget(path)
+            self._lock.forget(path)
             path.unlink(missing_ok=True)
         self._first = first
 
@@ -411,7 +413,7 @@ class FileStore:
         if self._journal >= 0:
             os.close(self._journal)
             self._journal = -1
-        self._place.release()
+        self._lock.release()
 
 
 def encode_line(changes: Sequence[Change]) -> bytes:

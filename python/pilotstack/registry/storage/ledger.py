@@ -257,7 +257,7 @@ class Ledger:
         """Whether this is a copy of nothing yet."""
         return not (self._is_adopted or self.state.nodes)
 
-    async def replay(self, rows: Sequence[dict[str, Any]], now: float) -> None:
+    async def replay(self, rows: Sequence[dict[str, object]], now: float) -> None:
         """Takes changes of another registry, in the form of
         :func:`~pilotstack.registry.model.rows.encode_change`.
 

@@ -1,5 +1,5 @@
-"""The place of a store in the file system: one registry holds it, and notices when its files are no
-longer the ones that it wrote."""
+"""Exclusive use of a store's files: one registry locks them, and notices when others have removed
+or replaced them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _Identity = tuple[int, int]
 _LINKS: Final = 40
 
 
-class Place:
-    """Holds a store for this process.
+class StoreLock:
+    """Locks a store for this process.
 
     Args:
         path: the snapshot, which need not be there.
@@ -41,13 +41,13 @@ class Place:
         self.path = directory / path.name
         self._lock_path = self.path.with_name(f".{self.path.name}.lock")
         self._lock = -1
-        #: Locked files, by path: of each name in use the descriptor is kept, or its identity.
+        #: Locked files by path: descriptor, and the identity that is expected there.
         self._held: dict[Path, int] = {}
         self._expected: dict[Path, _Identity] = {}
         self._incoming: _Identity | None = None
 
     def lock(self) -> None:
-        """Takes the store, until :meth:`release` or the end of the process.
+        """Locks the store until :meth:`release` or the end of the process.
 
         Raises:
             AlreadyExists: another registry has it.
@@ -57,8 +57,8 @@ class Place:
             return
         target = self._target()
         if target != self.path:
-            # Whoever has what it points to says so; otherwise it would become a file of its own.
-            Place(target).try_out()
+            # If the target is in use, say so; otherwise the link would be replaced by a file.
+            StoreLock(target).try_out()
             raise InvalidArgument(
                 f"the store {self.path} is a symbolic link", hint=f"name the file itself: {target}"
             )
@@ -75,7 +75,7 @@ class Place:
         return path
 
     def try_out(self) -> None:
-        """That nobody has the store.
+        """Checks that no registry has the store.
 
         Raises:
             AlreadyExists: another registry has it.
@@ -95,7 +95,7 @@ class Place:
             ) from error
         try:
             self._take(fd)
-            # Whoever had it before has removed the file when we opened it a moment too early.
+            # The previous owner may have removed the file just after we opened it.
             if self._identity(self._lock_path) == _identity_of(os.fstat(fd)):
                 kept, fd = fd, -1
                 return kept
@@ -119,7 +119,7 @@ class Place:
             ) from error
 
     def hold(self, path: Path, fd: int) -> None:
-        """Locks a file of the store, which may be known by other names, too, and expects it at its
+        """Locks a file of the store, which may have other names as well, and expects it under its
         name from now on. The descriptor is copied.
 
         Raises:
@@ -138,11 +138,11 @@ class Place:
         self._expected[path] = _identity_of(os.fstat(copy))
 
     def announce(self, fd: int) -> None:
-        """The snapshot may become this file at any time."""
+        """Accepts this file as the snapshot from now on, too."""
         self._incoming = _identity_of(os.fstat(fd))
 
     def forget(self, path: Path) -> None:
-        """Expects a file no more."""
+        """Stops expecting a file."""
         self._expected.pop(path, None)
         held = self._held.pop(path, -1)
         if held >= 0:
@@ -153,17 +153,17 @@ class Place:
         return path in self._expected
 
     def forget_all(self) -> None:
-        """Expects no file any more."""
+        """Stops expecting any file."""
         for path in list(self._held):
             self.forget(path)
         self._incoming = None
 
     def check(self) -> None:
-        """That every file is the one that was written.
+        """Checks that every file is the one that was written.
 
         Raises:
-            StoreRemoved: one is gone.
-            StoreReplaced: one is another.
+            StoreRemoved: one was removed.
+            StoreReplaced: one was replaced.
         """
         missing = []
         for path, expected in list(self._expected.items()):
@@ -198,10 +198,10 @@ class Place:
             return None
 
     def relock(self) -> None:
-        """Takes the store again where somebody removed the lock, too.
+        """Locks the store again if the lock file was removed.
 
         Raises:
-            AlreadyExists: another registry was quicker.
+            AlreadyExists: another registry has it now.
             InvalidArgument: it cannot be locked.
         """
         if self._lock >= 0 and self._identity(self._lock_path) == _identity_of(
@@ -214,7 +214,7 @@ class Place:
         self.lock()
 
     def release(self) -> None:
-        """Lets another registry have the store."""
+        """Unlocks the store."""
         self.forget_all()
         if self._lock >= 0:
             if self._identity(self._lock_path) == _identity_of(os.fstat(self._lock)):

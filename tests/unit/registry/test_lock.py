@@ -120,7 +120,7 @@ def test_a_linked_journal_is_noticed(running: Running, tmp_path: Path) -> None:
         FileStore(other / "registry.json").load(0)
 
 
-def test_a_link_in_place_of_the_store_is_refused(tmp_path: Path) -> None:
+def test_a_link_in_lock_of_the_store_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "target.json"
     (tmp_path / "registry.json").symlink_to(target)
     with pytest.raises(InvalidArgument, match="symbolic link") as error:
@@ -219,7 +219,7 @@ def test_until_everything_is_written_again_nothing_is_taken(
 
 
 @pytest.mark.parametrize("name", ["registry.json", "registry.json.journal.2"])
-def test_what_was_put_in_its_place_is_left_alone(running: Running, name: str) -> None:
+def test_what_was_put_in_its_lock_is_left_alone(running: Running, name: str) -> None:
     running.add(1)
     running.fold()
     replaced = running.path.with_name(name)
