@@ -1,1 +1,1 @@
-"""The registry: who has which address, key, name and endpoint (whitepaper section 4.1)."""
+"""The registry: who has which address, key, name and endpoint."""

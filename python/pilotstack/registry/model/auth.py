@@ -1,7 +1,8 @@
-"""Who may: signatures over the challenges of existing clients, and tokens.
+"""Signature and token checks.
 
-A challenge holds ids only, so the same request has the same octets for ever. What they cannot give
-(freshness) is said in SECURITY.md; what they allow is to verify each only once.
+The challenges of existing clients hold ids only, so the same request has the same signature for
+ever. SECURITY.md says what that does not protect against; it also allows to verify each signature
+only once.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pilotstack.registry.protocol import values
 from pilotstack.registry.protocol.errors import Code, Denied
 
-#: Rounds of PBKDF2 over a token. Tokens ought to be random; this slows down whoever guesses poor
-#: ones from a stolen store, and still takes less than a millisecond of the event loop.
+#: Rounds of PBKDF2 over a token. Tokens should be random; this slows down guessing poor ones from a
+#: stolen store, and takes less than a millisecond of the event loop.
 ROUNDS: Final = 1_000
 _SALT_LEN: Final = 16
 
 
 class Verifier:
-    """Checks signatures, each distinct one once while it is remembered.
+    """Verifies signatures and caches those that are valid.
 
-    Two generations of digests bound the memory: when the younger is full, the older is forgotten.
+    The cache has two generations: when the younger is full, the older is dropped.
 
     Args:
-        capacity: digests to remember; each takes about 150 octets.
+        capacity: signatures to cache, about 150 bytes each.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -68,15 +69,15 @@ class Verifier:
 
 
 def same(given: str, expected: str) -> bool:
-    """Compares two secrets in a time that does not depend on where they differ."""
+    """Compares two secrets in constant time."""
     return hmac.compare_digest(given.encode(), expected.encode())
 
 
 def hash_token(token: str, salt: bytes) -> str:
-    """What is stored of a token.
+    """The hash of a token, for storing.
 
     Args:
-        salt: 16 random octets.
+        salt: 16 random bytes.
     """
     digest = hashlib.pbkdf2_hmac("sha256", token.encode(), salt, ROUNDS)
     return f"{salt.hex()}${digest.hex()}"

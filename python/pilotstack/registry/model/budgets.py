@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-#: Sources that are remembered; the ones not heard of for longest go first.
+#: Sources that are remembered; the least recently used are dropped.
 MAX_SOURCES: Final = 1 << 16
-#: Lines in the log of one kind that anybody can cause: at once, and per second.
+#: Log lines of one kind that remote peers can cause: burst, and per second.
 NOTES_BURST: Final = 20.0
 NOTES_RATE: Final = 1.0
 
@@ -46,13 +46,13 @@ class Bucket:
         return self._level >= 1.0
 
     def is_full(self, now: float) -> bool:
-        """Whether it is as good as a new one."""
+        """Whether it is full."""
         self._fill(now)
         return self._level >= self._burst
 
 
 class Buckets:
-    """A bucket per source, of a bounded number of sources."""
+    """A bucket per source, for a bounded number of sources."""
 
     def __init__(self, rate: float, burst: float, *, limit: int = MAX_SOURCES) -> None:
         self._rate = rate
@@ -64,7 +64,7 @@ class Buckets:
         return len(self._buckets)
 
     def take(self, source: str, now: float) -> bool:
-        """Takes a token of a source, if there is one."""
+        """Takes a token from a source's bucket, if there is one."""
         bucket = self._buckets.get(source)
         if bucket is None:
             if len(self._buckets) >= self._limit:
@@ -80,20 +80,20 @@ class Buckets:
         return bucket is None or bucket.has(now)
 
     def sweep(self, now: float) -> None:
-        """Forgets the buckets that are full."""
+        """Drops the buckets that are full."""
         for source in [s for s, bucket in self._buckets.items() if bucket.is_full(now)]:
             del self._buckets[source]
 
 
 class Notes:
-    """Lines in the log of a kind that anybody can cause."""
+    """Limits log lines of one kind that remote peers can cause."""
 
     def __init__(self, now: float) -> None:
         self._bucket = Bucket(NOTES_RATE, NOTES_BURST, now)
         self._unlogged = 0
 
     def take(self, now: float) -> int | None:
-        """How many went unlogged before this one; ``None`` if it does, too."""
+        """How many lines were suppressed before this one; ``None`` if this one is, too."""
         if not self._bucket.take(now):
             self._unlogged += 1
             return None

@@ -1,9 +1,9 @@
-"""How many networks may be made, and which id the next one gets. No clocks here.
+"""Budgets for new networks, and the id of the next one. No clocks here.
 
-There are 65,535 ids. That of a deleted network is given out again after a day, once no unused one
-is left. Fewer networks are made in a day than there are ids, so making and deleting networks in
-turn never uses them up. Networks that stay are bounded for each owner, more tightly as ids run
-short.
+There are 65,535 ids. The id of a deleted network is reused after a day, once no unused id is left.
+The budgets allow fewer networks per day than there are ids, so creating and deleting networks in
+turn never exhausts them. The number of networks that one node owns is bounded, more tightly as ids
+run short.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from pilotstack.registry.model.tables import Tables
 
 MAX_NETWORK: Final = 0xFFFF
-#: Seconds for which nobody gets the id of a deleted network.
+#: Seconds before the id of a deleted network is reused.
 QUARANTINE: Final = 86_400.0
-#: Networks that one node may make: so many at once, and per second.
+#: New networks of one node: burst, and per second.
 NODE_BURST: Final = 64.0
 NODE_RATE: Final = 1 / 60
-#: Of one IPv4 address or IPv6 /64.
+#: The same of one IPv4 address or IPv6 /64.
 SOURCE_BURST: Final = 256.0
 SOURCE_RATE: Final = 4 / 60
-#: In all; with :data:`QUARANTINE` this leaves a third of the ids.
+#: In total; with :data:`QUARANTINE` a third of the ids stays free.
 ALL_BURST: Final = 4096.0
 ALL_RATE: Final = 0.45
-#: Networks that one node may own, by the ids that are left.
+#: Networks that one node may own while at least so many ids are left.
 _OWNED: Final = ((1 << 15, 64), (1 << 14, 16), (1 << 13, 4))
 
 
 def max_owned(networks: int) -> int:
-    """Networks that one node may own while there are so many."""
+    """Networks that one node may own, given how many networks there are."""
     left = MAX_NETWORK - networks
     return next((owned for least, owned in _OWNED if left >= least), 1)
 
@@ -66,7 +66,7 @@ class Creations:
         self._sources.take(source, now)
 
     def sweep(self, now: float) -> None:
-        """Forgets who has been quiet."""
+        """Drops what has refilled."""
         self._nodes.sweep(now)
         self._sources.sweep(now)
 
@@ -79,7 +79,7 @@ def next_id(tables: Tables, now: float) -> int:
     """
     if tables.next_network <= MAX_NETWORK:
         return tables.next_network
-    # The one that was free for longest, which the table has first.
+    # The one that has been free longest comes first in the table.
     for network_id, retired in tables.retired.items():
         if now - retired.at < QUARANTINE:
             break

@@ -1,8 +1,8 @@
-"""How many secrets may be tried: join tokens, admin tokens of networks and of the registry, and
-recovery secrets. No clocks here.
+"""Limits on guessing secrets: join tokens, admin tokens of networks and of the registry, recovery
+secrets. No clocks here.
 
-The slow hash of a token is computed once for the right token, which is then remembered; after that
-a guess costs one quick hash. Other slow hashes and wrong guesses are limited per source and in all.
+The slow hash is computed once for the right token, which is then cached by a quick hash, so a wrong
+guess costs one quick hash. Other slow hashes and wrong guesses are limited per source and in total.
 A source over its limit is refused even with the right token.
 """
 
@@ -18,17 +18,17 @@ from pilotstack.registry.model.budgets import Bucket, Buckets
 from pilotstack.registry.model.source import source_of
 from pilotstack.registry.protocol.errors import Code, Denied
 
-#: Wrong secrets of one source: so many at once, and per second.
+#: Wrong secrets of one source: burst, and per second.
 WRONG_BURST: Final = 20.0
 WRONG_RATE: Final = 0.1
-#: Costly hashes for one source and for all (half a millisecond each): at once, and per second.
+#: Slow hashes (half a millisecond each) for one source, and in total: burst, and per second.
 COSTLY_BURST: Final = 64.0
 COSTLY_RATE: Final = 2.0
 ALL_BURST: Final = 256.0
 ALL_RATE: Final = 50.0
-#: Right tokens that are remembered, by a digest.
+#: Right tokens that are cached.
 MAX_RIGHT: Final = 1 << 16
-#: Seconds for which the reply to a wrong secret, or to one too many, is held back.
+#: Seconds by which the reply to a wrong secret, or to one too many, is delayed.
 DELAY: Final = 0.05
 
 
@@ -40,7 +40,7 @@ class TooManyGuesses(Denied):
 
 
 class Guesses:
-    """What was tried."""
+    """Counts guesses and caches right tokens."""
 
     def __init__(self) -> None:
         self._wrong = Buckets(WRONG_RATE, WRONG_BURST)
@@ -50,7 +50,7 @@ class Guesses:
         self._right: OrderedDict[str, bytes] = OrderedDict()
 
     def check(self, host: str, now: float) -> None:
-        """Lets a source try another secret.
+        """Checks that a source may try another secret.
 
         Raises:
             Denied: it was wrong too often.
@@ -60,11 +60,11 @@ class Guesses:
             raise TooManyGuesses(f"rate limited: too many wrong tokens from {source}")
 
     def wrong(self, host: str, now: float) -> None:
-        """Notes that a source was wrong."""
+        """Counts a wrong secret of a source."""
         self._wrong.take(source_of(host)[0], now)
 
     def spend(self, host: str, now: float) -> None:
-        """Makes room for a costly hash.
+        """Takes a slow hash from the budgets.
 
         Raises:
             Denied: there were too many lately.
@@ -77,7 +77,7 @@ class Guesses:
         """Whether ``stored`` is the hash of ``token``.
 
         Raises:
-            Denied: that would cost too much now.
+            Denied: it takes a slow hash, and there were too many lately.
         """
         digest = hashlib.blake2b(token.encode(), key=stored.encode()[:64], digest_size=16).digest()
         right = self._right.get(stored)
@@ -93,6 +93,6 @@ class Guesses:
         return True
 
     def sweep(self, now: float) -> None:
-        """Forgets sources that have been quiet."""
+        """Drops the sources whose budgets have refilled."""
         self._wrong.sweep(now)
         self._costly.sweep(now)

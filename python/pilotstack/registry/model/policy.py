@@ -1,4 +1,4 @@
-"""What the operator decided."""
+"""The operator's settings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator decided. Times are seconds."""
+    """The operator's settings. Times are in seconds."""
 
-    #: Creates networks and stands in for signatures; empty means that there is none.
+    #: Creates networks and replaces signatures; empty if there is none.
     admin_token: str = ""
     #: Silence after which a node counts as offline (heartbeats come every 30 to 60).
     stale_after: float = 600.0
@@ -21,12 +21,12 @@ class Policy:
     allows_named_endpoints: bool = False
     #: Every registration must be signed.
     requires_signed_registration: bool = False
-    #: The first id given out (the address plan of the whitepaper has names for 1 to 3).
+    #: The first id that is assigned.
     first_node: int = 1
     max_nodes: int = 1_000_000
-    #: Verified signatures to remember; three for each node make heartbeats cheap.
+    #: Valid signatures to cache; three per node keep heartbeats cheap.
     verified_signatures: int = 1 << 19
-    #: A copy of another registry: nothing a request does may change it.
+    #: A copy of another registry, which no request may change.
     is_standby: bool = False
     #: Mixed into the salts of tokens; random, and different in each process.
     salt: bytes = b""

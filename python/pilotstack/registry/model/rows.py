@@ -1,8 +1,7 @@
-"""What the registry remembers: one immutable row type per table, and the changes to them.
+"""One immutable row type per table, and changes of rows.
 
-A row's members carry the names of the snapshot of whitepaper section 4.1 where that has one, so a
-line of the journal, an entry of a replication stream and an entry of the snapshot read alike.
-Times are whole Unix seconds.
+Members have the names of the snapshot file (docs/reference/registry-files.md) where it has them, so
+journal, replication stream and snapshot look alike. Times are whole Unix seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Node(
         "is_unconfirmed": "unconfirmed",
     },
 ):
-    """A node. When it was last seen is no part of it: that is not durable."""
+    """A node. The time it was last seen is not part of it, since it is not durable."""
 
     node_id: int
     public_key: bytes
@@ -39,16 +38,16 @@ class Node(
     public: bool = False
     task_exec: bool = False
     relay_only: bool = False
-    #: Its last registration was signed; unsigned ones may not change it any more.
+    #: A registration was signed; unsigned ones may not change the node any more.
     is_signed: bool = False
-    #: Nothing signed has come from it yet; its id lapses unless something does.
+    #: It has not signed anything yet; its id expires unless it does.
     is_unconfirmed: bool = False
     polo_score: int = 0
     tags: tuple[str, ...] = ()
     lan_addrs: tuple[str, ...] = ()
-    #: When its key first came.
+    #: When its key was first registered.
     registered: int = 0
-    #: When it said good-bye, or 0; id and key stay bound to each other.
+    #: When it deregistered, or 0; id and key stay bound to each other.
     gone_at: int = 0
 
     @property
@@ -76,7 +75,7 @@ class NodeEntry(
         "is_unconfirmed": "unconfirmed",
     },
 ):
-    """A node as it stands in a snapshot, when nothing unknown stands beside it."""
+    """A node in a snapshot that has no unknown members."""
 
     networks: tuple[int, ...] = ()
     last_seen: str = ""
@@ -110,7 +109,7 @@ class Network(
 
 
 class Retired(msgspec.Struct, frozen=True, gc=False):
-    """The id of a network that is gone; its key is the id."""
+    """A deleted network; its key is the id."""
 
     at: int
 
@@ -124,7 +123,7 @@ class Member(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """One node says that it trusts another; its key is (from, to). Both ways make a pair."""
+    """One node trusts another; its key is (from, to). Both directions make a pair."""
 
     created: int
 
@@ -137,8 +136,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 class Response(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """An answer that waits for whoever asked; its key is (to, from). With ``revoked``, the news
-    that a trust of both has ended."""
+    """An answer that waits for the node that asked; its key is (to, from). With ``revoked``, the
+    news that mutual trust has ended."""
 
     accept: bool
     timestamp: int
@@ -153,14 +152,13 @@ class Invite(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rotation(msgspec.Struct, frozen=True, gc=False):
-    """A signature that does not cover all it allows, and may not do so again; its key is
-    (node, digest)."""
+    """A signature that was used and may not be used again; its key is (node, digest)."""
 
     timestamp: int
 
 
 class KeyInfo(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What happened to a node's key, if anything did."""
+    """The history of a node's key, if it has one."""
 
     rotated: int = 0
     rotations: int = 0
@@ -169,7 +167,7 @@ class KeyInfo(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Recovery(msgspec.Struct, frozen=True, gc=False):
-    """The salted hash of what a node's owner committed to."""
+    """The salted hash of the commitment to a recovery secret."""
 
     commitment_hash: str
 

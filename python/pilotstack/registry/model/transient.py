@@ -1,4 +1,4 @@
-"""What the registry knows and forgets when it stops. No clocks here."""
+"""The part of the state that is not durable. No clocks here."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from pilotstack.registry.model.rows import Key
     from pilotstack.registry.model.source import Source
 
-#: Seconds for which a signature speaks for other connections from its address: old daemons sign
-#: something every 60.
+#: Seconds for which a signature identifies other connections from its address; old daemons sign a
+#: request every 60.
 RECENT: Final = 300.0
-#: Addresses, and nodes of each, that are remembered; the ones not heard of for longest go first.
+#: Addresses, and nodes of each, that are remembered; the least recently seen are dropped.
 MAX_ADDRESSES: Final = 1 << 14
 MAX_NEIGHBOURS: Final = 32
-#: Seconds in which what a poll took is offered again on another connection: its reply may be lost.
-#: The slowest client has reconnected after 16.
+#: Seconds during which a message that a poll took is offered on another connection, since the reply
+#: may be lost. The slowest client reconnects after 16.
 REOFFER: Final = 30.0
 
 
 class Moments:
-    """Signatures of the last minutes, in bounded memory: when it is full, nothing new is taken."""
+    """Signatures of the last minutes, in bounded memory: when it is full, new ones are refused."""
 
     def __init__(self, limit: int = 1 << 16) -> None:
         self._limit = limit
@@ -38,9 +38,9 @@ class Moments:
         return len(self._until)
 
     def add(self, digest: bytes, until: float, now: float) -> bool:
-        """Remembers a signature; ``False`` if it is known, or there is no room."""
+        """Remembers a signature; ``False`` if it was used before, or there is no room."""
         for known, end in list(self._until.items())[:2]:
-            # They end in the order in which they came.
+            # They expire in order of insertion.
             if end <= now:
                 del self._until[known]
         if digest in self._until or len(self._until) >= self._limit:
@@ -50,7 +50,7 @@ class Moments:
 
 
 class Neighbours:
-    """Which nodes signed something lately, by the address that they spoke from."""
+    """Nodes that signed a request lately, by source address."""
 
     def __init__(self) -> None:
         self._nodes: OrderedDict[str, OrderedDict[int, float]] = OrderedDict()
@@ -59,7 +59,7 @@ class Neighbours:
         return len(self._nodes)
 
     def add(self, host: str, node_id: int, now: float) -> None:
-        """Notes that a node signed something at an address."""
+        """Records that a node signed a request from an address."""
         nodes = self._nodes.get(host)
         if nodes is None:
             nodes = self._nodes[host] = OrderedDict()
@@ -72,23 +72,23 @@ class Neighbours:
             self._nodes.popitem(last=False)
 
     def at(self, host: str, now: float) -> Iterator[int]:
-        """The nodes that did so lately."""
+        """Nodes that signed a request from an address lately."""
         for node_id, when in self._nodes.get(host, {}).items():
             if now - when <= RECENT:
                 yield node_id
 
 
 class Offers:
-    """Which waiting messages were handed out: when first, and on which connections.
+    """Delivery of waiting messages: when each was first given out, and on which connection.
 
-    Not durable: after a restart everything that nobody answered is offered anew.
+    After a restart everything that was not answered is offered again.
     """
 
     def __init__(self) -> None:
         self._given: dict[tuple[str, int, int], tuple[float, Source]] = {}
 
     def take(self, kind: str, to: int, sender: int, source: Source, now: float) -> bool:
-        """Whether to hand this message out on this connection; if so, it is noted."""
+        """Whether to give a message out on this connection; if so, that is recorded."""
         if not self.is_due(kind, to, sender, source, now):
             return False
         key = (kind, to, sender)
@@ -97,38 +97,39 @@ class Offers:
         return True
 
     def is_due(self, kind: str, to: int, sender: int, source: Source, now: float) -> bool:
-        """Whether to hand this message out on this connection."""
+        """Whether to give a message out on this connection."""
         given = self._given.get((kind, to, sender))
         return given is None or (source is not given[1] and now - given[0] <= REOFFER)
 
     def is_given(self, kind: str, to: int, sender: int) -> bool:
-        """Whether it was handed out."""
+        """Whether it was given out."""
         return (kind, to, sender) in self._given
 
     def is_over(self, kind: str, to: int, sender: int, now: float) -> bool:
-        """Whether it was handed out and is not going to be again."""
+        """Whether it was given out and will not be again."""
         given = self._given.get((kind, to, sender))
         return given is not None and now - given[0] > REOFFER
 
     def forget(self, kind: str, to: int, sender: int) -> None:
-        """Makes a message new again."""
+        """Forgets the delivery of a message."""
         self._given.pop((kind, to, sender), None)
 
 
 @dataclass(slots=True)
 class Sweep:
-    """How far the pass has come. Times are Unix seconds."""
+    """Progress of the expiry sweep. Times are the registry's, in seconds."""
 
     last_call: float = 0.0
     last_pass: float = 0.0
-    #: Before this, silence does not count.
+    #: Silence before this does not count.
     grace_from: float = 0.0
+    #: Rows that are still to be looked at.
     waiting: Iterator[tuple[str, Key]] = field(default_factory=lambda: iter(()))
 
 
 @dataclass(frozen=True, slots=True)
 class Beacon:
-    """Where a beacon is, and from where that was last said."""
+    """A beacon's endpoint, and the source and time of its last announcement."""
 
     addr: str
     host: str

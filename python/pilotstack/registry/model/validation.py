@@ -1,5 +1,5 @@
-"""Whether rows that came from another registry are ones that this one could have written. Types are
-looked at where they are decoded; here it is about ranges, lengths and what belongs together."""
+"""Checks rows of another registry for ranges, lengths and consistency. Types are checked where rows
+are decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pilotstack.registry.model.rows import Key, Row
     from pilotstack.registry.model.tables import Tables
 
-#: The end of the year 9999, which is the last that RFC 3339 can tell.
+#: The end of the year 9999, the last of RFC 3339.
 _LAST_SECOND: Final = 253_402_300_799
 _LARGEST: Final = (1 << 53) - 1
 _TEXT: Final = 1 << 20
@@ -23,16 +23,16 @@ _TIMES: Final = frozenset(
     {"registered", "gone_at", "created", "timestamp", "rotated", "expires", "at"}
 )
 _PAIRS: Final = frozenset({"members", "claims", "requests", "responses", "invites"})
-#: Where the first, or the second, part of a key is a network.
+#: Tables in which the first, or the second, part of the key is a network.
 _NETWORK_FIRST: Final = frozenset({"networks", "members", "retired"})
 _NETWORK_SECOND: Final = frozenset({"invites"})
 
 
 def check_key(table: str, key: Key) -> None:
-    """That a key is one of the table's.
+    """Checks that a key fits its table.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it does not.
     """
     parts = key if isinstance(key, tuple) else (key,)
     wanted: tuple[type, ...] = (int,)
@@ -52,10 +52,10 @@ def check_key(table: str, key: Key) -> None:
 
 
 def check_row(table: str, key: Key, row: Row | None) -> None:
-    """That a row may stand in its table under its key.
+    """Checks that a row fits its table and its key.
 
     Raises:
-        ValueError: it may not.
+        ValueError: it does not.
     """
     check_key(table, key)
     if row is None:
@@ -93,10 +93,10 @@ def _check_value(table: str, name: str, value: object) -> None:
 
 
 def check_all(tables: Tables) -> None:
-    """That all rows may stand where they do.
+    """Checks all rows.
 
     Raises:
-        ValueError: one may not.
+        ValueError: one does not fit its table or key.
     """
     for name, table in tables.tables.items():
         for key, row in table.pairs():

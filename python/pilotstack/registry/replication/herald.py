@@ -1,5 +1,5 @@
-"""Tells a replaced primary that its term is over, so that no two registries take writes. It is told
-again and again, since it may come back from a backup."""
+"""Tells a replaced primary that its term is over, so that no two registries accept writes. Repeated
+for ever, since the old primary may come back from a backup."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Seconds for a connection, and for the answer.
+#: Seconds to connect, and for the reply.
 CONNECT: Final = 5.0
 REPLY: Final = 10.0
-#: Seconds between attempts, at first and at most, and after it was told.
+#: Seconds between attempts, at first and at most, and after a successful one.
 RETRY: Final = (0.25, 2.0)
 AGAIN: Final = 5.0
 _READ: Final = 1 << 16
@@ -33,18 +33,18 @@ class Herald:
     """Speaks to one registry.
 
     Args:
-        standing: what it is told, with the proof.
+        standing: cluster and term, with the proof.
     """
 
     def __init__(self, standing: Standing) -> None:
         self._standing = standing
         self._address, self._trust = standing.term.last_primary
-        #: What became of the last attempt.
+        #: Result of the last attempt.
         self.outcome = ""
 
     @property
     def has_work(self) -> bool:
-        """Whether there is anybody to be told, and a proof that convinces."""
+        """Whether there is a former primary, and a proof for it."""
         return bool(self._address and "term_proof" in self._standing.members)
 
     async def run(self) -> None:

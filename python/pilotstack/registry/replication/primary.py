@@ -1,7 +1,7 @@
-"""The primary's side of replication (whitepaper, hot standby; registry sheet 4.4).
+"""The primary's side of replication; the protocol is in docs/reference/protocol/replication.md.
 
-A standby subscribes with a token and is sent the whole state, then every change as it becomes
-durable, and a sign of life in between::
+A standby subscribes with a token and is sent the whole state, then every change once it is durable,
+and heartbeats in between::
 
     -> {"type": "subscribe_replication", "token": T, "deltas": 1, "epoch": E, "seq": N}
     <- {"type": "replication_snapshot_part", "text": "..."}            one or more, in order
@@ -10,14 +10,13 @@ durable, and a sign of life in between::
     <- {"type": "replication_delta", "epoch": E, "seq": N + 1, "changes": [...]}
     <- {"type": "heartbeat", "epoch": E, "seq": N + 1, "cluster": C, "term": M, "time": T}
 
-``deltas`` is what makes us answer like this; whoever does not send it, as older standbys, gets
-``{"type": "replication_snapshot", "snapshot": {...}}`` at first and after changes, at most once a
-second, and bare heartbeats. ``epoch`` names one life of a primary, ``seq`` counts its deltas: with
-both, a standby that comes back soon is sent only what it missed. ``cluster`` and ``term`` are in
-every frame; a standby of another cluster is refused. ``time`` is the registry's own, in seconds.
-Frames are cut by octets, so that no state makes one that is longer than standbys take.
+Older standbys do not send ``deltas``; at first and after changes, at most once a second, they get
+``{"type": "replication_snapshot", "snapshot": {...}}``, and bare heartbeats. ``epoch`` identifies
+one run of a primary, ``seq`` counts its deltas: with both, a standby that reconnects soon is sent
+only what it missed. ``cluster`` and ``term`` are in every frame; a standby of another cluster is
+refused. ``time`` is the registry's, in seconds. Frames are bounded in bytes, whatever the state.
 
-A push never waits for a standby: each has a queue, and one whose queue is full is sent a snapshot.
+A push never waits for a standby: each has a queue, and one with a full queue is sent a snapshot.
 """
 
 from __future__ import annotations
@@ -54,21 +53,22 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Seconds between signs of life; standbys give up after 45 without (sheet 4.4).
+#: Interval of heartbeats, in seconds; standbys give up after 45 without one.
 HEARTBEAT: Final = 15.0
 #: Seconds for a standby to take a frame.
 WRITE: Final = 10.0
-#: Seconds between snapshots for a standby that knows nothing else.
+#: Interval in seconds of snapshots for a standby that takes no deltas.
 SNAPSHOT_EVERY: Final = 1.0
-#: Octets of deltas that wait for a standby, and that are kept for one that comes back.
+#: Bytes of deltas that wait for a standby, and that are kept for one that reconnects.
 QUEUE: Final = 8 << 20
-#: Octets of changes in a delta, unless it is a single one.
+#: Bytes of changes in a delta, unless there is only one.
 DELTA: Final = 1 << 18
-#: Characters of a snapshot in a frame: in JSON again they are four times as many octets at most.
+#: Characters of a snapshot in a frame; encoded as JSON again they take up to four times as many
+#: bytes.
 PART: Final = 1 << 17
-#: Octets of a frame that standbys take (sheet 4.4); a state that is longer as a whole is not sent.
+#: Bytes of a frame that standbys accept; a longer state is not sent as a whole.
 FRAME: Final = 64 << 20
-#: Parts that are made at a time, and not before the ones before are sent.
+#: Parts that are encoded at a time, once the ones before have been sent.
 _AT_ONCE: Final = 8
 _ENVELOPE: Final = 1 << 10
 
@@ -77,7 +77,7 @@ class Log:
     """The last deltas as frames, numbered."""
 
     def __init__(self, limit: int = QUEUE, standing: Standing | None = None) -> None:
-        #: Names this life of the primary.
+        #: Identifies this run of the primary.
         self.epoch = secrets.token_hex(8)
         #: Number of the last delta.
         self.seq = 0
@@ -87,7 +87,7 @@ class Log:
         self._size = 0
 
     def add(self, changes: Sequence[Change]) -> list[bytes]:
-        """Numbers changes and keeps their frames, which it returns."""
+        """Numbers changes; keeps and returns their frames."""
         encoded = [msgspec.json.encode(encode_change(change)) for change in changes]
         return [self._add(group) for group in _grouped(encoded, DELTA)]
 
@@ -109,7 +109,7 @@ class Log:
         return frame
 
     def since(self, epoch: str, seq: int) -> list[bytes] | None:
-        """The frames after ``seq``; ``None`` if they are not all there."""
+        """The frames after ``seq``; ``None`` if they are not all available."""
         missed = self.seq - seq
         if epoch != self.epoch or not 0 <= missed <= len(self._frames):
             return None
@@ -117,18 +117,18 @@ class Log:
 
 
 class _Subscriber:
-    """What waits for one standby."""
+    """The queue of one standby."""
 
     def __init__(self, *, takes_deltas: bool) -> None:
         self.takes_deltas = takes_deltas
         self.frames: deque[bytes] = deque()
         self.size = 0
-        #: It has to be sent the whole state.
+        #: It needs the whole state.
         self.is_behind = True
         self.something = anyio.Event()
 
     def push(self, frame: bytes) -> None:
-        """Takes a delta, or gives up on deltas."""
+        """Queues a delta, or marks the standby as behind."""
         if self.is_behind:
             return
         if not self.takes_deltas or self.size + len(frame) > QUEUE:
@@ -140,7 +140,7 @@ class _Subscriber:
         self.something.set()
 
     def clear(self) -> None:
-        """Forgets what waits."""
+        """Empties the queue."""
         self.frames.clear()
         self.size = 0
 
@@ -158,8 +158,8 @@ class Publisher:
 
     Args:
         ledger: what is replicated.
-        token: what a standby has to show; empty means that none is served.
-        is_open: standbys are served without a token, as first-generation ones have none.
+        token: the secret of standbys; without one, none is served.
+        is_open: serve standbys without a token, as the first generation has none.
         standing: what the registry says of itself.
         clock: the registry's time.
     """
@@ -184,16 +184,16 @@ class Publisher:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether there may be standbys."""
+        """Whether standbys are served."""
         return self._is_open or bool(self._token)
 
     @property
     def standbys(self) -> int:
-        """How many follow."""
+        """Number of standbys that follow."""
         return len(self._subscribers)
 
     def publish(self, changes: Sequence[Change]) -> None:
-        """Passes changes on."""
+        """Sends changes to all standbys."""
         if not self.is_enabled:
             return
         for frame in self.log.add(changes):
@@ -215,14 +215,14 @@ class Publisher:
         return hmac.compare_digest(request.token.encode(), self._token.encode())
 
     def is_wrong(self, request: SubscribeReplication) -> bool:
-        """Whether a standby shows a token, and a wrong one."""
+        """Whether a standby presents a wrong token."""
         return bool(self._token and request.token) and not self._is_right(request)
 
     async def serve(self, stream: anyio.abc.ByteStream, request: SubscribeReplication) -> None:
-        """Feeds a standby until its connection ends, which it may at any time.
+        """Feeds a standby until its connection ends.
 
         Raises:
-            TimeoutError: it does not take what it is sent.
+            TimeoutError: it does not read what it is sent.
             OSError, anyio.EndOfStream, anyio.BrokenResourceError: the connection ended.
         """
         if refusal := self._refusal(request):
@@ -296,7 +296,7 @@ def _next(frames: Iterator[bytes]) -> list[bytes]:
 
 
 def _whole(view: View) -> bytes | None:
-    """The frame of the whole state, if standbys take it."""
+    """The frame of the whole state, if standbys accept one as long."""
     size, chunks = 0, []
     for chunk in view.chunks():
         size += len(chunk)
@@ -309,7 +309,7 @@ def _whole(view: View) -> bytes | None:
 
 
 def _parts(view: View) -> Iterator[bytes]:
-    """Frames that make up the text of a snapshot, however long its rows are."""
+    """The text of a snapshot in frames, however long its rows are."""
     waiting: list[str] = []
     size = 0
     for chunk in view.chunks():
@@ -342,12 +342,12 @@ def _grouped(items: list[bytes], limit: int) -> Iterator[list[bytes]]:
 
 
 async def _send(stream: anyio.abc.ByteStream, frame: bytes) -> None:
-    # A long frame gets the time that a slow link needs for it.
+    # Long frames get the time that a slow link needs.
     with anyio.fail_after(WRITE + len(frame) / (1 << 20)):
         await stream.send(frame)
 
 
 async def _until_closed(stream: anyio.abc.ByteStream) -> None:
-    """A standby never says anything; its silence ends with the connection."""
+    """Returns when the standby closes the connection; it never sends anything."""
     while True:
         await stream.receive(1 << 10)

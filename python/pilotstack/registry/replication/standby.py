@@ -1,9 +1,9 @@
-"""The standby's side of replication: a copy that follows a primary, whatever becomes of either.
+"""The standby's side of replication: a copy that follows a primary.
 
-What goes wrong on the way (a gap, a foreign epoch, octets that make no sense) leads to one thing:
-the connection is dropped and the next one says what we have, or asks for everything. What we have
-is given up only for a state that continues it: not for that of another cluster, an earlier term, an
-empty registry or one that has lost ids. What may be nowhere else is kept in a file before.
+After any error (a gap, a foreign epoch, malformed data) the connection is dropped; the next one
+says what we have, or asks for everything. The copy is replaced only by a state that continues it:
+not by that of another cluster, an earlier term, an empty registry or one that has lost ids. Rows
+that may exist nowhere else are kept in a file.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Seconds for a connection to the primary, and without a sign of life from it (sheet 4.4).
+#: Seconds to connect to the primary, and of silence after which it counts as lost.
 CONNECT: Final = 10.0
 SILENCE: Final = 45.0
 #: Seconds between attempts, at first and at most.
 RETRY: Final = (0.1, 3.0)
-#: Octets of a frame on this connection (sheet 4.4).
+#: Bytes of a frame on this connection.
 FRAME: Final = 64 << 20
-#: Octets of a snapshot.
+#: Bytes of a snapshot.
 SNAPSHOT: Final = 2 << 30
 _READ: Final = 1 << 18
 #: Characters of a cluster's name.
@@ -51,15 +51,15 @@ class Follower(Protocol):
     """Keeps a ledger like another registry's."""
 
     async def run(self) -> None:
-        """Follows until cancelled; outages are waited out."""
+        """Follows until cancelled; reconnects after failures."""
 
 
 class _Resync(Exception):
-    """What came cannot be used; everything is needed."""
+    """The stream is unusable; the whole state is needed."""
 
 
 class _Refused(PilotError):
-    """The primary is not one to follow, or does not let us."""
+    """The primary must not be followed, or refuses us."""
 
 
 class Standby:
@@ -68,10 +68,10 @@ class Standby:
     Args:
         ledger: the copy.
         address: host and port of the primary.
-        token: what the primary wants to see.
-        trust: how it is recognized over TLS.
-        standing: cluster and term of the copy, and what proves them.
-        clock: the registry's time, which becomes the primary's.
+        token: the replication token.
+        trust: how the primary is authenticated over TLS.
+        standing: cluster and term of the copy, with their proof.
+        clock: set to the primary's time.
     """
 
     def __init__(
@@ -95,14 +95,14 @@ class Standby:
         self._seq = 0
         self._parts: list[str] = []
         self._size = 0
-        #: The primary's connection is up, and we have what it has.
+        #: Connected to the primary and up to date.
         self.is_current = False
-        #: Why the primary is not followed; empty if it is, or just cannot be reached.
+        #: Why the primary is not followed; empty if it is, or is only unreachable.
         self.problem = ""
 
     @property
     def seq(self) -> int:
-        """The last delta that we have."""
+        """Number of the last delta that we have."""
         return self._seq
 
     async def run(self) -> None:
@@ -123,7 +123,7 @@ class Standby:
                 self._resync(error)
                 delay = RETRY[1]
             except Exception as error:
-                # Nothing that a primary sends ends its standby.
+                # Nothing that a primary sends may stop its standby.
                 _serving.failures.note("replication", error)
                 self._epoch = ""
                 delay = RETRY[1]
@@ -138,7 +138,7 @@ class Standby:
         self._epoch = ""
 
     def _tell(self, problem: str) -> None:
-        """Says once why nothing is copied."""
+        """Logs once why nothing is copied."""
         if problem != self.problem:
             self.problem = problem
             log.error("replication_refused", error=problem)
@@ -194,9 +194,9 @@ class Standby:
                 raise _Refused(f"the primary refuses: {values.text(message, 'error'):.500}")
 
     def _follow_clock(self, message: Message) -> None:
-        """Times in rows are by the primary's clock; what lapses after a promotion must be, too."""
+        """Follows the primary's clock, by which the times in rows are, also after a promotion."""
         now = message.get("time")
-        # Earlier versions do not tell.
+        # Earlier versions do not send it.
         if isinstance(now, float | int) and not isinstance(now, bool):
             self._clock.follow(float(now))
 
@@ -207,7 +207,7 @@ class Standby:
         self._parts.append(text)
 
     def _check_standing(self, message: Message) -> None:
-        """A primary of another cluster, or of the past, is not followed."""
+        """Refuses a primary of another cluster or of an earlier term."""
         cluster, term, own = (
             values.text(message, "cluster"),
             values.number(message, "term"),
@@ -239,7 +239,11 @@ class Standby:
         self._mark_current()
 
     async def _judge(self, state: State, term: int) -> bool:
-        """Whether what we have is kept aside before it is replaced."""
+        """Whether our state is kept in a file before it is replaced.
+
+        Raises:
+            PilotError: it must not be replaced by this one.
+        """
         ours, where = self._ledger.state, _serving.join_address(*self._address)
         if not ours.nodes:
             return False
@@ -296,7 +300,7 @@ def _load(rows: dict[str, object], now: float) -> State:
 
 
 def _differences(ours: State, theirs: State) -> dict[str, int]:
-    """How many rows of ours are another, or none, there; by table."""
+    """Number of our rows that differ or are missing there, by table."""
     found = {}
     for name, table in ours.tables.items():
         count = sum(theirs.row(name, key) != row for key, row in table.pairs())

@@ -1,4 +1,4 @@
-"""The registry's certificate: made once and kept, so that what clients pinned stays true."""
+"""The registry's certificate: made once and kept, so that clients' pins stay valid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pilotstack.registry.protocol.tls import fingerprint_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Days for which a certificate of our own is good. Clients pin it, so its end only makes work.
+#: Days of validity. Clients pin the certificate, so its expiry would only cause work.
 VALID_DAYS = 3650
 
 

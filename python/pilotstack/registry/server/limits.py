@@ -1,8 +1,5 @@
-"""What one source may ask of the registry: token buckets and seats. No clocks here; ``now`` is any
-clock that only goes forward, in seconds.
-
-A source is an IPv4 address or an IPv6 /64: whoever has one address of a /64 has them all.
-"""
+"""Rate limits per source and connection. No clocks here; ``now`` is any clock that only goes
+forward, in seconds."""
 
 from __future__ import annotations
 
@@ -19,25 +16,24 @@ if TYPE_CHECKING:
 
     from pilotstack.registry.protocol.requests.base import Reply, Request
 
-#: Refusals, less what was answered, after which a connection is closed rather than answered.
+#: Refusals minus answers at which a connection is closed.
 MAX_REFUSALS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is allowed; 0 is no limit."""
+    """The operator's limits; 0 is no limit."""
 
-    #: Registrations of unknown keys per minute and source, and as many at once (sheet 5).
+    #: Registrations of unknown keys per minute and source; as many in a burst.
     registrations: float = 10.0
-    #: Requests per second and connection; twice as many at once.
+    #: Requests per second and connection; twice as many in a burst.
     requests: float = 500.0
-    #: Requests that count as lookups, per second and source; ten times as many at once.
+    #: Requests that count as lookups, per second and source; ten times as many in a burst.
     lookups: float = 100.0
-    #: Connections at once, of all and of one source.
+    #: Simultaneous connections, in total and of one source.
     connections: int = 20_000
     connections_per_source: int = 2048
-    #: Whether this host's own processes are limited too. What comes through a proxy on this host
-    #: would share one allowance.
+    #: Limit loopback connections, too. All that come through a proxy on this host share one limit.
     includes_loopback: bool = False
 
 
@@ -45,7 +41,7 @@ class Throttle:
     """Decides whether a request is answered; shared by all connections.
 
     Args:
-        is_known: whether a public key, 32 octets, is registered.
+        is_known: whether a public key, 32 bytes, is registered.
     """
 
     def __init__(self, limits: Limits, is_known: Callable[[bytes], bool]) -> None:
@@ -55,21 +51,21 @@ class Throttle:
         self._lookups = Buckets(limits.lookups, 10 * limits.lookups)
 
     def connection(self, host: str, now: float) -> Allowance:
-        """What a new connection may ask."""
+        """The limits of a new connection."""
         return Allowance(self, host, now)
 
     def is_shared(self, host: str) -> bool:
-        """Whether an address stands for whoever comes through a proxy on this host."""
+        """Whether an address is that of a proxy on this host, shared by many clients."""
         return self.limits.includes_loopback and source_of(host)[1]
 
     def sweep(self, now: float) -> None:
-        """Forgets sources that have been quiet."""
+        """Drops the sources whose buckets have refilled."""
         self._registrations.sweep(now)
         self._lookups.sweep(now)
 
     @property
     def sources(self) -> int:
-        """Buckets that are kept."""
+        """Number of buckets."""
         return len(self._registrations) + len(self._lookups)
 
     def refusal(self, source: str, request: Request[Reply], now: float) -> str:
@@ -92,7 +88,7 @@ class Throttle:
 
 
 class Allowance:
-    """What one connection may ask."""
+    """The limits of one connection."""
 
     __slots__ = ("_bucket", "_is_exempt", "_refusals", "_source", "_throttle")
 
@@ -106,12 +102,12 @@ class Allowance:
 
     @property
     def is_exempt(self) -> bool:
-        """Whether the source is this host, and not limited."""
+        """Whether the source is this host and not limited."""
         return self._is_exempt
 
     @property
     def is_spent(self) -> bool:
-        """Whether the other side takes no notice of refusals."""
+        """Whether the client keeps sending in spite of refusals."""
         return self._refusals >= MAX_REFUSALS
 
     def refusal(self, request: Request[Reply], now: float) -> str:
@@ -122,6 +118,6 @@ class Allowance:
             text = "rate limited: too many requests on this connection"
         else:
             text = self._throttle.refusal(self._source, request, now)
-        # An answer makes up for one refusal only: a flood gets some answers, too.
+        # An answer makes up for only one refusal, since a flood gets some answers as well.
         self._refusals = self._refusals + 1 if text else max(0, self._refusals - 1)
         return text

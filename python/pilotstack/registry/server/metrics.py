@@ -1,4 +1,4 @@
-"""Figures of a registry for Prometheus. Labels come from a fixed set, whatever clients send."""
+"""Metrics for Prometheus. Labels come from a fixed set, whatever clients send."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from pilotstack.registry.protocol.requests.base import Reply, Request
     from pilotstack.registry.server.statistics import Statistics
 
-#: Upper bounds in seconds, those of existing dashboards (sheet 7).
+#: Upper bounds in seconds, those of existing dashboards.
 _BUCKETS: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
 )
 _UNKNOWN: Final = "unknown"
 _KINDS: Final = (*sorted(REQUESTS), _UNKNOWN)
-#: Requests whose success has a counter of its own.
+#: Requests with a counter of their own.
 _EVENTS: Final = {
     Register: ("registrations", "Registrations, repeated ones included."),
     Deregister: ("deregistrations", "Nodes that said good-bye."),
@@ -77,8 +77,8 @@ class _Tally:
 
 
 class _Tallies(Collector):
-    """Counts requests in plain numbers, and makes metrics of them when they are asked for: those of
-    the library take a lock for each."""
+    """Counts requests in plain integers and converts them when metrics are read: the library's
+    counters take a lock for each increment."""
 
     def __init__(self) -> None:
         self.by_name = {name: _Tally() for name in _KINDS}
@@ -105,7 +105,7 @@ class _Tallies(Collector):
 
 
 class Metrics:
-    """The figures of one server."""
+    """The metrics of one server."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -157,11 +157,11 @@ class Metrics:
             self._events[kind].inc()
 
     def throttled(self) -> None:
-        """Counts a request that was over a limit."""
+        """Counts a request over a limit."""
         self._throttled.inc()
 
     def guessed(self) -> None:
-        """Counts a wrong token or secret."""
+        """Counts a request with a wrong secret."""
         self._guesses.inc()
 
     def dropped(self, reason: str) -> None:
@@ -169,7 +169,7 @@ class Metrics:
         self._dropped[reason].inc()
 
     def tick(self, seconds: float) -> None:
-        """Follows the rate; ``seconds`` have passed since the last call."""
+        """Updates the rate; ``seconds`` have passed since the last call."""
         current = (self.total - self._total_before) / seconds
         self._total_before = self.total
         weight = min(1.0, seconds / 60.0)

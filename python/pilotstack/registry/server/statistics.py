@@ -1,5 +1,4 @@
-"""What the registry tells about itself as a whole; gathered piece by piece, so that requests get
-their turn on large registries."""
+"""Aggregate figures of a registry, computed in steps so that requests get their turn."""
 
 from __future__ import annotations
 
@@ -13,13 +12,13 @@ from pilotstack.types import Address
 if TYPE_CHECKING:
     from pilotstack.registry.model.state import State
 
-#: Rows that are looked at before others get their turn.
+#: Rows per step.
 _CHUNK: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkFigures:
-    """A network, its members and those of them that were heard of lately."""
+    """A network with its members and those of them that are online."""
 
     network_id: int
     name: str
@@ -30,10 +29,10 @@ class NetworkFigures:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Figures of the whole network; nobody's own."""
+    """Aggregate figures, about no node in particular."""
 
     total_nodes: int = 0
-    #: Heard of lately.
+    #: Online.
     active_nodes: int = 0
     #: Pairs that trust each other.
     trust_links: int = 0
@@ -43,7 +42,7 @@ class Statistics:
 
 
 async def gather(state: State) -> Statistics:
-    """The figures of a state that goes on changing meanwhile."""
+    """The figures of a state, which may change meanwhile."""
     tags: set[str] = set()
     executors = 0
     for number, node_id in enumerate(list(state.nodes)):
@@ -72,8 +71,7 @@ async def gather(state: State) -> Statistics:
 
 
 def nodes_and_edges(state: State) -> dict[str, object]:
-    """Every node and the trust graph, as existing dashboards draw them (sheet 7). For the operator
-    only."""
+    """Every node and the trust graph, as existing dashboards draw them. For the operator only."""
     live = {node_id: node for node_id, node in state.nodes.items() if not node.gone_at}
     edges = [
         (first, second)

@@ -1,5 +1,4 @@
-"""Nodes that wait for something to happen to them: the long poll of a daemon is held here instead
-of being repeated every few seconds."""
+"""Long polls: a daemon's poll is held here instead of being repeated every few seconds."""
 
 from __future__ import annotations
 
@@ -11,16 +10,16 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Seconds for which a reply is held at most; well below what clients and middleboxes bear.
+#: Seconds for which a reply is held at most; well below the timeouts of clients and middleboxes.
 MAX_WAIT: Final = 55
-#: Polls of one node that are held at once; another is held, and the oldest answered.
+#: Polls of one node that are held at once; with one more, the oldest is answered.
 MAX_HELD: Final = 8
-#: Nodes whose wake-up came while they did not wait, of which it is remembered.
+#: Nodes whose missed wake-ups are remembered.
 MAX_MISSED: Final = 1 << 16
 
 
 class Waiters:
-    """Who waits, and who would have been woken."""
+    """Nodes that wait, and nodes that missed a wake-up."""
 
     def __init__(self) -> None:
         #: Polls of each node, the oldest first.
@@ -30,7 +29,7 @@ class Waiters:
         self.held = 0
 
     def wake(self, node_ids: Iterable[int]) -> list[int]:
-        """Wakes nodes; returns the ones that did not wait. Their next wait is over at once."""
+        """Wakes nodes; returns those that did not wait, whose next wait ends at once."""
         absent = []
         for node_id in dict.fromkeys(node_ids):
             events = self._events.pop(node_id, ())
@@ -46,16 +45,16 @@ class Waiters:
         return absent
 
     def forget(self, node_id: int) -> bool:
-        """Whether a wake-up of this node was missed; it is not any more."""
+        """Whether the node missed a wake-up; forgets it."""
         return self._missed.pop(node_id, 0) is None
 
     async def wait(self, node_id: int, seconds: float) -> None:
-        """Returns when the node is woken or the time is over."""
+        """Returns when the node is woken or the time has passed."""
         event = anyio.Event()
         events = self._events.setdefault(node_id, [])
         events.append(event)
         if len(events) > MAX_HELD:
-            # Its node has given it up, or asks for fun.
+            # The node has probably given it up.
             events.pop(0).set()
         self.held += 1
         try:

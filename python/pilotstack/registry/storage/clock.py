@@ -1,10 +1,9 @@
-"""The registry's own time: seconds that pass, in numbers that look like Unix time.
+"""The registry's own time, in seconds that look like Unix time; all deadlines are measured by it.
 
-What waits and what lapses is measured by it. It follows the monotonic clock, so a wall clock that
-steps, by an hour or by a hundred days, ends nothing. It is kept beside the store: after a restart
-it goes on exactly while the host was not booted; after a boot only the wall clock knows how long we
-were away, and is believed for a week at most. A copy goes by the time of the registry that it
-follows, by which all times in its rows are.
+It follows the monotonic clock, so a step of the wall clock expires nothing. It is kept beside the
+store and continues after a restart. After a boot of the host only the wall clock tells how long the
+registry was down, and is believed for at most a week. A standby follows the time of its primary,
+which the times in its rows are by.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Seconds that we may have been away, as far as the wall clock alone says so.
+#: Seconds of downtime that the wall clock alone is believed for.
 MAX_AWAY: Final = 7 * 86_400.0
-#: Seconds of a wall clock that is believed: years 1970 to 36812.
+#: Limit of plausible wall clocks, in Unix seconds.
 _MAX_TIME: Final = float(1 << 40)
-#: Seconds between the two clocks that are worth a line in the log.
+#: Seconds of difference between the clocks that are logged.
 _NOTABLE: Final = 60.0
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _MAX_FILE: Final = 4096
@@ -41,11 +40,11 @@ class _Kept(msgspec.Struct):
 
 
 class Clock:
-    """Tells the time.
+    """The registry's time.
 
     Args:
-        path: where it is kept; ``None`` keeps nothing.
-        monotonic: seconds that only go forward, since the boot.
+        path: the file it is kept in; ``None`` for none.
+        monotonic: seconds since the boot.
         wall: Unix seconds.
     """
 
@@ -76,12 +75,12 @@ class Clock:
         return self._monotonic() + self._offset
 
     def read(self) -> tuple[float, float]:
-        """:meth:`now` and :attr:`skew` of one moment."""
+        """:meth:`now` and :attr:`skew`, read together."""
         now = self._monotonic() + self._offset
         return now, self._wall() - now
 
     def follow(self, now: float) -> None:
-        """Goes by the time of another registry; one that makes no sense is passed over."""
+        """Takes over the time of another registry, if it is plausible."""
         if 0 < now < _MAX_TIME:
             self._offset = now - self._monotonic()
 
@@ -91,7 +90,7 @@ class Clock:
         return self._wall() - self.now()
 
     def save(self) -> None:
-        """Keeps the time. A failure is logged: the next start goes by the wall clock then."""
+        """Writes the time. After a failure, which is logged, the next start uses the wall clock."""
         if self._path is None:
             return
         kept = _Kept(self._boot, self._monotonic(), self.now())
@@ -122,7 +121,7 @@ class Clock:
 
 
 def _boot_id() -> str:
-    """Which boot of the host this is; where nobody tells, every start counts as one."""
+    """Identifies the host's boot; where the system does not, every start counts as one."""
     try:
         return _BOOT.read_text("ascii").strip()
     except (OSError, ValueError):

@@ -1,5 +1,5 @@
-"""The state and what of it is durable: changes go to the store, many with one sync, and only then
-to whoever waits for them, the copies included."""
+"""Joins state and store: changes are stored, many with one sync, before replies are sent and copies
+are told."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Seconds between two looks at the store's files when nothing is written.
+#: Interval in seconds of checking the store's files while nothing is written.
 CHECK_EVERY: Final = 2.0
 
 
 class Sink(Protocol):
-    """Takes changes that are durable, such as a transport to the copies of this registry."""
+    """Receives durable changes, for example to send them to copies of this registry."""
 
     def publish(self, changes: Sequence[Change]) -> None:
-        """Takes changes in the order in which they were stored; returns at once."""
+        """Receives changes in the order in which they were stored; must not block."""
 
 
 @dataclass(slots=True)
@@ -43,11 +43,11 @@ class _Batch:
 
 
 class Ledger:
-    """Keeps the state and its store together.
+    """A state and its store.
 
     Args:
-        state: what the store holds.
-        store: where changes go.
+        state: the content of the store.
+        store: receives the changes.
     """
 
     def __init__(self, state: State, store: Store) -> None:
@@ -61,20 +61,20 @@ class Ledger:
         #: The last change could not be stored.
         self.is_failing = False
         self._is_adopted = False
-        #: One of appending, rotating and writing again at a time.
+        #: Serializes appending, rotating and rewriting.
         self._storing = anyio.Lock(fast_acquire=True)
         self._is_kept_aside = False
 
     def add_sink(self, sink: Sink) -> None:
-        """Also gives durable changes to ``sink``."""
+        """Sends durable changes to ``sink`` as well."""
         self._sinks.append(sink)
 
     async def commit(self, changes: Sequence[Change]) -> None:
-        """Returns when changes, which the state has already, are durable.
+        """Returns when changes, already applied to the state, are durable.
 
         Raises:
-            OutcomeUnknown: they were undone, and may be there after the next start.
-            OSError: they are not, and were undone.
+            OutcomeUnknown: they were undone, but may reappear at the next start.
+            OSError: they could not be stored and were undone.
         """
         batch = self._batch
         batch.changes.extend(changes)
@@ -120,7 +120,7 @@ class Ledger:
                 raise
 
     async def _reclaim(self) -> None:
-        """Writes everything again: the files were removed, and this is the last copy."""
+        """Writes everything again after the files were removed: this is the last copy."""
         if self._is_folding:
             raise OSError(0, "its files were removed while a snapshot was written; try again")
         log.error("store_removed", hint="do not remove a store's files while its registry runs")
@@ -147,7 +147,7 @@ class Ledger:
         )
 
     async def watch(self) -> None:
-        """Looks at the store's files until cancelled, also when nothing is written."""
+        """Checks the store's files until cancelled, also while nothing is written."""
         while True:
             await anyio.sleep(CHECK_EVERY)
             try:
@@ -175,7 +175,7 @@ class Ledger:
             sink.publish(changes)
 
     def _refuse(self, batch: _Batch, error: OSError) -> None:
-        # What was changed since stands on what is refused, so it goes too, newest first.
+        # Later changes build on the refused ones and are undone as well, newest first.
         log.error("store_failed", error=str(error), refused=len(batch.changes))
         self.is_failing = True
         self._in_flight = []
@@ -209,14 +209,14 @@ class Ledger:
 
     @staticmethod
     def _note_failed_fold(error: Exception) -> None:
-        """Everything is in the journals still."""
+        """Logs a failed snapshot; nothing is lost, since the journals are still there."""
         if isinstance(error, OSError):
             log.error("snapshot_failed", error=str(error))
         else:
             _serving.failures.note("snapshot", error)
 
     def durable_view(self) -> View:
-        """The state without what is not durable yet, for a snapshot."""
+        """The durable part of the state, for a snapshot."""
         return View(self.state, [*self._in_flight, *self._batch.changes])
 
     async def close(self) -> None:
@@ -229,14 +229,13 @@ class Ledger:
         finally:
             self._store.close()
 
-    # For copies, which take over what somebody else decided. One task does, and nothing is
-    # committed beside it.
+    # For standbys. Only the replication task calls these, and nothing else commits meanwhile.
 
     async def adopt(self, state: State, *, keeps: str = "") -> None:
-        """Replaces everything, in the store as well.
+        """Replaces state and store.
 
         Args:
-            keeps: a label under which what is replaced is kept aside.
+            keeps: keep the replaced state in a file with this label.
 
         Raises:
             OSError: it cannot be stored; nothing has changed.
@@ -254,16 +253,16 @@ class Ledger:
 
     @property
     def is_blank(self) -> bool:
-        """Whether this is a copy of nothing yet."""
+        """Whether this standby has copied nothing yet."""
         return not (self._is_adopted or self.state.nodes)
 
     async def replay(self, rows: Sequence[dict[str, object]], now: float) -> None:
-        """Takes changes of another registry, in the form of
+        """Applies changes of another registry, in the form of
         :func:`~pilotstack.registry.model.rows.encode_change`.
 
         Raises:
             OSError: they cannot be stored; nothing has changed.
-            ValueError: they are none that a registry makes; nothing has changed.
+            ValueError: they are malformed; nothing has changed.
         """
         decoded = [decode_change(row) for row in rows]
         for change in decoded:

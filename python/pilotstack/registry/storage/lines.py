@@ -1,10 +1,9 @@
-"""The lines of a journal, and what stands at its end: a line that was never finished, or one that
-was damaged later.
+"""The format of journal lines, and telling an unfinished line at the end from a damaged one.
 
 A line is ``SUM LENGTHCHECK BODY``: the CRC-32 of everything after its first blank, the length of
-the body and the CRC-32 of that length, each as eight hexadecimal digits. The length has a check of
-its own, so a line that ends early was cut off in the writing, and any other that does not check out
-was whole once. Journals of earlier versions have ``SUM BODY`` and are read, too.
+the body and the CRC-32 of that length, each as eight hexadecimal digits. Since the length has its
+own checksum, a line that ends early was cut off while it was written; any other line that fails its
+checks was damaged later. Journals of earlier versions have ``SUM BODY`` and are read as well.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ if TYPE_CHECKING:
 _SUM: Final = 9
 _HEAD: Final = 26
 _IS_HEAD: Final = re.compile(rb"([0-9a-f]{8}) ([0-9a-f]{8})([0-9a-f]{8}) ").fullmatch
-#: Bytes that a disk writes together. A file that has grown, of which a part was never written,
-#: reads as zeros there; no line has any.
+#: Bytes that a disk writes atomically. Parts of a file that were never written read as zeros, which
+#: no line contains.
 _SECTOR: Final = 512
-#: Fewer zeros than this are damage.
+#: Fewer zeros than this count as damage.
 _FEW: Final = 8
 
 
 class Damaged(ValueError):
-    """A line that was whole once is not what was written.
+    """A complete line was damaged.
 
     Attributes:
-        offset: where it begins.
+        offset: of its first byte.
     """
 
     def __init__(self, offset: int, why: str) -> None:
@@ -39,7 +38,7 @@ class Damaged(ValueError):
 
 
 def encode(body: bytes) -> bytes:
-    """The line of a body, which has no line breaks."""
+    """The line of a body, which must not have line breaks."""
     length = b"%08x" % len(body)
     inner = b"%b%08x %b" % (length, zlib.crc32(length), body)
     return b"%08x %b\n" % (zlib.crc32(inner), inner)
@@ -49,19 +48,19 @@ class Reader:
     """Reads the lines of a journal.
 
     Args:
-        text: the whole of it.
+        text: its content.
     """
 
     def __init__(self, text: bytes) -> None:
         self._text = text
-        #: Where the lines that were read end; short of the text's, the rest was never finished.
+        #: End of the lines that were read; anything behind was never finished.
         self.end = 0
 
     def __iter__(self) -> Iterator[bytes]:
         """The bodies.
 
         Raises:
-            Damaged: a line is not what was written.
+            Damaged: a line was damaged.
         """
         while self.end < len(self._text):
             found = self._next()
@@ -101,10 +100,10 @@ class Reader:
         return self._unwritten("has a wrong checksum")
 
     def _unwritten(self, why: str) -> tuple[bytes, int] | None:
-        """Nothing, if the disk never got all of the last write.
+        """Accepts a bad line if a part of the last write never reached the disk.
 
         Raises:
-            Damaged: it did.
+            Damaged: all of it did.
         """
         if not self._has_unwritten_sector():
             raise Damaged(self.end, why)

@@ -1,7 +1,7 @@
 """Where the registry's state survives.
 
-The state machine knows nothing of stores, and a store nothing of requests: it gets changes to keep
-and gives a state back. A database could stand here as well as
+The state machine knows nothing of stores, and a store nothing of requests: it stores changes and
+returns a state. A database could take the place of
 :class:`~pilotstack.registry.storage.journal.FileStore`.
 """
 
@@ -20,73 +20,74 @@ if TYPE_CHECKING:
 
 
 class Store(Protocol):
-    """What the server needs of a store.
+    """What a ledger needs of a store.
 
     :meth:`append` and :meth:`rotate` are called from one worker thread at a time; :meth:`fold` may
     run beside them in another.
     """
 
     def lock(self) -> None:
-        """Takes the store for this process.
+        """Locks the store for this process.
 
         Raises:
             AlreadyExists: another registry has it.
         """
 
     def load(self, now: float) -> State:
-        """The state as it was last stored.
+        """Locks the store and returns the state in it.
 
         Raises:
             AlreadyExists: another registry has the store.
-            InternalError: what is stored is corrupt. It is left as it is.
+            InternalError: its content is corrupt, and left as it is.
         """
 
     def append(self, changes: Sequence[Change]) -> None:
         """Makes changes durable, all or none.
 
         Raises:
-            StoreRemoved: what was stored is gone; :meth:`reclaim` comes first.
-            OutcomeUnknown: they may be durable, or not.
-            OSError: they are not; nothing of them is kept.
+            StoreRemoved: its content was removed; call :meth:`reclaim` first.
+            OutcomeUnknown: they may be durable or not.
+            OSError: they are not.
         """
 
     def check(self) -> None:
-        """That what was stored is still there.
+        """Checks that the content is still there.
 
         Raises:
-            StoreRemoved: it is gone.
+            StoreRemoved: it was removed.
             OSError: nothing more can be stored.
         """
 
     def reclaim(self, view: View) -> None:
-        """Stores everything again where it was removed.
+        """Stores everything again after its removal.
 
         Raises:
             OSError: it cannot be stored.
         """
 
     def keep_aside(self, view: View, label: str) -> Path | None:
-        """Keeps a view for people to look at; returns where.
+        """Keeps a view in a file for people to inspect; returns its path.
 
         Raises:
-            OSError: it cannot be kept.
+            OSError: it cannot be written.
         """
 
     def wants_fold(self) -> bool:
         """Whether to call :meth:`rotate` and :meth:`fold`."""
 
     def rotate(self) -> None:
-        """Begins anew: a view taken before the next :meth:`append` has all that came before.
+        """Starts a new journal: a view taken before the next :meth:`append` has all that came
+        before.
 
         Raises:
             OSError: nothing has changed.
         """
 
     def fold(self, view: View) -> None:
-        """Keeps a view in place of all changes before the last :meth:`rotate`.
+        """Stores a view in place of all changes before the last :meth:`rotate`.
 
         Raises:
-            OSError: everything is as before.
+            OSError: nothing has changed.
         """
 
     def close(self) -> None:
@@ -94,7 +95,7 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """Keeps nothing."""
+    """Stores nothing."""
 
     def lock(self) -> None:
         """Does nothing."""
@@ -134,16 +135,16 @@ class MemoryStore:
 
 
 class StoreRemoved(OSError):
-    """The store's files are gone; what the registry knows can be written again."""
+    """The store's files were removed; the state can be written again."""
 
 
 class StoreReplaced(OSError):
-    """Others stand where the store's files were; they are left alone."""
+    """The store's files were replaced by others, which are left alone."""
 
 
 class StoreClosed(OSError):
-    """The store takes nothing more until the registry is started again."""
+    """The store accepts nothing until the registry is restarted."""
 
 
 class OutcomeUnknown(StoreClosed):
-    """A write failed and could not be taken back: it may be there after the next start."""
+    """A write failed and could not be undone: it may reappear at the next start."""

@@ -1,8 +1,7 @@
-"""Which registries belong together, and which of them serves: kept beside the store.
+"""Cluster and term of a registry, kept beside its store.
 
-The cluster names one history of a state, from the first start of an empty registry on. The term
-counts how often a standby of it has become the primary, so that a registry that was replaced can be
-told from the one that replaced it.
+The cluster identifies one history of a state, from the first start of an empty registry. The term
+counts the promotions of standbys in it, which tells a replaced primary from its successor.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-#: Octets of a cluster's name.
+#: Random bytes in a cluster's name.
 _CLUSTER: Final = 8
 #: Bytes of the file.
 _MAX_FILE: Final = 64 << 10
-#: What a file may have: promotions go on from any term that was believed.
+#: Limit of terms in a file; promotions continue from any term that was accepted.
 _MAX_KEPT: Final = 1 << 32
 
 
@@ -32,13 +31,13 @@ class _Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     term: int = 0
     is_standby: bool = False
     cluster: str = ""
-    #: It has served as the primary, so there may be changes that no other registry has. Earlier
-    #: versions did not say.
+    #: It has served as the primary, so it may have changes that no other registry has. Unknown in
+    #: files of earlier versions.
     has_led: bool | None = None
     #: The term of the registry that replaced this one; 0 if none did.
     replaced_by: int = 0
-    #: Whom it followed last, and how that is recognized: ``None`` is plain TCP, empty the system's
-    #: trust, otherwise pins separated by commas.
+    #: The primary that it followed last, and how that is authenticated: ``None`` for plain TCP,
+    #: empty for the system's trust store, otherwise pins separated by commas.
     primary: str = ""
     primary_trust: str | None = None
     #: CRC-32 of the file without this.
@@ -49,7 +48,7 @@ class Term:
     """Cluster and term of this registry.
 
     Args:
-        path: where they are kept; ``None`` for a registry that keeps nothing.
+        path: the file they are kept in; ``None`` for none.
 
     Raises:
         InternalError: the file is corrupt.
@@ -59,7 +58,7 @@ class Term:
         self._path = path
         self._kept = _Kept()
         self._is_new = True
-        #: What was decided could not be written yet.
+        #: The last change could not be written yet.
         self._is_owed = False
         if path is None:
             return
@@ -82,7 +81,7 @@ class Term:
 
     @property
     def kept(self) -> _Kept:
-        """Everything; another object whenever anything changes."""
+        """The whole record; another object whenever anything changes."""
         return self._kept
 
     @property
@@ -92,7 +91,7 @@ class Term:
 
     @property
     def cluster(self) -> str:
-        """The cluster; empty if this registry is a copy of nothing yet."""
+        """The cluster; empty for a standby that has copied nothing yet."""
         return self._kept.cluster
 
     @property
@@ -102,20 +101,20 @@ class Term:
 
     @property
     def has_led(self) -> bool:
-        """Whether there may be changes here that no other registry has."""
+        """Whether this registry may have changes that no other has."""
         kept = self._kept
         return not kept.is_standby if kept.has_led is None else kept.has_led
 
     @property
     def last_primary(self) -> tuple[str, str | None]:
-        """``host:port`` of whom this one followed last, and how that is recognized."""
+        """``host:port`` of the primary that this one followed last, and how it is authenticated."""
         return self._kept.primary, self._kept.primary_trust
 
     def lead(self, *, is_forced: bool = False) -> bool:
-        """Begins to serve as the primary; returns whether that is a promotion.
+        """Starts serving as the primary; returns whether that is a promotion.
 
         Args:
-            is_forced: it is one also for a registry that was replaced.
+            is_forced: promote a registry that was replaced, too.
 
         Raises:
             OSError: the term cannot be kept.
@@ -133,20 +132,20 @@ class Term:
         return is_promotion
 
     def follow(self, primary: str, trust: str | None) -> None:
-        """Begins to follow a primary.
+        """Starts following a primary.
 
         Raises:
-            OSError: that cannot be kept.
+            OSError: the file cannot be written.
         """
         has_led = self.has_led and not self._is_new
         self._is_new = False
         self._keep(is_standby=True, has_led=has_led, primary=primary, primary_trust=trust)
 
     def adopt(self, cluster: str, term: int) -> None:
-        """The state is a copy of a primary's now.
+        """Records that the state is a copy of a primary's.
 
         Raises:
-            OSError: that cannot be kept.
+            OSError: the file cannot be written.
         """
         self._keep(
             cluster=cluster or self.cluster,
@@ -157,18 +156,18 @@ class Term:
         )
 
     def replace(self, term: int) -> None:
-        """Another registry serves, in a higher term.
+        """Records that another registry serves, in a higher term.
 
         Raises:
-            OSError: that cannot be kept; it is true all the same until the end of the process.
+            OSError: the file cannot be written; the record holds until the end of the process.
         """
         self._keep(replaced_by=term)
 
     def settle(self) -> None:
-        """Writes what could not be written when it was decided.
+        """Writes a change that could not be written before.
 
         Raises:
-            OSError: it still cannot.
+            OSError: it still cannot be.
         """
         self._keep()
 
