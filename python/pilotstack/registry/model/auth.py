@@ -11,9 +11,7 @@ import hashlib
 import hmac
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
+from pilotstack._core import ed25519_verify
 from pilotstack.registry.protocol import values
 from pilotstack.registry.protocol.errors import Code, Denied
 
@@ -62,10 +60,8 @@ class Verifier:
             octets = values.decode_base64(signature, values.SIGNATURE_LEN)
         except ValueError as error:
             raise Denied(f"invalid signature encoding: {error}", Code.SIGNATURE) from error
-        try:
-            Ed25519PublicKey.from_public_bytes(public_key).verify(octets, challenge.encode())
-        except (InvalidSignature, ValueError) as error:
-            raise Denied("signature verification failed", Code.SIGNATURE) from error
+        if not ed25519_verify(public_key, challenge.encode(), octets):
+            raise Denied("signature verification failed", Code.SIGNATURE)
 
 
 def same(given: str, expected: str) -> bool:
