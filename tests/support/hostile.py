@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.rows import ROW_TYPES
 from pilotstack.registry.model.state import State
-from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.protocol import framing, lenient, values
+from pilotstack.registry.protocol.requests.replication import Frame
 from pilotstack.registry.replication.primary import Publisher
 from pilotstack.registry.replication.standby import Standby
 from pilotstack.registry.replication.standing import Standing
@@ -286,14 +287,15 @@ async def follow(frames: Sequence[dict[str, Any]]) -> None:
         ledger, ("127.0.0.1", 1), token="replication secret", trust=None, standing=standing
     )
     text = b"".join(snapshot.View(source.ledger.state).chunks()).decode()
-    await standby._take({"type": "replication_snapshot_part", "text": text})
+    await standby._take(Frame(type="replication_snapshot_part", text=text))
     members = source.standing.members
-    await standby._take({"type": "replication_snapshot_end", "epoch": "e", "seq": 0, **members})
+    end = {"type": "replication_snapshot_end", "epoch": "e", "seq": 0, **members}
+    await standby._take(lenient.convert(end, Frame))
     for frame in frames:
         whole = {"seq": standby.seq + 1, **members, **frame}
         # What goes wrong is noted and leads to another connection, as in the standby's loop.
         with suppress(Exception):
-            await standby._take(framing.decode(json.dumps(whole).encode()))
+            await standby._take(lenient.convert(framing.decode(json.dumps(whole).encode()), Frame))
         state = ledger.state
         assert state.nodes
         assert snapshot.load(snapshot_of(state), 0.0).nodes == state.nodes

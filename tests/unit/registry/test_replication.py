@@ -20,8 +20,8 @@ from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.rows import Change, Request
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.model.state import State
-from pilotstack.registry.protocol import framing, values
-from pilotstack.registry.protocol.requests.replication import SubscribeReplication
+from pilotstack.registry.protocol import framing, lenient, values
+from pilotstack.registry.protocol.requests.replication import Frame, SubscribeReplication
 from pilotstack.registry.protocol.standing import MAX_TERM
 from pilotstack.registry.replication import primary
 from pilotstack.registry.replication import standby as standby_module
@@ -118,7 +118,7 @@ class Pair:
 
     async def take(self, *frames: dict[str, Any]) -> None:
         for frame in frames:
-            await self.standby._take(frame)
+            await self.standby._take(lenient.convert(frame, Frame))
 
     @property
     def names(self) -> set[str]:

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 import anyio
 import anyio.abc
 import anyio.to_thread
+from msgspec import UNSET
 
 from pilotstack import _events, _serving
 from pilotstack.errors import PilotError
 from pilotstack.registry.model import validation
-from pilotstack.registry.protocol import framing, values
+from pilotstack.registry.protocol import framing, lenient
+from pilotstack.registry.protocol.requests.base import message_of
+from pilotstack.registry.protocol.requests.replication import Frame, SubscribeReplication
 from pilotstack.registry.protocol.standing import MAX_TERM
 from pilotstack.registry.protocol.tls import open_stream
 from pilotstack.registry.storage import snapshot
@@ -26,7 +29,6 @@ from pilotstack.registry.storage.clock import Clock
 
 if TYPE_CHECKING:
     from pilotstack.registry.model.state import State
-    from pilotstack.registry.protocol.framing import Message
     from pilotstack.registry.protocol.tls import Trust
     from pilotstack.registry.replication.standing import Standing
     from pilotstack.registry.storage.ledger import Ledger
@@ -147,13 +149,13 @@ class Standby:
         with anyio.fail_after(CONNECT):
             stream = await open_stream(*self._address, self._trust)
         try:
-            request: dict[str, object] = {"type": "subscribe_replication", "deltas": 1}
-            if self._token:
-                request["token"] = self._token
-            if self._epoch:
-                request |= {"epoch": self._epoch, "seq": self._seq}
-            if self._term.cluster:
-                request |= self._standing.members
+            subscribe = SubscribeReplication(
+                token=self._token,
+                deltas=1,
+                epoch=self._epoch,
+                seq=self._seq if self._epoch else 0,
+            )
+            request = message_of(subscribe) | self._standing.members
             with anyio.fail_after(CONNECT):
                 await stream.send(framing.encode(request))
             await self._take_all(stream)
@@ -165,40 +167,33 @@ class Standby:
         framer = framing.Framer(FRAME)
         while True:
             while (body := framer.next_body()) is not None:
-                await self._take(framing.decode(body))
+                await self._take(lenient.convert(framing.decode(body), Frame))
             with anyio.fail_after(SILENCE):
                 framer.feed(await stream.receive(_READ))
 
-    async def _take(self, message: Message) -> None:
-        match values.text(message, "type"):
+    async def _take(self, frame: Frame) -> None:
+        match frame.type:
             case "replication_snapshot":
-                self._check_standing(message)
-                await self._adopt(message.get("snapshot"), message, epoch="", seq=0)
+                self._check_standing(frame)
+                await self._adopt(frame.snapshot, frame, epoch="", seq=0)
             case "replication_snapshot_part":
-                self._take_part(values.text(message, "text"))
+                self._take_part(frame.text)
             case "replication_snapshot_end":
                 text, self._parts, self._size = "".join(self._parts), [], 0
-                self._check_standing(message)
+                self._check_standing(frame)
                 rows = await anyio.to_thread.run_sync(snapshot.decode, text.encode())
-                epoch, seq = _position(message)
-                await self._adopt(rows, message, epoch=epoch, seq=seq)
-                self._follow_clock(message)
-            case "replication_delta" if "epoch" in message:
-                self._check_standing(message)
-                await self._take_delta(message)
-            case "heartbeat" if "epoch" in message:
-                self._check_standing(message)
-                self._check_position(*_position(message))
-                self._follow_clock(message)
+                await self._adopt(rows, frame, epoch=frame.epoch or "", seq=frame.seq)
+                self._clock.follow(frame.time)
+            case "replication_delta" if frame.epoch is not UNSET:
+                self._check_standing(frame)
+                await self._take_delta(frame, frame.epoch)
+            case "heartbeat" if frame.epoch is not UNSET:
+                self._check_standing(frame)
+                self._check_position(frame.epoch, frame.seq)
+                # The times in rows are by the primary's clock, also after a promotion.
+                self._clock.follow(frame.time)
             case "error":
-                raise _Refused(f"the primary refuses: {values.text(message, 'error'):.500}")
-
-    def _follow_clock(self, message: Message) -> None:
-        """Follows the primary's clock, by which the times in rows are, also after a promotion."""
-        now = message.get("time")
-        # Earlier versions do not send it.
-        if isinstance(now, float | int) and not isinstance(now, bool):
-            self._clock.follow(float(now))
+                raise _Refused(f"the primary refuses: {frame.error:.500}")
 
     def _take_part(self, text: str) -> None:
         self._size += len(text)
@@ -206,15 +201,12 @@ class Standby:
             raise _Resync("the snapshot has no end")
         self._parts.append(text)
 
-    def _check_standing(self, message: Message) -> None:
+    def _check_standing(self, frame: Frame) -> None:
         """Refuses a primary of another cluster or of an earlier term."""
-        cluster, term, own = (
-            values.text(message, "cluster"),
-            values.number(message, "term"),
-            self._term,
-        )
+        cluster, own = frame.cluster, self._term
+        has_term, term = frame.term is not UNSET, frame.term or 0
         where = _serving.join_address(*self._address)
-        if own.cluster and cluster != own.cluster and ("term" in message or cluster):
+        if own.cluster and cluster != own.cluster and (has_term or cluster):
             shown = f"is of cluster {cluster:.32}" if cluster else "names no cluster"
             raise _Refused(
                 f"the primary at {where} {shown}, and this copy is of {own.cluster}: it began "
@@ -222,19 +214,19 @@ class Standby:
             )
         if not 0 <= term < MAX_TERM:
             raise _Refused(f"the primary at {where} has term {term}, which no registry reaches")
-        if "term" in message and term < own.number:
+        if has_term and term < own.number:
             raise _Refused(
                 f"the primary at {where} has term {term}, and this registry has seen "
                 f"{own.number}: it has been replaced"
             )
 
-    async def _adopt(self, rows: object, message: Message, *, epoch: str, seq: int) -> None:
+    async def _adopt(self, rows: object, frame: Frame, *, epoch: str, seq: int) -> None:
         if not isinstance(rows, dict):
             raise _Resync("a snapshot that is no object")
         state = await anyio.to_thread.run_sync(_load, rows, self._clock.now())
-        keeps = await self._judge(state, values.number(message, "term"))
+        keeps = await self._judge(state, frame.term or 0)
         await self._ledger.adopt(state, keeps="diverged" if keeps else "")
-        self._term.adopt(values.text(message, "cluster")[:_CLUSTER], values.number(message, "term"))
+        self._term.adopt(frame.cluster[:_CLUSTER], frame.term or 0)
         self._epoch, self._seq = epoch, seq
         self._mark_current()
 
@@ -265,14 +257,13 @@ class Standby:
             )
         return bool(differing)
 
-    async def _take_delta(self, message: Message) -> None:
-        epoch, seq = _position(message)
-        self._check_position(epoch, seq - 1)
-        rows = message.get("changes")
+    async def _take_delta(self, frame: Frame, epoch: str) -> None:
+        self._check_position(epoch, frame.seq - 1)
+        rows = frame.changes
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise _Resync("a delta without changes")
         await self._ledger.replay(rows, self._clock.now())
-        self._seq = seq
+        self._seq = frame.seq
         self._mark_current()
 
     def _check_position(self, epoch: str, seq: int) -> None:
@@ -287,10 +278,6 @@ class Standby:
         if not self.is_current:
             self.is_current = True
             log.info("replication_current", seq=self._seq)
-
-
-def _position(message: Message) -> tuple[str, int]:
-    return values.text(message, "epoch"), values.number(message, "seq", 63)
 
 
 def _load(rows: dict[str, object], now: float) -> State:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from pilotstack.registry.protocol.requests.base import (
+    Count,
     Long,
     OptionalId,
     OptionalText,
@@ -30,7 +34,26 @@ class SubscribeReplication(
     deltas: OptionalId = 0
     #: What the standby has: one life of a primary, and the number of its last delta.
     epoch: OptionalText = ""
+    seq: Annotated[int, Meta(ge=0, le=(1 << 63) - 1, extra={"optional": True})] = 0
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """What a primary sends to its standbys; which members a frame has depends on its type."""
+
+    type: str = ""
+    #: One run of the primary, and the number of a delta.
+    epoch: str | UnsetType = UNSET
     seq: Long = 0
+    cluster: str = ""
+    term: Count | UnsetType = UNSET
+    #: The registry's time, in seconds; 0 if it is not sent.
+    time: float = 0.0
+    #: A part of a snapshot.
+    text: str = ""
+    #: A whole snapshot, and changes; checked where they are loaded.
+    snapshot: object = None
+    changes: object = None
+    error: str = ""
 
 
 class AnnounceTermReply(Reply, frozen=True, tag="announce_term_ok"):
