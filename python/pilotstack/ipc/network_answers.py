@@ -114,12 +114,14 @@ class Members(SparseAnswer, frozen=True):
     type: str = always("list_nodes_ok")
 
 
-class Invited(Answer, frozen=True):
+class Invited(SparseAnswer, frozen=True):
     """A node may become a member."""
 
     network_id: int
     target_node_id: int
-    type: str = "invite_to_network_ok"
+    #: ``already_invited`` if it was before.
+    status: str = ""
+    type: str = always("invite_to_network_ok")
 
 
 class Invite(Answer, frozen=True):
