@@ -20,6 +20,9 @@ def pilotctl() -> None:
 
         sys.stdout.write(f"pilotctl, version {wellknown.VERSION}\n")
         return
+    from pilotstack.cli import quick
+
+    quick.try_run(sys.argv[1:])
     from pilotstack.cli.main import run
 
     run()

@@ -43,7 +43,15 @@ ALLOWED: dict[str, set[str]] = {
     "_interrupts": set(),
     "_commands": set(),
     "_entry": {
-        *("_interrupts", "wellknown", "cli.main", "daemon.main", "registry.main", "beacon.main"),
+        *(
+            "_interrupts",
+            "wellknown",
+            "cli.main",
+            "cli.quick",
+            "daemon.main",
+            "registry.main",
+            "beacon.main",
+        ),
     },
     "client": BASE,
     "sync": BASE | {"client"},

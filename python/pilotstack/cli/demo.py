@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from pilotstack import _commands, wellknown
-from pilotstack.cli.context import Settings, asynchronous, global_options
+from pilotstack.cli.context import asynchronous, global_options
 from pilotstack.client import Driver, Stream
 from pilotstack.errors import InternalError, PilotError, TimedOut
 from pilotstack.testing import Network
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pilotstack.cli.output import Output
+    from pilotstack.cli.settings import Settings
     from pilotstack.ipc.answers import PendingHandshake
 
 _TRANSFER_PORT = 1001

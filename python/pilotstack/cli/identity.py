@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
+import msgspec
 
 from pilotstack import _commands, wellknown
-from pilotstack.cli.context import Group, Settings, asynchronous, global_options, registry_options
-from pilotstack.client import _frames as frames
-from pilotstack.client import networks as calls
-from pilotstack.daemon import identity as identities
+from pilotstack.cli.context import Group, global_options, registry_options, reported
+from pilotstack.cli.records import KeyRecovered, record_of
+from pilotstack.cli.text import members_of
 from pilotstack.errors import NotRunning, PermissionDenied
+from pilotstack.ipc import requests as r
 
 if TYPE_CHECKING:
     from pilotstack.cli.screen import Screen
+    from pilotstack.cli.settings import Settings
+    from pilotstack.daemon.identity import Identity
+    from pilotstack.ipc.answers import KeyRotated
+    from pilotstack.ipc.layout import Request
+
+A = TypeVar("A", bound=msgspec.Struct)
 
 SECRET = click.option(
     "--recovery-secret",
@@ -26,27 +32,27 @@ SECRET = click.option(
 )
 
 
-async def _call(settings: Settings, command: int, payload: bytes = b"") -> dict[str, Any]:
-    async with settings.driver() as driver:
-        return await driver.call(command, payload)
+def _ask(settings: Settings, request: Request[A]) -> A:
+    with settings.session() as session:
+        return session.ask(request)
 
 
 @_commands.command()
 @global_options
-@asynchronous
-async def register(settings: Settings) -> None:
+@reported
+def register(settings: Settings) -> None:
     """Put this node on the network again after deregister."""
-    data = await _call(settings, frames.REGISTER)
-    settings.output.success(data, lambda screen: screen.print(f"this node is {data['address']}"))
+    answer = _ask(settings, r.Register())
+    settings.output.success(answer, lambda screen: screen.print(f"this node is {answer.address}"))
 
 
 @_commands.command()
 @global_options
-@asynchronous
-async def deregister(settings: Settings) -> None:
+@reported
+def deregister(settings: Settings) -> None:
     """Take this node off the network, and out of its networks; the daemon goes on."""
-    data = await _call(settings, frames.DEREGISTER)
-    settings.output.success(data, lambda screen: screen.print("deregistered"))
+    answer = _ask(settings, r.Deregister())
+    settings.output.success(answer, lambda screen: screen.print("deregistered"))
 
 
 @_commands.command("rotate-key")
@@ -64,8 +70,8 @@ async def deregister(settings: Settings) -> None:
 )
 @registry_options
 @global_options
-@asynchronous
-async def rotate_key(
+@reported
+def rotate_key(
     settings: Settings,
     node_id: int | None,
     owner: str | None,
@@ -78,11 +84,12 @@ async def rotate_key(
     A lost key takes the recovery secret or the registry's admin token. OWNER is only shown: an
     e-mail address proves nothing.
     """
-    if node_id is None or node_id == await _own_id(settings):
-        data = await _call(settings, frames.ROTATE_KEY)
+    result: KeyRotated | KeyRecovered
+    if node_id is None or node_id == _own_id(settings):
+        result = _ask(settings, r.RotateKey())
     elif recovery_secret or admin_token:
         path = identity or wellknown.home() / "identity.json"
-        data = await _recover(settings, node_id, path, recovery_secret, admin_token)
+        result = _recover(settings, node_id, path, recovery_secret, admin_token)
     else:
         raise PermissionDenied(
             f"the key of node {node_id} is not held here"
@@ -91,47 +98,51 @@ async def rotate_key(
         )
 
     def render(screen: Screen) -> None:
-        screen.print(f"node {data['node_id']} has the key {data['public_key']}")
-        if "identity" in data:
-            screen.print(f"start its daemon with --identity {data['identity']}")
+        screen.print(f"node {result.node_id} has the key {result.public_key}")
+        if isinstance(result, KeyRecovered):
+            screen.print(f"start its daemon with --identity {result.identity}")
 
-    settings.output.success(data, render)
+    settings.output.success(result, render)
 
 
-async def _own_id(settings: Settings) -> int:
+def _own_id(settings: Settings) -> int:
     try:
-        async with settings.driver() as driver:
-            return (await driver.info()).node_id
+        return _ask(settings, r.GetInfo()).node_id
     except NotRunning:
         return 0
 
 
-async def _recover(
+def _recover(
     settings: Settings, node_id: int, path: Path, secret: str, admin_token: str
-) -> dict[str, Any]:
+) -> KeyRecovered:
+    import anyio
+
     # Before the registry is asked, or a crash could leave the node with a key that nobody has.
     new, is_new = _identity_of(path)
-    client = settings.registry_client(new)
+
+    async def ask() -> KeyRecovered:
+        client = settings.registry_client(new)
+        try:
+            reply = await client.recover_identity(node_id, secret=secret, admin_token=admin_token)
+        finally:
+            await client.aclose()
+        return msgspec.structs.replace(record_of(KeyRecovered, reply), identity=str(path))
+
     try:
-        reply = await client.recover_identity(node_id, secret=secret, admin_token=admin_token)
+        return anyio.run(ask)
     except PermissionDenied:
         if is_new:
-            _remove(path)
+            path.unlink(missing_ok=True)
         raise
-    finally:
-        await client.aclose()
-    return {**reply, "identity": str(path)}
 
 
-def _identity_of(path: Path) -> tuple[identities.Identity, bool]:
+def _identity_of(path: Path) -> tuple[Identity, bool]:
+    from pilotstack.daemon import identity as identities
+
     try:
         return identities.load(path), False
     except FileNotFoundError:
         return identities.load_or_create(path), True
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
 
 
 @click.group(cls=Group)
@@ -142,16 +153,19 @@ def recovery() -> None:
 @recovery.command()
 @SECRET
 @global_options
-@asynchronous
-async def enroll(settings: Settings, recovery_secret: str) -> None:
+@reported
+def enroll(settings: Settings, recovery_secret: str) -> None:
     """Leave the hash of a secret with the registry; without one, it is made and shown once."""
+    import hashlib
+    import secrets
+
     secret = recovery_secret or secrets.token_urlsafe(32)
-    data = await _call(settings, *calls.enroll_recovery(secret))
-    if not recovery_secret:
-        data["recovery_secret"] = secret
+    commitment = hashlib.sha256(secret.encode()).hexdigest()
+    answer = _ask(settings, r.EnrollRecovery(commitment))
+    data = {**members_of(answer)} | ({} if recovery_secret else {"recovery_secret": secret})
 
     def render(screen: Screen) -> None:
-        screen.print(f"enrolled for node {data['node_id']}")
+        screen.print(f"enrolled for node {answer.node_id}")
         if not recovery_secret:
             screen.print(f"keep this secret where the key is not: {secret}")
 
@@ -160,34 +174,34 @@ async def enroll(settings: Settings, recovery_secret: str) -> None:
 
 @recovery.command()
 @global_options
-@asynchronous
-async def withdraw(settings: Settings) -> None:
+@reported
+def withdraw(settings: Settings) -> None:
     """Take that back."""
-    data = await _call(settings, *calls.enroll_recovery(""))
-    settings.output.success(data, lambda screen: screen.print("withdrawn"))
+    answer = _ask(settings, r.EnrollRecovery(""))
+    settings.output.success(answer, lambda screen: screen.print("withdrawn"))
 
 
 @_commands.command("set-tags")
 @click.argument("tags", nargs=-1, required=True)
 @global_options
-@asynchronous
-async def set_tags(settings: Settings, tags: tuple[str, ...]) -> None:
+@reported
+def set_tags(settings: Settings, tags: tuple[str, ...]) -> None:
     """Say what this node can be found by: 1 to 3 tags."""
-    await _set_tags(settings, tags)
+    _set_tags(settings, tags)
 
 
 @_commands.command("clear-tags")
 @global_options
-@asynchronous
-async def clear_tags(settings: Settings) -> None:
+@reported
+def clear_tags(settings: Settings) -> None:
     """Take all tags away."""
-    await _set_tags(settings, ())
+    _set_tags(settings, ())
 
 
-async def _set_tags(settings: Settings, tags: tuple[str, ...]) -> None:
-    reply = await _call(settings, *calls.set_tags(tags))
-    shown = reply.get("tags") or []
-    data = {"tags": shown} | ({"node_id": reply["node_id"]} if tags else {})
+def _set_tags(settings: Settings, tags: tuple[str, ...]) -> None:
+    answer = _ask(settings, r.SetTags(tags))
+    shown = list(answer.tags or ())
+    data = {"tags": shown} | ({"node_id": answer.node_id} if tags else {})
     text = " ".join(shown) or "no tags"
     settings.output.success(data, lambda screen: screen.print(text))
 

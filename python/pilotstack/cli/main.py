@@ -5,21 +5,17 @@ Adding a command means a function in the module of its group and a line in :data
 
 from __future__ import annotations
 
-import gc
 import importlib
-import os
 import sys
 from typing import Any, Final
 
 import click
 
-from pilotstack import _commands, _flags, _interrupts, _streams, wellknown
+from pilotstack import _commands, _flags, wellknown
+from pilotstack.cli import process
 from pilotstack.cli.context import Group, global_options
 from pilotstack.cli.output import Output, exit_status
-from pilotstack.cli.text import OutputFailed
 
-#: What a shell reports of a program that SIGPIPE ended.
-_PIPE_CLOSED = 141
 #: Commands by the module that defines them, with the first sentence of their help.
 COMMANDS: Final = {
     "agent": {
@@ -112,40 +108,16 @@ def pilotctl() -> None:
 
 def run() -> None:
     """Entry point of ``pilotctl``: runs the command and exits with its status."""
-    _replace_closed_streams()
     arguments = _flags.normalize(sys.argv[1:])
-    try:
-        status = _run(arguments)
-        sys.stdout.flush()
-    except (OSError, OutputFailed) as error:
-        # Nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = _without_output(error.__cause__ or error)
-    # Nothing is left to be collected, and looking for it takes as long as a command.
-    gc.freeze()
-    sys.exit(status)
+
+    def command() -> int:
+        output = Output(_wants_json(arguments))
+        return process.guarded(output, lambda: _run(output, arguments))
+
+    process.run(command)
 
 
-def _without_output(error: BaseException) -> int:
-    if isinstance(error, BrokenPipeError):
-        return _PIPE_CLOSED
-    reason = getattr(error, "strerror", None) or error
-    # Nobody reads JSON where nothing can be written.
-    Output(is_json=False).report("internal", f"cannot write the output: {reason}")
-    return exit_status("internal")
-
-
-def _replace_closed_streams() -> None:
-    """What was closed by whoever started this takes everything and keeps nothing."""
-    _streams.occupy_standard_descriptors()
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-
-
-def _run(arguments: list[str]) -> int:
-    output = Output(_wants_json(arguments))
-    _interrupts.raise_exception()
+def _run(output: Output, arguments: list[str]) -> int:
     try:
         # click returns the status of a command that exits, else the command's own result: None.
         return pilotctl.main(arguments, prog_name="pilotctl", standalone_mode=False) or 0
@@ -155,23 +127,8 @@ def _run(arguments: list[str]) -> int:
         message = error.format_message().rstrip(".")
         output.report("invalid_argument", message, hint=f"see: {path} --help")
         return exit_status("invalid_argument")
-    except click.Abort:
-        output.report("interrupted", "interrupted")
-        sys.stderr.flush()
-        # A thread may still wait for somebody to read our output.
-        os._exit(exit_status("interrupted"))
-    except (BrokenPipeError, OutputFailed):
-        raise
-    except Exception as error:
-        if os.environ.get("PILOT_DEBUG"):
-            import traceback
-
-            traceback.print_exc()
-        message = f"{type(error).__name__}: {error}"
-        output.report("internal", message, hint="a defect: PILOT_DEBUG=1 shows where it happened")
-        return exit_status("internal")
-    finally:
-        _interrupts.end_process()
+    except click.Abort as error:
+        raise KeyboardInterrupt from error
 
 
 def _wants_json(arguments: list[str]) -> bool | None:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import msgspec
 
 from pilotstack import _commands
-from pilotstack.cli.context import (
-    Group,
-    Settings,
-    asynchronous,
-    find,
-    find_network,
-    global_options,
-)
+from pilotstack.cli.context import Group, global_options, reported
 from pilotstack.cli.output import moment
-from pilotstack.client import networks as calls
-from pilotstack.errors import InvalidArgument
+from pilotstack.cli.session import address_of
+from pilotstack.cli.text import members_of
+from pilotstack.errors import InvalidArgument, NotFound
+from pilotstack.ipc import network_requests as n
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pilotstack.cli.screen import Screen
+    from pilotstack.cli.session import Session
+    from pilotstack.cli.settings import Settings
+    from pilotstack.ipc.layout import Request
     from pilotstack.types import JoinRule
 
+A = TypeVar("A", bound=msgspec.Struct)
+
+#: Port of broadcasts unless another is named, as existing commands have it.
+BROADCAST_PORT = 1000
+_MAX_NETWORK = 0xFFFF
 NETWORK = click.argument("target", metavar="NETWORK")
 NETWORKS = {
     "id": "id",
@@ -64,37 +68,52 @@ def network() -> None:
     """
 
 
-async def _ask(settings: Settings, call: calls.Call) -> dict[str, Any]:
-    async with settings.driver() as driver:
-        return await driver.call(*call)
+def _ask(settings: Settings, request: Request[A]) -> A:
+    with settings.session() as session:
+        return session.ask(request)
 
 
-async def _ask_of(
-    settings: Settings, target: str, call: Callable[[int], calls.Call]
-) -> tuple[int, dict[str, Any]]:
+def _ask_of(settings: Settings, target: str, request: Callable[[int], Request[A]]) -> tuple[int, A]:
     """Asks something of a network; gives its id, too."""
-    async with settings.driver() as driver:
-        network_id = await find_network(driver, target)
-        return network_id, await driver.call(*call(network_id))
+    with settings.session() as session:
+        network_id = _find_network(session, target)
+        return network_id, session.ask(request(network_id))
 
 
-async def _ask_about(
-    settings: Settings, target: str, node: str, call: Callable[[int, int], calls.Call]
-) -> dict[str, Any]:
+def _ask_about(
+    settings: Settings, target: str, node: str, request: Callable[[int, int], Request[A]]
+) -> A:
     """Asks something about a node in a network."""
-    async with settings.driver() as driver:
-        network_id = await find_network(driver, target)
-        return await driver.call(*call(network_id, (await find(driver, node)).node))
+    with settings.session() as session:
+        network_id = _find_network(session, target)
+        return session.ask(request(network_id, address_of(session, node).node))
+
+
+def _find_network(session: Session, name: str) -> int:
+    """The id of a network by its id or name.
+
+    Raises:
+        NotFound: no network has this name.
+    """
+    if name.isascii() and name.isdecimal():
+        if int(name) > _MAX_NETWORK:
+            raise InvalidArgument(f"no such network: {name}", hint="ids are 0 to 65,535")
+        return int(name)
+    listed = session.ask(n.ListNetworks()).networks or ()
+    found = [network.id for network in listed if network.name == name]
+    if not found:
+        raise NotFound(f"no network is called {name!r}", hint="see: pilotctl network list")
+    return found[0]
 
 
 @network.command("list")
 @global_options
-@asynchronous
-async def list_networks(settings: Settings) -> None:
+@reported
+def list_networks(settings: Settings) -> None:
     """List all networks."""
-    data = await _ask(settings, calls.list_networks())
-    listed = data.get("networks") or []
-    settings.output.success(data, lambda screen: screen.rows("networks", NETWORKS, listed))
+    answer = _ask(settings, n.ListNetworks())
+    listed = answer.networks or ()
+    settings.output.success(answer, lambda screen: screen.rows("networks", NETWORKS, listed))
 
 
 @network.command()
@@ -106,8 +125,8 @@ async def list_networks(settings: Settings) -> None:
 @click.option("--enterprise", is_flag=True, help="Only owner and admins invite.")
 @ADMIN_TOKEN
 @global_options
-@asynchronous
-async def create(
+@reported
+def create(
     settings: Settings,
     name: str | None,
     named: str | None,
@@ -121,8 +140,7 @@ async def create(
     chosen = name or named
     if not chosen:
         raise InvalidArgument("a network needs a name", hint="pilotctl network create NAME")
-    call = calls.manage(
-        "create",
+    request = n.CreateNetwork(
         name=chosen,
         join_rule=join_rule or ("token" if token else "open"),
         token=token,
@@ -130,9 +148,9 @@ async def create(
         network_admin_token=network_admin_token,
         enterprise=enterprise,
     )
-    data = await _ask(settings, call)
+    made = _ask(settings, request)
     settings.output.success(
-        data, lambda screen: screen.print(f"network {data['network_id']} is {data['name']}")
+        made, lambda screen: screen.print(f"network {made.network_id} is {made.name}")
     )
 
 
@@ -140,89 +158,87 @@ async def create(
 @NETWORK
 @click.option("--token", default="", help="The network's token, if it has one.")
 @global_options
-@asynchronous
-async def join(settings: Settings, target: str, token: str) -> None:
+@reported
+def join(settings: Settings, target: str, token: str) -> None:
     """Become a member."""
-    _, data = await _ask_of(settings, target, lambda network: calls.join(network, token))
-    settings.output.success(data, lambda screen: screen.print(f"this node is {data['address']}"))
+    _, joined = _ask_of(settings, target, lambda network: n.JoinNetwork(network, token))
+    settings.output.success(joined, lambda screen: screen.print(f"this node is {joined.address}"))
 
 
 @network.command()
 @NETWORK
 @global_options
-@asynchronous
-async def leave(settings: Settings, target: str) -> None:
+@reported
+def leave(settings: Settings, target: str) -> None:
     """End this node's membership."""
-    network_id, data = await _ask_of(settings, target, calls.leave)
-    settings.output.success(data, lambda screen: screen.print(f"left network {network_id}"))
+    network_id, answer = _ask_of(settings, target, n.LeaveNetwork)
+    settings.output.success(answer, lambda screen: screen.print(f"left network {network_id}"))
 
 
 @network.command()
 @NETWORK
 @global_options
-@asynchronous
-async def members(settings: Settings, target: str) -> None:
+@reported
+def members(settings: Settings, target: str) -> None:
     """List who is in a network."""
-    network_id, data = await _ask_of(settings, target, calls.members)
-    shown = [{**row, "online": not row.get("offline")} for row in data.get("nodes") or []]
+    network_id, answer = _ask_of(settings, target, n.ListMembers)
+    shown = [{**members_of(row), "online": row.is_online} for row in answer.nodes or ()]
     title = f"members of network {network_id}"
-    settings.output.success(data, lambda screen: screen.rows(title, MEMBERS, shown))
+    settings.output.success(answer, lambda screen: screen.rows(title, MEMBERS, shown))
 
 
 @network.command()
 @NETWORK
 @click.argument("node")
 @global_options
-@asynchronous
-async def invite(settings: Settings, target: str, node: str) -> None:
+@reported
+def invite(settings: Settings, target: str, node: str) -> None:
     """Let a node become a member; by id, address or hostname."""
-    data = await _ask_about(settings, target, node, calls.invite)
-    settings.output.success(data, lambda screen: screen.print(f"invited {node}"))
+    answer = _ask_about(settings, target, node, n.InviteNode)
+    settings.output.success(answer, lambda screen: screen.print(f"invited {node}"))
 
 
 @network.command()
 @global_options
-@asynchronous
-async def invites(settings: Settings) -> None:
+@reported
+def invites(settings: Settings) -> None:
     """List what this node is invited to."""
-    data = await _ask(settings, calls.invites())
-    shown = [{**row, "when": moment(row["timestamp"])} for row in data.get("invites") or []]
-    settings.output.success(data, lambda screen: screen.rows("invites", INVITES, shown))
+    answer = _ask(settings, n.ListInvites())
+    shown = [{**members_of(row), "when": moment(row.timestamp)} for row in answer.invites or ()]
+    settings.output.success(answer, lambda screen: screen.rows("invites", INVITES, shown))
 
 
 @network.command()
 @NETWORK
 @global_options
-@asynchronous
-async def accept(settings: Settings, target: str) -> None:
+@reported
+def accept(settings: Settings, target: str) -> None:
     """Become a member of a network that one was invited to."""
-    network_id, data = await _ask_of(settings, target, lambda network: calls.respond(network, True))
-    settings.output.success(data, lambda screen: screen.print(f"joined network {network_id}"))
+    network_id, answer = _ask_of(settings, target, lambda network: n.AnswerInvite(network, True))
+    settings.output.success(answer, lambda screen: screen.print(f"joined network {network_id}"))
 
 
 @network.command()
 @NETWORK
 @global_options
-@asynchronous
-async def reject(settings: Settings, target: str) -> None:
+@reported
+def reject(settings: Settings, target: str) -> None:
     """Turn an invitation down."""
-    _, data = await _ask_of(settings, target, lambda network: calls.respond(network, False))
-    settings.output.success(data, lambda screen: screen.print("turned down"))
+    _, answer = _ask_of(settings, target, lambda network: n.AnswerInvite(network, False))
+    settings.output.success(answer, lambda screen: screen.print("turned down"))
 
 
 @network.command()
 @NETWORK
 @ADMIN_TOKEN
 @global_options
-@asynchronous
-async def delete(settings: Settings, target: str, admin_token: str) -> None:
+@reported
+def delete(settings: Settings, target: str, admin_token: str) -> None:
     """End a network, for its owner."""
-    network_id, data = await _ask_of(
-        settings,
-        target,
-        lambda network: calls.manage("delete", network, admin_token=admin_token),
+    network_id, answer = _ask_of(
+        settings, target, lambda network: n.DeleteNetwork(network, admin_token)
     )
-    settings.output.success(data, lambda screen: screen.print(f"deleted network {network_id}"))
+    settings.output.success(answer, lambda screen: screen.print(f"deleted network {network_id}"))
 
 
 @network.command()
@@ -230,41 +246,60 @@ async def delete(settings: Settings, target: str, admin_token: str) -> None:
 @click.argument("name")
 @ADMIN_TOKEN
 @global_options
-@asynchronous
-async def rename(settings: Settings, target: str, name: str, admin_token: str) -> None:
+@reported
+def rename(settings: Settings, target: str, name: str, admin_token: str) -> None:
     """Give a network another name, for its owner and admins."""
-    network_id, data = await _ask_of(
-        settings,
-        target,
-        lambda network: calls.manage("rename", network, name=name, admin_token=admin_token),
+    network_id, answer = _ask_of(
+        settings, target, lambda network: n.RenameNetwork(network, name, admin_token)
     )
-    settings.output.success(data, lambda screen: screen.print(f"network {network_id} is {name}"))
+    settings.output.success(answer, lambda screen: screen.print(f"network {network_id} is {name}"))
 
 
-def _about_member(verb: str, help_text: str, done: str) -> click.Command:
+def _about_member(
+    verb: str,
+    help_text: str,
+    done: str,
+    request: Callable[[int, int, str], Request[Any]],
+) -> click.Command:
     @_commands.command(verb, help=help_text)
     @NETWORK
     @click.argument("node")
     @ADMIN_TOKEN
     @global_options
-    @asynchronous
-    async def command(settings: Settings, target: str, node: str, admin_token: str) -> None:
-        def call(network_id: int, node_id: int) -> calls.Call:
-            return calls.manage(verb, network_id, node_id=node_id, admin_token=admin_token)
-
-        data = await _ask_about(settings, target, node, call)
-        settings.output.success(data, lambda screen: screen.print(f"{node} {done}"))
+    @reported
+    def command(settings: Settings, target: str, node: str, admin_token: str) -> None:
+        answer = _ask_about(
+            settings,
+            target,
+            node,
+            lambda network_id, node_id: request(network_id, node_id, admin_token),
+        )
+        settings.output.success(answer, lambda screen: screen.print(f"{node} {done}"))
 
     return command
 
 
-for _verb, _help, _done in (
-    ("kick", "End somebody's membership, for owner and admins.", "is no member any more"),
-    ("promote", "Make a member an admin, for the owner.", "is an admin"),
-    ("demote", "Make an admin a member, for the owner.", "is a member"),
-    ("transfer", "Make another member the owner, for the owner.", "is the owner"),
+for _command in (
+    _about_member(
+        "kick",
+        "End somebody's membership, for owner and admins.",
+        "is no member any more",
+        n.KickMember,
+    ),
+    _about_member(
+        "promote", "Make a member an admin, for the owner.", "is an admin", n.PromoteMember
+    ),
+    _about_member(
+        "demote", "Make an admin a member, for the owner.", "is a member", n.DemoteMember
+    ),
+    _about_member(
+        "transfer",
+        "Make another member the owner, for the owner.",
+        "is the owner",
+        n.TransferOwnership,
+    ),
 ):
-    network.add_command(_about_member(_verb, _help, _done))
+    network.add_command(_command)
 
 
 @_commands.command()
@@ -273,7 +308,7 @@ for _verb, _help, _done in (
 @click.option(
     "--port",
     type=click.IntRange(1, 65_535),
-    default=calls.BROADCAST_PORT,
+    default=BROADCAST_PORT,
     show_default=True,
     help="Port that members listen on.",
 )
@@ -284,29 +319,18 @@ for _verb, _help, _done in (
     help="The daemon's, if it has one (PILOT_ADMIN_TOKEN).",
 )
 @global_options
-@asynchronous
-async def broadcast(
-    settings: Settings, target: str, text: str, port: int, admin_token: str
-) -> None:
+@reported
+def broadcast(settings: Settings, target: str, text: str, port: int, admin_token: str) -> None:
     """Send one datagram to every other member of a network."""
-    octets = text.encode()
-    network_id, reply = await _ask_of(
-        settings,
-        target,
-        lambda network: calls.broadcast(network, octets, port, admin_token),
+    _, sent = _ask_of(
+        settings, target, lambda network: n.Broadcast(network, port, admin_token, text.encode())
     )
-    data = {
-        "network_id": network_id,
-        "port": port,
-        "bytes": len(octets),
-        "members": reply.get("members", 0),
-    }
 
     def render(screen: Screen) -> None:
-        count = data["members"]
-        screen.print(f"sent {len(octets)} bytes to {count} member{'s' * (count != 1)}")
+        count = sent.members
+        screen.print(f"sent {sent.bytes} bytes to {count} member{'s' * (count != 1)}")
 
-    settings.output.success(data, render)
+    settings.output.success(sent, render)
 
 
 COMMANDS = (network, broadcast)

@@ -12,10 +12,12 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pilotstack.cli.text import Data, stdout_errors
+from pilotstack.cli.text import Data, members_of, stdout_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import msgspec
 
     from pilotstack.cli.screen import Screen
     from pilotstack.errors import PilotError
@@ -65,8 +67,11 @@ class Output:
 
         return Screen(stderr=True)
 
-    def success(self, data: Data, render: Callable[[Screen], None] | None = None) -> None:
+    def success(
+        self, result: Data | msgspec.Struct, render: Callable[[Screen], None] | None = None
+    ) -> None:
         """The result of a command; ``render`` shows it to people."""
+        data = members_of(result)
         if self.is_json:
             self._line({"data": data, "status": "ok"})
         elif render is not None:

@@ -15,10 +15,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from pilotstack.cli.text import Data, stdout_errors, visible
+from pilotstack.cli.text import Data, members_of, stdout_errors, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import msgspec
 
 #: Columns of text that goes to a file or a program: wide enough for every table.
 _UNBOUNDED = 1000
@@ -48,17 +50,19 @@ class Screen(Console):
         with suppress(OSError) if self.stderr else stdout_errors():
             super().print(*shown, **options)
 
-    def fields(self, data: Data) -> None:
-        """Prints one row per member that is no list or object."""
+    def fields(self, result: Data | msgspec.Struct) -> None:
+        """Prints one row per member that is neither a list nor an object."""
         grid = Table.grid(padding=(0, 2))
-        for name, value in data.items():
-            if not isinstance(value, list | dict):
+        for name, value in members_of(result).items():
+            if not isinstance(value, list | tuple | dict):
                 grid.add_row(Text(visible(name), "bold"), _cell(value))
         self.print(grid)
 
-    def rows(self, title: str, columns: Mapping[str, str], data: Sequence[Data]) -> None:
+    def rows(
+        self, title: str, columns: Mapping[str, str], data: Sequence[Data | msgspec.Struct]
+    ) -> None:
         """Prints a table; ``columns`` maps members to headings."""
-        self.print(Rows(title, columns, data))
+        self.print(Rows(title, columns, [members_of(row) for row in data]))
 
     def step(self, name: str, text: str) -> None:
         """Prints that a step of many was done."""

@@ -5,21 +5,26 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import click
 from click.exceptions import Exit
 
 from pilotstack import wellknown
-from pilotstack.cli.context import Group, Settings, global_options, reported
-from pilotstack.client import Driver
+from pilotstack.cli.context import Group, global_options, reported
+from pilotstack.cli.session import Session
 from pilotstack.daemon import lifecycle
 from pilotstack.daemon.flags import start_options
-from pilotstack.errors import NotRunning, PilotError
+from pilotstack.errors import PilotError
+from pilotstack.ipc.requests import GetInfo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pilotstack.cli.settings import Settings
     from pilotstack.ipc.answers import Info
+
+
+#: Seconds that a daemon has to say that it runs.
+_PATIENCE = 5.0
 
 
 @click.group(cls=Group)
@@ -100,15 +105,11 @@ def status(settings: Settings, /, check: bool) -> None:
 
 
 def _info(socket: Path) -> Info | None:
-    async def ask() -> Info | None:
-        try:
-            with anyio.fail_after(5):
-                async with Driver(socket) as driver:
-                    return await driver.info()
-        except (NotRunning, PilotError, TimeoutError):
-            return None
-
-    return anyio.run(ask)
+    try:
+        with Session(socket, patience=_PATIENCE) as session:
+            return session.ask(GetInfo())
+    except (PilotError, OSError):
+        return None
 
 
 COMMANDS = (daemon,)

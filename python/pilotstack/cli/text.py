@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+
+import msgspec
+
+from pilotstack.ipc import layout
 
 #: Members of a result.
-Data = Mapping[str, Any]
+Data = Mapping[str, object]
+
+
+def members_of(result: Data | msgspec.Struct) -> Data:
+    """The members of a result as JSON has them."""
+    return layout.members(result) if isinstance(result, msgspec.Struct) else result
 
 
 def visible(text: str, *, keeps_lines: bool = False) -> str:

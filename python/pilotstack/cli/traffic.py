@@ -12,14 +12,13 @@ import click
 
 from pilotstack import _commands, wellknown
 from pilotstack.cli.context import (
-    Incomplete,
-    Settings,
     asynchronous,
     find,
     global_options,
     split_target,
 )
 from pilotstack.cli.durations import Duration
+from pilotstack.cli.outcome import Incomplete
 from pilotstack.cli.pipe import answer, join, read_all
 from pilotstack.errors import ConnectionFailed, PilotError, TimedOut
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from pilotstack.cli.output import Output
     from pilotstack.cli.screen import Screen
+    from pilotstack.cli.settings import Settings
     from pilotstack.client import Driver, Stream
 
 MIB = 1 << 20

@@ -1,0 +1,183 @@
+"""A session with the daemon for commands that ask it a question or two.
+
+It speaks control verbs only, so that it needs neither the SDK nor an event loop, whose imports take
+longer than the answer. Daemons that do not speak our extension are left to the SDK.
+"""
+
+from __future__ import annotations
+
+import socket as sockets
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+import msgspec
+
+from pilotstack import _paths, wellknown
+from pilotstack.errors import (
+    InternalError,
+    InvalidArgument,
+    NotRunning,
+    PermissionDenied,
+    PilotError,
+    TimedOut,
+    Unavailable,
+    from_code,
+)
+from pilotstack.ipc import codes
+from pilotstack.types import Address, parse_host
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from pilotstack import sync
+    from pilotstack.ipc.layout import Request
+
+A = TypeVar("A", bound=msgspec.Struct)
+
+#: Seconds that the daemon has to greet, and for an answer unless its verb says otherwise.
+SETUP: Final = 10.0
+PATIENCE: Final = 30.0
+_HINT: Final = "start the daemon with: pilotctl daemon start"
+_ID: Final = 1
+
+
+class Failure(msgspec.Struct):
+    """Why the daemon refuses a request."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class Session:
+    """Asks one daemon, one question after the other; a context manager.
+
+    Args:
+        path: its socket; the default place unless given.
+        patience: seconds for an answer, unless its verb may take longer.
+
+    Raises:
+        NotRunning: no daemon answers.
+        PermissionDenied: the socket is not for this user, or another user serves it.
+    """
+
+    def __init__(self, path: Path | None, *, patience: float = PATIENCE) -> None:
+        self._path = path or wellknown.default_socket()
+        self._patience = patience
+        #: For a daemon that does not speak our extension.
+        self._driver: sync.Driver | None = None
+        with ExitStack() as stack:
+            self._socket = stack.enter_context(sockets.socket(sockets.AF_UNIX))
+            self._socket.settimeout(min(patience, SETUP))
+            self._connect()
+            self._greet()
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _connect(self) -> None:
+        path = self._path
+        if "\0" in str(path):
+            raise InvalidArgument(f"no socket can have this path: {str(path)!r}")
+        try:
+            _paths.connect(self._socket, path)
+        except PilotError:
+            raise
+        except PermissionError as error:
+            raise PermissionDenied(
+                f"the daemon's socket at {path} is not for this user",
+                hint="use the daemon of this user, or run as the user that started it",
+            ) from error
+        except OSError as error:
+            is_default = path == _paths.default_socket()
+            hint = _HINT if is_default else f"{_HINT} --socket {path}"
+            raise NotRunning(f"no daemon answers at {path}", hint=hint) from error
+
+    def _greet(self) -> None:
+        command, payload = self._exchange(codes.HELLO, codes.VERSION.to_bytes(2))
+        if command == codes.HELLO_OK:
+            return
+        text = payload[2:].decode(errors="replace")
+        if command == codes.FAILURE:
+            raise _error_of(payload[4:])
+        if "unknown command" not in text:
+            raise Unavailable(text or "the daemon refuses the session")
+        from pilotstack import sync
+
+        self._driver = sync.Driver(self._path)
+
+    def ask(self, request: Request[A]) -> A:
+        """The answer to a request.
+
+        Raises:
+            PilotError: the daemon's refusal.
+            TimedOut: it did not answer in time.
+            NotRunning: it ended.
+        """
+        if self._driver is not None:
+            members = self._driver.call(
+                request.command, request.pack(), timeout=request.patience or self._patience
+            )
+            return request.decode(msgspec.json.encode(members))
+        self._socket.settimeout(request.patience or self._patience)
+        body = _ID.to_bytes(4) + bytes((request.command,)) + request.pack()
+        command, payload = self._exchange(codes.REQUEST, body)
+        if command == codes.FAILURE:
+            raise _error_of(payload[4:])
+        # The id, and the verb's number plus one.
+        return request.decode(payload[5:])
+
+    def _exchange(self, command: int, body: bytes) -> tuple[int, bytes]:
+        """Sends a frame; the number and payload of the one that answers it."""
+        length = 1 + len(body)
+        if length > codes.MAX_FRAME:
+            raise InvalidArgument(f"a request has at most {codes.MAX_FRAME} bytes, not {length}")
+        try:
+            self._socket.sendall(length.to_bytes(codes.LENGTH_LEN) + bytes((command,)) + body)
+            frame = self._read(int.from_bytes(self._read(codes.LENGTH_LEN)))
+        except TimeoutError as error:
+            raise TimedOut(
+                "no answer in time", hint="the daemon may be stopped or overloaded"
+            ) from error
+        except OSError as error:
+            raise NotRunning("the daemon went away", hint=_HINT) from error
+        if not frame:
+            raise InternalError("the daemon sent an empty frame")
+        return frame[0], frame[1:]
+
+    def _read(self, length: int) -> bytes:
+        if length > codes.MAX_FRAME:
+            raise InternalError(f"the daemon sent a frame of {length} bytes")
+        data = bytearray()
+        while len(data) < length:
+            part = self._socket.recv(length - len(data))
+            if not part:
+                raise ConnectionResetError
+            data += part
+        return bytes(data)
+
+
+def _error_of(payload: bytes) -> PilotError:
+    try:
+        failure = msgspec.json.decode(payload, type=Failure)
+    except msgspec.DecodeError:
+        return InternalError("the daemon sent a malformed failure")
+    return from_code(failure.code, failure.message, failure.hint or None)
+
+
+def address_of(session: Session, target: str) -> Address:
+    """The address of an address, node id or hostname."""
+    from pilotstack.ipc.requests import ResolveHostname
+
+    host = parse_host(target)
+    return host if isinstance(host, Address) else session.ask(ResolveHostname(host)).address

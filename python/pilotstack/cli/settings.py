@@ -1,0 +1,66 @@
+"""The global options of ``pilotctl``, and what they lead to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pilotstack import wellknown
+from pilotstack.cli.output import Output
+from pilotstack.cli.session import Session
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pilotstack.client import Driver
+    from pilotstack.registry.client import RegistryClient, Signer
+
+
+class Settings:
+    """The global options.
+
+    Args:
+        socket: the daemon's; the default place unless given.
+        is_json: ``None`` means JSON unless stdout is a terminal.
+    """
+
+    def __init__(self, socket: Path | None = None, is_json: bool | None = None) -> None:
+        self.socket = socket
+        self.is_json = is_json
+        self.registry: tuple[str, ...] = ()
+        self.registry_tls = False
+        self.registry_trust = "pinned"
+        self.registry_fingerprint = ""
+
+    @property
+    def output(self) -> Output:
+        """The printer."""
+        return Output(self.is_json)
+
+    def session(self) -> Session:
+        """A session with the daemon for a question or two, to be entered.
+
+        Raises:
+            NotRunning: no daemon answers.
+        """
+        return Session(self.socket)
+
+    def driver(self) -> Driver:
+        """The SDK, to be entered."""
+        from pilotstack.client import Driver
+
+        return Driver(self.socket or wellknown.default_socket())
+
+    def registry_client(self, signer: Signer | None = None) -> RegistryClient:
+        """A client of the registry that ``--registry`` and its kin name; the caller closes it.
+
+        Raises:
+            InvalidArgument: they make no sense.
+        """
+        from pilotstack.registry.client import RegistryClient, parse_addresses, trust_of
+
+        trust = trust_of(
+            is_tls=self.registry_tls,
+            mode=self.registry_trust,
+            fingerprints=self.registry_fingerprint,
+        )
+        return RegistryClient(parse_addresses(self.registry), signer, tls=trust)
