@@ -24,13 +24,17 @@ CRATES = {
 MODULES: dict[str, set[str]] = {
     "time": set(),
     "trace": set(),
+    "counters": set(),
     "config": {"time", "trace"},
     "wire": set(),
     "storage": {"wire::seq", "wire::sack", "time"},
     "crypto": {"wire"},
     "tunnel": {"crypto", "wire", "storage", "time", "config", "trace"},
-    "transport": {"wire", "storage", "time", "config", "trace"},
-    "node": {"tunnel", "transport", "crypto", "wire", "storage", "time", "config", "trace"},
+    "transport": {"wire", "storage", "time", "config", "trace", "counters"},
+    "node": {
+        *("tunnel", "transport", "crypto", "wire", "storage", "time", "config", "trace"),
+        "counters",
+    },
     "qlog": {"node", "tunnel", "transport", "crypto", "wire", "time"},
 }
 

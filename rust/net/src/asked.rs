@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use pilot_proto::wire::ipc::{MAX_FRAME, code};
 
 use crate::{
-    driver::{ClientId, Driver},
-    handle::{HostEvent, Tag},
     limits::{MAX_ALL_ASKED, MAX_ALL_ASKED_BYTES, SOFT_ALL_ASKED, SOFT_ALL_ASKED_BYTES},
+    tag::{ClientId, Tag},
 };
 
 /// What a request costs beside its payload, here and in Python.
@@ -20,6 +19,15 @@ const SHORT_ANSWER: usize = 16 << 10;
 pub(crate) struct Asked {
     payloads: BTreeMap<(ClientId, Option<u32>), (u8, usize)>,
     bytes: usize,
+}
+
+/// Why a request is not entered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    /// One with its id is being answered.
+    Repeated,
+    /// There are too many.
+    Full,
 }
 
 /// Bytes that a driver's request counts with its answer.
@@ -35,6 +43,26 @@ impl Asked {
         self.payloads.len()
     }
 
+    /// Enters a request; `is_first` when its driver has no other. Returns what it counts for the driver.
+    pub(crate) fn begin(
+        &mut self,
+        tag: Tag,
+        command: u8,
+        payload: usize,
+        is_first: bool,
+    ) -> Result<usize, Refusal> {
+        let key = (tag.client, tag.id);
+        if self.payloads.contains_key(&key) {
+            return Err(Refusal::Repeated);
+        }
+        if self.is_full(is_first) {
+            return Err(Refusal::Full);
+        }
+        self.payloads.insert(key, (command, payload));
+        self.bytes += payload + REQUEST_OVERHEAD;
+        Ok(cost(command, payload))
+    }
+
     fn is_full(&self, is_first: bool) -> bool {
         let (count, bytes) = if is_first {
             (MAX_ALL_ASKED, MAX_ALL_ASKED_BYTES)
@@ -43,42 +71,40 @@ impl Asked {
         };
         self.payloads.len() >= count || self.bytes >= bytes
     }
+
+    /// A request was answered or forgotten. Returns what it counted for its driver.
+    pub(crate) fn finish(&mut self, tag: Tag) -> Option<usize> {
+        let (command, payload) = self.payloads.remove(&(tag.client, tag.id))?;
+        self.bytes -= payload + REQUEST_OVERHEAD;
+        Some(cost(command, payload))
+    }
 }
 
-impl Driver {
-    /// Hands a request to the control plane, or refuses it.
-    pub(crate) fn ask(&mut self, tag: Tag, command: u8, payload: &[u8]) {
-        let Some(client) = self.clients.get_mut(&tag.client) else { return };
-        let key = (tag.client, tag.id);
-        if self.asked.payloads.contains_key(&key) {
-            let text = format!("request {} is being answered", tag.id.unwrap_or(0));
-            self.local.dropped_requests += 1;
-            self.fail(tag, "invalid_argument", &text, "choose another id");
-            return;
-        }
-        let is_full = self.asked.is_full(client.asked == 0);
-        if !is_full {
-            self.asked.payloads.insert(key, (command, payload.len()));
-            self.asked.bytes += payload.len() + REQUEST_OVERHEAD;
-            client.asked += 1;
-            client.asked_bytes += cost(command, payload.len());
-            if self.shared.push(HostEvent::Request { tag, command, payload: payload.to_vec() }) {
-                return;
-            }
-            self.on_answered(tag);
-        }
-        self.local.dropped_requests += 1;
-        self.fail(tag, "unavailable", "the daemon is overloaded", "try again later");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_begun_is_finished_once_and_leaves_nothing() {
+        let mut asked = Asked::default();
+        let tag = Tag { client: 1, id: Some(7) };
+        let counted = asked.begin(tag, code::HELLO, 100, true).unwrap();
+        assert_eq!(counted, 100 + SHORT_ANSWER);
+        assert_eq!(asked.begin(tag, code::HELLO, 100, false), Err(Refusal::Repeated));
+        assert_eq!(asked.finish(tag), Some(counted));
+        assert_eq!((asked.finish(tag), asked.len(), asked.bytes), (None, 0, 0));
     }
 
-    /// The control plane is done with a request.
-    pub(crate) fn on_answered(&mut self, tag: Tag) {
-        let Some((command, payload)) = self.asked.payloads.remove(&(tag.client, tag.id)) else { return };
-        self.asked.bytes -= payload + REQUEST_OVERHEAD;
-        if let Some(client) = self.clients.get_mut(&tag.client) {
-            client.asked -= 1;
-            client.asked_bytes -= cost(command, payload);
-            self.dirty_clients.insert(tag.client);
+    #[test]
+    fn when_there_are_many_only_who_has_none_is_heard() {
+        let mut asked = Asked::default();
+        for id in 0..SOFT_ALL_ASKED {
+            let tag = Tag { client: 1, id: u32::try_from(id).ok() };
+            asked.begin(tag, code::HELLO, 0, false).unwrap();
         }
+        let tag = |client| Tag { client, id: None };
+        assert_eq!(asked.begin(tag(1), code::HELLO, 0, false), Err(Refusal::Full));
+        assert!(asked.begin(tag(2), code::HELLO, 0, true).is_ok());
+        assert_eq!(asked.begin(tag(2), code::INFO, 0, false), Err(Refusal::Repeated));
     }
 }

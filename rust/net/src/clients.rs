@@ -1,196 +1,264 @@
-//! Drivers: how they come, have their turns, and go.
+//! The connected drivers: who there are, who has something to do, and what they make the daemon hold.
 
-use std::{cmp::Reverse, io};
+mod client;
 
-use mio::{Interest, net::UnixStream};
+use std::collections::{BTreeMap, BTreeSet};
+
+use mio::{Registry, event::Event as Ready, net::UnixStream};
 use tracing::debug;
 
-use crate::{
-    client::{Client, Flushed, Input},
-    driver::{ClientId, Driver, Due, Kind, is_of_one, token},
-    limits,
-};
+use self::client::Input;
+pub(crate) use self::client::{Client, Flushed, Owned, Passenger, READ_LEN, Stalled};
+use crate::{limits, source::Source, tag::ClientId};
 
-impl Driver {
-    /// Accepts drivers. Returns whether more may wait.
-    pub(crate) fn accept_clients(&mut self) -> bool {
-        for _ in 0..limits::TURN_ACCEPTS {
-            match self.ipc.accept() {
-                Ok((stream, _)) => self.add_client(stream),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(error) if is_of_one(&error) => {}
-                Err(error) => {
-                    self.pause_accept(&error);
-                    return false;
-                }
-            }
+/// The drivers.
+#[derive(Default)]
+pub(crate) struct Clients {
+    table: BTreeMap<ClientId, Entry>,
+    last: ClientId,
+    /// Those to be served in this pass.
+    dirty: BTreeSet<ClientId>,
+    /// Those that have had their share of this turn.
+    deferred: BTreeSet<ClientId>,
+    /// Bytes held for all.
+    held: usize,
+}
+
+struct Entry {
+    client: Client,
+    /// What `held` counts for it.
+    accounted: usize,
+}
+
+/// What a driver may send in one turn.
+pub(crate) struct Share {
+    max_frames: usize,
+    frames: usize,
+    bytes: usize,
+}
+
+impl Share {
+    /// At most so many frames, and [`limits::TURN_BYTES`].
+    pub(crate) fn new(max_frames: usize) -> Self {
+        Self { max_frames, frames: 0, bytes: 0 }
+    }
+}
+
+/// What comes next from a driver.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    /// The body of a frame.
+    Frame(Vec<u8>),
+    /// Nothing for now.
+    Nothing,
+    /// Its share is used up. Large frames are work; many small ones without a pause can wait a little.
+    Deferred {
+        /// Whether it goes on without waiting.
+        is_work: bool,
+    },
+    /// It is gone, or sends what is no frame.
+    End,
+}
+
+impl Clients {
+    /// Drivers.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Bytes held for all.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Takes a driver. `false` if it cannot be waited for.
+    pub(crate) fn add(&mut self, registry: &Registry, stream: UnixStream) -> bool {
+        self.last += 1;
+        let id = self.last;
+        let mut client = Client::new(stream);
+        if let Err(error) = client.register(registry, Source::Client(id).token()) {
+            debug!("a driver cannot be served: {error}");
+            return false;
         }
-        self.has_more = true;
+        self.table.insert(id, Entry { client, accounted: 0 });
+        self.dirty.insert(id);
         true
     }
 
-    /// Takes a driver, or tells it that there are too many.
-    pub(crate) fn add_client(&mut self, mut stream: UnixStream) {
-        let max = limits::max_clients();
-        if self.clients.len() >= max {
-            self.local.dropped_clients += 1;
-            crate::answer::refuse_client(&stream, max);
-            return;
-        }
-        let id = self.next_client;
-        self.next_client += 1;
-        match self.poll.registry().register(&mut stream, token(Kind::Client, id), Interest::READABLE) {
-            Ok(()) => {
-                self.clients.insert(id, Client::new(stream));
-                self.dirty_clients.insert(id);
-            }
-            Err(error) => {
-                debug!("a driver cannot be served: {error}");
-                self.local.dropped_clients += 1;
-            }
+    /// Takes a driver out of the table. What it owned is to be freed.
+    pub(crate) fn remove(&mut self, registry: &Registry, id: ClientId) -> Option<Owned> {
+        let entry = self.table.remove(&id)?;
+        self.held -= entry.accounted;
+        Some(entry.client.end(registry))
+    }
+
+    /// A driver.
+    pub(crate) fn get(&self, id: ClientId) -> Option<&Client> {
+        self.table.get(&id).map(|entry| &entry.client)
+    }
+
+    /// A driver, to be changed.
+    pub(crate) fn get_mut(&mut self, id: ClientId) -> Option<&mut Client> {
+        self.table.get_mut(&id).map(|entry| &mut entry.client)
+    }
+
+    /// Drivers that do not speak our extension.
+    pub(crate) fn legacy(&self) -> impl Iterator<Item = ClientId> {
+        self.table.iter().filter(|(_, entry)| !entry.client.is_extended()).map(|(id, _)| *id)
+    }
+
+    /// Queues a frame for a driver, and a descriptor that goes with it.
+    pub(crate) fn push(&mut self, id: ClientId, frame: Vec<u8>, passenger: Option<Passenger>) {
+        if let Some(client) = self.get_mut(id) {
+            client.push(frame, passenger);
+            self.dirty.insert(id);
         }
     }
 
-    /// Takes at most `share` frames from a driver and gives it what waits for it.
-    pub(crate) fn serve_client(&mut self, id: ClientId, share: usize) {
+    /// A driver is to be served in the next pass.
+    pub(crate) fn wake(&mut self, id: ClientId) {
+        self.dirty.insert(id);
+    }
+
+    /// Takes note of what the poll reports. Returns whether the program is gone, if that is news.
+    pub(crate) fn on_ready(&mut self, registry: &Registry, id: ClientId, event: &Ready) -> bool {
+        let Some(client) = self.get_mut(id) else { return false };
+        let was_gone = client.is_gone();
+        client.on_ready(registry, event);
+        let is_news = client.is_gone() && !was_gone;
+        self.dirty.insert(id);
+        is_news
+    }
+
+    /// A turn begins: those who had their share of the last get another.
+    pub(crate) fn begin_turn(&mut self) {
+        self.dirty.append(&mut self.deferred);
+    }
+
+    /// Whether nobody is to be served in this pass.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
+    /// Whether somebody waits for the next turn.
+    pub(crate) fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
+    /// Those to be served in this pass.
+    pub(crate) fn take_dirty(&mut self) -> BTreeSet<ClientId> {
+        core::mem::take(&mut self.dirty)
+    }
+
+    /// What a driver sends next, as far as its share goes. `scratch` is read into.
+    pub(crate) fn next(&mut self, id: ClientId, share: &mut Share, scratch: &mut [u8]) -> Next {
         if self.deferred.contains(&id) {
-            self.flush_client(id);
-            return;
+            return Next::Nothing;
         }
-        let (mut is_alive, mut frames, mut bytes) = (true, 0, 0);
+        let Some(Entry { client, .. }) = self.table.get_mut(&id) else { return Next::Nothing };
         loop {
-            let Some(client) = self.clients.get_mut(&id) else { return };
             if !client.may_proceed() {
-                break;
+                return Next::Nothing;
             }
-            if frames >= share || bytes >= limits::TURN_BYTES {
-                // Large frames are work; many small ones without a pause can wait a little.
-                self.has_more |= frames < share;
+            if share.frames >= share.max_frames || share.bytes >= limits::TURN_BYTES {
                 self.deferred.insert(id);
-                break;
+                return Next::Deferred { is_work: share.frames < share.max_frames };
             }
             match client.next_frame() {
                 Ok(Some(body)) => {
-                    (frames, bytes) = (frames + 1, bytes + body.len());
-                    self.on_frame(id, None, &body);
+                    (share.frames, share.bytes) = (share.frames + 1, share.bytes + body.len());
+                    return Next::Frame(body);
                 }
-                Ok(None) => match client.read(&mut self.scratch) {
-                    Input::Some => {}
-                    Input::Nothing => {
-                        client.shrink();
-                        break;
-                    }
-                    Input::End => {
-                        is_alive = false;
-                        break;
-                    }
-                },
+                Ok(None) => {}
                 Err(length) => {
                     debug!(client = id, length, "frame over the limit");
-                    is_alive = false;
-                    break;
+                    return Next::End;
                 }
             }
-        }
-        if is_alive {
-            self.flush_client(id);
-        } else {
-            self.drop_client(id);
+            match client.read(scratch) {
+                Input::Some => {}
+                Input::Nothing => {
+                    client.shrink();
+                    return Next::Nothing;
+                }
+                Input::End => return Next::End,
+            }
         }
     }
 
-    /// Writes what waits for a driver, and lets what waited for that go on.
-    pub(crate) fn flush_client(&mut self, id: ClientId) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
+    /// Writes what waits for a driver, which may let it go on.
+    pub(crate) fn flush(&mut self, registry: &Registry, id: ClientId) -> Flushed {
+        let Some(Entry { client, .. }) = self.table.get_mut(&id) else { return Flushed::Fine };
         let was_stopped = !client.may_proceed();
-        match client.flush(self.poll.registry(), token(Kind::Client, id)) {
-            Flushed::Fine => {
-                if was_stopped && client.may_proceed() {
-                    self.dirty_clients.insert(id);
-                }
-                self.account(id);
-                self.resume_framed(id);
-            }
-            Flushed::Gone => {
-                self.local.dropped_clients += u64::from(!client.is_gone);
-                self.drop_client(id);
-            }
-            Flushed::NoPassage(passenger) => {
-                self.dirty_clients.insert(id);
-                self.on_no_passage(id, &passenger);
-            }
+        let flushed = client.flush(registry, Source::Client(id).token());
+        let may_go_on = was_stopped && client.may_proceed();
+        if matches!(flushed, Flushed::NoPassage(_)) || matches!(flushed, Flushed::Fine) && may_go_on {
+            self.dirty.insert(id);
         }
+        flushed
     }
 
-    /// Keeps the ledger of what is held for drivers; above its limit, who makes us hold most is dropped.
-    fn account(&mut self, id: ClientId) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let held = client.held();
-        self.held = self.held - client.accounted + held;
-        client.accounted = held;
-        if self.held > limits::MAX_HELD
-            && let Some((&worst, _)) = self.clients.iter().max_by_key(|(_, client)| client.accounted)
-        {
-            self.local.dropped_clients += 1;
-            self.drop_client(worst);
-        }
+    /// Keeps the ledger of what is held. Returns the driver that makes us hold most, if all together make
+    /// us hold too much.
+    pub(crate) fn account(&mut self, id: ClientId) -> Option<ClientId> {
+        let entry = self.table.get_mut(&id)?;
+        let held = entry.client.held();
+        self.held = self.held - entry.accounted + held;
+        entry.accounted = held;
+        let of_most = || self.table.iter().max_by_key(|(_, entry)| entry.accounted).map(|(id, _)| *id);
+        (self.held > limits::MAX_HELD).then(of_most).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, os::unix::net::UnixStream as Blocking};
+
+    use mio::Poll;
+    use pilot_proto::wire::ipc;
+
+    use super::*;
+
+    fn connected(poll: &Poll, clients: &mut Clients) -> Blocking {
+        let (ours, theirs) = Blocking::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        assert!(clients.add(poll.registry(), UnixStream::from_std(ours)));
+        theirs
     }
 
-    /// A program closed its end: nobody takes its dials, and what its streams do not take is not kept for
-    /// long.
-    pub(crate) fn on_gone(&mut self, id: ClientId) {
-        let Some(client) = self.clients.get(&id) else { return };
-        for stream in client.dials.clone() {
-            self.reset_stream(stream);
+    #[test]
+    fn a_driver_is_heard_up_to_its_share_and_again_in_the_next_turn() {
+        let poll = Poll::new().unwrap();
+        let mut clients = Clients::default();
+        let mut program = connected(&poll, &mut clients);
+        for n in 0..3 {
+            program.write_all(&ipc::frame(&[&[n]])).unwrap();
         }
-        if let Some(client) = self.clients.get_mut(&id)
-            && client.asked == 0
-        {
-            // It waited for a dial.
-            client.is_busy = false;
-        }
-        self.deadlines.push(Reverse((self.now + limits::ORPHAN_TIME, Due::Orphan(id))));
+        let mut scratch = [0; 1024];
+        let (mut share, id) = (Share::new(2), 1);
+        let mut next = |clients: &mut Clients, share: &mut Share| clients.next(id, share, &mut scratch);
+        assert_eq!(next(&mut clients, &mut share), Next::Frame(vec![0]));
+        assert_eq!(next(&mut clients, &mut share), Next::Frame(vec![1]));
+        assert_eq!(next(&mut clients, &mut share), Next::Deferred { is_work: false });
+        assert_eq!(next(&mut clients, &mut share), Next::Nothing);
+        clients.begin_turn();
+        assert_eq!(next(&mut clients, &mut Share::new(2)), Next::Frame(vec![2]));
+        drop(program);
+        assert_eq!(next(&mut clients, &mut Share::new(2)), Next::Nothing, "nothing was reported yet");
     }
 
-    /// Continues framed streams whose driver was slow to read.
-    fn resume_framed(&mut self, id: ClientId) {
-        let Some(client) = self.clients.get(&id) else { return };
-        if client.framed.is_empty() || client.output_len() > 0 {
-            return;
-        }
-        for stream in client.framed.clone() {
-            if self.node.connection(stream).is_some_and(|connection| connection.readable() > 0) {
-                self.pump(stream);
-            }
-        }
-    }
-
-    /// Frees everything a driver owned. Streams it was handed live on.
-    pub(crate) fn drop_client(&mut self, id: ClientId) {
-        let Some(mut client) = self.clients.remove(&id) else { return };
-        self.held -= client.accounted;
-        for tag in self.shared.forget(id) {
-            self.on_answered(tag);
-        }
-        let _ = self.poll.registry().deregister(&mut client.stream);
-        for port in client.listening {
-            self.close_listener(port);
-        }
-        for port in client.datagram_ports {
-            self.datagram_ports.remove(&port);
-            let _ = self.node.unbind_datagrams(port);
-        }
-        for stream in client.framed.into_iter().chain(client.dials) {
-            self.remove_stream(stream);
-            self.node.close(self.now, stream);
-        }
-        let over: Vec<u32> =
-            self.forwards.iter().filter(|(_, forward)| forward.client == id).map(|(id, _)| *id).collect();
-        for id in over {
-            if let Some(mut forward) = self.forwards.remove(&id) {
-                let _ = self.poll.registry().deregister(&mut forward.listener);
-                forward.remove_file();
-            }
-        }
+    #[test]
+    fn what_is_held_is_counted_until_its_driver_goes() {
+        let poll = Poll::new().unwrap();
+        let mut clients = Clients::default();
+        let _programs = [connected(&poll, &mut clients), connected(&poll, &mut clients)];
+        clients.push(1, vec![0; 1000], None);
+        assert_eq!(clients.account(1), None);
+        assert_eq!(clients.held(), 1000 + limits::FRAME_OVERHEAD);
+        clients.push(2, vec![0; limits::MAX_HELD], None);
+        assert_eq!(clients.account(2), Some(2));
+        assert!(clients.remove(poll.registry(), 2).is_some());
+        assert!(clients.remove(poll.registry(), 1).is_some());
+        assert_eq!((clients.held(), clients.len()), (0, 0));
     }
 }

@@ -1,11 +1,11 @@
-//! How the control plane talks to the IO thread.
+//! The control plane's end of the IO thread.
 
 use std::{
     io,
     net::SocketAddr,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::RawFd,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         mpsc::{self, Sender},
     },
     thread::{self, JoinHandle},
@@ -14,219 +14,16 @@ use std::{
 
 use mio::Waker;
 use pilot_proto::{
-    config::Algorithm,
-    node::{Caller, NodeStats},
-    transport::{FourTuple, State, Stats},
+    node::Caller,
     wire::addr::{Address, NetworkId, NodeId, Port},
 };
 
 use crate::{
-    driver::{ClientId, Driver},
-    inbox::Inbox,
-    limits::LocalCounters,
-    trace::TraceConfig,
+    control::{Command, Config, Shared, Snapshot},
+    event::HostEvent,
+    io_thread::IoThread,
+    tag::Tag,
 };
-
-/// What the IO thread needs to start.
-pub struct Config {
-    /// The Ed25519 seed.
-    pub identity_seed: [u8; 32],
-    /// Random octets, never used before.
-    pub seed: [u8; 32],
-    /// Where the tunnel's UDP socket is bound.
-    pub listen: SocketAddr,
-    /// The listening Unix socket that drivers connect to.
-    pub ipc: OwnedFd,
-    /// Whether port 7 echoes.
-    pub has_echo: bool,
-    /// The congestion controller of connections whose driver names none.
-    pub congestion: Algorithm,
-    /// What Hello is answered with, as JSON.
-    pub greeting: String,
-    /// What is recorded.
-    pub trace: TraceConfig,
-}
-
-/// Names a request of a driver, for its answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Tag {
-    /// Whose request.
-    pub client: ClientId,
-    /// Its id, if the driver gave one.
-    pub id: Option<u32>,
-}
-
-/// What the control plane must act on.
-#[derive(Clone, Debug)]
-pub enum HostEvent {
-    /// The registry must be asked about a node.
-    RecordNeeded(NodeId),
-    /// Somebody claims to be this node; our own questions go first.
-    KeyNeeded(NodeId),
-    /// A peer with this identity key wants in.
-    AdmissionNeeded(Caller, [u8; 32]),
-    /// A beacon says where our datagrams come from.
-    EndpointDiscovered(SocketAddr),
-    /// A driver asks something the IO thread cannot answer.
-    Request {
-        /// To be given back with the answer.
-        tag: Tag,
-        /// The verb.
-        command: u8,
-        /// Its payload.
-        payload: Vec<u8>,
-    },
-    /// The IO thread ended; the text is empty for an orderly end.
-    Stopped(String),
-}
-
-/// One connection, for `connections` and `info`.
-#[derive(Clone, Copy, Debug)]
-pub struct ConnectionRow {
-    /// Its id.
-    pub id: u32,
-    /// Its ends.
-    pub tuple: FourTuple,
-    /// Its state.
-    pub state: State,
-    /// Its figures.
-    pub stats: Stats,
-}
-
-/// One peer, for `peers` and `info`.
-#[derive(Clone, Copy, Debug)]
-pub struct PeerRow {
-    /// Who.
-    pub node: u32,
-    /// Where.
-    pub endpoint: Option<SocketAddr>,
-    /// Whether there is a session.
-    pub is_encrypted: bool,
-    /// Whether the identity was proved.
-    pub is_authenticated: bool,
-}
-
-/// Everything there is to show.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// The node's figures.
-    pub stats: NodeStats,
-    /// Its peers.
-    pub peers: Vec<PeerRow>,
-    /// Its connections.
-    pub connections: Vec<ConnectionRow>,
-    /// Connected drivers.
-    pub clients: usize,
-    /// What happened to local programs.
-    pub local: LocalCounters,
-}
-
-pub(crate) enum Command {
-    SetAddress(Address),
-    SetBeacons(Vec<SocketAddr>),
-    Moved,
-    SendDatagram {
-        remote: Address,
-        port: Port,
-        data: Vec<u8>,
-    },
-    Record {
-        node: NodeId,
-        identity_key: [u8; 32],
-        endpoint: Option<SocketAddr>,
-    },
-    NoRecord(NodeId),
-    Key {
-        node: NodeId,
-        identity_key: Option<[u8; 32]>,
-    },
-    SetIdentity([u8; 32]),
-    SetPrivate(bool),
-    SetNetworks(Vec<NetworkId>),
-    Admission {
-        caller: Caller,
-        is_admitted: bool,
-        lifetime: Duration,
-    },
-    ExpectCall(NodeId),
-    Dismiss(NodeId),
-    Reply {
-        tag: Tag,
-        body: Vec<u8>,
-    },
-    Fail {
-        tag: Tag,
-        code: String,
-        message: String,
-        hint: String,
-    },
-    Snapshot(Sender<Snapshot>),
-    Stop,
-    #[cfg(test)]
-    Panic,
-}
-
-/// The queue from the IO thread to the control plane.
-pub(crate) struct Shared {
-    inbox: Mutex<Inbox>,
-    wake: OwnedFd,
-    wake_read: OwnedFd,
-}
-
-impl Shared {
-    pub(crate) fn new() -> io::Result<Self> {
-        let (wake_read, wake) = std::os::unix::net::UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
-        wake_read.set_nonblocking(true)?;
-        Ok(Self { inbox: Mutex::default(), wake: wake.into(), wake_read: wake_read.into() })
-    }
-
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes the descriptor readable. A full pipe means that it is.
-    fn wake(&self) {
-        let _ = crate::fd::send(self.wake.as_raw_fd(), &[1], None);
-    }
-
-    /// Takes every event and some requests; the descriptor stays readable while there are more.
-    pub(crate) fn take(&self) -> Vec<HostEvent> {
-        let mut inbox = self.inbox();
-        let mut scratch = [0_u8; 64];
-        let fd = self.wake_read.as_raw_fd();
-        // SAFETY: the buffer is live and of the stated length; the descriptor is ours.
-        while unsafe { libc::read(fd, scratch.as_mut_ptr().cast(), scratch.len()) } > 0 {}
-        let taken = inbox.take();
-        if !inbox.is_empty() {
-            self.wake();
-        }
-        taken
-    }
-
-    /// Queues the last event, whatever there is already.
-    pub(crate) fn push_last(&self, event: HostEvent) {
-        self.inbox().push_last(event);
-        self.wake();
-    }
-
-    /// Queues an event. `false` when the control plane does not keep up.
-    pub(crate) fn push(&self, event: HostEvent) -> bool {
-        let mut inbox = self.inbox();
-        let was_empty = inbox.is_empty();
-        let is_queued = inbox.push(event);
-        drop(inbox);
-        if was_empty && is_queued {
-            self.wake();
-        }
-        is_queued
-    }
-
-    /// Forgets the requests of a driver that is gone and that nobody has begun to answer.
-    pub(crate) fn forget(&self, client: ClientId) -> Vec<Tag> {
-        self.inbox().forget(client)
-    }
-}
 
 /// The control plane's end. Dropping it ends the IO thread.
 pub struct Handle {
@@ -245,9 +42,9 @@ impl Handle {
     pub fn start(config: Config) -> io::Result<Self> {
         let (commands, receiver) = mpsc::channel();
         let shared = Arc::new(Shared::new()?);
-        let (driver, waker) = Driver::new(config, receiver, Arc::clone(&shared))?;
-        let local = driver.local_addr()?;
-        let thread = thread::Builder::new().name("pilot-io".into()).spawn(move || driver.run())?;
+        let (io_thread, waker) = IoThread::new(config, receiver, Arc::clone(&shared))?;
+        let local = io_thread.local_addr()?;
+        let thread = thread::Builder::new().name("pilot-io".into()).spawn(move || io_thread.run())?;
         Ok(Self { commands, waker: Arc::new(waker), shared, thread: Mutex::new(Some(thread)), local })
     }
 
@@ -258,7 +55,7 @@ impl Handle {
 
     /// Readable while there are events.
     pub fn event_fd(&self) -> RawFd {
-        self.shared.wake_read.as_raw_fd()
+        self.shared.event_fd()
     }
 
     /// Takes every event and some requests; [`Self::event_fd`] is readable while there are more.

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
-    driver::ClientId,
-    handle::{HostEvent, Tag},
+    event::HostEvent,
+    tag::{ClientId, Tag},
 };
 
 /// Events kept; requests are bounded where they are counted, in [`crate::asked`].

@@ -4,35 +4,42 @@
 //! bridge between a stream and an application. It wakes only for work: a readable or writable
 //! descriptor, a deadline, or a command from its [`Handle`].
 
-mod answer;
+mod answers;
 mod asked;
 pub mod beacon;
-mod client;
 mod clients;
 pub mod clock;
-mod dial;
-mod driver;
+mod control;
+mod counters;
+mod datagrams;
+mod deadlines;
 #[cfg(target_os = "linux")]
 mod error_queue;
+mod event;
 pub mod fd;
+mod forwards;
 mod handle;
-#[cfg(any(test, feature = "harness"))]
-pub mod harness;
 mod heap;
 mod inbox;
 mod intake;
+mod io_thread;
 mod limits;
-mod listen;
+mod ports;
 mod private_socket;
 mod readiness;
-mod requests;
-mod stream;
+mod source;
+mod streams;
+mod tag;
 #[cfg(test)]
 mod tests;
 mod trace;
 mod udp;
 
-pub use driver::ClientId;
-pub use handle::{Config, ConnectionRow, Handle, HostEvent, PeerRow, Snapshot, Tag};
-pub use limits::LocalCounters;
+pub use control::{Config, ConnectionRow, PeerRow, Snapshot};
+pub use counters::LocalCounters;
+pub use event::HostEvent;
+pub use handle::Handle;
+#[cfg(any(test, feature = "harness"))]
+pub use io_thread::harness;
+pub use tag::{ClientId, Tag};
 pub use trace::TraceConfig;

@@ -76,23 +76,6 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a driver that is gone may leave bytes that its streams do not take.
 pub(crate) const ORPHAN_TIME: Duration = Duration::from_secs(60);
 
-/// What happened to local programs; the names are those of `info`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LocalCounters {
-    /// Frames that named a stream of somebody else.
-    pub dropped_foreign: u64,
-    /// Drivers refused because there are too many, or dropped because they did not read.
-    pub dropped_clients: u64,
-    /// Streams reset because no descriptor was free or nobody took them.
-    pub dropped_streams: u64,
-    /// Requests refused at a limit.
-    pub dropped_requests: u64,
-    /// Times that a connection could not be accepted.
-    pub dropped_accepts: u64,
-    /// Datagrams that the UDP socket refused, and failures to receive.
-    pub dropped_udp: u64,
-}
-
 /// Descriptors that this process may have.
 fn max_descriptors() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod counters;
 pub mod crypto;
 pub mod node;
 pub mod qlog;

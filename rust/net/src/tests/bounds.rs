@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::{
-    handle::{Handle, HostEvent},
+    event::HostEvent,
+    handle::Handle,
     limits::{MAX_ASKED, MAX_ASKED_BYTES, OUT_REQUESTS, PACE, TURN_FRAMES},
 };
 
@@ -24,7 +25,7 @@ fn a_program_that_never_pauses_gets_a_share_of_a_turn() {
     assert!((1..=TURN_FRAMES).contains(&answers), "{answers}");
     assert!(other.take().is_some());
     // It leaves the processor to others.
-    assert_eq!(harness.driver.timeout(), Some(PACE));
+    assert_eq!(harness.timeout(), Some(PACE));
     // It loses nothing.
     for _ in 0..count - answers {
         assert_eq!(failure_code(&flood.expect(&mut harness)), "unavailable");

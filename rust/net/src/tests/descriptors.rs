@@ -3,7 +3,10 @@
 use std::os::unix::net::UnixListener;
 
 use super::*;
-use crate::limits::{MAX_BACKLOG, MAX_DIALS, MAX_QUEUED_FDS};
+use crate::{
+    io_thread::refuse,
+    limits::{MAX_BACKLOG, MAX_DIALS, MAX_QUEUED_FDS},
+};
 
 fn listener(harness: &mut Harness, port: u16, path: &[u8]) -> Program {
     let mut program = Program::extended(harness);
@@ -76,7 +79,7 @@ fn dials_that_nobody_reads_are_bounded_and_freed() {
     drop((stream, other, lazy));
     turns(&mut harness, TURNS);
     assert_eq!(harness.load(), (0, 0, 0, 0));
-    assert!(harness.driver.node.stats().connections == 0);
+    assert!(harness.connections() == 0);
 }
 
 #[test]
@@ -93,7 +96,7 @@ fn dials_without_an_answer_are_bounded_and_freed() {
     drop(program);
     turns(&mut harness, 5);
     assert_eq!(harness.load().1, 0);
-    assert_eq!(harness.driver.node.stats().connections, 0);
+    assert_eq!(harness.connections(), 0);
 }
 
 #[test]
@@ -204,7 +207,7 @@ fn a_forwarded_path_tells_a_reset_and_removes_only_its_own_socket() {
 fn a_surplus_driver_is_told_why_in_both_dialects() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     (&theirs).write_all(&ipc::frame(&[&[code::HELLO, 0, 1]])).unwrap();
-    crate::answer::refuse_client(&mio::net::UnixStream::from_std(ours), 40);
+    refuse(ours.into(), 40);
     let mut program = Program { socket: theirs, input: Vec::new(), output: Vec::new(), fds: VecDeque::new() };
     let failure = program.take().unwrap();
     assert_eq!((failure_code(&failure).as_str(), &failure[1..5]), ("unavailable", &[0; 4][..]));

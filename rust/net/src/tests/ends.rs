@@ -25,7 +25,7 @@ fn an_orderly_stop_is_the_end_of_what_was_finished_and_breaks_the_rest() {
         stream.shutdown(Shutdown::Write).unwrap();
     }
     unfinished.write_all(b"half").unwrap();
-    harness.driver.begin_stop();
+    harness.begin_stop();
     assert_eq!(read_to_end(&mut harness, &mut whole), (b"everything".to_vec(), None));
     assert_eq!(read_to_end(&mut harness, &mut finished), (b"everything".to_vec(), None));
     let (data, end) = read_to_end(&mut harness, &mut cut);

@@ -2,37 +2,38 @@
 
 use super::Algorithm;
 
-/// Counters since the connection was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Bytes of user data sent, each counted once.
-    pub bytes_sent: u64,
-    /// Bytes of user data received in order.
-    pub bytes_recv: u64,
-    /// Data segments sent, with retransmissions.
-    pub segs_sent: u64,
-    /// Data segments received, with duplicates.
-    pub segs_recv: u64,
-    /// Segments retransmitted because the timer expired.
-    pub retransmits: u64,
-    /// Segments retransmitted because of acknowledgements.
-    pub fast_retx: u64,
-    /// Segments sent to probe for the loss of a tail.
-    pub loss_probes: u64,
-    /// Retransmissions whose first copy turned out to have arrived.
-    pub spurious_retx: u64,
-    /// Duplicate acknowledgements received.
-    pub dup_acks: u64,
-    /// SACK blocks sent.
-    pub sack_sent: u64,
-    /// SACK blocks received.
-    pub sack_recv: u64,
-    /// Segments dropped: outside the window, or acknowledging what was never sent.
-    pub unacceptable: u64,
-    /// Data segments dropped because they were held already.
-    pub duplicates: u64,
-    /// Segments dropped for lack of room or memory.
-    pub reassembly_overflow: u64,
+crate::counters! {
+    /// Counters since the connection was made.
+    pub struct Counters {
+        /// Bytes of user data sent, each counted once.
+        bytes_sent,
+        /// Bytes of user data received in order.
+        bytes_recv,
+        /// Data segments sent, with retransmissions.
+        segs_sent,
+        /// Data segments received, with duplicates.
+        segs_recv,
+        /// Segments retransmitted because the timer expired.
+        retransmits,
+        /// Segments retransmitted because of acknowledgements.
+        fast_retx,
+        /// Segments sent to probe for the loss of a tail.
+        loss_probes,
+        /// Retransmissions whose first copy turned out to have arrived.
+        spurious_retx,
+        /// Duplicate acknowledgements received.
+        dup_acks,
+        /// SACK blocks sent.
+        sack_sent,
+        /// SACK blocks received.
+        sack_recv,
+        /// Segments dropped: outside the window, or acknowledging what was never sent.
+        unacceptable,
+        /// Data segments dropped because they were held already.
+        duplicates,
+        /// Segments dropped for lack of room or memory.
+        reassembly_overflow,
+    }
 }
 
 /// A view of one connection's state.

@@ -18,10 +18,12 @@ use pilot_proto::{
     wire::addr::{Address, NodeId},
 };
 
+use super::IoThread;
 use crate::{
-    driver::Driver,
-    handle::{Command, Config, HostEvent, Shared, Tag},
-    limits::LocalCounters,
+    control::{Command, Config, Shared},
+    counters::LocalCounters,
+    event::HostEvent,
+    tag::Tag,
     trace::TraceConfig,
 };
 
@@ -30,7 +32,7 @@ pub const SELF: Address = Address { network: pilot_proto::wire::addr::NetworkId(
 
 /// A daemon's IO loop.
 pub struct Harness {
-    pub(crate) driver: Driver,
+    io_thread: IoThread,
     ready: Events,
     commands: Sender<Command>,
     _waker: Waker,
@@ -57,9 +59,9 @@ impl Harness {
         let config = Config { trace, ..Self::config(OwnedFd::from(ipc)) };
         let (commands, receiver) = mpsc::channel();
         let shared = Arc::new(Shared::new()?);
-        let (mut driver, waker) = Driver::new(config, receiver, Arc::clone(&shared))?;
-        driver.node.set_address(SELF);
-        Ok(Self { driver, ready: Events::with_capacity(64), commands, _waker: waker, shared, dir })
+        let (mut io_thread, waker) = IoThread::new(config, receiver, Arc::clone(&shared))?;
+        io_thread.node.set_address(SELF);
+        Ok(Self { io_thread, ready: Events::with_capacity(64), commands, _waker: waker, shared, dir })
     }
 
     pub(crate) fn config(ipc: OwnedFd) -> Config {
@@ -88,7 +90,7 @@ impl Harness {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
-        self.driver.add_client(mio::net::UnixStream::from_std(ours));
+        self.io_thread.add_client(mio::net::UnixStream::from_std(ours));
         Ok(theirs)
     }
 
@@ -97,8 +99,8 @@ impl Harness {
     /// # Errors
     /// Those of the poll.
     pub fn turn(&mut self) -> io::Result<()> {
-        self.driver.has_more = true;
-        self.driver.turn(&mut self.ready).map(drop)
+        self.io_thread.has_more = true;
+        self.io_thread.turn(&mut self.ready).map(drop)
     }
 
     /// What the control plane is asked.
@@ -129,13 +131,31 @@ impl Harness {
 
     /// What happened to drivers.
     pub fn counters(&self) -> LocalCounters {
-        self.driver.local
+        self.io_thread.local_counters()
     }
 
     /// Drivers, their streams, requests at the control plane, and bytes held for them.
     pub fn load(&self) -> (usize, usize, usize, usize) {
-        let driver = &self.driver;
-        (driver.clients.len(), driver.streams.len(), driver.asked.len(), driver.held)
+        let io = &self.io_thread;
+        (io.clients.len(), io.streams.len(), io.asked.len(), io.clients.held())
+    }
+
+    /// How long the loop would wait.
+    #[cfg(test)]
+    pub(crate) fn timeout(&self) -> Option<std::time::Duration> {
+        self.io_thread.timeout()
+    }
+
+    /// Connections of the node that are being opened or open.
+    #[cfg(test)]
+    pub(crate) fn connections(&self) -> usize {
+        self.io_thread.node.stats().connections
+    }
+
+    /// Ends the loop in an orderly way.
+    #[cfg(test)]
+    pub(crate) fn begin_stop(&mut self) {
+        self.io_thread.begin_stop();
     }
 }
 

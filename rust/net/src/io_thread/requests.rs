@@ -13,19 +13,21 @@ use pilot_proto::{
 };
 use tracing::info;
 
+use super::{
+    IoThread,
+    dialling::{DIAL_TIMEOUT, DialRequest},
+};
 use crate::{
-    client::Stalled,
-    dial::{DIAL_TIMEOUT, DialRequest},
-    driver::{ClientId, Driver},
-    handle::Tag,
+    forwards::Target,
     limits::{MAX_HELD, MAX_OUTBOX, OUT_DATAGRAMS},
-    listen::{self, Delivery},
-    stream::{Bridge, Owner},
+    ports::Delivery,
+    streams::Stage,
+    tag::{ClientId, Tag},
 };
 
-impl Driver {
+impl IoThread {
     /// Acts on one frame. `id` names the request when it came wrapped in one.
-    pub(crate) fn on_frame(&mut self, client: ClientId, id: Option<u32>, body: &[u8]) {
+    pub(super) fn on_frame(&mut self, client: ClientId, id: Option<u32>, body: &[u8]) {
         let tag = Tag { client, id };
         if id.is_none() && body.is_empty() {
             return;
@@ -54,7 +56,7 @@ impl Driver {
                 }
             }
             Frame::SendFrom { src_port, remote, port, data } => {
-                if self.datagram_ports.get(&src_port) == Some(&client) {
+                if self.ports.taker(src_port) == Some(client) {
                     let _ = self.send_datagram(src_port, remote, port, data);
                 } else {
                     self.refuse_foreign(tag, &format!("datagram port {}", src_port.0));
@@ -66,13 +68,7 @@ impl Driver {
             Frame::Cancel => self.cancel_dials(client, None),
             Frame::CancelRequest { id } => self.cancel_dials(client, Some(id)),
             Frame::UnbindDatagrams(port) => {
-                if self.datagram_ports.get(&port) == Some(&client) {
-                    self.datagram_ports.remove(&port);
-                    let _ = self.node.unbind_datagrams(port);
-                    if let Some(client) = self.clients.get_mut(&client) {
-                        client.datagram_ports.remove(&port);
-                    }
-                } else {
+                if !self.ports.unbind_datagrams(&mut self.node, &mut self.clients, client, port) {
                     self.refuse_foreign(tag, &format!("datagram port {}", port.0));
                 }
             }
@@ -96,9 +92,9 @@ impl Driver {
     /// A request whose answer may take time begins. Existing drivers have one at a time.
     fn begin(&mut self, tag: Tag) {
         if tag.id.is_none()
-            && let Some(client) = self.clients.get_mut(&tag.client)
+            && let Some(client) = self.clients.get_mut(tag.client)
         {
-            client.is_busy = true;
+            client.set_busy(true);
         }
     }
 
@@ -125,21 +121,22 @@ impl Driver {
             }
             Frame::ListenStreams { id, port, path } => {
                 let tag = Tag { id: Some(id), ..self.unbusy(tag) };
-                match self.listen(tag.client, port, listen::delivery(path)) {
+                match self.listen(tag.client, port, Delivery::of_path(path)) {
                     Ok(port) => self.answer(tag, code::LISTENING, &port.0.to_be_bytes(), None),
                     Err(error) => self.refuse_port(tag, port, error),
                 }
             }
             Frame::BindDatagrams { id, port } => {
                 let tag = Tag { id: Some(id), ..self.unbusy(tag) };
-                match self.bind_datagrams(tag.client, port) {
+                match self.ports.bind_datagrams(&mut self.node, &mut self.clients, tag.client, port) {
                     Ok(port) => self.answer(tag, code::DATAGRAMS_BOUND, &port.0.to_be_bytes(), None),
                     Err(error) => self.refuse_port(tag, port, error),
                 }
             }
             Frame::ForwardPath { id, remote, port, path } => {
                 let tag = Tag { id: Some(id), ..self.unbusy(tag) };
-                self.forward_path(tag, remote, port, Path::new(std::ffi::OsStr::from_bytes(path)));
+                let path = Path::new(std::ffi::OsStr::from_bytes(path));
+                self.forward_path(tag, Target { remote, port }, path);
             }
             Frame::Unknown(command) => {
                 self.fail(tag, "unavailable", &format!("unknown command: 0x{command:02X}"), "");
@@ -159,19 +156,20 @@ impl Driver {
     }
 
     /// Requests of our extension carry their own id and hold up nothing.
-    pub(crate) fn unbusy(&mut self, tag: Tag) -> Tag {
-        if let Some(client) = self.clients.get_mut(&tag.client) {
-            client.is_busy = false;
+    pub(super) fn unbusy(&mut self, tag: Tag) -> Tag {
+        if let Some(client) = self.clients.get_mut(tag.client) {
+            client.set_busy(false);
         }
         tag
     }
 
-    fn on_hello(&mut self, client: ClientId) {
+    fn on_hello(&mut self, client_id: ClientId) {
         let greeting = self.greeting.clone();
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.is_extended = true;
+        if let Some(client) = self.clients.get_mut(client_id) {
+            client.extend();
             let version = ipc::VERSION.to_be_bytes();
-            client.push(ipc::frame(&[&[code::HELLO_OK], &version, greeting.as_bytes()]), None);
+            let frame = ipc::frame(&[&[code::HELLO_OK], &version, greeting.as_bytes()]);
+            self.clients.push(client_id, frame, None);
         }
     }
 
@@ -185,22 +183,9 @@ impl Driver {
         }
     }
 
-    /// Whether a stream is this driver's.
-    fn owns(&self, client: ClientId, id: ConnectionId) -> bool {
-        match self.streams.get(&id).map(|stream| &stream.owner) {
-            Some(Owner::Bridge(Bridge { client: Some(owner), .. }) | Owner::Framed { client: owner, .. }) => {
-                *owner == client
-            }
-            Some(
-                Owner::Bridge(_) | Owner::Dialling(_) | Owner::Forward(_) | Owner::Waiting | Owner::Echo,
-            )
-            | None => false,
-        }
-    }
-
     /// A frame is about something of somebody else. Existing drivers expect no answer to most of these.
     fn refuse_foreign(&mut self, tag: Tag, what: &str) {
-        self.local.dropped_foreign += 1;
+        self.counters.dropped_foreign += 1;
         if tag.id.is_some() {
             let text = format!("{what} is not this program's");
             self.fail(tag, "permission_denied", &text, "use the session that made it");
@@ -208,55 +193,38 @@ impl Driver {
     }
 
     fn on_send(&mut self, tag: Tag, id: ConnectionId, data: &[u8]) {
-        let client = tag.client;
-        if !self.clients.get(&client).is_some_and(|client| client.framed.contains(&id)) {
-            if self.streams.contains_key(&id) {
-                self.refuse_foreign(tag, &format!("connection {}", id.0));
-            } else if tag.id.is_some() {
-                self.fail(tag, "not_found", &format!("connection {} not found", id.0), "");
-            }
-            return;
-        }
-        let mut stalled = Stalled { id, data: data.to_vec(), sent: 0 };
-        if !self.send_framed(&mut stalled)
-            && let Some(client) = self.clients.get_mut(&client)
-        {
-            client.stalled = Some(stalled);
+        let client = self.clients.get(tag.client);
+        if client.is_some_and(|client| client.owned().framed.contains(&id)) {
+            let (streams, mut around) = self.streams();
+            streams.send(&mut around, tag.client, id, data);
+        } else if self.streams.stage(id).is_some() {
+            self.refuse_foreign(tag, &format!("connection {}", id.0));
+        } else if tag.id.is_some() {
+            self.fail(tag, "not_found", &format!("connection {} not found", id.0), "");
         }
     }
 
     /// Existing drivers are told CloseOK of a connection that is unknown, as it may have ended by itself.
     fn on_close(&mut self, tag: Tag, id: ConnectionId) {
-        if self.streams.contains_key(&id) && !self.owns(tag.client, id) {
+        if self.streams.stage(id).is_some() && !self.streams.is_of(tag.client, id) {
             let text = format!("close: connection {} is not this program's", id.0);
-            self.local.dropped_foreign += 1;
+            self.counters.dropped_foreign += 1;
             self.fail(tag, "permission_denied", &text, "operators can end it: pilotctl disconnect");
             return;
         }
-        self.close_stream(tag.client, id);
+        self.close_stream(id, tag.client);
         self.reply(tag, &[&[code::CLOSE_OK][..], &id.0.to_be_bytes()].concat());
     }
 
-    /// Finishes a connection. Its reader finds the end of the stream if the program itself asked for it, an
-    /// error if somebody else did.
-    fn close_stream(&mut self, client: ClientId, id: ConnectionId) {
-        let is_own = self.owns(client, id);
-        let Some(mut stream) = self.remove_stream(id) else { return };
-        if let Owner::Bridge(bridge) = &mut stream.owner
-            && is_own
-        {
-            bridge.finish();
-        }
-        if let Owner::Framed { client, is_end_told: false } = stream.owner {
-            self.push(client, ipc::frame(&[&[code::CLOSE_OK], &id.0.to_be_bytes()]), None);
-        }
-        self.node.close(self.now, id);
+    fn close_stream(&mut self, id: ConnectionId, client: ClientId) {
+        let (streams, mut around) = self.streams();
+        streams.close(&mut around, id, client);
     }
 
     fn abort_stream(&mut self, tag: Tag, id: ConnectionId) {
-        if self.owns(tag.client, id) {
+        if self.streams.is_of(tag.client, id) {
             self.reset_stream(id);
-        } else if self.streams.contains_key(&id) {
+        } else if self.streams.stage(id).is_some() {
             self.refuse_foreign(tag, &format!("connection {}", id.0));
         }
     }
@@ -270,12 +238,12 @@ impl Driver {
             return;
         }
         info!(client = tag.client, connection = id.0, "disconnected by request");
-        match self.streams.get(&id).map(|stream| &stream.owner) {
-            Some(Owner::Dialling(_)) => {
+        match self.streams.stage(id) {
+            Some(Stage::Dialling(_)) => {
                 self.node.abort(self.now, id);
                 self.on_dial_failed(id, CloseReason::Aborted);
             }
-            Some(_) => self.close_stream(tag.client, id),
+            Some(Stage::Forwarding | Stage::Waiting | Stage::InUse(_)) => self.close_stream(id, tag.client),
             None => self.node.close(self.now, id),
         }
         self.reply(tag, &[code::DISCONNECT + 1, b'{', b'}']);
@@ -289,7 +257,7 @@ impl Driver {
         port: Port,
         data: &[u8],
     ) -> Result<(), (&'static str, String)> {
-        let result = if self.blocked.is_some() && self.node.outbox_len() >= MAX_OUTBOX {
+        let result = if self.datagrams.is_blocked() && self.node.outbox_len() >= MAX_OUTBOX {
             Err(("unavailable", "the network does not keep up".to_owned()))
         } else {
             let sent = self.node.send_datagram(self.now, src_port, remote, port, data);
@@ -299,26 +267,24 @@ impl Driver {
         result
     }
 
-    pub(crate) fn on_datagram(&mut self, src: Address, src_port: Port, dst_port: Port, data: &[u8]) {
+    pub(super) fn on_datagram(&mut self, src: Address, src_port: Port, dst_port: Port, data: &[u8]) {
         let mut payload = src.emit().to_vec();
         payload.extend(src_port.0.to_be_bytes());
         payload.extend(dst_port.0.to_be_bytes());
         let frame = ipc::frame(&[&[code::RECV_FROM], &payload, data]);
-        let owner = self.datagram_ports.get(&dst_port).copied();
-        // Existing drivers expect every datagram and pick theirs.
-        let legacy = self.clients.iter().filter(|(_, client)| !client.is_extended).map(|(id, _)| *id);
-        let takers: Vec<ClientId> = match owner {
+        let takers: Vec<ClientId> = match self.ports.taker(dst_port) {
             Some(owner) => vec![owner],
-            None => legacy.collect(),
+            // Existing drivers expect every datagram and pick theirs.
+            None => self.clients.legacy().collect(),
         };
         if takers.is_empty() {
             self.node.counters_mut().dropped_unbound += 1;
         }
         for id in takers {
-            let client = self.clients.get(&id);
+            let client = self.clients.get(id);
             let has_room = client.is_some_and(|client| client.output_len() < OUT_DATAGRAMS);
-            if has_room && self.held < MAX_HELD / 2 {
-                self.push(id, frame.clone(), None);
+            if has_room && self.clients.held() < MAX_HELD / 2 {
+                self.clients.push(id, frame.clone(), None);
             } else {
                 self.node.counters_mut().dropped_limited += 1;
             }

@@ -1,4 +1,4 @@
-//! One driver on the daemon's Unix socket: its buffers and what it owns.
+//! One driver on the daemon's Unix socket: its buffers, its requests and what it owns elsewhere.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use mio::{Registry, Token, event::Event as Ready, net::UnixStream};
+use mio::{Interest, Registry, Token, event::Event as Ready, net::UnixStream};
 use pilot_proto::{
     node::ConnectionId,
     wire::{addr::Port, ipc},
@@ -14,7 +14,8 @@ use pilot_proto::{
 
 use crate::{
     limits::{
-        FRAME_OVERHEAD, MAX_ASKED, MAX_ASKED_BYTES, MAX_BACKLOG, MAX_QUEUED_FDS, OUT_MAX, OUT_REQUESTS,
+        self, FRAME_OVERHEAD, MAX_ASKED, MAX_ASKED_BYTES, MAX_BACKLOG, MAX_DIALS, MAX_FORWARDS, MAX_PORTS,
+        MAX_QUEUED_FDS, OUT_MAX, OUT_REQUESTS,
     },
     readiness::Room,
 };
@@ -44,9 +45,22 @@ struct Output {
     passenger: Option<Passenger>,
 }
 
+/// What a driver owns in other tables; each is freed with it.
+#[derive(Debug, Default)]
+pub(crate) struct Owned {
+    /// Ports it listens on.
+    pub(crate) listening: BTreeSet<Port>,
+    /// Ports whose datagrams it takes.
+    pub(crate) datagram_ports: BTreeSet<Port>,
+    /// Connections whose data passes the socket.
+    pub(crate) framed: BTreeSet<ConnectionId>,
+    /// Dials that were not answered yet.
+    pub(crate) dials: BTreeSet<ConnectionId>,
+}
+
 /// A connected driver.
 pub(crate) struct Client {
-    pub(crate) stream: UnixStream,
+    stream: UnixStream,
     room: Room,
     input: Vec<u8>,
     /// Bytes of `input` that were handled.
@@ -55,36 +69,30 @@ pub(crate) struct Client {
     is_writable: bool,
     is_shut: bool,
     /// The program closed its end: nobody reads answers.
-    pub(crate) is_gone: bool,
+    is_gone: bool,
     output: VecDeque<Output>,
     /// Bytes of the first output that were written.
     written: usize,
     output_len: usize,
     queued_fds: usize,
     /// A request without id is being answered; existing drivers expect answers in order.
-    pub(crate) is_busy: bool,
-    pub(crate) stalled: Option<Stalled>,
+    is_busy: bool,
+    stalled: Option<Stalled>,
     /// Whether it speaks our extension.
-    pub(crate) is_extended: bool,
+    is_extended: bool,
     /// Requests at the control plane, and their bytes with what the answers may take.
-    pub(crate) asked: usize,
-    pub(crate) asked_bytes: usize,
-    /// What the ledger of all drivers says it holds.
-    pub(crate) accounted: usize,
-    pub(crate) listening: BTreeSet<Port>,
-    pub(crate) datagram_ports: BTreeSet<Port>,
-    /// Connections whose data passes the socket.
-    pub(crate) framed: BTreeSet<ConnectionId>,
-    pub(crate) dials: BTreeSet<ConnectionId>,
+    asked: usize,
+    asked_bytes: usize,
+    owned: Owned,
     /// Streams that were handed over and live.
-    pub(crate) streams: usize,
+    streams: usize,
     /// Paths that it forwards.
-    pub(crate) forwards: usize,
+    forwards: usize,
 }
 
 /// What came of reading.
 #[derive(PartialEq, Eq, Debug)]
-pub(crate) enum Input {
+pub(super) enum Input {
     /// There are frames or parts of frames.
     Some,
     /// Nothing for now.
@@ -105,7 +113,7 @@ pub(crate) enum Flushed {
 }
 
 impl Client {
-    pub(crate) fn new(stream: UnixStream) -> Self {
+    pub(super) fn new(stream: UnixStream) -> Self {
         Self {
             stream,
             room: Room::default(),
@@ -124,18 +132,123 @@ impl Client {
             is_extended: false,
             asked: 0,
             asked_bytes: 0,
-            accounted: 0,
-            listening: BTreeSet::new(),
-            datagram_ports: BTreeSet::new(),
-            framed: BTreeSet::new(),
-            dials: BTreeSet::new(),
+            owned: Owned::default(),
             streams: 0,
             forwards: 0,
         }
     }
 
+    /// Starts to be told of what the driver sends.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.stream, token, Interest::READABLE)
+    }
+
+    /// Takes the driver out of the poll, and tells what it owned.
+    pub(super) fn end(mut self, registry: &Registry) -> Owned {
+        let _ = registry.deregister(&mut self.stream);
+        self.owned
+    }
+
+    /// Whether it speaks our extension.
+    pub(crate) fn is_extended(&self) -> bool {
+        self.is_extended
+    }
+
+    /// It said Hello.
+    pub(crate) fn extend(&mut self) {
+        self.is_extended = true;
+    }
+
+    /// Whether the program closed its end.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// Says whether a request without id is being answered.
+    pub(crate) fn set_busy(&mut self, is_busy: bool) {
+        self.is_busy = is_busy;
+    }
+
+    /// The program is gone, and with it the dial that its request without id waited for. One at the
+    /// control plane is answered in any case.
+    pub(crate) fn on_dials_gone(&mut self) {
+        self.is_busy &= self.asked > 0;
+    }
+
+    /// Whether it has no request at the control plane.
+    pub(crate) fn asks_nothing(&self) -> bool {
+        self.asked == 0
+    }
+
+    /// A request of `bytes` with its answer is at the control plane.
+    pub(crate) fn on_asked(&mut self, bytes: usize) {
+        self.asked += 1;
+        self.asked_bytes += bytes;
+    }
+
+    /// Such a request is answered.
+    pub(crate) fn on_answered(&mut self, bytes: usize) {
+        self.asked -= 1;
+        self.asked_bytes -= bytes;
+    }
+
+    /// Keeps data that did not fit its connection; nothing else is taken of the driver meanwhile.
+    pub(crate) fn stall(&mut self, stalled: Stalled) {
+        self.stalled = Some(stalled);
+    }
+
+    /// The data that did not fit.
+    pub(crate) fn take_stalled(&mut self) -> Option<Stalled> {
+        self.stalled.take()
+    }
+
+    /// What it owns.
+    pub(crate) fn owned(&self) -> &Owned {
+        &self.owned
+    }
+
+    /// What it owns, to be changed by the table that has it.
+    pub(crate) fn owned_mut(&mut self) -> &mut Owned {
+        &mut self.owned
+    }
+
+    /// Whether it may dial once more.
+    pub(crate) fn may_dial(&self) -> bool {
+        self.owned.dials.len() < MAX_DIALS && self.may_stream()
+    }
+
+    /// Whether it may have one more stream.
+    pub(crate) fn may_stream(&self) -> bool {
+        limits::allows_stream(self.owned.dials.len() + self.owned.framed.len() + self.streams)
+    }
+
+    /// Whether it may bind one more port.
+    pub(crate) fn may_bind(&self) -> bool {
+        self.owned.listening.len() + self.owned.datagram_ports.len() < MAX_PORTS
+    }
+
+    /// Whether it may forward one more path.
+    pub(crate) fn may_forward(&self) -> bool {
+        self.forwards < MAX_FORWARDS
+    }
+
+    /// It forwards one more path.
+    pub(crate) fn on_forward(&mut self) {
+        self.forwards += 1;
+    }
+
+    /// A stream was handed over to it.
+    pub(crate) fn on_stream(&mut self) {
+        self.streams += 1;
+    }
+
+    /// Such a stream is over.
+    pub(crate) fn on_stream_over(&mut self) {
+        self.streams -= 1;
+    }
+
     /// Takes note of what the poll reports.
-    pub(crate) fn on_ready(&mut self, registry: &Registry, event: &Ready) {
+    pub(super) fn on_ready(&mut self, registry: &Registry, event: &Ready) {
         self.is_shut |= event.is_read_closed() || event.is_error();
         self.is_readable |= event.is_readable() || self.is_shut;
         self.room.on_event(registry, &mut self.stream, event.token(), !self.is_writable);
@@ -159,7 +272,7 @@ impl Client {
     ///
     /// # Errors
     /// The stated length, when it is over the limit.
-    pub(crate) fn next_frame(&mut self) -> Result<Option<Vec<u8>>, usize> {
+    pub(super) fn next_frame(&mut self) -> Result<Option<Vec<u8>>, usize> {
         let Some((body, taken)) = ipc::split(&self.input[self.handled..])? else {
             self.input.drain(..self.handled);
             self.handled = 0;
@@ -171,7 +284,7 @@ impl Client {
     }
 
     /// Reads once.
-    pub(crate) fn read(&mut self, scratch: &mut [u8]) -> Input {
+    pub(super) fn read(&mut self, scratch: &mut [u8]) -> Input {
         if !self.is_readable {
             return Input::Nothing;
         }
@@ -192,15 +305,10 @@ impl Client {
     }
 
     /// Gives memory back that a large frame took.
-    pub(crate) fn shrink(&mut self) {
+    pub(super) fn shrink(&mut self) {
         if self.input.is_empty() && self.input.capacity() > READ_LEN {
             self.input = Vec::new();
         }
-    }
-
-    /// Dials and streams that it has.
-    pub(crate) fn load(&self) -> usize {
-        self.dials.len() + self.framed.len() + self.streams
     }
 
     /// Bytes waiting to be written.
@@ -209,7 +317,7 @@ impl Client {
     }
 
     /// Bytes that the daemon holds for it.
-    pub(crate) fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.input.capacity()
             + self.output_len
             + self.stalled.as_ref().map_or(0, |stalled| stalled.data.len())
@@ -222,7 +330,7 @@ impl Client {
     }
 
     /// Queues a frame and a descriptor that goes with it.
-    pub(crate) fn push(&mut self, frame: Vec<u8>, passenger: Option<Passenger>) {
+    pub(super) fn push(&mut self, frame: Vec<u8>, passenger: Option<Passenger>) {
         if self.is_gone {
             return;
         }
@@ -248,7 +356,7 @@ impl Client {
     }
 
     /// Writes what the socket takes; when that is not all, the poll reports room under `token`.
-    pub(crate) fn flush(&mut self, registry: &Registry, token: Token) -> Flushed {
+    pub(super) fn flush(&mut self, registry: &Registry, token: Token) -> Flushed {
         while self.is_writable
             && let Some(Output { frame, passenger }) = self.output.front_mut()
         {
@@ -270,7 +378,7 @@ impl Client {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if crate::limits::is_shortage(&error) => {
+                Err(error) if limits::is_shortage(&error) => {
                     // Too many descriptors are on their way (unix(7)); memory comes back.
                     let Some(passenger) = passenger.take() else { return Flushed::Gone };
                     self.queued_fds -= 1;

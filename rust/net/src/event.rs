@@ -1,0 +1,31 @@
+//! What the control plane must act on.
+
+use std::net::SocketAddr;
+
+use pilot_proto::{node::Caller, wire::addr::NodeId};
+
+use crate::tag::Tag;
+
+/// What the control plane must act on.
+#[derive(Clone, Debug)]
+pub enum HostEvent {
+    /// The registry must be asked about a node.
+    RecordNeeded(NodeId),
+    /// Somebody claims to be this node; our own questions go first.
+    KeyNeeded(NodeId),
+    /// A peer with this identity key wants in.
+    AdmissionNeeded(Caller, [u8; 32]),
+    /// A beacon says where our datagrams come from.
+    EndpointDiscovered(SocketAddr),
+    /// A driver asks something the IO thread cannot answer.
+    Request {
+        /// To be given back with the answer.
+        tag: Tag,
+        /// The verb.
+        command: u8,
+        /// Its payload.
+        payload: Vec<u8>,
+    },
+    /// The IO thread ended; the text is empty for an orderly end.
+    Stopped(String),
+}

@@ -1,0 +1,51 @@
+//! Structures of counters, each written down once: its fields, their names and what they count.
+
+/// Makes a structure of `u64` counters with the list of their names and meanings.
+#[macro_export]
+macro_rules! counters {
+    (
+        $(#[doc = $summary:literal])+
+        pub struct $name:ident {
+            $( $(#[doc = $text:literal])+ $field:ident, )+
+        }
+    ) => {
+        $(#[doc = $summary])+
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $( $(#[doc = $text])+ pub $field: u64, )+
+        }
+
+        impl $name {
+            /// Names and meanings, in the order of [`Self::each`].
+            pub const NAMES: &[(&'static str, &'static str)] =
+                &[$( (stringify!($field), concat!($($text),+)), )+];
+
+            /// Every counter's name and value.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$( (stringify!($field), self.$field), )+].into_iter()
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+#[allow(unreachable_pub, reason = "the macro makes public structures")]
+mod tests {
+    counters! {
+        /// Counters of a test.
+        pub struct Counted {
+            /// Apples.
+            apples,
+            /// Pears,
+            /// and other fruit.
+            pears,
+        }
+    }
+
+    #[test]
+    fn names_values_and_meanings_come_from_one_list() {
+        let counted = Counted { apples: 1, pears: 2 };
+        assert_eq!(counted.each().collect::<Vec<_>>(), [("apples", 1), ("pears", 2)]);
+        assert_eq!(Counted::NAMES, [("apples", " Apples."), ("pears", " Pears, and other fruit.")]);
+    }
+}
