@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -43,7 +43,9 @@ def knock(node: Node, stack: ExitStack) -> socket.socket:
     program = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     program.settimeout(20)
     program.connect(str(node.socket))
-    program.sendall(HELLO)
+    # Who is refused at once can still read why.
+    with suppress(BrokenPipeError):
+        program.sendall(HELLO)
     return program
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pilotstack.errors import NotFound
 from pilotstack.testing.simulation import Simulation, simulation
 
 __all__ = ["simulation"]
@@ -86,5 +87,5 @@ def test_nonsense_is_refused(simulation: Simulation, path: dict[str, float]) -> 
     simulation.add_host()
     with pytest.raises(ValueError, match=r"loss|latency"):
         simulation.set_path(0, 0, **path)  # type: ignore[arg-type]
-    with pytest.raises(IndexError):
+    with pytest.raises(NotFound):
         simulation.set_path(0, 5)

@@ -324,7 +324,7 @@ class _Running:
 
     def remember_peers(self) -> None:
         """Keeps whom there is a session with."""
-        with suppress(RuntimeError):
+        with suppress(InternalError):
             rows = snapshots.take(self._core).peer_list
             self._recent.note(row.node_id for row in rows if row.authenticated)
             self._recent.save()

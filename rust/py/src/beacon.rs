@@ -4,7 +4,9 @@ use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use pilot_net::beacon::Beacon;
 use pilot_proto::wire::addr::NodeId;
-use pyo3::{exceptions::PyValueError, prelude::*};
+use pyo3::prelude::*;
+
+use crate::errors;
 
 /// A beacon in a thread of its own.
 #[pyclass(frozen)]
@@ -16,8 +18,7 @@ pub(crate) struct BeaconServer {
 impl BeaconServer {
     #[new]
     fn new(listen: &str) -> PyResult<Self> {
-        let listen: SocketAddr =
-            listen.parse().map_err(|_| PyValueError::new_err("not an IP address and port"))?;
+        let listen: SocketAddr = listen.parse().map_err(|_| errors::invalid("not an IP address and port"))?;
         Ok(Self { beacon: std::sync::Mutex::new(Beacon::start(listen)?) })
     }
 

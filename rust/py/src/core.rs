@@ -10,10 +10,11 @@ use pilot_proto::{
     wire::addr::{Address, NetworkId, NodeId, Port},
 };
 use pyo3::{
-    exceptions::{PyRuntimeError, PyValueError},
     prelude::*,
     types::{PyBytes, PyDict, PyList, PyTuple},
 };
+
+use crate::errors;
 
 /// Tunnels, streams, the Unix socket and its bridges, in one thread that never holds the GIL.
 #[pyclass(frozen)]
@@ -22,18 +23,18 @@ pub(crate) struct Core {
 }
 
 fn key(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
-    bytes.try_into().map_err(|_| PyValueError::new_err(format!("{what} must be 32 bytes")))
+    bytes.try_into().map_err(|_| errors::invalid(format!("{what} must be 32 bytes")))
 }
 
 fn endpoint(text: &str) -> PyResult<SocketAddr> {
-    text.parse().map_err(|_| PyValueError::new_err(format!("{text:?} is not an IP address and port")))
+    text.parse().map_err(|_| errors::invalid(format!("{text:?} is not an IP address and port")))
 }
 
 fn detail(text: &str) -> PyResult<Detail> {
     match text {
         "events" => Ok(Detail::Events),
         "packets" => Ok(Detail::Packets),
-        _ => Err(PyValueError::new_err(format!("{text:?} is neither events nor packets"))),
+        _ => Err(errors::invalid(format!("{text:?} is neither events nor packets"))),
     }
 }
 
@@ -64,9 +65,7 @@ impl Core {
             listen: endpoint(listen)?,
             ipc: pilot_net::fd::duplicate(ipc_fd)?,
             has_echo,
-            congestion: congestion
-                .parse()
-                .map_err(|error: UnknownAlgorithm| PyValueError::new_err(error.to_string()))?,
+            congestion: congestion.parse().map_err(|error: UnknownAlgorithm| errors::invalid(error))?,
             greeting,
             trace: TraceConfig { log: trace.map(detail).transpose()?, qlog },
         };
@@ -145,7 +144,7 @@ impl Core {
     #[pyo3(signature = (node, is_admitted, seconds, *, network = 0))]
     fn on_admission(&self, node: u32, is_admitted: bool, seconds: f64, network: u16) -> PyResult<()> {
         let lifetime = Duration::try_from_secs_f64(seconds)
-            .map_err(|_| PyValueError::new_err("seconds must not be negative"))?;
+            .map_err(|_| errors::invalid("seconds must not be negative"))?;
         let caller = Caller { node: NodeId(node), network: NetworkId(network) };
         self.handle.on_admission(caller, is_admitted, lifetime);
         Ok(())
@@ -173,10 +172,12 @@ impl Core {
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let snapshot = py
             .detach(|| self.handle.snapshot())
-            .ok_or_else(|| PyRuntimeError::new_err("the IO thread does not answer"))?;
+            .ok_or_else(|| errors::internal("the IO thread does not answer"))?;
         let dict = PyDict::new(py);
         let stats = snapshot.stats;
-        let counters = stats.counters;
+        for (name, value) in snapshot.local.each().chain(stats.counters.each()) {
+            dict.set_item(name, value)?;
+        }
         for (name, value) in [
             ("connections", stats.connections as u64),
             ("ports", stats.ports as u64),
@@ -185,42 +186,6 @@ impl Core {
             ("clients", snapshot.clients as u64),
             ("recv_held", stats.held as u64),
             ("send_held", stats.send_held as u64),
-            ("dropped_foreign", snapshot.local.dropped_foreign),
-            ("dropped_clients", snapshot.local.dropped_clients),
-            ("dropped_streams", snapshot.local.dropped_streams),
-            ("dropped_requests", snapshot.local.dropped_requests),
-            ("dropped_accepts", snapshot.local.dropped_accepts),
-            ("dropped_udp", snapshot.local.dropped_udp),
-            ("pkts_sent", counters.pkts_sent),
-            ("pkts_recv", counters.pkts_recv),
-            ("bytes_sent", counters.bytes_sent),
-            ("bytes_recv", counters.bytes_recv),
-            ("opened", counters.opened),
-            ("dropped_unauthentic", counters.dropped_unauthentic),
-            ("dropped_replayed", counters.dropped_replayed),
-            ("dropped_reflected", counters.dropped_reflected),
-            ("dropped_malformed", counters.dropped_malformed),
-            ("dropped_plaintext", counters.dropped_plaintext),
-            ("dropped_misaddressed", counters.dropped_misaddressed),
-            ("dropped_beacon", counters.dropped_beacon),
-            ("dropped_keys", counters.dropped_keys),
-            ("dropped_bare_keys", counters.dropped_bare_keys),
-            ("dropped_key_checks", counters.dropped_key_checks),
-            ("dropped_questions", counters.dropped_questions),
-            ("dropped_cookies", counters.dropped_cookies),
-            ("cookies_sent", counters.cookies_sent),
-            ("dropped_limited", counters.dropped_limited),
-            ("dropped_unknown", counters.dropped_unknown),
-            ("dropped_unbound", counters.dropped_unbound),
-            ("dropped_unused", counters.dropped_unused),
-            ("ptb_recv", counters.ptb_recv),
-            ("dropped_ptb", counters.dropped_ptb),
-            ("dropped_stranger_syns", counters.dropped_stranger_syns),
-            ("dropped_stranger_datagrams", counters.dropped_stranger_datagrams),
-            ("dropped_strangers", counters.dropped_strangers),
-            ("dropped_networks", counters.dropped_networks),
-            ("moved", counters.moved),
-            ("rekeyed", counters.rekeyed),
         ] {
             dict.set_item(name, value)?;
         }
@@ -269,7 +234,9 @@ fn peer_dict<'py>(py: Python<'py>, row: &PeerRow) -> PyResult<Bound<'py, PyDict>
 fn connection_dict<'py>(py: Python<'py>, row: &ConnectionRow) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     let (tuple, stats) = (row.tuple, row.stats);
-    let counters = stats.counters;
+    for (name, value) in stats.counters.each() {
+        dict.set_item(name, value)?;
+    }
     dict.set_item("state", row.state.to_string())?;
     dict.set_item("remote_addr", tuple.remote.to_string())?;
     dict.set_item("in_recovery", stats.in_recovery)?;
@@ -278,17 +245,6 @@ fn connection_dict<'py>(py: Python<'py>, row: &ConnectionRow) -> PyResult<Bound<
         ("id", u64::from(row.id)),
         ("local_port", u64::from(tuple.local_port.0)),
         ("remote_port", u64::from(tuple.remote_port.0)),
-        ("bytes_sent", counters.bytes_sent),
-        ("bytes_recv", counters.bytes_recv),
-        ("segs_sent", counters.segs_sent),
-        ("segs_recv", counters.segs_recv),
-        ("retransmits", counters.retransmits),
-        ("fast_retx", counters.fast_retx),
-        ("loss_probes", counters.loss_probes),
-        ("spurious_retx", counters.spurious_retx),
-        ("dup_acks", counters.dup_acks),
-        ("sack_sent", counters.sack_sent),
-        ("sack_recv", counters.sack_recv),
         ("cong_win", stats.cwnd as u64),
         ("ssthresh", stats.ssthresh as u64),
         ("pacing_rate", stats.pacing_rate),

@@ -1,7 +1,9 @@
 //! Ed25519 (RFC 8032) for Python, by the library that the core signs with.
 
 use pilot_proto::crypto::identity::{self, Identity};
-use pyo3::{exceptions::PyValueError, prelude::*, types::PyBytes};
+use pyo3::{prelude::*, types::PyBytes};
+
+use crate::errors;
 
 /// The public key of a 32-byte seed.
 #[pyfunction]
@@ -17,7 +19,7 @@ pub(crate) fn ed25519_sign<'py>(
     message: &[u8],
 ) -> PyResult<Bound<'py, PyBytes>> {
     let signature =
-        key_pair(&seed)?.sign(message).map_err(|_| PyValueError::new_err("the message cannot be signed"))?;
+        key_pair(&seed)?.sign(message).map_err(|_| errors::internal("the message cannot be signed"))?;
     Ok(PyBytes::new(py, &signature))
 }
 
@@ -32,5 +34,5 @@ pub(crate) fn ed25519_verify(public_key: &[u8], message: &[u8], signature: &[u8]
 }
 
 fn key_pair(seed: &[u8; 32]) -> PyResult<Identity> {
-    Identity::from_seed(seed).map_err(|_| PyValueError::new_err("not a seed of a key pair"))
+    Identity::from_seed(seed).map_err(|_| errors::invalid("not a seed of a key pair"))
 }

@@ -2,6 +2,7 @@
 
 mod beacon;
 mod core;
+mod errors;
 mod keys;
 mod simulation;
 

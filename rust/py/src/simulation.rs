@@ -7,11 +7,9 @@ use pilot_proto::{
     node::DialOptions,
 };
 use pilot_sim::{FlowId, Loss, Path, World};
-use pyo3::{
-    exceptions::{PyIndexError, PyRuntimeError, PyTimeoutError, PyValueError},
-    prelude::*,
-    types::PyDict,
-};
+use pyo3::{prelude::*, types::PyDict};
+
+use crate::errors;
 
 /// Hosts of one network; addresses and memory are for so many.
 const MAX_HOSTS: usize = 1024;
@@ -24,25 +22,24 @@ pub(crate) struct Simulation {
 }
 
 fn seconds(value: f64, what: &str) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(value).map_err(|_| PyValueError::new_err(format!("{what} makes no sense")))
+    Duration::try_from_secs_f64(value).map_err(|_| errors::invalid(format!("{what} makes no sense")))
 }
 
 fn probability(value: f64, what: &str) -> PyResult<f64> {
     if (0.0..=1.0).contains(&value) {
         Ok(value)
     } else {
-        Err(PyValueError::new_err(format!("{what} must be between 0 and 1")))
+        Err(errors::invalid(format!("{what} must be between 0 and 1")))
     }
 }
 
 impl Simulation {
     fn host(&self, host: usize) -> PyResult<usize> {
-        if host < self.hosts { Ok(host) } else { Err(PyIndexError::new_err(format!("no host {host}"))) }
+        if host < self.hosts { Ok(host) } else { Err(errors::not_found(format!("no host {host}"))) }
     }
 
     fn flow_id(&self, transfer: usize) -> PyResult<FlowId> {
-        FlowId::nth(&self.world, transfer)
-            .ok_or_else(|| PyIndexError::new_err(format!("no transfer {transfer}")))
+        FlowId::nth(&self.world, transfer).ok_or_else(|| errors::not_found(format!("no transfer {transfer}")))
     }
 }
 
@@ -61,7 +58,7 @@ impl Simulation {
 
     fn add_host(&mut self) -> PyResult<usize> {
         if self.hosts == MAX_HOSTS {
-            return Err(PyValueError::new_err(format!("at most {MAX_HOSTS} hosts")));
+            return Err(errors::invalid(format!("at most {MAX_HOSTS} hosts")));
         }
         self.hosts += 1;
         Ok(self.world.add_host())
@@ -137,14 +134,12 @@ impl Simulation {
         echo: bool,
     ) -> PyResult<usize> {
         let parse = |name: &str| name.parse::<Algorithm>();
-        let congestion = congestion
-            .map(parse)
-            .transpose()
-            .map_err(|error: UnknownAlgorithm| PyValueError::new_err(error.to_string()))?;
+        let congestion =
+            congestion.map(parse).transpose().map_err(|error: UnknownAlgorithm| errors::invalid(error))?;
         let (source, target) = (self.host(source)?, self.host(target)?);
         self.world
             .start_flow(source, target, size, DialOptions { no_delay, congestion }, echo)
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+            .map_err(errors::invalid)?;
         Ok(self.world.flows().len() - 1)
     }
 
@@ -169,7 +164,7 @@ impl Simulation {
             world.flows().iter().all(|flow| flow.finished.is_some() || flow.closed.is_some())
         };
         let stuck = py.detach(|| self.world.run_until(limit, is_over));
-        stuck.map_err(|stuck| PyTimeoutError::new_err(stuck.to_string()))
+        stuck.map_err(errors::timed_out)
     }
 
     fn stats<'py>(&self, py: Python<'py>, transfer: usize) -> PyResult<Bound<'py, PyDict>> {
@@ -187,7 +182,7 @@ impl Simulation {
         dict.set_item("retransmissions", flow.stats.counters.retransmits + flow.stats.counters.fast_retx)?;
         dict.set_item("spurious", flow.stats.counters.spurious_retx)?;
         if flow.received > flow.total {
-            return Err(PyRuntimeError::new_err("more arrived than was sent"));
+            return Err(errors::internal("more arrived than was sent"));
         }
         Ok(dict)
     }
