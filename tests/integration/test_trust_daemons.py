@@ -74,6 +74,12 @@ async def until_pending(driver: Driver, node: int) -> str:
                     return row.justification
 
 
+async def hears_nothing(driver: Driver, node: Node) -> None:
+    """A dial is not answered; or not even sent, where late packets have left no tunnel."""
+    with pytest.raises((ConnectionFailed, TimedOut)):
+        await driver.dial(f"{node.node_id}:7", timeout=SILENCE)
+
+
 async def establish(a: Driver, b: Driver, first: Node, second: Node) -> None:
     await a.handshake(second.node_id, "hello")
     await until_pending(b, first.node_id)
@@ -120,9 +126,7 @@ async def test_private_nodes_meet_after_both_consents_and_part_after_a_revocatio
         await until_untrusted(a, second.node_id)
         for driver, other in ((a, second), (b, first)):
             assert await driver.trusted() == ()
-            # Late packets may have made a tunnel again; what dials through it hears nothing.
-            with pytest.raises(TimedOut):
-                await driver.dial(f"{other.node_id}:7", timeout=SILENCE)
+            await hears_nothing(driver, other)
         with pytest.raises(NotFound, match=f"node {first.node_id} was not trusted"):
             await b.untrust(first.node_id)
         # And again: nothing of before stands in the way.
@@ -258,8 +262,7 @@ async def test_a_stranger_hears_nothing_and_is_counted(network: Network) -> None
             await lead_to(network, outside, stranger, second)
             datagrams = await outside.datagram()
             await datagrams.send_to(b"hello", f"{second.node_id}:9")
-            with pytest.raises(TimedOut):
-                await outside.dial(f"{second.node_id}:7", timeout=SILENCE)
+            await hears_nothing(outside, second)
             info = await until(b, lambda info: info["dropped"]["stranger_datagrams"])
             assert info["dropped"]["stranger_syns"] > 0
             assert info["connections"] == 0
@@ -362,8 +365,7 @@ async def test_the_trust_of_one_side_alone_opens_nothing(
         again = network.start("agent-b", "--private")
         async with Driver(again.socket) as b:
             # One side alone opens nothing at the other.
-            with pytest.raises(ConnectionFailed):
-                await a.dial(f"{again.node_id}:7", timeout=SILENCE)
+            await hears_nothing(a, again)
             assert await b.trusted() == ()
 
 
