@@ -47,8 +47,8 @@ use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
     trace::Trace,
-    transport::{Algorithm, CloseReason, Connection},
-    tunnel::{Capabilities, Liveness, Local, Outbox, Peer},
+    transport::{Algorithm, CloseReason, Connection, State},
+    tunnel::{Capabilities, Liveness, Local, Outbox, Peer, REFRESH},
     wire::addr::{Address, NodeId, Port},
 };
 
@@ -331,9 +331,15 @@ impl Node {
         }
         slot.armed = None;
         slot.connection.handle_timeout(now);
-        let suspect = slot.connection.take_path_suspicion().then(|| slot.connection.tuple().remote.node);
+        let remote = slot.connection.tuple().remote.node;
+        let suspect = slot.connection.take_path_suspicion().then_some(remote);
+        let is_unanswered = slot.connection.state() == State::SynSent;
         self.queue(id);
         self.after(id);
+        // The peer may have restarted elsewhere since it was last heard.
+        if is_unanswered && self.peers.get(&remote).is_some_and(|peer| peer.is_silent(now, REFRESH)) {
+            self.ask_record(remote);
+        }
         if let Some(node) = suspect {
             self.with_peer(node, |peer, _, _| peer.on_path_suspect(now));
             self.follow_path(node);

@@ -265,6 +265,22 @@ fn the_registry_names_another_place_and_the_peer_answers_there() {
     }
 }
 
+/// Who was heard a moment ago is not asked for at the registry until it leaves a SYN unanswered.
+#[test]
+fn a_dial_to_a_peer_that_has_just_restarted_elsewhere_finds_it_after_a_second() {
+    for old in PEERS {
+        let mut hand = Hand::connected(old);
+        hand.ping(at(1));
+        hand.told = at(11);
+        let now = hand.now;
+        hand.node.connect(now, Address::backbone(PEER), Port(80), DialOptions::default()).unwrap();
+        hand.drain();
+        assert_eq!(hand.sent_to(11), 0, "{old:?}");
+        hand.wait(1500 * MS);
+        assert!(hand.sent_to(11) > 0, "{old:?}");
+    }
+}
+
 /// A peer that crashes again and again comes back elsewhere each time.
 #[test]
 fn places_that_the_registry_names_are_called_at_once_a_few_times_and_then_slowly() {
@@ -273,14 +289,16 @@ fn places_that_the_registry_names_are_called_at_once_a_few_times_and_then_slowly
         let mut called = Vec::new();
         for place in 11..=22 {
             hand.told = at(place);
-            hand.wait(1100 * MS);
             hand.sent.clear();
+            hand.wait(1100 * MS);
             let now = hand.now;
-            hand.node.connect(now, Address::backbone(PEER), Port(80), DialOptions::default()).unwrap();
+            let id =
+                hand.node.connect(now, Address::backbone(PEER), Port(80), DialOptions::default()).unwrap();
             hand.drain();
             if hand.sent_to(place) > 0 {
                 called.push(place);
             }
+            hand.node.abort(now, id);
         }
         assert_eq!(called[..4], [11, 12, 13, 14], "{old:?}");
         // Then one in four seconds.
