@@ -103,7 +103,7 @@ class Answer(NamedTuple):
     reply: dict[str, Any]
     changes: tuple[Change, ...]
     wakes: tuple[int, ...]
-    notes: tuple[str, ...]
+    wrong_secrets: tuple[str, ...]
     delay: float
 
 
@@ -131,7 +131,7 @@ def apply(state: State, message: dict[str, Any], source: Source, now: float) -> 
         assert code in type(request).errors | COMMON | {Code.UNKNOWN_TYPE}, (message, reply)
         by_code, by_text = error_of(text, code), error_of(text)
         assert (type(by_code), str(by_code)) == (type(by_text), str(by_text)), reply
-    return Answer(reply, outcome.changes, outcome.wakes, outcome.notes, outcome.delay)
+    return Answer(reply, outcome.changes, outcome.wakes, outcome.wrong_secrets, outcome.delay)
 
 
 class World:

@@ -18,7 +18,7 @@ from pilotstack.registry.model.creations import (
 from pilotstack.registry.model.guesses import WRONG_BURST, Guesses
 from pilotstack.registry.model.rows import Network, Response
 from pilotstack.registry.model.source import Source
-from pilotstack.registry.model.transient import Moments
+from pilotstack.registry.model.transient import RecentSignatures
 from pilotstack.registry.protocol import framing, values
 from pilotstack.registry.protocol.errors import Denied
 from pilotstack.registry.protocol.requests.base import NOT_NOW
@@ -221,7 +221,7 @@ def test_wrong_tokens_are_few_cheap_and_noted() -> None:
     source = Source("203.0.113.5", 1)
     first = world.run(guess, source)
     assert first.reply["error"] == "invalid admin token"
-    assert (first.notes, first.delay > 0) == (("admin_token",), True)
+    assert (first.wrong_secrets, first.delay > 0) == (("admin_token",), True)
     replies = [world.run(guess, source).reply["error"] for _ in range(100)]
     assert replies.count("invalid admin token") == WRONG_BURST - 1
     assert all("rate limited: too many wrong tokens" in text for text in replies[-80:])
@@ -445,7 +445,7 @@ def test_plain_signatures_are_remembered_in_bounded_memory(club: World) -> None:
     assert len(club.state.rotations.of(1)) == club.state.used_signatures == MAX_PLAIN
     assert "error" not in club.about("owner", "rename_network", network_id=1, name="timed")
     # Rotations are counted apart.
-    moments = Moments(limit=2)
+    moments = RecentSignatures(limit=2)
     assert moments.add(b"a", 10.0, 0.0)
     assert not moments.add(b"a", 10.0, 0.0)
     assert moments.add(b"b", 10.0, 0.0)

@@ -17,7 +17,7 @@ from tests.support.registries import signed
 from tests.support.registry import apply, request_of
 
 from pilotstack.daemon.identity import Identity
-from pilotstack.registry.model.budgets import NOTES_BURST
+from pilotstack.registry.model.budgets import LOG_BURST
 from pilotstack.registry.model.guesses import WRONG_BURST
 from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.source import Source
@@ -479,4 +479,4 @@ async def test_standbys_that_are_refused_do_not_fill_the_log() -> None:
             tasks.start_soon(read)
             for _ in range(500):
                 await publisher.serve(pipe, SubscribeReplication())
-    assert 1 <= len(lines) <= NOTES_BURST + 5
+    assert 1 <= len(lines) <= LOG_BURST + 5

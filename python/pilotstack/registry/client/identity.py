@@ -48,7 +48,7 @@ class IdentityRequests(Requests):
         return await self.send(msgspec.structs.replace(request, signature=signature))
 
     async def enroll_recovery(self, commitment: str) -> Message:
-        """Lets whoever knows the secret behind ``commitment`` replace our key one day; see
+        """Lets the holder of the secret behind ``commitment`` replace our key one day; see
         :func:`commitment_of`. An empty one takes that back."""
         request = EnrollRecovery(node_id=self.node_id, commitment=commitment)
         return await self.send(self.signed(request))

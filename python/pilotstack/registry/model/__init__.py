@@ -1,1 +1,1 @@
-"""What the registry knows: rows, tables and what else is decided by."""
+"""The registry's state: rows, tables, budgets, signature and token checks."""

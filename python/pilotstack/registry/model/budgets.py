@@ -8,8 +8,8 @@ from typing import Final
 #: Sources that are remembered; the least recently used are dropped.
 MAX_SOURCES: Final = 1 << 16
 #: Log lines of one kind that remote peers can cause: burst, and per second.
-NOTES_BURST: Final = 20.0
-NOTES_RATE: Final = 1.0
+LOG_BURST: Final = 20.0
+LOG_RATE: Final = 1.0
 
 
 class Bucket:
@@ -85,11 +85,11 @@ class Buckets:
             del self._buckets[source]
 
 
-class Notes:
+class LogLimit:
     """Limits log lines of one kind that remote peers can cause."""
 
     def __init__(self, now: float) -> None:
-        self._bucket = Bucket(NOTES_RATE, NOTES_BURST, now)
+        self._bucket = Bucket(LOG_RATE, LOG_BURST, now)
         self._unlogged = 0
 
     def take(self, now: float) -> int | None:

@@ -1,5 +1,5 @@
-"""Where requests come from. A source is an IPv4 address or an IPv6 /64: whoever has one address
-of a /64 has them all."""
+"""Connections and sources of requests. A source is an IPv4 address or an IPv6 /64, since a host
+with one address of a /64 can use them all."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pilotstack.registry.model.creations import Creations
 from pilotstack.registry.model.guesses import Guesses
 from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.tables import Tables
-from pilotstack.registry.model.transient import Beacon, Moments, Neighbours, Sweep
+from pilotstack.registry.model.transient import Beacon, Neighbours, RecentSignatures, Sweep
 
 if TYPE_CHECKING:
     from pilotstack.registry.model.source import Source
@@ -30,7 +30,7 @@ class State(Tables):
         #: Number of connections that speak for each node.
         self.speaking: Counter[int] = Counter()
         self.creations = Creations()
-        self.moments = Moments()
+        self.recent_signatures = RecentSignatures()
         #: Time of the registry's first start.
         self.created = 0
         #: Unknown members of a loaded snapshot, which are written into the next.

@@ -26,7 +26,7 @@ from pilotstack.registry.model.rows import (
     Row,
     decode_change,
 )
-from pilotstack.registry.model.transient import Offers
+from pilotstack.registry.model.transient import Deliveries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -156,7 +156,7 @@ class Tables(RowTables):
         #: The next id of a node, which is never reused, and of a network, until all have been used.
         self.next_node = 1
         self.next_network = 1
-        self.offers = Offers()
+        self.deliveries = Deliveries()
         #: When each node was last heard of. Not durable.
         self.seen: dict[int, float] = {}
         #: Nodes that have been silent for long. Not durable.
@@ -186,7 +186,7 @@ class Tables(RowTables):
         elif table in ("requests", "responses"):
             assert isinstance(key, tuple)
             assert isinstance(key[1], int)
-            self.offers.forget(table, key[0], key[1])
+            self.deliveries.forget(table, key[0], key[1])
 
     def _put_node(self, node_id: int, node: Node | None) -> None:
         old = self.nodes.get(node_id)

@@ -27,7 +27,7 @@ MAX_NEIGHBOURS: Final = 32
 REOFFER: Final = 30.0
 
 
-class Moments:
+class RecentSignatures:
     """Signatures of the last minutes, in bounded memory: when it is full, new ones are refused."""
 
     def __init__(self, limit: int = 1 << 16) -> None:
@@ -78,7 +78,7 @@ class Neighbours:
                 yield node_id
 
 
-class Offers:
+class Deliveries:
     """Delivery of waiting messages: when each was first given out, and on which connection.
 
     After a restart everything that was not answered is offered again.

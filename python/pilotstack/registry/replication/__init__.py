@@ -1,1 +1,1 @@
-"""How several registries keep the same state."""
+"""Replication: standbys that follow a primary, and promotion."""

@@ -34,7 +34,7 @@ import anyio.to_thread
 import msgspec
 
 from pilotstack import _events
-from pilotstack.registry.model.budgets import Notes
+from pilotstack.registry.model.budgets import LogLimit
 from pilotstack.registry.model.rows import encode_change
 from pilotstack.registry.protocol import framing
 from pilotstack.registry.protocol.errors import Code
@@ -180,7 +180,7 @@ class Publisher:
         self._standing = standing or Standing(Term(None))
         self.log = Log(standing=self._standing)
         self._subscribers: set[_Subscriber] = set()
-        self._notes = Notes(time.monotonic())
+        self._log_limit = LogLimit(time.monotonic())
 
     @property
     def is_enabled(self) -> bool:
@@ -226,7 +226,7 @@ class Publisher:
             OSError, anyio.EndOfStream, anyio.BrokenResourceError: the connection ended.
         """
         if refusal := self._refusal(request):
-            unlogged = self._notes.take(time.monotonic())
+            unlogged = self._log_limit.take(time.monotonic())
             if unlogged is not None:
                 log.warning("standby_refused", reason=refusal.error, unlogged=unlogged)
             await _send(stream, framing.encode(refusal))

@@ -1,1 +1,1 @@
-"""What requests do to the state, as pure functions."""
+"""What requests do to the state, and what expires: pure functions."""

@@ -33,7 +33,7 @@ class Outcome(msgspec.Struct, frozen=True):
     #: Nodes that have something to fetch now.
     wakes: tuple[int, ...] = ()
     #: Names of the wrong secrets in the request, for the operator's log.
-    notes: tuple[str, ...] = ()
+    wrong_secrets: tuple[str, ...] = ()
     #: Seconds by which the reply is delayed.
     delay: float = 0.0
 
@@ -49,13 +49,13 @@ class Call(Generic[Q]):
         "_after",
         "_is_operator",
         "_kept",
-        "notes",
         "now",
         "request",
         "settled",
         "source",
         "state",
         "wakes",
+        "wrong_secrets",
     )
 
     def __init__(self, state: State, request: Q, source: Source, now: float) -> None:
@@ -65,7 +65,7 @@ class Call(Generic[Q]):
         self.now = now
         self.wakes: tuple[int, ...] = ()
         #: Names of secrets that were wrong.
-        self.notes: tuple[str, ...] = ()
+        self.wrong_secrets: tuple[str, ...] = ()
         #: Nodes whose pending registration the signature confirms.
         self.settled: tuple[int, ...] = ()
         self._after: dict[tuple[str, Key], Row | None] = {}
@@ -229,7 +229,7 @@ class Call(Generic[Q]):
 
     def _given_token(self) -> str:
         given = self.request.admin_token
-        if given and "admin_token" not in self.notes:
+        if given and "admin_token" not in self.wrong_secrets:
             self.state.guesses.check(self.source.host, self.now)
         return given
 
@@ -262,9 +262,9 @@ class Call(Generic[Q]):
 
     def _wrong(self, what: str) -> None:
         # A request may try its token in several places; it counts as one guess.
-        if what not in self.notes:
+        if what not in self.wrong_secrets:
             self.state.guesses.wrong(self.source.host, self.now)
-            self.notes += (what,)
+            self.wrong_secrets += (what,)
 
     def hash_token(self, token: str, *purpose: object) -> str:
         """The hash of a token, for storing.

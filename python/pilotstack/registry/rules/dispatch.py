@@ -61,17 +61,17 @@ def apply(state: State, request: Request[Reply], source: Source, now: float) -> 
         reply = handler(call)
     except Denied as denied:
         changes = _change(state, call.changes(is_refused=True))
-        is_guess = bool(call.notes) or isinstance(denied, TooManyGuesses)
+        is_guess = bool(call.wrong_secrets) or isinstance(denied, TooManyGuesses)
         return Outcome(
             Refusal(error=str(denied), code=denied.code),
             changes,
-            notes=call.notes,
+            wrong_secrets=call.wrong_secrets,
             delay=DELAY if is_guess else 0.0,
         )
     changes = _change(state, call.changes())
     for node_id in call.settled:
         source.pending.pop(node_id, None)
-    return Outcome(reply, changes, call.wakes, call.notes)
+    return Outcome(reply, changes, call.wakes, call.wrong_secrets)
 
 
 def _change(state: State, changes: tuple[Change, ...]) -> tuple[Change, ...]:

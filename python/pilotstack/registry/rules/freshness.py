@@ -51,7 +51,7 @@ def _check_time(call: Call[Timed[Reply]], node: Node, at: int) -> None:
     signature = call.request.signature_at
     call.state.verifier.verify(node.public_key, signature, call.request.challenge_at())
     digest = values.digest(values.decode_base64(signature, values.SIGNATURE_LEN))
-    if not call.state.moments.add(digest, call.now + 2 * WINDOW, call.now):
+    if not call.state.recent_signatures.add(digest, call.now + 2 * WINDOW, call.now):
         raise Denied("signature already used: sign a later time", Code.REPLAYED)
 
 

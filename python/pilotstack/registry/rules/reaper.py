@@ -80,7 +80,7 @@ def _is_over(state: State, table: str, key: Key, row: Row, now: float) -> bool:
         return not is_pair and now - row.created > CLAIM_TTL  # type: ignore[union-attr]
     if table == "responses":
         assert isinstance(key, tuple)
-        if state.offers.is_over(table, key[0], int(key[1]), now):
+        if state.deliveries.is_over(table, key[0], int(key[1]), now):
             return True
     return now - row.timestamp > INBOX_TTL  # type: ignore[union-attr]
 

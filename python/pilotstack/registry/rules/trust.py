@@ -58,7 +58,7 @@ def report_trust(call: Call[ReportTrust]) -> ReportTrustReply:
     call.node(peer_id)
     news = call.state.responses.get((node_id, peer_id))
     if news is not None and news.revoked:
-        if not call.state.offers.is_given("responses", node_id, peer_id):
+        if not call.state.deliveries.is_given("responses", node_id, peer_id):
             # The node has not heard of the revocation yet; this is about the trust that ended.
             text = f"report_trust denied: node {peer_id} has revoked its trust"
             raise Denied(text, Code.DENIED)
@@ -145,7 +145,7 @@ def request_handshake(call: Call[RequestHandshake]) -> RequestHandshakeReply:
     waiting = inbox.get(sender_id)
     if waiting is not None and waiting.justification == justification:
         return RequestHandshakeReply(status="delivered")
-    if waiting is not None and not call.state.offers.is_given("requests", to, sender_id):
+    if waiting is not None and not call.state.deliveries.is_given("requests", to, sender_id):
         text = f"handshake request already pending from node {sender_id}"
         raise Denied(text, Code.ALREADY)
     if waiting is None and len(inbox) >= MAX_INBOX:
@@ -213,22 +213,22 @@ def poll_handshakes(call: Call[PollHandshakes]) -> PollHandshakesReply:
     call.authenticate(node)
     state, source, now = call.state, call.source, call.now
     for sender_id in state.responses.of(node_id):
-        if state.offers.is_over("responses", node_id, sender_id, now):
+        if state.deliveries.is_over("responses", node_id, sender_id, now):
             call.put("responses", (node_id, sender_id), None)
     requests = tuple(
         WaitingRequest(sender_id, request.justification, request.timestamp)
         for sender_id, request in state.requests.of(node_id).items()
-        if state.offers.take("requests", node_id, sender_id, source, now)
+        if state.deliveries.take("requests", node_id, sender_id, source, now)
     )
     # As many as a reply has room for; the next poll gets the rest.
     due = [
         WaitingResponse(sender_id, row.accept, row.timestamp, row.revoked)
         for sender_id, row in state.responses.of(node_id).items()
-        if state.offers.is_due("responses", node_id, sender_id, source, now)
+        if state.deliveries.is_due("responses", node_id, sender_id, source, now)
     ]
     responses, _ = page(due)
     for response in responses:
-        state.offers.take("responses", node_id, response.from_node_id, source, now)
+        state.deliveries.take("responses", node_id, response.from_node_id, source, now)
     may_hold = call.request.wait is not UNSET
     return PollHandshakesReply(
         requests=requests,
@@ -258,7 +258,7 @@ def respond_handshake(call: Call[RespondHandshake]) -> RespondHandshakeReply:
         return reply
     previous = call.state.responses.of(peer_id).get(node_id)
     is_repeated = previous is not None and previous.accept == accept
-    if not is_repeated or call.state.offers.is_given("responses", peer_id, node_id):
+    if not is_repeated or call.state.deliveries.is_given("responses", peer_id, node_id):
         call.put("responses", (peer_id, node_id), Response(accept, call.at))
     call.wake(peer_id)
     return reply
@@ -266,9 +266,9 @@ def respond_handshake(call: Call[RespondHandshake]) -> RespondHandshakeReply:
 
 def waiting_for(state: State, node_id: int) -> bool:
     """Whether a poll of this node would find something that was not given out yet."""
-    offers = state.offers
+    deliveries = state.deliveries
     return any(
-        not offers.is_given(table, node_id, sender_id)
+        not deliveries.is_given(table, node_id, sender_id)
         for table, rows in (("requests", state.requests), ("responses", state.responses))
         for sender_id in rows.of(node_id)
     )

@@ -11,7 +11,7 @@ import anyio
 from msgspec import UNSET
 
 from pilotstack import _events
-from pilotstack.registry.model.budgets import Notes
+from pilotstack.registry.model.budgets import LogLimit
 from pilotstack.registry.protocol.errors import Code, Denied
 from pilotstack.registry.protocol.requests.base import Refusal
 from pilotstack.registry.protocol.requests.replication import AnnounceTerm, AnnounceTermReply
@@ -71,7 +71,7 @@ class Service:
         self.waiters = Waiters()
         self.metrics = Metrics()
         self._notify = notify
-        self._notes = Notes(time.monotonic())
+        self._log_limit = LogLimit(time.monotonic())
 
     async def answer(self, request: Request[Reply], source: Source, allowance: Allowance) -> Reply:
         """The reply to a request, once its changes are durable."""
@@ -171,8 +171,8 @@ class Service:
         except Exception:
             log.exception("request_failed", type=type(request).__name__)
             return Outcome(Refusal(error=_FAILURE, code=Code.INTERNAL))
-        if outcome.notes:
-            self._note(outcome.notes, request, source)
+        if outcome.wrong_secrets:
+            self._note(outcome.wrong_secrets, request, source)
         return outcome
 
     async def _store(self, outcome: Outcome) -> Refusal | None:
@@ -189,7 +189,7 @@ class Service:
 
     def _note(self, secrets: tuple[str, ...], request: Request[Reply], source: Source) -> None:
         self.metrics.guessed()
-        unlogged = self._notes.take(time.monotonic())
+        unlogged = self._log_limit.take(time.monotonic())
         if unlogged is None:
             return
         kind = request.__struct_config__.tag

@@ -1,1 +1,1 @@
-"""Where the registry's state survives."""
+"""Durable storage of the registry's state."""

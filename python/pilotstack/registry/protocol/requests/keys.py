@@ -59,7 +59,7 @@ class EnrollRecoveryReply(Reply, frozen=True, tag="enroll_recovery_ok"):
 class EnrollRecovery(
     AboutNode[EnrollRecoveryReply], frozen=True, kw_only=True, tag="enroll_recovery"
 ):
-    """Notes what may replace the node's key one day."""
+    """Stores the commitment to a secret that may replace the node's key one day."""
 
     errors: ClassVar[frozenset[Code]] = _SIGNED | {Code.INVALID}
 
@@ -74,7 +74,7 @@ class EnrollRecovery(
 class RecoverIdentity(
     NewKey[RecoverIdentityReply], frozen=True, kw_only=True, tag="recover_identity"
 ):
-    """Installs a new key for whoever has the secret, or for the operator."""
+    """Installs a new key by the recovery secret, or by the admin token."""
 
     errors: ClassVar[frozenset[Code]] = _SIGNED | {
         *(Code.ALREADY, Code.INVALID, Code.RECOVERY_SECRET),
