@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.registry.client.requests import Requests
-from pilotstack.registry.protocol.requests.networks import KickMember
+from pilotstack.registry.protocol.requests.members import KickMember
 
 if TYPE_CHECKING:
     import pytest

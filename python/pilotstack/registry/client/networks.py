@@ -13,25 +13,27 @@ import msgspec
 from pilotstack.registry.client.requests import Requests
 from pilotstack.registry.protocol import values
 from pilotstack.registry.protocol.requests.base import Timed
-from pilotstack.registry.protocol.requests.networks import (
-    CreateNetwork,
-    DeleteNetwork,
+from pilotstack.registry.protocol.requests.members import (
     DemoteMember,
     GetMemberRole,
     GetMemberTags,
-    GetNetworkPolicy,
     InviteToNetwork,
-    JoinNetwork,
     KickMember,
-    LeaveNetwork,
-    ListNetworks,
     ListNodes,
     PollInvites,
     PromoteMember,
-    RenameNetwork,
     RespondInvite,
     SetMemberTags,
     TransferOwnership,
+)
+from pilotstack.registry.protocol.requests.networks import (
+    CreateNetwork,
+    DeleteNetwork,
+    GetNetworkPolicy,
+    JoinNetwork,
+    LeaveNetwork,
+    ListNetworks,
+    RenameNetwork,
 )
 
 if TYPE_CHECKING:

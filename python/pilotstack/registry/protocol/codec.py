@@ -12,6 +12,7 @@ from pilotstack.registry.protocol.requests import (
     directory,
     identity,
     keys,
+    members,
     networks,
     replication,
     trust,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 #: By name.
 REQUESTS: Final[dict[str, type[Request[Reply]]]] = {
     name_of(kind): kind
-    for module in (identity, directory, trust, networks, keys, beacons, replication)
+    for module in (identity, directory, trust, networks, members, keys, beacons, replication)
     for kind in module.REQUESTS
 }
 

@@ -10,7 +10,7 @@ import msgspec
 from pilotstack.registry.model.rows import Invite
 from pilotstack.registry.protocol import values
 from pilotstack.registry.protocol.errors import Code, Denied
-from pilotstack.registry.protocol.requests.networks import (
+from pilotstack.registry.protocol.requests.members import (
     DemoteMember,
     DemoteMemberReply,
     GetMemberRole,
