@@ -16,7 +16,7 @@ import anyio
 import anyio.abc
 
 from pilotstack import _events, _serving
-from pilotstack.errors import ConnectionFailed, NotFound, PilotError
+from pilotstack.errors import AlreadyExists, ConnectionFailed, NotFound, PilotError
 from pilotstack.trust import messages
 from pilotstack.trust.handshake import HandshakePort
 from pilotstack.trust.messages import Kind, Message
@@ -222,7 +222,7 @@ class TrustService:
         try:
             await self._registry.request_handshake(sent.peer, sent.text)
         except PilotError as error:
-            if is_delivered or "already pending" in error.message:
+            if is_delivered or isinstance(error, AlreadyExists):
                 return
             await self.perform(self.trust.undelivered(sent.peer))
             raise type(error)(f"handshake relay: {error.message}", hint=error.hint) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pilotstack.errors import PilotError
+from pilotstack.registry.client.refusals import is_unexplained
 from pilotstack.registry.client.requests import Requests
 from pilotstack.registry.protocol import values
 from pilotstack.registry.protocol.requests.identity import SetTags
@@ -16,9 +17,6 @@ from pilotstack.registry.protocol.requests.keys import EnrollRecovery, RecoverId
 if TYPE_CHECKING:
     from pilotstack.registry.client.requests import Signer
     from pilotstack.registry.protocol.framing import Message
-
-#: The text of every refusal of a first-generation registry.
-_UNEXPLAINED = "request failed"
 
 
 def commitment_of(secret: str) -> str:
@@ -42,7 +40,7 @@ class IdentityRequests(Requests):
         try:
             return await self.send(self.signed(request))
         except PilotError as error:
-            if not error.message.endswith(_UNEXPLAINED):
+            if not is_unexplained(error):
                 raise
         signature = self.sign(request.old_challenge())
         return await self.send(msgspec.structs.replace(request, signature=signature))

@@ -29,6 +29,8 @@ class _Meaning(NamedTuple):
 
 _ADMIN_HINT = "give the registry's token with --admin-token or PILOT_ADMIN_TOKEN"
 _NAME_HINT = "choose another name"
+#: The text of every refusal of a first-generation registry.
+_UNEXPLAINED: Final = "request failed"
 _CODES: Final = frozenset(Code)
 _UNKNOWN: Final = _Meaning(ConnectionFailed, is_prefixed=True)
 
@@ -121,8 +123,7 @@ _TEXTS: Final = (
     ("cannot", Code.INVALID),
     ("no trust pair", Code.NO_TRUST),
     ("unknown message type", Code.UNKNOWN_TYPE),
-    # What registries of the first generation say, whatever the reason.
-    ("request failed", Code.UNKNOWN_TYPE),
+    (_UNEXPLAINED, Code.UNKNOWN_TYPE),
 )
 
 
@@ -142,3 +143,18 @@ def error_of(text: str, code: str = "") -> PilotError:
     meaning = _MEANINGS.get(code_of(text, code), _UNKNOWN)
     message = f"registry: {text}" if meaning.is_prefixed else text
     return meaning.error(message, hint=meaning.hint)
+
+
+def is_unexplained(error: PilotError) -> bool:
+    """Whether a refusal is one of a first-generation registry, which gives no reasons."""
+    return error.message.endswith(_UNEXPLAINED)
+
+
+def is_unknown_type(error: PilotError) -> bool:
+    """Whether a registry does not know the request, or gives no reason."""
+    return code_of(error.message) == Code.UNKNOWN_TYPE
+
+
+def is_no_trust(error: PilotError) -> bool:
+    """Whether there was no trust to revoke."""
+    return code_of(error.message) == Code.NO_TRUST

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from msgspec import UNSET
 
 from pilotstack.errors import ConnectionFailed
-from pilotstack.registry.client.refusals import code_of
+from pilotstack.registry.client.refusals import is_no_trust, is_unknown_type
 from pilotstack.registry.client.requests import Requests
-from pilotstack.registry.protocol.errors import Code
 from pilotstack.registry.protocol.requests.trust import (
     CheckTrust,
     CheckTrustReply,
@@ -67,7 +66,7 @@ class TrustRequests(Requests):
         try:
             await self.send(self.signed(RevokeTrust(node_id=self.node_id, peer_id=peer)))
         except ConnectionFailed as error:
-            if code_of(error.message) != Code.NO_TRUST:
+            if not is_no_trust(error):
                 raise
 
     async def check_trust(self, peer: int) -> bool | None:
@@ -92,7 +91,7 @@ class TrustRequests(Requests):
         try:
             return await self.ask(self.signed(request))
         except ConnectionFailed as error:
-            if code_of(error.message) != Code.UNKNOWN_TYPE:
+            if not is_unknown_type(error):
                 raise
             return None
 
