@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import ssl
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
@@ -149,6 +150,30 @@ def _replaced(address: tuple[str, int]) -> ConnectionFailed:
     )
 
 
+@dataclass(slots=True)
+class _Round:
+    """The registries of the list that were asked and did not serve a request."""
+
+    #: The first reply of a standby or a replaced primary, and of another cluster.
+    standby: tuple[int, Message] | None = None
+    foreign: tuple[int, Message] | None = None
+    #: Number of registries in an earlier term that do not know it.
+    outdated: int = 0
+    #: The last error that is not a failure of the connection.
+    refusal: PilotError | None = None
+    failures: dict[int, Exception] = field(default_factory=dict)
+
+    @property
+    def has_reply(self) -> bool:
+        """Whether there is a reply to fall back on."""
+        return self.standby is not None or self.foreign is not None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a registry did not answer or must not be believed."""
+        return self.refusal is not None or bool(self.failures)
+
+
 class Connection:
     """Requests and replies with the first of several registries that serves.
 
@@ -209,48 +234,54 @@ class Connection:
             self._lock.release()
 
     async def _ask_all(self, message: Message, deadline: float) -> Message:
-        second_best: tuple[int, Message] | None = None
-        foreign: tuple[int, Message] | None = None
-        outdated: set[int] = set()
-        refusal: PilotError | None = None
-        failures: dict[int, Exception] = {}
+        found = _Round()
         others = [i for i in range(len(self.addresses)) if i != self._current]
         for index in (self._current, *others):
-            frame = framing.encode({**message, **self._seen.members()})
-            has_other = second_best is not None or foreign is not None
-            try:
-                reply = await self._ask(index, frame, deadline, PROBE if has_other else CONNECT)
-            except PilotError as error:
-                refusal = error
-                continue
-            except _BROKEN as error:
-                failures[index] = error
-                continue
-            if self._seen.is_foreign(reply):
-                foreign = foreign or (index, reply)
-                continue
-            self._alone_since = math.inf
-            is_outdated = self._seen.is_outdated(reply)
-            if not is_outdated:
-                self._seen.note(reply)
-            if not (is_outdated or is_standby(reply)):
+            reply = await self._try(index, message, deadline, found)
+            if reply is not None and self._is_served(index, reply, found):
                 self._outdated_since = math.inf
                 await self._settle(index)
                 return reply
-            # An outdated registry that does not know of its successor answers normally.
-            if is_standby(reply) or values.flag(reply, "replaced"):
-                second_best = second_best or (index, reply)
-            else:
-                outdated.add(index)
-                refusal = _replaced(self.addresses[index])
-        self._note_outdated(is_all=len(outdated) == len(self.addresses))
-        if second_best is not None:
-            await self._settle(second_best[0])
-            return second_best[1]
-        has_failed = refusal is not None or bool(failures)
-        if foreign is not None and (not has_failed or self._is_patience_over()):
-            return await self._change_cluster(*foreign, message, deadline)
-        raise refusal or self._unreachable(failures)
+        self._note_outdated(is_all=found.outdated == len(self.addresses))
+        if found.standby is not None:
+            index, reply = found.standby
+            await self._settle(index)
+            return reply
+        if found.foreign is not None and (not found.has_failed or self._is_patience_over()):
+            return await self._change_cluster(*found.foreign, message, deadline)
+        raise found.refusal or self._unreachable(found.failures)
+
+    async def _try(
+        self, index: int, message: Message, deadline: float, found: _Round
+    ) -> Message | None:
+        """The reply of one registry; a failure is recorded."""
+        frame = framing.encode({**message, **self._seen.members()})
+        try:
+            return await self._ask(index, frame, deadline, PROBE if found.has_reply else CONNECT)
+        except PilotError as error:
+            found.refusal = error
+        except _BROKEN as error:
+            found.failures[index] = error
+        return None
+
+    def _is_served(self, index: int, reply: Message, found: _Round) -> bool:
+        """Whether a reply is from the primary of the known cluster; others are recorded."""
+        if self._seen.is_foreign(reply):
+            found.foreign = found.foreign or (index, reply)
+            return False
+        self._alone_since = math.inf
+        is_outdated = self._seen.is_outdated(reply)
+        if not is_outdated:
+            self._seen.note(reply)
+        if not (is_outdated or is_standby(reply)):
+            return True
+        # An outdated registry that does not know of its successor answers normally.
+        if is_standby(reply) or values.flag(reply, "replaced"):
+            found.standby = found.standby or (index, reply)
+        else:
+            found.outdated += 1
+            found.refusal = _replaced(self.addresses[index])
+        return False
 
     def _note_outdated(self, *, is_all: bool) -> None:
         """Gives up a term that no registry has known for long. Requests carry its proof, so a
