@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from pilotstack import sync
     from pilotstack.ipc.layout import Request
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -65,8 +64,8 @@ class Session:
     def __init__(self, path: Path | None, *, patience: float = PATIENCE) -> None:
         self._path = path or wellknown.default_socket()
         self._patience = patience
-        #: For a daemon that does not speak our extension.
-        self._driver: sync.Driver | None = None
+        #: It speaks our extension.
+        self._is_extended = True
         with ExitStack() as stack:
             self._socket = stack.enter_context(sockets.socket(sockets.AF_UNIX))
             self._socket.settimeout(min(patience, SETUP))
@@ -112,9 +111,7 @@ class Session:
             raise _error_of(payload[4:])
         if "unknown command" not in text:
             raise Unavailable(text or "the daemon refuses the session")
-        from pilotstack import sync
-
-        self._driver = sync.Driver(self._path)
+        self._is_extended = False
 
     def ask(self, request: Request[A]) -> A:
         """The answer to a request.
@@ -124,11 +121,8 @@ class Session:
             TimedOut: it did not answer in time.
             NotRunning: it ended.
         """
-        if self._driver is not None:
-            members = self._driver.call(
-                request.command, request.pack(), timeout=request.patience or self._patience
-            )
-            return request.decode(msgspec.json.encode(members))
+        if not self._is_extended:
+            return _ask_with_sdk(self._path, request)
         self._socket.settimeout(request.patience or self._patience)
         body = _ID.to_bytes(4) + bytes((request.command,)) + request.pack()
         command, payload = self._exchange(codes.REQUEST, body)
@@ -165,6 +159,18 @@ class Session:
                 raise ConnectionResetError
             data += part
         return bytes(data)
+
+
+def _ask_with_sdk(path: Path, request: Request[A]) -> A:
+    import anyio
+
+    from pilotstack.client import Driver
+
+    async def ask() -> A:
+        async with Driver(path) as driver:
+            return await driver.ask(request)
+
+    return anyio.run(ask)
 
 
 def _error_of(payload: bytes) -> PilotError:
