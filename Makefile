@@ -49,9 +49,10 @@ mutants: ## break the transport one line at a time; what no test notices is list
 	command -v cargo-mutants > /dev/null || cargo install --locked cargo-mutants
 	SIM_SEEDS=300 cargo mutants --no-shuffle --output build $(MUTANTS_FLAGS)
 
-bench: setup ## measure throughput, latency and memory beside their yardsticks
+bench: setup ## measure throughput, latency, memory and starts beside their yardsticks
 	cargo build --release --quiet -p pilot-net --examples
 	$(BIN)/python benches/throughput.py
+	$(BIN)/python benches/cold_start.py
 
 bench-wan: setup ## measure our controllers beside kernel TCP and QUIC over long, lossy paths (root)
 	cargo build --release --quiet -p pilot-lab
