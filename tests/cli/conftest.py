@@ -25,7 +25,7 @@ def agent_a(shared_network: Network) -> Pilotctl:
 
 @pytest.fixture(scope="module")
 def private_network() -> Iterator[Network]:
-    """Three agents whom nobody may reach, in this order; a module's tests build on each other."""
+    """Three agents whom nobody may reach, in this order, for the tests of a module."""
     with Network() as network:
         for name in ("agent-a", "agent-b", "agent-c"):
             network.start(name, public=False)

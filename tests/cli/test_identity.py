@@ -71,22 +71,22 @@ type            lookup_ok
 
 
 def test_rotate_key(a: Pilotctl, b: Pilotctl) -> None:
-    assert a("rotate-key") == snapshot(
-        '{"data": {"address": "0:0000.0000.0001", "node_id": 1, "public_key": "[key]", "type": "rotate_key_ok"}, "status": "ok"}\n'
+    assert b("rotate-key") == snapshot(
+        '{"data": {"address": "0:0000.0000.0002", "node_id": 2, "public_key": "[key]", "type": "rotate_key_ok"}, "status": "ok"}\n'
     )
-    assert a.table("rotate-key") == snapshot("node 1 has the key [key]\n")
-    assert a.table("rotate-key", 1, "agent-a@pilot") == snapshot("node 1 has the key [key]\n")
-    assert b("rotate-key", 1, "agent-a@pilot") == snapshot("""\
-{"code": "permission_denied", "hint": "give --recovery-secret (see: pilotctl recovery enroll) or --admin-token", "message": "the key of node 1 is not held here, and being agent-a@pilot proves nothing", "status": "error"}
+    assert b.table("rotate-key") == snapshot("node 2 has the key [key]\n")
+    assert b.table("rotate-key", 2, "agent-b@pilot") == snapshot("node 2 has the key [key]\n")
+    assert a("rotate-key", 2, "agent-b@pilot") == snapshot("""\
+{"code": "permission_denied", "hint": "give --recovery-secret (see: pilotctl recovery enroll) or --admin-token", "message": "the key of node 2 is not held here, and being agent-b@pilot proves nothing", "status": "error"}
 --- exit 5 ---
 """)
-    assert b.table("rotate-key", 1, "agent-a@pilot", "--recovery-secret", "guess") == snapshot("""\
+    assert a.table("rotate-key", 2, "agent-b@pilot", "--recovery-secret", "guess") == snapshot("""\
 --- stderr ---
 error: recovery denied: invalid recovery secret
 hint:  give the secret that was enrolled
 --- exit 5 ---
 """)
-    assert a("rotate-key", "--help") == snapshot("""\
+    assert b("rotate-key", "--help") == snapshot("""\
 
  Usage: pilotctl rotate-key [OPTIONS] [NODE] [OWNER]
 

@@ -1,5 +1,5 @@
 """``pilotctl network`` and ``broadcast``: three private agents, from nothing to a network of two and
-back. Each test goes on where the one before it ended."""
+back, in steps that go on where the one before ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pilotstack.testing import Network
 
 
-def test_create(a: Pilotctl) -> None:
+def create(a: Pilotctl) -> None:
     assert a("network", "create", "lab", "--token", "open-sesame") == snapshot(
         '{"data": {"enterprise": false, "name": "lab", "network_id": 1, "type": "create_network_ok"}, "status": "ok"}\n'
     )
@@ -64,7 +64,7 @@ error: network name "backbone" is reserved
 """)
 
 
-def test_list(b: Pilotctl) -> None:
+def list(b: Pilotctl) -> None:
     assert b("network", "list") == snapshot(
         '{"data": {"networks": [{"created": [unix], "enterprise": false, "id": 0, "join_rule": "open", "members": 3, "name": "backbone"}, {"created": [unix], "enterprise": false, "id": 1, "join_rule": "token", "name": "lab"}], "type": "list_networks_ok"}, "status": "ok"}\n'
     )
@@ -91,7 +91,7 @@ networks
 """)
 
 
-def test_join(b: Pilotctl, c: Pilotctl) -> None:
+def join(b: Pilotctl, c: Pilotctl) -> None:
     assert b("network", "join", 1, "--token", "wrong") == snapshot("""\
 {"code": "permission_denied", "hint": "give the network's token with --token", "message": "invalid token for network 1", "status": "error"}
 --- exit 5 ---
@@ -132,7 +132,7 @@ hint:  see which networks there are: pilotctl network list
 """)
 
 
-def test_members(a: Pilotctl, c: Pilotctl) -> None:
+def members(a: Pilotctl, c: Pilotctl) -> None:
     assert a("network", "members", 1) == snapshot(
         '{"data": {"nodes": [{"address": "1:0001.0000.0001", "hostname": "agent-a", "last_seen": "[time]", "node_id": 1, "public": false, "role": "owner", "version": "0.1.0"}, {"address": "1:0001.0000.0002", "hostname": "agent-b", "last_seen": "[time]", "node_id": 2, "public": false, "role": "member", "version": "0.1.0"}], "type": "list_nodes_ok"}, "status": "ok"}\n'
     )
@@ -169,7 +169,7 @@ hint:  a node joins with: pilotctl network join NETWORK
 """)
 
 
-def test_invite(a: Pilotctl, b: Pilotctl) -> None:
+def invite(a: Pilotctl, b: Pilotctl) -> None:
     assert b("network", "invite", 2, 3) == snapshot("""\
 {"code": "permission_denied", "hint": "a node joins with: pilotctl network join NETWORK", "message": "node 2 is not a member of network 2", "status": "error"}
 --- exit 5 ---
@@ -201,7 +201,7 @@ def test_invite(a: Pilotctl, b: Pilotctl) -> None:
 """)
 
 
-def test_invites(a: Pilotctl, b: Pilotctl) -> None:
+def invites(a: Pilotctl, b: Pilotctl) -> None:
     assert b("network", "invites") == snapshot(
         '{"data": {"invites": [{"inviter_id": 1, "network_id": 2, "timestamp": [unix]}], "type": "poll_invites_ok"}, "status": "ok"}\n'
     )
@@ -230,7 +230,7 @@ invites
 """)
 
 
-def test_accept_and_reject(b: Pilotctl, c: Pilotctl) -> None:
+def accept_and_reject(b: Pilotctl, c: Pilotctl) -> None:
     assert b("network", "accept", 2) == snapshot(
         '{"data": {"accepted": true, "address": "2:0002.0000.0002", "network_id": 2, "type": "respond_invite_ok"}, "status": "ok"}\n'
     )
@@ -257,7 +257,7 @@ hint:  see what you are invited to: pilotctl network invites
 """)
 
 
-def test_members_reach_each_other(a: Pilotctl, b: Pilotctl, c: Pilotctl) -> None:
+def members_reach_each_other(a: Pilotctl, b: Pilotctl, c: Pilotctl) -> None:
     assert a("send", "1:0001.0000.0002", 7, "--data", "hello") == snapshot(
         '{"data": {"port": 7, "response": "hello", "sent": "hello", "target": "1:0001.0000.0002"}, "status": "ok"}\n'
     )
@@ -279,7 +279,7 @@ def test_members_reach_each_other(a: Pilotctl, b: Pilotctl, c: Pilotctl) -> None
     )
 
 
-def test_broadcast(private_network: Network, a: Pilotctl, c: Pilotctl) -> None:
+def broadcast(private_network: Network, a: Pilotctl, c: Pilotctl) -> None:
     with (
         sync.Driver(private_network.nodes["agent-b"].socket) as driver,
         driver.datagram(1000) as datagrams,
@@ -319,7 +319,7 @@ hint:  make a network for those who should hear: pilotctl network create NAME
 """)
 
 
-def test_roles(a: Pilotctl, b: Pilotctl) -> None:
+def roles(a: Pilotctl, b: Pilotctl) -> None:
     assert b.table("network", "rename", 1, "ours") == snapshot("""\
 --- stderr ---
 error: rename_network requires role admin or owner
@@ -346,7 +346,7 @@ members of network 1
 """)
 
 
-def test_leave(a: Pilotctl, b: Pilotctl) -> None:
+def leave(a: Pilotctl, b: Pilotctl) -> None:
     assert a("network", "leave", 1) == snapshot(
         '{"data": {"network_id": 1, "type": "leave_network_ok"}, "status": "ok"}\n'
     )
@@ -374,7 +374,7 @@ hint:  a node joins with: pilotctl network join NETWORK
 """)
 
 
-def test_delete(a: Pilotctl, b: Pilotctl) -> None:
+def delete(a: Pilotctl, b: Pilotctl) -> None:
     assert a("network", "delete", 1) == snapshot("""\
 {"code": "permission_denied", "hint": "ask who owns the network, or give its admin token", "message": "delete_network requires role owner", "status": "error"}
 --- exit 5 ---
@@ -391,6 +391,23 @@ networks
 │ 0  │ backbone │ open         │ 3       │
 └────┴──────────┴──────────────┴─────────┘
 """)
+
+
+def test_networks_from_nothing_to_two_and_back(
+    private_network: Network, a: Pilotctl, b: Pilotctl, c: Pilotctl
+) -> None:
+    create(a)
+    list(b)
+    join(b, c)
+    members(a, c)
+    invite(a, b)
+    invites(a, b)
+    accept_and_reject(b, c)
+    members_reach_each_other(a, b, c)
+    broadcast(private_network, a, c)
+    roles(a, b)
+    leave(a, b)
+    delete(a, b)
 
 
 def test_the_group_explains_itself(alone: Pilotctl) -> None:

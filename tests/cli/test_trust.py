@@ -1,4 +1,4 @@
-"""The trust commands between private agents. Each test goes on where the one before it ended."""
+"""The trust commands between private agents, in steps that go on where the one before ended."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from inline_snapshot import snapshot
+from tests.support.arrivals import until_asked
 
 from pilotstack import sync
 
@@ -24,12 +25,7 @@ def b_driver(private_network: Network) -> Iterator[sync.Driver]:
         yield driver
 
 
-def until_asked(driver: sync.Driver, node: int) -> None:
-    while all(row.node_id != node for row in driver.pending()):
-        pass
-
-
-def test_handshake_and_pending(a: Pilotctl, b: Pilotctl, b_driver: sync.Driver) -> None:
+def handshake_and_pending(a: Pilotctl, b: Pilotctl, b_driver: sync.Driver) -> None:
     assert a("handshake", "agent-b", "want to collaborate") == snapshot(
         '{"data": {"node_id": 2, "status": "sent"}, "status": "ok"}\n'
     )
@@ -69,7 +65,7 @@ hint:  check the spelling; a node that deregisters loses its name
     assert a("pending") == snapshot('{"data": {"pending": []}, "status": "ok"}\n')
 
 
-def test_approve(a: Pilotctl, b: Pilotctl, private_network: Network) -> None:
+def approve(a: Pilotctl, b: Pilotctl, private_network: Network) -> None:
     assert b("approve", 3) == snapshot("""\
 {"code": "not_found", "hint": "list them with: pilotctl pending", "message": "no request of node 3 waits", "status": "error"}
 --- exit 3 ---
@@ -96,7 +92,7 @@ def test_approve(a: Pilotctl, b: Pilotctl, private_network: Network) -> None:
 """)
 
 
-def test_trust(a: Pilotctl, b: Pilotctl) -> None:
+def trust(a: Pilotctl, b: Pilotctl) -> None:
     assert a("trust") == snapshot(
         '{"data": {"total": 1, "trusted": [{"approved_at": [unix], "mutual": true, "network": 0, "node_id": 2, "public_key": "[key]"}]}, "status": "ok"}\n'
     )
@@ -110,7 +106,7 @@ trusted
 """)
 
 
-def test_reject(c: Pilotctl, b: Pilotctl, b_driver: sync.Driver) -> None:
+def reject(c: Pilotctl, b: Pilotctl, b_driver: sync.Driver) -> None:
     assert c.table("handshake", "agent-b", "me too") == snapshot("""\
 node_id  2
 status   sent
@@ -139,7 +135,7 @@ hint:  list them with: pilotctl pending
 """)
 
 
-def test_untrust(a: Pilotctl, b: Pilotctl) -> None:
+def untrust(a: Pilotctl, b: Pilotctl) -> None:
     assert b("untrust", 1) == snapshot('{"data": {"node_id": 1}, "status": "ok"}\n')
     assert b("untrust", 1) == snapshot("""\
 {"code": "not_found", "hint": "list trusted nodes with: pilotctl trust", "message": "handshake revoke: node 1 was not trusted", "status": "error"}
@@ -164,3 +160,17 @@ trusted
 │ --help            -h        Show this message and exit.                                          │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 """)
+
+
+def test_trust_from_a_request_to_its_end(
+    private_network: Network,
+    a: Pilotctl,
+    b: Pilotctl,
+    c: Pilotctl,
+    b_driver: sync.Driver,
+) -> None:
+    handshake_and_pending(a, b, b_driver)
+    approve(a, b, private_network)
+    trust(a, b)
+    reject(c, b, b_driver)
+    untrust(a, b)

@@ -7,13 +7,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from tests.support.arrivals import until_asked, until_trusted
 from tests.support.pilotctl import Pilotctl
 
+from pilotstack import sync
 from pilotstack.testing import Network
 
 ROOT = Path(__file__).parents[2]
-#: Times that a command is typed again until what it shows has come from elsewhere.
-ATTEMPTS = 20
 
 
 def dialogues(page: str) -> list[tuple[str, list[str], str]]:
@@ -27,6 +27,15 @@ def dialogues(page: str) -> list[tuple[str, list[str], str]]:
     return found
 
 
+def await_arrival(page: str, command: list[str], driver: sync.Driver) -> None:
+    """Waits for what a command shows or needs to have come from the agent of the step before."""
+    match page, command:
+        case "trust-a-peer", ["pending"]:
+            until_asked(driver, 1)
+        case "trust-a-peer", ["connect", peer, *_]:
+            until_trusted(driver, peer)
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", ["networks", "trust-a-peer"])
 def test_a_page_shows_what_happens(name: str) -> None:
@@ -37,9 +46,7 @@ def test_a_page_shows_what_happens(name: str) -> None:
         for agent in agents:
             network.start(agent, public=False)
         for agent, command, expected in steps:
+            with sync.Driver(network.nodes[agent].socket) as driver:
+                await_arrival(name, command, driver)
             pilotctl = Pilotctl.of(network, agent)
-            for _ in range(ATTEMPTS):
-                shown = pilotctl.table(*command)
-                if shown == pilotctl.steady(expected):
-                    break
-            assert shown == pilotctl.steady(expected), command
+            assert pilotctl.table(*command) == pilotctl.steady(expected), command
