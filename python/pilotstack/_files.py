@@ -1,5 +1,7 @@
-"""Files that a crash leaves whole, old or new. Nothing is written through a link, and temporary
-names are unpredictable, so nobody else chooses what is written."""
+"""Atomic and durable file writes: after a crash a file has its old content or its new one.
+
+No symbolic link is followed and temporary names are random, so that another user of the directory
+cannot redirect a write."""
 
 from __future__ import annotations
 
@@ -15,19 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-#: The owner alone reads and writes.
+#: Mode of a file that only its owner reads and writes.
 PRIVATE: Final = 0o600
-#: Bytes after which a long file is pushed to the disk, so that the syncs of others never wait
-#: behind all of it.
+#: Bytes between syncs of a long file, so that a sync of another file never waits for all of it.
 _PUSH_EVERY: Final = 4 << 20
 
 
 @contextmanager
 def directory(path: Path) -> Iterator[int]:
-    """A descriptor of a directory.
+    """Opens a directory, for as long as the context lasts.
 
     Raises:
-        OSError: there is none.
+        OSError: it does not exist or cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -37,26 +38,26 @@ def directory(path: Path) -> Iterator[int]:
 
 
 def sync_directory(path: Path) -> None:
-    """Makes what happened to names in a directory survive a crash.
+    """Makes created, renamed and removed names in a directory durable.
 
     Raises:
-        OSError: it may not.
+        OSError: the sync failed; they may be lost in a crash.
     """
     with directory(path) as fd:
         os.fsync(fd)
 
 
 def open_regular(path: Path, flags: int, mode: int = PRIVATE) -> int:
-    """A descriptor of a regular file with one name, which may be made; no link is followed.
+    """Opens a regular file without following a symbolic link, and returns its descriptor.
 
     Raises:
-        OSError: it cannot be opened, or is something else.
+        OSError: it cannot be opened, or is not a regular file.
     """
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{path} is no regular file")
+            raise OSError(f"{path} is not a regular file")
     except BaseException:
         os.close(fd)
         raise
@@ -64,11 +65,11 @@ def open_regular(path: Path, flags: int, mode: int = PRIVATE) -> int:
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """A regular file, or what a link to one leads to; a pipe is not waited for, and a device not
-    read without end.
+    """The content of a regular file; symbolic links are followed. A pipe does not block this, and a
+    device is not read.
 
     Raises:
-        OSError: it cannot be read, is something else, or has more than ``limit`` bytes.
+        OSError: it cannot be read, is not a regular file, or has more than ``limit`` bytes.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
@@ -76,19 +77,19 @@ def read_regular(path: Path, limit: int) -> bytes:
             number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
             reason = os.strerror(number) if stat.S_ISDIR(mode) else "Not a regular file"
             raise OSError(number, reason, str(path))
-        octets = file.read(limit + 1)
-    if len(octets) > limit:
+        data = file.read(limit + 1)
+    if len(data) > limit:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-    return octets
+    return data
 
 
-def write_all(fd: int, octets: bytes) -> None:
-    """Writes everything.
+def write_all(fd: int, data: bytes) -> None:
+    """Writes all of the data.
 
     Raises:
-        OSError: some of it may be written.
+        OSError: a part of it may be written.
     """
-    view = memoryview(octets)
+    view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
@@ -102,18 +103,18 @@ def replace(
     sync: Callable[[int], object] | None = None,
     before: Callable[[int], object] | None = None,
 ) -> int:
-    """Makes a file of chunks, or replaces one, and returns its length; when this returns it is
-    durable, and before there is the old one, or none.
+    """Writes a file, or replaces one, and returns its length. When this returns the new content is
+    durable; until then the old file, if there was one, is unchanged.
 
     Args:
         mode: of the file, whatever the umask is.
-        is_new: only if there is none of that name.
-        sync: :func:`os.fdatasync`, or a substitute.
+        is_new: fail if the file exists.
+        sync: called between chunks of a long file; :func:`os.fsync` unless given.
         before: called with the descriptor before the file gets its name.
 
     Raises:
-        FileExistsError: there is one, and ``is_new`` was asked.
-        OSError: it could not be written; the file before is unharmed.
+        FileExistsError: the file exists, and ``is_new`` is set.
+        OSError: the file could not be written; the old one is unchanged.
     """
     sync = sync or os.fsync
     with directory(path.parent) as parent:
@@ -152,8 +153,8 @@ def _write_chunks(fd: int, chunks: Iterable[bytes], sync: Callable[[int], object
 
 
 def sweep(path: Path) -> None:
-    """Removes what :func:`replace` left of a file when it was killed. Whoever calls this knows that
-    nobody else writes the file."""
+    """Removes temporary files that :func:`replace` left when the process was killed. No other
+    process may write the file meanwhile."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.tmp")
     for entry in list(path.parent.iterdir()):
         if pattern.fullmatch(entry.name):

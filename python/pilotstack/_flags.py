@@ -19,8 +19,8 @@ _LONG = re.compile(r"-[A-Za-z][A-Za-z0-9-]+(=.*)?", re.DOTALL)
 
 
 def normalize(arguments: list[str]) -> list[str]:
-    """Gives every single-dash flag of more than one letter its second dash; what follows ``--``
-    is left alone."""
+    """The arguments with a second dash for each long flag that has one; those after ``--`` are
+    unchanged."""
     normal: list[str] = []
     for position, argument in enumerate(arguments):
         if argument == "--":

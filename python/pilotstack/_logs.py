@@ -1,5 +1,8 @@
-"""Logs of a server process. Logging neither raises nor waits: lines go to a thread, and what cannot
-be written (a closed pipe, a full disk, a terminal that stands still) is dropped and counted."""
+"""Logs of a server process, as text or JSON on stderr.
+
+Logging neither raises nor blocks: a thread writes the lines, and lines that cannot be written
+(closed pipe, full disk, paused terminal) are dropped and counted.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +27,23 @@ if TYPE_CHECKING:
 
 LEVELS: Final = ("debug", "info", "warn", "error")
 FORMATS: Final = ("text", "json")
-#: Lines that may wait to be written, and bytes of all of them together.
+#: Lines that are queued at most, and bytes of all of them.
 MAX_LINES: Final = 4096
 MAX_BYTES: Final = 4 << 20
-#: Bytes of a line; the rest of it is cut off.
+#: Bytes of a line; a longer one is cut.
 MAX_LINE: Final = 64 << 10
-#: Seconds that an ending process waits for its last lines to be taken.
+#: Seconds that an exiting process waits for its last lines to be written.
 FAREWELL: Final = 1.0
-#: Milliseconds for a non-blocking descriptor to take more.
+#: Milliseconds that the thread waits for a non-blocking descriptor to become writable.
 _PATIENCE: Final = 1000
 
 
 class LineWriter:
-    """Lines to a stream; whoever writes neither waits nor fails.
+    """Queues lines and writes them to a stream in a thread; callers neither block nor fail.
 
     Args:
-        stream: where lines go; ``None`` drops them, as a closed descriptor does.
-        note: the line that tells how many were dropped before it.
+        stream: where lines go; ``None`` or a closed one drops them.
+        note: makes the line that says how many lines were dropped before it.
     """
 
     def __init__(
@@ -54,13 +57,13 @@ class LineWriter:
         self._is_idle = True
         self._is_closed = False
         self._untold = 0
-        #: Lines that were never written.
+        #: Lines that were dropped.
         self.dropped = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def write(self, text: str) -> None:
-        """Takes a line with its end."""
+        """Queues a line, which ends in a line feed."""
         if self._fd < 0:
             self._write_through(text)
             return
@@ -80,11 +83,11 @@ class LineWriter:
             self._changed.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-                with suppress(RuntimeError):  # the interpreter is about to end
+                with suppress(RuntimeError):  # the interpreter is shutting down
                     self._thread.start()
 
     def flush(self, patience: float = 0.0) -> None:
-        """Waits until everything is written, for ``patience`` seconds at most."""
+        """Waits until the queue is written, for ``patience`` seconds at most."""
         until = time.monotonic() + patience
         with self._changed:
             while self._lines or not self._is_idle:
@@ -93,7 +96,7 @@ class LineWriter:
                     return
 
     def close(self) -> None:
-        """Gives the descriptor back as soon as what waits is written, or cannot be."""
+        """Closes the descriptor once the queue is written or dropped."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -106,7 +109,7 @@ class LineWriter:
         self._untold += 1
 
     def _write_through(self, text: str) -> None:
-        """To a stream without a descriptor, which is in memory."""
+        """Writes to a stream without a descriptor, such as one in memory."""
         try:
             if self._stream is None:
                 raise ValueError("closed")
@@ -135,11 +138,11 @@ class LineWriter:
                 with self._changed:
                     self._drop()
 
-    def _put(self, octets: bytes) -> bool:
+    def _put(self, data: bytes) -> bool:
         try:
-            while octets:
+            while data:
                 try:
-                    octets = octets[os.write(self._fd, octets) :]
+                    data = data[os.write(self._fd, data) :]
                 except BlockingIOError:
                     poll = select.poll()
                     poll.register(self._fd, select.POLLOUT)
@@ -152,14 +155,14 @@ class LineWriter:
 
 def _descriptor(stream: TextIO | None) -> int:
     try:
-        # A copy, whose number nothing else gets when somebody closes the stream.
+        # A duplicate: when the stream is closed, its number may be reused for another file.
         return os.dup(stream.fileno()) if stream is not None else -1
     except (OSError, ValueError, AttributeError):
         return -1
 
 
 def configure(level: str, form: str) -> LineWriter:
-    """Structured logs on stderr, from Python and from the core; returns what writes them."""
+    """Sends log records of Python and of the core to stderr; returns the writer."""
     global _stderr
     occupy_standard_descriptors()
     is_json = form == "json"
@@ -176,7 +179,7 @@ def configure(level: str, form: str) -> LineWriter:
 
 
 def stderr() -> LineWriter:
-    """What writes lines to stderr: behind those that wait there already."""
+    """The writer of stderr: its lines follow those that are queued."""
     return _stderr or LineWriter(sys.stderr)
 
 
@@ -184,7 +187,7 @@ _stderr: LineWriter | None = None
 
 
 class _Formatter(logging.Formatter):
-    """Renders a record as one line; a member whose representation fails loses its value only."""
+    """Renders a record as one line, also when the ``repr`` of one of its members fails."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record, without its end."""
@@ -268,14 +271,15 @@ def _time_of(record: logging.LogRecord) -> str:
 
 
 def _text_of(value: object) -> str:
-    """A value in a line of text: quoted where it would run into what follows."""
+    """The text of a value, in quotes if it has blanks or quotes itself."""
     if isinstance(value, str) and not set(value) & set(" \t=\"'"):
         return value
     return repr(value)
 
 
 def _escaped(value: object, *, keeps_lines: bool = False) -> object:
-    """A value; text from outside moves no cursor and begins no line of its own."""
+    """The value, with control characters of a text as escapes: text from peers must not move the
+    cursor or look like a line of its own."""
     if not isinstance(value, str) or value.isprintable():
         return value
     kept = "\n" if keeps_lines else ""

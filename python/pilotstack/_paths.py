@@ -1,5 +1,5 @@
-"""Where a user's files and sockets are, so that nobody else can have prepared them, and connecting
-to a socket without telling a secret to another user."""
+"""Places of this user's files and sockets, chosen so that no other user can have prepared them, and
+connections to a socket whose server is checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOCKET_NAME: Final = "pilot.sock"
-#: Where existing programs look for a daemon. Everybody may make files there, so it is only used
-#: when it belongs to this user.
+#: Where existing programs look for a daemon. Everybody may create files in ``/tmp``, so a socket
+#: there is used only if it belongs to this user.
 COMMON_SOCKET: Final = Path("/tmp/pilot.sock")
-#: Bytes of a path in a ``sockaddr_un``, without the NUL (unix(7); 104 with it on macOS).
+#: Bytes of a path in a ``sockaddr_un``, without the NUL (unix(7); macOS has 104 with it).
 MAX_SOCKET_PATH: Final = 103
-#: May name one more user whose daemon is spoken to.
+#: Environment variable: the uid of another user whose daemon is trusted.
 _TRUSTED_UID: Final = "PILOT_SOCKET_UID"
 _ROOT: Final = 0
 #: ``SOL_LOCAL`` and ``LOCAL_PEERCRED`` of BSD systems.
@@ -30,11 +30,11 @@ _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_LEN = 0, 1, 76
 
 
 def home() -> Path:
-    """The directory of identity, pid file and log: ``.pilot`` below ``$PILOT_HOME``, else below the
-    user's home directory, else, where there is none to write to, a private one in ``/tmp``.
+    """The directory of identity, pid file and log: ``.pilot`` in ``$PILOT_HOME``, else in the
+    user's home directory, else, if that is not writable, a private directory in ``/tmp``.
 
     Raises:
-        PermissionDenied: there is none to write to, and somebody else has the one in ``/tmp``.
+        PermissionDenied: none is writable, and another user has made the one in ``/tmp``.
     """
     if named := os.environ.get("PILOT_HOME"):
         return Path(named).absolute() / ".pilot"
@@ -48,11 +48,11 @@ def home() -> Path:
 
 
 def make_home() -> Path:
-    """:func:`home`, which is there afterwards.
+    """Creates :func:`home` if it is missing, and returns it.
 
     Raises:
         PermissionDenied: see :func:`home`.
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     directory = home()
     if is_lasting(directory):
@@ -63,13 +63,13 @@ def make_home() -> Path:
 
 
 def is_lasting(directory: Path) -> bool:
-    """Whether what is kept there survives a restart of the host, as far as one can tell."""
+    """Whether the directory should survive a reboot: the one in ``/tmp`` may not."""
     return directory != _temporary()
 
 
 def default_socket() -> Path:
-    """Where programs find the daemon: ``$PILOT_SOCKET``, else the first of the default places that
-    has a socket of this user, else the place where a daemon would make one."""
+    """Where programs find the daemon: ``$PILOT_SOCKET``, else the first default place that has a
+    socket of this user, else the place where a daemon would create one."""
     if named := os.environ.get("PILOT_SOCKET"):
         return Path(named)
     places = [directory / SOCKET_NAME for directory in _socket_directories()]
@@ -81,8 +81,8 @@ def default_socket() -> Path:
 
 
 def socket_to_make() -> Path:
-    """Where a daemon makes its socket: ``$PILOT_SOCKET``, else ``pilot.sock`` in the user's runtime
-    directory, else in ``run`` below :func:`home`, else in a private directory in ``/tmp``."""
+    """Where a daemon creates its socket: ``$PILOT_SOCKET``, else ``pilot.sock`` in the user's
+    runtime directory, else in ``run`` in :func:`home`, else in a private directory in ``/tmp``."""
     if named := os.environ.get("PILOT_SOCKET"):
         return Path(named)
     return _socket_directories()[0] / SOCKET_NAME
@@ -91,7 +91,7 @@ def socket_to_make() -> Path:
 def _socket_directories() -> list[Path]:
     places = []
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        # It may be missing (cron, su) or another user's (sudo -E).
+        # It may not exist (cron, su) or be another user's (sudo -E).
         with suppress(OSError, ValueError):
             if _is_private(os.stat(runtime)):
                 places.append(Path(runtime))
@@ -111,7 +111,7 @@ def _is_private(status: os.stat_result) -> bool:
 
 
 def _is_usable(directory: Path) -> bool:
-    """Whether we can write there and nobody else chooses what is there."""
+    """Whether this user can write there, and no unprivileged other can."""
     try:
         status = directory.stat()
     except FileNotFoundError:
@@ -123,7 +123,7 @@ def _is_usable(directory: Path) -> bool:
 
 
 def is_own_socket(path: Path) -> bool:
-    """Whether there is a socket of this user at the path itself."""
+    """Whether the path is a socket of this user; a symbolic link is not."""
     try:
         status = path.lstat()
     except (OSError, ValueError):
@@ -132,11 +132,10 @@ def is_own_socket(path: Path) -> bool:
 
 
 def make_directories(path: Path) -> None:
-    """Makes a directory and those above it that are missing, for this user alone whatever the
-    umask says.
+    """Creates a directory and its missing parents with mode 0700, whatever the umask is.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: one cannot be created.
     """
     missing = []
     while not path.exists():
@@ -148,11 +147,11 @@ def make_directories(path: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Makes sure that a directory is there, is this user's and is open to nobody else.
+    """Creates a directory if it is missing, and makes it private to this user.
 
     Raises:
-        PermissionDenied: somebody else made it.
-        OSError: it cannot be made.
+        PermissionDenied: it is another user's.
+        OSError: it cannot be created.
     """
     make_directories(path)
     if _check_private(path).st_mode & 0o077:
@@ -171,18 +170,18 @@ def _check_private(path: Path) -> os.stat_result:
 
 @contextmanager
 def socket_address(path: Path) -> Iterator[str]:
-    """The path as a socket's address. One that is too long for that is reached by way of its
-    directory where the system has ``/proc``.
+    """The address to bind or connect a socket at this path. A path that is too long for an address
+    is replaced by one through ``/proc/self/fd``, where the system has that.
 
     Raises:
-        InvalidArgument: it is too long all the same.
-        OSError: its directory cannot be used.
+        InvalidArgument: the path is too long.
+        OSError: its directory cannot be opened.
     """
     text = str(path)
     if len(os.fsencode(text)) <= MAX_SOCKET_PATH:
         yield text
         return
-    # O_PATH is Linux's, as /proc/self/fd is.
+    # Linux alone has O_PATH, as it has /proc/self/fd.
     directory = os.open(path.parent, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
     try:
         short = f"/proc/self/fd/{directory}/{path.name}"
@@ -197,12 +196,12 @@ def socket_address(path: Path) -> Iterator[str]:
 
 
 def connect(socket: sockets.socket, path: Path) -> None:
-    """Connects to the daemon's socket, if it is this user's or root's.
+    """Connects to the daemon's socket if this user or root serves it.
 
     Raises:
         PermissionDenied: another user serves it; nothing was sent.
         InvalidArgument: the path is too long.
-        OSError: nobody answers.
+        OSError: the connection fails.
     """
     with socket_address(path) as address:
         socket.connect(address)
@@ -210,10 +209,10 @@ def connect(socket: sockets.socket, path: Path) -> None:
 
 
 def check_server(socket: sockets.socket, path: Path) -> None:
-    """Makes sure before anything is sent that this user, or root, serves a socket.
+    """Checks that this user or root serves a connected socket.
 
     Raises:
-        PermissionDenied: another user does.
+        PermissionDenied: another user does; nothing was sent.
     """
     uid = peer(socket)[1]
     if uid is None or uid in {os.geteuid(), _ROOT} or str(uid) == os.environ.get(_TRUSTED_UID):
@@ -225,14 +224,14 @@ def check_server(socket: sockets.socket, path: Path) -> None:
 
 
 def peer(socket: sockets.socket) -> tuple[int | None, int | None]:
-    """Process and user at the other end of a connected Unix socket, as the system knows them: for
-    the end that listened, those of that time."""
+    """Process id and uid of the peer of a connected Unix socket, or ``None`` where the system does
+    not tell. Those of a server are of the time when it called ``listen``."""
     if hasattr(sockets, "SO_PEERCRED"):
-        octets = socket.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _ = struct.unpack("3I", octets)
+        data = socket.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, struct.calcsize("3i"))
+        pid, uid, _ = struct.unpack("3I", data)
         return pid or None, uid
     try:
-        octets = socket.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_LEN)
+        data = socket.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_LEN)
     except OSError:
         return None, None
-    return None, struct.unpack_from("2I", octets)[1]
+    return None, struct.unpack_from("2I", data)[1]

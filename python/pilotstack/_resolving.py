@@ -1,4 +1,4 @@
-"""Hosts: names looked up in threads that nobody has to wait for, and what there are routes to."""
+"""Host names and routes: cancellable lookups, connections by RFC 8305, source addresses."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ import anyio.abc
 
 from pilotstack.errors import InvalidArgument
 
-#: Names that are looked up at once; each has a thread, which ends when the system's resolver does.
+#: Names that are looked up at once. Each has a thread, which lives as long as the system's resolver
+#: takes.
 MAX_LOOKUPS: Final = 16
 #: Seconds before the next address of a host is tried (RFC 8305, 8).
 ATTEMPT_DELAY: Final = 0.25
 _MAX_NAME: Final = 253
-#: A port to ask about routes with; nothing is sent there.
+#: Port for questions about routes; nothing is sent there.
 _DISCARD: Final = 9
 
 
 def check_host(host: str) -> str:
-    """The host, if it can be one: an IP address or a name that can be looked up.
+    """The host, if it is an IP address or a name that can be looked up.
 
     Raises:
-        InvalidArgument: it cannot.
+        InvalidArgument: it is neither.
     """
     try:
         ipaddress.ip_address(host)
@@ -50,7 +51,7 @@ def _check_name(name: str) -> None:
 
 
 class _Lookup:
-    """One question to the system's resolver, for everybody who has it."""
+    """A lookup by the system's resolver, shared by all who wait for the same name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -98,11 +99,11 @@ _lookups_lock = threading.Lock()
 
 
 async def resolve(host: str) -> list[str]:
-    """The IP addresses of a host, in the system's order of preference (RFC 6724). It can be
-    cancelled, whatever the resolver does.
+    """The IP addresses of a host, in the system's order of preference (RFC 6724). Cancellation
+    takes effect at once, though the resolver goes on in its thread.
 
     Raises:
-        OSError: it has none, or too many names are being looked up.
+        OSError: there is none, or too many names are being looked up.
     """
     try:
         return [str(ipaddress.ip_address(host))]
@@ -114,7 +115,7 @@ async def resolve(host: str) -> list[str]:
             if len(_lookups) >= MAX_LOOKUPS:
                 raise sockets.gaierror(f"too many names are being looked up besides {host!r}")
             lookup = _lookups[host] = _Lookup(host)
-            # A daemon thread, because the process may end while the resolver still waits.
+            # A daemon thread: the process may exit while the resolver still waits.
             threading.Thread(target=lookup.run, name="pilot-resolver", daemon=True).start()
     await lookup.wait()
     if lookup.error is not None:
@@ -123,11 +124,11 @@ async def resolve(host: str) -> list[str]:
 
 
 async def connect_tcp(host: str, port: int) -> anyio.abc.SocketStream:
-    """A connection to the first of a host's addresses that answers: one after the other is tried,
-    the next when the last has failed or been silent for a while (RFC 8305).
+    """A connection to the first address of a host that answers. An attempt starts when the one
+    before has failed or :data:`ATTEMPT_DELAY` has passed (RFC 8305).
 
     Raises:
-        OSError: none answers.
+        OSError: all attempts failed.
     """
     found: list[anyio.abc.SocketStream] = []
     failures: list[OSError] = []
@@ -162,7 +163,7 @@ async def connect_tcp(host: str, port: int) -> anyio.abc.SocketStream:
 
 
 def _alternating(addresses: list[str]) -> list[str]:
-    """Both families in turn, beginning with that of the first (RFC 8305, 4)."""
+    """Addresses of both families in turn, starting with the first one's (RFC 8305, section 4)."""
     first = [a for a in addresses if (":" in a) == (":" in addresses[0])]
     second = [a for a in addresses if a not in first]
     pairs = itertools.zip_longest(first, second)
@@ -170,8 +171,8 @@ def _alternating(addresses: list[str]) -> list[str]:
 
 
 def source_towards(address: str) -> str | None:
-    """The address that this host's datagrams to an IP address come from; ``None`` when there is no
-    route. Nothing is sent."""
+    """The source address of datagrams from this host to an IP address; ``None`` without a route.
+    Nothing is sent."""
     family = sockets.AF_INET6 if ":" in address else sockets.AF_INET
     try:
         with sockets.socket(family, sockets.SOCK_DGRAM) as probe:
@@ -182,7 +183,7 @@ def source_towards(address: str) -> str | None:
 
 
 def has_dual_stack() -> bool:
-    """Whether one socket can take IPv6 and IPv4."""
+    """Whether one socket can serve IPv6 and IPv4."""
     try:
         with sockets.socket(sockets.AF_INET6, sockets.SOCK_DGRAM) as probe:
             probe.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_V6ONLY, 0)
@@ -193,10 +194,10 @@ def has_dual_stack() -> bool:
 
 
 def any_host() -> str:
-    """Where a server listens that was told a port only: every IPv4 address, or, on a host that has
-    none but its own loopback, every address."""
+    """The address that a server binds if only a port is given: any IPv4 address, or any address at
+    all on a host without IPv4 beyond its loopback."""
     with suppress(OSError):
-        # The first line is a heading.
+        # The first line is a header.
         has_v4 = len(Path("/proc/net/route").read_text().splitlines()) > 1
         if not has_v4 and has_dual_stack():
             return "::"
@@ -204,7 +205,7 @@ def any_host() -> str:
 
 
 def canonical(address: str) -> str:
-    """An IPv4 address that a dual-stack socket shows as IPv6, as IPv4."""
+    """The address, with an IPv4-mapped IPv6 address as IPv4."""
     with suppress(ValueError):
         found = ipaddress.ip_address(address)
         if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:

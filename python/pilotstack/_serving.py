@@ -1,5 +1,5 @@
-"""What every server process does: addresses, connections, signals, tasks that go on, the line that
-says it is ready."""
+"""Parts of every server process: addresses, accepting connections, signals, tasks that survive
+failures, the line that announces readiness, and error exits."""
 
 from __future__ import annotations
 
@@ -43,32 +43,33 @@ _Arguments = ParamSpec("_Arguments")
 LEVELS = _logs.LEVELS
 FORMATS = _logs.FORMATS
 _MAX_PORT = 0xFFFF
-#: Open files of a process without a limit; and what is kept of them for other things than
-#: connections, at least and at most.
+#: Open files assumed for a process without a limit; and how many of them are reserved for other
+#: purposes than connections, at least and at most.
 _MAX_FILES = 1 << 20
 _OTHER_FILES, _MAX_OTHER_FILES = 32, 1024
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
-#: Exit status of a command line that makes no sense.
+#: Exit status of a usage error.
 _USAGE = 2
-#: Connections accepted before others have a turn.
+#: Connections accepted before other tasks get a turn.
 _ACCEPT_BURST = 256
-#: Seconds before connections are accepted again after that failed.
+#: Seconds before the next attempt after ``accept`` failed.
 _ACCEPT_RETRY = 0.1
-#: Seconds before a task that failed begins again.
+#: Seconds before a failed task is restarted.
 _AGAIN = 1.0
-#: Seconds between two tracebacks of the same failure: a remote cause must not fill the log.
+#: Seconds between two tracebacks of the same task, so that a peer that causes failures cannot fill
+#: the log.
 _TELL_EVERY = 10.0
-#: Seconds for stdout to take a line.
+#: Seconds for stdout to accept a line.
 _ANNOUNCE = 0.2
 
 
 def configure_logging(level: str, form: str) -> None:
-    """Structured logs on stderr, from Python and from the core."""
+    """Sends log records of Python and of the core to stderr."""
     _logs.configure(level, form)
 
 
 def raise_file_limit() -> None:
-    """Allows as many descriptors as the system does: the usual soft limit is low."""
+    """Raises the soft limit of open files, which is usually low, to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):
@@ -76,8 +77,8 @@ def raise_file_limit() -> None:
 
 
 def room_for_connections() -> int:
-    """Connections that the limit of open files leaves room for, beside a quarter for everything
-    else; at least 1."""
+    """Connections that fit into the limit of open files, of which a quarter is reserved for other
+    purposes; at least 1."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = _MAX_FILES if soft == resource.RLIM_INFINITY else soft
     return max(1, limit - max(_OTHER_FILES, min(limit // 4, _MAX_OTHER_FILES)))
@@ -87,7 +88,7 @@ def split_address(text: str, *, default_host: str = "127.0.0.1") -> tuple[str, i
     """Host and port of ``host:port``, ``[v6]:port`` or ``:port``.
 
     Raises:
-        InvalidArgument: it is none of these.
+        InvalidArgument: the text has another form.
     """
     host, colon, port = text.rpartition(":")
     if not (colon and port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT):
@@ -122,9 +123,9 @@ def listen(host: str, port: int, backlog: int = 128) -> socket.socket:
 
 
 def bind_error(kind: str, host: str, port: int, error: OSError) -> OSError:
-    """Why an address cannot be bound, in words that name it."""
+    """The error for an address that cannot be bound, with a message that names it."""
     address = join_address(host, port)
-    # The core tells the number in its text only.
+    # The core gives the number in the message only.
     told = _OS_ERROR.search(str(error))
     number = error.errno or (int(told[1]) if told else 0)
     match number:
@@ -148,18 +149,19 @@ def bind_error(kind: str, host: str, port: int, error: OSError) -> OSError:
 
 
 class _NoSuchAddress(InvalidArgument, OSError):
-    """An address to listen on that is not this host's."""
+    """This host does not have the address to listen on."""
 
 
 class Failures:
-    """How often what should not have failed did; under few names, which no remote chooses."""
+    """Counts unexpected failures by task. Peers cannot choose the names."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._told: dict[str, float] = {}
 
     def note(self, what: str, error: BaseException) -> None:
-        """Counts a failure, and logs it with its traceback unless that was done just before."""
+        """Counts a failure, and logs it with its traceback unless one of the same task was logged
+        in the last :data:`_TELL_EVERY` seconds."""
         self.counts[what] += 1
         now = time.monotonic()
         if now - self._told.get(what, -_TELL_EVERY) >= _TELL_EVERY:
@@ -167,15 +169,15 @@ class Failures:
             log.error("task_failed", task=what, times=self.counts[what], exc_info=error)
 
 
-#: Of this process.
+#: The failures of this process.
 failures: Final = Failures()
 
 
 async def contain(what: str, step: Callable[..., Awaitable[object]], *arguments: object) -> None:
-    """Runs a task whose failure is its own: it is counted and logged, and ends nothing else.
+    """Runs a task. A failure is counted and logged, and does not affect the task group.
 
     Args:
-        what: its name in the log.
+        what: name of the task in the log.
     """
     try:
         await step(*arguments)
@@ -186,7 +188,7 @@ async def contain(what: str, step: Callable[..., Awaitable[object]], *arguments:
 async def keep_running(
     what: str, step: Callable[..., Awaitable[object]], *arguments: object
 ) -> None:
-    """As :func:`contain`, for what is to go on for ever: after a failure it begins again."""
+    """Runs a task as :func:`contain` does, and restarts it whenever it ends or fails."""
     while True:
         await contain(what, step, *arguments)
         await anyio.sleep(_AGAIN)
@@ -195,7 +197,7 @@ async def keep_running(
 def contained(
     step: Callable[_Arguments, Coroutine[Any, Any, None]],
 ) -> Callable[_Arguments, Coroutine[Any, Any, None]]:
-    """A task that fails for itself; see :func:`contain`."""
+    """Decorates a task that :func:`contain` shall run."""
 
     @functools.wraps(step)
     async def run(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> None:
@@ -207,7 +209,7 @@ def contained(
 def endless(
     step: Callable[_Arguments, Coroutine[Any, Any, None]],
 ) -> Callable[_Arguments, Coroutine[Any, Any, None]]:
-    """A loop that is to go on whatever happens in it; see :func:`keep_running`."""
+    """Decorates a task that :func:`keep_running` shall run."""
 
     @functools.wraps(step)
     async def run(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> None:
@@ -219,14 +221,14 @@ def endless(
 async def accept_forever(
     listening: socket.socket, handler: Callable[[anyio.abc.SocketStream], Awaitable[None]]
 ) -> None:
-    """Gives every connection a task, until cancelled. A connection that cannot be accepted, for
-    want of descriptors or because it is gone again, or whose handler fails, ends neither the others
-    nor the listening.
+    """Accepts connections until cancelled, and runs the handler for each in a task. A failed
+    ``accept`` (out of descriptors, connection reset) or handler ends neither the others nor the
+    listener.
 
-    All that wait are accepted at once: one for each turn of a busy loop would keep newcomers
-    waiting for as many turns as there are of them.
+    All pending connections are accepted in one turn of the event loop: with one per turn, a burst
+    of N connections would wait for N turns of a busy loop.
     """
-    #: Whose tasks have not begun, and may never when this is cancelled.
+    #: Accepted sockets whose tasks have not started, and may never start if this is cancelled.
     waiting: set[socket.socket] = set()
     try:
         async with anyio.create_task_group() as tasks:
@@ -238,7 +240,7 @@ async def accept_forever(
                         waiting.add(accepted)
                         tasks.start_soon(contain, "connection", _adopt, accepted, waiting, handler)
                 except (BlockingIOError, ConnectionError):
-                    # No connection is waiting, or it was reset before it was accepted.
+                    # None is pending, or it was reset before it was accepted.
                     continue
                 except OSError as error:
                     failures.note("accept", error)
@@ -256,13 +258,13 @@ async def _adopt(
     waiting.discard(accepted)
     try:
         accepted.setblocking(False)
-        # Answers are small and wait for nothing.
+        # Replies are small; Nagle's algorithm would delay them.
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A reset connection fails here; some event loops raise errors of other types for it later.
+        # Fails if the connection was reset; some event loops raise other errors for that later.
         accepted.getpeername()
         stream = await anyio.abc.SocketStream.from_socket(accepted)
     except (OSError, ValueError):
-        # It is gone again.
+        # The connection was reset.
         accepted.close()
         return
     except BaseException:
@@ -277,7 +279,8 @@ async def _adopt(
 
 
 def remote_address(stream: anyio.abc.SocketStream) -> tuple[str, int] | None:
-    """Where a connection comes from; ``None`` if it is gone, which loops say in several ways."""
+    """Host and port of a connection's peer; ``None`` if it was reset, which event loops report by
+    different exceptions."""
     try:
         address = stream.extra(anyio.abc.SocketAttribute.remote_address)
     except (OSError, anyio.TypedAttributeLookupError, TypeError, ValueError):
@@ -288,26 +291,27 @@ def remote_address(stream: anyio.abc.SocketStream) -> tuple[str, int] | None:
 
 
 def announce(**members: object) -> None:
-    """Prints the line that tells a supervisor that the process serves; a closed stdout is no
-    reason not to."""
+    """Prints the line that tells a supervisor that the process serves. It serves also if stdout is
+    closed."""
     writer = _logs.LineWriter(sys.stdout)
     writer.write(json.dumps({"event": "ready", **members}) + "\n")
     writer.flush(_ANNOUNCE)
     writer.close()
 
 
-def _endings() -> list[signal.Signals]:
-    """What asks for an orderly end: a terminal that closes does, unless nohup(1) says otherwise."""
+def _stop_signals() -> list[signal.Signals]:
+    """Signals that request an orderly shutdown. SIGHUP is one unless it is ignored, as by
+    nohup(1)."""
     hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
 async def until_signalled(main: Callable[[anyio.Event], Awaitable[None]]) -> None:
-    """Runs ``main`` with an event that SIGTERM, SIGINT or SIGHUP sets."""
+    """Runs ``main`` with an event that is set by SIGTERM, SIGINT or SIGHUP."""
     stopping = anyio.Event()
 
     async def watch() -> None:
-        with anyio.open_signal_receiver(*_endings()) as signals:
+        with anyio.open_signal_receiver(*_stop_signals()) as signals:
             async for _ in signals:
                 stopping.set()
                 return
@@ -319,10 +323,11 @@ async def until_signalled(main: Callable[[anyio.Event], Awaitable[None]]) -> Non
 
 
 def run(main: Callable[[anyio.Event], Awaitable[None]], *, wants_uvloop: bool = False) -> None:
-    """Runs a server until it is told to stop; errors end the process with a message and code 1.
+    """Runs a server until a signal stops it. An error ends the process with a report on stderr and
+    status 1.
 
     Args:
-        wants_uvloop: uvloop serves, if it is installed.
+        wants_uvloop: use uvloop if it is installed.
     """
     options = {"use_uvloop": wants_uvloop and importlib.util.find_spec("uvloop") is not None}
     try:
@@ -331,7 +336,7 @@ def run(main: Callable[[anyio.Event], Awaitable[None]], *, wants_uvloop: bool = 
         problem = error
     else:
         return
-    # Not in a handler: some versions of Python show an exit from there with tracebacks.
+    # Outside of the handler: some versions of Python print a traceback for an exit in there.
     while isinstance(problem, ExceptionGroup):
         problem = problem.exceptions[0]
     if not isinstance(problem, PilotError | OSError):
@@ -341,14 +346,14 @@ def run(main: Callable[[anyio.Event], Awaitable[None]], *, wants_uvloop: bool = 
 
 
 def run_command(command: click.Command, arguments: list[str]) -> None:
-    """Runs the command line of a server. Errors are JSON where its log is; a signal that comes
-    before it can be handled ends the process quietly.
+    """Runs a server's command line, and reports errors as JSON on stderr. A signal that arrives
+    before the server handles it ends the process without output.
 
     Args:
-        command: what to run.
-        arguments: its command line.
+        command: the command to run.
+        arguments: its arguments.
     """
-    for number in _endings():
+    for number in _stop_signals():
         signal.signal(number, _leave)
     gc.freeze()
     gc.enable()
@@ -375,7 +380,7 @@ def _leave(number: int, frame: object) -> None:
 
 
 def _wants_json(arguments: list[str]) -> bool:
-    """Whether the log is JSON, also when the rest cannot be parsed."""
+    """Whether JSON logs are requested; works for arguments that click cannot parse."""
     flags = [*arguments, ""]
     named = [
         value if name == "--log-format" else name.removeprefix("--log-format=")
@@ -386,7 +391,7 @@ def _wants_json(arguments: list[str]) -> bool:
 
 
 def fail(error: BaseException, status: int = 1) -> None:
-    """Says why the process ends, as JSON on stderr, and ends it."""
+    """Reports an error as JSON on stderr, and ends the process."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     report = {

@@ -234,4 +234,4 @@ def test_a_terminal_that_closes_asks_for_the_end_unless_that_is_ignored(
 ) -> None:
     handler = signal.SIG_IGN if is_ignored else signal.SIG_DFL
     monkeypatch.setattr(signal, "getsignal", lambda number: handler)
-    assert (signal.SIGHUP in _serving._endings()) is not is_ignored
+    assert (signal.SIGHUP in _serving._stop_signals()) is not is_ignored

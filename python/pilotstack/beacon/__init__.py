@@ -22,7 +22,7 @@ class Beacon:
 
     Raises:
         OSError: the address cannot be bound.
-        InvalidArgument: it is none.
+        InvalidArgument: it is malformed.
     """
 
     def __init__(self, listen: str) -> None:
@@ -34,12 +34,12 @@ class Beacon:
 
     @property
     def address(self) -> str:
-        """Where it is bound."""
+        """The address that is bound."""
         return _serving.join_address(*self._server.local_addr())
 
     def notify(self, nodes: Iterable[int]) -> None:
-        """Tells nodes that something waits for them at the registry: a hint that may be lost, to
-        those that announced themselves here lately."""
+        """Tells nodes that have asked this beacon lately that a message waits for them at the
+        registry. The datagrams may be lost."""
         self._server.notify(list(nodes))
 
     def __enter__(self) -> Beacon:

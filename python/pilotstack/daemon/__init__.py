@@ -1,1 +1,1 @@
-"""The daemon: one agent's network stack as a process (whitepaper section 4.2)."""
+"""The daemon: one agent's network stack as a process."""

@@ -1,5 +1,5 @@
-"""Notices that this host's addresses or routes change: told by the kernel where it does that
-(rtnetlink(7)), else by looking now and then."""
+"""Notices changes of this host's addresses and routes: by rtnetlink(7) where there is one, else by
+polling."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import anyio
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: Groups of rtnetlink(7): addresses and routes of either family.
+#: Multicast groups of rtnetlink(7): addresses and routes of IPv4 and IPv6.
 _GROUPS: Final = 0x10 | 0x40 | 0x100 | 0x400
-#: Seconds for what belongs together to arrive together.
+#: Seconds in which messages of one change arrive.
 _SETTLE: Final = 0.1
-#: Seconds between looks where nobody tells.
+#: Seconds between polls on systems without rtnetlink.
 POLL: Final = 5.0
 _READ: Final = 1 << 16
 
 
 class AddressWatch:
-    """Tells that something changed; a context manager."""
+    """Waits for changes; a context manager."""
 
     def __init__(self) -> None:
         self._socket: sockets.socket | None = None
@@ -45,17 +45,17 @@ class AddressWatch:
             self._socket = None
 
     async def wait(self) -> None:
-        """Returns when something may have changed."""
+        """Returns when addresses or routes may have changed."""
         if self._socket is None:
             await anyio.sleep(POLL)
             return
         await anyio.wait_readable(self._socket)
         await anyio.sleep(_SETTLE)
-        # What changed is looked up anew; a full buffer (ENOBUFS) says as much.
+        # Callers look up the new state themselves, so a full buffer (ENOBUFS) loses nothing.
         with suppress(OSError):
             while self._socket.recv(_READ):
                 pass
-        # A read that failed for want of room leaves what fitted.
+        # After ENOBUFS, the messages that fitted are still to be read.
         with suppress(OSError):
             while self._socket.recv(_READ):
                 pass

@@ -1,4 +1,4 @@
-"""What a daemon is told at its start."""
+"""The daemon's settings, and the file that may hold them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class DaemonConfig:
     registry: str
     beacon: str
     listen: str
-    #: The drivers' socket; the default place unless given.
+    #: The drivers' socket; at the default place unless given.
     socket: Path | None = None
     #: How the registry is recognized over TLS; plain TCP without.
     registry_trust: Trust | None = None
-    #: File of the identity; without one it lives as long as the process.
+    #: File of the identity; without one the key lives as long as the process.
     identity: Path | None = None
     hostname: str = ""
     owner: str = ""
     #: The registry's admin token, for drivers that manage networks and give none.
     admin_token: str = ""
-    #: Public endpoint, if it is known; the beacon is not asked then.
+    #: Public endpoint, if the operator knows it; the beacon is not asked then.
     endpoint: str = ""
     public: bool = False
     has_echo: bool = True
@@ -48,13 +48,12 @@ class DaemonConfig:
     keepalive: float = 30.0
 
 
-#: Bytes of a file of settings.
+#: Bytes of a settings file at most.
 MAX_FILE = 1 << 20
 
 
 def read_file(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """The settings of a JSON file: an object whose keys are the daemon's flags, with ``-`` or
-    ``_``.
+    """Reads a settings file: a JSON object whose keys are the daemon's flags, with ``-`` or ``_``.
 
     Args:
         path: the file.
@@ -62,7 +61,8 @@ def read_file(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
             ``list`` of texts.
 
     Raises:
-        InvalidArgument: it cannot be read, has a key that is no flag, or a value of another kind.
+        InvalidArgument: the file cannot be read, or has an unknown key or a value of the wrong
+        type.
     """
     settings: dict[str, Any] = {}
     for key, value in _object_of(path).items():
@@ -86,16 +86,16 @@ def _object_of(path: Path) -> dict[str, Any]:
         ) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidArgument(
-            f"{path} holds no JSON object of settings: {error}",
+            f"{path} is not a JSON object of settings: {error}",
             hint='settings look like {"hostname": "agent-a"}',
         ) from error
 
 
 def names_identity(path: Path) -> bool:
-    """Whether a file of settings says where the identity is.
+    """Whether a settings file has the key ``identity``.
 
     Raises:
-        InvalidArgument: it cannot be read.
+        InvalidArgument: the file cannot be read.
     """
     return _object_of(path).get("identity") is not None
 
@@ -107,7 +107,8 @@ def _unknown(path: Path, key: str, kinds: Mapping[str, type]) -> InvalidArgument
 
 
 def _checked(path: Path, key: str, value: Any, kind: type) -> Any:
-    """The value, if it is of its kind. Old files have numbers and truths as text, too."""
+    """The value, if it has the right type. Numbers and booleans may be strings, as in files of
+    existing daemons."""
     is_fine = isinstance(value, str)
     if kind is bool:
         is_fine = isinstance(value, bool) or value in ("true", "false")
@@ -118,11 +119,13 @@ def _checked(path: Path, key: str, value: Any, kind: type) -> Any:
         is_fine = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
         value = texts
     if not is_fine:
-        names = {bool: "true or false", float: "a number", list: "a text or a list of texts"}
-        raise InvalidArgument(f"{path}: {key!r} must be {names.get(kind, 'a text')}, not {value!r}")
+        names = {bool: "true or false", float: "a number", list: "a string or a list of strings"}
+        raise InvalidArgument(
+            f"{path}: {key!r} must be {names.get(kind, 'a string')}, not {value!r}"
+        )
     return value
 
 
 def default_identity() -> Path:
-    """Where the background daemon keeps its identity unless told otherwise."""
+    """Default place of the identity of a daemon in the background."""
     return wellknown.home() / "identity.json"

@@ -16,7 +16,7 @@ from pilotstack.errors import InvalidArgument
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Bytes of an identity's file.
+#: Bytes of an identity file at most.
 _MAX_FILE = 64 << 10
 _SEED_LEN = 32
 _PRIVATE_LEN = 64
@@ -30,7 +30,7 @@ class Identity:
 
     @classmethod
     def generate(cls) -> Identity:
-        """A new one, kept nowhere."""
+        """A new key pair, which is not stored."""
         return cls(os.urandom(_SEED_LEN))
 
     @property
@@ -44,11 +44,10 @@ class Identity:
 
 
 def load_or_create(path: Path) -> Identity:
-    """The identity of a file; a missing file is made, readable by its owner alone.
+    """The identity in a file, which is created with mode 0600 if it is missing.
 
     Raises:
-        InvalidArgument: the file holds no identity, or cannot be read or written. It is left as it
-            is.
+        InvalidArgument: the file holds no identity, or cannot be read or written. It is unchanged.
     """
     try:
         return load(path)
@@ -57,17 +56,17 @@ def load_or_create(path: Path) -> Identity:
 
 
 def load(path: Path) -> Identity:
-    """The identity of a file.
+    """The identity in a file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        InvalidArgument: the file holds no identity, or cannot be read. It is left as it is.
+        InvalidArgument: the file holds no identity, or cannot be read. It is unchanged.
     """
     return decode(read(path), path)
 
 
 def read(path: Path) -> bytes:
-    """A file that holds a key.
+    """The content of an identity file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -82,16 +81,16 @@ def read(path: Path) -> bytes:
 
 
 def decode(text: bytes, path: Path) -> Identity:
-    """The identity that was read from ``path``.
+    """Parses the content of the identity file ``path``.
 
     Raises:
-        InvalidArgument: it is none.
+        InvalidArgument: it is malformed, or the private and public key do not match.
     """
     try:
         private = base64.b64decode(msgspec.json.decode(text)["private_key"], validate=True)
         identity = Identity(private[:_SEED_LEN])
         if len(private) != _PRIVATE_LEN or private[_SEED_LEN:] != identity.public_key:
-            raise ValueError("the key's halves do not belong together")
+            raise ValueError("private and public key do not match")
     except (msgspec.DecodeError, ValueError, KeyError, TypeError) as error:
         raise InvalidArgument(
             f"{path} holds no identity: {error}",
@@ -101,7 +100,7 @@ def decode(text: bytes, path: Path) -> Identity:
 
 
 def encode(identity: Identity, **more: object) -> bytes:
-    """What a file of this identity holds; existing daemons read past ``more``."""
+    """The content of an identity file. Existing daemons ignore members that they do not know."""
     public = identity.public_key
     return msgspec.json.encode(
         {
@@ -113,15 +112,15 @@ def encode(identity: Identity, **more: object) -> bytes:
 
 
 def write_new(path: Path, text: bytes) -> None:
-    """Makes a file that its owner alone can read; when this returns, it survives a crash.
+    """Creates an identity file of mode 0600; it is durable when this returns.
 
     Raises:
-        FileExistsError: there is one, which is left as it is.
-        InvalidArgument: it cannot be written.
+        FileExistsError: the file exists; it is unchanged.
+        InvalidArgument: the file cannot be written.
     """
     try:
         _paths.make_directories(path.parent)
-        # Never over an identity that somebody else made meanwhile.
+        # Never replaces an identity that another process has created meanwhile.
         _files.replace(path, [text], is_new=True)
     except FileExistsError:
         raise

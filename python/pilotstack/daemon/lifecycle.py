@@ -1,4 +1,4 @@
-"""Starting, finding and stopping a daemon that runs in the background."""
+"""Starts, finds and stops the daemon in the background."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 Value = str | bool | float | Path | tuple[str, ...] | None
 
 _ENTRY = "from pilotstack._entry import pilot_daemon; pilot_daemon()"
-#: Seconds for an orderly end, before the daemon is killed.
+#: Seconds for an orderly shutdown before the daemon is killed.
 _PATIENCE = 10.0
 _POLL = 0.05
-#: Seconds in which an interrupted start ends in order.
+#: The same for a daemon whose start was interrupted.
 _SHORT_PATIENCE = 5.0
-#: Bytes of the log that are looked through for the reason of an end.
+#: Bytes at the end of the log that are searched for the reason of a failed start.
 _MAX_LOG = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A daemon that serves."""
+    """A daemon that was started and serves."""
 
     pid: int
     log_file: Path
@@ -53,21 +53,21 @@ class Started:
 
 
 def pid_file() -> Path:
-    """Where the number of the background daemon stands."""
+    """The pid file of the daemon in the background."""
     return wellknown.home() / "pilot.pid"
 
 
 def log_file() -> Path:
-    """Where the background daemon logs."""
+    """The log of the daemon in the background."""
     return wellknown.home() / "pilot.log"
 
 
 def flags_of(options: Mapping[str, Value]) -> list[str]:
-    """The daemon's command line for what ``pilotctl daemon start`` was given. Where neither that,
-    the environment nor the file of settings names an identity, there is one in the home directory.
+    """The daemon's arguments for the options of ``pilotctl daemon start``. The identity is in the
+    home directory unless options, environment or settings file name one.
 
     Raises:
-        InvalidArgument: the file of settings makes no sense.
+        InvalidArgument: the settings file is malformed.
     """
     flags = []
     for name, value in options.items():
@@ -91,7 +91,7 @@ def flags_of(options: Mapping[str, Value]) -> list[str]:
 
 
 def warnings_of(ready: Mapping[str, Any]) -> list[str]:
-    """What whoever started the daemon should know, though it serves."""
+    """Problems of a daemon that serves all the same."""
     warnings = []
     if error := ready.get("hostname_error"):
         warnings.append(f"the node has no hostname: {error}")
@@ -105,8 +105,8 @@ def warnings_of(ready: Mapping[str, Any]) -> list[str]:
 
 
 def running_pid(socket: Path | None = None) -> int | None:
-    """The daemon's process: the one that holds the pid file, else the one that serves ``socket``
-    and is this user's, however it was started."""
+    """The daemon's process: the one that locks the pid file, else the process of this user that
+    serves ``socket``, however it was started."""
     found = pid_files.owner(pid_file())
     return found if found is not None or socket is None else _server(socket)
 
@@ -121,7 +121,7 @@ def _server(path: Path) -> int | None:
             return None
     if pid is None or uid != os.geteuid():
         return None
-    # It is the process that listened first; whoever inherited the socket is another one.
+    # The system names the process that called listen(); a child may have inherited the socket.
     with suppress(OSError):
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         if b"pilotstack" in command or b"pilot-daemon" in command:
@@ -133,9 +133,9 @@ def start(flags: list[str]) -> Started:
     """Starts a daemon in the background and waits until it serves.
 
     Raises:
-        AlreadyExists: one runs.
-        ConnectionFailed: it ended instead; the message says why.
-        InvalidArgument: nothing can be written where its log belongs.
+        AlreadyExists: a daemon runs already.
+        ConnectionFailed: the daemon ended instead; the message says why.
+        InvalidArgument: the log cannot be written.
     """
     if (pid := running_pid()) is not None:
         raise AlreadyExists(
@@ -155,7 +155,7 @@ def start(flags: list[str]) -> Started:
         with process.stdout:
             line = process.stdout.readline()
     except BaseException:
-        # Whoever interrupts the start wants no daemon.
+        # An interrupted start leaves no daemon behind.
         _end(process)
         raise
     if not line:
@@ -167,7 +167,7 @@ def start(flags: list[str]) -> Started:
 def _open_log() -> BinaryIO:
     try:
         _paths.make_home()
-        # A pipe without a reader is not waited for.
+        # O_NONBLOCK: opening a pipe without a reader must not block.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
         return open(os.open(log_file(), flags, 0o600), "ab")
     except PermissionDenied:
@@ -193,7 +193,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _report_of(line: str) -> tuple[str, str, str | None] | None:
-    """Code, message and hint, if a line is a server's last one."""
+    """Code, message and hint, if a line of the log is an error report."""
     with suppress(ValueError, KeyError, TypeError):
         report = json.loads(line)
         if report["status"] == "error":
@@ -206,9 +206,9 @@ def _explain(begin: int) -> ConnectionFailed:
         end = log.seek(0, os.SEEK_END)
         log.seek(max(begin, end - _MAX_LOG))
         lines = log.read().decode(errors="replace").strip().splitlines()
-    last = lines[-1] if lines else "it said nothing"
+    last = lines[-1] if lines else "its log is empty"
     code = hint = None
-    # Another daemon that starts at the same time may have logged after ours.
+    # A daemon that started at the same time may have logged after ours.
     if reports := list(filter(None, map(_report_of, lines))):
         code, last, hint = reports[-1]
     where = f"the log is in {log_file()}"
@@ -218,24 +218,24 @@ def _explain(begin: int) -> ConnectionFailed:
 
 
 def stop(socket: Path | None = None) -> tuple[int, bool]:
-    """Stops the daemon: the one of the pid file, else the one that serves ``socket``.
+    """Stops the daemon of the pid file, else the one that serves ``socket``.
 
     Returns:
-        Its process, and whether it had to be killed.
+        Its process id, and whether it had to be killed.
 
     Raises:
-        NotRunning: there is none.
+        NotRunning: no daemon runs.
     """
     pid = running_pid(socket)
     if pid is None:
         raise NotRunning("the daemon is not running", hint="start it with: pilotctl daemon start")
     is_forced = False
     with suppress(ProcessLookupError), _Process(pid) as process:
-        # The number may have become another process's since it was read.
+        # The process id may have been reused since it was read.
         if running_pid(socket) != pid:
             return pid, False
         process.signal(signal.SIGTERM)
-        # A stopped process takes the signal when it goes on.
+        # A stopped process handles SIGTERM only when it is continued.
         process.signal(signal.SIGCONT)
         deadline = time.monotonic() + _PATIENCE
         while not process.is_over():
@@ -247,7 +247,8 @@ def stop(socket: Path | None = None) -> tuple[int, bool]:
 
 
 class _Process:
-    """A process, not its number: where the system can tell the two apart."""
+    """A process by its pidfd where the system has those, so that a reused process id is not taken
+    for it."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -282,7 +283,7 @@ class _Process:
 
 
 def execute(flags: list[str]) -> None:
-    """Becomes a daemon: never returns."""
+    """Replaces this process by a daemon."""
     with suppress(OSError):
         _paths.make_home()
     os.execv(sys.executable, [*_command(), *flags])

@@ -19,12 +19,12 @@ from pilotstack.registry.protocol.names import check_hostname
 if TYPE_CHECKING:
     import anyio
 
-#: Characters of a token's file.
+#: Characters of a token file at most.
 _MAX_TOKEN = 4096
 
 
 def _read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    """Takes defaults from a JSON file whose keys are flag names."""
+    """Takes the defaults of flags from a settings file."""
     del parameter
     if path is not None:
         kinds = {p.name: kind_of(p) for p in context.command.params if p.name in _SETTINGS}
@@ -32,7 +32,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 
 
 def kind_of(parameter: click.Parameter) -> type:
-    """What a file of settings has for a flag."""
+    """The type of a flag's value in a settings file."""
     if parameter.multiple:
         return list
     if isinstance(parameter.type, click.FloatRange):
@@ -72,7 +72,7 @@ def daemon(
     from pilotstack.daemon.supervisor import Daemon
 
     _serving.configure_logging(log_level, log_format)
-    # A stream is a descriptor here.
+    # Each stream of a driver is a descriptor.
     _serving.raise_file_limit()
     if problem := hostname and check_hostname(hostname):
         raise InvalidArgument(problem, hint="choose another name with --hostname")
@@ -102,7 +102,7 @@ def _token(path: Path) -> str:
         raise InvalidArgument(f"cannot read the token in {path}: {error}") from error
 
 
-#: What a file of settings may hold.
+#: Keys of a settings file.
 _SETTINGS = {p.name for p in daemon.params if p.name not in {"config", "version"}}
 
 

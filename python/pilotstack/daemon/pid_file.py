@@ -1,5 +1,8 @@
-"""The background daemon's pid file. The daemon holds a lock on it while it lives, so that a number
-in a file that nobody locks means nothing, whatever process has that number now."""
+"""The pid file of the daemon in the background.
+
+The daemon locks it as long as it runs. A file that nobody locks is stale, whatever process has its
+number now.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from pilotstack import _paths
-from pilotstack.daemon.endpoint import lock_file
+from pilotstack.daemon.ipc_socket import lock_file
 from pilotstack.errors import AlreadyExists, InvalidArgument
 
 if TYPE_CHECKING:
@@ -18,17 +21,17 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _MAX_TEXT = 32
-#: How often a file that nobody seems to own is tried to lock, and the seconds between.
+#: Attempts to lock a file that no daemon owns, and seconds between them.
 _ATTEMPTS = 50
 _PAUSE = 0.02
 
 
 class PidFile:
-    """This process's number in a file that it locks; a context manager that removes it.
+    """Writes this process's id to a file and locks it; a context manager that removes the file.
 
     Raises:
-        AlreadyExists: a live daemon has it.
-        InvalidArgument: it cannot be written.
+        AlreadyExists: a running daemon has locked it.
+        InvalidArgument: the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,7 +72,7 @@ def _lock(path: Path) -> int:
         try:
             return lock_file(path)
         except BlockingIOError:
-            # Somebody may only look who has it.
+            # Another process may hold a shared lock for a moment, to look for an owner.
             if owner(path) is not None:
                 raise
             time.sleep(_PAUSE)
@@ -77,7 +80,7 @@ def _lock(path: Path) -> int:
 
 
 def owner(path: Path) -> int | None:
-    """The process that has the file locked, if there is one and it said who it is."""
+    """The process that has locked the file, if there is one and it has written its id."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

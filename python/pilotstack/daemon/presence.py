@@ -1,5 +1,5 @@
-"""Keeps a node registered: at the start, by heartbeats, and again whenever the registry has lost
-it, names somebody else by its id, or does not know where it is."""
+"""Keeps a node registered: at the start, by heartbeats, and again when the registry has lost it,
+has given its id to another node, or has an outdated endpoint."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Seconds for which a registry that does not answer is waited for at the start.
+#: Seconds at the start in which an unreachable registry is tried again.
 PATIENCE: Final = 15.0
-#: Seconds between attempts, at first and at most.
+#: Seconds between these attempts, at first and at most.
 _FIRST, _MOST = 0.1, 1.0
 #: Seconds between attempts to register again, at first.
 _AGAIN: Final = 0.25
@@ -49,11 +49,11 @@ class Presence:
         self._beaten = beaten
         self._wake = anyio.Event()
         self._is_due = False
-        #: Heartbeats in a row that no registry answered.
+        #: Consecutive heartbeats that no registry answered.
         self._failures = 0
 
     def renew(self) -> None:
-        """Registers again soon: what the registry knows of us is no longer right."""
+        """Registers again soon, because what the registry knows is outdated."""
         self._is_due = True
         self._wake.set()
 
@@ -107,7 +107,8 @@ class Presence:
             if self._failures == 1:
                 log.warning("heartbeat_failed", error=error.message)
         except PilotError as error:
-            # Unknown here, or somebody else by now: a registry that was emptied or restored.
+            # The registry was emptied or restored: it does not know the id, or has another key for
+            # it.
             log.warning("registration_lost", error=error.message)
             self._is_due = True
         else:

@@ -1,5 +1,6 @@
-"""Who talked to a node lately, kept beside its identity: after a restart, which usually comes with
-another port, it calls them, so that peers of older generations learn where it is now."""
+"""Peers that a node talked to lately, stored beside its identity. After a restart, which usually
+changes the UDP port, the node contacts them, so that peers of older generations learn its
+endpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Peers that are remembered.
+#: Peers that are remembered at most.
 MAX_PEERS: Final = 64
 _MAX_FILE: Final = 1 << 16
 _MAX_ID: Final = (1 << 32) - 2
@@ -31,10 +32,10 @@ def path_beside(identity: Path) -> Path:
 
 
 class RecentPeers:
-    """Peers of one node, those that came last at the end.
+    """The peers of one node, the latest last.
 
     Args:
-        path: where they are kept; ``None`` keeps nothing.
+        path: their file; ``None`` to store nothing.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -44,11 +45,11 @@ class RecentPeers:
 
     @property
     def ids(self) -> list[int]:
-        """Them."""
+        """Their ids."""
         return list(self._ids)
 
     def note(self, peers: Iterable[int]) -> None:
-        """These have a session now."""
+        """Adds peers that have a session now."""
         for peer in peers:
             if peer not in self._ids:
                 self._ids[peer] = None
@@ -56,7 +57,8 @@ class RecentPeers:
             del self._ids[peer]
 
     def save(self) -> None:
-        """Writes them if they changed. What cannot be written is a loss of comfort only."""
+        """Writes the file if the peers changed. A failure is logged; it only delays
+        reconnection."""
         if self._path is None or self._saved == self.ids:
             return
         temporary = self._path.with_name(f"{self._path.name}.tmp")
@@ -76,8 +78,8 @@ class RecentPeers:
         if self._path is None:
             return []
         try:
-            octets = _files.read_regular(self._path, _MAX_FILE)
-            found = msgspec.json.decode(octets)["peers"]
+            data = _files.read_regular(self._path, _MAX_FILE)
+            found = msgspec.json.decode(data)["peers"]
             return [peer for peer in found if type(peer) is int and 0 < peer <= _MAX_ID][
                 -MAX_PEERS:
             ]

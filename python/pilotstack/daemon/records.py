@@ -1,4 +1,4 @@
-"""What the registry said about nodes, remembered for as long as each use allows."""
+"""Cache of what the registry says about nodes; each use states how old a record may be."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
     from pilotstack.registry.client import Record, RegistryClient
 
-#: Nodes remembered.
+#: Records in the cache at most.
 MAX_RECORDS = 16_384
-#: Seconds in which one node is asked about once, whoever wants to know.
+#: Seconds between two requests about the same node.
 FLOOR = 0.25
-#: Seconds for which a record serves while no registry answers: tunnels outlive an outage.
+#: Seconds for which a record is used while no registry answers: tunnels outlive an outage.
 OUTAGE = 3600.0
-#: Seconds between attempts while the registry refuses our address for asking too much: others may
-#: share it, or have made us ask.
+#: Seconds between attempts while the registry throttles our IP address: others may share it, or
+#: have caused our requests.
 PAUSES = (0.5, 1.0, 2.0)
 
 _Table = OrderedDict[int, tuple[float, "Record"]]
 
 
 class Records:
-    """Records of one daemon. They are fetched by tasks of the control plane, never while a packet
-    waits in the IO thread.
+    """The records of one daemon. They are fetched by tasks of the control plane; the IO thread
+    never waits for them.
 
     Args:
         registry: whom to ask.
@@ -43,11 +43,11 @@ class Records:
 
     async def profile(self, node: int, max_age: float = FLOOR) -> Record:
         """Key, networks and visibility of a node, at most ``max_age`` seconds old unless no
-        registry answers. Who wants one younger than :data:`FLOOR` waits for the next turn.
+        registry answers. If ``max_age`` is below :data:`FLOOR`, this waits for the next request.
 
         Raises:
             NotFound: there is no such node.
-            ConnectionFailed: no registry answers, and nothing is remembered.
+            ConnectionFailed: no registry answers, and there is no record.
         """
         if max_age < FLOOR:
             await _turn(self._profiles, node)
@@ -56,9 +56,9 @@ class Records:
     async def resolved(self, node: int) -> Record:
         """As :meth:`profile`, with the endpoint if we may know it.
 
-        Never from memory while a registry answers: whoever asks saw another key than we knew, or
-        could not reach the node, and nobody tells us of a new key or a network that it joined.
-        Who asks again at once waits for the next turn.
+        Never from the cache while a registry answers: the caller has seen another key than the
+        cached one, or could not reach the node, and the registry pushes no changes. Repeated
+        requests wait until :data:`FLOOR` has passed.
         """
         await _turn(self._resolved, node)
         record = await self._find(self._resolved, self._registry.record, node, FLOOR)
@@ -66,13 +66,13 @@ class Records:
         return record
 
     def remembered(self, node: int) -> Record | None:
-        """What was last learned about a node, while that may serve for want of a registry."""
+        """The last record of a node, if it is young enough to be used during an outage."""
         rows = [table[node] for table in (self._profiles, self._resolved) if node in table]
         at, record = max(rows, key=lambda row: row[0], default=(0.0, None))
         return record if time.monotonic() - at < OUTAGE else None
 
     def forget(self, node: int) -> None:
-        """Asks anew next time: we may know more than before."""
+        """Drops the records of a node, because the registry may tell more now."""
         self._resolved.pop(node, None)
         self._profiles.pop(node, None)
 
@@ -107,7 +107,7 @@ async def _patiently(fetch: Callable[[int], Awaitable[Record]], node: int) -> Re
 
 
 async def _turn(table: _Table, node: int) -> None:
-    """Waits until the node may be asked about again."""
+    """Waits until :data:`FLOOR` has passed since the last request about the node."""
     if node in table:
         await anyio.sleep(max(0.0, table[node][0] + FLOOR - time.monotonic()))
 

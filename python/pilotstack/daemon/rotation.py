@@ -1,8 +1,8 @@
-"""Replacing the node's key so that a crash at any point leaves an identity that works.
+"""Key rotation that a crash at any point cannot break.
 
-The new key stands in a file beside the old one's, with the node's id, before the registry hears of
-it. Whichever key the registry then has is the right one: the new file replaces the old one, or is
-removed. Until that is known both stay, and the next start finds out.
+The new key is stored in a file beside the old one, with the node's id, before the registry is told.
+Which key the registry has then decides: the new file replaces the old one, or is removed. As long
+as that is unknown both are kept, and the next start finds out.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ log = _events.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A new key whose rotation may or may not have happened."""
+    """A new key that the registry may or may not have."""
 
     identity: Identity
     node_id: int
 
 
 class KeyFiles:
-    """The identity's file and, while a rotation is under way, that of the next identity.
+    """The identity file and, during a rotation, the file of the next identity.
 
     Args:
-        path: the identity's file; ``None`` for an identity that is kept in memory only.
+        path: the identity file; ``None`` to keep keys in memory only.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -51,10 +51,10 @@ class KeyFiles:
         return self._path and self._path.with_name(f"{self._path.name}.next")
 
     def pending(self) -> Pending | None:
-        """The next identity, if a rotation was begun and not settled.
+        """The next identity, if a rotation was begun and not completed.
 
         Raises:
-            InvalidArgument: its file makes no sense; it is left as it is.
+            InvalidArgument: its file is malformed; it is unchanged.
         """
         path = self._next
         if path is None:
@@ -68,15 +68,15 @@ class KeyFiles:
         if not node_id:
             raise InvalidArgument(
                 f"{path} does not say whose next key it holds",
-                hint="it was not written by a daemon of this make; move it away",
+                hint="another implementation wrote it; move it away",
             )
         return Pending(identity, node_id)
 
     def prepare(self, node_id: int) -> Identity:
-        """Makes the next identity, or gives the one whose rotation was not settled.
+        """Creates the next identity, or returns the one whose rotation was not completed.
 
         Raises:
-            InvalidArgument: it cannot be written.
+            InvalidArgument: its file cannot be written.
         """
         pending = self.pending()
         if pending is not None and pending.node_id == node_id:
@@ -90,14 +90,14 @@ class KeyFiles:
         return pending.identity
 
     def adopt(self) -> None:
-        """The next identity is the identity from now on."""
+        """Replaces the identity by the next one."""
         if self._path is not None and self._next is not None:
             self._next.replace(self._path)
             _files.sync_directory(self._path.parent)
         self._kept = None
 
     def discard(self) -> None:
-        """The next identity will not be used."""
+        """Removes the next identity."""
         if self._next is not None:
             self._next.unlink(missing_ok=True)
         self._kept = None
@@ -107,8 +107,8 @@ class Rotation:
     """Rotates one node's key.
 
     Args:
-        files: where keys are kept.
-        registry: signs with the identity in use, which this replaces.
+        files: stores keys.
+        registry: signs with the current identity, which this replaces.
     """
 
     def __init__(self, files: KeyFiles, registry: RegistryClient) -> None:
@@ -116,22 +116,22 @@ class Rotation:
         self._registry = registry
 
     async def rotate(self) -> tuple[Identity, Message]:
-        """Makes a new key and has the registry take it.
+        """Creates a new key and registers it.
 
         Returns:
             The new identity, which is in use now, and the registry's reply.
 
         Raises:
-            ConnectionFailed: whether the registry took the key is not known; the next attempt or
-                the next start will find out.
-            PilotError: the registry refuses, and the old key stays.
+            ConnectionFailed: it is unknown whether the registry has the new key; the next attempt
+                or the next start finds out.
+            PilotError: the registry refuses the key; the old one stays in use.
         """
         node_id = self._registry.node_id
         new = self._files.prepare(node_id)
         try:
             reply = await self._registry.rotate_key(new)
         except PilotError as error:
-            # The registry may have done it and only its reply was lost.
+            # The registry may have the new key if only its reply was lost.
             reply = await self._after(error, new)
         self._adopt(new)
         return new, reply
@@ -156,14 +156,14 @@ class Rotation:
         self._registry.signer = new
 
     async def settle(self, current: Identity, endpoint: str) -> Identity:
-        """Finds out which key is right after a rotation that was interrupted.
+        """Finds out which key the registry has after an interrupted rotation.
 
         Args:
-            current: the identity of the file.
-            endpoint: our endpoint, if registering is the only way to find out.
+            current: the identity in the file.
+            endpoint: our endpoint, in case that registering is the only way to find out.
 
         Returns:
-            The identity to go on with.
+            The identity to use.
 
         Raises:
             ConnectionFailed: the registry cannot be asked.
@@ -188,8 +188,9 @@ class Rotation:
         return pending.identity
 
     async def _owns(self, node_id: int, endpoint: str) -> bool:
-        """Whether the old key still gets the old id. The registry does not show a node that is
-        offline, but knows its key; a key that it does not know gets an id that nobody keeps."""
+        """Whether the old key still has the old id. The registry does not show nodes that are
+        offline, but a known key gets its old id when it registers. An unknown key gets a new id,
+        which is given back."""
         registration = await self._registry.register(endpoint)
         if registration.node_id == node_id:
             return True

@@ -1,8 +1,8 @@
-"""Whose key a stranger has: questions that others make us ask, apart from our own.
+"""Lookups of the keys of unknown peers that contact this node.
 
-They go over connections of their own, few at once, and what is learned is remembered apart, so
-that however many there are, our own dials wait behind none of them and lose nothing that we know.
-How many are asked per second is limited where they come from, in the core.
+Anybody can cause these lookups, so they are kept apart from our own: they use connections and a
+cache of their own, and few run at once. However many there are, our own dials do not wait for them.
+The core limits their rate.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Connections to the registry for questions about strangers; each is opened when it is needed.
+#: Connections to the registry for these lookups; each is opened when it is needed.
 LANES = 4
-#: Seconds for an answer, the wait for a connection included. The core forgets a question after 30.
+#: Seconds for a lookup, including the wait for a connection. The core gives up after 30.
 DEADLINE = 15.0
-#: Seconds without such questions after the registry refused one for want of allowance: what is left
-#: of that is for our own.
+#: Seconds without such lookups after the registry has throttled one: what is left of the allowance
+#: is for our own requests.
 QUIET = 5.0
-#: Seconds after which another connection is tried: one from an address that this host has lost
-#: answers nothing, and nothing tells so.
+#: Seconds after which a lookup is repeated on a new connection: one from an address that this host
+#: has lost hangs without an error.
 ATTEMPT = 3.0
 
 
 class Lookups(Protocol):
-    """The part of a registry's client that is needed here."""
+    """The part of the registry's client that is used here."""
 
     async def profile(self, node_id: int) -> Record:
         """A node as the registry shows it to everybody."""
@@ -52,9 +52,9 @@ class StrangerKeys:
 
     Args:
         clients: clients of the registry that nothing else uses.
-        own: what we know from questions of our own, for when no registry answers.
-        seen: is told each key that the registry names.
-        answer: takes the key, or ``None`` if there is none.
+        own: records of our own requests, for outages of the registry.
+        seen: called with each key that the registry names.
+        answer: called with the key, or ``None`` if there is none.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class StrangerKeys:
 
     @_serving.contained
     async def name(self, node: int) -> None:
-        """Asks the registry for a node's key and answers the core, whatever happens."""
+        """Looks up a node's key, and answers the core in any case."""
         key: bytes | None = None
         try:
             key = await self._find(node)
@@ -90,7 +90,7 @@ class StrangerKeys:
             with anyio.fail_after(DEADLINE):
                 key = await self._ask(node)
         except (ConnectionFailed, TimeoutError):
-            # A tunnel to somebody we know outlives an outage of the registry.
+            # A tunnel to a known peer outlives an outage of the registry.
             known = self._remembered(node)
             if known is None:
                 raise
@@ -104,7 +104,7 @@ class StrangerKeys:
     async def _ask(self, node: int) -> bytes:
         async with self._lanes:
             if time.monotonic() < self._quiet_until:
-                raise Throttled("no questions about strangers for a while")
+                raise Throttled("no lookups for unknown peers for a while")
             client = self._idle.pop()
             try:
                 with anyio.move_on_after(ATTEMPT):

@@ -17,10 +17,11 @@ from pilotstack._core import Core
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon import snapshot as snapshots
 from pilotstack.daemon.core_events import CoreEvents
-from pilotstack.daemon.endpoint import IpcSocket
+from pilotstack.daemon.ipc_socket import IpcSocket
 from pilotstack.daemon.names import Names
 from pilotstack.daemon.peers import PeerFinder
 from pilotstack.daemon.presence import Presence
+from pilotstack.daemon.public_endpoint import PublicEndpoint
 from pilotstack.daemon.recent_peers import RecentPeers
 from pilotstack.daemon.recent_peers import path_beside as recent_beside
 from pilotstack.daemon.records import Records
@@ -35,7 +36,6 @@ from pilotstack.daemon.verbs.node import Handshakes, NodeVerbs
 from pilotstack.daemon.verbs.routes import RouteVerbs
 from pilotstack.daemon.verbs.table import Table
 from pilotstack.daemon.verbs.trust import TrustVerbs
-from pilotstack.daemon.whereabouts import Whereabouts
 from pilotstack.errors import InternalError, InvalidArgument
 from pilotstack.ipc.answers import Relayed
 from pilotstack.registry.client import RegistryClient, parse_addresses
@@ -184,7 +184,7 @@ class Daemon:
             "address": str(state.address),
             "hostname": state.hostname,
             "socket": str(ipc.path),
-            "endpoint": running.whereabouts.endpoint,
+            "endpoint": running.public_endpoint.endpoint,
             "tunnel": _serving.join_address(*core.local_addr()),
             "pid": os.getpid(),
         }
@@ -211,7 +211,7 @@ class _Running:
         self._polls = _new_client(config, state)
         records = Records(self._registry)
         self._names = Names(self._registry)
-        self.whereabouts = Whereabouts(
+        self.public_endpoint = PublicEndpoint(
             core,
             config.beacon,
             config.endpoint,
@@ -236,7 +236,7 @@ class _Running:
             core,
             records,
             Rotation(KeyFiles(config.identity), self._registry),
-            lambda: self.whereabouts.endpoint,
+            lambda: self.public_endpoint.endpoint,
             self,
         )
         self._presence = Presence(
@@ -244,7 +244,7 @@ class _Running:
         )
         table = self._verbs(config, records, peers)
         self.events = CoreEvents(
-            core, peers, self._strangers, self._trust, Control(table), self.whereabouts.heard
+            core, peers, self._strangers, self._trust, Control(table), self.public_endpoint.heard
         )
         self._tasks: anyio.abc.TaskGroup
 
@@ -296,12 +296,14 @@ class _Running:
             ConnectionFailed: the registry does not answer.
         """
         tasks = self._tasks
-        tasks.start_soon(self.whereabouts.ask)
-        await self.whereabouts.find()
+        tasks.start_soon(self.public_endpoint.ask)
+        await self.public_endpoint.find()
         await self._presence.join()
-        log.info("registered", address=str(self._state.address), endpoint=self.whereabouts.endpoint)
+        log.info(
+            "registered", address=str(self._state.address), endpoint=self.public_endpoint.endpoint
+        )
         await tasks.start(self._trust.port.run, ipc.path)
-        tasks.start_soon(self.whereabouts.watch)
+        tasks.start_soon(self.public_endpoint.watch)
         tasks.start_soon(self._presence.keep)
         tasks.start_soon(self._inbox.run)
         tasks.start_soon(self._keep_networks)

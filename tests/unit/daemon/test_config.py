@@ -76,7 +76,7 @@ def test_values_as_old_files_have_them(path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{", '"x"', "[" * 10_000])
 def test_text_that_is_no_object_is_refused(text: str, path: Path) -> None:
     path.write_text(text)
-    with pytest.raises(InvalidArgument, match="no JSON object"):
+    with pytest.raises(InvalidArgument, match="not a JSON object"):
         read_file(path, KINDS)
 
 

@@ -1,4 +1,4 @@
-"""Where a node's datagrams come from: its public endpoint, found and kept up to date."""
+"""Finds the public endpoint of a node, where its datagrams come from, and keeps it up to date."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Seconds to wait for a beacon before registering without it; it is asked on and on meanwhile.
+#: Seconds to wait for a beacon before registering without its answer. It is asked on meanwhile.
 DISCOVERY: Final = 2.0
-#: Seconds for the answer of one of the beacon's addresses, which the core asks several times in
-#: that time; before a name that cannot be resolved is looked up again; and the most of either.
+#: Seconds for the answer of one address of the beacon, which the core asks several times meanwhile;
+#: seconds before a failed lookup of its name is repeated; and the maximum of both.
 _ANSWER, _RESOLVE_AGAIN, _MOST = 2.0, 0.25, 15.0
-#: Rounds at the first pace.
+#: Rounds before these intervals grow.
 _FAST: Final = 4
-#: Seconds between questions to a beacon that answers.
+#: Seconds between requests to a beacon that answers.
 INTERVAL: Final = 25.0
-#: Seconds for a name to be resolved.
+#: Seconds for a name lookup.
 _RESOLVING: Final = 5.0
-#: Seconds between looks at this host's addresses while they change all the time.
+#: Seconds between two checks of this host's addresses, however often they change.
 _BETWEEN_LOOKS: Final = 0.5
 
 
 def pause_after(failures: int, first: float) -> float:
-    """Seconds of a round that comes after so many that brought nothing."""
+    """Seconds of a round after ``failures`` failed ones."""
     return min(first * 2.0 ** max(0, failures - _FAST + 1), _MOST)
 
 
-class Whereabouts:
-    """Finds one node's endpoint.
+class PublicEndpoint:
+    """Finds the endpoint of one node.
 
     Args:
         core: asks beacons.
         beacon: ``host:port``, or empty.
         fixed: the endpoint, if the operator knows it.
-        registry: the host that is registered with; which address of ours leads there is the next
-            best thing to a beacon's answer.
-        changed: called when the endpoint is another one than before, or may lead elsewhere.
+        registry: host of the registry. Without a beacon, the source address of datagrams to it is
+            the endpoint.
+        changed: called when the endpoint has changed, or may be reached in another way.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Whereabouts:
         self._sources: tuple[str, ...] = ()
 
     async def find(self) -> str:
-        """The endpoint to register at the start; it may be a guess until the beacon answers."""
+        """The endpoint to register at the start: a guess if the beacon has not answered."""
         if self._beacon is not None:
             with anyio.move_on_after(DISCOVERY):
                 await self._is_known.wait()
@@ -84,7 +84,7 @@ class Whereabouts:
         return self.endpoint
 
     def heard(self, endpoint: str) -> None:
-        """A beacon says where our datagrams come from."""
+        """Takes the endpoint that a beacon saw."""
         host, port = _serving.split_address(endpoint)
         endpoint = _serving.join_address(_resolving.canonical(host), port)
         self._answered.set()
@@ -103,7 +103,7 @@ class Whereabouts:
 
     @_serving.endless
     async def ask(self) -> None:
-        """Asks the beacon until cancelled, for the first time at once."""
+        """Asks the beacon at once, and regularly until cancelled."""
         if self._beacon is None:
             await anyio.sleep_forever()
             return
@@ -125,8 +125,8 @@ class Whereabouts:
                 self._use(await self._local())
 
     async def _ask_once(self, failures: int) -> bool:
-        """One round of questions to one address. The name is resolved each time, since it may lead
-        elsewhere by now."""
+        """One round of requests to one address of the beacon. Its name is looked up each time,
+        because it may have moved."""
         addresses = await self._addresses()
         if addresses:
             assert self._beacon is not None, "only asked if there is one"
@@ -154,13 +154,13 @@ class Whereabouts:
 
     @_serving.endless
     async def watch(self) -> None:
-        """Notices until cancelled that this host's addresses change."""
+        """Watches this host's addresses until cancelled."""
         with AddressWatch() as watch:
             while True:
                 await watch.wait()
                 before = self._sources
                 await self._look()
-                # Without any route nothing can be told to anybody, so the next change counts.
+                # Without a route there is nothing to do until the next change.
                 if self._sources and self._sources != before:
                     await self._on_other_address()
                 elif not self._sources:
@@ -168,7 +168,7 @@ class Whereabouts:
                 await anyio.sleep(_BETWEEN_LOOKS)
 
     async def _look(self) -> None:
-        """Which addresses of ours lead to those that we must reach."""
+        """Notes the source addresses of datagrams to the registry and the beacon."""
         targets = [*await _found(self._registry()), *await self._addresses()]
         sources = (_resolving.source_towards(address) for address in targets)
         self._sources = tuple(sorted({source for source in sources if source}))
@@ -185,7 +185,7 @@ class Whereabouts:
         self._again.set()
 
     async def _local(self) -> str:
-        """Our endpoint as far as this host knows, or an empty text."""
+        """Our endpoint as this host sees it; empty without a route."""
         host, port = self._bound
         if not ipaddress.ip_address(host).is_unspecified:
             return _serving.join_address(host, port)

@@ -13,7 +13,7 @@ import pytest
 
 from pilotstack import _paths
 from pilotstack.daemon import pid_file
-from pilotstack.daemon.endpoint import IpcSocket, lock_file
+from pilotstack.daemon.ipc_socket import IpcSocket, lock_file
 from pilotstack.daemon.pid_file import PidFile
 from pilotstack.errors import AlreadyExists, InvalidArgument, PermissionDenied
 

@@ -1,4 +1,4 @@
-"""The daemon's Unix socket: private from the start, taken over when stale, never when live."""
+"""The daemon's Unix socket: created with mode 0600, replacing a stale one, never a live one."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class IpcSocket:
     """A listening socket of mode 0600 at a path; a context manager that removes it.
 
     Args:
-        path: where; ``None`` for the default place, which is made if it is missing, and to which
-            the path that existing programs look at leads then, if nobody else has that.
+        path: of the socket; ``None`` for the default place, whose directory is created if it is
+            missing, and to which ``/tmp/pilot.sock`` is linked if that name is free.
 
     Raises:
-        AlreadyExists: another daemon serves the path, or something that is no stale socket of this
-            user is there.
-        InvalidArgument: the path cannot be used.
-        PermissionDenied: somebody else prepared the default place.
+        AlreadyExists: another daemon serves the path, or it is something else than a stale socket
+            of this user.
+        InvalidArgument: no socket can be created there.
+        PermissionDenied: another user has made the default place.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -72,8 +72,8 @@ class IpcSocket:
         )
 
     def _refuse_live(self) -> None:
-        """A daemon of another make holds no lock of ours, but answers. What is no socket, or is
-        not ours, is nothing to replace."""
+        """Refuses a path that is in use. Other implementations hold no lock, so the socket is
+        tried; files that are no socket of this user are never replaced."""
         try:
             status = self.path.lstat()
         except FileNotFoundError:
@@ -84,7 +84,7 @@ class IpcSocket:
                 f"{self.path} is there and no socket of this user", hint=_ANOTHER_PATH
             )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            # A daemon that hangs answers no better later.
+            # A daemon that hangs still owns its socket.
             probe.settimeout(1.0)
             try:
                 with _paths.socket_address(self.path) as address:
@@ -104,7 +104,7 @@ class IpcSocket:
                     listener.bind(address)
                 staged.chmod(0o600)
                 listener.listen(_BACKLOG)
-                # Whoever connects has to be able to name it as well.
+                # Clients must be able to connect to the path as well.
                 with _paths.socket_address(self.path):
                     staged.replace(self.path)
         except BaseException:
@@ -113,7 +113,8 @@ class IpcSocket:
         return listener
 
     def _make_link(self) -> None:
-        """Existing programs look in /tmp. Whoever else is there stays there."""
+        """Links ``/tmp/pilot.sock``, where existing programs look, unless another user has that
+        name."""
         common = _paths.COMMON_SOCKET
         with suppress(OSError):
             if common.is_symlink() and common.lstat().st_uid == os.geteuid():
@@ -148,12 +149,12 @@ class IpcSocket:
 
 
 def lock_file(path: Path) -> int:
-    """Opens a file that only one process has at a time; made if it is missing. Whoever has it
-    may remove it.
+    """Opens and locks a file, which is created if it is missing. The owner of the lock may remove
+    the file.
 
     Raises:
-        BlockingIOError: another process has it.
-        OSError: it cannot be made, or is a symbolic link.
+        BlockingIOError: another process holds the lock.
+        OSError: the file cannot be created, or is a symbolic link.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
@@ -166,5 +167,5 @@ def lock_file(path: Path) -> int:
         except BaseException:
             os.close(lock)
             raise
-        # Its last owner removed it between the two calls.
+        # The last owner removed the file between the two calls.
         os.close(lock)

@@ -9,8 +9,8 @@ import anyio.lowlevel
 import pytest
 
 from pilotstack import _resolving
-from pilotstack.daemon import whereabouts
-from pilotstack.daemon.whereabouts import Whereabouts, pause_after
+from pilotstack.daemon import public_endpoint
+from pilotstack.daemon.public_endpoint import PublicEndpoint, pause_after
 
 if TYPE_CHECKING:
     from pilotstack._core import Core
@@ -55,16 +55,16 @@ class Host:
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     for name in ("_ANSWER", "_RESOLVE_AGAIN", "_MOST", "DISCOVERY", "_BETWEEN_LOOKS"):
-        monkeypatch.setattr(whereabouts, name, 0.001)
+        monkeypatch.setattr(public_endpoint, name, 0.001)
     host = Host(monkeypatch)
     host.names["registry"] = ["10.0.0.1"]
     host.sources["10.0.0.1"] = "10.0.0.2"
     return host
 
 
-def make(core: FakeCore, beacon: str, changes: list[str], fixed: str = "") -> Whereabouts:
+def make(core: FakeCore, beacon: str, changes: list[str], fixed: str = "") -> PublicEndpoint:
     changed = lambda: changes.append("changed")  # noqa: E731
-    return Whereabouts(cast("Core", core), beacon, fixed, lambda: "registry", changed)
+    return PublicEndpoint(cast("Core", core), beacon, fixed, lambda: "registry", changed)
 
 
 async def until(condition: object) -> None:
@@ -173,7 +173,7 @@ async def test_another_address_is_told_to_peers_and_registry(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = FakeWatch()
-    monkeypatch.setattr(whereabouts, "AddressWatch", lambda: watch)
+    monkeypatch.setattr(public_endpoint, "AddressWatch", lambda: watch)
     changes: list[str] = []
     core = FakeCore()
     place = make(core, "", changes)
@@ -199,7 +199,7 @@ async def test_after_a_move_the_beacon_is_asked_at_once_and_not_waited_for(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = FakeWatch()
-    monkeypatch.setattr(whereabouts, "AddressWatch", lambda: watch)
+    monkeypatch.setattr(public_endpoint, "AddressWatch", lambda: watch)
     host.names["beacon"] = ["192.0.2.1"]
     host.sources["192.0.2.1"] = "10.0.0.2"
     changes: list[str] = []
