@@ -1,7 +1,7 @@
 """Entry points of the package's commands.
 
-Each imports its command after an interruption became quiet and with the garbage collector off,
-because nothing that is imported becomes garbage.
+Each disables tracebacks for Ctrl-C before it imports its command, and the garbage collector, which
+would find nothing among imported modules.
 """
 
 from __future__ import annotations

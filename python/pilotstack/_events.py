@@ -44,15 +44,15 @@ class EventLog:
         self._logger = logging.getLogger(name)
 
     def debug(self, event: str, **members: object) -> None:
-        """Logs what helps to find a defect."""
+        """Logs a detail for debugging."""
         self._log(logging.DEBUG, event, members)
 
     def info(self, event: str, **members: object) -> None:
-        """Logs what an operator wants to know."""
+        """Logs a change of state."""
         self._log(logging.INFO, event, members)
 
     def warning(self, event: str, **members: object) -> None:
-        """Logs what an operator should look at."""
+        """Logs a problem that an operator should look at."""
         self._log(logging.WARNING, event, members)
 
     def error(

@@ -1,4 +1,4 @@
-"""What Ctrl-C does to a command while it is still importing, or has ended already."""
+"""SIGINT before a command handles it, and after it has ended."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import signal
 
 
 def end_process() -> None:
-    """SIGINT ends the process as it ends any program, without a traceback, unless it is ignored."""
+    """Gives SIGINT its default action, which ends the process without a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def raise_exception() -> None:
-    """SIGINT raises :exc:`KeyboardInterrupt` again."""
+    """Lets SIGINT raise :exc:`KeyboardInterrupt` again."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)

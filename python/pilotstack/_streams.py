@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody reads a stream as it comes."""
+    """Whether a stream is a terminal."""
     try:
         return stream is not None and stream.isatty()
     except (OSError, ValueError):
@@ -18,7 +18,8 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def occupy_standard_descriptors() -> None:
-    """Whatever is opened later must not get the number of a closed stderr, and its lines."""
+    """Opens /dev/null for closed standard descriptors, so that no file opened later gets the number
+    of stderr, and its lines."""
     for fd in range(3):
         try:
             os.fstat(fd)

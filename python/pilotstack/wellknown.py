@@ -1,4 +1,4 @@
-"""Numbers and paths that everybody knows. Importing this costs nothing."""
+"""Well-known ports and addresses, default paths and the version. It imports nothing at the top."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def home() -> Path:
     return _paths.home()
 
 
-#: This host's registry and beacon, which programs look for unless they are told of others.
+#: Default registry and beacon: on this host.
 LOCAL_REGISTRY = f"127.0.0.1:{REGISTRY_PORT}"
 LOCAL_BEACON = f"127.0.0.1:{BEACON_PORT}"

@@ -1,4 +1,4 @@
-"""What every command shares: global options, the daemon's session, errors."""
+"""Decorators and helpers of commands: global options, running them, targets."""
 
 from __future__ import annotations
 
@@ -55,10 +55,11 @@ registry_options = _flags.registry_options(expose_value=False, callback=_keep)
 
 
 class Group(_commands.Group):
-    """A group of commands: without one, people see its help and programs an error."""
+    """A group of commands. Without a subcommand it prints help for people, an error for
+    programs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does, but for a program."""
+        """Reads the arguments of the group."""
         if not args:
             if ctx.ensure_object(Settings).output.is_json:
                 raise click.UsageError("a command is missing", ctx)
@@ -68,7 +69,7 @@ class Group(_commands.Group):
 
 
 def reported(function: Callable[Concatenate[Settings, P], None]) -> Callable[P, None]:
-    """Runs a command; an error of ours is printed and ends it with the status of its code."""
+    """Decorates a command: a :exc:`PilotError` is printed and decides the exit status."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -84,10 +85,10 @@ def reported(function: Callable[Concatenate[Settings, P], None]) -> Callable[P, 
 def asynchronous(
     function: Callable[Concatenate[Settings, P], Coroutine[Any, Any, None]],
 ) -> Callable[P, None]:
-    """As :func:`reported`, for a coroutine."""
+    """Decorates a coroutine as :func:`reported` does a function."""
 
     def run(settings: Settings, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        # Commands that need no event loop do without the time that importing one takes.
+        # Imported here so that commands without an event loop start faster.
         import anyio
 
         async def main() -> None:
@@ -124,7 +125,7 @@ def split_target(target: str, port: int | None, default: int | None = None) -> t
     """Host and port of ``HOST PORT`` or ``HOST:PORT``.
 
     Raises:
-        InvalidArgument: there is no port, or there are two.
+        InvalidArgument: no port is given, or two are.
     """
     try:
         parse_target(target)

@@ -1,4 +1,4 @@
-"""``pilotctl demo``: a whole network on this machine, from nothing to nothing."""
+"""``pilotctl demo``: a network on this machine that is set up, used and removed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _TRANSFER_PORT = 1001
 _NEWS_PORT = 1000
-#: Seconds for what crosses two daemons.
+#: Seconds for anything that passes two daemons.
 _PATIENCE = 30.0
 _LOOK_AGAIN = 0.01
 _TRANSFER = 64 * 1_000_000
@@ -36,7 +36,7 @@ _PAGE = b"<h1>Hello from an agent</h1>\n"
 
 
 class Demo:
-    """The steps and what they found."""
+    """Reports the steps, and collects their results."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -91,14 +91,14 @@ async def _steps(network: Network, run: Demo) -> None:
 
 
 async def show_info(client: Driver, server: Driver, run: Demo) -> None:
-    """What a node knows about itself."""
+    """Shows a node's state."""
     del server
     info = await client.info()
     run.done("info", f"node {info.node_id}, key {info.public_key[:16]}\u2026", node_id=info.node_id)
 
 
 async def trust(client: Driver, server: Driver, run: Demo) -> None:
-    """A private node lets in whom it trusts, and nobody else."""
+    """Shows that a private node admits only nodes that it trusts."""
     try:
         await client.dial(f"agent-b:{wellknown.ECHO_PORT}", timeout=5)
     except PilotError:
@@ -122,7 +122,7 @@ async def trust(client: Driver, server: Driver, run: Demo) -> None:
 
 
 async def _request_of(node: int, driver: Driver) -> PendingHandshake:
-    """The request that the registry pushes to a private node."""
+    """Waits for a request for trust, which the registry pushes to a private node."""
     give_up_at = time.monotonic() + _PATIENCE
     while time.monotonic() < give_up_at:
         for row in await driver.pending():
@@ -133,7 +133,7 @@ async def _request_of(node: int, driver: Driver) -> PendingHandshake:
 
 
 async def ping(client: Driver, server: Driver, run: Demo) -> None:
-    """Round trips through the tunnel."""
+    """Measures round trips through the tunnel."""
     del server
     times = []
     async with await client.dial(f"agent-b:{wellknown.ECHO_PORT}", no_delay=True) as stream:
@@ -147,7 +147,7 @@ async def ping(client: Driver, server: Driver, run: Demo) -> None:
 
 
 async def serve_http(client: Driver, server: Driver, run: Demo) -> None:
-    """An agent's web page, fetched through the overlay."""
+    """Fetches an agent's web page through the overlay."""
     async with (
         await server.listen(wellknown.HTTP_PORT) as listener,
         anyio.create_task_group() as tasks,
@@ -178,7 +178,7 @@ async def _answer_http(stream: Stream) -> None:
 
 
 async def transfer(client: Driver, server: Driver, run: Demo) -> None:
-    """64 MB with a checksum."""
+    """Sends 64 MB with a checksum."""
     received = hashlib.sha256()
     sent = hashlib.sha256()
     begin = time.perf_counter()
@@ -216,7 +216,7 @@ async def transfer(client: Driver, server: Driver, run: Demo) -> None:
 
 
 async def share_network(owner: Driver, member: Driver, other: Driver, run: Demo) -> None:
-    """A network with a token: its members reach each other, and one datagram reaches them all."""
+    """Makes a network with a token, whose members reach each other, and broadcasts to them."""
     token = secrets.token_urlsafe(16)
     network = await owner.create_network("demo", join_rule="token", token=token)
     for driver in (member, other):

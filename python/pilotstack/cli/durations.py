@@ -12,17 +12,17 @@ _SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
-    """Seconds as a float."""
+    """Click's type of durations; the value is a float in seconds."""
 
     name = "duration"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Reads the text."""
+        """Parses the text."""
         if isinstance(value, float | int):
             return float(value)
         match = _DURATION.fullmatch(value)
         if match is None or float(match[1]) <= 0:
-            self.fail(f"{value!r} is no duration; write 500ms, 30s, 2m or seconds", param, ctx)
+            self.fail(f"{value!r} is not a duration; write 500ms, 30s, 2m or seconds", param, ctx)
         return float(match[1]) * _SECONDS[match[2]]

@@ -117,7 +117,7 @@ def _recover(
 ) -> KeyRecovered:
     import anyio
 
-    # Before the registry is asked, or a crash could leave the node with a key that nobody has.
+    # Stored before the registry is asked: after a crash nobody would have the new key otherwise.
     new, is_new = _identity_of(path)
 
     async def ask() -> KeyRecovered:

@@ -74,7 +74,7 @@ def _ask(settings: Settings, request: Request[A]) -> A:
 
 
 def _ask_of(settings: Settings, target: str, request: Callable[[int], Request[A]]) -> tuple[int, A]:
-    """Asks something of a network; gives its id, too."""
+    """Makes a request about a network; returns the network's id and the answer."""
     with settings.session() as session:
         network_id = _find_network(session, target)
         return network_id, session.ask(request(network_id))
@@ -83,7 +83,7 @@ def _ask_of(settings: Settings, target: str, request: Callable[[int], Request[A]
 def _ask_about(
     settings: Settings, target: str, node: str, request: Callable[[int, int], Request[A]]
 ) -> A:
-    """Asks something about a node in a network."""
+    """Makes a request about a node in a network."""
     with settings.session() as session:
         network_id = _find_network(session, target)
         return session.ask(request(network_id, address_of(session, node).node))

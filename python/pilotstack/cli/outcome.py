@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and its failure as it is told."""
+"""Errors of commands: as they are printed, and as exit status."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from pilotstack.cli.settings import Settings
     from pilotstack.cli.text import Data
 
-#: What daemons of either older generation answer to a request that they do not know.
+#: Parts of what older daemons answer to unknown requests.
 _UNKNOWN_VERBS = ("unknown command", "unknown sub-command", "unknown subcommand")
 
 
 class Incomplete(Exception):
-    """A command failed after it had found something.
+    """A command failed after it had results.
 
     Args:
-        failure: why.
-        data: what it found, in the shape of a success.
+        failure: the error.
+        data: the results, in the form of a success.
     """
 
     def __init__(self, failure: PilotError, data: Data) -> None:
@@ -38,10 +38,10 @@ class Incomplete(Exception):
 
 
 def status_of(settings: Settings, command: Callable[[], None]) -> int:
-    """Runs a command; an error of ours is printed. Returns the exit status.
+    """Runs a command, prints its error if it fails, and returns the exit status.
 
     Raises:
-        BrokenPipeError: whoever read our output has seen enough.
+        BrokenPipeError: the reader of stdout has gone.
     """
     try:
         command()
@@ -78,5 +78,5 @@ def _failure(error: Exception) -> PilotError:
 
 
 def unexpected(error: BaseException) -> InternalError:
-    """An error that no command should end with."""
+    """The error for an unexpected exception."""
     return InternalError(str(error) or type(error).__name__)

@@ -1,8 +1,7 @@
 """The only printer of ``pilotctl``: JSON for programs, tables and colours for people.
 
-The tables are in :mod:`pilotstack.cli.screen`, which is imported when there is something to show.
-Whatever is printed may come from a stranger: names, versions, reasons, data. So no text is taken
-for markup, and control characters are shown as escapes.
+Tables are in :mod:`pilotstack.cli.screen`, which is imported only when it is needed. Texts may come
+from strangers (names, reasons, data): none is parsed as markup, and control characters are escaped.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from pilotstack.cli.screen import Screen
     from pilotstack.errors import PilotError
 
-#: Exit status by the ``code`` of a failure; 1 for all others. See docs/reference/pilotctl.md.
+#: Exit status for the ``code`` of a failure; 1 for others. See docs/reference/pilotctl.md.
 EXIT_STATUS = {
     "invalid_argument": 2,
     "not_found": 3,
@@ -44,7 +43,7 @@ def exit_status(code: str) -> int:
 
 
 class Output:
-    """Prints results in one of two forms.
+    """Prints results as JSON or for people.
 
     Args:
         is_json: ``None`` means JSON unless stdout is a terminal.
@@ -70,7 +69,7 @@ class Output:
     def success(
         self, result: Data | msgspec.Struct, render: Callable[[Screen], None] | None = None
     ) -> None:
-        """The result of a command; ``render`` shows it to people."""
+        """Prints the result of a command; ``render`` does it for people."""
         data = members_of(result)
         if self.is_json:
             self._line({"data": data, "status": "ok"})
@@ -80,29 +79,29 @@ class Output:
             self.screen.fields(data)
 
     def line(self, data: Data, text: str) -> None:
-        """One of many results, as it comes."""
+        """Prints one of many results as soon as it is there."""
         if self.is_json:
             self._line(data)
         else:
             self.screen.print(text)
 
     def step(self, text: str) -> None:
-        """Something on the way to the result, for people."""
+        """Prints progress for people."""
         if not self.is_json:
             self.screen.print(text)
 
     def failure(self, error: PilotError, data: Data | None = None) -> None:
-        """Why a command failed: for programs as JSON on stdout, for people on stderr.
+        """Prints why a command failed: as JSON on stdout, or for people on stderr.
 
         Args:
-            data: what the command found before it failed.
+            data: results before the failure.
         """
         self.report(error.code, error.message, error.hint, data)
 
     def report(
         self, code: str, message: str, hint: str | None = None, data: Data | None = None
     ) -> None:
-        """As :meth:`failure`, for what is no error of the package."""
+        """As :meth:`failure`, for other errors than :exc:`PilotError`."""
         if self.is_json:
             report: dict[str, Any] = {"code": code, "message": message, "status": "error"}
             report |= {"hint": hint} if hint else {}
@@ -119,7 +118,7 @@ class Output:
 
 
 def moment(unix: float) -> str:
-    """A time for people, in UTC."""
+    """A Unix time as text, in UTC."""
     from datetime import UTC, datetime
 
     return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S")

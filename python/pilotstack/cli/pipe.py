@@ -1,4 +1,4 @@
-"""Streams on the command line: joined to stdin and stdout, or read to the end of an answer."""
+"""Streams on the command line: connected to stdin and stdout, or read until an answer ends."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pilotstack.client import Driver, Stream
 
 _CHUNK = 1 << 18
-#: Seconds for which stdin may be silent after the peer finished, or an answer after its beginning.
+#: Seconds of silence after which stdin is over once the peer has finished, or an answer that began.
 _SILENCE = 1.0
-#: State, as daemons show it, of a connection that has sent no FIN.
+#: State of a connection that has sent no FIN, as daemons show it.
 _ESTABLISHED = "ESTABLISHED"
 
 
 async def read_all(stream: Stream) -> bytes:
-    """Everything that the peer sends before its FIN."""
+    """Reads until the peer's FIN."""
     chunks = []
     with suppress(anyio.EndOfStream):
         while True:
@@ -33,10 +33,10 @@ async def read_all(stream: Stream) -> bytes:
 
 
 async def answer(driver: Driver, stream: Stream) -> bytes:
-    """Finishes our side and reads the peer's answer to its end.
+    """Sends our FIN and reads the peer's answer.
 
-    Daemons of the older generations have no half-close: the FIN waits until the stream is closed,
-    so such a peer may never finish by itself. Its answer ends when it pauses.
+    Older daemons have no half-close: they send the FIN when the stream is closed, so a peer that
+    waits for it never finishes. There the answer ends with a pause.
     """
     if stream.has_half_close:
         await stream.send_eof()
@@ -53,7 +53,7 @@ async def answer(driver: Driver, stream: Stream) -> bytes:
 
 
 async def _is_finished(driver: Driver, stream: Stream) -> bool:
-    """Whether our FIN went out."""
+    """Whether our FIN was sent."""
     if not stream.has_half_close:
         return False
     states = {row.id: row.state for row in await driver.connections()}
@@ -63,10 +63,10 @@ async def _is_finished(driver: Driver, stream: Stream) -> bool:
 async def join(stream: Stream, *, is_raw: bool) -> None:
     """Copies stdin to the stream and the stream to stdout until the peer finishes.
 
-    What stdin still holds then is sent, unless it is a terminal.
+    The rest of stdin is still sent then, unless it is a terminal.
 
     Args:
-        is_raw: bytes go to stdout as they are; else control characters are escaped.
+        is_raw: copy bytes unchanged; otherwise control characters are escaped.
     """
     has_peer_finished = False
 
@@ -88,11 +88,11 @@ async def join(stream: Stream, *, is_raw: bool) -> None:
 
 
 async def _read_in() -> bytes:
-    """What can be read from stdin; nothing at its end, or when it is closed."""
+    """Reads from stdin; returns nothing at its end, or if it is closed."""
     if sys.stdin is None:
         return b""
     fd = sys.stdin.fileno()
-    # Files are always ready and cannot be waited for.
+    # Regular files are always readable, and epoll refuses them.
     with suppress(PermissionError):
         await anyio.wait_readable(fd)
     try:

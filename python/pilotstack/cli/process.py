@@ -1,4 +1,4 @@
-"""The process around a command: closed streams, output that nobody takes, interruptions."""
+"""The process of a command: closed standard streams, failed output, interrupts, exit status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-#: What a shell reports of a program that SIGPIPE ended.
+#: Status that a shell reports for a program that SIGPIPE ended.
 _PIPE_CLOSED = 141
 
 
@@ -26,20 +26,20 @@ def run(command: Callable[[], int]) -> NoReturn:
         status = command()
         sys.stdout.flush()
     except (OSError, OutputFailed) as error:
-        # Nothing may be written at exit either.
+        # What is still buffered must not be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = _without_output(error.__cause__ or error)
     with suppress(OSError, ValueError):
         sys.stderr.flush()
-    # Taking the interpreter apart takes longer than most commands, and nothing is left to be done.
+    # Shutting the interpreter down would take longer than most commands.
     os._exit(status)
 
 
 def guarded(output: Output, command: Callable[[], int]) -> int:
-    """The status of a command that may be interrupted, or be defective.
+    """The exit status of a command, also if it is interrupted or raises an unexpected exception.
 
     Raises:
-        BrokenPipeError, OutputFailed: stdout takes nothing.
+        BrokenPipeError, OutputFailed: writing to stdout failed.
     """
     _interrupts.raise_exception()
     try:
@@ -47,7 +47,7 @@ def guarded(output: Output, command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         output.report("interrupted", "interrupted")
         sys.stderr.flush()
-        # A thread may still wait for somebody to read our output.
+        # A thread may be blocked in a write to a pipe that nobody reads.
         os._exit(exit_status("interrupted"))
     except (BrokenPipeError, OutputFailed):
         raise
@@ -67,13 +67,13 @@ def _without_output(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         return _PIPE_CLOSED
     reason = getattr(error, "strerror", None) or error
-    # Nobody reads JSON where nothing can be written.
+    # Stdout does not work, so not JSON.
     Output(is_json=False).report("internal", f"cannot write the output: {reason}")
     return exit_status("internal")
 
 
 def _replace_closed_streams() -> None:
-    """What was closed by whoever started this takes everything and keeps nothing."""
+    """Opens /dev/null for standard streams that were closed at the start."""
     _streams.occupy_standard_descriptors()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:

@@ -1,6 +1,8 @@
-"""Commands without arguments of their own, whose JSON programs ask for again and again: they run
-without click, whose import takes longer than their answer. Everything else is left to
-:mod:`pilotstack.cli.main`, which has the same commands."""
+"""Runs ``info``, ``peers`` and ``connections`` without click, if they are asked for JSON.
+
+Programs poll these commands, and importing click takes longer than answering. Any other command
+line is left to :mod:`pilotstack.cli.main`, which has the same commands.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ COMMANDS: Final[dict[str, Callable[[Settings], None]]] = {
 
 
 def try_run(arguments: Sequence[str]) -> None:
-    """Runs the command, and ends the process, if it is one of these and nobody at a terminal waits
-    for tables; else does nothing."""
+    """Runs the command and ends the process, if it is one of :data:`COMMANDS` with JSON output;
+    otherwise returns."""
     parsed = _parse(arguments)
     if parsed is None:
         return
@@ -37,7 +39,7 @@ def try_run(arguments: Sequence[str]) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Callable[[Settings], None], Settings] | None:
-    """The command and the global options; ``None`` if there is anything else."""
+    """The command and the global options; ``None`` for any other command line."""
     if sys.stdout is None:
         return None
     command, settings = None, Settings()

@@ -1,4 +1,4 @@
-"""What commands show of a registry's replies."""
+"""Replies of a registry as commands show them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Record = TypeVar("_Record", bound=msgspec.Struct)
 
 
 class NodeRecord(msgspec.Struct, frozen=True):
-    """A node, as far as the registry tells us about it."""
+    """A node, with the members that the registry tells us."""
 
     node_id: int
     address: str
@@ -38,7 +38,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
 
 class KeyRecovered(msgspec.Struct, frozen=True):
-    """A node has another key; ``identity`` is the file that holds it."""
+    """A node has a new key, which is in the file ``identity``."""
 
     node_id: int
     address: str
@@ -48,10 +48,10 @@ class KeyRecovered(msgspec.Struct, frozen=True):
 
 
 def record_of(kind: type[_Record], reply: Mapping[str, object]) -> _Record:
-    """The part of a reply that is shown.
+    """The known members of a reply.
 
     Raises:
-        ConnectionFailed: a member is missing, or of another type.
+        ConnectionFailed: a member is missing or has the wrong type.
     """
     try:
         return msgspec.convert(reply, kind)

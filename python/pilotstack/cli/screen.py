@@ -1,6 +1,6 @@
-"""How results look to people: tables, colours, one block per row where a table does not fit.
+"""Prints results for people: tables, colours, one block per row where a table is too wide.
 
-This is the part of the printer that imports rich; commands that print JSON do without it.
+This is the part of the printer that imports rich.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     import msgspec
 
-#: Columns of text that goes to a file or a program: wide enough for every table.
+#: Columns of output to a file or a program: enough for every table.
 _UNBOUNDED = 1000
 
 
 class Screen(Console):
-    """A console to which every string is literal text. What stderr does not take is dropped."""
+    """A console that prints strings literally. Errors of writing to stderr are ignored."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         stream = sys.stderr if stderr else sys.stdout
@@ -65,7 +65,7 @@ class Screen(Console):
         self.print(Rows(title, columns, [members_of(row) for row in data]))
 
     def step(self, name: str, text: str) -> None:
-        """Prints that a step of many was done."""
+        """Prints that one of several steps is done."""
         self.print(Text.assemble(("\u2713 ", "green"), (f"{name:<10} ", "bold"), text))
 
     def failure(self, message: str, hint: str | None) -> None:
@@ -75,7 +75,7 @@ class Screen(Console):
                 self.print(Text.assemble((label, style), visible(text)), soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
-        """As any failure to write."""
+        """Handles a closed pipe as any error of writing."""
         raise BrokenPipeError
 
 
@@ -84,7 +84,7 @@ def _cell(value: object) -> Text:
 
 
 class Rows:
-    """A table, or one block per row where the table would not fit."""
+    """A table, or one block per row if the table is too wide."""
 
     def __init__(self, title: str, columns: Mapping[str, str], data: Sequence[Data]) -> None:
         self._title = visible(title)

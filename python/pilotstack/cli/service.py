@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pilotstack.ipc.answers import Info
 
 
-#: Seconds that a daemon has to say that it runs.
+#: Seconds that the daemon has to answer ``status``.
 _PATIENCE = 5.0
 
 

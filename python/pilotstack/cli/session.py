@@ -1,7 +1,8 @@
-"""A session with the daemon for commands that ask it a question or two.
+"""A session with the daemon for control verbs only.
 
-It speaks control verbs only, so that it needs neither the SDK nor an event loop, whose imports take
-longer than the answer. Daemons that do not speak our extension are left to the SDK.
+Most commands make one or two requests. This needs neither the SDK nor an event loop, whose imports
+take longer than the answer. Daemons without the extension (``docs/reference/ipc.md``) are left to
+the SDK.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _ID: Final = 1
 
 
 class Failure(msgspec.Struct):
-    """Why the daemon refuses a request."""
+    """An error report of the daemon."""
 
     code: str
     message: str
@@ -50,7 +51,7 @@ class Failure(msgspec.Struct):
 
 
 class Session:
-    """Asks one daemon, one question after the other; a context manager.
+    """Makes requests to one daemon, one after the other; a context manager.
 
     Args:
         path: its socket; the default place unless given.
@@ -64,7 +65,7 @@ class Session:
     def __init__(self, path: Path | None, *, patience: float = PATIENCE) -> None:
         self._path = path or wellknown.default_socket()
         self._patience = patience
-        #: It speaks our extension.
+        #: The daemon speaks the extension.
         self._is_extended = True
         with ExitStack() as stack:
             self._socket = stack.enter_context(sockets.socket(sockets.AF_UNIX))
@@ -132,7 +133,7 @@ class Session:
         return request.decode(payload[5:])
 
     def _exchange(self, command: int, body: bytes) -> tuple[int, bytes]:
-        """Sends a frame; the number and payload of the one that answers it."""
+        """Sends a frame, and returns number and payload of the next one that arrives."""
         length = 1 + len(body)
         if length > codes.MAX_FRAME:
             raise InvalidArgument(f"a request has at most {codes.MAX_FRAME} bytes, not {length}")

@@ -1,4 +1,4 @@
-"""The global options of ``pilotctl``, and what they lead to."""
+"""The global options of ``pilotctl``, and the connections that they configure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the daemon tells about itself, shown. No parser is needed for these commands: see
+"""Shows the daemon's state. These commands also run without a parser: see
 :mod:`pilotstack.cli.quick`."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _ask(settings: Settings) -> Info:
 
 
 def show_info(settings: Settings) -> None:
-    """Shows everything but counters of single connections."""
+    """Shows the state of the node."""
     info = _ask(settings)
 
     def render(screen: Screen) -> None:

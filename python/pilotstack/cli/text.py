@@ -1,4 +1,4 @@
-"""Text for a terminal, and what may go wrong in writing it."""
+"""Results as members, text that is safe for a terminal, and errors of writing it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def members_of(result: Data | msgspec.Struct) -> Data:
 
 
 def visible(text: str, *, keeps_lines: bool = False) -> str:
-    r"""The text with everything that is not printable as an escape, such as ``\x1b``.
+    r"""The text with characters that are not printable as escapes, such as ``\x1b``.
 
     Args:
-        keeps_lines: line feeds and tabs stay.
+        keeps_lines: keep line feeds and tabs.
     """
     if text.isprintable():
         return text
@@ -36,7 +36,7 @@ def visible(text: str, *, keeps_lines: bool = False) -> str:
 
 
 class OutputFailed(Exception):
-    """Stdout takes nothing: its reader left, or the disk is full. Others act on an OSError."""
+    """Writing to stdout failed: its reader has gone, or the disk is full."""
 
 
 @contextmanager

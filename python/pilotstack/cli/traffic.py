@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 _CHUNK = 1 << 18
 _MAX_BENCH = 4096
-#: Seconds between two looks at the daemon's tunnels.
+#: Seconds between two checks of the daemon's tunnels.
 _LOOK_AGAIN = 0.05
 PORT = click.IntRange(1, 65_535)
 TIMEOUT = click.option("--timeout", type=Duration(), default=30.0, show_default="30s")
@@ -280,7 +280,7 @@ async def recv(settings: Settings, port: int, count: int, timeout: float) -> Non
 def _report_arrivals(
     output: Output, messages: list[dict[str, Any]], count: int, render: Callable[[Screen], None]
 ) -> None:
-    """Prints what arrived; fewer than ``count`` are a failure."""
+    """Prints the messages; fewer than ``count`` are a failure."""
     is_short = len(messages) < count
     data = {"messages": messages, "timeout": is_short}
     if not is_short:
@@ -332,11 +332,11 @@ async def dgram(
 
 
 async def _until_tunnelled(driver: Driver, node_id: int) -> None:
-    """Returns when the daemon has a tunnel to a node, or it is the daemon's own."""
+    """Returns when the daemon has a tunnel to a node; at once if the node is its own."""
     while True:
         info = await driver.info()
         if node_id == info.node_id or len(info.peer_list) < info.peers:
-            # It needs none, or the daemon's list is cut short and does not tell.
+            # It needs none, or the list of peers is incomplete.
             return
         if any(peer.node_id == node_id and peer.encrypted for peer in info.peer_list):
             return

@@ -131,7 +131,7 @@ def untrust(settings: Settings, target: str) -> None:
 
 
 def _found(status: HandshakeStatus) -> Data:
-    """What is shown of an answered request, if there was one. Older daemons do not tell."""
+    """The result of answering a request. Raises if there was none; older daemons do not tell."""
     if status.found is False:
         raise NotFound(
             f"no request of node {status.node_id} waits",

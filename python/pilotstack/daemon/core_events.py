@@ -1,4 +1,4 @@
-"""Answers the core's thread: each of its questions and each request of a driver is a task."""
+"""Handles events of the core's thread. Each lookup and each request of a driver is a task."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Questions of our own to the registry and requests of drivers at once, and questions about peers
-#: that want in.
+#: Concurrent lookups for our own dials, and requests of drivers; and concurrent admissions.
 _AT_ONCE: Final = 256
 _ADMISSIONS: Final = 16
 
@@ -69,7 +68,7 @@ class CoreEvents:
         """Takes events until the thread ends; their answers are tasks of the group."""
         fd = self._core.event_fd()
         while not self.stopped.is_set():
-            # What is begun goes on in between: of a flood of requests few are taken at once.
+            # Tasks run in between: a flood of requests is taken in portions.
             await anyio.wait_readable(fd)
             for event in self._core.take_events():
                 self._take(event, tasks)
@@ -112,7 +111,7 @@ class CoreEvents:
     async def _answer(
         self, client: int, request_id: int | None, command: int, payload: bytes
     ) -> None:
-        # What asks nobody else does not wait for those that do.
+        # Local verbs do not wait for those that ask the registry.
         limiter = nullcontext() if command in LOCAL_VERBS else self._requests
         async with limiter:
             try:

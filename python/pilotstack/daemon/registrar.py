@@ -1,4 +1,4 @@
-"""A node's registration: who it is in the registry, and what follows from that here."""
+"""Registers a node, and carries out what a change of its registration means for the daemon."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Seconds for the good-bye to the registry.
+#: Seconds to deregister when the daemon stops.
 FAREWELL: Final = 2.0
 
 
@@ -210,10 +210,11 @@ class Registrar:
             self._core.set_identity(identity.seed)
 
     async def leave(self) -> None:
-        """Says good-bye; what the registry does not hear in time it finds out by itself."""
+        """Deregisters when the daemon stops. If the registry does not answer in time, it notices
+        the missing heartbeats."""
         with anyio.move_on_after(FAREWELL, shield=True), suppress(PilotError):
             if self._has_asked and not self.state.node_id:
-                # Its answer never came, so it may have been done.
+                # No answer arrived, so the registration may have been made.
                 await self._registry.register(self.endpoint())
             if self._has_asked:
                 await self._registry.deregister(keep_memberships=True)

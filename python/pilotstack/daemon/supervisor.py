@@ -72,9 +72,9 @@ def _make_folder(path: Path) -> None:
         ) from error
 
 
-#: Seconds between calls to those who talked to us before.
+#: Seconds between contacts to peers from before a restart.
 _BETWEEN_CALLS: Final = 0.02
-#: Seconds between looks at the networks that we are in: others can make us a member or end that.
+#: Seconds between checks of our memberships, which others can change.
 _NETWORKS_AGAIN: Final = 300.0
 
 
@@ -276,7 +276,7 @@ class _Running:
         return table
 
     async def aclose(self) -> None:
-        """Says good-bye to the registry, and closes connections to it."""
+        """Deregisters, and closes connections to the registry."""
         await self._registrar.leave()
         for close in (self._registry.aclose, self._inbox.aclose, self._strangers.aclose):
             await close()
@@ -317,22 +317,22 @@ class _Running:
 
     @_serving.contained
     async def _call_recent(self) -> None:
-        """Calls those who talked to us before we were stopped: old peers would look for us at our
-        last endpoint for a while. A datagram without content opens a session and is dropped."""
+        """Contacts peers from before the restart, because old peers would use our last endpoint for
+        a while. An empty datagram opens a session and is dropped."""
         for peer in self._recent.ids:
             if peer != self._state.node_id:
                 self._core.send_datagram(0, peer, wellknown.ECHO_PORT, b"")
                 await anyio.sleep(_BETWEEN_CALLS)
 
     def remember_peers(self) -> None:
-        """Keeps whom there is a session with."""
+        """Stores the peers that have a session."""
         with suppress(InternalError):
             rows = snapshots.take(self._core).peer_list
             self._recent.note(row.node_id for row in rows if row.authenticated)
             self._recent.save()
 
     def _on_moved(self) -> None:
-        """Connections that were made from another address may hang: they are made anew."""
+        """Closes connections to the registry, because those from another address may hang."""
         for close in (self._registry.aclose, self._polls.aclose, self._strangers.aclose):
             self._tasks.start_soon(close)
         self._inbox.nudge()
