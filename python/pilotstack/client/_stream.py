@@ -25,6 +25,8 @@ __all__ = ["PilotAttribute", "Stream"]
 
 #: Bytes read at once unless asked otherwise.
 READ = 1 << 18
+#: Bytes read at once until reads fill that: the allocator asks the system for more each time.
+_FIRST_READ = 1 << 16
 
 
 class PilotAttribute(anyio.TypedAttributeSet):
@@ -78,6 +80,7 @@ class Stream(anyio.abc.ByteStream):
         self._is_writing = False
         # Received by a call that was cancelled then.
         self._unread = b""
+        self._read_size = _FIRST_READ
         self.connection_id = connection_id
         self.local_address = local
         self.remote_address = remote
@@ -149,7 +152,8 @@ class Stream(anyio.abc.ByteStream):
                 if self._reason is not None:
                     raise self._broken(self._reason)
                 try:
-                    data = self._take_unread(max_bytes) or socket.recv(max_bytes)
+                    size = min(max_bytes, self._read_size)
+                    data = self._take_unread(max_bytes) or socket.recv(size)
                 except (BlockingIOError, InterruptedError):
                     await _wait(anyio.wait_readable, socket)
                     has_waited = True
@@ -157,7 +161,11 @@ class Stream(anyio.abc.ByteStream):
                 except ConnectionError as error:
                     raise await self._reset() from error
                 if not data:
-                    await self._end(socket)
+                    if not has_waited:
+                        await anyio.lowlevel.checkpoint()
+                    await self._end(self._open())
+                if len(data) == _FIRST_READ:
+                    self._read_size = READ
                 if not has_waited:
                     await self._take_turn(data)
                 return data

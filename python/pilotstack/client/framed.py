@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from pilotstack.client._socket import StreamSocket
     from pilotstack.client._tasks import TaskLink
 
-_READ = 1 << 18
+#: Bytes read at once: less than what the allocator asks the system for each time.
+_READ = (1 << 17) - 64
 #: Bytes of one Send; existing daemons segment it and hold up the socket meanwhile.
 _SEND = 1 << 16
 
@@ -214,6 +215,11 @@ class FramedLink(SharedReader):
         elif command != codes.RECV_FROM:
             self._replied.bring((command, payload))
 
+    def catch_up(self) -> None:
+        """Takes what has arrived, for tasks that only send: their stream may have ended."""
+        if not self._is_reading:
+            self._pump()
+
     def inbox(self, connection_id: int) -> Inbox:
         """What arrives for a stream, also before anybody knows of it."""
         return self._inboxes.setdefault(connection_id, Inbox())
@@ -362,6 +368,7 @@ class FramedStream(Stream):
             self._check_open()
             if self._is_finished:
                 raise anyio.ClosedResourceError
+            self._link.catch_up()
             if self._inbox.is_over:
                 raise self._broken(DAEMON_GONE if self._inbox.is_lost else "reset")
             if not view:
