@@ -223,7 +223,8 @@ class TaskLink(SharedReader):
         """As :meth:`request`, of one session and without a time limit."""
         # Nothing is asked for in a scope that is cancelled. Waiting gives others their turn.
         await anyio.lowlevel.checkpoint_if_cancelled()
-        asked, waiter = self._asked, Waiting[Answer]()
+        waiter: Waiting[Answer] = Waiting()
+        asked = self._asked
         pending = wire.session.ask(call)
         asked[pending.id] = waiter
         try:

@@ -64,6 +64,24 @@ def test_both_sdks_have_the_same_calls(name: str) -> None:
         assert mine == yours, f"{name}.{method}"
 
 
+@pytest.mark.parametrize("name", ["Driver", "Listener", "DatagramSocket", "Stream"])
+@pytest.mark.parametrize("sdk", [pilotstack, sync], ids=["anyio", "threads"])
+def test_every_call_is_documented(sdk: Any, name: str) -> None:
+    cls = getattr(sdk, name)
+    own = {method for method in vars(cls) if not method.startswith("_")}
+    assert own
+    assert not [method for method in own if not inspect.getdoc(getattr(cls, method))]
+
+
+def test_calls_have_signatures_of_their_own() -> None:
+    assert str(inspect.signature(pilotstack.Driver.join_network)) == (
+        "(self, network: 'int', *, token: 'str' = '') -> 'Address'"
+    )
+    assert inspect.iscoroutinefunction(pilotstack.Driver.info)
+    assert not inspect.iscoroutinefunction(sync.Driver.info)
+    assert sync.Driver.info.__doc__ == pilotstack.Driver.info.__doc__
+
+
 @pytest.mark.parametrize("name", ["Driver", "dial", "listen"])
 def test_both_sdks_are_begun_alike(name: str) -> None:
     ours, theirs = parameters(getattr(pilotstack, name)), parameters(getattr(sync, name))
