@@ -139,7 +139,7 @@ class Datagram:
 JoinRule = Literal["open", "token", "invite"]
 
 
-#: Names of congestion controllers.
+#: Names of congestion controllers, in the order of their numbers on the daemon's socket.
 Congestion = Literal["reno", "cubic", "bbr"]
 
 

@@ -17,9 +17,6 @@ BEACON_PORT = 9001
 
 VERSION = "0.1.0"
 
-#: Congestion controllers and their numbers on the daemon's socket.
-CONGESTION = {"reno": 1, "cubic": 2, "bbr": 3}
-
 
 def default_socket() -> Path:
     """Where programs find the daemon unless told otherwise: see

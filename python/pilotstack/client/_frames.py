@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pilotstack.errors import InvalidArgument
-from pilotstack.wellknown import CONGESTION
+from pilotstack.ipc.codes import CONGESTION
 
 if TYPE_CHECKING:
     from pilotstack.types import Address

@@ -9,6 +9,7 @@ import click
 
 from pilotstack import _flags, _logs, wellknown
 from pilotstack._flags import REGISTRY_FLAGS, Flag
+from pilotstack.ipc.codes import CONGESTION
 
 #: In the order of the help.
 FLAGS: Final = (
@@ -67,7 +68,7 @@ FLAGS: Final = (
     Flag("--no-echo", is_flag=True, help="Do not echo on port 7."),
     Flag(
         "--congestion",
-        type=click.Choice(list(wellknown.CONGESTION)),
+        type=click.Choice(list(CONGESTION)),
         default="cubic",
         show_default=True,
         help="Congestion controller of streams that ask for none.",

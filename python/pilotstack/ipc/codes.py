@@ -5,6 +5,10 @@ The commands equal ``wire::ipc::code`` of the Rust core; a test compares the two
 
 from __future__ import annotations
 
+from typing import get_args
+
+from pilotstack.types import Congestion
+
 #: Version of the extension that starts with :data:`HELLO`.
 VERSION = 1
 #: Largest value of a frame's length field: the command and its payload, in bytes.
@@ -113,5 +117,5 @@ REASONS = {
 
 #: Flag of OPEN_STREAM: send small writes at once.
 NO_DELAY = 1
-#: Congestion controllers as bits 1 and 2 of OPEN_STREAM's flags.
-CONGESTION = {"reno": 1, "cubic": 2, "bbr": 3}
+#: Congestion controllers as bits 1 to 3 of OPEN_STREAM's flags; 0 is the daemon's default.
+CONGESTION = {name: number for number, name in enumerate(get_args(Congestion), 1)}

@@ -21,6 +21,14 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// All of them, in the order of their numbers on the daemon's socket, which begin at 1.
+    pub const ALL: [Self; 3] = [Self::Reno, Self::Cubic, Self::Bbr];
+
+    /// The one with this number; 0, and numbers that nobody has, are none.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
+
     /// Its name in options and statistics.
     pub fn name(self) -> &'static str {
         match self {
@@ -46,12 +54,7 @@ impl FromStr for Algorithm {
     type Err = UnknownAlgorithm;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "reno" => Ok(Self::Reno),
-            "cubic" => Ok(Self::Cubic),
-            "bbr" => Ok(Self::Bbr),
-            _ => Err(UnknownAlgorithm),
-        }
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name).ok_or(UnknownAlgorithm)
     }
 }
 
@@ -271,10 +274,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_controllers_are_read_back() {
-        for algorithm in [Algorithm::Reno, Algorithm::Cubic, Algorithm::Bbr] {
+    fn names_and_numbers_of_controllers_are_read_back() {
+        for (number, algorithm) in (1..).zip(Algorithm::ALL) {
             assert_eq!(algorithm.name().parse(), Ok(algorithm));
+            assert_eq!(Algorithm::from_number(number), Some(algorithm));
         }
+        assert_eq!([0, 255].map(Algorithm::from_number), [None; 2]);
         assert_eq!("vegas".parse::<Algorithm>(), Err(UnknownAlgorithm));
     }
 }

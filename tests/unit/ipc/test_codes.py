@@ -24,6 +24,15 @@ def test_commands() -> None:
     assert python == rust
 
 
+def test_congestion_controllers() -> None:
+    config = (WIRE.parents[1] / "config.rs").read_text()
+    listed = re.search(r"pub const ALL: \[Self; \d\] = \[(.*?)\];", config)
+    assert listed is not None
+    names = re.findall(r"Self::(\w+)", listed[1])
+    assert [name.lower() for name in names] == list(codes.CONGESTION)
+    assert list(codes.CONGESTION.values()) == [*range(1, len(names) + 1)]
+
+
 def test_limits() -> None:
     source = WIRE.read_text()
     assert f"pub const VERSION: u16 = {codes.VERSION};" in source

@@ -116,7 +116,7 @@ impl IoThread {
                     0 => DIAL_TIMEOUT,
                     ms => Duration::from_millis(u64::from(ms)),
                 };
-                let options = DialOptions { no_delay, congestion: algorithm(congestion) };
+                let options = DialOptions { no_delay, congestion: Algorithm::from_number(congestion) };
                 self.dial(tag, &DialRequest { remote, port, is_framed: false, options, timeout });
             }
             Frame::ListenStreams { id, port, path } => {
@@ -289,15 +289,5 @@ impl IoThread {
                 self.node.counters_mut().dropped_limited += 1;
             }
         }
-    }
-}
-
-/// The congestion controller that a driver names by number.
-fn algorithm(code: u8) -> Option<Algorithm> {
-    match code {
-        1 => Some(Algorithm::Reno),
-        2 => Some(Algorithm::Cubic),
-        3 => Some(Algorithm::Bbr),
-        _ => None,
     }
 }

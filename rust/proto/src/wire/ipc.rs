@@ -229,7 +229,7 @@ impl<'a> Reader<'a> {
                 let id = self.u32()?;
                 let (remote, port) = self.endpoint()?;
                 let [flags] = self.take()?;
-                let (no_delay, congestion) = (flags & 1 != 0, flags >> 1 & 3);
+                let (no_delay, congestion) = (flags & 1 != 0, flags >> 1 & 7);
                 Frame::OpenStream { id, remote, port, no_delay, congestion, timeout_ms: self.u32()? }
             }
             code::LISTEN_STREAMS => {

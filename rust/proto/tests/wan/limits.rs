@@ -5,8 +5,6 @@ use std::time::Duration;
 use pilot_proto::{config::NodeConfig, node::DialOptions, transport::Algorithm};
 use pilot_sim::{Loss, Path, World};
 
-const ALL: [Algorithm; 3] = [Algorithm::Reno, Algorithm::Cubic, Algorithm::Bbr];
-
 fn dial(algorithm: Algorithm) -> DialOptions {
     DialOptions { congestion: Some(algorithm), ..DialOptions::default() }
 }
@@ -36,7 +34,7 @@ fn a_cold_echo_comes_near_the_bound_of_slow_start() {
 #[test]
 fn the_receive_window_follows_a_long_fat_path() {
     // 500 Mbit/s at 200 ms hold 12.5 MB, six times the window advertised at first.
-    for algorithm in ALL {
+    for algorithm in Algorithm::ALL {
         let mut world = World::pair(1, NodeConfig::default(), Path::default());
         let link = world.add_link(62_500_000, 12_500_000);
         let forward = Path { link: Some(link), ..path(200, Loss::None) };

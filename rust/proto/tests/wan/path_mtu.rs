@@ -115,7 +115,7 @@ fn a_router_that_tells_its_mtu_is_filled_to_the_byte_at_once() {
 
 #[test]
 fn a_path_that_becomes_narrow_and_says_so_costs_no_timeout_and_no_window() {
-    for congestion in [Algorithm::Reno, Algorithm::Cubic, Algorithm::Bbr] {
+    for congestion in Algorithm::ALL {
         let mut world = limited_world();
         let options = DialOptions { congestion: Some(congestion), ..DialOptions::default() };
         let flow = world.start_flow(0, 1, u64::MAX, options, false).unwrap();

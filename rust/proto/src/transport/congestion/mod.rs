@@ -191,7 +191,7 @@ mod testing {
 
     #[test]
     fn every_controller_can_be_chosen() {
-        for algorithm in [Algorithm::Reno, Algorithm::Cubic, Algorithm::Bbr] {
+        for algorithm in Algorithm::ALL {
             assert_eq!(start(algorithm, parameters()).algorithm(), algorithm);
         }
     }
