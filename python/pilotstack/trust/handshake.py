@@ -1,7 +1,8 @@
-"""Port 444 through a driver on the daemon's own socket: one message per stream, no answer.
+"""Handshake messages on port 444, through a driver on the daemon's own socket: one per stream, no
+answer.
 
-A stream is closed when its message was taken and reset when it was not, so its sender can tell, and
-goes through the registry instead.
+The receiver closes the stream if it accepted the message and resets it otherwise. The sender then
+uses the relay of the registry.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Seconds for a whole message to arrive.
+#: Timeout for receiving a whole message, seconds.
 PATIENCE = 10.0
-#: Seconds for which a sender leaves the stream open for old receivers.
+#: How long a sender leaves the stream open for legacy receivers, seconds.
 LINGER = 0.5
-#: Streams served at once, of all and of one peer, which needs one at a time.
+#: Streams served at the same time, in total and per peer.
 MAX_STREAMS = 256
 MAX_PER_PEER = 4
 
@@ -44,12 +45,13 @@ _LOST = (
 
 
 class HandshakePort:
-    """Sends and takes messages.
+    """Sends and receives handshake messages.
 
     Args:
-        judge: gets each message with the node that its tunnel proved; gives what it leads to, or
+        judge: called with each message and the node authenticated by the tunnel; returns its
+        effects, or
             ``None`` if it is dropped.
-        perform: carries that out.
+        perform: performs the effects.
     """
 
     def __init__(
@@ -61,14 +63,14 @@ class HandshakePort:
         self._perform = perform
         self._driver: Driver | None = None
         self._slots = Slots(MAX_STREAMS, MAX_PER_PEER)
-        #: What was dropped before it was a message.
+        #: Streams dropped before they held a message, by reason.
         self.dropped: Counter[str] = Counter()
 
     async def run(self, socket: Path, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Serves the port until cancelled; starts when it is bound.
 
         Raises:
-            AlreadyExists: somebody has the port.
+            AlreadyExists: the port is in use.
         """
         async with Driver(socket) as driver:
             listener = await driver.listen(wellknown.HANDSHAKE_PORT)
@@ -77,7 +79,7 @@ class HandshakePort:
             try:
                 await listener.serve(self._serve)
             except (PilotError, OSError, anyio.ClosedResourceError, anyio.BrokenResourceError):
-                # The core stopped, which the daemon hears from the core itself.
+                # The core stopped; the daemon learns that from the core itself.
                 log.debug("handshake_port_closed")
 
     async def _serve(self, stream: Stream) -> None:
@@ -93,7 +95,7 @@ class HandshakePort:
                 with scope:
                     effects = await self._take(stream, slot)
                 if scope.cancelled_caught:
-                    # Another peer has its slot.
+                    # Its slot was given to another peer.
                     self.dropped["busy"] += 1
                     effects = None
                 if effects is None:
@@ -102,7 +104,7 @@ class HandshakePort:
                 await stream.aclose()
                 await self._perform(effects)
             except Exception as error:
-                # Whatever a message leads to, the next one is taken, and none fills the log.
+                # A failing message must not stop the loop or fill the log.
                 _serving.failures.note("handshake", error)
             finally:
                 self._slots.leave(slot)
@@ -111,7 +113,7 @@ class HandshakePort:
         message = await self._read(stream)
         if message is None:
             return None
-        # It has said what it wants; others do not push it out any more.
+        # The message is complete, so the stream is no longer evicted.
         self._slots.hold(slot)
         return await self._judge(slot.peer, message)
 
@@ -121,17 +123,17 @@ class HandshakePort:
                 await self._driver.abort(stream)
 
     async def _read(self, stream: Stream) -> Message | None:
-        """A whole message: it may come in pieces, and the sender may not finish."""
-        octets = b""
+        """Reads a whole message, which may arrive in pieces and without FIN."""
+        data = b""
         try:
             with anyio.fail_after(PATIENCE):
-                while len(octets) < messages.MAX_MESSAGE:
-                    octets += await stream.receive()
-                    if not octets.lstrip().startswith(b"{"):
+                while len(data) < messages.MAX_MESSAGE:
+                    data += await stream.receive()
+                    if not data.lstrip().startswith(b"{"):
                         break
-                    if octets.rstrip().endswith(b"}"):
+                    if data.rstrip().endswith(b"}"):
                         try:
-                            return messages.decode(octets)
+                            return messages.decode(data)
                         except ValueError:
                             continue
         except (TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError, PilotError):
@@ -139,15 +141,15 @@ class HandshakePort:
         self.dropped["malformed"] += 1
         return None
 
-    async def send(self, peer: int, octets: bytes, timeout: float) -> bool:
-        """Sends one message in one write; whether the peer took it."""
+    async def send(self, peer: int, data: bytes, timeout: float) -> bool:
+        """Sends one message in one write. Returns whether the peer accepted it."""
         if self._driver is None:
             return False
         target = (Address(0, peer), wellknown.HANDSHAKE_PORT)
         try:
             with anyio.fail_after(timeout):
                 async with await self._driver.dial(target, no_delay=True) as stream:
-                    await stream.send(octets)
+                    await stream.send(data)
                     with anyio.move_on_after(LINGER):
                         await stream.receive()
         except anyio.EndOfStream:

@@ -1,4 +1,4 @@
-"""Takes what the registry relays: pushed where it holds polls, polled where it does not."""
+"""Reads the inbox at the registry: by long polls where the registry holds them, else by polling."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Seconds that the registry is asked to hold a poll.
+#: How long the registry is asked to hold a poll, seconds.
 WAIT = 25
-#: Seconds between polls of a registry that holds none, and after a request of ours.
+#: Polling interval with a registry that holds no polls, and after a request of ours, seconds.
 INTERVAL = 30.0
 BURST_INTERVAL = 2.0
 BURST = 120.0
-#: Seconds that one answer is the answer to whoever asks.
+#: How long an answer is reused for further refreshes, seconds.
 FLOOR = 2.0
-#: Wakes for nothing in a row that are followed at once.
+#: Consecutive empty wake-ups after which polling is slowed down.
 MAX_IDLE = 3
-#: Seconds of the longest pause after failures.
+#: Longest pause after failures, seconds.
 MAX_PAUSE = 30.0
 
 
@@ -34,8 +34,8 @@ class InboxReader:
     """Reads one daemon's inbox on a connection of its own.
 
     Args:
-        registry: a client for polls alone: it waits most of the time.
-        service: takes what comes.
+        registry: a client used only for polls, because it blocks most of the time.
+        service: receives the items.
     """
 
     def __init__(self, registry: RegistryClient, service: TrustService) -> None:
@@ -45,9 +45,9 @@ class InboxReader:
         self._nudged = anyio.Event()
         self._burst_until = float("-inf")
         self._polled_at = float("-inf")
-        #: Whether the registry holds our polls, so that nothing waits there unknown to us.
+        #: Whether the registry holds our polls, so that items arrive at once.
         self.is_pushed = False
-        #: Relayed items taken, by how they came.
+        #: Relayed items received, by way of delivery.
         self.taken = {"pushed": 0, "polled": 0}
 
     async def aclose(self) -> None:
@@ -55,21 +55,21 @@ class InboxReader:
         await self._registry.aclose()
 
     def set_node(self, node_id: int) -> None:
-        """Whose inbox it is."""
+        """Sets the node whose inbox is read."""
         self._registry.node_id = node_id
         self.nudge()
 
     def expect(self) -> None:
-        """A request of ours waits for an answer: polls become frequent for a while."""
+        """Polls frequently for a while, because a request of ours awaits an answer."""
         self._burst_until = anyio.current_time() + BURST
         self.nudge()
 
     def nudge(self) -> None:
-        """Something may wait: a poll that pauses goes on."""
+        """Wakes a paused poll, because an item may be pending."""
         self._nudged.set()
 
     async def refresh(self) -> None:
-        """Takes what waits, before somebody looks; a registry that cannot be asked is no error."""
+        """Reads pending items now. An unreachable registry is not an error."""
         if self.is_pushed or anyio.current_time() - self._polled_at < FLOOR:
             return
         try:
@@ -84,7 +84,7 @@ class InboxReader:
         while True:
             begin = anyio.current_time()
             try:
-                # The first answer comes at once, and says whether later ones may be held.
+                # The first poll is answered at once and says whether the registry holds polls.
                 wait = WAIT if self.is_pushed else 0
                 inbox = await self._ask(wait)
                 self.is_pushed = inbox.is_held
@@ -104,8 +104,8 @@ class InboxReader:
             if not (wait and is_empty(inbox)) or anyio.current_time() - begin > WAIT - 1:
                 idle = 0
                 continue
-            # Woken for nothing: a pair came about without an answer to us. Whoever wakes us all
-            # the time is not followed at that speed.
+            # An empty wake-up: a pair was completed without an answer to us. Repeated ones are
+            # rate-limited.
             await self._service.catch_up()
             idle += 1
             if idle > MAX_IDLE:
@@ -124,18 +124,18 @@ class InboxReader:
 
     async def _take(self, inbox: Inbox) -> None:
         self.taken["pushed" if inbox.is_held else "polled"] += len(inbox.requests + inbox.responses)
-        # A request that came after the end of a trust is a new one.
+        # A request after a revocation is a new one.
         for answer in inbox.responses:
             if answer.revoked:
                 await self._service.relayed_revocation(answer.peer, answer.timestamp)
         for request in inbox.requests:
             await self._service.relayed_request(request.peer, request.justification)
-        # Who changed their mind meant the last answer.
+        # Of several answers the last one counts.
         answers = {answer.peer: answer for answer in inbox.responses if not answer.revoked}
         for answer in answers.values():
             await self._service.relayed_response(answer.peer, answer.accept, answer.timestamp)
 
 
 def is_empty(inbox: Inbox) -> bool:
-    """Whether nothing waited."""
+    """Whether the inbox has no items."""
     return not (inbox.requests or inbox.responses)

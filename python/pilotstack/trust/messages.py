@@ -1,4 +1,4 @@
-"""The handshake message of port 444: one JSON object for each stream, without an answer
+"""The handshake message of port 444: one JSON object per stream, without an answer
 (``docs/reference/protocol/services.md#handshake``)."""
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from pilotstack._core import ed25519_verify
 from pilotstack.registry.protocol import framing as json
 from pilotstack.registry.protocol import values
 
-#: Octets that a receiver reads of one message.
+#: Largest message that is read, bytes.
 MAX_MESSAGE = 1 << 16
-#: Octets that pass in one segment to any peer; old ones read one segment only.
+#: Largest message that fits one segment to any peer, bytes; legacy peers read one segment only.
 MAX_SEGMENT = 1152
-#: Octets of a justification.
+#: Largest justification, bytes.
 MAX_JUSTIFICATION = 1024
-#: Octets of a reason.
+#: Largest reason, bytes.
 MAX_REASON = 256
 _TIME_BITS = 63
 
 
 class Kind(StrEnum):
-    """What a message says."""
+    """Type of a message."""
 
     REQUEST = "handshake_request"
     ACCEPT = "handshake_accept"
@@ -46,7 +46,7 @@ class Message:
 
 
 def challenge(sender: int, receiver: int) -> bytes:
-    """What all messages from one node to another sign."""
+    """The text signed by every message from ``sender`` to ``receiver``."""
     return f"handshake:{sender}:{receiver}".encode("ascii")
 
 
@@ -58,7 +58,7 @@ def is_signed(message: Message, receiver: int) -> bool:
 
 
 def encode(message: Message) -> bytes:
-    """The octets of a message, its members in the order of existing senders."""
+    """Encodes a message, with its members in the order of existing senders."""
     is_request = message.kind is Kind.REQUEST
     return msgspec.json.encode(
         {
@@ -73,14 +73,14 @@ def encode(message: Message) -> bytes:
     )
 
 
-def decode(octets: bytes) -> Message:
-    """The message in octets from a peer.
+def decode(data: bytes) -> Message:
+    """Decodes a message from a peer.
 
     Raises:
-        ValueError: they are none.
+        ValueError: it is not a valid message.
     """
     try:
-        row = json.decode(octets)
+        row = json.decode(data)
     except json.ProtocolError as error:
         raise ValueError(str(error)) from error
     kind = Kind(values.text(row, "type"))
@@ -88,22 +88,22 @@ def decode(octets: bytes) -> Message:
     return Message(
         kind,
         values.number(row, "node_id"),
-        _octets(values.text(row, "public_key"), values.KEY_LEN),
-        _octets(values.text(row, "signature"), values.SIGNATURE_LEN),
+        _decode_base64(values.text(row, "public_key"), values.KEY_LEN),
+        _decode_base64(values.text(row, "signature"), values.SIGNATURE_LEN),
         values.number(row, "timestamp", _TIME_BITS),
         text,
     )
 
 
-def _octets(text: str, length: int) -> bytes:
+def _decode_base64(text: str, length: int) -> bytes:
     return values.decode_base64(text, length) if text else b""
 
 
 def printable(text: str) -> str:
-    """What may be shown to an operator: no controls, no escapes, no invisible characters."""
+    """Removes control, escape and invisible characters, for display to an operator."""
     return "".join(char for char in text if char.isprintable())
 
 
-def cut(text: str, octets: int) -> str:
-    """The printable beginning of a text that fits this many octets."""
-    return printable(text).encode()[:octets].decode(errors="ignore")
+def cut(text: str, size: int) -> str:
+    """The printable start of a text, cut to ``size`` bytes."""
+    return printable(text).encode()[:size].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""What a node remembers about those it trusts, and what it must do about them."""
+"""Trust records (rows) and the effects of the trust state machine. Data only."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """A peer whose trust and ours are mutual."""
+    """A trusted peer."""
 
     node_id: int
-    #: Empty until the first tunnel shows it, for rows of other programs.
+    #: Empty in rows of other programs until the first tunnel proves the key.
     public_key: bytes
     approved_at: int
-    #: Both asked, or the peer granted what we asked for.
+    #: Both sides asked, or the peer approved our request.
     mutual: bool
-    #: Shared network that stood for an approval, or 0.
+    #: Shared network that replaced an approval, or 0.
     network: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A request that waits for the operator. The justification is text of a stranger."""
+    """A request awaiting the operator's decision. The justification is untrusted text."""
 
     node_id: int
     public_key: bytes
@@ -37,7 +37,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A request of ours that was not answered."""
+    """An unanswered request of ours."""
 
     node_id: int
     sent_at: int
@@ -45,8 +45,9 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The end of a trust: nothing is approved by itself before ``until``, and no approval from
-    before ``at`` counts."""
+    """A revocation: nothing is approved automatically before ``until``, and approvals from before
+    ``at`` are ignored.
+    """
 
     node_id: int
     at: int
@@ -55,24 +56,25 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class PeerRecord:
-    """What the registry says about a peer."""
+    """The registry record of a peer."""
 
     public_key: bytes
     networks: frozenset[int] = frozenset()
 
 
-# Effects, to be carried out in order
+# Effects, performed in order
 
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Make the rows durable before anything else happens."""
+    """Make the rows durable before the next effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Tell the peer; a request that cannot be delivered, or might be taken for a replay
-    (``is_repeat``), goes through the registry too."""
+    """Send a message to the peer. A request that cannot be delivered, or may be dropped as a replay
+    (``is_repeat``), is also relayed by the registry.
+    """
 
     peer: int
     kind: Kind
@@ -83,7 +85,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Respond:
-    """Answer the peer's request at the registry."""
+    """Respond to the peer's request at the registry."""
 
     peer: int
     accept: bool
@@ -91,42 +93,42 @@ class Respond:
 
 @dataclass(frozen=True, slots=True)
 class ReportTrust:
-    """Tell the registry that we trust the peer."""
+    """Report our consent to the registry."""
 
     peer: int
 
 
 @dataclass(frozen=True, slots=True)
 class RevokeTrust:
-    """Tell the registry that we do not, or no longer."""
+    """Revoke our consent at the registry."""
 
     peer: int
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Ask the registry whether the pair is active, reporting our side if it is not known."""
+    """Ask the registry whether the trust pair is active; report our consent if it is missing."""
 
     peer: int
 
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Let the peer in from now on."""
+    """Admit the peer."""
 
     peer: int
 
 
 @dataclass(frozen=True, slots=True)
 class Dismiss:
-    """Reset the peer's streams, drop its tunnel and let it in no more."""
+    """Reset the peer's streams, drop its tunnel and no longer admit it."""
 
     peer: int
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that operators and waiting programs may want to know."""
+    """An event for operators and waiting programs."""
 
     name: str
     peer: int

@@ -1,4 +1,4 @@
-"""Which messages were taken already, in bounded memory."""
+"""Replay protection for handshake messages, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MAX_REPLAYS_PER_PEER = 256
 
 
 class Replays:
-    """Messages of the last minutes and, per peer, the time of the newest.
+    """Recent messages and the newest timestamp per peer.
 
     Args:
-        lifetime: seconds after which a message is too old to be taken in any case.
+        lifetime: seconds after which a message is refused for its age.
     """
 
     def __init__(self, lifetime: float) -> None:
@@ -29,15 +29,15 @@ class Replays:
         self._newest: dict[int, int] = {}
 
     def is_known(self, message: Message, own: int) -> bool:
-        """Whether this very message was taken."""
+        """Whether this message was accepted before."""
         return _key(message, own) in self._seen
 
     def is_superseded(self, message: Message) -> bool:
-        """Whether the sender has said something since."""
+        """Whether a newer message of the sender was accepted."""
         return message.timestamp < self._newest.get(message.node_id, 0)
 
     def add(self, message: Message, own: int, now: float) -> None:
-        """Remembers an authenticated message; the oldest ones make room."""
+        """Records an authenticated message, evicting the oldest at the bound."""
         self.expire(now)
         peer = message.node_id
         if self._per_peer[peer] >= MAX_REPLAYS_PER_PEER:
@@ -49,7 +49,7 @@ class Replays:
         self._newest[peer] = message.timestamp
 
     def expire(self, now: float) -> None:
-        """Forgets what its age alone refuses."""
+        """Drops messages that are refused for their age."""
         while self._seen:
             key, (until, _) = next(iter(self._seen.items()))
             if until > now:
@@ -65,7 +65,7 @@ class Replays:
 
 
 def _key(message: Message, own: int) -> bytes:
-    # The signature covers neither the type nor the time, so both belong to the key.
+    # The signature covers neither type nor timestamp, so both are part of the key.
     parts = (
         message.kind.value.encode(),
         challenge(message.node_id, own),

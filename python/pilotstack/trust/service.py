@@ -1,8 +1,8 @@
-"""The trust service of one daemon: carries out what :class:`~pilotstack.trust.state.Trust` decides.
+"""The trust service of one daemon: performs the effects of :class:`~pilotstack.trust.state.Trust`.
 
-It takes handshakes on port 444 through a driver of its own on the daemon's socket, and what the
-registry relays through a connection on which the registry holds the poll until there is something.
-Nothing here runs in the packet path: the IO thread holds a stranger's packets while it asks.
+It receives handshakes on port 444 through its own driver on the daemon's socket, and relayed items
+by long polls on a separate registry connection. Nothing here runs per packet: the IO thread holds
+the packets of an unadmitted peer while it waits for the verdict.
 """
 
 from __future__ import annotations
@@ -45,53 +45,53 @@ if TYPE_CHECKING:
 
 log = _events.get_logger(__name__)
 
-#: Seconds for a direct request, before the registry relays it, and for a farewell.
+#: Timeouts of a direct request, before the registry relays it, and of a revocation, seconds.
 DIRECT = 3.0
 FAREWELL = 2.0
-#: Seconds for which a verdict holds: of our own trust (its end is told), of the registry's, and a
-#: refusal, which must not outlive a trust that comes about elsewhere.
+#: Lifetime of verdicts, seconds: from our own trust (its end is notified), from the registry, and
+#: of a refusal, which must not outlive the start of a trust elsewhere.
 TRUSTED_FOR = 3600.0
 CHECKED_FOR = 60.0
 REFUSED_FOR = 5.0
-#: Seconds that a record of the registry may be old when a handshake or a membership is judged.
+#: Largest age of a registry record used to judge a handshake or a membership, seconds.
 RECORD_AGE = 30.0
-#: Seconds between comparisons with the registry, and peers compared at once.
+#: Interval of reconciliation with the registry, seconds, and peers reconciled at once.
 RECONCILE = 300.0
 MAX_COMPARED = 256
 MAX_COMPARED_OFTEN = 32
-#: Seconds between attempts to tell the registry about a peer that is away, at most.
+#: Longest interval between attempts to report a peer to the registry, seconds.
 MAX_RETRY = 600.0
-#: Seconds since the newest row in which we may have been away, as far as a clock alone says so.
+#: Longest offline time believed from the wall clock alone, seconds.
 MAX_AWAY = 7 * 86_400.0
-#: Seconds in which a live peer was heard by the registry.
+#: A peer heard by the registry within this time is alive, seconds.
 LIVE = 120
 
 
-#: Later than any trust, for what is known to be true now.
+#: Timestamp later than any trust, for facts that hold now.
 _NOW = 1 << 62
 
 
 class Gate(Protocol):
-    """The part of the core that lets peers in."""
+    """The admission calls of the core."""
 
     def on_admission(
         self, node: int, is_admitted: bool, seconds: float, *, network: int = 0
     ) -> None:
-        """Gives a verdict about a peer."""
+        """Sets the verdict about a peer."""
 
     def expect_call(self, node: int) -> None:
-        """Lets a peer call back for a while."""
+        """Lets a peer open streams to us for a while."""
 
     def dismiss(self, node: int) -> None:
-        """Resets a peer's streams and forgets it."""
+        """Resets a peer's streams and drops its tunnel."""
 
 
 _Report = Respond | ReportTrust | RevokeTrust
 
 
 @dataclass(frozen=True, slots=True)
-class _Untold:
-    """What the registry must still be told, when, and how long to wait after that."""
+class _PendingReport:
+    """A pending report to the registry: effect, due time and retry delay."""
 
     effect: _Report
     due: float
@@ -104,13 +104,13 @@ class TrustService:
     Args:
         registry: the registered client.
         signer: our identity.
-        gate: lets peers in.
-        store: keeps the rows.
-        profile: what the registry says about a node, at most so many seconds old.
-        forget: drops what is remembered of a node, because we may know more now.
+        gate: admits peers.
+        store: stores the rows.
+        profile: returns the registry record of a node, at most so many seconds old.
+        forget: drops the cached record of a node.
 
     Raises:
-        InvalidArgument: the store cannot be understood.
+        InvalidArgument: the store cannot be parsed.
     """
 
     def __init__(
@@ -135,14 +135,14 @@ class TrustService:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._changed = anyio.Event()
         self._in_flight: set[int] = set()
-        #: What the registry must still be told, by kind and peer.
-        self._untold: dict[tuple[type[Effect], int], _Untold] = {}
+        #: Pending reports to the registry, by type and peer.
+        self._pending_reports: dict[tuple[type[Effect], int], _PendingReport] = {}
         now, newest = time.time(), self.trust.rows.newest()
         self._begin = (min(now, newest + MAX_AWAY) if newest else now) - time.monotonic()
         self._compared: list[int] = []
-        #: Peers that the registry was told we trust, since we registered.
+        #: Peers whose trust was reported since the last registration.
         self._reported: set[int] = set()
-        #: Called when a request of ours waits for an answer.
+        #: Called when a request of ours awaits an answer.
         self.on_request: Callable[[], None] = lambda: None
 
     def start(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -151,8 +151,9 @@ class TrustService:
         tasks.start_soon(self._reconcile_forever)
 
     def age(self) -> float:
-        """The time by which rows lapse: it goes on with the monotonic clock, so a wall clock that
-        steps ends nothing, and one that is wrong at the start is believed for a week at most."""
+        """The time used to expire rows. It advances with the monotonic clock, so that a step of the
+        wall clock expires nothing; a wrong wall clock at the start counts for at most a week.
+        """
         return self._begin + time.monotonic()
 
     @property
@@ -160,15 +161,15 @@ class TrustService:
         """What was dropped, by reason."""
         return self.trust.dropped + self.port.dropped
 
-    # The operator's wishes
+    # Calls of the operator
 
     async def request(self, peer: int, justification: str) -> bool:
-        """Asks a peer for trust; returns when it or the registry has the request. ``False`` if the
-        same is under way already.
+        """Requests trust; returns when the peer or the registry has the request. ``False`` if the
+        same request is in progress.
 
         Raises:
             InvalidArgument: see :meth:`Trust.request`.
-            ConnectionFailed: neither the peer nor the registry takes it.
+            ConnectionFailed: neither the peer nor the registry accepts it.
             NotFound: there is no such node.
         """
         if peer in self._in_flight:
@@ -185,18 +186,18 @@ class TrustService:
         return True
 
     async def approve(self, peer: int) -> bool:
-        """Grants a request. Whether there is trust now."""
+        """Approves a request. Returns whether the peer is trusted now."""
         await self.perform(self.trust.approve(peer, time.time()))
         return self.trust.is_trusted(peer)
 
     async def reject(self, peer: int, reason: str) -> bool:
-        """Refuses a request. Whether there was one."""
+        """Rejects a request. Returns whether there was one."""
         effects = self.trust.reject(peer, reason, time.time())
         await self.perform(effects)
         return bool(effects)
 
     async def revoke(self, peer: int) -> None:
-        """Ends a trust; returns when the peer's streams are reset.
+        """Revokes a trust; returns when the peer's streams are reset.
 
         Raises:
             NotFound: there is none.
@@ -204,19 +205,19 @@ class TrustService:
         await self.perform(self.trust.revoke(peer, time.time()))
 
     async def wait(self, peer: int, timeout: float) -> bool:
-        """Whether there is trust within ``timeout`` seconds."""
+        """Waits for trust. Returns whether it exists within ``timeout`` seconds."""
         with anyio.move_on_after(timeout):
             while not self.trust.is_trusted(peer):
                 await self._changed.wait()
         return self.trust.is_trusted(peer)
 
     async def _deliver(self, sent: Send) -> None:
-        """Brings a request to its peer, directly or through the registry."""
+        """Delivers a request to its peer, directly or through the registry."""
         self._gate.expect_call(sent.peer)
-        octets = messages.encode(self._signed(sent))
+        data = messages.encode(self._signed(sent))
         is_delivered = False
-        if len(octets) <= messages.MAX_SEGMENT:
-            is_delivered = await self.port.send(sent.peer, octets, DIRECT)
+        if len(data) <= messages.MAX_SEGMENT:
+            is_delivered = await self.port.send(sent.peer, data, DIRECT)
         if is_delivered and not sent.is_repeat:
             return
         try:
@@ -227,14 +228,14 @@ class TrustService:
             await self.perform(self.trust.undelivered(sent.peer))
             raise type(error)(f"handshake relay: {error.message}", hint=error.hint) from error
         self.on_request()
-        # The answer will need the key; it is at hand by then.
+        # Prefetch the record; the answer needs the peer's key.
         with suppress(PilotError):
             await self._profile(sent.peer, RECORD_AGE)
 
-    # What arrives
+    # Incoming messages
 
     async def _judge(self, source: int, message: Message) -> Effects | None:
-        """What a message leads to; ``None`` if it is dropped."""
+        """The effects of a message; ``None`` if it is dropped."""
         trust = self.trust
         if problem := trust.screen(message, source, time.time()):
             trust.dropped[problem] += 1
@@ -245,12 +246,13 @@ class TrustService:
             await self._recheck(source)
         before = trust.dropped.total()
         effects = trust.receive(message, source, record, time.time())
-        # Some are dropped and still lead to something.
+        # Some dropped messages still have effects.
         return effects if effects or trust.dropped.total() == before else None
 
     async def _recheck(self, peer: int) -> None:
-        """Nobody asks for trust that it still has, so a peer of ours that does may have revoked it
-        without our hearing of it; the registry knows."""
+        """Checks a trust with the registry: a trusted peer that requests trust may have revoked it
+        without our knowledge.
+        """
         if not self.trust.is_trusted(peer):
             return
         with suppress(PilotError):
@@ -272,7 +274,7 @@ class TrustService:
         return is_asking and not stands
 
     async def _record(self, peer: int, key: bytes = b"") -> PeerRecord | None:
-        """What the registry says about a peer, fetched again if it does not name the key."""
+        """The registry record of a peer, refetched if it does not name ``key``."""
         try:
             found = await self._profile(peer, RECORD_AGE)
             if key and found.public_key != key:
@@ -283,25 +285,25 @@ class TrustService:
         return PeerRecord(found.public_key, found.networks)
 
     async def relayed_request(self, peer: int, justification: str) -> None:
-        """Takes a request from the registry's inbox."""
+        """Processes a request from the registry's inbox."""
         record = await self._record(peer)
         await self._recheck(peer)
         await self.perform(self.trust.relayed_request(peer, justification, record, time.time()))
 
     async def relayed_response(self, peer: int, accept: bool, timestamp: int) -> None:
-        """Takes an answer from the registry's inbox."""
+        """Processes an answer from the registry's inbox."""
         record = await self._record(peer) if accept else None
         effects = self.trust.relayed_response(peer, accept, timestamp, record, time.time())
         await self.perform(effects)
 
     async def relayed_revocation(self, peer: int, timestamp: int) -> None:
-        """Takes the end of a trust from the registry's inbox."""
+        """Processes a revocation from the registry's inbox."""
         await self.perform(self.trust.relayed_revocation(peer, timestamp, time.time()))
 
     # Tunnels and registration
 
     async def admit(self, node: int, network: int, key: bytes) -> None:
-        """Decides about a peer that wants in, for the IO thread."""
+        """Decides about the admission of a peer, for the IO thread."""
         is_admitted, seconds = False, REFUSED_FOR
         try:
             await self.key_seen(node, key)
@@ -314,7 +316,7 @@ class TrustService:
         if network:
             record = await self._profile(node, RECORD_AGE)
             if network not in record.networks:
-                # It may have joined since.
+                # It may have joined the network since.
                 record = await self._profile(node, 0.0)
             is_member = network in record.networks
             return is_member, CHECKED_FOR if is_member else REFUSED_FOR
@@ -326,28 +328,27 @@ class TrustService:
         return bool(is_known), CHECKED_FOR if is_known else REFUSED_FOR
 
     async def key_seen(self, node: int, key: bytes) -> None:
-        """A peer's key was proved or fetched: trust in another one ends."""
+        """A peer's key was proved or fetched: a trust in another key ends."""
         await self.perform(self.trust.key_seen(node, key, time.time()))
 
     @_serving.contained
     async def registered(self) -> None:
-        """After a registration, the registry is told whom we trust."""
+        """Reports all trust to the registry after a registration."""
         self._reported.clear()
         await self.perform(self.trust.registered(time.time()))
         await self.catch_up()
-        # A peer may have revoked while we were away.
+        # A peer may have revoked its trust while we were offline.
         with suppress(PilotError):
-            await self._compare()
+            await self._reconcile()
 
     async def alive(self) -> None:
-        """The registry answered a heartbeat, so it can be told what it missed."""
+        """Retries pending reports, because the registry answered a heartbeat."""
         now = time.monotonic()
-        for untold in [row for row in self._untold.values() if row.due <= now]:
-            await self._tell(untold.effect, untold.delay)
+        for untold in [row for row in self._pending_reports.values() if row.due <= now]:
+            await self._report(untold.effect, untold.delay)
 
     async def catch_up(self) -> None:
-        """Takes approvals that the registry knows and did not relay: where we asked, and the pair
-        is there."""
+        """Processes approvals that were not relayed: our requests whose pair is active."""
         for peer in list(self.trust.rows.outgoing)[:MAX_COMPARED]:
             with suppress(PilotError):
                 if await self._registry.check_trust(peer):
@@ -355,7 +356,7 @@ class TrustService:
                     effects = self.trust.confirmed(peer, True, record, time.time())
                     await self.perform(effects)
                 elif await self._registry.grants_trust(peer):
-                    # Its answer did not reach us, and is not relayed to who asked directly.
+                    # The answer was lost; answers to direct requests are not relayed.
                     await self._confirm(peer)
 
     @_serving.endless
@@ -365,16 +366,17 @@ class TrustService:
             await self.perform(self.trust.expire(self.age()))
             await self.catch_up()
             with suppress(PilotError):
-                await self._compare()
+                await self._reconcile()
 
     async def compare(self) -> None:
-        """Compares a few of our trusts with a registry that does not tell when one ends; to be
-        called as often as it is heard."""
+        """Reconciles some trusts with a registry that does not notify revocations; called on every
+        heartbeat.
+        """
         with suppress(PilotError):
-            await self._compare(MAX_COMPARED_OFTEN)
+            await self._reconcile(MAX_COMPARED_OFTEN)
 
-    async def _compare(self, count: int = MAX_COMPARED) -> None:
-        """Compares some of our trust with the registry's."""
+    async def _reconcile(self, count: int = MAX_COMPARED) -> None:
+        """Reconciles some trusts with the registry."""
         if not self._compared:
             self._compared = sorted(self.trust.rows.trusted)
         chosen, self._compared = self._compared[:count], self._compared[count:]
@@ -394,7 +396,7 @@ class TrustService:
     # Effects
 
     async def perform(self, effects: Effects) -> None:
-        """Carries out what the machine decided, in order."""
+        """Performs effects in order."""
         for effect in effects:
             match effect:
                 case Persist():
@@ -402,7 +404,7 @@ class TrustService:
                 case Send():
                     await self._send(effect)
                 case Respond() | ReportTrust() | RevokeTrust():
-                    await self._tell(effect)
+                    await self._report(effect)
                 case Confirm(peer):
                     await self._confirm(peer)
                 case Admit(peer):
@@ -425,7 +427,7 @@ class TrustService:
             try:
                 await anyio.to_thread.run_sync(self._store.save, kept)
             except OSError as error:
-                # Trust goes on from memory, and the next change tries again.
+                # Keep the state in memory; the next change saves again.
                 log.error("trust_not_stored", error=str(error), path=str(self._store.path))
 
     def _signed(self, sent: Send) -> Message:
@@ -435,20 +437,20 @@ class TrustService:
         return Message(sent.kind, self.trust.own, key, signature, sent.timestamp, sent.text)
 
     async def _send(self, sent: Send) -> None:
-        octets = messages.encode(self._signed(sent))
+        data = messages.encode(self._signed(sent))
         if sent.kind is Kind.REVOKE:
-            # The tunnel goes next, so this must be out.
-            await self.port.send(sent.peer, octets, FAREWELL)
+            # The tunnel is dropped next, so the message must be sent first.
+            await self.port.send(sent.peer, data, FAREWELL)
         elif self._tasks is not None:
             self._gate.expect_call(sent.peer)
             send = self.port.send
-            self._tasks.start_soon(_serving.contain, "handshake", send, sent.peer, octets, DIRECT)
+            self._tasks.start_soon(_serving.contain, "handshake", send, sent.peer, data, DIRECT)
 
-    async def _tell(self, effect: _Report, delay: float = 0.0) -> None:
+    async def _report(self, effect: _Report, delay: float = 0.0) -> None:
         is_end = isinstance(effect, RevokeTrust)
         overtaken = (Respond, ReportTrust) if is_end else (RevokeTrust,)
         for kind in (*overtaken, type(effect)):
-            self._untold.pop((kind, effect.peer), None)
+            self._pending_reports.pop((kind, effect.peer), None)
         try:
             match effect:
                 case Respond(peer, accept):
@@ -460,13 +462,13 @@ class TrustService:
                     self._reported.discard(peer)
                     await self._registry.revoke_trust(peer)
         except (ConnectionFailed, NotFound) as error:
-            # It is away, or the peer is and may return.
+            # The registry, or the peer, is offline; retry later.
             log.debug("registry_untold", node=effect.peer, error=str(error))
             due = time.monotonic() + delay
-            later = _Untold(effect, due, min(2 * delay + 1, MAX_RETRY))
-            self._untold[type(effect), effect.peer] = later
+            later = _PendingReport(effect, due, min(2 * delay + 1, MAX_RETRY))
+            self._pending_reports[type(effect), effect.peer] = later
         except PilotError as error:
-            # A refusal: the registry knows better.
+            # Refused by the registry: do not retry.
             log.debug("registry_refused", node=effect.peer, error=str(error))
 
     async def _confirm(self, peer: int) -> None:
@@ -476,7 +478,7 @@ class TrustService:
                 await self._registry.report_trust(peer)
                 is_active = await self._registry.check_trust(peer)
         except PilotError as error:
-            # Asked again with the next comparison, because our request stands.
+            # Repeated with the next reconciliation, because our request is still open.
             log.debug("not_confirmed", node=peer, error=str(error))
             return
         record = await self._record(peer)

@@ -1,5 +1,6 @@
-"""Who may talk on port 444 at once: a few streams of each peer, and so many in all. When they are
-all taken, the peer that has most of them gives one up. No clocks here."""
+"""Admission limit of port 444: concurrent streams in total and per peer. At the limit, a stream of
+the peer with the most streams is evicted. No clocks here.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Slot:
-    """The place of one stream.
+    """The slot of one stream.
 
     Args:
-        peer: whose it is.
-        evict: called when the slot is given to somebody else.
+        peer: the peer of the stream.
+        evict: called when the slot is given to another peer.
     """
 
     __slots__ = ("evict", "peer")
@@ -25,22 +26,22 @@ class Slot:
 
 
 class Slots:
-    """All of them.
+    """The slots of all streams.
 
     Args:
-        limit: of all.
-        limit_per_peer: of one peer.
+        limit: upper bound in total.
+        limit_per_peer: upper bound per peer.
     """
 
     def __init__(self, limit: int, limit_per_peer: int) -> None:
         self._limit = limit
         self._limit_per_peer = limit_per_peer
-        #: Slots of each peer, the oldest first; ``True`` for those that stay.
+        #: Slots of each peer, oldest first; ``True`` for those that cannot be evicted.
         self._taken: dict[int, dict[Slot, bool]] = {}
         self.total = 0
 
     def enter(self, slot: Slot) -> bool:
-        """Takes a slot, if its peer has a share left, and another peer has more."""
+        """Adds a slot. Returns whether the limits allow it, possibly after an eviction."""
         own = self._taken.get(slot.peer, {})
         if len(own) >= self._limit_per_peer:
             return False
@@ -51,13 +52,13 @@ class Slots:
         return True
 
     def hold(self, slot: Slot) -> None:
-        """The stream keeps its slot until it leaves."""
+        """Protects a slot from eviction."""
         own = self._taken.get(slot.peer, {})
         if slot in own:
             own[slot] = True
 
     def leave(self, slot: Slot) -> None:
-        """Gives the slot back, once."""
+        """Removes a slot; may be repeated."""
         own = self._taken.get(slot.peer, {})
         if own.pop(slot, None) is None:
             return
@@ -66,7 +67,7 @@ class Slots:
             del self._taken[slot.peer]
 
     def _evict(self, fewer: int) -> bool:
-        """Frees a slot of the peer with most, if that is more than ``fewer`` and one."""
+        """Evicts a slot of the peer with the most slots, if it has more than ``fewer`` + 1."""
         for peer in sorted(self._taken, key=lambda peer: len(self._taken[peer]), reverse=True):
             if len(self._taken[peer]) <= fewer:
                 return False

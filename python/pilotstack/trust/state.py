@@ -1,9 +1,9 @@
-"""Who trusts whom, as a pure machine: no sockets, files or clocks
+"""The trust state machine: no sockets, files or clocks
 (``docs/explanation/trust.md``).
 
-Inputs are the operator's wishes, messages that arrived on port 444, what the registry relayed, and
-the time. Each gives the :mod:`effects <pilotstack.trust.records>` to carry out, in order. A peer is
-trusted after its consent and ours, and no message from before the last revocation counts.
+Inputs are calls of the operator, messages on port 444, items relayed by the registry, and the time.
+Each returns the :mod:`effects <pilotstack.trust.records>` to perform, in order. A peer is trusted
+once both sides consented; messages from before the last revocation are ignored.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from pilotstack.trust.replays import Replays
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Seconds by which a message may be old, and ahead of our clock.
+#: Largest age of a message, and how far it may be ahead of our clock, seconds.
 MAX_AGE = 300
 MAX_AHEAD = 30
-#: Requests that wait for the operator, and seconds for which they and ours live.
+#: Upper bound of pending requests, and lifetime of requests of both sides, seconds.
 MAX_PENDING = 256
 MAX_OUTGOING = 4096
 LIFETIME = 30 * 86_400
-#: Seconds after a revocation in which nothing is approved by itself.
+#: Time after a revocation without automatic approval, seconds.
 COOLDOWN = 300
-#: Seconds in which old peers take a second message of a type for a replay.
+#: Time in which legacy peers drop a second message of a type as a replay, seconds.
 REPEAT = 900
-#: Seconds for which a pair that the registry does not know gets the benefit of the doubt.
+#: Grace period for a pair that the registry does not know, seconds.
 DOUBT = 60
 
 
 @dataclass(slots=True)
 class Rows:
-    """What outlives the process."""
+    """The stored rows."""
 
     trusted: dict[int, Trusted]
     pending: dict[int, Pending]
@@ -78,7 +78,7 @@ class Rows:
         )
 
     def newest(self) -> int:
-        """When the last row that may lapse came; 0 if there is none."""
+        """Timestamp of the newest row that can expire; 0 if there is none."""
         times = [row.received_at for row in self.pending.values()]
         times += [row.sent_at for row in self.outgoing.values()]
         times += [row.at for row in self.revoked.values()]
@@ -89,39 +89,39 @@ class Trust:
     """One node's trust.
 
     Args:
-        rows: what was kept.
+        rows: the stored rows.
     """
 
     def __init__(self, rows: Rows | None = None) -> None:
         self.rows = rows or Rows.of()
-        #: Our own id and networks; set by whoever registers us.
+        #: Our own id and networks; set after registration.
         self.own = 0
         self.networks: frozenset[int] = frozenset()
         #: Messages and relayed items that were dropped, by reason.
         self.dropped: Counter[str] = Counter()
         self._replays = Replays(MAX_AGE + MAX_AHEAD)
-        #: When something of a kind was last sent to a peer.
+        #: Time of the last message of each type to a peer.
         self._sent: dict[tuple[int, Kind], int] = {}
         self._stamps: dict[int, int] = {}
-        #: Approvals that wait for :meth:`confirmed`, with their time.
+        #: Approvals awaiting :meth:`confirmed`, with their time.
         self._unconfirmed: dict[int, int] = {}
         #: Peers that the registry did not confirm, and since when.
         self._doubts: dict[int, float] = {}
 
-    # The operator's wishes
+    # Calls of the operator
 
     def request(self, peer: int, justification: str, now: float) -> Effects:
-        """Asks a peer for trust. Nothing happens if there is trust; a request of the peer that
-        waits here makes it mutual at once.
+        """Requests trust. No effect if the peer is trusted; a pending request of the peer makes the
+        trust mutual at once.
 
         Raises:
-            InvalidArgument: the peer is ourselves, or the justification has over 1,024 octets.
+            InvalidArgument: the peer is ourselves, or the justification has over 1,024 bytes.
         """
         if peer in (0, self.own):
             raise InvalidArgument("a node cannot ask itself for trust")
         text = messages.printable(justification)
         if len(text.encode()) > messages.MAX_JUSTIFICATION:
-            raise InvalidArgument("justification too large", hint="use at most 1,024 octets")
+            raise InvalidArgument("justification too large", hint="use at most 1,024 bytes")
         rows = self.rows
         if peer in rows.trusted:
             return ()
@@ -135,27 +135,27 @@ class Trust:
         return Persist(), self._send(peer, Kind.REQUEST, now, text)
 
     def undelivered(self, peer: int) -> Effects:
-        """Our request reached neither the peer nor the registry, so it was never made."""
+        """Withdraws our request, which reached neither the peer nor the registry."""
         if self.rows.outgoing.pop(peer, None) is None:
             return ()
         return (Persist(),)
 
     def approve(self, peer: int, now: float) -> Effects:
-        """Grants a request that waits; nothing happens without one."""
+        """Approves a pending request; no effect without one."""
         pending = self.rows.pending.get(peer)
         if pending is None:
             return ()
         return self._approve(peer, pending.public_key, now, mutual=False)
 
     def reject(self, peer: int, reason: str, now: float) -> Effects:
-        """Refuses a request that waits; nothing happens without one."""
+        """Rejects a pending request; no effect without one."""
         if self.rows.pending.pop(peer, None) is None:
             return ()
         text = messages.cut(reason, messages.MAX_REASON)
         return Persist(), Respond(peer, accept=False), self._send(peer, Kind.REJECT, now, text)
 
     def revoke(self, peer: int, now: float) -> Effects:
-        """Ends a trust.
+        """Revokes a trust.
 
         Raises:
             NotFound: there is none.
@@ -174,8 +174,9 @@ class Trust:
     # Messages on port 444
 
     def screen(self, message: Message, source: int, now: float) -> str:
-        """Why a message is dropped whoever signed it, or an empty text. ``source`` is the node at
-        the other end of the stream, which its tunnel proved."""
+        """Checks a message before its signature. Returns why it is dropped, or an empty text.
+        ``source`` is the peer of the stream, authenticated by its tunnel.
+        """
         text = messages.printable(message.text)
         if message.node_id != source or source in (0, self.own):
             return "source"
@@ -194,7 +195,7 @@ class Trust:
     def receive(
         self, message: Message, source: int, record: PeerRecord | None, now: float
     ) -> Effects:
-        """Takes a message; ``record`` is what the registry says about its sender."""
+        """Processes a message; ``record`` is the registry record of its sender."""
         problem = self.screen(message, source, now)
         if not problem and (record is None or record.public_key != message.public_key):
             problem = "key"
@@ -214,12 +215,12 @@ class Trust:
             case Kind.REVOKE:
                 return self._on_revocation(source, now)
 
-    # What the registry relayed
+    # Items relayed by the registry
 
     def relayed_request(
         self, peer: int, justification: str, record: PeerRecord | None, now: float
     ) -> Effects:
-        """Takes a request from the registry's inbox."""
+        """Processes a request from the registry's inbox."""
         if record is None or peer in (0, self.own):
             self.dropped["key" if record is None else "source"] += 1
             return ()
@@ -228,7 +229,7 @@ class Trust:
     def relayed_response(
         self, peer: int, accept: bool, timestamp: int, record: PeerRecord | None, now: float
     ) -> Effects:
-        """Takes an answer to our request from the registry's inbox."""
+        """Processes an answer to our request from the registry's inbox."""
         if not accept:
             return self._on_rejection(peer, "")
         if record is None or peer in (0, self.own):
@@ -237,8 +238,9 @@ class Trust:
         return self._on_approval(peer, timestamp, record, now, is_relayed=True)
 
     def relayed_revocation(self, peer: int, timestamp: int, now: float) -> Effects:
-        """Takes the end of a trust from the registry, which told the peer's word and dropped ours
-        by itself. ``timestamp`` is when; a trust that came about since stays."""
+        """Processes a revocation relayed by the registry, which has dropped our consent as well.
+        ``timestamp`` is its time; a trust established since stays.
+        """
         row = self.rows.trusted.get(peer)
         if row is None or row.approved_at > timestamp:
             return ()
@@ -265,8 +267,9 @@ class Trust:
     def checked(
         self, peer: int, is_active: bool | None, now: float, *, is_live: bool = True
     ) -> Effects:
-        """Compares a trust with the registry: a live peer that does not report its side for over a
-        minute, although we report ours, has revoked it and could not tell us."""
+        """Reconciles a trust with the registry: a live peer that does not report its consent for
+        over a minute, although we report ours, has revoked it without reaching us.
+        """
         row = self.rows.trusted.get(peer)
         if is_active or row is None:
             self._doubts.pop(peer, None)
@@ -291,11 +294,11 @@ class Trust:
         return self._lose(peer, now, "trust.revoked", "key_changed")
 
     def is_trusted(self, peer: int) -> bool:
-        """Whether there is trust."""
+        """Whether the peer is trusted."""
         return peer in self.rows.trusted
 
     def is_cooling(self, peer: int, now: float) -> bool:
-        """Whether a trust was revoked here so recently that nothing may approve it by itself."""
+        """Whether a recent revocation prevents automatic approval."""
         revoked = self.rows.revoked.get(peer)
         return revoked is not None and now < revoked.until
 
@@ -306,7 +309,7 @@ class Trust:
         return reports + tuple(RevokeTrust(peer) for peer in cooling)
 
     def expire(self, now: float) -> Effects:
-        """Forgets what is over."""
+        """Removes expired rows."""
         rows = self.rows
         self._replays.expire(now)
         oldest = now - LIFETIME
@@ -363,14 +366,14 @@ class Trust:
         is_old = revoked is not None and timestamp <= revoked.at + MAX_AHEAD
         if peer in self.rows.outgoing:
             if is_relayed or is_old:
-                # It may have waited while the peer thought better of it, and clocks differ: only
-                # the registry knows what came first.
+                # The approval may have been delayed beyond a later revocation, and clocks differ:
+                # only the registry knows the order.
                 self._unconfirmed[peer] = timestamp
                 return (Confirm(peer),)
             return self._trust(peer, record.public_key, now, mutual=True)
         self.dropped["unsolicited"] += 1
-        # The peer's trust is one-sided and must end. It is told, unless it may know and have asked
-        # anew since.
+        # The peer's trust is one-sided and must end. It is notified, unless it may know and have
+        # asked again since.
         is_known = is_old or peer in self.rows.pending
         told = () if is_known else (self._send(peer, Kind.REVOKE, now),)
         return RevokeTrust(peer), *told
@@ -378,7 +381,7 @@ class Trust:
     def _on_rejection(self, peer: int, reason: str) -> Effects:
         if self.rows.outgoing.pop(peer, None) is None:
             return ()
-        # Our request must not make a pair with an approval from before.
+        # Our request must not form a pair with an earlier approval.
         return Persist(), RevokeTrust(peer), Event("handshake.rejected", peer, reason)
 
     def _on_revocation(self, peer: int, now: float) -> Effects:
@@ -389,7 +392,7 @@ class Trust:
             return ()
         self._forget(peer)
         self.rows.revoked[peer] = Revoked(peer, int(now), int(now))
-        # A request of ours may stand at the registry and must not make a pair any more.
+        # A request of ours may be open at the registry and must not form a pair any more.
         withdrawn: Effects = (RevokeTrust(peer),) if had else ()
         return Persist(), *withdrawn, Event("trust.revoked_by_peer", peer)
 
@@ -413,7 +416,7 @@ class Trust:
         network: int = 0,
     ) -> Effects:
         persist, *rest = self._trust(peer, key, now, mutual=mutual, reason=reason, network=network)
-        # The peer waits for this answer, so it goes out before the report.
+        # The peer awaits this answer, so it is sent before the report.
         return persist, Respond(peer, accept=True), *rest, self._send(peer, Kind.ACCEPT, now)
 
     def _trust(
@@ -433,7 +436,7 @@ class Trust:
         return Persist(), Admit(peer), ReportTrust(peer), Event(name, peer, reason)
 
     def _send(self, peer: int, kind: Kind, now: float, text: str = "") -> Send:
-        # Peers sort our messages by their whole seconds, and take none from far ahead.
+        # Peers order our messages by whole seconds, and refuse timestamps far ahead.
         timestamp = min(max(int(now), self._stamps.get(peer, 0) + 1), int(now) + MAX_AHEAD)
         self._stamps[peer] = timestamp
         is_repeat = now - self._sent.get((peer, kind), -REPEAT) < REPEAT

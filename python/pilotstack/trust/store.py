@@ -1,5 +1,6 @@
-"""A file of trust beside the identity: private, replaced as a whole, and never written over when
-it cannot be understood (``docs/explanation/trust.md#what-is-kept``)."""
+"""The trust file beside the identity: private, replaced atomically, and never overwritten if it
+cannot be parsed (``docs/explanation/trust.md#what-is-kept``).
+"""
 
 from __future__ import annotations
 
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-#: Octets of a file that is read: over 100,000 rows.
+#: Largest file that is read, bytes: over 100,000 rows.
 MAX_FILE = 1 << 25
 _Row = TypeVar("_Row")
 _TABLES = ("trusted", "pending", "revoked", "outgoing")
 
 
 def path_beside(identity: Path) -> Path:
-    """Where a node with this identity file keeps its trust: ``trust.json`` beside
+    """The trust file of a node with this identity file: ``trust.json`` beside
     ``identity.json``, as existing daemons have it, and ``NAME.trust.json`` beside ``NAME.json``, so
     that several identities can be in one directory."""
     if identity.name == "identity.json":
@@ -40,22 +41,22 @@ class TrustStore:
     """The file of one node.
 
     Args:
-        path: where it is, or is to be; ``None`` keeps nothing.
-        is_read_only: what is there is read, and nothing is written beside it.
+        path: the file; ``None`` stores nothing.
+        is_read_only: reads the file and writes nothing.
     """
 
     def __init__(self, path: Path | None, *, is_read_only: bool = False) -> None:
         self.path = path
         self._is_read_only = is_read_only
-        #: Members of other programs, kept as they are.
+        #: Members of other programs, preserved.
         self._others: dict[str, Any] = {}
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Keeps the file for this process, until it ends or :meth:`unlock`.
+        """Locks the file for this process, until it ends or :meth:`unlock`.
 
         Raises:
-            AlreadyExists: another daemon keeps its trust there.
+            AlreadyExists: another daemon uses the file.
             InvalidArgument: the directory cannot be used.
         """
         if self.path is None or self._is_read_only:
@@ -74,16 +75,16 @@ class TrustStore:
             raise InvalidArgument(f"cannot lock {lock}: {error.strerror}") from error
 
     def unlock(self) -> None:
-        """Lets another daemon have the file."""
+        """Releases the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def load(self) -> Rows:
-        """What the file holds; nothing if there is none.
+        """Loads the rows; none if there is no file.
 
         Raises:
-            InvalidArgument: it cannot be read or understood. It is left as it is.
+            InvalidArgument: it cannot be read or parsed. It is left unchanged.
         """
         if self.path is None:
             return Rows.of()
@@ -108,7 +109,7 @@ class TrustStore:
         """Replaces the file; returns when it is durable.
 
         Raises:
-            OSError: it could not be written; the file before is unharmed.
+            OSError: it could not be written; the previous file is unchanged.
         """
         if self.path is None or self._is_read_only:
             return
