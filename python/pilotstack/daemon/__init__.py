@@ -1,1 +1,1 @@
-"""The daemon: one agent's network stack as a process."""
+"""The daemon: one agent's network stack as a process (``docs/reference/daemon.md``)."""

@@ -1,1 +1,1 @@
-"""What drivers ask of the daemon over its socket (``docs/reference/ipc.md``), by topic."""
+"""What drivers ask of the daemon over its socket (``docs/reference/protocol/ipc.md``), by topic."""
