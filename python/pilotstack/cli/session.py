@@ -1,7 +1,7 @@
 """A session with the daemon for control verbs only.
 
 Most commands make one or two requests. This needs neither the SDK nor an event loop, whose imports
-take longer than the answer. Daemons without the extension (``docs/reference/ipc.md``) are left to
+take longer than the answer. Daemons without the extension (``docs/reference/protocol/ipc.md``) are left to
 the SDK.
 """
 
