@@ -62,3 +62,8 @@ def test_messages_of_a_beacon_have_the_codes_of_the_code() -> None:
 def test_frames_of_the_tunnel_have_the_magics_of_the_code() -> None:
     magics = set(re.findall(r'\*b"(PIL\w)"', (WIRE / "tunnel.rs").read_text()))
     assert {row[0].strip("`") for row in rows("tunnel") if row[0][:4] == "`PIL"} >= magics
+
+
+def test_every_file_of_vectors_is_listed() -> None:
+    listed = {name for row in rows("README") for name in re.findall(r"`([\w-]+\.json)`", row[0])}
+    assert listed == {path.name for path in (ROOT / "tests" / "vectors").iterdir()}
