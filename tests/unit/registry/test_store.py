@@ -226,7 +226,7 @@ def test_a_snapshot_of_the_first_generation_goes_there_and_back(tmp_path: Path) 
     assert waiting["timestamp"] == "2026-11-22T21:23:52Z"
     assert new["handshake_responses"]["2"][0]["accept"] is False
     assert "2" not in new["nodes"]
-    assert load(path).nodes[2].is_gone
+    assert load(path).nodes[2].gone_at
 
 
 def test_members_that_mean_nothing_to_us_are_kept(tmp_path: Path) -> None:

@@ -51,11 +51,6 @@ class Node(
     gone_at: int = 0
 
     @property
-    def is_gone(self) -> bool:
-        """Whether it is deregistered."""
-        return self.gone_at != 0
-
-    @property
     def address(self) -> str:
         """The address on the backbone, as :class:`~pilotstack.types.Address` writes it."""
         node_id = self.node_id

@@ -261,10 +261,6 @@ class Tables(RowTables):
         self.seen[node_id] = now
         self.offline.discard(node_id)
 
-    def networks_with_backbone(self, node_id: int) -> list[int]:
-        """All networks of a node."""
-        return [0, *self.networks_of.get(node_id, ())]
-
     def share_network(self, a: int, b: int) -> bool:
         """Whether two nodes share a network other than the backbone."""
         first, second = self.networks_of.get(a), self.networks_of.get(b)
