@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
+import msgspec
 
 from pilotstack import _commands
 from pilotstack.cli.context import (
@@ -21,6 +22,9 @@ from pilotstack.types import Address, parse_host
 if TYPE_CHECKING:
     from pilotstack.cli.settings import Settings
     from pilotstack.ipc.layout import Request
+
+
+A = TypeVar("A", bound=msgspec.Struct)
 
 
 @_commands.command()
@@ -114,7 +118,7 @@ def set_private(settings: Settings) -> None:
     _ask(settings, r.SetVisibility(False))
 
 
-def _ask(settings: Settings, request: Request[Any]) -> None:
+def _ask(settings: Settings, request: Request[A]) -> None:
     with settings.session() as session:
         answer = session.ask(request)
     settings.output.success(answer)

@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -19,7 +19,7 @@ from pilotstack.errors import InternalError, PilotError, TimedOut
 from pilotstack.testing import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from pilotstack.cli.output import Output
     from pilotstack.cli.settings import Settings
@@ -40,9 +40,9 @@ class Demo:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self.steps: list[dict[str, Any]] = []
+        self.steps: list[dict[str, object]] = []
 
-    def done(self, name: str, text: str, **members: Any) -> None:
+    def done(self, name: str, text: str, **members: object) -> None:
         """Reports a step."""
         self.steps.append({"step": name, **members})
         if not self._output.is_json:
@@ -241,7 +241,7 @@ async def share_network(owner: Driver, member: Driver, other: Driver, run: Demo)
     )
 
 
-STEPS: tuple[Callable[[Driver, Driver, Demo], Any], ...] = (
+STEPS: tuple[Callable[[Driver, Driver, Demo], Awaitable[None]], ...] = (
     show_info,
     trust,
     ping,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import click
 
@@ -17,12 +16,12 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
     name = "duration"
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Parses the text."""
         if isinstance(value, float | int):
             return float(value)
-        match = _DURATION.fullmatch(value)
+        match = _DURATION.fullmatch(str(value))
         if match is None or float(match[1]) <= 0:
             self.fail(f"{value!r} is not a duration; write 500ms, 30s, 2m or seconds", param, ctx)
         return float(match[1]) * _SECONDS[match[2]]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -87,8 +87,8 @@ class _Deferred(_commands.Command):
 class _Pilotctl(Group):
     """The group of all commands."""
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
+    def add_deferred(self) -> None:
+        """Adds all commands, whose modules are imported when they are used."""
         for module, commands in COMMANDS.items():
             for name, purpose in commands.items():
                 self.add_command(_Deferred(name, module, purpose))
@@ -104,6 +104,9 @@ class _Pilotctl(Group):
 @global_options
 def pilotctl() -> None:
     """Use and inspect the overlay network for agents."""
+
+
+pilotctl.add_deferred()
 
 
 def run() -> None:

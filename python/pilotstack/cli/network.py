@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
@@ -259,7 +259,7 @@ def _about_member(
     verb: str,
     help_text: str,
     done: str,
-    request: Callable[[int, int, str], Request[Any]],
+    request: Callable[[int, int, str], Request[A]],
 ) -> click.Command:
     @_commands.command(verb, help=help_text)
     @NETWORK

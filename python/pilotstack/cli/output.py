@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pilotstack.cli.text import Data, members_of, stdout_errors
 
@@ -103,7 +103,7 @@ class Output:
     ) -> None:
         """As :meth:`failure`, for other errors than :exc:`PilotError`."""
         if self.is_json:
-            report: dict[str, Any] = {"code": code, "message": message, "status": "error"}
+            report: dict[str, object] = {"code": code, "message": message, "status": "error"}
             report |= {"hint": hint} if hint else {}
             report |= {"data": data} if data is not None else {}
             self._line(report)

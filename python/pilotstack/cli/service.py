@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.exceptions import Exit
@@ -53,10 +53,10 @@ def start(settings: Settings, /, foreground: bool, **options: lifecycle.Value) -
     ready = started.ready
     data = {
         "pid": started.pid,
-        "node_id": ready["node_id"],
-        "address": ready["address"],
-        "hostname": ready["hostname"],
-        "socket": ready["socket"],
+        "node_id": ready.node_id,
+        "address": ready.address,
+        "hostname": ready.hostname,
+        "socket": ready.socket,
         "log_file": str(started.log_file),
     }
     warnings = lifecycle.warnings_of(ready)
@@ -85,7 +85,7 @@ def status(settings: Settings, /, check: bool) -> None:
     if check:
         raise Exit(0 if info else 1)
     pid = lifecycle.running_pid(socket)
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "running": pid is not None or info is not None,
         "pid": pid,
         "pid_file": str(lifecycle.pid_file()),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import click
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from pilotstack import _commands, wellknown
 from pilotstack.cli.context import (
@@ -20,10 +22,11 @@ from pilotstack.cli.context import (
 from pilotstack.cli.durations import Duration
 from pilotstack.cli.outcome import Incomplete
 from pilotstack.cli.pipe import answer, join, read_all
+from pilotstack.cli.text import members_of
 from pilotstack.errors import ConnectionFailed, PilotError, TimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.progress import Progress
 
@@ -39,6 +42,34 @@ _MAX_BENCH = 4096
 _LOOK_AGAIN = 0.05
 PORT = click.IntRange(1, 65_535)
 TIMEOUT = click.option("--timeout", type=Duration(), default=30.0, show_default="30s")
+
+
+class Probe(msgspec.Struct, omit_defaults=True):
+    """A round trip, or why there was none."""
+
+    seq: int
+    bytes: int = 0
+    rtt_ms: float = 0.0
+    error: str = ""
+
+
+class Message(msgspec.Struct):
+    """What a stream brought, or why it broke."""
+
+    seq: int
+    port: int
+    data: str | UnsetType = UNSET
+    bytes: int | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+
+
+class Arrival(msgspec.Struct):
+    """A datagram."""
+
+    src_addr: str
+    src_port: int
+    data: str
+    bytes: int
 
 
 @_commands.command()
@@ -58,7 +89,7 @@ async def ping(
     settings: Settings, target: str, count: int, interval: float, timeout: float
 ) -> None:
     """Measure round trips to a node's echo service."""
-    results: list[dict[str, Any]] = []
+    results: list[Probe] = []
     output = settings.output
     failure: TimedOut | None = None
     async with settings.driver() as driver:
@@ -73,19 +104,19 @@ async def ping(
                     with anyio.fail_after(timeout):
                         results.append(await _probe(stream, seq))
                     output.step(
-                        f"seq={seq} bytes={results[-1]['bytes']} time={results[-1]['rtt_ms']:.3f}ms"
+                        f"seq={seq} bytes={results[-1].bytes} time={results[-1].rtt_ms:.3f}ms"
                     )
         except (TimeoutError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             text = str(error) or "no answer in time"
-            results.append({"seq": len(results), "error": text})
+            results.append(Probe(len(results), error=text))
             failure = TimedOut(
                 f"{target} does not answer: {text}", hint="check that its daemon runs"
             )
-    answered = [row["rtt_ms"] for row in results if "rtt_ms" in row]
+    answered = [row.rtt_ms for row in results if row.rtt_ms]
     data = {
         "target": target,
         "to": str(address),
-        "results": results,
+        "results": [members_of(row) for row in results],
         "timeout": failure is not None,
     }
     summary = f"{len(answered)} of {count} answered"
@@ -100,7 +131,7 @@ async def ping(
     output.success(data, lambda screen: screen.print(summary))
 
 
-async def _probe(stream: Stream, seq: int) -> dict[str, Any]:
+async def _probe(stream: Stream, seq: int) -> Probe:
     payload = f"ping-{seq}".encode()
     begin = time.perf_counter()
     await stream.send(payload)
@@ -108,7 +139,7 @@ async def _probe(stream: Stream, seq: int) -> dict[str, Any]:
     while len(echoed) < len(payload):
         echoed += await stream.receive()
     elapsed = time.perf_counter() - begin
-    return {"seq": seq, "bytes": len(echoed), "rtt_ms": round(elapsed * 1000, 3)}
+    return Probe(seq, len(echoed), round(elapsed * 1000, 3))
 
 
 @_commands.command()
@@ -257,32 +288,35 @@ async def _exchange(
 @asynchronous
 async def recv(settings: Settings, port: int, count: int, timeout: float) -> None:
     """Take streams on a port and print what each one sends, to its end."""
-    messages: list[dict[str, Any]] = []
+    messages: list[Message] = []
     async with settings.driver() as driver, await driver.listen(port) as listener:
         with anyio.move_on_after(timeout):
             while len(messages) < count:
                 async with await listener.accept() as stream:
-                    row: dict[str, Any] = {"seq": len(messages), "port": port}
+                    row = Message(len(messages), port)
                     try:
                         content = await read_all(stream)
-                        row |= {"data": content.decode(errors="replace"), "bytes": len(content)}
+                        row.data, row.bytes = content.decode(errors="replace"), len(content)
                     except PilotError as error:
-                        row["error"] = str(error)
+                        row.error = str(error)
                 messages.append(row)
 
     def render(screen: Screen) -> None:
         for row in messages:
-            screen.print(row.get("data", row.get("error", "")))
+            screen.print(row.data if row.data is not UNSET else row.error)
 
     _report_arrivals(settings.output, messages, count, render)
 
 
 def _report_arrivals(
-    output: Output, messages: list[dict[str, Any]], count: int, render: Callable[[Screen], None]
+    output: Output,
+    messages: Sequence[msgspec.Struct],
+    count: int,
+    render: Callable[[Screen], None],
 ) -> None:
     """Prints the messages; fewer than ``count`` are a failure."""
     is_short = len(messages) < count
-    data = {"messages": messages, "timeout": is_short}
+    data = {"messages": [members_of(row) for row in messages], "timeout": is_short}
     if not is_short:
         output.success(data, render)
         return
@@ -353,28 +387,30 @@ async def _until_tunnelled(driver: Driver, node_id: int) -> None:
 @asynchronous
 async def listen(settings: Settings, port: int, count: int, timeout: float | None) -> None:
     """Print datagrams that arrive on a port."""
-    messages: list[dict[str, Any]] = []
+    messages: list[Arrival] = []
     output = settings.output
     async with settings.driver() as driver, await driver.datagram(port) as datagrams:
         with anyio.move_on_after(timeout):
             while not count or len(messages) < count:
                 datagram = await datagrams.receive()
-                row = {
-                    "src_addr": str(datagram.source.address),
-                    "src_port": datagram.source.port,
-                    "data": datagram.data.decode(errors="replace"),
-                    "bytes": len(datagram.data),
-                }
+                row = Arrival(
+                    str(datagram.source.address),
+                    datagram.source.port,
+                    datagram.data.decode(errors="replace"),
+                    len(datagram.data),
+                )
                 if count:
                     messages.append(row)
                 else:
-                    output.line({"type": "datagram", **row}, f"{datagram.source}  {row['data']}")
+                    output.line(
+                        {"type": "datagram", **members_of(row)}, f"{datagram.source}  {row.data}"
+                    )
     if not count:
         return
 
     def render(screen: Screen) -> None:
         for row in messages:
-            screen.print(f"{row['src_addr']}:{row['src_port']}  {row['data']}")
+            screen.print(f"{row.src_addr}:{row.src_port}  {row.data}")
 
     _report_arrivals(output, messages, count, render)
 

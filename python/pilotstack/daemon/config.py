@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -48,11 +48,13 @@ class DaemonConfig:
     keepalive: float = 30.0
 
 
+#: The value of a key of a settings file.
+Setting = str | bool | int | float | list[str]
 #: Bytes of a settings file at most.
 MAX_FILE = 1 << 20
 
 
-def read_file(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
+def read_file(path: Path, kinds: Mapping[str, type]) -> dict[str, Setting]:
     """Reads a settings file: a JSON object whose keys are the daemon's flags, with ``-`` or ``_``.
 
     Args:
@@ -64,7 +66,7 @@ def read_file(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
         InvalidArgument: the file cannot be read, or has an unknown key or a value of the wrong
         type.
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, Setting] = {}
     for key, value in _object_of(path).items():
         name = key.replace("-", "_")
         if name not in kinds:
@@ -76,10 +78,10 @@ def read_file(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
     return settings
 
 
-def _object_of(path: Path) -> dict[str, Any]:
+def _object_of(path: Path) -> dict[str, object]:
     try:
         with path.open("rb") as file:
-            return msgspec.json.decode(file.read(MAX_FILE), type=dict[str, Any])
+            return msgspec.json.decode(file.read(MAX_FILE), type=dict[str, object])
     except OSError as error:
         raise InvalidArgument(
             f"cannot read {path}: {error.strerror}", hint="check the path after --config"
@@ -106,24 +108,26 @@ def _unknown(path: Path, key: str, kinds: Mapping[str, type]) -> InvalidArgument
     return InvalidArgument(f"{path} has a setting that does not exist: {key!r}", hint=hint)
 
 
-def _checked(path: Path, key: str, value: Any, kind: type) -> Any:
+def _checked(path: Path, key: str, value: object, kind: type) -> Setting:
     """The value, if it has the right type. Numbers and booleans may be strings, as in files of
     existing daemons."""
-    is_fine = isinstance(value, str)
-    if kind is bool:
-        is_fine = isinstance(value, bool) or value in ("true", "false")
-    elif kind is float:
-        is_fine = isinstance(value, int | float | str) and not isinstance(value, bool)
-    elif kind is list:
-        texts = [value] if isinstance(value, str) else value
-        is_fine = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-        value = texts
-    if not is_fine:
-        names = {bool: "true or false", float: "a number", list: "a string or a list of strings"}
-        raise InvalidArgument(
-            f"{path}: {key!r} must be {names.get(kind, 'a string')}, not {value!r}"
-        )
-    return value
+    match value:
+        case bool() if kind is bool:
+            return value
+        case "true" | "false" if kind is bool:
+            return value
+        case bool():
+            pass
+        case int() | float() | str() if kind is float:
+            return value
+        case str() if kind is str:
+            return value
+        case str() if kind is list:
+            return [value]
+        case list() if kind is list and all(isinstance(each, str) for each in value):
+            return [str(each) for each in value]
+    names = {bool: "true or false", float: "a number", list: "a string or a list of strings"}
+    raise InvalidArgument(f"{path}: {key!r} must be {names.get(kind, 'a string')}, not {value!r}")
 
 
 def default_identity() -> Path:

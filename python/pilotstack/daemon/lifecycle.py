@@ -13,11 +13,14 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+import msgspec
 
 from pilotstack import _paths, wellknown
 from pilotstack.daemon import pid_file as pid_files
 from pilotstack.daemon.config import default_identity, names_identity
+from pilotstack.daemon.ready import Ready
 from pilotstack.errors import (
     AlreadyExists,
     ConnectionFailed,
@@ -49,7 +52,7 @@ class Started:
 
     pid: int
     log_file: Path
-    ready: dict[str, Any]
+    ready: Ready
 
 
 def pid_file() -> Path:
@@ -90,11 +93,11 @@ def flags_of(options: Mapping[str, Value]) -> list[str]:
     return flags
 
 
-def warnings_of(ready: Mapping[str, Any]) -> list[str]:
+def warnings_of(ready: Ready) -> list[str]:
     """Problems of a daemon that serves all the same."""
     warnings = []
-    if error := ready.get("hostname_error"):
-        warnings.append(f"the node has no hostname: {error}")
+    if ready.hostname_error:
+        warnings.append(f"the node has no hostname: {ready.hostname_error}")
     home = wellknown.home()
     if not _paths.is_lasting(home):
         warnings.append(
@@ -161,7 +164,7 @@ def start(flags: list[str]) -> Started:
     if not line:
         process.wait()
         raise _explain(begin)
-    return Started(process.pid, log_file(), json.loads(line))
+    return Started(process.pid, log_file(), msgspec.json.decode(line, type=Ready))
 
 
 def _open_log() -> BinaryIO:

@@ -8,7 +8,7 @@ as that is unknown both are kept, and the next start finds out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -198,7 +198,7 @@ class Rotation:
         return False
 
 
-def _key_of(record: dict[str, Any]) -> bytes:
+def _key_of(record: Message) -> bytes:
     try:
         return values.decode_base64(values.text(record, "public_key"), values.KEY_LEN)
     except ValueError:

@@ -22,6 +22,7 @@ from pilotstack.daemon.names import Names
 from pilotstack.daemon.peers import PeerFinder
 from pilotstack.daemon.presence import Presence
 from pilotstack.daemon.public_endpoint import PublicEndpoint
+from pilotstack.daemon.ready import Ready
 from pilotstack.daemon.recent_peers import RecentPeers
 from pilotstack.daemon.recent_peers import path_beside as recent_beside
 from pilotstack.daemon.records import Records
@@ -179,18 +180,17 @@ class Daemon:
 
     def _announce(self, core: Core, running: _Running, ipc: IpcSocket) -> None:
         state = self._state
-        ready: dict[str, object] = {
-            "node_id": state.node_id,
-            "address": str(state.address),
-            "hostname": state.hostname,
-            "socket": str(ipc.path),
-            "endpoint": running.public_endpoint.endpoint,
-            "tunnel": _serving.join_address(*core.local_addr()),
-            "pid": os.getpid(),
-        }
-        if state.hostname_error:
-            ready["hostname_error"] = state.hostname_error
-        _serving.announce(**ready)
+        ready = Ready(
+            node_id=state.node_id,
+            address=str(state.address),
+            hostname=state.hostname,
+            socket=str(ipc.path),
+            endpoint=running.public_endpoint.endpoint,
+            tunnel=_serving.join_address(*core.local_addr()),
+            pid=os.getpid(),
+            hostname_error=state.hostname_error,
+        )
+        _serving.announce(**ready.members())
 
 
 class _Running:
