@@ -13,10 +13,10 @@ import anyio
 import pytest
 
 from pilotstack import Driver, PilotError, Stream, StreamBroken
-from pilotstack.client import _frames as f
-from pilotstack.client import _trust
 from pilotstack.daemon.identity import Identity, load_or_create
 from pilotstack.errors import ConnectionFailed, InvalidArgument, NotFound, TimedOut
+from pilotstack.ipc import codes
+from pilotstack.ipc.requests import ApproveTrust, AwaitTrust, RevokeTrust
 from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.trust import messages
 from pilotstack.trust.messages import Kind, Message
@@ -57,7 +57,7 @@ def registry_of(network: Network, node: Node) -> RegistryClient:
 async def until(driver: Driver, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """The daemon's state as soon as it meets a condition."""
     with anyio.fail_after(20):
-        while not condition(info := await driver.call(f.INFO)):
+        while not condition(info := await driver.call(codes.INFO)):
             await anyio.lowlevel.checkpoint()
     return info
 
@@ -168,7 +168,7 @@ async def test_what_the_registry_relays_is_pushed(network: Network) -> None:
     async with pair(network) as (a, b, first, second):
         await establish(a, b, first, second)
         for driver in (a, b):
-            info = await driver.call(f.INFO)
+            info = await driver.call(codes.INFO)
             assert info["handshakes_relayed"]["pushed"] > 0
             assert info["handshakes_relayed"]["polled"] == 0
 
@@ -397,20 +397,20 @@ async def test_a_peer_that_only_tells_the_registry_that_it_revoked_is_a_stranger
 async def test_verbs_answer_as_existing_drivers_expect(shared_network: Network) -> None:
     node = shared_network.nodes["agent-a"]
     async with Driver(node.socket, framed=True) as driver:
-        assert await driver.call(f.HANDSHAKE, b"\x04") == {"pending": []}
-        assert await driver.call(f.HANDSHAKE, b"\x05") == {"trusted": []}
-        unknown = await driver.call(f.HANDSHAKE, _trust.of(_trust.APPROVE, 77))
+        assert await driver.call(codes.HANDSHAKE, b"\x04") == {"pending": []}
+        assert await driver.call(codes.HANDSHAKE, b"\x05") == {"trusted": []}
+        unknown = await driver.call(codes.HANDSHAKE, ApproveTrust(77).pack())
         assert (unknown["node_id"], unknown["status"]) == (77, "approved")
-        waited = await driver.call(f.HANDSHAKE, b"\x07" + f.u32(77) + f.u32(100))
+        waited = await driver.call(codes.HANDSHAKE, AwaitTrust(77, 100).pack())
         assert waited == {"node_id": 77, "trusted": False}
         for payload, text in (
             (b"", "handshake: missing sub-command"),
             (b"\x99", "handshake: unknown sub-command 0x99"),
             (b"\x01\x00", "handshake request: missing node_id"),
-            (b"\x06" + f.u32(77), "handshake revoke: node 77 was not trusted"),
+            (RevokeTrust(77).pack(), "handshake revoke: node 77 was not trusted"),
         ):
             with pytest.raises(PilotError) as refused:
-                await driver.call(f.HANDSHAKE, payload)
+                await driver.call(codes.HANDSHAKE, payload)
             assert refused.value.message == text
 
 

@@ -134,9 +134,7 @@ class Text:
         if not data and not self._may_be_empty:
             raise InvalidArgument(f"the {what} is empty")
         if len(data) > self._limit:
-            raise InvalidArgument(
-                f"the {what} has {len(data)} bytes; at most {self._limit} are allowed"
-            )
+            raise InvalidArgument(f"the {what} has {len(data)} bytes; at most {self._limit} fit")
         return data
 
     def take(self, reader: Reader, what: str) -> str:

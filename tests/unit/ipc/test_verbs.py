@@ -194,7 +194,7 @@ def test_malformed_requests_are_refused(
         (n.JoinNetwork(70_000), "no such network: 70000"),
         (n.JoinNetwork(True), "no such network: True"),
         (n.JoinNetwork(1, 5), "no token: 5"),  # type: ignore[arg-type]
-        (n.JoinNetwork(1, "x" * 65_536), "the token has 65536 bytes; at most 65535 are allowed"),
+        (n.JoinNetwork(1, "x" * 65_536), "the token has 65536 bytes; at most 65535 fit"),
         (r.RequestTrust(0), "no such node: 0"),
         (r.RejectTrust(1, "x" * 1025), "the text has 1025 bytes"),
         (r.ResolveHostname(""), "the hostname is empty"),
