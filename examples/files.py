@@ -31,8 +31,7 @@ def send(target: str, *names: str) -> None:
                 header = {"name": path.name, "size": file.tell(), "sha256": digest}
                 file.seek(0)
                 stream.sendall(json.dumps(header).encode() + b"\n")
-                while chunk := file.read(CHUNK):
-                    stream.sendall(chunk)
+                stream.sendfile(file)
                 answer = stream.makefile("r").readline().strip()
                 print(f"{path.name}: {answer}", flush=True)
 

@@ -6,13 +6,27 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
+/// Bytes of an application's send buffer, which Linux doubles. A writer is woken when a quarter of that is in
+/// use at most, and the byte that [`crate::intake`] leaves keeps all 17 pages of a buffer that `sendfile(2)`
+/// made.
+const SEND_BUFFER: libc::c_int = 160 << 10;
+
 /// Makes a connected pair of stream sockets, both closed on exec; the first is non-blocking and holds a
 /// byte that came from the second: see [`crate::intake`].
 pub(crate) fn socket_pair() -> io::Result<(std::os::unix::net::UnixStream, OwnedFd)> {
     let (ours, mut theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
+    set_send_buffer(theirs.as_raw_fd(), SEND_BUFFER)?;
     theirs.write_all(&[0])?;
     Ok((ours, OwnedFd::from(theirs)))
+}
+
+fn set_send_buffer(fd: RawFd, bytes: libc::c_int) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of_val(&bytes)).map_err(io::Error::other)?;
+    // SAFETY: the value is live and of the stated length.
+    let result =
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, (&raw const bytes).cast(), len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Writes octets, with a descriptor beside the first of them.

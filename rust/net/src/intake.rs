@@ -11,6 +11,10 @@ use std::{
 
 /// Bytes looked at before more are read.
 const PEEK_LEN: usize = 4096;
+/// After more bytes in a run nothing is left in a socket that the application made. Linux wakes a writer when a
+/// quarter of its send buffer is in use at most, and one byte keeps a whole buffer of `sendfile(2)` in use; for
+/// sockets that we made the send buffer is large enough ([`crate::fd::socket_pair`]).
+const LONG_RUN: usize = 32 << 10;
 
 /// What was read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,16 +36,23 @@ pub(crate) struct Intake {
     waiting: usize,
     /// Whether the socket can be read so.
     can_peek: bool,
+    /// The application made the socket.
+    is_foreign: bool,
+    /// Bytes read since the socket was last empty.
+    run: usize,
 }
 
 impl Intake {
-    /// Reads a socket into which `left` bytes of ours were written from the other end.
+    /// Reads a socket into which `left` bytes of ours were written from the other end; none into one that the
+    /// application made.
     pub(crate) fn new(socket: &impl AsRawFd, left: usize) -> Self {
         Self {
             left,
             has_more: false,
             waiting: 0,
             can_peek: set_peek_offset(socket.as_raw_fd(), left).is_ok(),
+            is_foreign: left == 0,
+            run: 0,
         }
     }
 
@@ -65,19 +76,27 @@ impl Intake {
             if fresh >= room.len().min(PEEK_LEN) {
                 let len = read_behind(fd, self.left, &mut room[..fresh])?;
                 self.left = 0;
+                self.run += len;
                 self.waiting -= len;
                 return Ok(Taken { len, is_drained: false });
             }
         }
         let limit = room.len().min(PEEK_LEN);
         self.waiting = 0;
-        let len = recv(fd, &mut room[..limit], libc::MSG_PEEK)?;
-        if len > 0 {
-            self.left += len;
-            self.skip(fd, self.left - 1);
+        let looked = recv(fd, &mut room[..limit], libc::MSG_PEEK);
+        let len = *looked.as_ref().unwrap_or(&0);
+        (self.left, self.run) = (self.left + len, self.run + len);
+        let is_drained = len < limit;
+        let leaves_none = self.is_foreign && is_drained && self.run > LONG_RUN;
+        if len > 0 || leaves_none {
+            self.skip(fd, self.left - usize::from(!leaves_none));
         }
-        self.has_more = len == limit;
-        Ok(Taken { len, is_drained: len < limit })
+        if is_drained {
+            self.run = 0;
+        }
+        looked?;
+        self.has_more = !is_drained;
+        Ok(Taken { len, is_drained })
     }
 
     /// Takes what was left, so that the reader of a socket closed now finds an orderly end.
@@ -154,6 +173,14 @@ mod tests {
         (ours, UnixStream::from(theirs), intake)
     }
 
+    /// A pair that an application made.
+    fn foreign_pair() -> (UnixStream, UnixStream, Intake) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let intake = Intake::new(&ours, 0);
+        (ours, theirs, intake)
+    }
+
     fn drain(ours: &UnixStream, intake: &mut Intake) -> Vec<u8> {
         let (mut all, mut room) = (Vec::new(), vec![0; 1 << 16]);
         while let Ok(taken) = intake.read(ours, &mut room) {
@@ -215,5 +242,44 @@ mod tests {
         drop(theirs);
         let error = intake.read(&ours, &mut [0; 8]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+
+    /// `sendfile(2)` fills a buffer of the kernel with up to 16 pages, of which the byte that stays holds
+    /// all. A writer is woken when a quarter of its socket's space is in use at most.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_is_sent_by_the_kernel_does_not_stall() {
+        use std::{fs::File, os::fd::FromRawFd};
+
+        // SAFETY: the name is a C string; the call has no other memory effects.
+        let fd = unsafe { libc::memfd_create(c"file".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(fd >= 0);
+        // SAFETY: the descriptor is new and nobody else owns it.
+        let file = unsafe { File::from_raw_fd(fd) };
+        file.set_len(4 << 20).unwrap();
+        for is_foreign in [false, true] {
+            let (ours, theirs, mut intake) = if is_foreign { foreign_pair() } else { pair() };
+            theirs.set_nonblocking(true).unwrap();
+            // SAFETY: both descriptors are open, and a null offset is the file's own.
+            let sent = unsafe { libc::sendfile(theirs.as_raw_fd(), fd, core::ptr::null_mut(), 4 << 20) };
+            assert!((1..4 << 20).contains(&sent), "the socket is full");
+            assert_eq!(drain(&ours, &mut intake).len(), sent.cast_unsigned());
+            let mut ready = libc::pollfd { fd: theirs.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+            // SAFETY: the structure is live, and one.
+            assert_eq!(unsafe { libc::poll(&raw mut ready, 1, 0) }, 1, "the writer goes on");
+        }
+    }
+
+    /// What comes in small pieces leaves a byte there, so that a break is an error.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_byte_stays_in_an_application_s_socket_except_after_a_long_run() {
+        let (ours, mut theirs, mut intake) = foreign_pair();
+        let long = LONG_RUN + PEEK_LEN;
+        for (len, left) in [(1, 1), (PEEK_LEN, 1), (LONG_RUN, 1), (LONG_RUN + 1, 0), (1, 1), (long, 0)] {
+            theirs.write_all(&vec![7; len]).unwrap();
+            assert_eq!(drain(&ours, &mut intake).len(), len);
+            assert_eq!(intake.left, left, "{len}");
+        }
     }
 }
