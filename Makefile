@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WAN_OUT ?= build/wan
+# Processes that share the tests of `make test`, file by file; each has a network of its own.
+JOBS ?= 2
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
 
 .DEFAULT_GOAL := help
@@ -33,8 +35,8 @@ test: test-rust test-python ## run every test
 test-rust:
 	cargo test --workspace --quiet
 
-test-python: setup
-	$(BIN)/python -m pytest
+test-python: setup ## tests in Python, with JOBS processes (default 2)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_FLAGS)
 
 fuzz: fuzz-registry ## run every fuzz target for FUZZ_SECONDS (default 20) each
 	rust/fuzz/run.sh $${FUZZ_SECONDS:-20}
