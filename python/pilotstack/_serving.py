@@ -36,6 +36,9 @@ from pilotstack.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    #: What task groups start.
+    _Task = Coroutine[Any, Any, None]
+
 log = _events.get_logger(__name__)
 
 _Arguments = ParamSpec("_Arguments")
@@ -194,9 +197,7 @@ async def keep_running(
         await anyio.sleep(_AGAIN)
 
 
-def contained(
-    step: Callable[_Arguments, Coroutine[Any, Any, None]],
-) -> Callable[_Arguments, Coroutine[Any, Any, None]]:
+def contained(step: Callable[_Arguments, _Task]) -> Callable[_Arguments, _Task]:
     """Decorates a task that :func:`contain` shall run."""
 
     @functools.wraps(step)
@@ -206,9 +207,7 @@ def contained(
     return run
 
 
-def endless(
-    step: Callable[_Arguments, Coroutine[Any, Any, None]],
-) -> Callable[_Arguments, Coroutine[Any, Any, None]]:
+def endless(step: Callable[_Arguments, _Task]) -> Callable[_Arguments, _Task]:
     """Decorates a task that :func:`keep_running` shall run."""
 
     @functools.wraps(step)

@@ -1,8 +1,8 @@
 """A session with the daemon for control verbs only.
 
 Most commands make one or two requests. This needs neither the SDK nor an event loop, whose imports
-take longer than the answer. Daemons without the extension (``docs/reference/protocol/ipc.md``) are left to
-the SDK.
+take longer than the answer. Daemons without the extension (``docs/reference/protocol/ipc.md``) are
+left to the SDK.
 """
 
 from __future__ import annotations

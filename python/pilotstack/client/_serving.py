@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import anyio
 
 from pilotstack.errors import StreamBroken
-
-if TYPE_CHECKING:
-    from typing import Any
 
 log = logging.getLogger("pilotstack")
 
@@ -28,12 +24,12 @@ def is_remote(error: BaseException) -> bool:
     return isinstance(error, _REMOTE)
 
 
-def report(error: Exception, stream: Any) -> None:
+def report(error: Exception, stream: object) -> None:
     """What is done about a handler's error unless ``on_error`` is given."""
     log.error("the handler of %r failed", stream, exc_info=error)
 
 
-def report_remote(error: Exception, stream: Any) -> None:
+def report_remote(error: Exception, stream: object) -> None:
     """What is done about an error that the other side caused."""
     log.debug("%r ended: %s", stream, error)
 

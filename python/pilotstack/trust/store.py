@@ -7,7 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -21,6 +21,8 @@ from pilotstack.trust.state import COOLDOWN, Rows
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from pilotstack.registry.protocol.framing import Message
 
 #: Largest file that is read, bytes: over 100,000 rows.
 MAX_FILE = 1 << 25
@@ -49,7 +51,7 @@ class TrustStore:
         self.path = path
         self._is_read_only = is_read_only
         #: Members of other programs, preserved.
-        self._others: dict[str, Any] = {}
+        self._others: Message = {}
         self._lock: int | None = None
 
     def lock(self) -> None:
@@ -117,7 +119,7 @@ class TrustStore:
         _files.replace(self.path, [text])
 
 
-def _whole(rows: Rows) -> dict[str, Any]:
+def _whole(rows: Rows) -> Message:
     trusted = [
         {
             "node_id": row.node_id,
@@ -149,7 +151,7 @@ def _whole(rows: Rows) -> dict[str, Any]:
     return {"trusted": trusted} | {name: table for name, table in optional.items() if table}
 
 
-def _rows(whole: dict[str, Any]) -> Rows:
+def _rows(whole: Message) -> Rows:
     return Rows.of(
         _table(whole, "trusted", _trusted),
         _table(whole, "pending", _pending),
@@ -158,9 +160,7 @@ def _rows(whole: dict[str, Any]) -> Rows:
     )
 
 
-def _table(
-    whole: dict[str, Any], name: str, read: Callable[[int, dict[str, Any]], _Row]
-) -> list[_Row]:
+def _table(whole: Message, name: str, read: Callable[[int, Message], _Row]) -> list[_Row]:
     table = whole.get(name)
     if table is None:
         return []
@@ -175,7 +175,7 @@ def _table(
     return found
 
 
-def _trusted(node_id: int, row: dict[str, Any]) -> Trusted:
+def _trusted(node_id: int, row: Message) -> Trusted:
     return Trusted(
         node_id,
         _key(row),
@@ -185,17 +185,17 @@ def _trusted(node_id: int, row: dict[str, Any]) -> Trusted:
     )
 
 
-def _pending(node_id: int, row: dict[str, Any]) -> Pending:
+def _pending(node_id: int, row: Message) -> Pending:
     text = cut(values.text(row, "justification"), MAX_JUSTIFICATION)
     return Pending(node_id, _key(row), text, _time(row, "received_at"))
 
 
-def _revoked(node_id: int, row: dict[str, Any]) -> Revoked:
+def _revoked(node_id: int, row: Message) -> Revoked:
     until = _time(row, "until")
     return Revoked(node_id, _time(row, "at") if "at" in row else until - COOLDOWN, until)
 
 
-def _key(row: dict[str, Any]) -> bytes:
+def _key(row: Message) -> bytes:
     text = values.text(row, "public_key")
     return values.decode_base64(text, values.KEY_LEN) if text else b""
 
@@ -204,5 +204,5 @@ def _date(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _time(row: dict[str, Any], name: str) -> int:
+def _time(row: Message, name: str) -> int:
     return int(datetime.fromisoformat(values.text(row, name)).timestamp())

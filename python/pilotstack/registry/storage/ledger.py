@@ -4,7 +4,7 @@ are told."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import anyio
 import anyio.abc
@@ -26,6 +26,8 @@ log = _events.get_logger(__name__)
 
 #: Interval in seconds of checking the store's files while nothing is written.
 CHECK_EVERY: Final = 2.0
+
+_T = TypeVar("_T")
 
 
 class Sink(Protocol):
@@ -276,7 +278,7 @@ class Ledger:
                 await self._store_for_copy(self._store.rotate)
                 await self._fold(View(self.state))
 
-    async def _store_for_copy(self, step: Callable[..., Any], *arguments: object) -> Any:
+    async def _store_for_copy(self, step: Callable[..., _T], *arguments: object) -> _T:
         try:
             try:
                 result = await anyio.to_thread.run_sync(step, *arguments)
