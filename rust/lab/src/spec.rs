@@ -88,8 +88,8 @@ impl FromStr for Spec {
             match key {
                 "delay" => spec.delay = duration(value)?,
                 "rate" => {
-                    let mbit: u64 = number(value.strip_suffix("mbit").unwrap_or("?"))?;
-                    spec.rate = mbit * 125_000;
+                    let mbit = value.strip_suffix("mbit").ok_or_else(|| SpecError::Value(value.into()))?;
+                    spec.rate = number::<u64>(mbit)? * 125_000;
                 }
                 "queue" => spec.queue = number(value)?,
                 "loss" => spec.loss = probability(value)?,
@@ -140,8 +140,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_by_name() {
-        for line in ["speed=1", "delay", "delay=15", "rate=100", "loss=2", "burst=1,2", "reorder=1"] {
-            assert!(line.parse::<Spec>().is_err(), "{line}");
+        for line in ["speed=1", "delay"] {
+            let name = line.split('=').next().unwrap_or_default();
+            assert_eq!(line.parse::<Spec>(), Err(SpecError::Unknown(name.into())));
+        }
+        for (key, value) in
+            [("delay", "15"), ("rate", "100"), ("loss", "2"), ("burst", "1,1"), ("reorder", "1")]
+        {
+            assert_eq!(format!("{key}={value}").parse::<Spec>(), Err(SpecError::Value(value.into())));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use pilot_proto::{
     crypto::{
-        Suite,
+        CryptoError, Suite,
         aead::TunnelKey,
         exchange::{ExchangeKey, SharedKeys},
         identity::{Identity, verify_signed_key},
@@ -15,6 +15,7 @@ use pilot_proto::{
     time::Instant,
     transport::{Connection, Dialect, FourTuple, Options},
     wire::{
+        ParseError,
         addr::{Address, NetworkId, NodeId, Port},
         beacon::Message,
         packet::{Flags, HEADER_LEN, Header, Protocol},
@@ -65,9 +66,11 @@ fn addresses() {
         assert_eq!(address.is_unspecified(), case["zero"]);
     }
     for text in list(&file, "invalid") {
-        assert!(text.as_str().unwrap().parse::<Address>().is_err(), "{text}");
+        assert_eq!(text.as_str().unwrap().parse::<Address>(), Err(ParseError::Invalid), "{text}");
     }
-    assert!(file["lowercase_hex_ok"].as_str().unwrap().parse::<Address>().is_ok());
+    let lowercase = file["lowercase_hex_ok"].as_str().unwrap();
+    let parsed: Address = lowercase.parse().unwrap();
+    assert_eq!(parsed.to_string(), lowercase.to_uppercase());
 }
 
 fn protocol(value: &Value) -> Protocol {
@@ -161,7 +164,7 @@ fn key_exchange() {
         assert_eq!(keys.key(Suite::G1).to_vec(), bytes(&file["g1_key"]));
         assert_eq!(keys.key(Suite::G2).to_vec(), bytes(&file["g2_key"]));
     }
-    assert!(own.agree(&[0; 32]).is_err());
+    assert_eq!(own.agree(&[0; 32]).err(), Some(CryptoError::Key));
     for (side, node, key) in [("a", "node_a", own.public_key()), ("b", "node_b", peer.public_key())] {
         let identity = Identity::from_seed(&array(&file[format!("ed25519_seed_{side}")])).unwrap();
         let sender = NodeId(number(&file[node]));
@@ -219,7 +222,8 @@ fn sealed_frames() {
     for case in list(&file, "reject") {
         let wire = bytes(&case["frame"]);
         let Ok(Frame::Sealed(header)) = Frame::parse(&wire) else { continue };
-        assert!(key(&case["generation"]).open_to(header, &wire, &mut Vec::new()).is_err(), "{case}");
+        let opened = key(&case["generation"]).open_to(header, &wire, &mut Vec::new());
+        assert_eq!(opened, Err(CryptoError::Open), "{case}");
     }
     assert_eq!(Frame::parse(&bytes(&file["plaintext_frame"])), Ok(Frame::Plain));
 }
