@@ -39,7 +39,7 @@ impl Simulation {
     }
 
     fn flow_id(&self, transfer: usize) -> PyResult<FlowId> {
-        FlowId::nth(&self.world, transfer).ok_or_else(|| errors::not_found(format!("no transfer {transfer}")))
+        self.world.nth_flow(transfer).ok_or_else(|| errors::not_found(format!("no transfer {transfer}")))
     }
 }
 

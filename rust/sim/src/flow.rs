@@ -2,10 +2,7 @@
 
 use std::sync::LazyLock;
 
-use crate::{
-    rng::Rng,
-    world::{HostId, World},
-};
+use crate::rng::Rng;
 use pilot_proto::{
     node::ConnectionId,
     time::Instant,
@@ -29,16 +26,12 @@ pub fn pattern(offset: u64, max: u64) -> &'static [u8] {
     &pattern[from..from + len]
 }
 
+/// Names a host: its index, from 0.
+pub type HostId = usize;
+
 /// Names a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FlowId(pub(crate) usize);
-
-impl FlowId {
-    /// The `n`th transfer of a network, from 0.
-    pub fn nth(world: &World, n: usize) -> Option<Self> {
-        (n < world.flows().len()).then_some(Self(n))
-    }
-}
 
 /// One transfer, from the host that dialled to the host that accepted.
 #[derive(Clone, Debug)]

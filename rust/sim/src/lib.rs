@@ -12,6 +12,6 @@ mod rng;
 mod world;
 
 pub use channel::{Channel, ETHERNET, Fate, LinkId, Links, Loss, Path};
-pub use flow::{Flow, FlowId, pattern};
+pub use flow::{Flow, FlowId, HostId, pattern};
 pub use rng::Rng;
-pub use world::{HostId, Stuck, World};
+pub use world::{Stuck, World};

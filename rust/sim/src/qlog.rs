@@ -12,7 +12,7 @@ use pilot_proto::{
     qlog::{self, File, Files},
 };
 
-use crate::world::HostId;
+use crate::flow::HostId;
 
 /// Records kept; the newest tell most.
 const MAX_RECORDS: usize = 1 << 20;

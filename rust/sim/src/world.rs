@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     channel::{Channel, LinkId, Links, Path},
-    flow::{Flow, FlowId, pattern},
+    flow::{Flow, FlowId, HostId, pattern},
     qlog::Recorder,
     rng::Rng,
 };
@@ -20,9 +20,6 @@ use pilot_proto::{
     trace::Detail,
     wire::addr::{Address, NodeId, Port},
 };
-
-/// Names a host: its index, from 0.
-pub type HostId = usize;
 
 /// The port on which every host takes transfers.
 const FLOW_PORT: Port = Port(80);
@@ -299,6 +296,11 @@ impl World {
     /// A transfer.
     pub fn flow(&self, id: FlowId) -> &Flow {
         &self.flows[id.0]
+    }
+
+    /// The `n`th transfer, from 0.
+    pub fn nth_flow(&self, n: usize) -> Option<FlowId> {
+        (n < self.flows.len()).then_some(FlowId(n))
     }
 
     /// Every transfer.

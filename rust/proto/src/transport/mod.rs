@@ -18,6 +18,7 @@ mod patience;
 mod process;
 mod rack;
 mod rate;
+mod record;
 mod recovery;
 mod recv;
 pub mod rtt;

@@ -3,7 +3,6 @@
 
 use core::time::Duration;
 
-use super::congestion::Loss;
 use crate::time::Instant;
 
 /// What was known about delivery when a segment left. Kept with the segment.
@@ -44,6 +43,19 @@ impl RateSample {
         }
         u64::try_from(u128::from(self.delivered) * 1_000_000_000 / u128::from(nanos)).ok()
     }
+}
+
+/// One segment that was deemed lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    /// Its sequence numbers.
+    pub size: usize,
+    /// Bytes in flight just after it left.
+    pub tx_in_flight: usize,
+    /// Bytes deemed lost since it left, itself included.
+    pub lost_since: u64,
+    /// Bytes that had been delivered on this connection when it left.
+    pub prior_delivered: u64,
 }
 
 /// The connection's side of the estimate.

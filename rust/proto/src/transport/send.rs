@@ -5,9 +5,8 @@ use core::time::Duration;
 use std::collections::VecDeque;
 
 use super::{
-    congestion::Loss,
     rack::Rack,
-    rate::{RateSample, RateSampler, SendState},
+    rate::{Loss, RateSample, RateSampler, SendState},
 };
 use crate::{
     storage::send_queue::SendQueue,

@@ -24,6 +24,6 @@ mod trace;
 
 pub use capabilities::Capabilities;
 pub use path::Proof;
-pub use peer::{Change, KeyVerdict, Liveness, Local, Opened, Outbox, Peer, PeerStatus, REFRESH};
-pub use session::{OpenError, Session};
+pub use peer::{Change, Liveness, Local, Opened, Outbox, Peer, PeerStatus, REFRESH};
+pub use session::{KeyVerdict, OpenError, Session};
 pub use trace::TunnelEvent;

@@ -7,7 +7,7 @@ use core::{net::SocketAddr, time::Duration};
 use std::collections::VecDeque;
 
 use super::{
-    Capabilities, Session,
+    Capabilities, KeyVerdict, Session,
     path::{Paths, Proof, Token},
     path_mtu::PathMtu,
     retired::Retired,
@@ -69,17 +69,6 @@ pub struct Local<'a> {
     pub entropy: &'a mut Entropy,
     /// Told in pings.
     pub capabilities: Capabilities,
-}
-
-/// What became of a signed key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum KeyVerdict {
-    /// A session was made of it, or it was known.
-    Accepted,
-    /// The registry must name the peer's identity key first; the frame is kept until then.
-    NeedsIdentity,
-    /// It proves nothing.
-    Refused,
 }
 
 /// A frame that opened. Nothing has changed by it yet, but that it opens no more.

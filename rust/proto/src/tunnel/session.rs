@@ -21,6 +21,17 @@ pub enum OpenError {
     Reflected,
 }
 
+/// What became of a signed key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyVerdict {
+    /// A session was made of it, or it was known.
+    Accepted,
+    /// The registry must name the peer's identity key first; the frame is kept until then.
+    NeedsIdentity,
+    /// It proves nothing.
+    Refused,
+}
+
 /// More frames under G2 than a peer sends under both suites.
 const SETTLED: u32 = 64;
 

@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use super::{Capabilities, KeyVerdict};
+use super::{Capabilities, session::KeyVerdict};
 use crate::crypto::Suite;
 
 /// Something that happened between us and a peer.

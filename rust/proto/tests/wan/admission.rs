@@ -9,7 +9,7 @@ use pilot_proto::{
     transport::CloseReason,
     wire::addr::Port,
 };
-use pilot_sim::{FlowId, Loss, Path, World};
+use pilot_sim::{Loss, Path, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -115,12 +115,12 @@ fn a_peer_that_fills_windows_nobody_reads_takes_a_quarter_and_harms_no_other() {
     assert_eq!(dropped(&mut world, honest), 0);
 
     for n in 0..40 {
-        let flow = FlowId::nth(&world, n).unwrap();
+        let flow = world.nth_flow(n).unwrap();
         world.abort(flow);
     }
     world.run_for(SECOND);
     for n in 0..40 {
-        let flow = FlowId::nth(&world, n).unwrap();
+        let flow = world.nth_flow(n).unwrap();
         world.set_reading(flow, true);
     }
     // A chunk is kept for what comes next until a connection has paused.

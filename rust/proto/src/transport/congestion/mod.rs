@@ -14,6 +14,7 @@ pub use cubic::Cubic;
 pub use hystart::{HyStart, Phase};
 pub use reno::Reno;
 
+pub use super::rate::Loss;
 use super::rate::RateSample;
 pub use crate::config::Algorithm;
 use crate::{time::Instant, wire::seq::SeqNumber};
@@ -73,19 +74,6 @@ pub struct Ack {
     pub is_recovering: bool,
     /// The delivery rate, if this acknowledgement measured one.
     pub rate: Option<RateSample>,
-}
-
-/// One segment that was deemed lost.
-#[derive(Clone, Copy, Debug)]
-pub struct Loss {
-    /// Its sequence numbers.
-    pub size: usize,
-    /// Bytes in flight just after it left.
-    pub tx_in_flight: usize,
-    /// Bytes deemed lost since it left, itself included.
-    pub lost_since: u64,
-    /// Bytes that had been delivered on this connection when it left.
-    pub prior_delivered: u64,
 }
 
 /// A congestion controller.
