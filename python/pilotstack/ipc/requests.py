@@ -110,7 +110,8 @@ class EnrollRecovery(JsonRequest[a.RecoveryEnrolled], frozen=True):
     command = codes.ENROLL_RECOVERY
     verb = "enroll_recovery"
 
-    commitment: str
+    #: ``None`` from drivers that enroll in another way.
+    commitment: str | None = None
 
 
 class Disconnect(Request[a.Disconnected], frozen=True):

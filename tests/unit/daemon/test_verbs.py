@@ -305,6 +305,15 @@ async def test_a_name_outlives_an_outage_of_the_registry(
         await ask_for(node.verbs, r.ResolveHostname("agent-b"))
 
 
+async def test_a_driver_that_enrolls_in_another_way_is_told_so(node: Node) -> None:
+    with pytest.raises(Unavailable, match="only commitments"):
+        await ask(node.verbs, codes.ENROLL_RECOVERY, b'{"email":"a@example.com"}')
+    node.registry.replies["enroll_recovery"] = {"node_id": 5, "enrolled": False}
+    answer = await ask_for(node.verbs, r.EnrollRecovery(""))
+    assert answer["enrolled"] is False
+    assert node.registry.asked == [("enroll_recovery", "")]
+
+
 # Networks
 
 

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from pilotstack import wellknown
 from pilotstack.daemon import snapshot as snapshots
-from pilotstack.errors import InvalidArgument
+from pilotstack.errors import InvalidArgument, Unavailable
 from pilotstack.ipc import answers as a
 from pilotstack.ipc import requests as r
 from pilotstack.types import Address
@@ -210,4 +210,6 @@ class NodeVerbs:
 
     async def enroll_recovery(self, request: r.EnrollRecovery) -> a.RecoveryEnrolled:
         """Leaves a commitment to a recovery secret with the registry."""
+        if request.commitment is None:
+            raise Unavailable("enroll_recovery: only commitments to a secret are known here")
         return await self._registrar.enroll_recovery(request.commitment)
