@@ -108,10 +108,13 @@ class SharedReader(ABC):
 
     def _wake_one(self) -> None:
         """Has the task read on that has slept longest."""
-        for waiter, event in self._sleepers.items():
+        while self._sleepers:
+            waiter, event = next(iter(self._sleepers.items()))
             if not waiter.is_done:
                 event.set()
                 return
+            # It was woken by what it waited for.
+            del self._sleepers[waiter]
 
     def wake_all(self) -> None:
         """Has every task look at the socket anew: it was closed or replaced."""
