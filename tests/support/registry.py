@@ -130,7 +130,8 @@ def apply(state: State, message: dict[str, Any], source: Source, now: float) -> 
         text, code = reply["error"], Code(reply["code"])
         assert code in type(request).errors | COMMON | {Code.UNKNOWN_TYPE}, (message, reply)
         by_code, by_text = error_of(text, code), error_of(text)
-        assert (type(by_code), str(by_code)) == (type(by_text), str(by_text)), reply
+        assert type(by_code) is type(by_text), reply
+        assert (str(by_code), by_code.hint) == (str(by_text), by_text.hint), reply
     return Answer(reply, outcome.changes, outcome.wakes, outcome.wrong_secrets, outcome.delay)
 
 

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from pilotstack.registry.protocol.errors import Code, Denied
-from pilotstack.registry.protocol.names import check_hostname
+from pilotstack.registry.protocol.names import hostname_problem
 from pilotstack.registry.protocol.requests.identity import (
     MAX_SCORE,
     MAX_TAG,
@@ -53,7 +53,7 @@ def _clean_tags(given: Iterable[str], what: str) -> Iterable[str]:
         name = tag.removeprefix("#")
         if len(name.encode()) > MAX_TAG:
             text = f'{what} "{name[:64]}" too long (max {MAX_TAG} chars)'
-            raise Denied(text, Code.INVALID_NAME)
+            raise Denied(text, Code.INVALID)
         if not _TAG.fullmatch(name):
             raise Denied(
                 f'invalid {what} "{name}": must be lowercase alphanumeric with hyphens, '
@@ -66,8 +66,8 @@ def _clean_tags(given: Iterable[str], what: str) -> Iterable[str]:
 def set_hostname(call: Call[SetHostname]) -> SetHostnameReply:
     """Sets a node's hostname, or clears it."""
     name = call.request.hostname
-    if name and (problem := check_hostname(name)):
-        raise Denied(f"invalid hostname: {problem}", Code.INVALID_NAME)
+    if name and (problem := hostname_problem(name)):
+        raise Denied(f"invalid hostname: {problem.text}", problem.code)
     node = call.authorize(call.live(call.request.node_id))
     owner = call.state.by_hostname.get(name, node.node_id)
     if name and owner != node.node_id:

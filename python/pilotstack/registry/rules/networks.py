@@ -15,7 +15,7 @@ from msgspec import UNSET
 from pilotstack.registry.model import creations
 from pilotstack.registry.model.rows import Member, Network, Retired
 from pilotstack.registry.protocol.errors import Code, Denied
-from pilotstack.registry.protocol.names import check_network_name
+from pilotstack.registry.protocol.names import network_name_problem
 from pilotstack.registry.protocol.requests.networks import (
     JOIN_RULES,
     MAX_TOKEN,
@@ -55,11 +55,10 @@ MAX_JOINED: Final = 256
 def create_network(call: Call[CreateNetwork]) -> CreateNetworkReply:
     """Makes a network, owned by the node that asks."""
     request, state = call.request, call.state
-    problem = check_network_name(request.name)
+    problem = network_name_problem(request.name)
     node = _authorize_creation(call)
-    if problem:
-        code = Code.INVALID_NAME if request.name else Code.INVALID
-        raise Denied(problem, code)
+    if problem is not None:
+        raise Denied(problem.text, problem.code)
     network = _read_network(call)
     if not state.policy.admin_token:
         state.creations.spend(node.node_id, call.source.host, call.now)
@@ -222,8 +221,8 @@ def delete_network(call: Call[DeleteNetwork]) -> DeleteNetworkReply:
 def rename_network(call: Call[RenameNetwork]) -> RenameNetworkReply:
     """Renames a network."""
     network, name = find(call.state, call.request.network_id, "rename"), call.request.name
-    if problem := check_network_name(name):
-        raise Denied(problem, Code.INVALID_NAME if name else Code.INVALID)
+    if problem := network_name_problem(name):
+        raise Denied(problem.text, problem.code)
     require_role(call, network, STAFF)
     if call.state.by_network_name.get(name, network.network_id) != network.network_id:
         raise Denied(f'network "{name}" already exists', Code.NAME_TAKEN)

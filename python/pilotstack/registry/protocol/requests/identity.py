@@ -119,7 +119,9 @@ class SetHostnameReply(Reply, frozen=True, tag="set_hostname_ok"):
 class SetHostname(AboutNode[SetHostnameReply], frozen=True, kw_only=True, tag="set_hostname"):
     """Takes a hostname; an empty one gives it up."""
 
-    errors: ClassVar[frozenset[Code]] = AboutNode.errors | {Code.INVALID_NAME, Code.NAME_TAKEN}
+    errors: ClassVar[frozenset[Code]] = AboutNode.errors | {
+        *(Code.INVALID, Code.INVALID_NAME, Code.NAME_TAKEN),
+    }
 
     hostname: str = ""
 
