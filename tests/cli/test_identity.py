@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pilotstack.testing import Network
 
 
-def test_deregister_and_register(a: Pilotctl, b: Pilotctl) -> None:
+def test_a_deregistered_node_is_unknown_until_it_registers(a: Pilotctl, b: Pilotctl) -> None:
     assert a("deregister") == snapshot('{"data": {"type": "deregister_ok"}, "status": "ok"}\n')
     assert b("lookup", 1) == snapshot("""\
 {"code": "not_found", "hint": "check the id; the node may have been deregistered", "message": "node 1: node not found", "status": "error"}
@@ -70,7 +70,7 @@ type            lookup_ok
 """)
 
 
-def test_rotate_key(a: Pilotctl, b: Pilotctl) -> None:
+def test_only_a_node_itself_rotates_its_key(a: Pilotctl, b: Pilotctl) -> None:
     assert b("rotate-key") == snapshot(
         '{"data": {"address": "0:0000.0000.0002", "node_id": 2, "public_key": "[key]", "type": "rotate_key_ok"}, "status": "ok"}\n'
     )
@@ -118,7 +118,9 @@ hint:  give the secret that was enrolled
 """)
 
 
-def test_recovery(private_network: Network, c: Pilotctl, alone: Pilotctl) -> None:
+def test_the_enrolled_secret_replaces_a_lost_key(
+    private_network: Network, c: Pilotctl, alone: Pilotctl
+) -> None:
     secret = "correct horse battery staple"
     assert c("recovery", "enroll", "--recovery-secret", secret) == snapshot(
         '{"data": {"enrolled": true, "node_id": 3, "type": "enroll_recovery_ok"}, "status": "ok"}\n'
@@ -162,7 +164,7 @@ def test_a_made_secret_is_shown_once(b: Pilotctl) -> None:
     assert b.table("recovery", "withdraw") == snapshot("withdrawn\n")
 
 
-def test_tags(a: Pilotctl) -> None:
+def test_tags_are_set_and_cleared(a: Pilotctl) -> None:
     assert a("set-tags", "web", "ai") == snapshot(
         '{"data": {"node_id": 1, "tags": ["web", "ai"]}, "status": "ok"}\n'
     )

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tests.support.pilotctl import Pilotctl
 
 
-def test_find(agent_a: Pilotctl) -> None:
+def test_find_shows_the_address_behind_a_hostname(agent_a: Pilotctl) -> None:
     assert agent_a("find", "agent-b") == snapshot(
         '{"data": {"address": "0:0000.0000.0002", "hostname": "agent-b", "node_id": 2, "public": true}, "status": "ok"}\n'
     )
@@ -32,7 +32,7 @@ hint:  check the spelling; a node that deregisters loses its name
 """)
 
 
-def test_lookup(agent_a: Pilotctl) -> None:
+def test_lookup_shows_what_the_registry_tells_of_a_node(agent_a: Pilotctl) -> None:
     assert agent_a("lookup", "2") == snapshot(
         '{"data": {"address": "0:0000.0000.0002", "endpoint": "[endpoint]", "hostname": "agent-b", "key_generation": 0, "last_seen_unix": [unix], "networks": [0], "node_id": 2, "polo_score": 0, "public": true, "public_key": "[key]", "real_addr": "[endpoint]", "type": "lookup_ok", "version": "0.1.0"}, "status": "ok"}\n'
     )
@@ -78,7 +78,7 @@ type            lookup_ok
 """)
 
 
-def test_without_a_daemon(alone: Pilotctl) -> None:
+def test_commands_without_a_daemon_say_how_to_start_one(alone: Pilotctl) -> None:
     assert alone("find", "agent-b") == snapshot("""\
 {"code": "not_running", "hint": "start the daemon with: pilotctl daemon start", "message": "no daemon answers at /nowhere/pilot.sock", "status": "error"}
 --- exit 8 ---
@@ -95,7 +95,7 @@ hint:  start the daemon with: pilotctl daemon start
 """)
 
 
-def test_usage(alone: Pilotctl) -> None:
+def test_usage_errors_name_the_help(alone: Pilotctl) -> None:
     assert alone("no-such-command") == snapshot("""\
 {"code": "invalid_argument", "hint": "see: pilotctl --help", "message": "No such command 'no-such-command'", "status": "error"}
 --- exit 2 ---

@@ -40,7 +40,9 @@ def ask(network: Network, *arguments: object) -> dict[str, Any]:
     return data
 
 
-def test_ping_bench_peers_connections_and_info(shared_network: Network) -> None:
+def test_ping_and_bench_measure_and_the_daemon_shows_its_state(
+    shared_network: Network,
+) -> None:
     b = shared_network.nodes["agent-b"]
     ping = ask(shared_network, "ping", "agent-b", "--count", 2, "--interval", "1ms")
     assert (ping["target"], ping["to"], ping["timeout"]) == ("agent-b", b.address, False)

@@ -53,7 +53,7 @@ def wait_for_request(node: Node, peer: int) -> None:
             pass
 
 
-def test_a_handshake_by_hand(nodes: tuple[Node, Node]) -> None:
+def test_pilotctl_brings_about_trust_and_ends_it(nodes: tuple[Node, Node]) -> None:
     a, b = nodes
     assert ask(a, "trust") == {"trusted": [], "total": 0}
     assert ask(a, "pending") == {"pending": []}
@@ -89,7 +89,7 @@ def test_a_handshake_by_hand(nodes: tuple[Node, Node]) -> None:
     assert gone["message"] == f"handshake revoke: node {a.node_id} was not trusted"
 
 
-def test_a_refusal_by_hand(nodes: tuple[Node, Node]) -> None:
+def test_pilotctl_refuses_a_request_for_trust(nodes: tuple[Node, Node]) -> None:
     a, b = nodes
     ask(a, "handshake", b.node_id)
     wait_for_request(b, a.node_id)
@@ -102,7 +102,7 @@ def test_a_refusal_by_hand(nodes: tuple[Node, Node]) -> None:
     assert refused(a, "handshake", a.node_id)["code"] == "invalid_argument"
 
 
-def test_the_blocking_driver_speaks_of_trust(nodes: tuple[Node, Node]) -> None:
+def test_the_blocking_driver_brings_about_trust(nodes: tuple[Node, Node]) -> None:
     a, b = nodes
     with sync.Driver(a.socket) as asking, sync.Driver(b.socket) as asked:
         asking.handshake(b.address, "hello")

@@ -154,7 +154,9 @@ def test_an_interrupted_start_leaves_no_daemon(env: dict[str, str]) -> None:
     assert not ctl(env, "daemon", "status")["data"]["running"]
 
 
-def test_flag_before_environment_before_file(env: dict[str, str], tmp_path: Path) -> None:
+def test_a_flag_overrides_the_environment_and_that_the_file(
+    env: dict[str, str], tmp_path: Path
+) -> None:
     settings = {
         "identity": str(tmp_path / "mine.json"),
         "socket": str(tmp_path / "mine.sock"),
