@@ -104,7 +104,7 @@ class TaskLink(SharedReader):
         self.forwards: dict[bytes, bytes] = {}
         self._greeted: Waiting[Greeted] = Waiting()
         self._asked: dict[int, Waiting[Answer]] = {}
-        self._sending = anyio.Lock()
+        self._sending = anyio.Lock(fast_acquire=True)
         self._lost = 0
 
     # Beginning and end
@@ -295,10 +295,12 @@ class TaskLink(SharedReader):
     async def _flush(self, wire: Wire, ticket: int) -> None:
         """Returns when a frame has left."""
         out = wire.session.out
-        while not self._flush_now(wire) and not out.is_out(ticket):
-            async with self._sending:
-                if not self._flush_now(wire) and not out.is_out(ticket):
-                    await self._until_writable(wire)
+        # While another task waits for room, there is none.
+        if not self._sending.locked() and (self._flush_now(wire) or out.is_out(ticket)):
+            return
+        async with self._sending:
+            while not out.is_out(ticket) and not self._flush_now(wire):
+                await self._until_writable(wire)
 
     def _flush_now(self, wire: Wire) -> bool:
         try:

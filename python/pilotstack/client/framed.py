@@ -106,8 +106,8 @@ class FramedLink(SharedReader):
         self._inboxes: dict[int, Inbox] = {}
         # Command and payload of a reply.
         self._replied: Waiting[tuple[int, bytes]] = Waiting()
-        self._requesting = anyio.Lock()
-        self._sending = anyio.Lock()
+        self._requesting = anyio.Lock(fast_acquire=True)
+        self._sending = anyio.Lock(fast_acquire=True)
         self.accepted: deque[tuple[int, SocketAddress]] = deque()
         self._accepting = Arrivals()
         self._socket: sockets.socket | None = socket
