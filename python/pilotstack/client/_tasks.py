@@ -104,7 +104,8 @@ class TaskLink(SharedReader):
         self.forwards: dict[bytes, bytes] = {}
         self._greeted: Waiting[Greeted] = Waiting()
         self._asked: dict[int, Waiting[Answer]] = {}
-        self._sending = anyio.Lock(fast_acquire=True)
+        # Set when there may be room in the socket, if a task waits for that.
+        self._room: anyio.Event | None = None
         self._lost = 0
 
     # Beginning and end
@@ -295,12 +296,21 @@ class TaskLink(SharedReader):
     async def _flush(self, wire: Wire, ticket: int) -> None:
         """Returns when a frame has left."""
         out = wire.session.out
-        # While another task waits for room, there is none.
-        if not self._sending.locked() and (self._flush_now(wire) or out.is_out(ticket)):
-            return
-        async with self._sending:
-            while not out.is_out(ticket) and not self._flush_now(wire):
+        while True:
+            if self._room is not None:
+                # Another task waits for room: there is none before.
+                await self._room.wait()
+                if out.is_out(ticket):
+                    return
+                continue
+            if self._flush_now(wire) or out.is_out(ticket):
+                return
+            room = self._room = anyio.Event()
+            try:
                 await self._until_writable(wire)
+            finally:
+                self._room = None
+                room.set()
 
     def _flush_now(self, wire: Wire) -> bool:
         try:
