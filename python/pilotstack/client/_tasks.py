@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Requests that wait for their answers, after which tasks that only ask read, too.
+_MANY = 32
 #: Seconds of the longest pause between attempts to connect to a daemon whose queue is full.
 _PAUSE = 0.25
 
@@ -230,6 +232,9 @@ class TaskLink(SharedReader):
         asked[pending.id] = waiter
         try:
             await self._flush(wire, pending.ticket)
+            if len(asked) % _MANY == 0:
+                # The daemon takes no more while many of its answers wait.
+                self._pump_aside()
             await self.until(waiter)
             answer = waiter.value
             if answer is None:
