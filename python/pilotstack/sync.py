@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
     from types import TracebackType
-    from typing import Any
 
     from pilotstack.client._threads import Hook
     from pilotstack.client._wire import Wire
@@ -192,7 +191,7 @@ class Driver(_Closable):
 
     def call(
         self, command: int, payload: bytes = b"", *, timeout: float | None = None
-    ) -> dict[str, Any]:
+    ) -> calls.JsonObject:
         """Asks the control plane something by number; the JSON object of the reply."""
         return self._link.request(calls.raw(command, payload), timeout=timeout)
 

@@ -109,7 +109,7 @@ class StreamSocket(sockets.socket):
         self._reason = reason
         return broken(self.remote_address, reason)
 
-    def _try(self, call: Callable[..., T], *arguments: Any) -> T:
+    def _try(self, call: Callable[..., T], *arguments: object) -> T:
         if self._reason is not None:
             raise self._broken(self._reason)
         try:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pilotstack.errors import StreamBroken
     from pilotstack.types import SocketAddress
 
+    #: Typed attributes, as anyio has them.
+    Attributes = Mapping[Any, Callable[[], Any]]
+
 __all__ = ["PilotAttribute", "Stream"]
 
 #: Bytes read at once unless asked otherwise.
@@ -103,7 +106,7 @@ class Stream(anyio.abc.ByteStream):
         return True
 
     @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+    def extra_attributes(self) -> Attributes:
         """:class:`PilotAttribute` and the raw socket."""
         return {
             PilotAttribute.local_address: lambda: self.local_address,

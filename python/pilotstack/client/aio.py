@@ -165,7 +165,7 @@ class Driver:
 
     async def call(
         self, command: int, payload: bytes = b"", *, timeout: float | None = None
-    ) -> dict[str, Any]:
+    ) -> calls.JsonObject:
         """Asks the control plane something by number; see ``docs/reference/protocol/ipc.md``.
 
         Args:

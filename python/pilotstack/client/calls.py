@@ -42,6 +42,8 @@ A = TypeVar("A", bound=msgspec.Struct)
 
 #: Yields control requests, is sent their answers, returns what the caller wants.
 Flow = Generator[Request[Any], Any, T]
+#: Members are what the daemon says.
+JsonObject = dict[str, Any]
 #: A node id, an address or a hostname.
 Peer = int | Address | str
 #: Port of broadcasts unless another is named, as existing commands have it.
@@ -116,19 +118,19 @@ def control(request: Request[A]) -> Call[A]:
     return Call(codes.REQUEST, bytes((request.command,)) + request.pack(), request.decode)
 
 
-def raw(command: int, payload: bytes) -> Call[dict[str, Any]]:
+def raw(command: int, payload: bytes) -> Call[JsonObject]:
     """A control verb by number; the answer is a JSON object."""
     return Call(codes.REQUEST, U8.pack(command, "command") + payload, json_object)
 
 
-def json_object(reply: bytes) -> dict[str, Any]:
+def json_object(reply: bytes) -> JsonObject:
     """The JSON object of a reply.
 
     Raises:
         InternalError: there is none.
     """
     try:
-        return msgspec.json.decode(reply, type=dict[str, Any])
+        return msgspec.json.decode(reply, type=JsonObject)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InternalError("the daemon sent a malformed answer") from error
 

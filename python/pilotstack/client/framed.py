@@ -44,11 +44,10 @@ from pilotstack.types import Address, SocketAddress
 
 if TYPE_CHECKING:
     import socket as sockets
-    from collections.abc import Callable, Mapping
     from pathlib import Path
-    from typing import Any
 
     from pilotstack.client._socket import StreamSocket
+    from pilotstack.client._stream import Attributes
     from pilotstack.client._tasks import TaskLink
 
 #: Bytes read at once: less than what the allocator asks the system for each time.
@@ -314,7 +313,7 @@ class FramedStream(Stream):
         return False
 
     @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+    def extra_attributes(self) -> Attributes:
         """:class:`PilotAttribute`; there is no socket of its own."""
         attributes = dict(super().extra_attributes)
         del attributes[SocketAttribute.raw_socket]

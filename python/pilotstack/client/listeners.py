@@ -19,15 +19,15 @@ from pilotstack.ipc import frames
 from pilotstack.types import Address, Datagram, SocketAddress, Target, parse_target
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-    from typing import Any
+    from collections.abc import Awaitable, Callable
 
     from anyio.abc import TaskGroup
 
     from pilotstack.client._ports import DatagramPort, StreamPort
+    from pilotstack.client._stream import Attributes
 
     #: Told of a handler's error, and of whose stream; may be async.
-    OnError = Callable[[Exception, Stream], Any]
+    OnError = Callable[[Exception, Stream], object]
 
 
 class Listener(anyio.abc.Listener[Stream]):
@@ -48,7 +48,7 @@ class Listener(anyio.abc.Listener[Stream]):
         return SocketAddress(self._port.address, self._port.number)
 
     @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+    def extra_attributes(self) -> Attributes:
         """The local address."""
         return {PilotAttribute.local_address: lambda: self._address}
 
@@ -75,7 +75,7 @@ class Listener(anyio.abc.Listener[Stream]):
 
     async def serve(
         self,
-        handler: Callable[[Stream], Any],
+        handler: Callable[[Stream], Awaitable[object]],
         task_group: TaskGroup | None = None,
         *,
         on_error: OnError | None = None,
@@ -110,7 +110,10 @@ class Listener(anyio.abc.Listener[Stream]):
             raise failure
 
     async def _handle(
-        self, handler: Callable[[Stream], Any], stream: Stream, on_error: OnError | None
+        self,
+        handler: Callable[[Stream], Awaitable[object]],
+        stream: Stream,
+        on_error: OnError | None,
     ) -> None:
         try:
             await handler(stream)

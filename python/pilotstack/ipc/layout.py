@@ -6,12 +6,15 @@ fit; reading raises it for a payload that is cut off, in the words that existing
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeGuard, TypeVar, cast
 
 import msgspec
 
 from pilotstack.errors import InternalError, InvalidArgument
 from pilotstack.types import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 A = TypeVar("A", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -47,7 +50,7 @@ class Reader:
 class Codec(Protocol):
     """Writes and reads one field."""
 
-    def pack(self, value: Any, what: str) -> bytes:
+    def pack(self, value: object, what: str) -> bytes:
         """The field's bytes.
 
         Raises:
@@ -62,7 +65,7 @@ class Codec(Protocol):
         """
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int]:
     """Whether it is an integer, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -75,14 +78,14 @@ class Unsigned:
         self._least = least
         self._limit = (1 << 8 * size) - 1
 
-    def pack(self, value: Any, what: str = "number") -> bytes:
+    def pack(self, value: object, what: str = "number") -> bytes:
         """Big endian."""
         if not is_number(value) or not self._least <= value <= self._limit:
             raise InvalidArgument(
                 f"no such {what.removesuffix('_id')}: {value!r}",
                 hint=f"an integer of {self._least} to {self._limit}",
             )
-        return cast("int", value).to_bytes(self.size)
+        return value.to_bytes(self.size)
 
     def take(self, reader: Reader, what: str) -> int:
         """Big endian."""
@@ -99,7 +102,7 @@ class Flag:
     def __init__(self, name: str = "") -> None:
         self._name = name
 
-    def pack(self, value: Any, what: str) -> bytes:
+    def pack(self, value: object, what: str) -> bytes:
         """0 or 1."""
         if not isinstance(value, bool):
             raise InvalidArgument(f"{what} is True or False, not {value!r}")
@@ -123,7 +126,7 @@ class Text:
         self._may_be_empty = may_be_empty
         self._lenient = lenient
 
-    def pack(self, value: Any, what: str) -> bytes:
+    def pack(self, value: object, what: str) -> bytes:
         """Without a length."""
         if not isinstance(value, str):
             raise InvalidArgument(f"no {what}: {value!r}", hint="a string")
@@ -153,7 +156,7 @@ class Text:
 class CountedText(Text):
     """UTF-8 after its length in two bytes."""
 
-    def pack(self, value: Any, what: str) -> bytes:
+    def pack(self, value: object, what: str) -> bytes:
         """Length, text."""
         data = super().pack(value, what)
         return len(data).to_bytes(2) + data
@@ -170,11 +173,11 @@ class Bytes:
     def __init__(self, limit: int) -> None:
         self._limit = limit
 
-    def pack(self, value: Any, what: str) -> bytes:
+    def pack(self, value: object, what: str) -> bytes:
         """As they are."""
         del what
         try:
-            view = memoryview(value)
+            view = memoryview(cast("bytes", value))
         except TypeError as error:
             raise InvalidArgument(f"a datagram has bytes, not {type(value).__name__}") from error
         if not 0 < view.nbytes <= self._limit:
@@ -194,13 +197,13 @@ class Strings:
     def __init__(self, *, may_be_missing: bool = False) -> None:
         self._may_be_missing = may_be_missing
 
-    def pack(self, value: Any, what: str) -> bytes:
+    def pack(self, value: object, what: str) -> bytes:
         """JSON."""
         if value is None and self._may_be_missing:
             return b""
         if isinstance(value, str):
             raise InvalidArgument(f"{what} are a list of strings, not one string")
-        return to_json(tuple(value))
+        return to_json(tuple(cast("Iterable[str]", value)))
 
     def take(self, reader: Reader, what: str) -> tuple[str, ...] | None:
         """JSON."""

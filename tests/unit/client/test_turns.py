@@ -20,15 +20,15 @@ pytestmark = pytest.mark.anyio
 class Reader(SharedReader):
     """Marks the waiter of each byte that arrives as done."""
 
-    def __init__(self, socket: socket.socket, count: int) -> None:
+    def __init__(self, end: socket.socket, count: int) -> None:
         super().__init__()
-        self.socket: socket.socket | None = socket
+        self.end: socket.socket | None = end
         self.waiters = [Waiter() for _ in range(count)]
 
     def _open(self) -> socket.socket:
-        if self.socket is None:
+        if self.end is None:
             raise NotRunning("closed")
-        return self.socket
+        return self.end
 
     def _pump(self, *, until_answered: bool = False) -> None:
         del until_answered
@@ -121,6 +121,6 @@ async def test_when_the_socket_is_closed_every_task_is_told(
         for waiter in reader.waiters:
             tasks.start_soon(wait, waiter)
         await anyio.wait_all_tasks_blocked()
-        reader.socket = None
+        reader.end = None
         anyio.notify_closing(ends[0])
         reader.wake_all()
