@@ -1,4 +1,4 @@
-//! Requests that the control plane is answering: bounded for each driver and in all.
+//! Requests pending at the control plane: bounded per driver and in total.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The connected drivers: who there are, who has something to do, and what they make the daemon hold.
+//! The connected drivers: their table, which of them are ready, and the memory held for them.
 
 mod client;
 

@@ -1,4 +1,4 @@
-//! What the control plane and the IO thread tell each other.
+//! Messages between the control plane and the IO thread.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! What passes between the node and its UDP socket.
+//! Datagrams between the node and its UDP socket.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! The shell's own deadlines. One that is over by itself stays until its time, and means nothing then.
+//! Timers of the IO thread. They are not cancelled: a stale one expires without effect.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 

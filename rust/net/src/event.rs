@@ -1,4 +1,4 @@
-//! What the control plane must act on.
+//! Events for the control plane.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! Paths each of whose connections is dialled on.
+//! Forwarded Unix paths: each connection to one is dialled on to a peer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

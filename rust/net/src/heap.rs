@@ -1,13 +1,12 @@
-//! Gives memory back to the system after a peak. The allocator keeps what was freed for the next peak,
-//! which for a daemon may never come.
+//! Returns freed memory to the system after a peak, which the allocator would keep.
 
 use std::time::Duration;
 
 use pilot_proto::time::Instant;
 
-/// What must have been given back since the peak to be worth the effort.
+/// Bytes freed since the peak that are worth returning.
 const WORTHWHILE: usize = 16 << 20;
-/// A peak is over when it was not reached again for so long.
+/// Time without a new peak after which memory is returned.
 const CALM: Duration = Duration::from_secs(1);
 
 /// Follows how much memory is in use.

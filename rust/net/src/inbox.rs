@@ -1,5 +1,4 @@
-//! What waits for the control plane: events, and the requests of drivers, of which each driver's have
-//! their turn.
+//! Queue for the control plane: events, and drivers' requests in round robin.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,4 +1,4 @@
-//! Reading what an application sends so that the last byte taken stays in the socket's queue.
+//! Reads an application's socket so that the last byte read stays in its queue.
 //!
 //! Linux tells a reader of a Unix socket whose other end is closed with unread bytes of
 //! `ECONNRESET`, after the data (`unix_release_sock`). A byte that always waits makes every end an error,

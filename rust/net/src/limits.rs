@@ -1,23 +1,22 @@
-//! What one local program, and all of them together, may take of the daemon.
+//! Limits of local programs, each and in total.
 
 use std::{io, os::fd::AsRawFd, time::Duration};
 
-/// Drivers at once, where the limit of descriptors allows it.
+/// Connected drivers, where the descriptor limit allows it.
 const MAX_CLIENTS: u64 = 8192;
-/// Descriptors that streams leave to drivers and to the registry's connections, at most.
+/// Largest number of descriptors reserved for drivers and registry connections.
 const MAX_RESERVE: u64 = 512;
 
-/// Frames taken from a driver in one turn of the loop, and the fewest when many drivers have some.
+/// Frames per driver and turn of the loop: at most, and at least when many drivers are busy.
 pub(crate) const TURN_FRAMES: usize = 256;
 pub(crate) const MIN_TURN_FRAMES: usize = 8;
-/// How long a driver that has had its frames waits when there is nothing else to do, so that it does not
-/// keep a processor from others.
+/// Pause of a driver that used up its share of a turn, so that it does not keep a processor busy.
 pub(crate) const PACE: Duration = Duration::from_millis(1);
 /// Bytes of frames taken from a driver in one turn, but at least one frame.
 pub(crate) const TURN_BYTES: usize = 512 << 10;
 /// Frames taken from all drivers in one turn, as long as each gets its fewest.
 pub(crate) const TURN_ALL_FRAMES: usize = 4096;
-/// Times that streams are moved and datagrams sent in one turn before others have theirs.
+/// Passes over streams and datagrams per turn.
 pub(crate) const TURN_PASSES: usize = 16;
 /// Events of the node that are acted on in one pass.
 pub(crate) const PASS_EVENTS: usize = 4096;
@@ -26,15 +25,15 @@ pub(crate) const TURN_COMMANDS: usize = 1024;
 /// Connections of one listening socket accepted in one turn.
 pub(crate) const TURN_ACCEPTS: usize = 64;
 
-/// Bytes waiting for a driver above which stream data waits in its connection.
+/// Output backlog of a driver above which stream data stays in its connection.
 pub(crate) const OUT_STREAMS: usize = 1 << 20;
-/// Bytes waiting for a driver above which datagrams to it are dropped.
+/// Output backlog of a driver above which datagrams to it are dropped.
 pub(crate) const OUT_DATAGRAMS: usize = 2 << 20;
-/// Bytes waiting for a driver above which its requests wait: it does not read its answers.
+/// Output backlog of a driver above which its requests wait: it does not read its answers.
 pub(crate) const OUT_REQUESTS: usize = 3 << 20;
-/// Bytes waiting for a driver above which it is dropped.
+/// Output backlog of a driver above which it is disconnected.
 pub(crate) const OUT_MAX: usize = 32 << 20;
-/// What a queued frame costs beside its bytes.
+/// Overhead of a queued frame, bytes.
 pub(crate) const FRAME_OVERHEAD: usize = 64;
 /// Bytes that all drivers together may make the daemon hold, both ways; above, the driver that makes it
 /// hold most is dropped.
@@ -70,10 +69,10 @@ pub(crate) const MAX_PATH_BACKLOG: usize = 1024;
 pub(crate) const PATH_PATIENCE: Duration = Duration::from_secs(10);
 /// Datagrams that wait for the network above which those of drivers are dropped.
 pub(crate) const MAX_OUTBOX: usize = 4096;
-/// How long a listening socket rests when no descriptor is free. An edge-triggered poll does not tell
-/// again of those who wait (epoll(7)).
+/// Pause before a listening socket is tried again when no descriptor is free; an edge-triggered poll does not
+/// report waiting connections again (epoll(7)).
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a driver that is gone may leave bytes that its streams do not take.
+/// How long unsent bytes of a disconnected driver are kept.
 pub(crate) const ORPHAN_TIME: Duration = Duration::from_secs(60);
 
 /// Descriptors that this process may have.

@@ -1,4 +1,4 @@
-//! Ports that drivers listen on, and whose datagrams they take.
+//! Stream and datagram ports of drivers.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -1,4 +1,4 @@
-//! What the poll's tokens name.
+//! Event sources and their poll tokens.
 
 use mio::Token;
 use pilot_proto::node::ConnectionId;

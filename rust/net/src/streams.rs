@@ -1,4 +1,4 @@
-//! The application's side of every connection: who uses it, and what moves between both.
+//! The application's side of every connection, and the transfer of bytes between the two.
 
 mod bridge;
 mod framed;

@@ -239,9 +239,9 @@ pub struct NodeConfig {
     pub send_memory: usize,
     /// A peer without connections is forgotten after this silence.
     pub peer_lifetime: Duration,
-    /// How often the forgettable is looked for.
+    /// Interval of the expiry sweep.
     pub sweep_interval: Duration,
-    /// How often beacons are told where we are. Protocol.
+    /// Interval of announcements to beacons. Protocol.
     pub beacon_interval: Duration,
     /// What is recorded for [`Node::poll_trace`](crate::node::Node::poll_trace); `None` for nothing.
     pub trace: Option<Detail>,

@@ -1,4 +1,4 @@
-//! Streams to ports that drivers listen on, and how they reach their application.
+//! Accepted streams and their delivery to applications.
 
 use std::{io, os::fd::OwnedFd};
 

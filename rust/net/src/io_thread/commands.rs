@@ -1,4 +1,4 @@
-//! What the control plane says, and what it is asked.
+//! Commands of the control plane, and requests to it.
 
 use pilot_proto::wire::addr::Port;
 use tracing::error;

@@ -1,4 +1,4 @@
-//! Frames of drivers and what they set in motion.
+//! Frames of drivers: decoding and dispatch.
 
 use std::{os::unix::ffi::OsStrExt, path::Path, time::Duration};
 

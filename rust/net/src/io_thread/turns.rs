@@ -1,4 +1,4 @@
-//! Drivers: how they come, have their turns, and go.
+//! Drivers: connecting, scheduling by turns, disconnecting.
 
 use std::{
     io,

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Bytes that a connection takes in the node's tables, apart from what it holds.
+/// Bytes of a connection in the node's tables, apart from its buffers.
 const FOOTPRINT: usize = 4096;
 
 impl Node {
@@ -112,7 +112,7 @@ impl Node {
         id
     }
 
-    /// Sets a new connection going as soon as its peer has a session.
+    /// Starts a new connection as soon as its peer has a session.
     fn reach(&mut self, now: Instant, node: NodeId, id: ConnectionId) {
         if node == self.address.node {
             self.attach(id, Dialect::Native, MAX_SEGMENT);
@@ -158,7 +158,7 @@ impl Node {
         self.queue(id);
     }
 
-    /// A peer's session is up: what waited for it goes.
+    /// A peer's session is up: sends what waited for it.
     pub(super) fn on_peer_ready(&mut self, now: Instant, node: NodeId) {
         let Some(peer) = self.peers.get(&node).filter(|peer| peer.is_ready()) else { return };
         let (dialect, segment) = path_of(peer);
@@ -237,7 +237,7 @@ impl Node {
         Some(result)
     }
 
-    /// A look at a connection.
+    /// A connection, read-only.
     pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {
         self.slots.get(&id).map(|slot| &*slot.connection)
     }
@@ -295,7 +295,7 @@ impl Node {
         };
         let packet = super::transmit::packet(&header, data);
         if dst.node == self.address.node || self.peers.get(&dst.node).is_some_and(Peer::is_ready) {
-            // What must wait for the peer to show where it is keeps its turn.
+            // Datagrams that wait for address validation stay in order.
             if !self.pending.contains_key(&dst.node) && self.seal_packet(now, dst.node, &packet) {
                 return Ok(());
             }
@@ -326,7 +326,7 @@ impl Node {
         self.peers.iter().map(|(id, peer)| (*id, peer.status()))
     }
 
-    /// Datagrams that wait to leave, but for those of connections.
+    /// Datagrams waiting to be sent, except those of connections.
     pub fn outbox_len(&self) -> usize {
         self.outbox.len()
     }
@@ -341,7 +341,7 @@ impl Node {
         self.memory.total() + self.send_memory.total() + self.slots.len() * FOOTPRINT
     }
 
-    /// A view for people and programs.
+    /// A snapshot of the figures.
     pub fn stats(&self) -> NodeStats {
         let is_open = |slot: &&Slot| {
             matches!(slot.connection.state(), State::SynSent | State::SynReceived | State::Established)
@@ -358,7 +358,7 @@ impl Node {
     }
 }
 
-/// How a ready peer is spoken to: its dialect and the largest segment.
+/// Dialect and largest segment towards a ready peer.
 pub(super) fn path_of(peer: &Peer) -> (Dialect, usize) {
     let Some(capabilities) = peer.capabilities() else {
         let dialect = if peer.suite() == Some(Suite::G1) { Dialect::G1 } else { Dialect::G2 };

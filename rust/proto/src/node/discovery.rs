@@ -11,19 +11,19 @@ use core::{net::SocketAddr, time::Duration};
 use super::{Event, Node, Timed, trace::count_drop};
 use crate::{crypto::entropy::Entropy, time::Instant, tunnel::Peer, wire::beacon::Message};
 
-/// How long a reply is waited for, and another one that contradicts it.
+/// How long a question stays open for a reply, and for a second one that contradicts it.
 const OPEN: Duration = Duration::from_secs(2);
 /// A question without a reply is repeated after this, which doubles up to the usual interval.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
-/// Replies in a row that give up an address that works.
+/// Consecutive replies needed to replace a known address.
 const AGREEMENT: u32 = 3;
 /// The least time from one question to the next that confirms its reply, in which the true reply comes if
 /// the first was not, and what is added at random.
 const CONFIRM_AFTER: Duration = Duration::from_millis(400);
 const CONFIRM_JITTER_MS: u32 = 200;
-/// Peers that were heard within this are shown where we are when that has changed.
+/// Peers heard within this are told of a new address of ours.
 const RECENT: Duration = Duration::from_secs(120);
-/// An address is given up at most this often.
+/// Least interval between changes of the known address.
 const MOVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A question to one beacon.
@@ -44,7 +44,7 @@ struct Beacon {
     proposal: Option<(SocketAddr, u32)>,
 }
 
-/// What a reply is worth.
+/// Effect of a reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Worth {
     /// Nobody asked.

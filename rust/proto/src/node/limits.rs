@@ -1,6 +1,5 @@
-//! What may be done for senders that have proved nothing: rates in all, for each host and for each
-//! endpoint, in constant memory. A frame takes from all three or from none, so that one that is refused
-//! by one of them costs the others nothing.
+//! Rate limits for unauthenticated senders: in total, per host and per endpoint, in constant memory. A frame
+//! takes from all three or from none.
 
 use core::{
     hash::Hash,
@@ -174,7 +173,7 @@ impl Limits {
     }
 }
 
-/// Whom an address belongs to: whoever has one of an IPv6 /64 has all of them.
+/// The host that an address belongs to: an IPv6 /64 counts as one.
 pub(super) fn host_of(ip: IpAddr) -> u64 {
     match ip.to_canonical() {
         IpAddr::V4(ip) => u64::from(ip.to_bits()),

@@ -1,16 +1,15 @@
-//! What the node holds for readers that have not read it, for gaps that are not filled and for peers that
-//! have not acknowledged: bounded in all and for each peer, so that nobody who fills windows without end
-//! or acknowledges nothing harms others.
+//! Memory accounting of receive buffers, reassembly and send buffers: bounded in total and per peer, so that
+//! a peer that fills windows or never acknowledges does not harm others.
 
 use std::collections::HashMap;
 
 use crate::{transport::Supply, wire::addr::NodeId};
 
-/// What a peer holds may be at most one part in so many of what is free. One peer alone then gets a
-/// quarter of all, `n` peers together all but three parts of `n + 3`, and a newcomer finds room.
+/// A peer may hold a third of what is free. A single peer then gets a quarter of the limit, `n` peers get
+/// `n / (n + 3)` together, and a newcomer finds room.
 const SHARE: usize = 3;
 
-/// The ledger.
+/// Bytes held, in total and per peer.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     total: usize,
@@ -37,8 +36,8 @@ impl Memory {
         *known = held;
     }
 
-    /// What a connection with `peer` may still take of `limit` bytes. Windows and buffers stop growing
-    /// halfway.
+    /// How much of `limit` bytes is left for a connection with `peer`. Windows and buffers stop growing at
+    /// half of the share.
     pub(super) fn supply(&self, peer: NodeId, limit: usize) -> Supply {
         if self.total < limit / 8 {
             return Supply::Ample;

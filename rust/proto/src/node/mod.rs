@@ -52,8 +52,8 @@ use crate::{
     wire::addr::{Address, NodeId, Port},
 };
 
-/// Reports of datagrams too large for their path that are looked at, per second and at once; routers send
-/// few.
+/// Reports of datagrams too large for their path that are processed per second, and their burst; routers
+/// send few.
 const PTB_RATE: u32 = 100;
 const PTB_BURST: u32 = 100;
 
@@ -61,12 +61,12 @@ const PTB_BURST: u32 = 100;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(pub u32);
 
-/// What a dialler may choose for one connection.
+/// Options of a dial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DialOptions {
-    /// Whether small writes leave at once.
+    /// Whether small segments are sent at once (no Nagle).
     pub no_delay: bool,
-    /// How the flight is limited; `None` for the node's default.
+    /// Congestion controller; `None` for the node's default.
     pub congestion: Option<Algorithm>,
 }
 
@@ -98,10 +98,10 @@ pub enum NodeError {
 pub enum Event {
     /// The registry must be asked about a peer; [`Node::on_record`] or [`Node::on_no_record`] answers.
     RecordNeeded(NodeId),
-    /// Somebody claims to be this node: the registry must be asked for its identity key, in time that our
-    /// own calls do not need; [`Node::on_key`] answers.
+    /// An unknown sender claims this id: its identity key must be looked up, with less priority than our own
+    /// lookups; [`Node::on_key`] answers.
     KeyNeeded(NodeId),
-    /// A peer with this identity key wants in; [`Node::on_admission`] answers.
+    /// A peer with this identity key asks for admission; [`Node::on_admission`] answers.
     AdmissionNeeded(Caller, [u8; 32]),
     /// A beacon says where our datagrams come from.
     EndpointDiscovered(SocketAddr),
@@ -142,18 +142,17 @@ struct Slot {
     /// Deadline that stands in the timer heap.
     armed: Option<Instant>,
     is_inbound: bool,
-    /// Whether the driver knows it, and will close it: it dialled it or was told that it was accepted.
+    /// Whether the driver knows it and will close it: it was dialled or reported as accepted.
     is_known: bool,
     opened_at: Instant,
-    /// Whether it takes a place among the connections and on its port, until the application is done
-    /// with it; TIME-WAIT takes none.
+    /// Whether it counts against the limits of connections; from TIME-WAIT on it does not.
     is_counted: bool,
-    /// Its SYN may leave although others wait.
+    /// Whether its SYN may be sent ahead of others.
     has_syn_turn: bool,
     is_waiting_for_syn: bool,
     /// The application is done with it; it is forgotten when it is closed.
     is_released: bool,
-    /// Bytes that the node's ledgers say it holds.
+    /// Bytes that the node's memory accounting attributes to it.
     held: usize,
     send_held: usize,
 }
@@ -166,7 +165,7 @@ struct Key {
     remote_port: Port,
 }
 
-/// What a deadline in the heap belongs to.
+/// Owner of a timer in the heap.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Timed {
     Connection(ConnectionId),
@@ -185,7 +184,7 @@ pub struct Node {
     entropy: Entropy,
     capabilities: Capabilities,
     peers: BTreeMap<NodeId, Peer>,
-    /// Deadlines of peers that stand in the heap.
+    /// Timers of peers that are in the heap.
     peer_armed: HashMap<NodeId, Instant>,
     slots: BTreeMap<ConnectionId, Slot>,
     places: Places,
@@ -193,27 +192,27 @@ pub struct Node {
     /// Connections in TIME-WAIT, oldest first; some are over.
     time_wait: VecDeque<ConnectionId>,
     demux: HashMap<Key, ConnectionId>,
-    /// Connections by peer, for those that wait and for restarts.
+    /// Connections by peer.
     by_peer: BTreeMap<NodeId, BTreeSet<ConnectionId>>,
     next_id: u32,
     ports: Ports,
-    /// Held for readers.
+    /// Memory of receive buffers.
     memory: Memory,
-    /// Held for peers that have not acknowledged.
+    /// Memory of send buffers.
     send_memory: Memory,
     ready: VecDeque<ConnectionId>,
     timers: BinaryHeap<Reverse<(Instant, Timed)>>,
     events: VecDeque<Event>,
     outbox: Outbox,
-    /// Packets from us to us.
+    /// Packets to our own address.
     loopback: VecDeque<Vec<u8>>,
     /// A sealed frame that did not fit the batch.
     stash: Option<(SocketAddr, Vec<u8>)>,
     /// Datagrams that wait for a session.
     pending: BTreeMap<NodeId, VecDeque<Vec<u8>>>,
-    /// Stream packets that wait for their peer's transport to be known.
+    /// Stream packets of peers whose dialect is not known yet.
     early: Early,
-    /// Peers about whom the registry was asked.
+    /// Peers with an open registry lookup.
     asked: BTreeSet<NodeId>,
     discovery: Discovery,
     /// When the beacons are asked next.
@@ -223,10 +222,10 @@ pub struct Node {
     limits: Limits,
     strangers: Strangers,
     syns: Syns,
-    /// Reports of datagrams that were too large; each makes us look through the peers.
+    /// Rate of PTB reports; each searches the peers.
     ptb_bucket: TokenBucket,
     gate: Gate,
-    /// Peers to forget once their connections are reset.
+    /// Peers to remove once their connections are reset.
     dismissed: BTreeSet<NodeId>,
     counters: NodeCounters,
     recorder: Recorder,
@@ -346,7 +345,7 @@ impl Node {
         }
     }
 
-    /// Cuts the segments of a peer's connections to what its path carries, if that has changed.
+    /// Applies a new path MTU to a peer's connections.
     fn follow_path(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.has_new_segment()) else { return };
         peer.tell_segment();
@@ -376,7 +375,7 @@ impl Node {
         }
     }
 
-    /// Runs `f` on a peer with what is ours, then arms the peer's timer.
+    /// Runs `f` on a peer, then arms its timer.
     fn with_peer(&mut self, id: NodeId, f: impl FnOnce(&mut Peer, &mut Local<'_>, &mut Outbox)) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let mut local = Local {
@@ -412,7 +411,7 @@ impl Node {
         }
     }
 
-    /// Forgets peers without connections that were silent for long, and full rate limiters.
+    /// Expires silent peers without connections and idle rate limiters.
     fn sweep(&mut self, now: Instant) {
         let config = &self.config;
         let by_peer = &self.by_peer;

@@ -1,7 +1,7 @@
-//! Who takes the places of connections: all together, every listening port, every peer.
+//! Quotas of connections: in total, per listening port and per peer.
 //!
-//! No fixed share is set aside. A peer may take as many places as the others leave free, so that one
-//! peer alone gets half of a pool, two get a third each, and a newcomer always finds room.
+//! No fixed share is reserved. A peer may use as much of a quota as remains free, so that a single peer
+//! gets half of it, two get a third each, and a newcomer always finds room.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ use crate::{
     wire::addr::{NodeId, Port},
 };
 
-/// A connection that is younger than this is not evicted: its peer may just be about to use it.
+/// Connections younger than this are not evicted: the peer may be about to use them.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Searches for something to evict, per second and at once: each looks at all that a peer opened.
+/// Eviction searches per second, and their burst: each scans all connections of a peer.
 pub(super) const EVICTION_RATE: u32 = 20;
 
-/// The places of one pool.
+/// One quota, by peer.
 #[derive(Debug, Default)]
 struct Pool {
     total: usize,
@@ -45,30 +45,30 @@ impl Pool {
         self.by_peer.get(&peer).copied().unwrap_or(0)
     }
 
-    /// Whether `peer` may take one more of `limit` places.
+    /// Whether `peer` may have one more of `limit` connections.
     fn has_room(&self, peer: NodeId, limit: usize) -> bool {
         self.of(peer) < limit.saturating_sub(self.total)
     }
 
-    /// The peer with the most places.
+    /// The peer with the most connections.
     fn greediest(&self) -> Option<NodeId> {
         self.by_peer.iter().max_by_key(|(peer, count)| (**count, **peer)).map(|(peer, _)| *peer)
     }
 }
 
-/// The places that are taken.
+/// Connections counted against the limits.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    /// Of all connections.
+    /// All connections.
     total: usize,
-    /// Of those that peers opened.
+    /// Inbound connections.
     inbound: Pool,
-    /// The same by port.
+    /// Inbound connections by port.
     by_port: BTreeMap<Port, Pool>,
 }
 
 impl Places {
-    /// Places taken.
+    /// Connections counted.
     pub(super) fn total(&self) -> usize {
         self.total
     }
@@ -106,7 +106,7 @@ impl Places {
         self.by_port.get(&port).is_none_or(|pool| pool.of(peer) == 0)
     }
 
-    /// Who gives a place up when a newcomer finds none on a port, or anywhere.
+    /// The peer to evict from when a newcomer finds a port, or the node, full.
     fn greediest(&self, port: Port, config: &NodeConfig) -> Option<NodeId> {
         let pool = self.by_port.get(&port).filter(|pool| pool.total >= config.max_connections_per_port);
         pool.unwrap_or(&self.inbound).greediest()
@@ -122,8 +122,8 @@ impl Node {
             || self.slots.len() >= 2 * config.max_connections + config.max_time_wait
     }
 
-    /// Makes room for a connection that a peer opens to a port, if it may. A newcomer takes the place
-    /// of what the greediest peer opened and does not use.
+    /// Makes room for an inbound connection. A newcomer may evict an unused connection of the peer that has
+    /// the most.
     pub(super) fn make_place(&mut self, now: Instant, peer: NodeId, port: Port) -> bool {
         if peer == self.address.node {
             return !self.is_full();

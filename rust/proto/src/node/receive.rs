@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// A peer that is heard after so long a silence is told at once what it missed.
+/// Silence of a peer after which its return triggers retransmission at once.
 const OUTAGE: Duration = Duration::from_secs(2);
 
 impl Node {
@@ -62,7 +62,7 @@ impl Node {
                 self.counters.opened += 1;
                 let packet =
                     if opened.is_in_place { &frame[SEALED_HEADER_LEN..len - TAG_LEN] } else { &scratch[..] };
-                // Whatever is not its own packet moves nothing.
+                // A packet that is not its own proves nothing about its address.
                 if let Some((header, payload)) = self.check_packet(sender, packet) {
                     self.on_opened(now, sender, opened, from, len);
                     self.take_packet(now, sender, &header, payload, packet);
@@ -79,7 +79,7 @@ impl Node {
         self.scratch = scratch;
     }
 
-    /// The peer sealed a packet of its own: what that shows of it and of where it is.
+    /// The peer sealed a packet of its own: updates its session and address.
     fn on_opened(&mut self, now: Instant, sender: NodeId, opened: Opened, from: SocketAddr, len: usize) {
         let Some(peer) = self.peers.get_mut(&sender) else { return };
         if peer.on_opened_again(now, opened, from) {
@@ -94,7 +94,7 @@ impl Node {
         }
     }
 
-    /// What waited for the peer to be heard from where it is goes.
+    /// Sends what waited for the peer's address to be heard from.
     fn on_heard(&mut self, now: Instant, sender: NodeId) {
         let Some(peer) = self.peers.get_mut(&sender) else { return };
         let has_new_segment = peer.has_new_segment();
@@ -106,7 +106,7 @@ impl Node {
         }
     }
 
-    /// The peer is, or may be sent to, where frames go now.
+    /// More may be sent to the peer's address than before.
     fn resume(&mut self, now: Instant, node: NodeId) {
         self.send_pending(now, node);
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
@@ -114,7 +114,7 @@ impl Node {
         }
     }
 
-    /// The peer has moved from `before`: what was sent there will not arrive.
+    /// The peer has moved from `before`; data in flight to that address is lost.
     fn on_moved(&mut self, now: Instant, node: NodeId, before: Option<SocketAddr>) {
         self.counters.moved += 1;
         let ip = |endpoint: SocketAddr| endpoint.ip();
@@ -128,7 +128,7 @@ impl Node {
         self.resume(now, node);
     }
 
-    /// The peer is another process than before: what it knew of connections is gone.
+    /// The peer restarted; its connections are gone.
     pub(super) fn on_restart(&mut self, now: Instant, node: NodeId) {
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id)
@@ -155,11 +155,11 @@ impl Node {
             return None;
         };
         let (src, dst) = (header.src, header.dst);
-        // Keepalives of old peers have no addresses.
+        // Keepalives of old peers carry no addresses.
         let is_keepalive = header.protocol == Protocol::Control && payload.is_empty();
         let is_from_sender = src.node == sender || is_keepalive && src.node == NodeId::default();
         let is_for_us = dst.node == self.address.node || is_keepalive && dst.node == NodeId::default();
-        // Old peers say the backbone wherever they are.
+        // Old peers name the backbone as their network in any network.
         let is_network_theirs = src.network == dst.network || src.network == NetworkId::BACKBONE;
         if !(is_from_sender && is_for_us && is_network_theirs) {
             count_drop!(self, dropped_misaddressed);
@@ -234,8 +234,8 @@ impl Node {
         self.seal_answer(now, sender, &packet);
     }
 
-    /// Keeps a stream packet of a peer whose transport is not known yet, and asks for it: a ping tells,
-    /// whether it is answered or echoed. Data that overtook the answer tells nothing.
+    /// Keeps a stream packet of a peer whose dialect is not known yet, and pings it: the answer, or the echo,
+    /// shows the dialect.
     fn keep_early(&mut self, now: Instant, sender: NodeId, packet: &[u8]) -> bool {
         if self.peers.get(&sender).is_none_or(Peer::is_ready) {
             return false;
@@ -247,7 +247,7 @@ impl Node {
         true
     }
 
-    /// Takes the packets that waited for the peer's transport to be known.
+    /// Takes the packets that waited for the peer's dialect.
     pub(super) fn take_early(&mut self, now: Instant, node: NodeId) {
         for packet in self.early.take(node) {
             self.on_packet(now, node, &packet);
@@ -305,7 +305,7 @@ impl Node {
         }
     }
 
-    /// Answers a SYN. `false` refuses it; one over the rate is dropped without a word.
+    /// Answers a SYN. `false` refuses it; one over the rate is dropped silently.
     fn accept(&mut self, now: Instant, syn: &Header) -> bool {
         let node = syn.src.node;
         if !self.ports.is_listening(syn.dst_port) {

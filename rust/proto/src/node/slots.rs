@@ -1,4 +1,4 @@
-//! The life of a connection in the node: entered, queued, followed, forgotten.
+//! Life cycle of a connection in the node: insertion, scheduling, timers, removal.
 
 use std::cmp::Reverse;
 
@@ -9,13 +9,13 @@ use crate::{
     wire::addr::{NodeId, Port},
 };
 
-/// Deadlines in the heap for each thing that has any, beyond which those that are over are removed.
+/// Heap entries per connection and peer above which stale ones are removed.
 const MAX_STALE: usize = 4;
-/// So many are always fine.
+/// Heap entries that never trigger a clean-up.
 const FEW_TIMERS: usize = 4096;
 
 impl Slot {
-    /// The port whose places it takes from others.
+    /// The port against whose limit it counts.
     fn inbound_port(&self) -> Option<Port> {
         self.is_inbound.then(|| self.connection.tuple().local_port)
     }
@@ -64,7 +64,7 @@ impl Node {
         }
     }
 
-    /// Moves a connection's events up and arms its timer.
+    /// Forwards a connection's events and arms its timer.
     pub(super) fn after(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let (mut closed, mut is_time_wait) = (None, false);
@@ -84,11 +84,11 @@ impl Node {
         }
         match closed {
             Some(reason) if slot.is_known => self.events.push_back(Event::Closed(id, reason)),
-            // It ended before anybody heard of it, so nobody will close it.
+            // The driver never heard of it, so nobody will close it.
             Some(_) => slot.is_released = true,
             None => {}
         }
-        // What is over keeps its place until its application is done with it: it may hold memory.
+        // A closed connection counts until its application is done with it: it may hold memory.
         if is_time_wait || closed.is_some() && slot.is_released {
             self.free_place(id);
         }
@@ -99,7 +99,7 @@ impl Node {
         self.arm_connection(id);
     }
 
-    /// Enters what a connection holds into the ledgers.
+    /// Updates the memory accounting of a connection.
     #[inline]
     pub(super) fn account(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
@@ -122,7 +122,7 @@ impl Node {
         }
     }
 
-    /// Deadlines of connections that are over would wait for their time.
+    /// Removes timers of closed connections, which would stay until they expire.
     fn drop_stale_timers(&mut self) {
         let fair = FEW_TIMERS + MAX_STALE * (self.slots.len() + self.peers.len());
         if self.timers.len() <= fair {
@@ -147,7 +147,7 @@ impl Node {
         self.bound_time_wait();
     }
 
-    /// A peer is heard after a silence: its connections need not wait for timers that backed off.
+    /// A peer is back after a silence: its connections retransmit without waiting for backed-off timers.
     pub(super) fn on_peer_back(&mut self, now: Instant, node: NodeId) {
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
@@ -158,7 +158,7 @@ impl Node {
         }
     }
 
-    /// A connection takes no place any more.
+    /// A connection no longer counts against the limits.
     fn free_place(&mut self, id: ConnectionId) {
         if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_counted) {
             slot.is_counted = false;
@@ -169,7 +169,7 @@ impl Node {
         }
     }
 
-    /// Forgets a connection whose application is done with it once it is closed.
+    /// Removes a connection that is closed and released by its application.
     pub(super) fn forget_if_over(&mut self, id: ConnectionId) {
         let is_over = self
             .slots
@@ -180,7 +180,7 @@ impl Node {
         }
     }
 
-    /// Forgets a connection.
+    /// Removes a connection.
     fn remove(&mut self, id: ConnectionId) {
         self.free_place(id);
         if self.is_traced() {

@@ -1,4 +1,4 @@
-//! Senders that have proved nothing: what they can make this node do, and what it remembers of them.
+//! Unauthenticated senders: what they can make this node do, and the state kept for them.
 //!
 //! A peer takes a place in the table when we call it, or when the registry confirmed the key that signed
 //! its frame. Until then it costs:
@@ -49,7 +49,7 @@ struct Held {
     until: Instant,
 }
 
-/// What is remembered of strangers.
+/// State kept for unauthenticated senders.
 #[derive(Debug)]
 pub(super) struct Strangers {
     prf: Prf,
@@ -159,7 +159,7 @@ impl Node {
             return;
         }
         let has_session = self.peers.get(&sender).is_some_and(|peer| peer.suite().is_some());
-        // Nothing shorter was ever sealed.
+        // No sealed frame is shorter.
         if has_session || len < SEALED_OVERHEAD + HEADER_LEN || !self.is_addressable(sender) {
             return;
         }
@@ -191,7 +191,7 @@ impl Node {
         if !self.is_addressable(sender) {
             return;
         }
-        // What costs nothing comes first.
+        // Cheap checks first.
         match self.peers.get(&sender).and_then(|peer| peer.recall(frame)) {
             Some(KeyVerdict::Refused) => {
                 count_drop!(self, dropped_keys);
@@ -226,7 +226,7 @@ impl Node {
         }
     }
 
-    /// Whether there is time to check a signature.
+    /// Whether the budget allows a signature check.
     fn may_check(&mut self, now: Instant, from: SocketAddr, sender: NodeId, is_returnable: bool) -> bool {
         let limits = &mut self.limits;
         let is_at_home = self.peers.get(&sender).is_some_and(|peer| peer.endpoint() == Some(from));

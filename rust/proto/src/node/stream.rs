@@ -74,7 +74,7 @@ impl Stream<'_> {
         self.0.recv(out)
     }
 
-    /// A view for people and programs.
+    /// A snapshot of the figures.
     pub fn stats(&self) -> Stats {
         self.0.stats()
     }

@@ -1,5 +1,5 @@
-//! SYNs to old peers. They drop what exceeds about a hundred a second without a word, so ours leave at
-//! a pace below that, in the order in which they were asked for, and are repeated soon.
+//! Pacing of SYNs to old peers, which silently drop more than about a hundred per second. SYNs are sent in
+//! order below that rate and repeated soon.
 
 use std::{
     cmp::Reverse,
@@ -13,7 +13,7 @@ use crate::{
     wire::addr::NodeId,
 };
 
-/// A peer that was heard so lately is there: what it does not answer, it dropped.
+/// A peer heard within this is up: it dropped the SYNs that it does not answer.
 const PRESENT: Duration = Duration::from_secs(2);
 
 /// The SYNs of one peer.
@@ -35,7 +35,7 @@ impl Syns {
 }
 
 impl Node {
-    /// Whether a connection that owes its peer a SYN may send it now. Else it is its turn later.
+    /// Whether a connection may send its SYN now; otherwise it is queued.
     pub(super) fn may_send_syn(&mut self, now: Instant, node: NodeId, id: ConnectionId) -> bool {
         let Some(slot) = self.slots.get_mut(&id) else { return false };
         if !slot.connection.owes_paced_syn() {
@@ -70,7 +70,7 @@ impl Node {
         self.timers.push(Reverse((now + interval, Timed::Syns(node))));
     }
 
-    /// Lets those go whose turn has come.
+    /// Releases the SYNs that the rate allows.
     pub(super) fn on_syn_turn(&mut self, now: Instant, node: NodeId) {
         let Some(queue) = self.syns.0.get_mut(&node) else { return };
         let mut turns = Vec::new();

@@ -1,8 +1,8 @@
 //! Reports of datagrams that were too large for their path: ICMP's "fragmentation needed" and "packet
 //! too big", which RFC 8899 calls PTB messages (section 4.6).
 //!
-//! Anybody can send one. One is heard only if it quotes the nonce of a frame that left lately, whose
-//! prefix nobody knows who did not see the frame; and then it only chooses what is probed next.
+//! Anybody can forge one. It counts only if it quotes the nonce of a recent frame, whose prefix is known only
+//! to whoever saw the frame; and then it only selects the next probe size.
 
 use core::{net::SocketAddr, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     wire::{addr::NodeId, tunnel::Frame},
 };
 
-/// A report comes within a round trip; what an eavesdropper kept for later is none.
+/// Reports arrive within a round trip; older quotes are replays by an eavesdropper.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
 /// A datagram of ours that was dropped for its size.
@@ -51,7 +51,7 @@ impl Node {
         }
     }
 
-    /// The peers on whose path it was, one unless our own host reports, and when it left.
+    /// The peers whose path the datagram was on (several only if our own host reports), and its send time.
     fn sent_too_big(&self, now: Instant, report: &TooBig<'_>) -> Vec<(NodeId, Instant)> {
         let TooBig { destination, quote, .. } = report;
         let nonce = match quote.map(Frame::parse) {

@@ -38,16 +38,16 @@ pub struct FourTuple {
     pub remote_port: Port,
 }
 
-/// What can differ between connections.
+/// Parameters of one connection.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Which transport the peer speaks.
+    /// The peer's dialect.
     pub dialect: Dialect,
     /// Bytes of the largest segment to send.
     pub max_segment: usize,
-    /// Whether small writes leave at once.
+    /// Whether small segments are sent at once (no Nagle).
     pub no_delay: bool,
-    /// How the flight is limited; `None` for the configured default.
+    /// Congestion controller; `None` for the configured default.
     pub congestion: Option<Algorithm>,
     /// Everything else.
     pub config: Arc<TransportConfig>,
@@ -65,7 +65,7 @@ impl Default for Options {
     }
 }
 
-/// What happened to a connection. Each is reported once until the application acts on it.
+/// An event of a connection, reported once until the application acts on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConnectionEvent {
     /// The handshake is done.
@@ -76,7 +76,7 @@ pub enum ConnectionEvent {
     Writable,
     /// After what can be read now, the stream is at its end.
     RemoteFinished,
-    /// Both directions are done; old packets are dying out.
+    /// Both directions are closed; TIME-WAIT has begun.
     TimeWait,
     /// The connection is gone.
     Closed(CloseReason),
@@ -108,15 +108,15 @@ pub struct Connection {
     /// SYN is repeated soon.
     pub(super) is_syn_hurried: bool,
     pub(super) is_rst_due: bool,
-    /// A timeout was taken for a false alarm, and no round trip was measured since.
+    /// A timeout was found spurious, and no RTT sample followed yet.
     pub(super) has_undone_timeout: bool,
-    /// The reset of what the peer holds from an earlier life of ours.
+    /// RST for a half-open connection of the peer (RFC 9293 section 3.10.7.3).
     pub(super) stray_reset: Option<Header>,
-    /// The application wants no more sending; FIN follows the data.
+    /// The application has shut down sending; FIN follows the data.
     pub(super) is_fin_queued: bool,
-    /// FIN waits for nobody.
+    /// FIN does not wait for an old peer to finish first.
     pub(super) is_fin_urgent: bool,
-    /// The application is gone altogether.
+    /// The application has closed both directions.
     pub(super) is_abandoned: bool,
     /// Bytes the peer can take beyond `snd_una`.
     pub(super) snd_wnd: usize,
@@ -125,9 +125,9 @@ pub struct Connection {
     pub(super) snd_wl1: SeqNumber,
     pub(super) snd_wl2: SeqNumber,
     pub(super) dup_acks: u32,
-    /// Timeouts in a row without progress.
+    /// Consecutive retransmission timeouts without progress.
     pub(super) timeouts: u32,
-    /// When what is repeated left for the first time, or a moment before.
+    /// When the segment being retransmitted was first sent, rounded down.
     pub(super) unanswered_since: Option<Instant>,
     pub(super) persist_interval: Duration,
     pub(super) is_probe_due: bool,
@@ -138,7 +138,7 @@ pub struct Connection {
     pub(super) last_arrival: Instant,
     pub(super) is_write_blocked: bool,
     pub(super) send_supply: Supply,
-    /// Bytes that the send buffer may have while memory is scarce: what it had before.
+    /// Send buffer while memory is scarce: the size it had reached before.
     pub(super) granted: usize,
     pub(super) is_path_suspect: bool,
     pub(super) events: Events,
@@ -156,7 +156,7 @@ pub(super) struct LossProbe {
     pub(super) is_retrans: bool,
 }
 
-/// How much of the congestion window was used since `until` was the next number.
+/// Use of the congestion window during the current round trip, which ends at `until`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct WindowUse {
     pub(super) is_limited: bool,
@@ -164,10 +164,10 @@ pub(super) struct WindowUse {
     pub(super) until: SeqNumber,
 }
 
-/// What it takes to find that a loss event was none.
+/// Counts for detecting a spurious loss episode.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Undo {
-    /// Retransmissions that are not known to have been unneeded.
+    /// Retransmissions of the episode.
     pub(super) retransmissions: u32,
     pub(super) spurious: u32,
 }
@@ -283,7 +283,7 @@ impl Connection {
         self.trace_configuration();
     }
 
-    /// Names the peer's transport, before anything was dispatched.
+    /// Sets the peer's dialect, before anything was dispatched.
     pub fn set_dialect(&mut self, dialect: Dialect) {
         self.options.dialect = dialect;
         self.congestion = controller(&self.options);
@@ -305,8 +305,8 @@ impl Connection {
         self.trace_configuration();
     }
 
-    /// Whether large segments were lost time and again since this was last called, as on a path that
-    /// carries less than it did (RFC 8899 section 4.3). Only the smallest leave since.
+    /// Whether large segments were lost repeatedly since the last call, as on a path whose MTU shrank
+    /// (RFC 8899 section 4.3). Only the smallest are sent since.
     pub fn take_path_suspicion(&mut self) -> bool {
         core::mem::take(&mut self.is_path_suspect)
     }
@@ -316,7 +316,7 @@ impl Connection {
         self.options.max_segment
     }
 
-    /// Whether small writes leave at once.
+    /// Whether small segments are sent at once (no Nagle).
     pub fn set_no_delay(&mut self, no_delay: bool) {
         self.options.no_delay = no_delay;
     }
@@ -326,12 +326,12 @@ impl Connection {
         self.is_syn_due |= self.state == State::SynSent;
     }
 
-    /// Whether SYN must leave for an old peer, which drops what comes too fast.
+    /// Whether a SYN to an old peer is due, which must be paced.
     pub fn owes_paced_syn(&self) -> bool {
         self.is_syn_due && self.state == State::SynSent && self.options.dialect.is_legacy()
     }
 
-    /// Says whether an old peer is there, so that a SYN it does not answer was dropped and not lost.
+    /// Sets whether an old peer is known to be up, so that an unanswered SYN was dropped and is repeated soon.
     pub fn hurry_syn(&mut self, is_hurried: bool) {
         self.is_syn_hurried = is_hurried;
     }
@@ -385,7 +385,7 @@ impl Connection {
         events.closed.take().map(ConnectionEvent::Closed)
     }
 
-    /// A view for people and programs.
+    /// A snapshot of the figures.
     pub fn stats(&self) -> Stats {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Stats {

@@ -83,11 +83,12 @@ impl Connection {
         self.trace_figures();
     }
 
-    /// What data or FIN leaves next.
+    /// The next data segment or FIN to send.
     fn next_segment(&mut self, now: Instant) -> Option<Outgoing> {
         if core::mem::take(&mut self.probe.is_due) {
             let is_new = self.sender.unsent() > 0 && self.usable_window() >= self.options.max_segment;
-            let len = is_new.then(|| self.cut_look_alike(self.sender.unsent().min(self.options.max_segment)));
+            let len =
+                is_new.then(|| self.cut_to_unambiguous(self.sender.unsent().min(self.options.max_segment)));
             if let Some(len) = len {
                 self.on_new_data(len);
             }
@@ -150,9 +151,8 @@ impl Connection {
         }
     }
 
-    /// Remembers how much of the congestion window the last round trip used: a window that is not
-    /// used does not grow (RFC 7661 section 4.3). The largest flight counts, not the one left when
-    /// acknowledgements arrive before the data that they make room for.
+    /// Records the use of the congestion window in this round trip: an unused window does not grow (RFC 7661
+    /// section 4.3). The largest flight counts.
     fn note_window_use(&mut self, is_limited: bool) {
         let in_flight = self.sender.in_flight();
         let used = &mut self.window_use;
@@ -198,7 +198,7 @@ impl Connection {
                 self.timers.start(TimerKind::Persist, now + self.persist_interval);
                 return None;
             }
-            return Some(self.cut_look_alike(wanted));
+            return Some(self.cut_to_unambiguous(wanted));
         }
         if self.sender.outstanding() >= limit {
             return None;
@@ -223,23 +223,23 @@ impl Connection {
             self.timers.start(TimerKind::Nagle, now + self.options.config.nagle_delay);
             return None;
         }
-        Some(self.cut_look_alike(len))
+        Some(self.cut_to_unambiguous(len))
     }
 
-    /// Bytes of the longest segment that may be sent again as it is.
+    /// Longest segment that may be retransmitted unsplit.
     pub(super) fn repeatable_len(&self) -> usize {
         if self.options.dialect.is_legacy() { usize::MAX } else { self.options.max_segment }
     }
 
-    /// Shortens a segment that a receiver would take for SACK.
-    fn cut_look_alike(&self, len: usize) -> usize {
+    /// Shortens a segment whose payload a receiver would parse as SACK blocks.
+    fn cut_to_unambiguous(&self, len: usize) -> usize {
         let mut front = [0; sack::MAX_LEN];
         let front = &mut front[..len.min(sack::MAX_LEN)];
         let segment = Outgoing { seq: self.sender.snd_nxt, len, is_fin: false };
         if !self.sender.copy(segment, front) {
             return len;
         }
-        sack::look_alike_cut(front).unwrap_or(len)
+        sack::unambiguous_len(front).unwrap_or(len)
     }
 
     fn emit_segment(&mut self, now: Instant, segment: Outgoing, out: &mut [u8]) -> Option<usize> {

@@ -42,7 +42,7 @@ pub use trace::TransportEvent;
 
 use crate::config::{MAX_SEGMENT, SAFE_SEGMENT};
 
-/// Which transport the peer speaks.
+/// The peer's transport dialect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Dialect {
     /// The first generation of nodes.

@@ -1,17 +1,16 @@
-//! How long silence is endured: R2 of RFC 1122 section 4.2.3.5, keepalive, idle time, and what the
-//! application has closed. Time in which we did not run does not count as silence.
+//! Timeouts of silence: R2 of RFC 1122 section 4.2.3.5, keepalive, idle time and orphaned connections. Time
+//! in which the process was suspended does not count.
 
 use core::time::Duration;
 
 use super::{CloseReason, Connection, State, TimerKind};
 use crate::time::Instant;
 
-/// A deadline that is acted upon so much too late shows that the process was suspended.
+/// A timer that expires this late shows that the process was suspended.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// Moves what counts the peer's silence by the time that we were suspended: the peer had no chance
-    /// to be heard in it.
+    /// Extends silence timers by the time in which the process was suspended.
     pub(super) fn forgive_pause(&mut self, now: Instant) {
         let Some((at, _)) = self.timers.next() else { return };
         let pause = now.saturating_since(at);
@@ -36,7 +35,7 @@ impl Connection {
         }
     }
 
-    /// Whether what is repeated has been repeated for long enough. Old peers give up after eight
+    /// Whether retransmissions have reached their limit. Old peers give up after eight
     /// attempts, and so is given up on them
     /// (`docs/reference/protocol/transport.md#dialects`).
     pub(super) fn is_out_of_patience(&mut self, now: Instant) -> bool {
@@ -46,7 +45,7 @@ impl Connection {
         is_tired && (self.options.dialect.is_legacy() || now.saturating_since(since) >= config.give_up_after)
     }
 
-    /// Whether SYN was repeated for as long as its retries take.
+    /// Whether SYN retransmissions have reached their limit.
     pub(super) fn is_syn_out_of_patience(&self, now: Instant) -> bool {
         let config = &self.options.config;
         let wait = |n: u32| (config.syn_rto * (1 << n.min(16))).min(config.syn_rto_max);
@@ -83,7 +82,7 @@ impl Connection {
         }
     }
 
-    /// The application is gone: a peer that neither finishes nor acknowledges keeps nothing alive.
+    /// The application is gone: starts the orphan timer, which progress of the peer restarts.
     pub(super) fn abandon(&mut self, now: Instant) {
         self.is_abandoned = true;
         let is_over = matches!(self.state, State::Closed | State::Listen | State::TimeWait);
@@ -97,8 +96,7 @@ impl Connection {
         self.fail(CloseReason::RetransmissionTimeout);
     }
 
-    /// Something authentic came from the peer after a silence: what waits for a timer that backed off
-    /// leaves now.
+    /// The peer is back after a silence: retransmits now instead of after a backed-off timer.
     pub fn on_peer_back(&mut self, now: Instant) {
         self.retry_syn();
         if self.timeouts > 0 && self.timers.is_set(TimerKind::Retransmission) {

@@ -1,5 +1,5 @@
-//! What acknowledgements and silence mean for what is in flight: congestion control, RACK, the loss
-//! probe, the retransmission timeout (RFC 5681, 6298, 8985).
+//! Loss recovery: acknowledgements and timeouts drive congestion control, RACK-TLP and the retransmission
+//! timer (RFC 5681, 6298, 8985).
 
 use core::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{config::SAFE_SEGMENT, time::Instant, wire::seq::SeqNumber};
 
-/// Timeouts in a row after which the path may not carry large segments any more (RFC 8899 section
+/// Consecutive timeouts after which the path MTU is suspected to have shrunk (RFC 8899 section
 /// 4.3).
 const PATH_SUSPECT_TIMEOUTS: u32 = 2;
 
@@ -53,7 +53,7 @@ impl Connection {
         self.on_spurious(acked.spurious);
         self.answer_probe(now, acked, prior_in_flight, ack, is_bare_duplicate);
         self.leave_recovery();
-        if was_recovering && acked.bytes > 0 && !self.tells_gaps() {
+        if was_recovering && acked.bytes > 0 && !self.reports_sack() {
             // Without SACK a partial acknowledgement points at the next hole (RFC 6582).
             self.lose_head();
         }
@@ -88,9 +88,9 @@ impl Connection {
         self.window_use.is_limited || (self.congestion.is_slow_start() && is_half_used)
     }
 
-    /// Whether the peer reports what it holds beyond a gap, so that a duplicate which reports nothing
-    /// only shows that something arrived twice.
-    fn tells_gaps(&self) -> bool {
+    /// Whether the peer sends SACK, so that a duplicate acknowledgement without SACK means a duplicate
+    /// segment, not a gap.
+    fn reports_sack(&self) -> bool {
         self.options.dialect == Dialect::Native || self.counters.sack_recv > 0
     }
 
@@ -159,7 +159,7 @@ impl Connection {
             Some(at) => self.timers.set(TimerKind::Reordering, at),
             None => self.timers.stop(TimerKind::Reordering),
         }
-        if self.dup_acks == threshold && !self.tells_gaps() && self.sender.recovery == Recovery::Open {
+        if self.dup_acks == threshold && !self.reports_sack() && self.sender.recovery == Recovery::Open {
             self.lose_head();
         }
         if self.sender.recovery == Recovery::Open && self.sender.has_lost() {
@@ -173,8 +173,8 @@ impl Connection {
         lost
     }
 
-    /// Retransmissions were answered before they can have arrived. When all of an event were, there
-    /// was none, and its reduction is taken back.
+    /// Retransmissions were acknowledged too early to have been the cause. If all of an episode were, it was
+    /// spurious, and its reduction is undone.
     fn on_spurious(&mut self, spurious: u32) {
         if spurious == 0 {
             return;
@@ -254,7 +254,7 @@ impl Connection {
         self.probe.is_due = true;
     }
 
-    /// The probe's segment. `new_len` is what may be sent beyond the window of congestion.
+    /// The loss probe's segment. `new_len` is the new data that may exceed the congestion window.
     pub(super) fn next_probe(&mut self, now: Instant, new_len: Option<usize>) -> Option<Outgoing> {
         let segment = match new_len {
             Some(len) => self.sender.send_new(now, len, false),

@@ -195,8 +195,8 @@ impl Receiver {
             return Arrival::Unacceptable;
         }
         let bytes = &bytes[..bytes.len().min(room)];
-        let is_luxury = seq != self.rcv_nxt || !self.queue.is_empty();
-        if self.supply == Supply::Exhausted && is_luxury {
+        let is_deferrable = seq != self.rcv_nxt || !self.queue.is_empty();
+        if self.supply == Supply::Exhausted && is_deferrable {
             return Arrival::Overflow;
         }
         if seq != self.rcv_nxt {

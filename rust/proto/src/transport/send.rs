@@ -17,14 +17,14 @@ use crate::{
     },
 };
 
-/// Where a sent segment is.
+/// State of a sent segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
-    /// On its way, as far as we know.
+    /// In flight.
     InFlight,
-    /// Held by the peer beyond a gap.
+    /// Selectively acknowledged.
     Sacked,
-    /// Deemed lost and waiting for its retransmission.
+    /// Lost, waiting for retransmission.
     Lost,
 }
 
@@ -52,10 +52,10 @@ impl Sent {
     }
 }
 
-/// What is being repaired.
+/// State of loss recovery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Recovery {
-    /// Nothing.
+    /// No recovery.
     Open,
     /// A loss that acknowledgements revealed; over when `recover` is acknowledged (RFC 6582).
     Fast { recover: SeqNumber },
@@ -63,7 +63,7 @@ pub(super) enum Recovery {
     Timeout { recover: SeqNumber },
 }
 
-/// What an acknowledgement did.
+/// Effects of an acknowledgement.
 #[derive(Debug, Default)]
 pub(super) struct Acked {
     /// Sequence numbers newly acknowledged, cumulatively.
@@ -110,7 +110,7 @@ pub(super) struct Sender {
     rate: RateSampler,
     last_blocks: SackBlocks,
     pub(super) recovery: Recovery,
-    /// After a timeout a single segment leaves before the next acknowledgement.
+    /// After a timeout only one segment is sent before the next acknowledgement.
     is_gated: bool,
     /// The first retransmission of a recovery leaves whatever the window (RFC 6675 section 5, 4.3).
     is_forced: bool,

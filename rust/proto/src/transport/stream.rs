@@ -24,7 +24,7 @@ impl Connection {
         self.sender.queue.len()
     }
 
-    /// Bytes of the send buffer that keep the network busy.
+    /// Send buffer size that keeps the path busy.
     fn wanted_buffer(&self) -> usize {
         let config = &self.options.config;
         // Two windows: one on its way, one that grows while the first is acknowledged. What the peer
@@ -34,7 +34,7 @@ impl Connection {
         (2 * self.congestion.cwnd() + arrived).clamp(config.send_buffer, config.max_send_buffer)
     }
 
-    /// Tells how much memory is left for what is to be sent. While it is ample the buffer grows.
+    /// Sets the memory left for send buffers. While it is ample the buffer grows.
     pub fn set_send_supply(&mut self, supply: Supply) {
         self.send_supply = supply;
         if supply == Supply::Ample {
@@ -71,8 +71,8 @@ impl Connection {
         Ok(taken)
     }
 
-    /// Wakes a writer that was refused once there is room for half a backlog: when segments leave, so
-    /// that a paced flight never waits for its application, and when they are acknowledged.
+    /// Reports a Writable event to a blocked writer once half of the backlog is free, after sending and after
+    /// acknowledgements.
     pub(super) fn tell_writer(&mut self) {
         let is_exhausted = self.send_supply == Supply::Exhausted;
         let wanted = if is_exhausted { MAX_SEGMENT } else { self.options.config.send_backlog / 2 };
@@ -104,7 +104,7 @@ impl Connection {
         self.receiver.queue.slices()
     }
 
-    /// Tells how much memory is left for what arrives.
+    /// Sets the memory left for receive buffers.
     pub fn set_supply(&mut self, supply: Supply) {
         self.receiver.supply = supply;
     }

@@ -1,4 +1,4 @@
-//! When frames left, by their counters.
+//! Send times of sealed frames by nonce counter, to date frames that ICMP quotes.
 
 use std::collections::VecDeque;
 
@@ -7,20 +7,20 @@ use crate::time::Instant;
 /// Entries kept: some kilobytes for a peer that is sent much.
 const MAX_ENTRIES: usize = 256;
 
-/// The first counter of every moment in which frames left; of moments long ago, of some.
+/// First counter per send time; older entries are thinned.
 #[derive(Debug, Default)]
 pub(super) struct Departures {
     entries: VecDeque<(u64, Instant)>,
 }
 
 impl Departures {
-    /// A frame leaves; counters and time only grow.
+    /// Records a sent frame; counters and time only grow.
     pub(super) fn on_sent(&mut self, now: Instant, counter: u64) {
         if self.entries.back().is_some_and(|(_, at)| *at == now) {
             return;
         }
         if self.entries.len() == MAX_ENTRIES {
-            // The longer ago, the less exactly it need be known.
+            // Old send times need less precision.
             let mut at = 0;
             self.entries.retain(|_| {
                 at += 1;
@@ -30,7 +30,7 @@ impl Departures {
         self.entries.push_back((counter, now));
     }
 
-    /// When a frame left, or a moment shortly before.
+    /// Send time of a frame, rounded down.
     pub(super) fn sent_at(&self, counter: u64) -> Option<Instant> {
         let after = self.entries.partition_point(|(first, _)| *first <= counter);
         self.entries.get(after.checked_sub(1)?).map(|(_, at)| *at)
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_left_lately_is_known_to_the_moment_and_the_rest_from_below() {
+    fn recent_send_times_are_exact_and_older_ones_rounded_down() {
         let mut departures = Departures::default();
         let sent_at = |counter: u64| Instant::from_millis(counter / 3);
         for counter in 1..=100_000 {

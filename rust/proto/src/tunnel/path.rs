@@ -1,4 +1,4 @@
-//! Where a peer is: its addresses, and which of them it has shown to be at (RFC 9000 sections 8 and 9).
+//! A peer's addresses and their validation (RFC 9000 sections 8 and 9).
 //!
 //! A frame proves who sealed it and not where that is: anybody on its way can send it on from elsewhere,
 //! and its sender can write any source address. So an address is validated by a challenge: a sealed ping
@@ -17,11 +17,11 @@ use crate::{
     wire::{addr::Port, seq::SeqNumber},
 };
 
-/// What may go to an address for each byte that came from there, RFC 9000 section 8.1.
+/// Bytes that may be sent per byte received before validation (RFC 9000 section 8.1).
 const AMPLIFICATION: u64 = 3;
 /// Bytes of the headers of IPv4 and UDP, which count too.
 const AROUND: u64 = 20 + 8;
-/// Addresses beside the one in use that may be proved at once.
+/// Addresses being validated besides the active one.
 const MAX_CANDIDATES: usize = 4;
 /// Challenges sent to an address, and the wait for the first answer, which doubles.
 const MAX_CHALLENGES: u32 = 4;
@@ -30,7 +30,7 @@ const CHALLENGE_TIMER: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_secs(1);
 /// A candidate that is not challenged is forgotten after this.
 const LIFETIME: Duration = Duration::from_secs(10);
-/// How long an address is not believed after the peer has shown to be at its old one.
+/// How long a refuted address is ignored.
 const HOLD: Duration = Duration::from_secs(2);
 /// Addresses that only the registry names are called this often while there is a session, and some at
 /// once: a peer that crashes again and again comes back elsewhere each time.
@@ -88,21 +88,21 @@ impl Challenge {
 pub(super) struct Path {
     /// The address.
     address: SocketAddr,
-    /// The peer has shown to be there.
+    /// Whether the peer answered a challenge from there.
     is_validated: bool,
-    /// The registry says that the peer is there, so we call first.
+    /// Whether the registry named it, so that we call first.
     is_told: bool,
-    /// Something that the peer sealed came from there.
+    /// Whether a sealed frame of the peer came from there.
     is_heard: bool,
-    /// Bytes that came from there, and that went there, while it was not validated.
+    /// Bytes received from and sent to it before validation.
     received: u64,
     sent: u64,
-    /// Something did not leave because of that.
+    /// Whether the limit held something back.
     is_starved: bool,
     challenge: Option<Challenge>,
-    /// When a candidate is forgotten.
+    /// Expiry of a candidate.
     until: Instant,
-    /// What the path carries.
+    /// Path MTU discovery.
     pub(super) mtu: PathMtu,
 }
 
@@ -156,7 +156,7 @@ impl Path {
     }
 }
 
-/// What an answer to a challenge showed.
+/// Result of an answered challenge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proof {
     /// Nothing new.
@@ -170,13 +170,13 @@ pub enum Proof {
 /// The addresses of one peer.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
-    /// Where frames go.
+    /// The address in use.
     active: Option<Path>,
-    /// Where it may be, oldest first.
+    /// Addresses being validated, oldest first.
     candidates: Vec<Path>,
-    /// Where frames went before, while it is still asked whether the peer is there.
+    /// The previous address, while it is still being challenged.
     former: Option<Path>,
-    /// Addresses that are not believed for a while.
+    /// Refuted addresses, ignored for a while.
     held: VecDeque<(SocketAddr, Instant)>,
     /// When the budget of calls on the registry's word is full again.
     told_until: Instant,

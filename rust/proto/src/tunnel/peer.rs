@@ -33,33 +33,33 @@ use crate::{
 /// Frames that leave at the next opportunity, with their destination.
 pub type Outbox = VecDeque<(SocketAddr, Vec<u8>)>;
 
-/// A reply to a key frame goes to one peer at most this often.
+/// Least interval between replies to key frames of one peer.
 const REPLY_INTERVAL: Duration = Duration::from_millis(250);
-/// A peer that seals frames we cannot open is told so at most this often.
+/// Least interval between key exchanges triggered by frames that cannot be opened.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(3);
-/// Key frames sent without an answer before the exchange is given up.
+/// Unanswered key frames before the exchange fails.
 const HELLO_ATTEMPTS: u32 = 6;
-/// Pings sent without an answer before the session is used as it is.
+/// Unanswered suite probes before the session is used as it is.
 const PROBE_ATTEMPTS: u32 = 6;
-/// Late frames of a replaced session are opened for this long.
+/// How long frames of a replaced session are still accepted.
 const PREVIOUS_LIFETIME: Duration = Duration::from_secs(30);
 /// How long a peer must have been silent under the current session before a frame under the previous one
 /// brings that back; longer than packets overtake each other.
 const REINSTATE: Duration = Duration::from_secs(1);
-/// Silence after which an active peer is sent something, for NATs and for its watchdog.
+/// Keepalive interval of an active peer, for NAT bindings and its watchdog.
 const KEEPALIVE: Duration = Duration::from_secs(25);
-/// How often an active peer is looked at.
+/// Interval of the liveness check of an active peer.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// Silence of an active peer that was sent something, after which keys are exchanged anew.
+/// Silence after sending to an active peer that triggers a new key exchange.
 const STALL: Duration = Duration::from_secs(4);
-/// Silence after which a new dial asks the registry whether the peer moved.
+/// Silence after which a new dial looks the peer up at the registry again.
 pub const REFRESH: Duration = Duration::from_secs(1);
 /// Source port of our pings; never 0, or two old nodes would answer each other for ever.
 const PING_PORT: Port = Port(1);
 /// Source port of pings that probe the path, to which their answers go.
 const PATH_PORT: Port = Port(2);
 
-/// What is ours in an exchange.
+/// The local side of a key exchange.
 pub struct Local<'a> {
     /// Our address on the backbone.
     pub address: Address,
@@ -71,14 +71,14 @@ pub struct Local<'a> {
     pub capabilities: Capabilities,
 }
 
-/// A frame that opened. Nothing has changed by it yet, but that it opens no more.
+/// A frame that opened. Only the replay window has changed so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opened {
-    /// Whether the packet lies in the frame, not in the scratch buffer.
+    /// Whether the packet is in the frame rather than in the scratch buffer.
     pub is_in_place: bool,
-    /// Under which session.
+    /// The session that opened it.
     by: By,
-    /// No frame that left later came before it.
+    /// Whether its counter is the highest so far.
     is_newest: bool,
 }
 
@@ -89,7 +89,7 @@ enum By {
     Previous,
 }
 
-/// What capabilities changed.
+/// Effect of received capabilities.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
     /// Nothing.
@@ -100,18 +100,18 @@ pub enum Change {
     Restarted,
 }
 
-/// What passed deadlines mean.
+/// State of the path after a timer expired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Liveness {
-    /// Nothing is wrong.
+    /// The path works, as far as is known.
     Fine,
-    /// Nothing answers; the registry may know another endpoint.
+    /// No answers; the registry may know another endpoint.
     Stalled,
     /// The key exchange was given up.
     Unreachable,
 }
 
-/// A view for people and programs.
+/// A snapshot of the figures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerStatus {
     /// Where frames go.
@@ -129,25 +129,25 @@ pub struct Peer {
     own: ExchangeKey,
     identity_key: Option<[u8; 32]>,
     current: Option<Session>,
-    /// When a frame last opened under the current session.
+    /// When the current session last opened a frame.
     current_rx: Instant,
-    /// The frame opened last came under the session before: what it says of its sender is old.
+    /// The last frame was opened by the previous session, so what it says about the sender is stale.
     is_late: bool,
-    /// Where the key of a session came from under which nothing has opened.
+    /// Source address of the key of a session that has not opened a frame yet.
     first_from: Option<SocketAddr>,
     candidate: Option<(Session, SocketAddr)>,
     previous: Option<(Session, Instant)>,
     retired: Retired,
     waiting: Option<(SignedKey, SocketAddr)>,
     paths: Paths,
-    /// Where the frame that opened last came from.
+    /// Source address of the last frame that opened.
     heard_from: Option<SocketAddr>,
     capabilities: Option<Capabilities>,
-    /// The process that the peer last told to be.
+    /// Boot id that the peer last announced.
     boot_id: Option<u64>,
-    /// The peer echoed our capabilities: it is an old one.
+    /// The peer echoed our capabilities, as peers of older generations do.
     is_legacy: bool,
-    /// Something waits for a session, or uses it.
+    /// Whether connections or datagrams use or await a session.
     is_active: bool,
     hellos: u32,
     hello_at: Option<Instant>,
@@ -158,13 +158,13 @@ pub struct Peer {
     recovery_at: Option<Instant>,
     last_rx: Instant,
     last_tx: Instant,
-    /// What connections were last told.
+    /// Segment size last announced to connections.
     told_segment: usize,
     trace: Trace<TunnelEvent>,
 }
 
 impl Peer {
-    /// A peer of whom nothing but the id is known. `own` is our key for this peer alone.
+    /// A peer of which only the id is known. `own` is our exchange key for this peer only.
     pub fn new(now: Instant, id: NodeId, own: ExchangeKey) -> Self {
         Self {
             id,
@@ -209,7 +209,7 @@ impl Peer {
         self.trace.poll()
     }
 
-    /// Whether data may be sealed for the peer, in a dialect that is known.
+    /// Whether there is a session and the peer's dialect is known.
     pub fn is_ready(&self) -> bool {
         self.suite().is_some() && (self.capabilities.is_some() || self.is_legacy) && self.endpoint().is_some()
     }
@@ -219,7 +219,7 @@ impl Peer {
         self.current.as_ref().and_then(Session::suite)
     }
 
-    /// The identity that the registry names.
+    /// The identity key that the registry names.
     pub fn identity_key(&self) -> Option<[u8; 32]> {
         self.identity_key
     }
@@ -229,7 +229,7 @@ impl Peer {
         self.own.public_key()
     }
 
-    /// What the peer told it can do.
+    /// Capabilities that the peer announced.
     pub fn capabilities(&self) -> Option<Capabilities> {
         self.capabilities
     }
@@ -239,28 +239,28 @@ impl Peer {
         self.paths.endpoint()
     }
 
-    /// Where the frame that opened last came from, which is where its answer goes.
+    /// Source address of the last frame that opened, to which its answer goes.
     pub fn heard_from(&self) -> Option<SocketAddr> {
         self.heard_from
     }
 
-    /// Whether a datagram of `len` bytes may go where frames go. Until the peer has shown to be there,
-    /// that is three times what came from there.
+    /// Whether a datagram of `len` bytes may be sent to the active address. Until it is validated, three
+    /// times what was received from there may be sent (RFC 9000 section 8.1).
     pub fn has_credit(&mut self, len: usize) -> bool {
         self.paths.has_credit(len)
     }
 
-    /// Counts a datagram that went where frames go.
+    /// Counts a datagram sent to the active address.
     pub fn on_sent(&mut self, len: usize) {
         self.paths.on_sent(len);
     }
 
-    /// Whether a datagram of `len` bytes may go to an address; if so, it counts.
+    /// Whether a datagram of `len` bytes may be sent to an address; counts it if so.
     pub fn spend(&mut self, to: SocketAddr, len: usize) -> bool {
         self.paths.spend(to, len)
     }
 
-    /// Whether something was kept back by [`Self::has_credit`] since the last call.
+    /// Whether [`Self::has_credit`] has refused anything since the last call.
     pub fn take_starved(&mut self) -> bool {
         self.paths.take_starved()
     }
@@ -285,7 +285,7 @@ impl Peer {
         segment
     }
 
-    /// What was sent along the path was lost time and again.
+    /// Large segments were lost repeatedly: the path MTU may have shrunk.
     pub fn on_path_suspect(&mut self, now: Instant) {
         if let Some(path) = self.paths.active_mut() {
             path.mtu.fail(now);
@@ -312,7 +312,7 @@ impl Peer {
         Proof::Nothing
     }
 
-    /// When a frame with this nonce left for the peer, or a moment before.
+    /// Send time of the frame with this nonce, rounded down.
     pub fn sent_at(&self, nonce: Nonce) -> Option<Instant> {
         let previous = self.previous.as_ref().map(|(session, _)| session);
         [self.current.as_ref(), previous].into_iter().flatten().find_map(|session| session.sent_at(nonce))
@@ -345,13 +345,13 @@ impl Peer {
         self.identity_key.is_none() || !self.paths.is_likely()
     }
 
-    /// A view for people and programs.
+    /// A snapshot of the figures.
     pub fn status(&self) -> PeerStatus {
         let is_encrypted = self.suite().is_some();
         PeerStatus { endpoint: self.endpoint(), is_encrypted, is_authenticated: is_encrypted }
     }
 
-    /// Asks for a session. Harmless when there is one.
+    /// Starts a key exchange unless there is a session.
     pub fn activate(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         self.is_active = true;
         self.check_at.get_or_insert(now + CHECK_INTERVAL);
@@ -367,7 +367,7 @@ impl Peer {
         }
     }
 
-    /// Nothing waits for or uses the session any more.
+    /// No connection or datagram uses or awaits the session any more.
     pub fn deactivate(&mut self) {
         self.is_active = false;
         self.check_at = None;
@@ -388,11 +388,11 @@ impl Peer {
             if let Some(endpoint) = endpoint
                 && self.paths.on_told(now, endpoint)
             {
-                // Whoever was called before may be somebody else.
+                // The old address may belong to somebody else.
                 self.hello_at = None;
             }
         } else if let Some(other) = endpoint.filter(|other| self.endpoint() != Some(*other)) {
-            // It may be elsewhere, or have restarted there. What it answers will tell.
+            // It may have moved or restarted; its answer decides.
             if self.is_silent(now, REFRESH) && self.paths.on_told_elsewhere(now, other, local.entropy) {
                 self.push_keys(other, true, local, out);
                 self.send_challenges(now, local, out);
@@ -426,7 +426,7 @@ impl Peer {
         }
     }
 
-    /// What is known of a signed key without checking it: it is in use, or was.
+    /// Verdict on a signed key without verifying it, if the key is or was in use.
     pub fn recall(&self, frame: &SignedKey) -> Option<KeyVerdict> {
         let own_key = self.own.public_key();
         if frame.exchange_key == own_key {
@@ -441,7 +441,7 @@ impl Peer {
         self.retired.contains(&frame.exchange_key).then_some(KeyVerdict::Refused)
     }
 
-    /// Counts what proves nothing, or nothing new, for what may be answered.
+    /// Counts bytes that prove nothing towards what may be sent in return.
     pub fn on_unproven(&mut self, from: SocketAddr, len: usize) {
         self.paths.on_unproven(from, len);
     }
@@ -498,12 +498,12 @@ impl Peer {
         KeyVerdict::Accepted
     }
 
-    /// Takes a bare key frame: it proves nothing, and asks for our signed one.
+    /// Takes a bare key frame: unauthenticated, a request for our signed key.
     pub fn on_bare_key(&mut self, now: Instant, from: SocketAddr, local: &mut Local<'_>, out: &mut Outbox) {
         self.reply(now, from, BARE_KEY_LEN, local, out);
     }
 
-    /// A sealed frame arrived that no session opens: the peer may hold a session that we lost.
+    /// No session opens a sealed frame: the peer may use a session that we have lost.
     pub fn on_unopened(
         &mut self,
         now: Instant,
@@ -548,12 +548,12 @@ impl Peer {
         }
     }
 
-    /// Whether the peer ever told a boot id, so that a new key alone does not mean a new process.
+    /// Whether the peer has announced a boot id, so that a new key alone does not mean a restart.
     pub fn tells_restarts(&self) -> bool {
         self.boot_id.is_some()
     }
 
-    /// Pings the peer unless that is under way already.
+    /// Pings the peer unless a ping is outstanding.
     pub fn ask_capabilities(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         if self.probe_at.is_none() {
             self.probes = 0;
@@ -561,7 +561,7 @@ impl Peer {
         }
     }
 
-    /// The peer shows that it tells no capabilities. `true` if that is new.
+    /// The peer announces no capabilities. Returns whether that is news.
     fn on_legacy(&mut self) -> bool {
         if self.capabilities.is_some() || self.is_legacy {
             return false;
@@ -607,7 +607,7 @@ impl Peer {
             if self.probes < PROBE_ATTEMPTS {
                 self.send_probe(now, local, out);
             } else if self.candidate.take().is_none() && self.suite().is_none() {
-                // Whoever sent this key is gone, and may be back elsewhere with another.
+                // The sender of this key is gone and may be back elsewhere with another key.
                 self.current = None;
                 if self.is_active {
                     liveness = Liveness::Stalled;
@@ -623,7 +623,7 @@ impl Peer {
                 return Liveness::Unreachable;
             }
             self.send_hello(now, local, out);
-            // Nobody answers there; the registry may know better by now.
+            // No answer from there; the registry may know a newer endpoint.
             liveness = Liveness::Stalled;
         }
         self.send_challenges(now, local, out);

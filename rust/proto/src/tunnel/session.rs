@@ -111,8 +111,7 @@ impl Session {
         self.key(suite).seal(SealedHeader { sender, nonce }, frame)
     }
 
-    /// When a frame with this nonce left, or a moment before. Nobody who did not see one can know the
-    /// prefix.
+    /// Send time of the frame with this nonce, rounded down. Only whoever saw a frame knows the prefix.
     pub fn sent_at(&self, nonce: Nonce) -> Option<Instant> {
         let is_ours = nonce.prefix == self.prefix && nonce.counter <= self.counter;
         self.departures.sent_at(nonce.counter).filter(|_| is_ours)

@@ -36,7 +36,7 @@ pub enum TunnelEvent {
     SuiteLatched(Suite),
     /// The peer told what it can do.
     Capabilities(Capabilities),
-    /// The peer echoed our capabilities: it is an old one.
+    /// The peer echoed our capabilities, as peers of older generations do.
     Legacy,
     /// The peer is another process than before.
     Restarted,
@@ -51,7 +51,7 @@ pub enum TunnelEvent {
     },
     /// The largest segment that is known to pass, bytes.
     MaxSegment(usize),
-    /// Nothing answers; the registry may know another endpoint.
+    /// No answers; the registry may know another endpoint.
     Stalled,
     /// The key exchange was given up.
     Unreachable,

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Nothing in the header tells such a payload from data, so data that looks like it must be cut
-//! before it is sent ([`look_alike_cut`]), and an arriving payload counts as SACK only when its length
+//! before it is sent ([`unambiguous_len`]), and an arriving payload counts as SACK only when its length
 //! is exact and every block lies in what we have sent ([`parse_exact`]).
 
 use super::{ParseError, seq::SeqNumber};
@@ -132,6 +132,6 @@ pub fn parse_exact(payload: &[u8], snd_nxt: SeqNumber) -> Option<SackBlocks> {
 
 /// Where a segment with this payload must be cut so that no receiver takes it for SACK; `None` when
 /// it is safe. The cut leaves fewer bytes than the magic, and the rest starts inside it.
-pub fn look_alike_cut(payload: &[u8]) -> Option<usize> {
+pub fn unambiguous_len(payload: &[u8]) -> Option<usize> {
     SackBlocks::parse(payload).ok().map(|_| 2)
 }

@@ -17,8 +17,8 @@ use crate::{
 use core::time::Duration;
 
 impl Peer {
-    /// Paths are probed while they are used, with peers that answer padded pings by short ones, and only
-    /// to where they surely are.
+    /// Whether the path MTU is probed: on a validated path in use, with peers that answer padded pings by
+    /// short ones.
     pub(super) fn may_probe_path(&self) -> bool {
         self.is_active && self.capabilities.is_some() && self.is_ready() && self.paths.is_validated()
     }
@@ -55,8 +55,8 @@ impl Peer {
         }
     }
 
-    /// Keeps an active path alive, and exchanges keys anew when it seems dead. Returns whether it
-    /// does.
+    /// Sends a keepalive on an active path, or starts a key exchange when it seems dead. Returns whether it
+    /// seems dead.
     pub(super) fn check(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) -> bool {
         self.check_at = self.is_active.then_some(now + CHECK_INTERVAL);
         let Some(endpoint) = self.endpoint().filter(|_| self.suite().is_some()) else { return false };
@@ -78,7 +78,7 @@ impl Peer {
         self.hellos += 1;
         let asks_back = self.hellos > 1;
         self.trace.event(|| TunnelEvent::KeySent { to: endpoint, asks_back });
-        // Repeats ask for an answer even from a peer that believes to have our key.
+        // Repeats request an answer even from a peer that has our key already.
         for frame in self.keys(asks_back, local) {
             if self.paths.call(endpoint, frame.len()) {
                 out.push_back((endpoint, frame));
@@ -142,7 +142,7 @@ impl Peer {
         signed.map(|frame| frame.emit().to_vec()).into_iter().chain(bare).collect()
     }
 
-    /// Where pings go that detect the suite, and under whose session.
+    /// Where suite probes are sent.
     fn probed(&self) -> Option<SocketAddr> {
         match &self.candidate {
             Some((_, from)) => Some(*from),
@@ -171,8 +171,8 @@ impl Peer {
         self.probe_at = Some(now + wait);
     }
 
-    /// Our own address has changed: a frame shows the peer where we are. Old peers of the first generation
-    /// learn it from a key only.
+    /// Our own address has changed: a frame shows it to the peer. Peers of the first generation learn it
+    /// from a key frame only.
     pub fn show(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         let Some(endpoint) = self.endpoint().filter(|_| self.suite().is_some()) else { return };
         if self.suite() == Some(Suite::G1) {
