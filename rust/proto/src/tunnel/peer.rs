@@ -1,5 +1,6 @@
 //! What we know about one peer and how a session with it comes about.
 
+mod keys;
 mod open;
 mod send;
 
@@ -7,7 +8,7 @@ use core::{net::SocketAddr, time::Duration};
 use std::collections::VecDeque;
 
 use super::{
-    Capabilities, KeyVerdict, Session,
+    Capabilities, Session,
     path::{Paths, Proof, Token},
     path_mtu::PathMtu,
     retired::Retired,
@@ -15,18 +16,13 @@ use super::{
 };
 use crate::{
     config::SAFE_SEGMENT,
-    crypto::{
-        CryptoError, Suite,
-        entropy::Entropy,
-        exchange::ExchangeKey,
-        identity::{Identity, verify_signed_key},
-    },
+    crypto::{CryptoError, Suite, entropy::Entropy, exchange::ExchangeKey, identity::Identity},
     time::Instant,
     trace::{Detail, Trace},
     wire::{
         addr::{Address, NodeId, Port},
         seq::SeqNumber,
-        tunnel::{BARE_KEY_LEN, Nonce, SIGNED_KEY_LEN, SignedKey},
+        tunnel::{Nonce, SignedKey},
     },
 };
 
@@ -372,152 +368,6 @@ impl Peer {
         self.is_active = false;
         self.check_at = None;
         self.hello_at = None;
-    }
-
-    /// Takes what the registry says about the peer. A known endpoint that works is kept.
-    pub fn on_record(
-        &mut self,
-        now: Instant,
-        identity_key: [u8; 32],
-        endpoint: Option<SocketAddr>,
-        local: &mut Local<'_>,
-        out: &mut Outbox,
-    ) {
-        self.identity_key = Some(identity_key);
-        if self.suite().is_none() || !self.paths.is_heard() && !self.paths.is_validated() {
-            if let Some(endpoint) = endpoint
-                && self.paths.on_told(now, endpoint)
-            {
-                // The old address may belong to somebody else.
-                self.hello_at = None;
-            }
-        } else if let Some(other) = endpoint.filter(|other| self.endpoint() != Some(*other)) {
-            // It may have moved or restarted; its answer decides.
-            if self.is_silent(now, REFRESH) && self.paths.on_told_elsewhere(now, other, local.entropy) {
-                self.push_keys(other, true, local, out);
-                self.send_challenges(now, local, out);
-            }
-        }
-        // A frame of another identity proves nothing later either.
-        if let Some((frame, from)) =
-            self.waiting.take().filter(|(frame, _)| frame.identity_key == identity_key)
-        {
-            let _ = self.on_signed_key(now, &frame, from, local, out);
-        }
-        if self.is_active {
-            self.activate(now, local, out);
-        }
-    }
-
-    /// Forgets every session and what the peer told in them; `own` is our next exchange key.
-    pub fn forget_sessions(&mut self, now: Instant, own: ExchangeKey) {
-        self.own = own;
-        (self.current, self.candidate, self.previous) = (None, None, None);
-        (self.capabilities, self.boot_id, self.is_legacy) = (None, None, false);
-        self.paths.forget_proofs(now);
-        (self.hello_at, self.probe_at, self.replied_at) = (None, None, None);
-        self.trace.event(|| TunnelEvent::Forgotten);
-    }
-
-    /// Sends our signed key to a peer with a session.
-    pub fn announce(&mut self, local: &Local<'_>, out: &mut Outbox) {
-        if let Some(endpoint) = self.endpoint().filter(|_| self.current.is_some()) {
-            self.push_keys(endpoint, false, local, out);
-        }
-    }
-
-    /// Verdict on a signed key without verifying it, if the key is or was in use.
-    pub fn recall(&self, frame: &SignedKey) -> Option<KeyVerdict> {
-        let own_key = self.own.public_key();
-        if frame.exchange_key == own_key {
-            return Some(KeyVerdict::Refused);
-        }
-        let known = [self.current.as_ref(), self.candidate.as_ref().map(|(session, _)| session)];
-        let is_of = |session: &&Session| session.peer_key == frame.exchange_key && session.own_key == own_key;
-        let is_known = known.iter().flatten().any(is_of);
-        if is_known && self.identity_key == Some(frame.identity_key) {
-            return Some(KeyVerdict::Accepted);
-        }
-        self.retired.contains(&frame.exchange_key).then_some(KeyVerdict::Refused)
-    }
-
-    /// Counts bytes that prove nothing towards what may be sent in return.
-    pub fn on_unproven(&mut self, from: SocketAddr, len: usize) {
-        self.paths.on_unproven(from, len);
-    }
-
-    /// Takes a signed key frame.
-    pub fn on_signed_key(
-        &mut self,
-        now: Instant,
-        frame: &SignedKey,
-        from: SocketAddr,
-        local: &mut Local<'_>,
-        out: &mut Outbox,
-    ) -> KeyVerdict {
-        if let Some(verdict) = self.recall(frame) {
-            return verdict;
-        }
-        let verdict = self.on_new_key(now, frame, from, local, out);
-        self.trace.event(|| TunnelEvent::KeyReceived { from, verdict });
-        verdict
-    }
-
-    fn on_new_key(
-        &mut self,
-        now: Instant,
-        frame: &SignedKey,
-        from: SocketAddr,
-        local: &mut Local<'_>,
-        out: &mut Outbox,
-    ) -> KeyVerdict {
-        if self.identity_key != Some(frame.identity_key) {
-            self.waiting = Some((frame.clone(), from));
-            return KeyVerdict::NeedsIdentity;
-        }
-        if verify_signed_key(frame).is_err() {
-            return KeyVerdict::Refused;
-        }
-        let Ok(session) = Session::new(&self.own, frame.exchange_key, local.entropy.next_u32()) else {
-            return KeyVerdict::Refused;
-        };
-        self.paths.on_key(now, from, SIGNED_KEY_LEN);
-        if self.current.is_none() {
-            self.current = Some(session);
-            self.current_rx = now;
-            self.first_from = Some(from);
-        } else {
-            self.candidate = Some((session, from));
-            self.trace.event(|| TunnelEvent::Candidate { is_rekey: false });
-        }
-        // A key that is proved and new is answered at once, however lately another one was.
-        self.replied_at = None;
-        self.reply(now, from, 0, local, out);
-        self.probes = 0;
-        self.send_probe(now, local, out);
-        KeyVerdict::Accepted
-    }
-
-    /// Takes a bare key frame: unauthenticated, a request for our signed key.
-    pub fn on_bare_key(&mut self, now: Instant, from: SocketAddr, local: &mut Local<'_>, out: &mut Outbox) {
-        self.reply(now, from, BARE_KEY_LEN, local, out);
-    }
-
-    /// No session opens a sealed frame: the peer may use a session that we have lost.
-    pub fn on_unopened(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        len: usize,
-        local: &mut Local<'_>,
-        out: &mut Outbox,
-    ) {
-        let is_early = self.recovery_at.is_some_and(|at| now < at + RECOVERY_INTERVAL);
-        if is_early || self.suite().is_some() {
-            return;
-        }
-        self.recovery_at = Some(now);
-        self.answer(from, len, true, local, out);
     }
 
     /// Takes capabilities from a ping or pong; `ours` is our own boot id, which an old peer echoes.
