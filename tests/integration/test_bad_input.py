@@ -67,7 +67,7 @@ def key_frames(rng: random.Random) -> list[bytes]:
     ]
 
 
-async def test_keys_of_strangers_take_no_places_and_keep_nobody_out(network: Network) -> None:
+async def test_unauthenticated_keys_use_no_slots_and_block_nobody(network: Network) -> None:
     a, b = network.start("agent-a"), network.start("agent-b")
     rng = random.Random(3)
     # From the address that the other node has, and from one of its own.
@@ -130,7 +130,7 @@ async def test_garbage_at_the_stream_sockets(network: Network, door: str) -> Non
         assert (await driver.resolve("agent-a")).node_id == a.node_id
 
 
-async def test_a_driver_that_does_not_read_harms_no_other(network: Network) -> None:
+async def test_a_driver_that_does_not_read_does_not_affect_others(network: Network) -> None:
     a, b = network.start("agent-a"), network.start("agent-b")
     async with Driver(a.socket) as lazy, Driver(a.socket) as busy:
         stuck = await lazy.dial("agent-b:7")

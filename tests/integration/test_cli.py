@@ -218,7 +218,7 @@ def test_output_that_cannot_be_written_is_a_failure_in_words(
 
 
 @pytest.mark.parametrize("form", ["--json", "--no-json"])
-def test_a_reader_that_left_ends_a_command_quietly(form: str, shared_network: Network) -> None:
+def test_a_closed_reader_ends_a_command_quietly(form: str, shared_network: Network) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     socket = shared_network.nodes["agent-a"].socket
@@ -287,7 +287,7 @@ def test_connect_ends_with_ctrl_c(shared_network: Network) -> None:
             assert json.loads(process.stdout.read())["code"] == "interrupted"
 
 
-def test_what_does_not_exist_is_not_disconnected_nor_sent_to(shared_network: Network) -> None:
+def test_unknown_connections_and_nodes_are_errors(shared_network: Network) -> None:
     socket = shared_network.nodes["agent-a"].socket
     result = run("--socket", socket, "--json", "disconnect", 4_000_000_000)
     assert (result.returncode, json.loads(result.stdout)["code"]) == (3, "not_found")
@@ -297,7 +297,7 @@ def test_what_does_not_exist_is_not_disconnected_nor_sent_to(shared_network: Net
     assert sent == {"target": "agent-b", "port": 7, "bytes": 1, "confirmed": False}
 
 
-def test_fewer_messages_than_asked_for_are_a_failure_with_what_came(
+def test_too_few_messages_are_a_failure_with_partial_output(
     shared_network: Network,
 ) -> None:
     socket = shared_network.nodes["agent-a"].socket

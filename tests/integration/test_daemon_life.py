@@ -221,7 +221,7 @@ def test_a_folder_for_qlog_that_cannot_be_made_ends_the_start(
     assert (error["code"], error["hint"]) == ("invalid_argument", "name another one with --qlog")
 
 
-def test_what_is_no_text_ends_the_start_without_a_traceback(env: dict[str, str]) -> None:
+def test_undecodable_settings_end_the_start_without_a_traceback(env: dict[str, str]) -> None:
     result = run("pilot-daemon", "--hostname", "\udcff", env=env)
     assert json.loads(result.stderr)["code"] == "invalid_argument"
     assert result.returncode == 2
@@ -268,7 +268,7 @@ def test_servers_name_a_port_in_use(program: str, tmp_path: Path) -> None:
     assert f"port {port} is in use" in json.loads(result.stderr.splitlines()[-1])["message"]
 
 
-def test_a_daemon_that_hangs_is_not_waited_for(env: dict[str, str], tmp_path: Path) -> None:
+def test_a_hanging_daemon_is_reported_as_a_timeout(env: dict[str, str], tmp_path: Path) -> None:
     """It is stopped; its socket takes connections all the same."""
     path = tmp_path / "s"
     with spawn("pilot-daemon", "--socket", path, env=env) as process:

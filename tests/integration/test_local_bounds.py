@@ -65,7 +65,7 @@ async def fill(driver: Driver, kept: list[Stream]) -> None:
         kept.append(await driver.dial("agent-a:7"))
 
 
-async def test_who_connects_while_no_descriptor_is_free_is_served_later(network: Network) -> None:
+async def test_a_connection_without_a_free_descriptor_is_served_later(network: Network) -> None:
     a = network.start("agent-a")
     _, hard = resource.prlimit(a.pid, resource.RLIMIT_NOFILE)
     async with Driver(a.socket) as driver:
@@ -86,7 +86,7 @@ async def test_who_connects_while_no_descriptor_is_free_is_served_later(network:
             assert await stream.receive() == b"hello"
 
 
-async def test_a_program_too_many_is_told_why(network: Network) -> None:
+async def test_a_refused_program_gets_a_reason(network: Network) -> None:
     a = network.start("agent-a")
     limit(a, 100)
     with ExitStack() as stack:

@@ -87,7 +87,7 @@ async def test_members_reach_each_other_and_an_outsider_does_not(drivers: list[D
     ]
 
 
-async def test_whom_one_knew_before_is_let_in_after_joining(drivers: list[Driver]) -> None:
+async def test_a_refused_peer_is_admitted_after_joining(drivers: list[Driver]) -> None:
     a, b, _ = drivers
     await a.handshake("agent-b", "before")
     await b.handshake("agent-a", "before")
@@ -99,7 +99,7 @@ async def test_whom_one_knew_before_is_let_in_after_joining(drivers: list[Driver
     assert await echo(b, f"{lab}:0001.0000.0001:7") == b"hello"
 
 
-async def test_leaving_closes_the_door(drivers: list[Driver]) -> None:
+async def test_leaving_ends_admission(drivers: list[Driver]) -> None:
     a, b, _ = drivers
     lab = await a.create_network("lab")
     await b.join_network(lab)

@@ -102,7 +102,7 @@ async def move(driver: Driver, stream: Stream, accepted: Stream, until: int) -> 
                 return
 
 
-async def test_a_routers_icmp_fills_the_link_to_the_octet(
+async def test_icmp_fills_the_link_to_the_byte(
     hosts: tuple[Routed, int], sockets: tuple[Path, Path]
 ) -> None:
     routed, around = hosts

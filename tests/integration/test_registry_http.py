@@ -66,7 +66,7 @@ async def test_health_and_statistics_count_what_was_registered(registries: Regis
         {"Host": "registry.example.com"},
     ],
 )
-async def test_what_a_proxy_or_a_foreign_name_led_here_sees_no_nodes(
+async def test_proxied_or_foreign_host_requests_see_no_nodes(
     registries: Registries, headers: dict[str, str]
 ) -> None:
     address = registries.start("primary", "--http", "127.0.0.1:0")
@@ -119,7 +119,7 @@ async def test_a_standby_says_that_it_is_one(registries: Registries) -> None:
         assert health["replication"]["standbys"] == 1
 
 
-async def test_other_paths_methods_and_octets(registries: Registries) -> None:
+async def test_other_paths_methods_and_bytes(registries: Registries) -> None:
     registries.start("primary", "--http", "127.0.0.1:0")
     async with httpx.AsyncClient(base_url=url_of(registries)) as http:
         assert (await http.get("/debug/pprof/")).status_code == 404
@@ -140,7 +140,7 @@ async def test_other_paths_methods_and_octets(registries: Registries) -> None:
         assert (await http.get("/healthz")).status_code == 200
 
 
-async def test_silent_and_slow_connections_keep_no_monitor_out(registries: Registries) -> None:
+async def test_silent_and_slow_connections_do_not_block_monitors(registries: Registries) -> None:
     registries.start_primary("primary", "--http", "127.0.0.1:0")
     where = host_port(registries.processes["primary"].ready["http"])
     silent = [socket.create_connection(where, timeout=30) for _ in range(AT_ONCE)]
@@ -159,7 +159,7 @@ async def test_silent_and_slow_connections_keep_no_monitor_out(registries: Regis
             opened.close()
 
 
-async def test_responses_that_nobody_takes_keep_no_monitor_out(registries: Registries) -> None:
+async def test_unread_responses_do_not_block_monitors(registries: Registries) -> None:
     registries.start_primary("primary", "--http", "127.0.0.1:0")
     where = host_port(registries.processes["primary"].ready["http"])
     greedy: list[socket.socket] = []
@@ -183,7 +183,7 @@ async def test_responses_that_nobody_takes_keep_no_monitor_out(registries: Regis
             opened.close()
 
 
-async def test_strangers_hear_of_no_closed_network_over_http(registries: Registries) -> None:
+async def test_http_lists_no_closed_network(registries: Registries) -> None:
     address = registries.start_primary("primary", "--http", "127.0.0.1:0")
     client = registries.client(address)
     await client.register("127.0.0.1:4000")

@@ -72,7 +72,7 @@ async def test_a_source_has_a_bounded_number_of_seats(registries: Registries) ->
         raw.socket.close()
 
 
-async def test_silent_connections_keep_no_node_out(registries: Registries) -> None:
+async def test_silent_connections_do_not_block_nodes(registries: Registries) -> None:
     address = registries.start("primary", "--limit-loopback", "--max-connections-per-source", "8")
     client = registries.client(address)
     await client.register("127.0.0.1:4000")
@@ -154,7 +154,7 @@ async def test_a_hundred_thousand_frames_of_garbage(registries: Registries) -> N
         (200_000).to_bytes(4) + b'{"a":' * 40_000,
     ],
 )
-async def test_what_is_no_frame_closes_its_connection_without_a_reply(
+async def test_an_invalid_frame_closes_the_connection_without_a_reply(
     registries: Registries, octets: bytes
 ) -> None:
     address = registries.start("primary")

@@ -145,13 +145,13 @@ async def test_a_daemon_and_a_standby_pin(registries: Registries, tmp_path: Path
         ({"is_tls": True, "mode": "system", "fingerprints": "0" * 64}, "one of them"),
     ],
 )
-def test_flags_that_make_no_sense(flags: dict[str, Any], hint: str) -> None:
+def test_invalid_flags_are_refused(flags: dict[str, Any], hint: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         trust_of(**flags)
     assert hint in (refused.value.hint or "")
 
 
-def test_flags_that_make_sense() -> None:
+def test_valid_flags_are_accepted() -> None:
     assert trust_of(is_tls=False, mode="pinned", fingerprints="") is None
     assert trust_of(is_tls=True, mode="system", fingerprints="") == Trust()
     two = trust_of(is_tls=True, mode="pinned", fingerprints=f"{'0' * 64}, {'1' * 64}")

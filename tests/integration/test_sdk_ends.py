@@ -40,7 +40,7 @@ def read_all(stream: socket.socket) -> bytes:
     return b"".join(iter(lambda: stream.recv(65_536), b""))
 
 
-async def test_the_death_of_the_daemon_is_no_end_of_a_stream(network: Network) -> None:
+async def test_a_dead_daemon_breaks_streams(network: Network) -> None:
     a = network.start("agent-a")
     network.start("agent-b")
     async with (
@@ -153,7 +153,7 @@ async def test_fin_is_an_end_although_the_connection_broke_later(shared_network:
             await stream.receive()
 
 
-async def test_a_daemon_that_hangs_is_late(network: Network) -> None:
+async def test_a_hanging_daemon_times_out(network: Network) -> None:
     a = network.start("agent-a")
     stop(a.pid)
     try:

@@ -83,7 +83,7 @@ def test_a_partition_that_does_not_heal_is_an_error_not_a_hang(simulation: Simul
 
 
 @pytest.mark.parametrize("path", [{"loss": 2.0}, {"latency": -1.0}, {"loss": float("nan")}])
-def test_nonsense_is_refused(simulation: Simulation, path: dict[str, float]) -> None:
+def test_invalid_arguments_are_refused(simulation: Simulation, path: dict[str, float]) -> None:
     simulation.add_host()
     with pytest.raises(ValueError, match=r"loss|latency"):
         simulation.set_path(0, 0, **path)  # type: ignore[arg-type]

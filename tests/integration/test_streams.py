@@ -30,7 +30,7 @@ async def read_all(stream: Stream) -> bytes:
     return b"".join([chunk async for chunk in stream])
 
 
-async def test_partial_reads_give_every_octet_once(a: Driver, b: Driver) -> None:
+async def test_partial_reads_give_every_byte_once(a: Driver, b: Driver) -> None:
     ours, theirs = await pair(a, b)
     async with ours, theirs:
         await ours.send(b"0123456789")
@@ -57,7 +57,7 @@ async def test_half_close_leaves_the_other_direction_open(a: Driver, b: Driver) 
             await ours.send(b"more")
 
 
-async def test_cancelling_a_read_loses_no_octet(a: Driver, b: Driver) -> None:
+async def test_cancelling_a_read_loses_no_byte(a: Driver, b: Driver) -> None:
     ours, theirs = await pair(a, b)
     data = bytes(range(256)) * 400
     got = bytearray()
@@ -238,7 +238,7 @@ async def test_simultaneous_connections_carry_their_own_payloads(
     assert (await a.info()).node_id > 0
 
 
-async def test_the_end_is_seen_although_it_came_with_the_last_octets(a: Driver, b: Driver) -> None:
+async def test_the_end_is_seen_although_it_came_with_the_last_bytes(a: Driver, b: Driver) -> None:
     for _ in range(20):
         ours, theirs = await pair(a, b)
         async with ours, theirs:

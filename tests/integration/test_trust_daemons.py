@@ -99,7 +99,7 @@ async def read_to_end(stream: Stream) -> None:
         await stream.receive()
 
 
-async def test_private_nodes_meet_after_both_consents_and_part_after_a_revocation(
+async def test_private_nodes_connect_after_both_consents_until_a_revocation(
     network: Network,
 ) -> None:
     async with pair(network) as (a, b, first, second):
@@ -150,7 +150,7 @@ async def test_requests_of_both_need_no_approval(network: Network) -> None:
         await echo(a, second)
 
 
-async def test_a_public_node_is_asked_directly(network: Network) -> None:
+async def test_a_public_node_gets_a_direct_request(network: Network) -> None:
     a = network.start("agent-a", "--private")
     b = network.start("agent-b")
     async with Driver(a.socket) as asking, Driver(b.socket) as asked:
@@ -173,7 +173,7 @@ async def test_what_the_registry_relays_is_pushed(network: Network) -> None:
             assert info["handshakes_relayed"]["polled"] == 0
 
 
-async def test_a_rejection_reaches_who_asked(network: Network) -> None:
+async def test_a_rejection_reaches_the_requester(network: Network) -> None:
     async with pair(network) as (a, b, first, second):
         await a.handshake(second.node_id)
         await until_pending(b, first.node_id)
@@ -237,7 +237,7 @@ async def test_an_approval_while_the_asker_is_away_is_there_when_it_returns(
             await echo(again, second)
 
 
-async def test_what_the_registry_was_not_told_it_is_told_later(network: Network) -> None:
+async def test_failed_reports_to_the_registry_are_retried(network: Network) -> None:
     async with pair(network, "--private", "--keepalive", "1") as (a, b, first, second):
         await establish(a, b, first, second)
         network.rendezvous.kill()
@@ -253,7 +253,7 @@ async def test_what_the_registry_was_not_told_it_is_told_later(network: Network)
 # Strangers
 
 
-async def test_a_stranger_hears_nothing_and_is_counted(network: Network) -> None:
+async def test_an_untrusted_node_hears_nothing_and_is_counted(network: Network) -> None:
     async with pair(network) as (a, b, first, second):
         await establish(a, b, first, second)
         stranger = network.start("stranger")
@@ -351,7 +351,7 @@ async def test_a_message_may_come_in_pieces(network: Network) -> None:
             await until_pending(driver, own.node_id)
 
 
-async def test_the_trust_of_one_side_alone_opens_nothing(
+async def test_one_sided_trust_admits_nobody(
     network: Network,
 ) -> None:
     async with pair(network) as (a, b, first, second):
@@ -414,7 +414,7 @@ async def test_verbs_answer_as_existing_drivers_expect(shared_network: Network) 
             assert refused.value.message == text
 
 
-async def test_senseless_requests_are_refused(shared_network: Network) -> None:
+async def test_invalid_requests_are_refused(shared_network: Network) -> None:
     node = shared_network.nodes["agent-a"]
     async with Driver(node.socket) as driver:
         with pytest.raises(InvalidArgument):

@@ -27,7 +27,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_a_reader_of_every_datagram_learns_nothing(network: Network, tmp_path: Path) -> None:
+async def test_recorded_datagrams_reveal_nothing(network: Network, tmp_path: Path) -> None:
     secret = b"the quick brown fox jumps over the lazy dog "
     request = b"GET /secret HTTP/1.1\r\nHost: agent-b\r\n\r\n"
     capture = tmp_path / "capture"
@@ -59,7 +59,7 @@ async def test_a_reader_of_every_datagram_learns_nothing(network: Network, tmp_p
 
 
 @pytest.mark.timeout(600)
-async def test_numbers_wrap_on_one_connection(shared_network: Network) -> None:
+async def test_sequence_numbers_wrap_on_one_connection(shared_network: Network) -> None:
     total = (1 << 32) + 50_000_000
     # A prime length: no shift by a window or a power of two maps the pattern onto itself.
     period = 1_048_573

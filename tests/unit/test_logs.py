@@ -54,7 +54,7 @@ def drained(fd: int) -> bytes:
     return text
 
 
-def test_lines_come_in_order() -> None:
+def test_lines_are_written_in_order() -> None:
     with pipe() as (reader, stream):
         writer = _logs.LineWriter(stream)
         for number in range(100):
@@ -64,7 +64,7 @@ def test_lines_come_in_order() -> None:
         assert writer.dropped == 0
 
 
-def test_a_terminal_that_stands_still_holds_nobody_up() -> None:
+def test_a_blocked_terminal_blocks_no_logger() -> None:
     with pipe() as (reader, stream):
         writer = _logs.LineWriter(stream, "({} dropped)\n".format)
         line = "x" * 1000 + "\n"
@@ -80,7 +80,7 @@ def test_a_terminal_that_stands_still_holds_nobody_up() -> None:
         writer.close()
 
 
-def test_nobody_at_the_other_end_is_no_failure() -> None:
+def test_a_closed_pipe_is_no_failure() -> None:
     reader, end = os.pipe()
     os.close(reader)
     with open(end, "w") as stream:
@@ -100,7 +100,7 @@ def test_a_full_disk_is_no_failure() -> None:
 
 
 @pytest.mark.parametrize("stream", [None, "closed"])
-def test_a_stream_that_is_not_there_is_no_failure(stream: str | None) -> None:
+def test_a_missing_stream_is_no_failure(stream: str | None) -> None:
     closed = io.StringIO()
     closed.close()
     writer = _logs.LineWriter(closed if stream else None)
@@ -108,7 +108,7 @@ def test_a_stream_that_is_not_there_is_no_failure(stream: str | None) -> None:
     assert writer.dropped == 1
 
 
-def test_a_line_is_cut_where_it_is_too_long() -> None:
+def test_long_lines_are_truncated() -> None:
     with pipe() as (reader, stream):
         writer = _logs.LineWriter(stream)
         os.set_blocking(reader, True)
@@ -126,9 +126,7 @@ class Shy:
 
 @pytest.mark.usefixtures("_restored")
 @pytest.mark.parametrize("form", _logs.FORMATS)
-def test_what_cannot_be_shown_is_logged_all_the_same(
-    form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unprintable_values_are_logged(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pipe() as (reader, stream):
         monkeypatch.setattr(sys, "stderr", stream)
         writer = _logs.configure("info", form)
@@ -143,7 +141,7 @@ def test_what_cannot_be_shown_is_logged_all_the_same(
 
 
 @pytest.mark.usefixtures("_restored")
-def test_text_from_outside_moves_no_cursor_and_begins_no_line(
+def test_untrusted_text_cannot_inject_lines_or_escapes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pipe() as (reader, stream):

@@ -43,13 +43,11 @@ def listen(path: Path) -> sockets.socket:
     return listening
 
 
-def test_home_is_below_the_users(tmp_path: Path) -> None:
+def test_home_is_below_the_users_home(tmp_path: Path) -> None:
     assert _paths.home() == tmp_path / ".pilot"
 
 
-def test_a_home_that_is_named_is_taken_at_its_word(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_pilot_home_is_used_as_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PILOT_HOME", str(tmp_path / "there"))
     assert _paths.home() == tmp_path / "there" / ".pilot"
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
     "host",
     ["a..example", ".example", "x" * 64 + ".example", "\udcff", "a b", "a\nb", "x." * 130, "a/b"],
 )
-def test_what_cannot_be_a_host_is_refused_at_once(host: str) -> None:
+def test_invalid_hosts_are_refused_at_once(host: str) -> None:
     with pytest.raises(InvalidArgument):
         _serving.split_address(f"{host}:9000")
 
@@ -39,7 +39,7 @@ def test_what_cannot_be_a_host_is_refused_at_once(host: str) -> None:
         (":9000", ("127.0.0.1", 9000)),
     ],
 )
-def test_hosts_that_are_fine(text: str, expected: tuple[str, int]) -> None:
+def test_valid_hosts_are_accepted(text: str, expected: tuple[str, int]) -> None:
     assert _serving.split_address(text) == expected
 
 
@@ -72,7 +72,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
             thread.join()
 
 
-async def test_one_question_serves_all_who_have_it(resolver: Resolver) -> None:
+async def test_concurrent_lookups_share_one_query(resolver: Resolver) -> None:
     found: list[list[str]] = []
 
     async def ask() -> None:
@@ -88,14 +88,14 @@ async def test_one_question_serves_all_who_have_it(resolver: Resolver) -> None:
     assert resolver.questions == 1
 
 
-async def test_a_resolver_that_hangs_can_be_left(resolver: Resolver) -> None:
+async def test_a_lookup_can_be_cancelled_while_the_resolver_hangs(resolver: Resolver) -> None:
     with anyio.move_on_after(0.01) as scope:
         await _resolving.resolve("hangs.example")
     assert scope.cancelled_caught
     resolver.may_answer.set()
 
 
-async def test_resolvers_that_hang_are_bounded(resolver: Resolver) -> None:
+async def test_hanging_lookups_are_bounded(resolver: Resolver) -> None:
     for number in range(_resolving.MAX_LOOKUPS):
         with anyio.move_on_after(0.001):
             await _resolving.resolve(f"hangs{number}.example")
@@ -108,7 +108,7 @@ async def test_resolvers_that_hang_are_bounded(resolver: Resolver) -> None:
     resolver.may_answer.set()
 
 
-async def test_a_name_that_is_unknown(resolver: Resolver) -> None:
+async def test_an_unknown_name_raises(resolver: Resolver) -> None:
     resolver.addresses = ()
     resolver.may_answer.set()
     with pytest.raises(socket.gaierror):
@@ -155,7 +155,7 @@ async def test_the_error_says_that_no_address_answers(resolver: Resolver) -> Non
             await _resolving.connect_tcp("host.example", closed.getsockname()[1])
 
 
-def test_both_families_have_their_turn() -> None:
+def test_address_families_are_interleaved() -> None:
     mixed = ["fd77::1", "fd77::2", "192.0.2.1"]
     assert _resolving._alternating(mixed) == ["fd77::1", "192.0.2.1", "fd77::2"]
     assert _resolving._alternating([]) == []

@@ -21,7 +21,7 @@ from pilotstack.errors import NotFound
 pytestmark = pytest.mark.anyio
 
 
-async def test_newcomers_do_not_wait_for_one_turn_of_the_loop_each() -> None:
+async def test_all_pending_connections_are_accepted_in_one_turn() -> None:
     count = 100
     accepted = 0
 
@@ -75,7 +75,7 @@ class _Spied:
         return accepted, address
 
 
-async def test_connections_that_are_gone_again_end_nothing() -> None:
+async def test_reset_connections_do_not_stop_the_accept_loop() -> None:
     greeted = anyio.Event()
 
     async def handle(stream: anyio.abc.SocketStream) -> None:
@@ -97,7 +97,7 @@ async def test_connections_that_are_gone_again_end_nothing() -> None:
             tasks.cancel_scope.cancel()
 
 
-async def test_a_failing_handler_ends_neither_others_nor_the_listening() -> None:
+async def test_a_failing_handler_does_not_stop_the_accept_loop() -> None:
     calls = 0
 
     async def handle(stream: anyio.abc.SocketStream) -> None:
@@ -134,7 +134,7 @@ class _Failing(socket.socket):
         return super().accept()
 
 
-async def test_what_cannot_be_accepted_now_is_accepted_later(
+async def test_a_failed_accept_is_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_serving, "_ACCEPT_RETRY", 0)
@@ -154,7 +154,7 @@ async def test_what_cannot_be_accepted_now_is_accepted_later(
     assert not failing.errors
 
 
-async def test_a_task_that_failed_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_task_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_serving, "_AGAIN", 0)
     begun, again = 0, anyio.Event()
     before = _serving.failures.counts["a test"]
@@ -174,7 +174,7 @@ async def test_a_task_that_failed_begins_again(monkeypatch: pytest.MonkeyPatch) 
     assert _serving.failures.counts["a test"] == before + 2
 
 
-def test_a_ready_line_that_nobody_reads_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unread_ready_line_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, end = os.pipe()
     os.close(reader)
     with open(end, "w") as stream:
@@ -184,7 +184,7 @@ def test_a_ready_line_that_nobody_reads_is_no_failure(monkeypatch: pytest.Monkey
     _serving.announce(pid=1)
 
 
-async def test_what_fails_in_a_contained_task_ends_no_sibling() -> None:
+async def test_a_failure_in_a_contained_task_does_not_cancel_siblings() -> None:
     class Program:
         @_serving.contained
         async def fail(self, number: int) -> None:
@@ -197,7 +197,9 @@ async def test_what_fails_in_a_contained_task_ends_no_sibling() -> None:
     assert sum(_serving.failures.counts.values()) == before + 2
 
 
-async def test_an_endless_task_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endless_task_is_restarted_after_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(_serving, "_AGAIN", 0)
     begun, again = 0, anyio.Event()
 
@@ -217,7 +219,7 @@ async def test_an_endless_task_goes_on_after_a_failure(monkeypatch: pytest.Monke
         tasks.cancel_scope.cancel()
 
 
-def test_the_end_of_a_server_that_failed_is_no_consequence_of_the_failure() -> None:
+def test_the_exit_of_a_failed_server_has_no_exception_context() -> None:
     async def fails(stopping: anyio.Event) -> None:
         raise NotFound("nobody")
 
@@ -229,7 +231,7 @@ def test_the_end_of_a_server_that_failed_is_no_consequence_of_the_failure() -> N
 
 
 @pytest.mark.parametrize("is_ignored", [False, True])
-def test_a_terminal_that_closes_asks_for_the_end_unless_that_is_ignored(
+def test_sighup_stops_the_server_unless_ignored(
     is_ignored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = signal.SIG_IGN if is_ignored else signal.SIG_DFL

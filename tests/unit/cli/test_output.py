@@ -48,7 +48,7 @@ def test_lines_and_tabs_may_stay() -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 100])
-def test_no_text_of_a_stranger_reaches_the_terminal_as_a_command(
+def test_untrusted_text_cannot_control_the_terminal(
     monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     row = {"node": 1, "name": EVIL, "endpoint": "[/]"}
@@ -81,7 +81,7 @@ def test_a_table_becomes_blocks_where_it_does_not_fit(monkeypatch: pytest.Monkey
     ]
 
 
-def test_a_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     Output(is_json=True).failure(NotFound("no [/x]", hint="look"), {"found": 0})
     out, err = capsys.readouterr()
     assert json.loads(out) == {

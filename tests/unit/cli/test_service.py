@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_a_home_of_another_user_is_told_by_status(
+def test_status_reports_a_home_of_another_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(socket: Path) -> NoReturn:

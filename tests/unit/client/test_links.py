@@ -153,7 +153,7 @@ def test_a_signal_between_socket_and_session_ends_the_session(
 
 
 @pytest.mark.anyio
-async def test_a_daemon_that_does_not_greet_is_late(tmp_path: Path) -> None:
+async def test_a_missing_greeting_times_out(tmp_path: Path) -> None:
     with FakeDaemon(tmp_path / "d.sock", greets=False) as daemon:
         with pytest.raises(TimedOut):
             async with pilotstack.Driver(daemon.path, timeout=SHORT):
@@ -180,7 +180,7 @@ async def test_every_call_has_a_time_limit(daemon: FakeDaemon) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_daemon_that_refuses_says_why(daemon: FakeDaemon) -> None:
+async def test_a_refusal_carries_its_reason(daemon: FakeDaemon) -> None:
     failure = b'{"code":"unavailable","message":"too many programs","hint":""}'
     daemon.refusal = frame(codes.FAILURE, U32.pack(0), failure)
     with pytest.raises(Unavailable, match="too many programs"):
@@ -191,7 +191,7 @@ async def test_a_daemon_that_refuses_says_why(daemon: FakeDaemon) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
+async def test_a_full_queue_blocks_the_caller(tmp_path: Path) -> None:
     path = tmp_path / "d.sock"
     with socket.socket(socket.AF_UNIX) as full:
         full.bind(str(path))
@@ -205,7 +205,7 @@ async def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
                 await anyio.to_thread.run_sync(lambda: sync.Driver(path, timeout=SHORT))
 
 
-def test_a_path_that_no_socket_can_have_is_an_invalid_argument(tmp_path: Path) -> None:
+def test_an_impossible_socket_path_is_an_invalid_argument(tmp_path: Path) -> None:
     for path in (tmp_path / ("x" * 200), "a\0b"):
         with pytest.raises(InvalidArgument):
             sync.Driver(path)
@@ -217,7 +217,7 @@ def test_a_path_that_no_socket_can_have_is_an_invalid_argument(tmp_path: Path) -
 
 
 @pytest.mark.anyio
-async def test_a_descriptor_too_many_costs_its_stream_and_not_the_driver(
+async def test_a_failed_descriptor_costs_only_its_stream_of_the_driver(
     daemon: FakeDaemon,
 ) -> None:
     async with pilotstack.Driver(daemon.path) as driver, driver.listen(80) as listener:
@@ -231,7 +231,7 @@ async def test_a_descriptor_too_many_costs_its_stream_and_not_the_driver(
                 assert stream.connection_id == 2
 
 
-def test_a_descriptor_too_many_costs_its_stream_and_not_the_listener(daemon: FakeDaemon) -> None:
+def test_a_failed_descriptor_costs_only_its_stream_of_the_listener(daemon: FakeDaemon) -> None:
     with sync.Driver(daemon.path) as driver, driver.listen(80) as listener:
         given = daemon.give_stream(1, client=1)
         with given, no_more_descriptors(), pytest.raises(TimedOut):
@@ -240,7 +240,7 @@ def test_a_descriptor_too_many_costs_its_stream_and_not_the_listener(daemon: Fak
             assert stream.connection_id == 2
 
 
-def test_descriptors_over_1024_are_waited_for(daemon: FakeDaemon) -> None:
+def test_descriptors_over_1024_can_be_polled(daemon: FakeDaemon) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2048:
         pytest.fail("this test needs a hard limit of 2,048 open files")
@@ -261,7 +261,7 @@ def test_descriptors_over_1024_are_waited_for(daemon: FakeDaemon) -> None:
 # Forks
 
 
-def test_a_forked_blocking_driver_says_so_and_disturbs_nobody(daemon: FakeDaemon) -> None:
+def test_a_forked_blocking_driver_raises_and_leaves_the_parent_alone(daemon: FakeDaemon) -> None:
     with sync.Driver(daemon.path) as driver, driver.listen(80) as listener:
         assert in_child(driver.info).startswith("ForkedDriver: ")
         assert in_child(listener.accept).startswith("ForkedDriver: ")
@@ -280,7 +280,7 @@ def test_a_child_keeps_no_copy_of_the_session(daemon: FakeDaemon) -> None:
     driver.close()
 
 
-def test_a_lock_that_was_held_at_the_fork_holds_up_no_child(daemon: FakeDaemon) -> None:
+def test_a_lock_held_at_the_fork_does_not_block_the_child(daemon: FakeDaemon) -> None:
     with sync.Driver(daemon.path) as driver:
         held, done = threading.Event(), threading.Event()
 
@@ -298,7 +298,7 @@ def test_a_lock_that_was_held_at_the_fork_holds_up_no_child(daemon: FakeDaemon) 
 
 
 @pytest.mark.anyio
-async def test_a_forked_driver_says_so(daemon: FakeDaemon) -> None:
+async def test_a_forked_driver_raises(daemon: FakeDaemon) -> None:
     async with pilotstack.Driver(daemon.path) as driver:
         # As in a child that no hook was called in.
         driver._link.wire._process -= 1  # type: ignore[union-attr]
@@ -311,7 +311,7 @@ async def test_a_forked_driver_says_so(daemon: FakeDaemon) -> None:
 # Ends
 
 
-def test_closing_a_listener_wakes_who_waits(daemon: FakeDaemon) -> None:
+def test_closing_a_listener_wakes_waiters(daemon: FakeDaemon) -> None:
     with sync.Driver(daemon.path) as driver:
         listener = driver.listen(80)
         ends: list[str] = []
@@ -327,7 +327,7 @@ def test_closing_a_listener_wakes_who_waits(daemon: FakeDaemon) -> None:
         assert ends == ["served"]
 
 
-def test_a_closed_driver_makes_nothing_more(daemon: FakeDaemon) -> None:
+def test_a_closed_driver_refuses_calls(daemon: FakeDaemon) -> None:
     driver = sync.Driver(daemon.path)
     driver.close()
     for call in (driver.info, driver.listen, driver.datagram):
@@ -390,7 +390,7 @@ def test_every_way_of_reading_tells_an_end_from_a_break(daemon: FakeDaemon, how:
 
 
 @pytest.mark.anyio
-async def test_an_unread_byte_of_the_daemon_is_a_break_told_again_and_again(
+async def test_a_stream_whose_data_the_daemon_did_not_read_raises_on_every_read(
     daemon: FakeDaemon,
 ) -> None:
     async with pilotstack.Driver(daemon.path) as driver, driver.listen(80) as listener:
@@ -406,7 +406,7 @@ async def test_an_unread_byte_of_the_daemon_is_a_break_told_again_and_again(
 
 
 @pytest.mark.anyio
-async def test_nothing_stays_open(daemon: FakeDaemon) -> None:
+async def test_no_descriptor_leaks(daemon: FakeDaemon) -> None:
     before = descriptors()
     async with pilotstack.Driver(daemon.path) as driver, driver.listen(80) as listener:
         ends = [daemon.give_stream(number) for number in range(5)]

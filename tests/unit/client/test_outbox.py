@@ -37,7 +37,7 @@ FRAME = frame(codes.REQUEST, b"first")
 
 
 @pytest.mark.parametrize("cut", range(len(FRAME) + 1))
-def test_a_frame_withdrawn_after_any_byte_leaves_whole_or_not_at_all(cut: int) -> None:
+def test_a_cancelled_frame_is_sent_whole_or_not_at_all(cut: int) -> None:
     out = Outbox()
     ticket = out.put(FRAME)
     left = take(out, cut)
@@ -57,7 +57,7 @@ def test_a_frame_withdrawn_after_any_byte_leaves_whole_or_not_at_all(cut: int) -
         )
     )
 )
-def test_what_leaves_is_whole_frames_in_order(steps: list[tuple[str, bytes | int]]) -> None:
+def test_frames_are_sent_whole_and_in_order(steps: list[tuple[str, bytes | int]]) -> None:
     out, left = Outbox(), b""
     given_: dict[int, bytes] = {}
     withdrawn: set[int] = set()

@@ -70,7 +70,7 @@ def accepted(conn: int = 7) -> bytes:
     return frame(codes.STREAM_ACCEPTED, U16.pack(80), U32.pack(conn), END)
 
 
-def test_frames_cut_anywhere_mean_the_same(fd: int) -> None:
+def test_frames_split_anywhere_decode_the_same(fd: int) -> None:
     session = DriverSession()
     pending = session.ask(DIAL)
     data = (
@@ -103,7 +103,7 @@ def test_a_cancelled_dial_is_cancelled_and_its_descriptor_closed(fd: int) -> Non
     assert sent(session) == [bytes((codes.ABORT_STREAM,)) + U32.pack(7)]
 
 
-def test_a_request_of_which_nothing_left_is_not_sent() -> None:
+def test_a_cancelled_unsent_request_is_not_sent() -> None:
     session = DriverSession()
     session.cancel(session.ask(DIAL))
     assert sent(session) == []
@@ -132,7 +132,7 @@ def test_an_answer_without_its_request_is_dropped() -> None:
     ],
 )
 @pytest.mark.parametrize("known", [0, 80])
-def test_a_port_that_nobody_waits_for_is_freed(
+def test_a_port_of_a_cancelled_request_is_freed(
     command: int, answer: int, freed: bytes, known: int
 ) -> None:
     session = DriverSession()
@@ -147,7 +147,7 @@ def test_a_port_that_nobody_waits_for_is_freed(
     assert all(body.endswith(freed) for body in bodies)
 
 
-def test_a_descriptor_that_did_not_arrive_costs_its_stream_only(fd: int) -> None:
+def test_a_missing_descriptor_costs_only_its_stream(fd: int) -> None:
     session = DriverSession()
     first, second = session.ask(DIAL), session.ask(DIAL)
     sent(session)
@@ -183,7 +183,7 @@ def test_a_daemon_may_refuse_the_session() -> None:
     assert isinstance(greeted.error, Unavailable)
 
 
-def test_why_streams_broke_is_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_close_reasons_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pilotstack.client._session._MAX_FAILURES", 3)
     session = DriverSession()
     for conn in range(5):
@@ -200,7 +200,7 @@ def test_descriptors_without_frames_end_the_session() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_bytes_that_mean_nothing_are_events_or_one_error(data: bytes) -> None:
+def test_random_bytes_give_events_or_one_error(data: bytes) -> None:
     session = DriverSession()
     with suppress(InternalError):
         for octets in (data, *(frame(command, data) for command in range(0x60, 0x72))):

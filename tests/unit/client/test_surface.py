@@ -83,7 +83,7 @@ def test_calls_have_signatures_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("name", ["Driver", "dial", "listen"])
-def test_both_sdks_are_begun_alike(name: str) -> None:
+def test_both_sdks_are_constructed_alike(name: str) -> None:
     ours, theirs = parameters(getattr(pilotstack, name)), parameters(getattr(sync, name))
     for other in OTHER_PARAMETERS.get(name, ()):
         ours.pop(other, None)
@@ -132,7 +132,7 @@ def test_every_spelling_of_a_target_is_read(
 
 
 @pytest.mark.parametrize("host", ["agent-b:99999", "agent-b:seven", "0:zz", "a:" + "b" * 10_000])
-def test_a_host_with_a_colon_is_a_mistake_and_no_name(host: str) -> None:
+def test_a_host_with_a_colon_is_an_invalid_argument(host: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         parse_host(host)
     assert "ports are 1 to 65535" in (refused.value.hint or "")
@@ -147,7 +147,7 @@ def test_a_host_with_a_colon_is_a_mistake_and_no_name(host: str) -> None:
         *((ADDRESS, 65_536), (None, 80), None, 80, b"agent-b:80", SocketAddress(ADDRESS, 0)),
     ],
 )
-def test_what_is_no_target_is_an_invalid_argument(target: Any) -> None:
+def test_an_invalid_target_is_an_invalid_argument(target: Any) -> None:
     with pytest.raises(InvalidArgument) as refused:
         parse_target(target)
     assert "agent-b:80" in (refused.value.hint or "")
@@ -225,7 +225,7 @@ async def test_calls_are_awaited_or_entered(tmp_path: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_objects_say_what_they_are(tmp_path: Any) -> None:
+async def test_objects_have_a_readable_repr(tmp_path: Any) -> None:
     with FakeDaemon(tmp_path / "d.sock") as daemon:
         driver = pilotstack.Driver(daemon.path)
         assert "not connected" in repr(driver)

@@ -37,7 +37,7 @@ def test_keys_are_flags_with_either_dash(path: Path) -> None:
     assert read(path, {"log_level": "debug"}) == {"log_level": "debug"}
 
 
-def test_a_setting_that_nobody_knows_is_named_with_the_nearest(path: Path) -> None:
+def test_an_unknown_setting_is_reported_with_the_nearest_name(path: Path) -> None:
     with pytest.raises(InvalidArgument, match="hostnme") as caught:
         read(path, {"hostnme": "typo"})
     assert "'hostname'" in (caught.value.hint or "")
@@ -60,12 +60,12 @@ def test_a_setting_that_nobody_knows_is_named_with_the_nearest(path: Path) -> No
         ("registry", {"host": "a"}),
     ],
 )
-def test_values_of_another_kind_are_refused(key: str, value: Any, path: Path) -> None:
+def test_values_of_wrong_types_are_refused(key: str, value: Any, path: Path) -> None:
     with pytest.raises(InvalidArgument, match=key):
         read(path, {key: value})
 
 
-def test_values_as_old_files_have_them(path: Path) -> None:
+def test_values_of_existing_files_are_accepted(path: Path) -> None:
     assert read(path, {"public": "true", "keepalive": "5", "registry": "a:1,b:2"}) == {
         "public": "true",
         "keepalive": "5",

@@ -101,7 +101,7 @@ async def test_a_signed_envelope_verifies(node: Node) -> None:
         ({"max_skew_secs": -1}, None),
     ],
 )
-async def test_what_does_not_verify_is_an_answer(
+async def test_a_failed_verification_is_an_answer(
     node: Node, change: dict[str, object], reason: str | None
 ) -> None:
     signed = await node.sign(audience="svc", body_hash=HASH)
@@ -139,6 +139,6 @@ async def test_old_envelopes_and_unknown_nodes_do_not_verify(node: Node) -> None
         {"audience": 7, "body_hash": HASH},
     ],
 )
-async def test_what_has_another_form_is_refused(node: Node, fields: dict[str, object]) -> None:
+async def test_malformed_envelopes_are_refused(node: Node, fields: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument):
         await node.sign(**fields)

@@ -21,7 +21,7 @@ def test_a_link_to_an_identity_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory", "long"])
-def test_what_is_no_file_of_a_key_is_refused(kind: str, tmp_path: Path) -> None:
+def test_files_that_are_no_keys_are_refused(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "identity.json"
     match kind:
         case "pipe":

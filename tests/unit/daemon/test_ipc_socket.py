@@ -25,7 +25,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def test_it_is_private_under_any_umask_and_goes_with_the_daemon(tmp_path: Path) -> None:
+def test_the_socket_is_private_and_removed_with_the_daemon(tmp_path: Path) -> None:
     path = tmp_path / "s"
     before = os.umask(0)
     try:
@@ -36,7 +36,7 @@ def test_it_is_private_under_any_umask_and_goes_with_the_daemon(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stale_one_is_taken_over_and_a_live_one_is_not(tmp_path: Path) -> None:
+def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -57,14 +57,14 @@ def test_a_file_is_not_replaced(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_lock_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / ".s.lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InvalidArgument):
         IpcSocket(tmp_path / "s")
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_what_replaced_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_replacement_of_the_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with IpcSocket(path):
         path.unlink()
@@ -72,7 +72,7 @@ def test_what_replaced_it_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "another's"
 
 
-def test_a_path_longer_than_an_address(tmp_path: Path) -> None:
+def test_a_path_longer_than_a_socket_address_works(tmp_path: Path) -> None:
     directory = tmp_path / ("d" * 150)
     directory.mkdir()
     path = directory / "pilot.sock"
@@ -103,7 +103,7 @@ def test_the_default_place_is_made_and_existing_programs_find_it(
     assert (tmp_path / "common.sock").read_text() == "another's"
 
 
-def test_a_default_place_that_somebody_else_prepared(
+def test_a_default_path_prepared_by_another_user_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("PILOT_SOCKET", "XDG_RUNTIME_DIR"):
@@ -134,7 +134,7 @@ def test_a_lock_that_was_removed_is_made_anew(
 @pytest.mark.parametrize(
     "text", ["0\n", "", "garbage", "4194305", pytest.param(str(os.getpid()), id="ours")]
 )
-def test_a_number_that_nobody_locks_means_nothing(text: str, tmp_path: Path) -> None:
+def test_an_unlocked_pid_file_is_ignored(text: str, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     path.write_text(text)
     assert pid_file.owner(path) is None
@@ -166,7 +166,7 @@ def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
         pass
 
 
-def test_a_pid_file_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
+def test_a_pid_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "pid").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InvalidArgument):
         PidFile(tmp_path / "pid")

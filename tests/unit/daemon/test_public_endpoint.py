@@ -74,7 +74,7 @@ async def until(condition: object) -> None:
             await anyio.lowlevel.checkpoint()
 
 
-async def test_no_unspecified_address_without_a_beacon(host: Host) -> None:
+async def test_no_unspecified_address_is_announced_without_a_beacon(host: Host) -> None:
     place = make(FakeCore(), "", [])
     assert await place.find() == "10.0.0.2:4000"
     host.names["registry"] = ["fd77::1"]
@@ -82,7 +82,7 @@ async def test_no_unspecified_address_without_a_beacon(host: Host) -> None:
     assert await make(FakeCore("::"), "", []).find() == "[fd77::2]:4000"
 
 
-async def test_nothing_is_said_where_nothing_is_known(host: Host) -> None:
+async def test_an_unknown_endpoint_is_not_announced(host: Host) -> None:
     host.sources.clear()
     assert await make(FakeCore(), "", []).find() == ""
 
@@ -91,7 +91,7 @@ async def test_an_address_to_listen_on_is_the_endpoint(host: Host) -> None:
     assert await make(FakeCore("127.0.0.1"), "", []).find() == "127.0.0.1:4000"
 
 
-async def test_the_operator_knows_better(host: Host) -> None:
+async def test_a_configured_endpoint_takes_precedence(host: Host) -> None:
     changes: list[str] = []
     core = FakeCore()
     place = make(core, "beacon:9001", changes, fixed="198.51.100.1:4000")
@@ -104,7 +104,7 @@ async def test_the_operator_knows_better(host: Host) -> None:
     assert (place.endpoint, changes, core.asked) == ("198.51.100.1:4000", [], [])
 
 
-async def test_a_beacon_that_comes_late_is_asked_until_it_answers(host: Host) -> None:
+async def test_a_late_beacon_is_retried_until_it_answers(host: Host) -> None:
     changes: list[str] = []
     core = FakeCore()
     place = make(core, "beacon:9001", changes)
@@ -169,7 +169,7 @@ class FakeWatch:
         await self.receiver.receive()
 
 
-async def test_another_address_is_told_to_peers_and_registry(
+async def test_an_address_change_is_announced_to_peers_and_registry(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = FakeWatch()

@@ -11,7 +11,7 @@ import pytest
 from pilotstack.daemon.recent_peers import MAX_PEERS, RecentPeers, path_beside
 
 
-def test_they_are_remembered_in_a_private_file(tmp_path: Path) -> None:
+def test_peers_are_stored_in_a_private_file(tmp_path: Path) -> None:
     path = tmp_path / "peers.json"
     peers = RecentPeers(path)
     peers.note([5, 7])
@@ -21,7 +21,7 @@ def test_they_are_remembered_in_a_private_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["peers.json"]
 
 
-def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_instead_of_the_file_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "peers.json")
     assert RecentPeers(tmp_path / "peers.json").ids == []
 

@@ -79,9 +79,7 @@ async def test_each_use_says_how_old_a_record_may_be(clock: Clock) -> None:
     assert registry.asked == ["profile"] * 2
 
 
-async def test_who_wants_news_gets_no_memory_however_fresh(
-    clock: Clock, slept: list[float]
-) -> None:
+async def test_a_fresh_lookup_ignores_the_cache(clock: Clock, slept: list[float]) -> None:
     registry = Registry()
     records = Records(registry)  # type: ignore[arg-type]
     await records.profile(2, 30)
@@ -92,7 +90,7 @@ async def test_who_wants_news_gets_no_memory_however_fresh(
     assert slept == [pytest.approx(FLOOR * 4 / 5)]
 
 
-async def test_a_tunnel_gets_the_endpoint_and_others_profit(clock: Clock) -> None:
+async def test_a_lookup_with_endpoint_serves_other_uses(clock: Clock) -> None:
     registry = Registry()
     records = Records(registry)  # type: ignore[arg-type]
     assert (await records.resolved(2)).endpoint
@@ -104,7 +102,7 @@ async def test_a_tunnel_gets_the_endpoint_and_others_profit(clock: Clock) -> Non
     assert registry.asked == ["record", "profile"]
 
 
-async def test_a_tunnel_never_gets_a_remembered_record(clock: Clock, slept: list[float]) -> None:
+async def test_a_tunnel_never_gets_a_cached_record(clock: Clock, slept: list[float]) -> None:
     registry = Registry()
     records = Records(registry)  # type: ignore[arg-type]
     await records.resolved(2)
@@ -135,7 +133,7 @@ async def test_an_outage_is_bridged_and_a_refusal_is_not(clock: Clock) -> None:
         await records.profile(2, 0)
 
 
-async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_RECORDS", 3)
     registry = Registry()
     records = Records(registry)  # type: ignore[arg-type]
@@ -144,7 +142,7 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(records._resolved) == list(records._profiles) == [2, 3, 4]
 
 
-async def test_who_is_refused_for_asking_too_much_asks_again(slept: list[float]) -> None:
+async def test_a_throttled_lookup_is_retried(slept: list[float]) -> None:
     registry = Registry()
     records = Records(registry)  # type: ignore[arg-type]
     registry.refusals = len(PAUSES)

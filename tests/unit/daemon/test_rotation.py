@@ -184,7 +184,7 @@ async def test_a_registry_of_the_first_generation_is_asked_in_its_way() -> None:
     assert [message["type"] for message in registry.asked].count("rotate_key") == 2
 
 
-async def test_a_refusal_with_a_reason_is_not_asked_again(node: Node) -> None:
+async def test_a_refusal_with_a_reason_is_not_retried(node: Node) -> None:
     other = LocalRegistry(node.registry.state, identities.Identity.generate())
     await other.register(ENDPOINT)
     assert other.signer is not None

@@ -86,7 +86,7 @@ class Bench:
             lane.gate.set()
 
 
-async def test_few_are_asked_at_once_and_our_own_question_waits_for_none() -> None:
+async def test_concurrent_lookups_are_bounded_and_our_own_are_not_delayed() -> None:
     bench = Bench()
     bench.own_client.gate.set()
     async with anyio.create_task_group() as tasks:
@@ -114,7 +114,7 @@ async def test_the_core_is_answered_whatever_happens(error: Exception) -> None:
     assert bench.answers[1:] == [(5, KEY)], "what the registry named is true all the same"
 
 
-async def test_a_defect_ends_neither_the_daemon_nor_a_lane() -> None:
+async def test_an_exception_ends_neither_the_daemon_nor_a_worker() -> None:
     bench = Bench()
     bench.fail(RuntimeError("a defect"))
     for node in range(2 * LANES):
@@ -170,7 +170,7 @@ async def test_known_keys_serve_while_no_registry_answers(
     assert bench.answers == [(1, None), (2, None)]
 
 
-async def test_strangers_leave_what_the_registry_still_allows(
+async def test_lookups_for_unauthenticated_senders_pause_while_throttled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def clock() -> float:

@@ -55,7 +55,7 @@ def reply_to(position: int) -> str:
     return body[3:].decode()
 
 
-def test_requests_of_existing_commands_are_understood_or_refused_alike() -> None:
+def test_requests_of_existing_commands_are_accepted_or_refused_alike() -> None:
     for position, row in enumerate(EXISTING):
         body = bytes.fromhex(row["hex"])[codes.LENGTH_LEN :]
         if row["dir"] != "c>d" or body[0] not in CONTROL:
@@ -211,13 +211,13 @@ def test_arguments_that_do_not_fit_are_refused(request_: layout.Request[Any], te
         request_.pack()
 
 
-def test_texts_of_strangers_are_read_leniently() -> None:
+def test_untrusted_texts_are_decoded_leniently() -> None:
     request = verbs.parse(codes.HANDSHAKE, b"\x01\0\0\0\1\xff")
     assert request == r.RequestTrust(1, "\ufffd")
 
 
 @pytest.mark.parametrize("reply", [b"", b"[]", b"{}", b'{"node_id":1,"address":"x"}', b"[" * 5000])
-def test_malformed_answers_are_defects(reply: bytes) -> None:
+def test_malformed_answers_raise_internal_errors(reply: bytes) -> None:
     with pytest.raises(InternalError, match="malformed answer"):
         r.ResolveHostname("x").decode(reply)
 

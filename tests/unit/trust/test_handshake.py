@@ -37,7 +37,7 @@ class Incoming:
 
 
 @pytest.mark.anyio
-async def test_messages_that_lead_to_failures_do_not_fill_the_log() -> None:
+async def test_failing_messages_do_not_fill_the_log() -> None:
     async def judge(peer: int, message: object) -> Any:
         raise RuntimeError("a defect")
 

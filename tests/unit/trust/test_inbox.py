@@ -83,7 +83,7 @@ async def run_for(reader: InboxReader, seconds: float) -> None:
         await reader.run()
 
 
-async def test_a_registry_that_holds_polls_is_always_asked() -> None:
+async def test_long_polls_follow_each_other_without_a_pause() -> None:
     request = RelayedRequest(5, "hi", 1)
     registry = Registry(lambda n, _: Inbox((request,), (), True, 0) if n in {1, 3} else None)
     reader, service = reader_of(registry)
@@ -95,7 +95,7 @@ async def test_a_registry_that_holds_polls_is_always_asked() -> None:
     assert reader.taken == {"pushed": 2, "polled": 0}
 
 
-async def test_an_old_registry_is_polled_and_more_often_after_a_request() -> None:
+async def test_a_legacy_registry_is_polled_more_often_after_a_request() -> None:
     registry = Registry(lambda *_: Inbox((), (), False, 0))
     reader, _ = reader_of(registry)
     await run_for(reader, 100)
@@ -121,7 +121,7 @@ async def test_a_request_of_ours_ends_the_pause() -> None:
         tasks.cancel_scope.cancel()
 
 
-async def test_an_outage_is_waited_out_with_growing_patience() -> None:
+async def test_failed_polls_back_off() -> None:
     def behave(number: int, wait: int) -> Inbox | None:
         if number < 8:
             raise ConnectionFailed("no registry answers")
@@ -135,7 +135,7 @@ async def test_an_outage_is_waited_out_with_growing_patience() -> None:
     assert reader.is_pushed
 
 
-async def test_wakes_for_nothing_are_looked_into_and_slowed_down() -> None:
+async def test_empty_wake_ups_are_checked_and_rate_limited() -> None:
     registry = Registry(lambda *_: Inbox((), (), True, 0))
     reader, service = reader_of(registry)
     await run_for(reader, 20)
@@ -151,7 +151,7 @@ async def test_the_last_answer_of_a_peer_counts() -> None:
     assert service.taken == [(5, True, 2)]
 
 
-async def test_who_looks_sees_what_waits_unless_it_is_pushed() -> None:
+async def test_refresh_reads_pending_items_unless_they_are_pushed() -> None:
     held = False
     registry = Registry(lambda *_: Inbox((), (), held, 0))
     reader, _ = reader_of(registry)

@@ -16,7 +16,7 @@ SEED = bytes.fromhex(VECTORS["ed25519_seed_hex"])
 
 
 @pytest.mark.parametrize("row", VECTORS["messages"], ids=lambda row: row["type"])
-def test_existing_messages_are_read_signed_and_written_alike(row: dict[str, str]) -> None:
+def test_recorded_messages_round_trip(row: dict[str, str]) -> None:
     wire = bytes.fromhex(row["wire_hex"])
     message = messages.decode(wire)
     sender, receiver = VECTORS["sender_node_id"], VECTORS["receiver_node_id"]
@@ -28,7 +28,7 @@ def test_existing_messages_are_read_signed_and_written_alike(row: dict[str, str]
     assert messages.encode(message) == wire
 
 
-def test_escapes_of_existing_senders_are_read() -> None:
+def test_escapes_of_existing_senders_are_decoded() -> None:
     text = VECTORS["go_json_escaping_example_utf8"].encode()
     assert messages.decode(text).text == "a<b & c>d \u2028 é"
 
@@ -47,7 +47,7 @@ def test_escapes_of_existing_senders_are_read() -> None:
         b"[" * 60_000,
     ],
 )
-def test_anything_else_is_refused_by_one_error(octets: bytes) -> None:
+def test_invalid_messages_raise_value_error(octets: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (texts are of libraries)
         messages.decode(octets)
 
@@ -57,13 +57,13 @@ def test_members_of_wrong_types_count_as_absent() -> None:
     assert message == Message(Kind.ACCEPT, 0, b"", b"", 0, "")
 
 
-def test_what_operators_see_is_printable_and_bounded() -> None:
+def test_displayed_text_is_printable_and_bounded() -> None:
     assert messages.printable("\x1b[31mred\r\n\u202eevil\u200b") == "[31mredevil"
     assert messages.cut("é" * 600, 1024) == "é" * 512
     assert messages.cut("x\ud800y", 10) == "xy"
 
 
-def test_every_kind_but_a_long_request_fits_one_old_segment() -> None:
+def test_all_messages_but_long_requests_fit_one_legacy_segment() -> None:
     reason = messages.cut("\x7f" + '"' * 1000, messages.MAX_REASON)
     message = Message(Kind.REJECT, 2**32 - 1, b"k" * 32, b"s" * 64, 2**40, reason)
     assert len(messages.encode(message)) <= MAX_SEGMENT

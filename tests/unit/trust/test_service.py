@@ -147,14 +147,14 @@ async def test_a_changed_key_is_dismissed_before_the_verdict(tmp_path: Path) -> 
     assert not TrustStore(tmp_path / "trust.json").load().trusted
 
 
-async def test_nobody_is_admitted_while_the_registry_is_away(tmp_path: Path) -> None:
+async def test_nobody_is_admitted_while_the_registry_is_unreachable(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path)
     fixture.registry.errors["check"] = ConnectionFailed("away")
     await fixture.service.admit(2, 0, KEY)
     assert fixture.gate.calls == [(2, 0, False, REFUSED_FOR)]
 
 
-async def test_a_request_without_a_way_is_undone(tmp_path: Path) -> None:
+async def test_an_undeliverable_request_is_withdrawn(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path)
     fixture.registry.errors["request"] = NotFound("node 2: node not found")
     with pytest.raises(NotFound, match="handshake relay: node 2: node not found"):
@@ -184,7 +184,7 @@ async def test_the_same_request_runs_once(tmp_path: Path) -> None:
     assert await fixture.service.request(2, "hi")
 
 
-async def test_what_could_not_be_told_is_told_later_unless_it_is_overtaken(
+async def test_failed_reports_are_retried_unless_superseded(
     tmp_path: Path,
 ) -> None:
     fixture = Fixture(tmp_path, trusting())
@@ -211,14 +211,14 @@ async def test_a_relayed_approval_is_confirmed(tmp_path: Path, is_active: bool) 
     assert fixture.registry.told[: len(asked)] == asked
 
 
-async def test_a_pair_that_came_about_without_an_answer_is_taken(tmp_path: Path) -> None:
+async def test_a_pair_without_a_relayed_answer_is_accepted(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path, Rows.of(outgoing=[Outgoing(2, 1)]))
     fixture.registry.is_active = True
     await fixture.service.catch_up()
     assert fixture.service.trust.is_trusted(2)
 
 
-async def test_a_peer_that_revoked_while_we_were_away_is_let_go(
+async def test_a_revocation_missed_while_offline_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fixture = Fixture(tmp_path, trusting())
@@ -285,7 +285,7 @@ def request_of(sender: int, receiver: int, *, at: float) -> Message:
     ],
 )
 @pytest.mark.parametrize("is_relayed", [True, False])
-async def test_a_peer_that_asks_for_the_trust_it_has_may_have_revoked_it(
+async def test_a_request_from_a_trusted_peer_triggers_a_check(
     tmp_path: Path,
     is_active: bool | None,
     is_claimed: bool | None,
@@ -308,7 +308,7 @@ async def test_a_peer_that_asks_for_the_trust_it_has_may_have_revoked_it(
     assert (("dismiss", 2) in fixture.gate.calls) == is_lost
 
 
-async def test_word_of_a_revocation_ends_the_trust_before_it_and_none_since(tmp_path: Path) -> None:
+async def test_a_relayed_revocation_ends_only_earlier_trust(tmp_path: Path) -> None:
     rows = Rows.of(trusted=[Trusted(2, KEY, 100, mutual=True), Trusted(3, KEY, 300, mutual=True)])
     fixture = Fixture(tmp_path, rows)
     for peer in (2, 3, 4):
@@ -330,7 +330,7 @@ async def test_a_registry_that_lost_our_report_ends_no_trust(tmp_path: Path) -> 
     assert not fixture.service.trust.is_trusted(2)
 
 
-async def test_a_grant_that_was_not_relayed_is_found(tmp_path: Path) -> None:
+async def test_an_approval_that_was_not_relayed_is_found(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path, Rows.of(outgoing=[Outgoing(2, 1)]))
     await fixture.service.catch_up()
     assert fixture.registry.told == [("check", 2), ("grants", 2)]
@@ -340,7 +340,7 @@ async def test_a_grant_that_was_not_relayed_is_found(tmp_path: Path) -> None:
     assert ("report", 2) in fixture.registry.told
 
 
-async def test_a_message_that_is_dropped_is_not_taken(tmp_path: Path) -> None:
+async def test_a_dropped_message_is_not_accepted(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path)
     old = request_of(2, 1, at=time.time() - 3600)
     assert await fixture.service._judge(2, old) is None
@@ -352,7 +352,7 @@ async def test_a_message_that_is_dropped_is_not_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_restarted", [True, False])
 @pytest.mark.parametrize("days", [40, -40])
-async def test_a_wall_clock_that_steps_drops_nothing_that_waits(
+async def test_a_wall_clock_step_expires_no_pending_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, is_restarted: bool
 ) -> None:
     now = time.time()

@@ -10,7 +10,7 @@ def enter(slots: Slots, peer: int, evicted: list[int]) -> Slot | None:
     return slot if slots.enter(slot) else None
 
 
-def test_a_peer_has_a_share() -> None:
+def test_streams_per_peer_are_limited() -> None:
     slots, evicted = Slots(8, 2), list[int]()
     first = enter(slots, 1, evicted)
     assert enter(slots, 1, evicted) is not None
@@ -23,7 +23,7 @@ def test_a_peer_has_a_share() -> None:
     assert enter(slots, 1, evicted) is not None
 
 
-def test_who_has_most_gives_one_up_and_a_message_that_came_stays() -> None:
+def test_the_peer_with_most_streams_is_evicted_unless_its_message_is_complete() -> None:
     slots, evicted = Slots(4, 3), list[int]()
     held = [enter(slots, 1, evicted) for _ in range(3)]
     enter(slots, 2, evicted)
@@ -38,7 +38,7 @@ def test_who_has_most_gives_one_up_and_a_message_that_came_stays() -> None:
     assert slots.total == 3
 
 
-def test_equals_do_not_push_each_other_out() -> None:
+def test_peers_with_equal_counts_do_not_evict_each_other() -> None:
     slots, evicted = Slots(2, 2), list[int]()
     assert enter(slots, 1, evicted) is not None
     assert enter(slots, 2, evicted) is not None

@@ -81,7 +81,7 @@ def receive(
     ],
 )
 @pytest.mark.parametrize("kind", list(Kind))
-def test_a_message_is_taken_or_dropped_under_a_name(
+def test_a_message_is_accepted_or_dropped_with_a_reason(
     kind: Kind, change: dict[str, Any], source: int, record: PeerRecord | None, problem: str
 ) -> None:
     trust = asking()
@@ -92,7 +92,7 @@ def test_a_message_is_taken_or_dropped_under_a_name(
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_the_same_message_is_taken_once(kind: Kind) -> None:
+def test_the_same_message_is_accepted_once(kind: Kind) -> None:
     trust = asking()
     message = message_of(2, 1, kind)
     trust.receive(message, 2, record_of(2), START)
@@ -101,7 +101,7 @@ def test_the_same_message_is_taken_once(kind: Kind) -> None:
     assert (trust.dropped["replayed"], repr(trust.rows)) == (1, rows)
 
 
-def test_the_same_words_a_second_later_are_no_replay() -> None:
+def test_the_same_text_a_second_later_is_no_replay() -> None:
     trust = asking()
     receive(trust, Kind.REJECT)
     trust.request(2, "", START)
@@ -111,7 +111,7 @@ def test_the_same_words_a_second_later_are_no_replay() -> None:
     assert 2 in trust.rows.pending
 
 
-def test_what_the_sender_said_before_its_last_word_is_dropped() -> None:
+def test_superseded_messages_are_dropped() -> None:
     trust = asking()
     receive(trust, Kind.REVOKE, START + 2)
     trust.request(2, "", START + 2)
@@ -120,7 +120,7 @@ def test_what_the_sender_said_before_its_last_word_is_dropped() -> None:
     assert not trust.is_trusted(2)
 
 
-def test_a_forged_message_does_not_burn_the_real_one() -> None:
+def test_a_forged_message_does_not_block_the_real_one() -> None:
     trust = asking()
     message = message_of(2, 1, Kind.ACCEPT)
     trust.receive(replace(message, public_key=record_of(3).public_key), 2, record_of(2), START)
@@ -141,7 +141,7 @@ def test_remembered_messages_are_bounded_per_peer() -> None:
 # Requests
 
 
-def test_a_request_of_a_stranger_waits() -> None:
+def test_a_request_awaits_the_operator() -> None:
     trust = trust_of()
     effects = receive(trust, Kind.REQUEST, text="let me\x1b in")
     assert effects == [Persist(), Event("handshake.pending", 2)]
@@ -164,7 +164,7 @@ def test_requests_of_both_are_mutual() -> None:
     assert not trust.rows.outgoing
 
 
-def test_a_shared_network_stands_for_an_approval() -> None:
+def test_a_shared_network_replaces_an_approval() -> None:
     trust = trust_of(None, 7, 9)
     message = message_of(2, 1, Kind.REQUEST)
     effects = trust.receive(message, 2, record_of(2, 0, 9, 8, 7), START)
@@ -175,7 +175,7 @@ def test_a_shared_network_stands_for_an_approval() -> None:
     assert not trust.is_trusted(2)
 
 
-def test_a_trusted_peer_is_told_again_and_its_record_stays() -> None:
+def test_a_repeated_request_of_a_trusted_peer_is_answered_again() -> None:
     trust = trusting()
     before = repr(trust.rows)
     effects = receive(trust, Kind.REQUEST, START + 5)
@@ -191,7 +191,7 @@ def test_a_request_under_another_key_ends_the_trust_and_waits() -> None:
     assert (trust.is_trusted(2), 2 in trust.rows.pending) == (False, True)
 
 
-def test_waiting_requests_are_bounded_and_age() -> None:
+def test_pending_requests_are_bounded_and_expire() -> None:
     trust = trust_of()
     for peer in range(2, MAX_PENDING + 2):
         trust.relayed_request(peer, "", record_of(peer % 250 + 1), START)
@@ -203,14 +203,14 @@ def test_waiting_requests_are_bounded_and_age() -> None:
     assert not trust.rows.pending
 
 
-def test_a_request_offered_again_is_no_news() -> None:
+def test_a_repeated_pending_request_raises_no_event() -> None:
     trust = trust_of()
     assert trust.relayed_request(2, "x", record_of(2), START)
     assert trust.relayed_request(2, "x", record_of(2), START + 5) == ()
     assert trust.relayed_request(2, "y", record_of(2), START + 5)
 
 
-def test_asking_twice_renews_and_trust_is_not_asked_for() -> None:
+def test_a_second_request_renews_the_first() -> None:
     trust = asking()
     persist, sent = trust.request(2, "please", START + 3)
     assert (persist, sent) == (Persist(), Send(2, Kind.REQUEST, int(START) + 3, "please", True))
@@ -218,7 +218,7 @@ def test_asking_twice_renews_and_trust_is_not_asked_for() -> None:
     assert trusting().request(2, "", START) == ()
 
 
-def test_asking_who_asked_is_an_approval() -> None:
+def test_requesting_a_requester_is_an_approval() -> None:
     trust = trust_of()
     receive(trust, Kind.REQUEST)
     effects = trust.request(2, "", START)
@@ -227,14 +227,14 @@ def test_asking_who_asked_is_an_approval() -> None:
 
 
 @pytest.mark.parametrize(("peer", "text"), [(1, ""), (0, ""), (2, "x" * (MAX_JUSTIFICATION + 1))])
-def test_senseless_requests_are_refused(peer: int, text: str) -> None:
+def test_invalid_requests_are_refused(peer: int, text: str) -> None:
     trust = trust_of()
     with pytest.raises(InvalidArgument):
         trust.request(peer, text, START)
     assert not trust.rows.outgoing
 
 
-def test_a_request_that_nobody_took_was_never_made() -> None:
+def test_an_undelivered_request_is_removed() -> None:
     trust = asking()
     assert trust.undelivered(2) == (Persist(),)
     assert receive(trust, Kind.ACCEPT)[0] == RevokeTrust(2)
@@ -244,7 +244,7 @@ def test_a_request_that_nobody_took_was_never_made() -> None:
 # Answers
 
 
-def test_an_accept_needs_a_request_of_ours() -> None:
+def test_an_approval_needs_a_request_of_ours() -> None:
     trust = trust_of()
     effects = receive(trust, Kind.ACCEPT)
     assert effects == [RevokeTrust(2), Send(2, Kind.REVOKE, int(START))]
@@ -266,7 +266,7 @@ def test_a_rejection_ends_the_request_and_no_trust() -> None:
     assert receive(trusting(), Kind.REJECT) == []
 
 
-def test_the_operator_grants_and_refuses() -> None:
+def test_the_operator_approves_and_rejects() -> None:
     trust = trust_of()
     receive(trust, Kind.REQUEST)
     assert trust.approve(2, START) == (
@@ -289,7 +289,7 @@ def test_the_operator_grants_and_refuses() -> None:
 # Revocation
 
 
-def test_a_revocation_tells_the_peer_first_and_then_drops_it() -> None:
+def test_a_revocation_is_sent_before_the_tunnel_is_dropped() -> None:
     trust = trusting()
     assert trust.revoke(2, START) == (
         Persist(),
@@ -313,7 +313,7 @@ def test_a_revocation_of_the_peer_is_followed() -> None:
     assert receive(trust, Kind.REVOKE, START + 1) == []
 
 
-def test_nothing_approves_itself_during_the_cooldown() -> None:
+def test_no_automatic_approval_during_the_cooldown() -> None:
     trust = trust_of(Rows.of(trusted=[Trusted(2, KEY, 0, mutual=True)]), 7)
     trust.revoke(2, START)
     trust.receive(message_of(2, 1, Kind.REQUEST), 2, record_of(2, 7), START)
@@ -365,7 +365,7 @@ def test_a_stale_relayed_approval_revives_nothing() -> None:
     assert not trust.is_trusted(2)
 
 
-def test_a_live_peer_that_does_not_confirm_is_let_go() -> None:
+def test_a_live_peer_that_does_not_confirm_is_dropped() -> None:
     trust = trusting()
     now = START + DOUBT
     assert trust.checked(2, None, now) == ()
@@ -393,7 +393,7 @@ def test_messages_of_one_second_are_in_order_and_never_too_far_ahead() -> None:
 # Keys and registration
 
 
-def test_a_key_is_pinned_and_then_binds() -> None:
+def test_a_key_is_pinned_on_first_use() -> None:
     trust = trusting(key=b"")
     assert trust.key_seen(2, KEY, START) == (Persist(),)
     assert trust.key_seen(2, KEY, START) == ()

@@ -77,7 +77,7 @@ def test_members_of_others_are_kept(tmp_path: Path) -> None:
         "[" * 10_000,
     ],
 )
-def test_what_is_not_understood_is_refused_and_left_alone(text: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused_and_left_unchanged(text: str, tmp_path: Path) -> None:
     path = tmp_path / "trust.json"
     path.write_text(text)
     with pytest.raises(InvalidArgument, match="trust records") as error:
@@ -86,7 +86,7 @@ def test_what_is_not_understood_is_refused_and_left_alone(text: str, tmp_path: P
     assert path.read_text() == text
 
 
-def test_a_directory_that_takes_nothing_keeps_the_file(
+def test_a_failed_write_keeps_the_previous_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "trust.json"
@@ -103,7 +103,7 @@ def test_a_directory_that_takes_nothing_keeps_the_file(
     assert TrustStore(path).load() == ROWS
 
 
-def test_without_an_identity_nothing_is_kept() -> None:
+def test_without_a_path_nothing_is_stored() -> None:
     store = TrustStore(None)
     store.save(ROWS)
     assert store.load() == Rows.of()
