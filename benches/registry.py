@@ -1,4 +1,4 @@
-"""What the registry does in a second, and what that costs as it grows, beside two yardsticks.
+"""Throughput of the registry and its growth with size, beside two reference measurements.
 
 ``make bench-registry`` prints tables; ``--json FILE`` writes the figures, ``--quick`` asks less.
 Everything runs over loopback in separate processes. The yardsticks of the same run are the same
@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
 TICKS = os.sysconf("SC_CLK_TCK")
 CONNECTIONS = (1, 64, 1000)
 SIZES = (1_000, 10_000, 100_000)
-#: Nodes and seconds between two heartbeats of one.
+#: Number of nodes, and heartbeat interval of each, seconds.
 LIVE, INTERVAL = 100_000, 30.0
 Values = dict[str, Any]
 
@@ -94,7 +94,7 @@ def registry(path: Path, *, is_durable: bool = True) -> Iterator[Server]:
 
 @contextmanager
 def redis(directory: Path) -> Iterator[Server | None]:
-    """A redis that syncs each write, if there is one on this machine."""
+    """A redis server that syncs each write, if one is installed."""
     command = shutil.which("redis-server")
     if command is None:
         yield None
@@ -126,7 +126,7 @@ def wait_for_port(port: int) -> None:
 
 
 def load(server: Server, kind: str, **params: object) -> Values:
-    """Runs the load generator; adds the server's CPU microseconds for each request."""
+    """Runs the load generator; adds the server's CPU time per request, microseconds."""
     params |= {"kind": kind, "host": "127.0.0.1", "port": server.port, "dialect": server.dialect}
     process = subprocess.Popen(
         [sys.executable, "-m", "benches.registry_load", json.dumps(params)],
@@ -150,7 +150,7 @@ def load(server: Server, kind: str, **params: object) -> Values:
 
 
 def preload(path: Path, count: int, *, has_keys: bool = True) -> None:
-    """A snapshot of many nodes; with keys that the load generator has, or with any."""
+    """A snapshot of many nodes, with keys of the load generator or random ones."""
     store = FileStore(path)
     state = store.load(time.time())
     for node_id in range(1, count + 1):
@@ -202,7 +202,7 @@ def drive(server: Server, nodes: int, scale: float) -> Values:
 
 
 def measure_growth(directory: Path, scale: float) -> Values:
-    """What a write costs beside so many nodes, and what writing them all costs.
+    """Cost of a write with that many nodes, and of a full snapshot.
 
     Batches of 64, as 64 busy connections make them.
     """
@@ -236,7 +236,7 @@ def measure_growth(directory: Path, scale: float) -> Values:
 
 
 def rename(state: State, batch: int) -> list[Change]:
-    """64 requests that each change something, as the operator sends them."""
+    """64 state-changing requests of the operator."""
     state.policy = Policy(admin_token="bench") if batch == 0 else state.policy
     source = Source("127.0.0.1", 1)
     changes: list[Change] = []
@@ -249,7 +249,7 @@ def rename(state: State, batch: int) -> list[Change]:
 
 
 def measure_million(directory: Path, count: int) -> Values:
-    """Memory and time of a registry that loads so many nodes."""
+    """Memory and time of a registry that loads ``count`` nodes."""
     path = directory / "million.json"
     preload(path, count, has_keys=False)
     process = spawn("--load", str(path))
@@ -260,13 +260,13 @@ def measure_million(directory: Path, count: int) -> Values:
 
 
 def memory(name: str) -> float:
-    """Megabytes that the kernel notes of this process."""
+    """A memory figure of this process from /proc, megabytes."""
     words = Path("/proc/self/status").read_text().split()
     return int(words[words.index(f"{name}:") + 1]) / 1024
 
 
 def report_load(path: Path) -> None:
-    """Loads a store in this process and says what that took."""
+    """Loads a store in this process and prints time and memory."""
     before = memory("VmRSS")
     begin = time.perf_counter()
     store = FileStore(path)
@@ -293,13 +293,13 @@ def report_load(path: Path) -> None:
 
 
 def measure_heartbeats(directory: Path, scale: float) -> Values:
-    """The share of a core that the heartbeats of many nodes take, and what they write."""
+    """CPU share of the heartbeats of many nodes, and the bytes that they write."""
     path = directory / "heartbeats.json"
     nodes = int(LIVE * scale)
     preload(path, nodes)
     with registry(path) as server:
         params = {"nodes": nodes, "connections": 1000}
-        # The first of each node is verified, the following ones are known.
+        # The first heartbeat of each node is verified, later ones are cached.
         load(server, "heartbeat", first=1, requests=nodes, **params)
         seconds = 20 * scale
         written = sum(file.stat().st_size for file in directory.glob("heartbeats.json*"))
@@ -385,7 +385,7 @@ def main() -> None:
         report_load(arguments.load)
         return
     scale = 0.2 if arguments.quick else 1.0
-    # Not /tmp, which may be memory: a sync has to reach a disk.
+    # Not /tmp, which may be a tmpfs: syncs must reach a disk.
     with tempfile.TemporaryDirectory(prefix="bench-registry-", dir=Path.cwd()) as name:
         directory = Path(name)
         measures: dict[str, Callable[[], Values]] = {

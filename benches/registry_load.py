@@ -23,17 +23,17 @@ Params = dict[str, Any]
 
 
 class Refused(Exception):
-    """A reply that is no success."""
+    """An unsuccessful reply."""
 
 
 class Dialect(Protocol):
-    """How requests are written and replies are told apart."""
+    """A protocol: encodes requests and splits replies."""
 
     def request(self, number: int) -> bytes:
-        """The bytes of the request with this number."""
+        """Encodes the request with this number."""
 
     def length_of_reply(self, octets: bytearray) -> int:
-        """Bytes of the first reply in there; 0 if it is not whole."""
+        """Length of the first reply; 0 if it is incomplete."""
 
 
 def identity(number: int) -> Identity:
@@ -167,7 +167,7 @@ class Client(asyncio.Protocol):
 
 
 class Paced(Client):
-    """A connection whose requests come by the clock, not by the reply before."""
+    """A connection with timed requests that do not wait for replies."""
 
     def proceed(self) -> None:
         pass

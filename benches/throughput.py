@@ -1,4 +1,4 @@
-"""Throughput, latency and size of the whole stack, beside their yardsticks, in one run.
+"""Throughput, latency and size of the whole stack, beside reference measurements, in one run.
 
 ``make bench`` prints a table; ``--json FILE`` writes the figures, ``--quick`` moves less data.
 Everything runs over loopback in separate processes: a rendezvous, two daemons, one process per

@@ -1,4 +1,4 @@
-"""How soon two private nodes trust each other after the second consent.
+"""Time until two private nodes trust each other after the second consent.
 
 Measures, over real processes on loopback: the registry's round trip, a write that it makes durable,
 and the time from the second consent to the trust at the first node, pushed by the registry.
@@ -19,7 +19,7 @@ from pilotstack.daemon.identity import load_or_create
 from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.testing import Network, Node
 
-#: Allowed on top of two round trips (issue of the trust handshake).
+#: Time allowed on top of two round trips, seconds.
 ALLOWANCE = 0.050
 
 

@@ -1,4 +1,4 @@
-"""Our controllers beside kernel TCP and QUIC over the same long, narrow and lossy paths.
+"""Our congestion controllers beside kernel TCP and QUIC over the same long, slow and lossy paths.
 
 ``make bench-wan`` (as root) joins pairs of network namespaces by ``pilot-lab``, runs every
 contender over every path of the grid, prints a table and writes JSON and SVG. ``--quick`` takes a
@@ -45,25 +45,25 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 LEFT_IP, RIGHT_IP = "10.77.1.1", "10.77.2.1"
-#: What a packet of the lab's 1,500 bytes carries.
+#: Payload of a 1,500-byte packet of the lab, bytes.
 OUR_SEGMENT, TCP_SEGMENT = 1402, 1448
-#: Where kernel TCP is received; the others are for two flows that share a path.
+#: Ports of kernel TCP receivers; the others are for two flows that share a path.
 TCP_PORTS = {"tcp": 5001, "tcp2": 5003, "paced": 5004}
 CONTENDERS = ("reno", "cubic", "bbr", "tcp-cubic", "tcp-bbr", "quinn-cubic")
-#: Who shares a path with kernel CUBIC.
+#: Flows that share a path with kernel CUBIC.
 SHARERS = ("reno", "cubic", "bbr", "tcp2-cubic", "paced-cubic", "tcp2-bbr")
-#: Mbit/s at once; more would measure the processors.
+#: Upper bound of concurrent load, Mbit/s; more would measure the CPUs.
 BEARABLE = 250
-#: Part of the resampled ratios that the stated interval holds.
+#: Confidence level of the bootstrap interval.
 CONFIDENCE = 0.9
-#: Seconds without a word from a receiver after which a run is over.
+#: Timeout without output of a receiver, seconds.
 PATIENCE = 4.0
 Samples = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """One path: round trip in ms, Mbit/s, and what else the lab does to packets."""
+    """One path: RTT in ms, rate in Mbit/s, and further impairments."""
 
     rtt: int
     rate: int
@@ -77,7 +77,7 @@ class Route:
 
     @property
     def bdp(self) -> int:
-        """Bytes in flight that fill the path."""
+        """Bandwidth-delay product, bytes."""
         return self.rate * 125 * max(self.rtt, 10)
 
     def spec(self, seed: int) -> str:
@@ -89,12 +89,12 @@ class Route:
 
     @property
     def is_random(self) -> bool:
-        """Whether runs differ by what is lost."""
+        """Whether runs differ by random loss."""
         return self.loss > 0 or bool(self.extra)
 
     @property
     def seconds(self) -> float:
-        """Long enough for ten bandwidth-delay products and what leads up to them."""
+        """Duration for ten bandwidth-delay products and startup, seconds."""
         return max(2.5, 25 * self.rtt / 1000)
 
 
@@ -175,14 +175,14 @@ class Lab:
             raise SystemExit(f"the lab says {answer!r}")
 
     def set(self, path: Route, seed: int) -> None:
-        """Makes the router another path."""
+        """Sets the path of the router."""
         self._asks.write(f"{path.spec(seed)}\n")
         self._asks.flush()
         self._answer()
 
 
 class Receiver:
-    """A process that says how each stream it takes goes."""
+    """A receiver process that reports the progress of each stream."""
 
     def __init__(self, command: list[str]) -> None:
         self.rest = b""
@@ -208,7 +208,7 @@ class Receiver:
                         return samples
                     nanoseconds, octets = text.split()
                     samples.append((int(nanoseconds), int(octets)))
-        # It was never reached, or its stream never ended: what arrived counts.
+        # The stream did not start or end: count what arrived.
         return samples
 
     def stop(self) -> None:
@@ -217,7 +217,7 @@ class Receiver:
 
 
 class Arena:
-    """Everybody who can send from left to right in one lab."""
+    """All senders from left to right in one lab."""
 
     def __init__(self, stack: ExitStack, lab: Lab, quic: Path | None) -> None:
         self.lab = lab
@@ -258,7 +258,7 @@ class Arena:
         return [sys.executable, str(HERE / "wan_workers.py"), role, json.dumps(parameters)]
 
     def run(self, contender: str, seconds: float) -> Samples:
-        """Sends for so long, and returns what arrived when."""
+        """Sends for ``seconds`` and returns the arrival times and bytes."""
         kind, _, congestion = contender.rpartition("-")
         if kind in TCP_PORTS:
             parameters = {
@@ -315,7 +315,7 @@ Figures = dict[str, list[tuple[float, float]]]
 
 
 class Lanes:
-    """Labs that work side by side."""
+    """Labs that run in parallel."""
 
     def __init__(self, stack: ExitStack, count: int, binary: Path, quic: Path | None) -> None:
         self._free: queue.Queue[Arena] = queue.Queue()
@@ -448,7 +448,7 @@ def ratio(figures: Figures, name: str) -> tuple[float, float, float] | None:
 
 
 def verdict(figures: Figures, name: str, goal: float) -> str:
-    """The ratio, marked where it stays below the goal by more than noise."""
+    """The ratio, marked if it is significantly below the goal."""
     found = ratio(figures, name)
     if found is None:
         return ""

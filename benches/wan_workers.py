@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 STEP = 10_000_000
 BLOCK = 1 << 18
-#: Of Linux, which the socket module does not know.
+#: Linux constants missing in the socket module.
 SO_MAX_PACING_RATE = 47
 #: Bytes per second, more than any path of the grid has.
 MAX_PACING_RATE = 1 << 30
@@ -33,7 +33,7 @@ def say(text: str) -> None:
 
 
 def count(receive: Any) -> None:
-    """Reads a stream to its end and says how it went."""
+    """Reads a stream to its end and reports its progress."""
     octets, begin, shown = 0, 0, 0
     while True:
         try:

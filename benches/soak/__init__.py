@@ -1,1 +1,1 @@
-"""``make soak``: mixed honest and hostile load, after which nothing may be left behind."""
+"""``make soak``: mixed honest and hostile load, then a check for leaks."""

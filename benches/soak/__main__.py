@@ -1,4 +1,4 @@
-"""Runs the load and compares what is left with what was there before.
+"""Runs the load and compares resources before and after.
 
 The load runs twice: briefly, so that allocators and caches have what they need, and for the given
 time. Between and after, everything must come to rest.
@@ -26,7 +26,7 @@ from pilotstack.testing import Network, Node
 if TYPE_CHECKING:
     from benches.soak.counts import Counts
 
-#: Seconds in which everything must come to rest: the idle timeout of streams, and a sweep.
+#: Time for all resources to be released: idle timeout of streams plus a sweep, seconds.
 REST = 200.0
 _LOOK = 2.0
 _RESTART = 12.0
@@ -61,7 +61,7 @@ class Soak:
                 tasks.start_soon(self._restart)
 
     async def _restart(self) -> None:
-        """A third node comes and goes, in order and by force."""
+        """A third node starts and stops, gracefully and by SIGKILL."""
         while True:
             await anyio.sleep(_RESTART)
             process = self._network.nodes["agent-c"].process

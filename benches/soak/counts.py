@@ -1,4 +1,4 @@
-"""What a process holds: descriptors, threads, memory, and what it says of itself."""
+"""Resources of a process: descriptors, threads, memory, and its own counters."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pilotstack import sync
 if TYPE_CHECKING:
     from pilotstack.testing import Node
 
-#: A process may keep this much more memory than before, as a share and in MiB.
+#: Tolerated growth of memory, as a fraction and in MiB.
 GROWTH, SLACK = 0.2, 8
-#: Counts that may differ a little from one moment to the next.
+#: Counts that may fluctuate slightly.
 _LOOSE = {"descriptors": 4, "threads": 2, "connections": 0, "ports": 0, "clients": 1}
 
 Counts = dict[str, int]
@@ -48,7 +48,7 @@ def of_registry(pid: int, http: str) -> Counts:
 
 
 def excess(before: Counts, after: Counts) -> list[str]:
-    """What did not return to where it was."""
+    """Counts that did not return to their earlier value."""
     found = []
     for name, count in after.items():
         bound = before[name] + _LOOSE.get(name, 0)

@@ -1,4 +1,4 @@
-"""What honest programs do: they dial, transfer, abort, cancel, listen, ask, and are killed."""
+"""Honest load: programs dial, transfer, abort, cancel, listen, look up, and are killed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from pilotstack import Stream
     from pilotstack.testing import Node
 
-#: Seconds for one operation, whatever the hostile do meanwhile.
+#: Timeout of one operation under attack, seconds.
 PATIENCE = 60.0
 _BULK = 4 << 20
-#: A program that ends in the middle of its dials.
+#: A program that exits while dialling.
 _KILLED = """
 import os, sys, anyio
 from pilotstack import Driver

@@ -1,4 +1,4 @@
-"""What strangers and local programs do that mean harm; loopback only, bounded in rate."""
+"""Hostile load from the network and from local programs; loopback only, rate-limited."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-#: Seconds between two bursts.
+#: Interval between bursts, seconds.
 _PAUSE = 0.05
 _FRAMES = 100
 _CONNECTIONS = 40
@@ -30,7 +30,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 class Hostile:
-    """Attackers of every door.
+    """Attackers of every socket.
 
     Args:
         udp: tunnels and beacons.
@@ -88,7 +88,7 @@ class Hostile:
         return client
 
     def _reset(self) -> list[socket.socket]:
-        """Connections that are reset as soon as they stand."""
+        """Connections reset right after they are established."""
         for _ in range(_CONNECTIONS):
             if (client := self._connect()) is not None:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
@@ -96,7 +96,7 @@ class Hostile:
         return []
 
     def _garbage(self) -> list[socket.socket]:
-        """Frames that are too long, too short, no JSON, or no frames."""
+        """Invalid frames: too long, too short, not JSON, or not framed."""
         held = []
         for _ in range(_CONNECTIONS):
             if (client := self._connect()) is not None:
@@ -118,11 +118,11 @@ class Hostile:
         return held
 
     def _silent(self) -> list[socket.socket]:
-        """Connections that say nothing."""
+        """Silent connections."""
         return [client for _ in range(_SILENT) if (client := self._connect()) is not None]
 
     def _local(self) -> list[socket.socket]:
-        """Programs that send nonsense to a daemon, or many requests, and read no answer."""
+        """Programs that send invalid data or many requests to a daemon and read no answers."""
         held = []
         for _ in range(2):
             client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

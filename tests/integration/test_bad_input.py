@@ -1,4 +1,4 @@
-"""Hostile octets at every door: counted, and nothing else happens."""
+"""Invalid input at every socket is counted and has no other effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon's start and end: signals, pid file, settings, the last words of a failure."""
+"""Start and stop of the daemon: signals, pid file, settings, error reports."""
 
 from __future__ import annotations
 

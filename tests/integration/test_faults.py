@@ -1,4 +1,4 @@
-"""Crashes and outages: what breaks says so, and what can go on goes on."""
+"""Crashes and outages: failures are reported, and unaffected parts keep working."""
 
 from __future__ import annotations
 

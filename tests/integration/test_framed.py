@@ -1,4 +1,4 @@
-"""The dialect of existing daemons and drivers, in which stream data passes the control socket."""
+"""The framed dialect of existing drivers, with stream data on the control socket."""
 
 from __future__ import annotations
 

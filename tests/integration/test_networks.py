@@ -1,4 +1,4 @@
-"""Networks between real daemons: members reach each other though private, others do not."""
+"""Networks of real daemons: private members reach each other, others do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segments that fit their path, found with the ICMP of a real router."""
+"""Path MTU discovery with ICMP messages of a real router."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the registry tells over HTTP, and to whom."""
+"""The HTTP endpoints of the registry and their access rules."""
 
 from __future__ import annotations
 

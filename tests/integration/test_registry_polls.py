@@ -1,4 +1,4 @@
-"""Waiting instead of asking again: long polls between processes, and the beacon's notification."""
+"""Long polls between processes, and the beacon's notification."""
 
 from __future__ import annotations
 

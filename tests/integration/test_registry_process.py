@@ -1,4 +1,4 @@
-"""The registry as a process among others: who has its store, who reads its log, who resets."""
+"""The registry as a process: store lock, blocked log readers, reset connections."""
 
 from __future__ import annotations
 

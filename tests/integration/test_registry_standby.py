@@ -1,4 +1,4 @@
-"""Two registries: what the standby serves, when the primary dies, and what is left afterwards."""
+"""Primary and standby: reads on the standby, failover, and no lost writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry over TLS: pinned, by the system's trust, and what is refused."""
+"""The registry over TLS: pinned certificates, system trust, refusals."""
 
 from __future__ import annotations
 

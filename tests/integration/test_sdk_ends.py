@@ -1,4 +1,4 @@
-"""How streams end, and what goes on when a daemon does: both SDKs over real daemons."""
+"""Ends of streams and loss of the daemon, in both SDKs over real daemons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes between two daemons, seen and harmed by a relay."""
+"""Traffic between two daemons, recorded and impaired by a relay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writers that are killed: children that store changes and say what is durable."""
+"""Child processes that store changes, report what is durable, and are killed."""
 
 from __future__ import annotations
 

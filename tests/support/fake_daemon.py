@@ -1,4 +1,4 @@
-"""A daemon's socket by hand: it greets, answers every request, and stops reading when told."""
+"""A scripted daemon socket: greets, answers every request, and can stop reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts on one machine: network namespaces behind a router that the kernel plays."""
+"""Hosts in network namespaces behind a kernel router."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registries as processes, and clients that speak to them octet by octet."""
+"""Registry processes, and raw clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A registry's state with nodes that know how to sign, for tests without sockets."""
+"""A registry state with signing nodes, for tests without sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two agents whose datagrams pass through the recording, impairing relay."""
+"""Two agents connected through the recording, impairing UDP relay."""
 
 from __future__ import annotations
 

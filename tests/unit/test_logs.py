@@ -1,4 +1,4 @@
-"""Logging never raises and never waits."""
+"""Logging never raises and never blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Default places, and who serves a socket."""
+"""Default paths, and the owner of a socket."""
 
 from __future__ import annotations
 

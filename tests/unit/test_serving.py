@@ -1,4 +1,4 @@
-"""What every server shares."""
+"""Common parts of the servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed: text of strangers stays text, and tables fit."""
+"""Output: untrusted text is sanitized, and tables fit the terminal."""
 
 from __future__ import annotations
 

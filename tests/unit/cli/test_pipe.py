@@ -1,4 +1,4 @@
-"""When an answer on a stream is over."""
+"""End of an answer on a stream."""
 
 from __future__ import annotations
 

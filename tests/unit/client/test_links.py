@@ -1,4 +1,4 @@
-"""Both shells over a daemon that hangs, cuts frames, refuses, hands over too much or ends."""
+"""Both SDKs against a daemon that hangs, splits frames, refuses, passes too much or exits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames on their way: whatever is cancelled, the daemon gets whole frames."""
+"""Outgoing frames: the daemon gets whole frames despite cancellation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver's session as a machine: bytes and descriptors in, events and bytes out."""
+"""The session state machine: bytes and descriptors in, events and bytes out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What programs see: targets, names, representations, and the same calls in both SDKs."""
+"""Public interface: targets, names, representations, and the same calls in both SDKs."""
 
 from __future__ import annotations
 

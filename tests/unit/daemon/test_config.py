@@ -1,4 +1,4 @@
-"""Files of settings."""
+"""Settings files."""
 
 from __future__ import annotations
 

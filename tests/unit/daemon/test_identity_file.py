@@ -1,4 +1,4 @@
-"""Files that are no identities are refused, and neither waited for nor read without end."""
+"""Invalid identity files are refused without blocking."""
 
 from __future__ import annotations
 

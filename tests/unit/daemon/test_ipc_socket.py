@@ -1,4 +1,4 @@
-"""The daemon's socket and its pid file, beside what others left or put there."""
+"""The daemon's socket and pid file, with stale and foreign files in their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a start that failed says."""
+"""Reports of a failed start."""
 
 from __future__ import annotations
 

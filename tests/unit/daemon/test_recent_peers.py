@@ -1,4 +1,4 @@
-"""Who is called after a restart."""
+"""The stored peers that are dialled after a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node's key is replaced, or it is not, and a crash in between leaves a key that works."""
+"""Key rotation succeeds or fails as a whole; a crash leaves a working key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two or more nodes, the registry between them, and a channel that may do anything."""
+"""A model of two or more nodes, a registry and an unreliable channel."""
 
 from __future__ import annotations
 

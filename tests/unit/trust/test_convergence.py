@@ -1,4 +1,4 @@
-"""Whatever the channel does, trust ends up on both sides or on none."""
+"""Trust converges to both sides or none over any channel."""
 
 from __future__ import annotations
 

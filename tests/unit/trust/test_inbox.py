@@ -1,4 +1,4 @@
-"""Pushed where the registry holds polls, polled where it does not; in virtual time."""
+"""The inbox reader with and without long polls, in virtual time."""
 
 from __future__ import annotations
 

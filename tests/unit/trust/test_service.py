@@ -1,4 +1,4 @@
-"""What the service does with the machine's effects, against a scripted registry."""
+"""The trust service performs effects against a scripted registry."""
 
 from __future__ import annotations
 

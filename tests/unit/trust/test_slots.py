@@ -1,4 +1,4 @@
-"""Who may talk on port 444 at once."""
+"""Admission limits of port 444."""
 
 from __future__ import annotations
 
