@@ -11,7 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -67,18 +67,3 @@ def circle_in(graph: Mapping[str, set[str]]) -> list[str]:
         circle: list[str] = error.args[1]
         return circle[::-1]
     return []
-
-
-def within(graph: Mapping[str, set[str]], package: str) -> dict[str, set[str]]:
-    """The part of a graph that stands below a package."""
-    names = {name for name in graph if name == package or name.startswith(f"{package}.")}
-    return {name: graph[name] & names for name in names}
-
-
-def without_inner(graph: Mapping[str, set[str]], packages: Iterable[str]) -> dict[str, set[str]]:
-    """A graph without the edges whose ends stand below the same one of some packages."""
-    rest = {name: set(targets) for name, targets in graph.items()}
-    for package in packages:
-        for name, targets in within(graph, package).items():
-            rest[name] -= targets
-    return rest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.layering.imports import circle_in, graph_of, within, without_inner
+from tests.layering.imports import circle_in, graph_of
 from tests.layering.rust import Crate
 
 if TYPE_CHECKING:
@@ -20,22 +20,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "python" / "pilotstack"
 CRATES = sorted(path.parent.name for path in (ROOT / "rust").glob("*/src"))
 
-#: Packages that still have a circle inside. To be emptied, never extended.
-PENDING = {"client"}
-
 
 def told(circle: list[str]) -> str:
     return " -> ".join(circle)
 
 
 def test_no_modules_of_the_package_import_each_other() -> None:
-    circle = circle_in(without_inner(graph_of(PACKAGE), PENDING))
+    circle = circle_in(graph_of(PACKAGE))
     assert not circle, told(circle)
-
-
-@pytest.mark.parametrize("package", sorted(PENDING))
-def test_a_pending_package_has_a_circle_still(package: str) -> None:
-    assert circle_in(within(graph_of(PACKAGE), package)), f"take {package} off the list"
 
 
 @pytest.mark.parametrize("folder", ["tests", "benches"])
@@ -102,14 +94,6 @@ def test_who_imports_the_package_itself_is_in_a_circle_with_what_it_offers(tmp_p
     assert circle_in(python_tree(tmp_path, offered)) == []
     for upwards in ("import fake\n", "from fake import thing\n"):
         assert circle_in(python_tree(tmp_path, offered | {"low/bottom.py": upwards}))
-
-
-def test_a_pending_package_excuses_only_what_is_inside(tmp_path: Path) -> None:
-    inside = python_tree(tmp_path, DOWNWARDS | {"low/bottom.py": "from . import middle\n"})
-    assert circle_in(within(inside, "low"))
-    assert circle_in(without_inner(inside, {"low"})) == []
-    across = python_tree(tmp_path, DOWNWARDS | {"low/bottom.py": "from fake import top\n"})
-    assert circle_in(without_inner(across, {"low"}))
 
 
 def rust_tree(directory: Path, modules: Mapping[str, str]) -> dict[str, set[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from inspect import isawaitable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
 
@@ -17,23 +17,64 @@ from pilotstack.errors import NotRunning, PilotError, TimedOut, Unavailable
 from pilotstack.ipc.requests import GetInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from anyio.abc import TaskGroup
 
-    from pilotstack.client._tasks import TaskLink
+    from pilotstack.client._ports import Port
     from pilotstack.client._wire import Wire
     from pilotstack.client.calls import Call
+    from pilotstack.types import Address
 
     #: Told of the end or the beginning of a session; may be async.
     Hook = Callable[[], object]
+
+
+T = TypeVar("T")
+
+
+class KeptLink(Protocol):
+    """What a keeper needs of its link (``_tasks.TaskLink``)."""
+
+    timeout: float
+    wire: Wire | None
+    is_up: bool
+    own: Address | None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no session is wanted any more."""
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a copy in a process that was forked off."""
+
+    @property
+    def forwards(self) -> Mapping[bytes, bytes]:
+        """Where connections to Unix sockets of the daemon are dialled on to, by path."""
+
+    def ports(self) -> Sequence[Port[Any]]:
+        """What is bound."""
+
+    async def until(self, waiter: Waiter, /) -> None:
+        """Returns when the waiter is done."""
+
+    async def connect(self) -> bool:
+        """Opens a session."""
+
+    def down(self, wire: Wire, /) -> None:
+        """A session is over."""
+
+    async def ask(self, wire: Wire, call: Call[T], /) -> T:
+        """Asks in one session."""
 
 
 class Keeper:
     """The background task of a link that reconnects."""
 
     def __init__(
-        self, link: TaskLink, on_disconnect: Hook | None, on_reconnect: Hook | None
+        self, link: KeptLink, on_disconnect: Hook | None, on_reconnect: Hook | None
     ) -> None:
         self._link = link
         self._on_disconnect = on_disconnect

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -18,13 +18,61 @@ from pilotstack.types import Datagram
 
 if TYPE_CHECKING:
     from pilotstack.client._session import Accepted, Received
-    from pilotstack.client._tasks import TaskLink
+    from pilotstack.client._stream import Stream
     from pilotstack.client._wire import Wire
     from pilotstack.client.calls import Call
     from pilotstack.errors import PilotError
-    from pilotstack.types import Address
+    from pilotstack.types import Address, SocketAddress
 
 T = TypeVar("T")
+
+
+class PortLink(Protocol):
+    """What ports need of the link that they are bound by (``_tasks.TaskLink``)."""
+
+    is_up: bool
+    listeners: dict[int, StreamPort]
+    datagrams: dict[int, DatagramPort]
+
+    @property
+    def keeper(self) -> object | None:
+        """Who brings the session back after the daemon's restart, if anybody."""
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a copy in a process that was forked off."""
+
+    async def ready(self) -> Wire:
+        """The session, once there is one."""
+
+    async def until(self, waiter: Waiter, /) -> None:
+        """Returns when the waiter is done."""
+
+    async def request(self, call: Call[T], timeout: float | None = None, /) -> T:
+        """Asks, and waits for the answer."""
+
+    async def send(self, frame: bytes, /) -> None:
+        """Sends a frame that nothing answers."""
+
+    def stream(
+        self,
+        wire: Wire,
+        fd: int,
+        connection_id: int,
+        local: SocketAddress,
+        remote: SocketAddress,
+        /,
+    ) -> Stream:
+        """A stream that came with a session."""
+
+    async def abort(self, stream: Stream, /) -> None:
+        """Resets a stream."""
+
+    def refuse(self, wire: Wire, accepted: Accepted, /) -> None:
+        """Resets a stream that nobody takes."""
+
+    def unbind_datagrams(self, number: int, /) -> None:
+        """Frees a port without waiting for the answer."""
 
 
 class Arrivals:
@@ -54,7 +102,7 @@ class Arrivals:
 class Port(ABC, Generic[T]):
     """A bound port."""
 
-    def __init__(self, link: TaskLink) -> None:
+    def __init__(self, link: PortLink) -> None:
         self.link = link
         self.number = 0
         #: Why it could not be bound again after the daemon's restart.
@@ -123,7 +171,7 @@ class StreamPort(Port[tuple["Wire", "Accepted"]]):
         path: a Unix socket that the daemon connects to instead.
     """
 
-    def __init__(self, link: TaskLink, address: Address, path: bytes) -> None:
+    def __init__(self, link: PortLink, address: Address, path: bytes) -> None:
         super().__init__(link)
         self.address = address
         self.path = path

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from pilotstack.client._outbox import Outbox
+from pilotstack.client.calls import Opened
 from pilotstack.errors import InternalError, PilotError, Unavailable, from_code
 from pilotstack.ipc import codes
 from pilotstack.ipc.frames import frame
@@ -29,14 +30,6 @@ class Greeted(msgspec.Struct, frozen=True):
 
     is_extended: bool
     error: PilotError | None = None
-
-
-class Opened(msgspec.Struct, frozen=True):
-    """A stream that we dialled."""
-
-    fd: int
-    connection_id: int
-    local: SocketAddress
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -21,10 +21,9 @@ from pilotstack.ipc import codes, frames
 from pilotstack.ipc import network_requests as n
 from pilotstack.ipc import requests as r
 from pilotstack.ipc.layout import U8, U16, Request
-from pilotstack.types import Address, parse_host
+from pilotstack.types import Address, SocketAddress, parse_host
 
 if TYPE_CHECKING:
-    from pilotstack.client._session import Opened
     from pilotstack.ipc.answers import (
         ConnectionInfo,
         Info,
@@ -48,6 +47,14 @@ JsonObject = dict[str, Any]
 Peer = int | Address | str
 #: Port of broadcasts unless another is named, as existing commands have it.
 BROADCAST_PORT = 1000
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A stream that we dialled."""
+
+    fd: int
+    connection_id: int
+    local: SocketAddress
 
 
 @dataclass(frozen=True, slots=True)

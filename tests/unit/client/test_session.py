@@ -16,11 +16,10 @@ from pilotstack.client._session import (
     DriverSession,
     Event,
     Greeted,
-    Opened,
     Pending,
     Received,
 )
-from pilotstack.client.calls import Call
+from pilotstack.client.calls import Call, Opened
 from pilotstack.errors import InternalError, InvalidArgument, Unavailable
 from pilotstack.ipc import codes
 from pilotstack.ipc.frames import endpoint, frame
