@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose.
+"""The exceptions of this package.
 
 One base class; each error carries a machine-readable ``code`` (the ones of the command line and of
 JSON output) and, where a remedy is known, a ``hint``. Where the standard library or anyio has an
@@ -94,11 +94,11 @@ class ConnectionFailed(PilotError, ConnectionError):
 
 
 class ConnectionRefused(ConnectionFailed, ConnectionRefusedError):
-    """The peer answered, and nothing listens on the port."""
+    """Nothing listens on the peer's port."""
 
 
 class Throttled(ConnectionFailed):
-    """The registry has had too many requests from here lately."""
+    """The registry refused the request because of its rate limit."""
 
     code = "throttled"
 
@@ -116,19 +116,21 @@ class PermissionDenied(PilotError, PermissionError):
 
 
 class Unavailable(PilotError):
-    """The other side does not offer this."""
+    """The other side does not support this."""
 
     code = "unavailable"
 
 
 class InternalError(PilotError):
-    """A defect of ours, or an answer that makes no sense."""
+    """A bug of this package, or an invalid answer."""
 
     code = "internal"
 
 
 class ForkedDriver(PilotError, RuntimeError):
-    """A driver, listener or datagram socket came through a fork: it is another process's."""
+    """A driver, listener or datagram socket was inherited by fork; it belongs to the parent
+    process.
+    """
 
     code = "invalid_argument"
 
@@ -151,7 +153,7 @@ class StreamBroken(PilotError, anyio.BrokenResourceError, ConnectionResetError):
 
 
 def from_code(code: str, message: str, hint: str | None = None) -> PilotError:
-    """The error with this ``code``, as it arrived from a daemon or registry."""
+    """The error with this ``code``, as received from a daemon or registry."""
     by_code: dict[str, type[PilotError]] = {
         cls.code: cls
         for cls in (

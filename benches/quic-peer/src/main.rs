@@ -1,6 +1,6 @@
-//! `quic-peer receive ADDRESS` takes connections and drops what they send; it prints a line
-//! `NANOSECONDS OCTETS` about every ten milliseconds, since the first octet of each connection.
-//! `quic-peer send ADDRESS SECONDS` connects and sends for that long.
+//! `quic-peer receive ADDRESS` accepts connections and discards their data; it prints a line `NANOSECONDS
+//! BYTES` about every ten milliseconds, counted from the first byte of each connection. `quic-peer send
+//! ADDRESS SECONDS` connects and sends for that long.
 
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -48,7 +48,7 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
     }
 }
 
-/// Windows as large as ours may grow, and the controller the field uses.
+/// Windows as large as our maximum, and the usual congestion controller.
 fn transport() -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Network", "Node", "Process"]
 
-#: Seconds in which a process must say that it serves, and in which it must end.
+#: Timeouts for a process to become ready, and to exit, seconds.
 TIMEOUT = 30.0
 
 _ENTRY = {
@@ -43,17 +43,17 @@ _ENTRY = {
 
 
 class Process:
-    """A server process that prints a line of JSON when it serves.
+    """A server process that prints a line of JSON when it is ready.
 
     Args:
         kind: ``rendezvous``, ``registry`` or ``daemon``.
         arguments: its flags.
-        log: file that takes its stderr.
+        log: file for its stderr.
         prefix: what runs the command, such as ``ip netns exec NAME``.
 
     Raises:
-        ConnectionFailed: it ended instead; the message is the end of its log.
-        TimedOut: it said nothing in time.
+        ConnectionFailed: it exited instead; the message is the end of its log.
+        TimedOut: it did not become ready in time.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=environment,
-                # Ctrl-C is for whoever started us; we end our processes ourselves, in order.
+                # Ctrl-C must reach only the parent, which stops its processes in order.
                 start_new_session=True,
             )
         self.pid = self._process.pid
@@ -88,21 +88,21 @@ class Process:
             while not line.endswith(b"\n"):
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     raise TimedOut(f"process {self.pid} does not say that it serves")
-                octets = os.read(stdout.fileno(), 4096)
-                if not octets:
+                data = os.read(stdout.fileno(), 4096)
+                if not data:
                     tail = self.log.read_text(errors="replace")[-2000:].strip()
                     raise ConnectionFailed(f"a process did not start: {tail}")
-                line += octets
+                line += data
         ready: dict[str, Any] = json.loads(line)
         return ready
 
     @property
     def is_running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def stop(self) -> int:
-        """Ends it in order and returns its exit code; one that does not end is killed."""
+        """Stops it gracefully and returns its exit code; kills it after a timeout."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -115,7 +115,7 @@ class Process:
                 self._process.stdout.close()
 
     def kill(self) -> None:
-        """Ends it without a chance to clean up."""
+        """Kills it without cleanup."""
         self._process.kill()
         self._process.wait()
         if self._process.stdout is not None:
@@ -131,7 +131,7 @@ class Node:
     socket: Path
     node_id: int
     address: str
-    #: UDP ``host:port`` that peers are told.
+    #: UDP ``host:port`` announced to peers.
     endpoint: str
     #: UDP ``host:port`` that the tunnel is bound to.
     tunnel: str
@@ -143,7 +143,7 @@ class Node:
 
 
 class Network:
-    """A rendezvous and daemons; a context manager that leaves nothing behind.
+    """A rendezvous and daemons; a context manager that cleans up after itself.
 
     Args:
         flags: more flags of ``pilot-rendezvous``.
@@ -184,8 +184,8 @@ class Network:
         """Starts a daemon with this hostname; a second time with the same identity.
 
         Args:
-            flags: more flags of ``pilot-daemon``.
-            public: let everybody reach it; else only nodes that it trusts or shares a network with.
+            flags: more flags of ``pilot-daemon``. public: reachable by everybody; otherwise only by
+            nodes that it trusts or shares a network with.
         """
         socket = self.path / f"{name}.sock"
         arguments = [
@@ -209,8 +209,9 @@ class Network:
         return node
 
     def close(self) -> None:
-        """Stops every process and removes every file. In a process that was forked off it does
-        nothing: they are the parent's."""
+        """Stops every process and removes every file. Does nothing in a forked child: they belong
+        to the parent.
+        """
         if self._process != os.getpid():
             return
         try:

@@ -13,13 +13,13 @@
         simulation.finish()
         assert simulation.stats(transfer)["goodput"] > 900_000
 
-Times are seconds, rates octets per second, sizes octets, probabilities between 0 and 1. A path is
+Times are seconds, rates bytes per second, sizes bytes, probabilities between 0 and 1. A path is
 one direction; ``burst`` is (probability of a burst's beginning, of its end, of a loss inside) per
 datagram. ``jitter`` is at most what each datagram takes longer, so that they overtake each other;
 ``noise`` delays them before the bottleneck and keeps their order: without it, of two flows that
 share one, chance may favour the same again and again. ``mtu`` is the size of the largest datagram
 that passes, 0 for any; with ``icmp`` the sender of a larger one is told, without it just vanishes.
-Every transfer carries octets known by their place, and each is compared on arrival.
+Every transfer carries a known pattern, which is verified on arrival.
 """
 
 from __future__ import annotations
