@@ -1,4 +1,4 @@
-//! Reassembly against a model: every byte is given once, in order, and is the one that was sent.
+//! Reassembly against a model: every byte is delivered once, in order and unchanged.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

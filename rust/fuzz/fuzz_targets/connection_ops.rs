@@ -1,5 +1,5 @@
-//! One connection under arbitrary segments, calls and time: it neither panics nor grows, and its
-//! window's right edge never moves left.
+//! One connection under arbitrary segments, calls and times: no panic, bounded memory, and the right window
+//! edge never moves left.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

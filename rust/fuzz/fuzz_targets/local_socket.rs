@@ -1,6 +1,6 @@
-//! The daemon's socket: several programs send frames, halves of frames and garbage, read or do not, listen,
-//! dial each other, write to their streams, and go. Nobody panics, what is held stays bounded, and nothing
-//! is left when all have gone.
+//! The daemon's socket: several programs send whole, partial and invalid frames, read or not, listen, dial
+//! each other, write to their streams, and disconnect. Invariants: no panic, bounded memory, nothing left
+//! after all disconnected.
 #![no_main]
 
 use std::{
@@ -16,7 +16,7 @@ use pilot_net::harness::{Harness, SELF};
 use pilot_proto::wire::ipc::{self, code};
 
 const PROGRAMS: usize = 4;
-/// Turns after which everything under way has come to its end.
+/// Turns after which all pending work is finished.
 const SETTLE: usize = 60;
 
 #[derive(Default)]
@@ -26,7 +26,7 @@ struct Program {
 }
 
 impl Program {
-    /// Reads what is there; keeps descriptors, and passes the rest over.
+    /// Reads pending data, keeps received descriptors and discards the rest.
     fn read(&mut self) {
         let Some(socket) = &self.socket else { return };
         let (mut bytes, mut control) = ([0_u8; 4096], [0_u64; 8]);
@@ -65,7 +65,7 @@ fn byte(input: &mut &[u8]) -> u8 {
     take(input, 1).first().copied().unwrap_or(0)
 }
 
-/// A frame whose fields have a chance to mean something.
+/// A frame with plausible fields.
 fn frame(input: &mut &[u8]) -> Vec<u8> {
     let (id, number) = (u32::from(byte(input) % 8).to_be_bytes(), u32::from(byte(input)).to_be_bytes());
     let port = u16::from(byte(input) % 10).to_be_bytes();

@@ -1,4 +1,4 @@
-//! A network of three nodes beside a model of it: see `pilot_sim::model`.
+//! A network of three nodes against a reference model: see `pilot_sim::model`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Two nodes whose datagrams are lost, repeated, altered and delayed as the input says: nobody
-//! panics, and what arrives on a stream is a prefix of what was sent.
+//! Two nodes whose datagrams are lost, duplicated, corrupted and delayed by the input: no panic, and received
+//! stream data is a prefix of the sent data.
 #![no_main]
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};

@@ -1,4 +1,4 @@
-//! Frames of drivers: splitting never reads too far, and parsing never fails hard.
+//! Frames of drivers: splitting stays in bounds, and parsing never panics.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Tunnel frames and beacon messages: what parses is emitted to the same front.
+//! Tunnel frames and beacon messages: what parses is emitted to the same leading bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

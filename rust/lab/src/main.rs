@@ -1,17 +1,16 @@
-//! `pilot-lab LEFT RIGHT`: makes two TUN devices and forwards packets between them as a path would.
+//! `pilot-lab LEFT RIGHT`: creates two TUN devices and forwards packets between them over an emulated path.
 //!
-//! It starts as a perfect path. Each line on its standard input describes another one, and is answered
-//! with a line: `ok`, or what is wrong. End of input ends it.
+//! The initial path has no impairments. Each line on standard input describes another path and is answered
+//! with `ok` or an error. It exits at end of input.
 //!
 //! ```text
 //! delay=15ms rate=100mbit queue=375000 loss=0.005 loss-back=0 jitter=1ms noise=10us
 //! burst=0.002,0.1,1 duplicate=0.01 reorder=0.01,5ms mtu=1400 seed=1
 //! ```
 //!
-//! `delay` is one way and, as `rate` and `queue` (bytes), holds for each direction; everything else
-//! concerns packets from left to right, but for `loss-back`. With a `seed` the nth packet of a direction
-//! meets the same fate each time, whoever sends it. The models are those of the simulator
-//! (`pilot-sim`), on the host's clock.
+//! `delay` (one way), `rate` and `queue` (bytes) apply to each direction; everything else applies to packets
+//! from left to right, except `loss-back`. With a `seed` the nth packet of a direction is always treated the
+//! same. The models are those of the simulator (`pilot-sim`), on the host's clock.
 
 mod spec;
 mod tun;
@@ -29,7 +28,7 @@ use pilot_sim::{Channel, Links, Rng};
 
 use crate::{spec::Spec, tun::Tun};
 
-/// Packets that wait on each side at most; beyond them the router would hide its own slowness.
+/// Upper bound of queued packets per side, so that a slow emulator shows as loss.
 const MAX_WAITING: usize = 200_000;
 
 struct Router {
@@ -37,9 +36,9 @@ struct Router {
     sides: [Tun; 2],
     channels: [Channel; 2],
     links: Links,
-    /// For each direction, what the fate of its next packet is drawn from.
+    /// Random generator of each direction.
     seeds: [u64; 2],
-    /// Packets by departure: the side they leave on, and their bytes.
+    /// Packets by departure time: output side and bytes.
     waiting: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     serial: u64,
 }
@@ -58,7 +57,7 @@ impl Router {
         }
     }
 
-    /// Takes what arrived on a side and decides its fate.
+    /// Reads packets of a side and schedules them.
     fn take(&mut self, side: usize, buffer: &mut [u8]) -> io::Result<()> {
         let now = self.now();
         while let Some(len) = self.sides[side].read(buffer)? {
@@ -75,7 +74,7 @@ impl Router {
         Ok(())
     }
 
-    /// Lets go what is due and returns the time until the next is.
+    /// Sends due packets and returns the time until the next one.
     fn release(&mut self) -> Option<Duration> {
         loop {
             let entry = self.waiting.first_entry()?;
@@ -89,10 +88,10 @@ impl Router {
     }
 }
 
-/// Waits until one of the descriptors is readable or the time is over.
+/// Waits until a descriptor is readable or the timeout expires.
 fn wait(fds: [RawFd; 2], timeout: Option<Duration>) {
     let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
-    // New specifications come by a channel, so the wait never lasts long.
+    // New specifications arrive on a channel, so the wait is kept short.
     let timeout = timeout.unwrap_or(Duration::from_millis(20)).min(Duration::from_millis(20));
     let spec = libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(0),
@@ -142,7 +141,7 @@ fn start() -> std::time::Instant {
 
 fn answer(text: &str) {
     let mut out = io::stdout().lock();
-    // Whoever reads no answers has gone; end of input follows.
+    // The reader of the answers exited; end of input follows.
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
@@ -151,7 +150,7 @@ fn main() -> io::Result<()> {
     let [left, right] = names.as_slice() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "usage: pilot-lab LEFT RIGHT"));
     };
-    // Sleeps are to end on time.
+    // Reduce timer slack for exact sleeps.
     // SAFETY: takes no pointers.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
     let (sender, receiver) = channel();

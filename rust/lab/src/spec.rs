@@ -1,10 +1,10 @@
-//! Descriptions of paths.
+//! Parser of path descriptions.
 
 use std::{str::FromStr, time::Duration};
 
 use pilot_sim::{Channel, Links, Loss, Path};
 
-/// What is wrong with a description.
+/// A parse error.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum SpecError {
     #[error("unknown setting {0:?}")]
@@ -28,7 +28,7 @@ pub(crate) struct Spec {
     duplicate: f64,
     reorder: Option<(f64, Duration)>,
     mtu: usize,
-    /// What the fates of packets are drawn from, if they are to be the same again.
+    /// Seed of the random generators, for reproducible runs.
     pub(crate) seed: Option<u64>,
 }
 
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_description_is_read() {
+    fn a_description_is_parsed() {
         let spec: Result<Spec, _> =
             "delay=15ms rate=100mbit queue=9 loss=0.5 burst=0.1,0.2,1 noise=9us mtu=1400 seed=7".parse();
         let expected = Spec {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_by_name() {
+    fn invalid_items_are_named_in_the_error() {
         for line in ["speed=1", "delay"] {
             let name = line.split('=').next().unwrap_or_default();
             assert_eq!(line.parse::<Spec>(), Err(SpecError::Unknown(name.into())));

@@ -7,11 +7,11 @@ use std::{
     os::unix::fs::OpenOptionsExt,
 };
 
-/// One device; it lives as long as this.
+/// A TUN device, removed on drop.
 pub(crate) struct Tun(File);
 
 impl Tun {
-    /// Makes a device.
+    /// Creates a device.
     pub(crate) fn open(name: &str) -> io::Result<Self> {
         let file =
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
@@ -31,18 +31,18 @@ impl Tun {
         Ok(Self(file))
     }
 
-    /// The next packet, if one waits.
+    /// Reads the next packet, if there is one.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match self.0.read(buffer) {
             Ok(len) => Ok(Some(len)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            // The device is down while it is moved to its namespace.
+            // The device is down while it is moved to its network namespace.
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Sends a packet; one the kernel does not take is lost, as on any wire.
+    /// Writes a packet; if the kernel refuses it, it is lost.
     pub(crate) fn write(&mut self, packet: &[u8]) {
         let _ = self.0.write(packet);
     }

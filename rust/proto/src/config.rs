@@ -1,7 +1,8 @@
-//! Every tunable, with its unit, its source and any deviation from the source.
+//! Every tunable of the core, with its unit, its source and any deviation from that source.
 //!
 //! Parameters of streams are listed in `docs/reference/protocol/transport.md#parameters`. "Protocol" marks
-//! values that the protocol itself sets; where one departs from an RFC it wins, and the departure is stated.
+//! values that the protocol fixes; where such a value departs from an RFC it takes precedence, and the
+//! deviation is stated.
 
 use core::{fmt, str::FromStr, time::Duration};
 use std::sync::Arc;
@@ -21,15 +22,15 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// All of them, in the order of their numbers on the daemon's socket, which begin at 1.
+    /// All algorithms, in the order of their numbers on the daemon's socket, which start at 1.
     pub const ALL: [Self; 3] = [Self::Reno, Self::Cubic, Self::Bbr];
 
-    /// The one with this number; 0, and numbers that nobody has, are none.
+    /// The algorithm with this number; `None` for 0 and unknown numbers.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
     }
 
-    /// Its name in options and statistics.
+    /// The name used in options and statistics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Reno => "reno",
@@ -45,7 +46,7 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// No controller has this name.
+/// The name is not one of a congestion controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("unknown congestion controller; there are reno, cubic and bbr")]
 pub struct UnknownAlgorithm;
@@ -61,15 +62,15 @@ impl FromStr for Algorithm {
 /// Parameters of one connection.
 #[derive(Clone, Debug)]
 pub struct TransportConfig {
-    /// First SYN retransmission after this. Protocol.
+    /// Timeout of the first SYN, doubled for each retransmission. Protocol.
     pub syn_rto: Duration,
-    /// SYN retransmissions never wait longer than this. Protocol.
+    /// Upper bound of the SYN timeout. Protocol.
     pub syn_rto_max: Duration,
-    /// SYN retransmissions before the attempt fails, which takes the same time when they come sooner.
+    /// SYN retransmissions before the attempt fails. Sooner retransmissions do not shorten the attempt.
     /// Protocol.
     pub syn_retries: u32,
-    /// First SYN retransmission to an old peer that was heard lately, and so dropped the first one.
-    /// Deviates from the protocol, with [`Self::syn_rto`] as the upper bound.
+    /// Timeout of the first SYN to a legacy peer that was heard recently, which therefore dropped that SYN.
+    /// Deviates from the protocol; [`Self::syn_rto`] is the upper bound.
     pub legacy_syn_rto: Duration,
     /// RTO before the first round-trip sample. RFC 6298 (2.1).
     pub rto_initial: Duration,
@@ -79,74 +80,75 @@ pub struct TransportConfig {
     pub rto_max: Duration,
     /// Clock granularity G of RFC 6298. Protocol.
     pub clock_granularity: Duration,
-    /// Timeouts without progress before a connection with an old peer is given up. Protocol.
+    /// Consecutive timeouts after which a connection with a legacy peer is aborted. Protocol.
     pub max_retransmissions: u32,
-    /// Time without progress before a connection with one of our own peers is given up: R2 of RFC 1122
-    /// section 4.2.3.5, which asks for 100 seconds at least. Deviates from the protocol, whose eight
-    /// attempts may be over in four seconds.
+    /// Time without progress after which a connection with a native peer is aborted: R2 of RFC 1122 section
+    /// 4.2.3.5, which requires at least 100 seconds. Deviates from the protocol, whose eight attempts may
+    /// take only four seconds.
     pub give_up_after: Duration,
-    /// FIN retransmissions towards old peers, which may have forgotten the connection.
+    /// FIN retransmissions to legacy peers, which may no longer know the connection.
     pub legacy_fin_retries: u32,
-    /// First window probe after this; doubles. RFC 9293 section 3.8.6.1.
+    /// Interval before the first window probe; doubles for each. RFC 9293 section 3.8.6.1.
     pub persist_min: Duration,
-    /// Window probes never wait longer than this.
+    /// Upper bound of the window probe interval.
     pub persist_max: Duration,
-    /// Small writes wait no longer than this for an acknowledgement. Protocol (RFC 9293 section 3.7.4
-    /// sets no bound).
+    /// Longest time that Nagle's algorithm holds a small write. Protocol (RFC 9293 section 3.7.4 sets no
+    /// bound).
     pub nagle_delay: Duration,
-    /// An acknowledgement waits no longer than this. Protocol.
+    /// Upper bound of the delayed acknowledgement. Protocol.
     pub ack_delay_max: Duration,
-    /// What an acknowledgement waits on a path faster than [`Self::ack_delay_max`].
+    /// Delay of an acknowledgement that is not due at once.
     pub ack_delay: Duration,
-    /// Segments after the handshake that are acknowledged at once, to open the peer's window.
+    /// Segments after the handshake that are acknowledged at once, so that the peer's window opens.
     pub quick_acks: u32,
     /// Full segments after which an acknowledgement is due. Protocol, RFC 9293 section 3.8.6.3.
     pub ack_every: u32,
-    /// An idle connection is probed after this. Protocol.
+    /// Idle time before the first keepalive. Protocol.
     pub keepalive: Duration,
-    /// Our own peers are probed so often while no probe is answered.
+    /// Interval between unanswered keepalives to native peers.
     pub keepalive_repeat: Duration,
-    /// A connection on which nothing arrives for this long is closed. Protocol. Towards our own peers it
-    /// counts from the first probe that is not answered, so that an outage as long as
-    /// [`Self::give_up_after`] ends no idle stream.
+    /// A connection on which nothing arrives for this long is closed. Protocol. For native peers it counts
+    /// from the first unanswered keepalive, so that an outage shorter than [`Self::give_up_after`] closes no
+    /// idle stream.
     pub idle_timeout: Duration,
-    /// A connection that its application has closed is reset after this time without progress.
+    /// A connection closed by its application is reset after this time without progress.
     pub orphan_timeout: Duration,
-    /// TIME-WAIT. Protocol; deviates from RFC 9293 section 3.6.1 (2 MSL).
+    /// Duration of TIME-WAIT. Protocol; deviates from RFC 9293 section 3.6.1 (2 MSL).
     pub time_wait: Duration,
     /// Initial congestion window, bytes: 10 segments of 4,096. Protocol, RFC 6928.
     pub initial_window: usize,
-    /// The congestion controller of connections that ask for none.
+    /// The default congestion controller.
     pub congestion: Algorithm,
-    /// Initial slow-start threshold towards old peers, bytes; towards our own there is none
-    /// (RFC 5681 section 3.1).
+    /// Initial slow-start threshold for legacy peers, bytes; unlimited for native ones (RFC 5681 section
+    /// 3.1).
     pub legacy_ssthresh: usize,
-    /// Congestion window bound towards old peers, bytes. Protocol.
+    /// Upper bound of the congestion window for legacy peers, bytes. Protocol.
     pub legacy_max_cwnd: usize,
-    /// Congestion window bound, bytes. Deviates from the protocol's megabyte, which long paths outgrow.
+    /// Upper bound of the congestion window, bytes. Deviates from the protocol's megabyte, which is less than
+    /// the bandwidth-delay product of long paths.
     pub max_cwnd: usize,
-    /// How long a burst may last at the pacing rate; a kernel's timers are no finer than this.
+    /// Length of a burst, as time at the pacing rate; about the resolution of kernel timers.
     pub pacing_quantum: Duration,
-    /// Segments of appropriate byte counting in slow start, L of RFC 3465, towards old peers. Our own
-    /// peers acknowledge whole batches at once, so there each byte counts.
+    /// Segments of appropriate byte counting in slow start, L of RFC 3465, towards legacy peers. Our own
+    /// peers acknowledge whole batches at once, so every byte counts there.
     pub abc_limit: usize,
-    /// Duplicate acknowledgements that mean loss. RFC 5681 section 3.2.
+    /// Duplicate acknowledgements that trigger fast retransmit. RFC 5681 section 3.2.
     pub dup_ack_threshold: u32,
-    /// Unacknowledged segments that an old peer can hold out of order.
+    /// Upper bound of unacknowledged segments for legacy peers, which hold no more out of order.
     pub legacy_outstanding: usize,
-    /// Unacknowledged segments towards our own peers.
+    /// Upper bound of unacknowledged segments for native peers.
     pub native_outstanding: usize,
-    /// Segments held out of order.
+    /// Upper bound of received segments held out of order.
     pub out_of_order_segments: usize,
-    /// Bytes of data written and not acknowledged, at least.
+    /// Initial size of the send buffer (data written and not acknowledged), bytes.
     pub send_buffer: usize,
-    /// The same at most, while the window is large.
+    /// Largest size of the send buffer, bytes; reached when the congestion window is large.
     pub max_send_buffer: usize,
-    /// Bytes of data written and not sent; keeps the backlog in cache.
+    /// Upper bound of data written and not sent, bytes; keeps the backlog in cache.
     pub send_backlog: usize,
-    /// Bytes received and not read, at first; what the advertised window promises.
+    /// Initial size of the receive buffer, bytes; the advertised window is its free part.
     pub recv_buffer: usize,
-    /// The same at most, for a reader that keeps up on a long path.
+    /// Largest size of the receive buffer, bytes; reached when the reader keeps up on a long path.
     pub max_recv_buffer: usize,
 }
 
@@ -196,14 +198,14 @@ impl Default for TransportConfig {
     }
 }
 
-/// Bytes of the largest segment we send. Protocol.
+/// Largest segment sent, bytes. Protocol.
 pub const MAX_SEGMENT: usize = 4096;
 
-/// Bytes of a segment on a path of unknown MTU: with all headers it fits 1,280 bytes of IPv6. The
-/// path may turn out to carry more (RFC 8899).
+/// Segment size on a path of unknown MTU, bytes: with all headers it fits the 1,280 bytes that IPv6
+/// guarantees. Path MTU discovery may raise it (RFC 8899).
 pub const SAFE_SEGMENT: usize = 1152;
 
-/// Receive slots advertised at first by all known peers.
+/// Receive slots that every known peer advertises initially.
 const RECV_SLOTS: usize = 512;
 
 /// Parameters of a node.
@@ -211,39 +213,39 @@ const RECV_SLOTS: usize = 512;
 pub struct NodeConfig {
     /// Parameters of every connection.
     pub transport: Arc<TransportConfig>,
-    /// Connections in all states but TIME-WAIT. Deviates from the protocol (4,096), which counts for one
-    /// process per agent, not for one that serves many.
+    /// Connections in all states except TIME-WAIT. Deviates from the protocol (4,096), which assumes one
+    /// process per agent, not one that serves many.
     pub max_connections: usize,
-    /// Those of them that peers opened: three quarters, so that our own dials always have room. A peer
-    /// may take as many as the others leave free, so one alone half of them.
+    /// Inbound connections among them: three quarters, so that outbound dials always have room. One peer may
+    /// use as many as are left free, so a single peer gets at most half.
     pub max_inbound_connections: usize,
-    /// Connections of one listening port, shared among peers in the same way. Deviates from the protocol
-    /// (1,024) for the same reason.
+    /// Connections per listening port, shared among peers in the same way. Deviates from the protocol (1,024)
+    /// for the same reason.
     pub max_connections_per_port: usize,
-    /// Connections in TIME-WAIT; the oldest are forgotten beyond.
+    /// Connections in TIME-WAIT; beyond that the oldest are removed.
     pub max_time_wait: usize,
-    /// SYNs per second and at once, from one authenticated peer. The protocol has 100 per second for all
-    /// peers, because its SYNs are not authenticated.
+    /// Rate (per second) and burst of SYNs accepted from one authenticated peer. The protocol has 100 per
+    /// second for all peers together, because its SYNs are not authenticated.
     pub syn_rate: (u32, u32),
-    /// SYNs per second and at once that we send to one old peer, which drops more than a hundred per
+    /// Rate (per second) and burst of SYNs sent to one legacy peer, which drops more than a hundred per
     /// second.
     pub legacy_syn_pace: (u32, u32),
-    /// Peers that proved who they are, or that we call; those that we call may be more.
+    /// Entries of the peer table: authenticated peers and dialled ones. Dials may exceed it.
     pub max_peers: usize,
-    /// Datagrams that wait for a peer's session. Protocol.
+    /// Datagrams queued until a peer's session is established. Protocol.
     pub max_pending: usize,
-    /// Bytes of memory for what was received and not read, of all connections. A peer may hold a third
-    /// of what is free, so one alone a quarter of all.
+    /// Memory for received and unread data of all connections, bytes. A peer may hold a third of what is
+    /// free, so a single peer gets at most a quarter.
     pub recv_memory: usize,
-    /// The same for what is written and not acknowledged.
+    /// Memory for written and unacknowledged data of all connections, bytes.
     pub send_memory: usize,
-    /// A peer without connections is forgotten after this silence.
+    /// A peer without connections is removed after this silence.
     pub peer_lifetime: Duration,
     /// Interval of the expiry sweep.
     pub sweep_interval: Duration,
-    /// Interval of announcements to beacons. Protocol.
+    /// Interval of discovery requests to the beacons. Protocol.
     pub beacon_interval: Duration,
-    /// What is recorded for [`Node::poll_trace`](crate::node::Node::poll_trace); `None` for nothing.
+    /// Detail of the trace read by [`Node::poll_trace`](crate::node::Node::poll_trace); `None` for none.
     pub trace: Option<Detail>,
 }
 
@@ -274,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_numbers_of_controllers_are_read_back() {
+    fn controller_names_and_numbers_round_trip() {
         for (number, algorithm) in (1..).zip(Algorithm::ALL) {
             assert_eq!(algorithm.name().parse(), Ok(algorithm));
             assert_eq!(Algorithm::from_number(number), Some(algorithm));

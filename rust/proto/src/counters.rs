@@ -1,6 +1,6 @@
-//! Structures of counters, each written down once: its fields, their names and what they count.
+//! Counter structures defined in one place: fields, names and descriptions.
 
-/// Makes a structure of `u64` counters with the list of their names and meanings.
+/// Defines a structure of `u64` counters with a list of their names and descriptions.
 #[macro_export]
 macro_rules! counters {
     (
@@ -16,7 +16,7 @@ macro_rules! counters {
         }
 
         impl $name {
-            /// Names and meanings, in the order of [`Self::each`].
+            /// Names and descriptions, in the order of [`Self::each`].
             pub const NAMES: &[(&'static str, &'static str)] =
                 &[$( (stringify!($field), concat!($($text),+)), )+];
 

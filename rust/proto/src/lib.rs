@@ -5,14 +5,14 @@
 //! | module | what it is | what it must not do |
 //! |---|---|---|
 //! | [`time`], [`config`] | points in time as integers; every tunable with unit and source | read a clock |
-//! | [`trace`] | a bounded record of what happens | call anybody |
+//! | [`trace`] | bounded queues of trace events | call back into their reader |
 //! | [`wire`] | bytes to typed values and back | keep state |
 //! | [`storage`] | byte queues, reassembly, ranges, token bucket | know a protocol |
 //! | [`crypto`] | identity, key agreement, AEAD, replay windows | know peers |
 //! | [`tunnel`] | one peer: handshake, session, path | know streams |
 //! | [`transport`] | one connection: RFC 9293 state machine and its timers | know tunnels or UDP |
-//! | [`node`] | joins all: demultiplexing, ports, limits, commands, events | touch a socket |
-//! | [`qlog`] | records as text | write files |
+//! | [`node`] | the facade: demultiplexing, ports, limits, commands, events | touch a socket |
+//! | [`qlog`] | trace records as qlog text | write files |
 //!
 //! Nothing here opens a socket, reads a clock or draws a random number: time and seeds are
 //! arguments, and the same inputs give the same output bytes.

@@ -1,7 +1,7 @@
-//! Records as qlog: JSON text sequences (RFC 7464) with the event names of
-//! draft-ietf-quic-qlog-main-schema-04 where it has one that fits, and `tunnel:` and `node:` for the rest.
+//! Trace records as qlog: JSON text sequences (RFC 7464) with event names of
+//! draft-ietf-quic-qlog-main-schema-04 where one fits, and the namespaces `tunnel:` and `node:` otherwise.
 //!
-//! Text only; whoever calls writes the files. Sequence numbers stand where QUIC has packet numbers.
+//! Produces text only; the caller writes the files. Sequence numbers take the place of QUIC's packet numbers.
 
 use core::{
     fmt::{self, Write as _},
@@ -24,17 +24,17 @@ use crate::{
     },
 };
 
-/// Stands before each record of a JSON text sequence.
+/// Precedes each record of a JSON text sequence.
 const RECORD_SEPARATOR: char = '\x1e';
 
-/// The files of one node: which record belongs where.
+/// The qlog files of one node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum File {
-    /// What concerns neither a peer nor a connection.
+    /// Records that concern neither a peer nor a connection.
     Node,
-    /// What happened between us and a peer.
+    /// Records of the tunnel to a peer.
     Peer(NodeId),
-    /// One connection, with what happened between us and its peer meanwhile.
+    /// Records of one connection and, meanwhile, of the tunnel to its peer.
     Connection(ConnectionId),
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for File {
     }
 }
 
-/// Chooses the files of records.
+/// Assigns records to files.
 #[derive(Debug, Default)]
 pub struct Files {
     by_peer: BTreeMap<NodeId, BTreeSet<ConnectionId>>,
@@ -56,7 +56,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Where a record belongs.
+    /// The files that a record belongs to.
     pub fn of(&mut self, record: &Record) -> Vec<File> {
         match record.what {
             What::Dropped(_) => vec![File::Node],
@@ -89,7 +89,7 @@ impl Files {
     }
 }
 
-/// The first record of a file. `is_client` where we opened the connection.
+/// The header record of a file. `is_client` if we opened the connection.
 pub fn header(file: File, is_client: bool) -> String {
     let vantage = if is_client { "client" } else { "server" };
     let text = format!(
@@ -100,7 +100,7 @@ pub fn header(file: File, is_client: bool) -> String {
     sequence(&text)
 }
 
-/// A record that tells how many are missing.
+/// A record that states how many records were dropped.
 pub fn overflow(at: Instant, count: u64) -> String {
     let time = Millis::at(at);
     sequence(&format!("{{\"time\":{time},\"name\":\"loglevel:warning\",\"data\":{{\"missing\":{count}}}}}"))
@@ -117,7 +117,7 @@ fn sequence(json: &str) -> String {
     format!("{RECORD_SEPARATOR}{json}\n")
 }
 
-/// Name and data of an event; the data are a JSON object.
+/// Name and data (a JSON object) of an event.
 pub fn describe(what: &What) -> (&'static str, String) {
     let mut data = Data::default();
     let name = match what {
@@ -314,7 +314,7 @@ fn timer_name(timer: TimerKind) -> &'static str {
     }
 }
 
-/// Milliseconds with all digits, as qlog counts time.
+/// Milliseconds with nanosecond digits, the time format of qlog.
 struct Millis(Duration);
 
 impl Millis {
@@ -329,7 +329,7 @@ impl fmt::Display for Millis {
     }
 }
 
-/// Members of a JSON object. Names and texts are ours and need no escapes.
+/// Builder of a JSON object. Names and texts are constants of ours and need no escaping.
 #[derive(Default)]
 struct Data(String);
 
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_objects_with_time_name_and_data() {
+    fn records_have_time_name_and_data() {
         let state = of(TransportEvent::Transition { old: State::SynSent, new: State::Established });
         assert_eq!(state["time"], 12.345_678);
         assert_eq!(state["name"], "connectivity:connection_state_updated");
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_with_a_peer_stands_in_the_files_of_its_open_connections() {
+    fn peer_events_are_written_to_the_files_of_open_connections() {
         let mut files = Files::default();
         let mut of = |what| files.of(&Record { at: Instant::ZERO, what });
         let peer = NodeId(9);

@@ -1,17 +1,17 @@
-//! A record of what happens, for whoever looks: a bounded queue that its owner drains. It calls nothing,
-//! and costs one branch where it is off.
+//! Trace events in a bounded queue that its owner drains. There are no callbacks, and a disabled trace costs
+//! one branch per event.
 
 use std::collections::VecDeque;
 
-/// Events kept until they are drained, which their owner does after each input.
+/// Capacity of the queue; the owner drains it after each input.
 const CAPACITY: usize = 65_536;
 
 /// How much is recorded.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Detail {
-    /// Changes: handshakes, keys, states, loss episodes, timeouts, drops.
+    /// State changes: handshakes, keys, connection states, loss episodes, timeouts, drops.
     Events,
-    /// Each packet, each segment found lost and each change of the measured figures besides.
+    /// Also each packet, each lost segment and each change of the metrics.
     Packets,
 }
 
@@ -22,19 +22,19 @@ struct Queue<E> {
     overflow: u64,
 }
 
-/// Events of type `E`, if anybody wants them.
+/// A trace of events of type `E`, possibly disabled.
 #[derive(Debug)]
 pub struct Trace<E>(Option<Box<Queue<E>>>);
 
 impl<E> Default for Trace<E> {
-    /// Records nothing.
+    /// A disabled trace.
     fn default() -> Self {
         Self(None)
     }
 }
 
 impl<E> Trace<E> {
-    /// Records as much as `detail` says; `None` for nothing.
+    /// A trace of this detail; `None` disables it.
     pub fn new(detail: Option<Detail>) -> Self {
         Self(detail.map(|detail| Box::new(Queue { detail, events: VecDeque::new(), overflow: 0 })))
     }
@@ -45,13 +45,13 @@ impl<E> Trace<E> {
         self.0.as_ref().map(|queue| queue.detail)
     }
 
-    /// Whether packets are recorded.
+    /// Whether single packets are recorded.
     #[inline]
     pub fn has_packets(&self) -> bool {
         self.detail() == Some(Detail::Packets)
     }
 
-    /// Records a change.
+    /// Records a state change.
     #[inline]
     pub fn event(&mut self, event: impl FnOnce() -> E) {
         if let Some(queue) = &mut self.0 {
@@ -59,7 +59,7 @@ impl<E> Trace<E> {
         }
     }
 
-    /// Records what concerns a single packet.
+    /// Records an event about a single packet.
     #[inline]
     pub fn packet(&mut self, event: impl FnOnce() -> E) {
         if let Some(queue) = &mut self.0
@@ -75,7 +75,7 @@ impl<E> Trace<E> {
         self.0.as_mut()?.events.pop_front()
     }
 
-    /// Events that found no room since the last call.
+    /// Number of events dropped because the queue was full, since the last call.
     pub fn take_overflow(&mut self) -> u64 {
         self.0.as_mut().map_or(0, |queue| core::mem::take(&mut queue.overflow))
     }
@@ -105,14 +105,14 @@ mod tests {
     }
 
     #[test]
-    fn as_much_is_recorded_as_was_asked_for() {
+    fn detail_selects_what_is_recorded() {
         assert_eq!(recorded(None), Vec::<u32>::new());
         assert_eq!(recorded(Some(Detail::Events)), [1]);
         assert_eq!(recorded(Some(Detail::Packets)), [1, 2]);
     }
 
     #[test]
-    fn nothing_is_computed_that_is_not_recorded() {
+    fn unrecorded_events_are_not_computed() {
         let mut trace = Trace::new(Some(Detail::Events));
         trace.packet(|| unreachable!("packets are not recorded"));
         Trace::<u32>::default().event(|| unreachable!("nothing is recorded"));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_bounded_and_counts_what_it_has_no_room_for() {
+    fn a_full_queue_counts_dropped_events() {
         let mut trace = Trace::new(Some(Detail::Events));
         for n in 0..CAPACITY + 3 {
             trace.event(|| n);

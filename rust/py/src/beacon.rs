@@ -1,4 +1,4 @@
-//! The beacon thread.
+//! Python class of the beacon thread.
 
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use crate::errors;
 
-/// A beacon in a thread of its own.
+/// A beacon in its own thread.
 #[pyclass(frozen)]
 pub(crate) struct BeaconServer {
     beacon: std::sync::Mutex<Beacon>,
@@ -22,14 +22,14 @@ impl BeaconServer {
         Ok(Self { beacon: std::sync::Mutex::new(Beacon::start(listen)?) })
     }
 
-    /// Host and port it is bound to.
+    /// Bound host and port.
     fn local_addr(&self) -> PyResult<(String, u16)> {
         let beacon = self.beacon.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let address = beacon.local_addr()?;
         Ok((address.ip().to_string(), address.port()))
     }
 
-    /// Tells nodes that something waits for them at the registry.
+    /// Notifies nodes of pending items at the registry.
     fn notify(&self, nodes: Vec<u32>) {
         let beacon = self.beacon.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for node in nodes {
@@ -37,14 +37,14 @@ impl BeaconServer {
         }
     }
 
-    /// Counters: endpoints told, datagrams dropped.
+    /// Counters: discovery replies sent, datagrams dropped.
     fn counters(&self) -> (u64, u64) {
         let beacon = self.beacon.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let counters = beacon.counters();
         (counters.discovered.load(Ordering::Relaxed), counters.dropped.load(Ordering::Relaxed))
     }
 
-    /// Stops the thread and waits for its end.
+    /// Stops and joins the thread.
     fn stop(&self, py: Python<'_>) {
         py.detach(|| {
             self.beacon.lock().unwrap_or_else(std::sync::PoisonError::into_inner).stop();

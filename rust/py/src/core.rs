@@ -1,4 +1,4 @@
-//! The daemon's IO thread.
+//! Python class of the daemon's IO thread.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -16,7 +16,7 @@ use pyo3::{
 
 use crate::errors;
 
-/// Tunnels, streams, the Unix socket and its bridges, in one thread that never holds the GIL.
+/// The IO thread: tunnels, streams, the Unix socket and its bridges. It never holds the GIL.
 #[pyclass(frozen)]
 pub(crate) struct Core {
     handle: Handle,
@@ -82,7 +82,7 @@ impl Core {
         self.handle.event_fd()
     }
 
-    /// Takes every event and some requests: tuples whose first member is the kind.
+    /// Drains all events and a bounded number of requests: tuples whose first member is the kind.
     fn take_events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let events = self.handle.take_events();
         let tuples: PyResult<Vec<_>> = events.into_iter().map(|event| event_tuple(py, event)).collect();
@@ -104,7 +104,7 @@ impl Core {
         Ok(())
     }
 
-    /// Our datagrams come from another address now: peers are told.
+    /// The address of this host changed: announces it to peers.
     fn on_moved(&self) {
         self.handle.on_moved();
     }
@@ -140,7 +140,7 @@ impl Core {
         self.handle.set_networks(networks.into_iter().map(NetworkId).collect());
     }
 
-    /// Answers `admission_needed`, or decides before it is asked.
+    /// Answers `admission_needed`, or sets a verdict in advance.
     #[pyo3(signature = (node, is_admitted, seconds, *, network = 0))]
     fn on_admission(&self, node: u32, is_admitted: bool, seconds: f64, network: u16) -> PyResult<()> {
         let lifetime = Duration::try_from_secs_f64(seconds)
@@ -197,7 +197,7 @@ impl Core {
         Ok(dict)
     }
 
-    /// Finishes every stream, closes every socket and ends the thread.
+    /// Closes every stream and socket, and stops the thread.
     fn stop(&self, py: Python<'_>) {
         py.detach(|| self.handle.stop());
     }

@@ -1,10 +1,10 @@
-//! The package's own exceptions, which are Python classes: one per meaning, none made here.
+//! Raises the exceptions of `pilotstack.errors`; defines none.
 
 use std::fmt::Display;
 
 use pyo3::PyErr;
 
-/// Where the classes are. They are imported when the first is raised.
+/// The Python classes, imported on first use.
 mod classes {
     pyo3::import_exception!(pilotstack.errors, InternalError);
     pyo3::import_exception!(pilotstack.errors, InvalidArgument);
@@ -17,17 +17,17 @@ pub(crate) fn invalid(message: impl Display) -> PyErr {
     classes::InvalidArgument::new_err(message.to_string())
 }
 
-/// Nothing has this name or number.
+/// The name or number does not exist.
 pub(crate) fn not_found(message: impl Display) -> PyErr {
     classes::NotFound::new_err(message.to_string())
 }
 
-/// What was waited for did not happen in time.
+/// A timeout expired.
 pub(crate) fn timed_out(message: impl Display) -> PyErr {
     classes::TimedOut::new_err(message.to_string())
 }
 
-/// A defect of ours.
+/// A bug of this package.
 pub(crate) fn internal(message: impl Display) -> PyErr {
     classes::InternalError::new_err(message.to_string())
 }

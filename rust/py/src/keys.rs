@@ -23,8 +23,7 @@ pub(crate) fn ed25519_sign<'py>(
     Ok(PyBytes::new(py, &signature))
 }
 
-/// Whether the key made the signature over `message`; keys and signatures of another length did
-/// not.
+/// Verifies the signature over `message`; `false` also for keys and signatures of wrong length.
 #[pyfunction]
 pub(crate) fn ed25519_verify(public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
     let (Ok(public_key), Ok(signature)) = (public_key.try_into(), signature.try_into()) else {

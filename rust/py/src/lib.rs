@@ -1,4 +1,4 @@
-//! `pilotstack._core`: converts, lets go of the GIL, converts. No state and no decision of its own.
+//! `pilotstack._core`: converts arguments and results and releases the GIL. No state and no logic of its own.
 
 mod beacon;
 mod core;
@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 #[pymodule]
 #[pyo3(name = "_core")]
 fn core_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    // A second import in one process finds the logger installed.
+    // On a second import the logger is already installed.
     let _ = pyo3_log::try_init();
     module.add_class::<core::Core>()?;
     module.add_class::<beacon::BeaconServer>()?;

@@ -1,4 +1,4 @@
-//! Networks in virtual time, for tests of programs that want to know what a path does to a transfer.
+//! Python class of the network simulator, for tests of transfers over impaired paths.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use pyo3::{prelude::*, types::PyDict};
 
 use crate::errors;
 
-/// Hosts of one network; addresses and memory are for so many.
+/// Upper bound of hosts per network.
 const MAX_HOSTS: usize = 1024;
 
-/// Whole nodes, paths between them and bulk transfers. Everything random comes from the seed.
+/// Whole nodes, paths between them and bulk transfers. All randomness derives from the seed.
 #[pyclass]
 pub(crate) struct Simulation {
     world: World,
@@ -50,7 +50,7 @@ impl Simulation {
         Self { world: World::new(seed, NodeConfig::default(), Path::default()), hosts: 0 }
     }
 
-    /// Seconds since the beginning.
+    /// Virtual time, seconds.
     #[getter]
     fn now(&self) -> f64 {
         self.world.now.as_nanos() as f64 / 1e9
@@ -149,14 +149,14 @@ impl Simulation {
         Ok(())
     }
 
-    /// Runs for so many seconds of virtual time.
+    /// Runs for `time` seconds of virtual time.
     fn run(&mut self, py: Python<'_>, time: f64) -> PyResult<()> {
         let time = seconds(time, "time")?;
         py.detach(|| self.world.run_for(time));
         Ok(())
     }
 
-    /// Runs until every transfer is over.
+    /// Runs until every transfer has ended.
     #[pyo3(signature = (limit=600.0))]
     fn finish(&mut self, py: Python<'_>, limit: f64) -> PyResult<()> {
         let limit = seconds(limit, "limit")?;

@@ -1,4 +1,4 @@
-//! One transfer of 32 MB over a lossy path in virtual time, to count instructions:
+//! One transfer of 32 MB over a lossy path in virtual time, for instruction counts:
 //! `valgrind --tool=callgrind target/release/examples/transfer`.
 
 use std::time::Duration;

@@ -1,60 +1,60 @@
-//! What a path does to datagrams.
+//! Path emulation: delay, jitter, loss, duplication, reordering, bottleneck, MTU.
 
 use core::time::Duration;
 
 use crate::rng::Rng;
 use pilot_proto::time::Instant;
 
-/// Names a bottleneck that several paths may share.
+/// Identifies a bottleneck, which several paths may share.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct LinkId(pub(crate) usize);
 
-/// How datagrams are lost. Probabilities are between 0 and 1.
+/// Loss models. Probabilities are between 0 and 1.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub enum Loss {
-    /// Not at all.
+    /// No loss.
     #[default]
     None,
-    /// Each with this probability.
+    /// Independent loss with this probability.
     Random(f64),
-    /// In bursts: the Gilbert-Elliott model.
+    /// Burst loss: the Gilbert-Elliott model.
     Bursty {
-        /// Probability of a burst's beginning, per datagram.
+        /// Probability per datagram that a burst begins.
         begin: f64,
-        /// Probability of its end, per datagram.
+        /// Probability per datagram that it ends.
         end: f64,
-        /// Loss within a burst.
+        /// Loss probability within a burst.
         inside: f64,
     },
 }
 
-/// Bytes of the largest UDP datagram of IPv4 over Ethernet.
+/// Largest UDP payload of IPv4 over Ethernet, bytes.
 pub const ETHERNET: usize = 1472;
 
-/// One direction between two hosts; by default one that carries everything at once, if Ethernet does.
+/// One direction between two hosts; by default unimpaired, with the MTU of Ethernet.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Path {
-    /// Time every datagram takes.
+    /// Propagation delay.
     pub latency: Duration,
-    /// At most this much more, different for each, so that they overtake each other.
+    /// Largest additional random delay, which reorders datagrams.
     pub jitter: Duration,
-    /// At most this much more before the bottleneck, different for each, none overtaking another: hosts
-    /// are not regular. Without it one of two flows may find room in a full queue each time and the
-    /// other never (Floyd and Jacobson, On Traffic Phase Effects in Packet-Switched Gateways, 1992).
+    /// Largest random delay before the bottleneck, without reordering: hosts are irregular. Without it, phase
+    /// effects may favour one of two flows in a full queue (Floyd and Jacobson, On Traffic Phase Effects in
+    /// Packet-Switched Gateways, 1992).
     pub noise: Duration,
-    /// What is lost.
+    /// Loss model.
     pub loss: Loss,
-    /// Probability of arriving twice.
+    /// Probability of duplication.
     pub duplication: f64,
-    /// Probability of arriving late by [`Self::reorder_delay`].
+    /// Probability of an additional [`Self::reorder_delay`].
     pub reordering: f64,
     /// See [`Self::reordering`].
     pub reorder_delay: Duration,
-    /// Bytes of the largest datagram that passes; 0 for any.
+    /// Largest datagram that passes, bytes; 0 for no limit.
     pub mtu: usize,
-    /// Whether a router tells senders by ICMP that a datagram was too large.
+    /// Whether a router sends PTB messages.
     pub has_icmp: bool,
-    /// A bottleneck on the way.
+    /// The bottleneck.
     pub link: Option<LinkId>,
 }
 
@@ -75,7 +75,7 @@ impl Default for Path {
     }
 }
 
-/// A bottleneck: a rate and a queue that drops what does not fit at its tail.
+/// A bottleneck: a rate and a drop-tail queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link {
     rate: u64,
@@ -89,7 +89,7 @@ impl Link {
         Self { rate: rate.max(1), queue, free_at: Instant::ZERO, dropped: 0 }
     }
 
-    /// When a datagram that arrives now has left the link, if it is not dropped.
+    /// Departure time of a datagram that arrives now; `None` if it is dropped.
     fn pass(&mut self, now: Instant, size: usize) -> Option<Instant> {
         let nanos = |bytes: u64| Duration::from_nanos(bytes * 1_000_000_000 / self.rate);
         let backlog = self.free_at.saturating_since(now);
@@ -102,29 +102,29 @@ impl Link {
     }
 }
 
-/// What becomes of one datagram: when its copies arrive.
+/// Fate of one datagram: arrival times of its copies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Fate {
     /// Arrival of the first copy.
     pub first: Option<Instant>,
     /// Arrival of the second.
     pub second: Option<Instant>,
-    /// When the sender hears that it was too large.
+    /// When the sender receives a PTB message.
     pub refused: Option<Instant>,
 }
 
-/// A path with its memory.
+/// A path with its state.
 #[derive(Clone, Debug, Default)]
 pub struct Channel {
-    /// What it does.
+    /// Parameters of the path.
     pub path: Path,
     is_in_burst: bool,
-    /// When the last datagram came to the bottleneck.
+    /// When the last datagram reached the bottleneck.
     entered: Instant,
 }
 
 impl Channel {
-    /// A path that has carried nothing.
+    /// An unused path.
     pub fn new(path: Path) -> Self {
         Self { path, ..Self::default() }
     }
@@ -133,7 +133,7 @@ impl Channel {
     pub fn send(&mut self, now: Instant, size: usize, links: &mut Links, rng: &mut Rng) -> Fate {
         let path = self.path;
         if path.mtu > 0 && size > path.mtu {
-            // The router is half-way.
+            // The router is in the middle of the path.
             let refused = path.has_icmp.then_some(now + path.latency);
             return Fate { refused, ..Fate::default() };
         }
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_has_the_rate_and_the_bursts_it_should() {
+    fn loss_has_the_configured_rate_and_bursts() {
         let lost = |loss| {
             let fates =
                 arrivals(Path { loss, ..Path::default() }, &mut Links::default(), 100_000, Duration::ZERO);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_delays_each_and_lets_none_overtake() {
+    fn noise_delays_without_reordering() {
         let noise = Duration::from_millis(3);
         let mut links = Links(vec![Link::new(1_000_000_000, 10_000)]);
         let path = Path { noise, link: Some(LinkId(0)), ..Path::default() };
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_does_not_pass() {
+    fn datagrams_above_the_mtu_are_dropped() {
         let latency = Duration::from_millis(5);
         let path = Path { mtu: 999, latency, ..Path::default() };
         assert_eq!(arrivals(path, &mut Links::default(), 1, Duration::ZERO), [Fate::default()]);

@@ -1,4 +1,4 @@
-//! Bulk transfers whose bytes are known by their place, so that nothing is kept to compare.
+//! Bulk transfers of a pattern that depends on the offset only, so that data is verified without a copy.
 
 use std::sync::LazyLock;
 
@@ -9,8 +9,7 @@ use pilot_proto::{
     transport::{CloseReason, Stats},
 };
 
-/// Bytes after which the pattern repeats; a prime, so that no shift by a window or a power of two
-/// maps it onto itself.
+/// Period of the pattern, bytes; a prime, so that a shift by a window or a power of two is detected.
 const PERIOD: usize = 1_048_573;
 
 static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -18,7 +17,7 @@ static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
     (0..PERIOD).map(|_| rng.next_u64().to_le_bytes()[0]).collect()
 });
 
-/// Up to `max` bytes that a transfer carries from `offset` on.
+/// Up to `max` bytes of the pattern from `offset` on.
 pub fn pattern(offset: u64, max: u64) -> &'static [u8] {
     let pattern: &'static [u8] = &PATTERN;
     let from = usize::try_from(offset % PERIOD as u64).unwrap_or(0);
@@ -29,54 +28,54 @@ pub fn pattern(offset: u64, max: u64) -> &'static [u8] {
 /// Names a host: its index, from 0.
 pub type HostId = usize;
 
-/// Names a transfer.
+/// Identifies a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FlowId(pub(crate) usize);
 
 /// One transfer, from the host that dialled to the host that accepted.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    /// Who dialled and sends.
+    /// Dialling and sending host.
     pub from: HostId,
-    /// Who accepted and receives.
+    /// Accepting and receiving host.
     pub to: HostId,
-    /// Bytes to be sent.
+    /// Bytes to send.
     pub total: u64,
     /// Bytes written so far.
     pub sent: u64,
-    /// Bytes read so far, all of them right.
+    /// Bytes read and verified so far.
     pub received: u64,
-    /// When it was started.
+    /// Start time.
     pub started: Instant,
-    /// When the connection was up.
+    /// When the connection was established.
     pub connected: Option<Instant>,
     /// When the last byte was read.
     pub finished: Option<Instant>,
-    /// Why the sender's connection ended.
+    /// Close reason of the sender's connection.
     pub closed: Option<CloseReason>,
-    /// Whether the receiver reads.
+    /// Whether the receiver is reading.
     pub is_reading: bool,
-    /// The sender's statistics when they were last looked at.
+    /// Latest statistics of the sender.
     pub stats: Stats,
-    /// An end crashed; its connection's number means another one now.
+    /// An end crashed; its connection id may be reused.
     pub(crate) is_orphan: bool,
     pub(crate) sender: ConnectionId,
     pub(crate) receiver: Option<ConnectionId>,
-    /// Whether the receiver sends everything back.
+    /// Whether the receiver echoes the data.
     pub(crate) is_echo: bool,
     pub(crate) echoed: u64,
     pub(crate) returned: u64,
 }
 
 impl Flow {
-    /// Bytes per second between the connection's being up and its end, or `now`.
+    /// Bytes per second from establishment to the end, or to `now`.
     pub fn goodput(&self, now: Instant) -> f64 {
         let Some(connected) = self.connected else { return 0.0 };
         let seconds = self.finished.unwrap_or(now).saturating_since(connected).as_secs_f64();
         if seconds > 0.0 { self.received as f64 / seconds } else { 0.0 }
     }
 
-    /// Bytes that came back from an echo.
+    /// Echoed bytes received.
     pub fn returned(&self) -> u64 {
         self.returned
     }

@@ -1,8 +1,8 @@
 //! Networks of whole nodes in virtual time.
 //!
-//! A [`World`] holds nodes, the paths between them and bulk transfers ([`World::start_flow`]). Time
-//! jumps from one event to the next, and everything random comes from one seed, so a run is repeated
-//! by repeating its seed. Nothing here knows a clock, a socket or a thread.
+//! A [`World`] contains nodes, the paths between them and bulk transfers ([`World::start_flow`]). Time jumps
+//! from event to event, and all randomness derives from one seed, so that a seed replays a run. No clocks,
+//! sockets or threads.
 
 mod channel;
 mod flow;

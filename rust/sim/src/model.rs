@@ -1,5 +1,4 @@
-//! A network driven by bytes, beside a model of what must come of it. Fuzzers and property tests
-//! choose the bytes.
+//! A network driven by input bytes, checked against a reference model. Used by fuzzers and property tests.
 
 use core::time::Duration;
 
@@ -11,31 +10,29 @@ use pilot_proto::{
 };
 
 const HOSTS: usize = 3;
-/// Transfers at once; more are not started.
+/// Upper bound of concurrent transfers.
 const MAX_FLOWS: usize = 12;
-/// Operations that are looked at.
+/// Upper bound of operations per input.
 const MAX_OPERATIONS: usize = 300;
-/// How long a crashed host stays away: longer than its packets can be on their way, as RFC 9293 section
-/// 3.4.3 asks of hosts that forget their numbers. What comes of packets that outlive their sender is
-/// tested by itself.
+/// Downtime of a crashed host: longer than its packets can be in flight (quiet time of RFC 9293 section
+/// 3.4.3). Packets that outlive their sender are tested separately.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// What is known of a transfer without looking at any connection.
+/// Model of one transfer.
 #[derive(Debug, Default)]
 struct Expected {
-    /// Something happened to it that breaks a connection: an abort, or the crash of an end.
+    /// Whether its connection may break: it was aborted, or an end crashed.
     may_break: bool,
-    /// What was received when it was last looked at; it never falls.
+    /// Bytes received at the last check; never decreases.
     received: u64,
 }
 
-/// Runs the operations that `input` describes, four bytes each, and checks after each that the
-/// network and the model agree: what arrives is a prefix of what was sent (the transfers compare every
-/// byte), nothing breaks without a cause, and buffers keep their bounds. In the end everything is
-/// healed, and what could not break must finish.
+/// Runs the operations encoded in `input`, four bytes each, and checks after each that network and model
+/// agree: received data is a prefix of the sent data, no connection breaks without a cause, and buffers keep
+/// their bounds. Finally all paths are restored, and every transfer that could not break must finish.
 ///
 /// # Panics
-/// When they do not agree.
+/// When network and model disagree.
 pub fn run(input: &[u8]) {
     let mut world = World::new(1, NodeConfig::default(), Path::default());
     for _ in 0..HOSTS {
@@ -77,7 +74,7 @@ fn apply(world: &mut World, expected: &mut Vec<Expected>, kind: u8, [a, b, c]: [
         }
         4 if from != to => {
             world.set_partition(from, to, true);
-            // Less than the shortest time in which retransmissions are given up.
+            // Shorter than R2.
             world.run_for(Duration::from_micros(amount * 15));
             world.set_partition(from, to, false);
         }
@@ -106,7 +103,7 @@ fn apply(world: &mut World, expected: &mut Vec<Expected>, kind: u8, [a, b, c]: [
     }
 }
 
-/// Cuts a host off, and puts a new process in its place when its last packets have arrived.
+/// Disconnects a host and restarts it after its last packets have arrived.
 fn crash(world: &mut World, host: usize) {
     for other in (0..HOSTS).filter(|other| *other != host) {
         world.set_partition(host, other, true);

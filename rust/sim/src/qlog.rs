@@ -1,4 +1,4 @@
-//! What happened in a run, kept to be written as qlog when the run fails.
+//! Trace records of a run, written as qlog when the run fails.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +14,7 @@ use pilot_proto::{
 
 use crate::flow::HostId;
 
-/// Records kept; the newest tell most.
+/// Upper bound of records; the oldest are dropped.
 const MAX_RECORDS: usize = 1 << 20;
 
 /// The records of a run.
@@ -25,7 +25,7 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Records for a folder of its own in `dir`, named after the seed.
+    /// A recorder for a subfolder of `dir` named after the seed.
     pub(crate) fn new(dir: PathBuf, seed: u64) -> Self {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
@@ -33,7 +33,7 @@ impl Recorder {
         Self { dir: dir.join(name), records: VecDeque::new() }
     }
 
-    /// Takes what a host's node recorded.
+    /// Collects the records of a host's node.
     pub(crate) fn take(&mut self, host: HostId, node: &mut Node) {
         while let Some(record) = node.poll_trace() {
             if self.records.len() == MAX_RECORDS {
@@ -43,7 +43,7 @@ impl Recorder {
         }
     }
 
-    /// Writes what there is, and says where on standard error: it is read by people after a failure.
+    /// Writes the records and prints their location on stderr.
     #[allow(clippy::print_stderr, reason = "tests tell where to look")]
     pub(crate) fn save(&mut self) {
         match self.write() {
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_fails_leaves_what_happened() {
+    fn a_failing_run_writes_its_records() {
         let scratch = Scratch(std::env::temp_dir().join(format!("pilot-sim-qlog-{}", std::process::id())));
         let dir = scratch.0.clone();
         let failed = panic::catch_unwind(move || {

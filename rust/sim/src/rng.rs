@@ -1,4 +1,4 @@
-//! Randomness that a seed repeats.
+//! Deterministic random numbers from a seed.
 
 /// SplitMix64.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ impl Rng {
         if bound == 0 { 0 } else { self.next_u64() % bound }
     }
 
-    /// Whether something of this probability happens.
+    /// `true` with this probability.
     pub fn chance(&mut self, probability: f64) -> bool {
         probability > 0.0 && (self.next_u64() >> 11) as f64 / ((1u64 << 53) as f64) < probability
     }

@@ -1,4 +1,4 @@
-//! Hosts, paths and time.
+//! The simulated network: hosts, paths and virtual time.
 
 mod transfers;
 
@@ -23,20 +23,19 @@ use pilot_proto::{
     wire::addr::{Address, NodeId, Port},
 };
 
-/// The port on which every host takes transfers.
+/// The port on which every host accepts transfers.
 const FLOW_PORT: Port = Port(80);
-/// Bytes of a datagram that an ICMP message quotes: what fits into 576 with both headers (RFC 1812
-/// section 4.3.2.3).
+/// Bytes of a datagram quoted by an ICMP message, which has at most 576 bytes (RFC 1812 section 4.3.2.3).
 const QUOTED: usize = 576 - 20 - 8 - 20 - 8;
-/// Datagrams a host may send in one batch.
+/// Largest number of datagrams per batch.
 const BATCH: usize = 16;
 
-/// Why a run ended without what it waited for.
+/// Why a run ended before its condition was met.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stuck {
-    /// It takes longer than allowed.
+    /// The time limit was reached.
     TooLong(Instant),
-    /// Nothing will ever happen again.
+    /// There are no further events.
     Forever(Instant),
 }
 
@@ -55,7 +54,7 @@ impl std::error::Error for Stuck {}
 struct Host {
     node: Node,
     boots: u8,
-    /// What happened and concerns no transfer.
+    /// Events that belong to no transfer.
     events: VecDeque<Event>,
 }
 
@@ -74,14 +73,14 @@ impl Host {
     }
 }
 
-/// What is on its way to a host.
+/// Something in flight to a host.
 #[derive(Debug)]
 enum Parcel {
     Datagram {
         from: HostId,
         bytes: Vec<u8>,
     },
-    /// A router dropped the host's datagram to `destination`.
+    /// A PTB message about the host's datagram to `destination`.
     TooBig {
         destination: HostId,
         mtu: usize,
@@ -89,12 +88,12 @@ enum Parcel {
     },
 }
 
-/// A network.
+/// A simulated network.
 #[derive(Debug)]
 pub struct World {
-    /// The time.
+    /// The virtual time.
     pub now: Instant,
-    /// Everything random.
+    /// Source of all randomness.
     pub rng: Rng,
     config: NodeConfig,
     hosts: Vec<Host>,
@@ -138,8 +137,8 @@ fn identity_seed(host: HostId) -> [u8; 32] {
 }
 
 impl World {
-    /// A network without hosts; hosts that are added get this configuration, paths this quality. With
-    /// `SIM_QLOG` set to a folder, what happened is written there if the run gets stuck or panics.
+    /// A network without hosts. Added hosts get this configuration, and paths default to `path`. If
+    /// `SIM_QLOG` names a folder, qlog files are written there when the run gets stuck or panics.
     pub fn new(seed: u64, config: NodeConfig, path: Path) -> Self {
         let mut world = Self {
             now: Instant::from_millis(1),
@@ -165,7 +164,7 @@ impl World {
         world
     }
 
-    /// Records what happens at hosts that are added from now on, for a folder of this run's own in `dir`.
+    /// Traces hosts added from now on, into a subfolder of `dir`.
     pub fn record(&mut self, dir: PathBuf, seed: u64) {
         self.config.trace = Some(Detail::Packets);
         self.recorder = Some(Recorder::new(dir, seed));
@@ -179,7 +178,7 @@ impl World {
         world
     }
 
-    /// Adds a host that takes transfers.
+    /// Adds a host that accepts transfers.
     pub fn add_host(&mut self) -> HostId {
         let host = self.hosts.len();
         let node = self.boot(host, 0);
@@ -199,7 +198,7 @@ impl World {
         node
     }
 
-    /// Replaces a host's node by a new one, as after a crash.
+    /// Replaces a host's node with a new one, as after a crash.
     pub fn restart(&mut self, host: HostId) {
         let boots = self.hosts[host].boots.wrapping_add(1);
         let node = self.boot(host, boots);
@@ -226,7 +225,7 @@ impl World {
         self.channels.insert((from, to), Channel::new(path));
     }
 
-    /// Lets nothing pass between two hosts, or again everything.
+    /// Cuts or restores both directions between two hosts.
     pub fn set_partition(&mut self, a: HostId, b: HostId, is_cut: bool) {
         for pair in [(a, b), (b, a)] {
             if is_cut {
@@ -305,7 +304,7 @@ impl World {
         (n < self.flows.len()).then_some(FlowId(n))
     }
 
-    /// Every transfer.
+    /// All transfers.
     pub fn flows(&self) -> &[Flow] {
         &self.flows
     }
@@ -318,7 +317,7 @@ impl World {
         }
     }
 
-    /// Sends no more than was written so far, then FIN; reading goes on.
+    /// Stops writing: FIN follows the data written so far. Receiving goes on.
     pub fn finish(&mut self, id: FlowId) {
         let flow = &mut self.flows[id.0];
         if flow.sent == 0 || flow.closed.is_some() || flow.is_orphan {
@@ -333,7 +332,7 @@ impl World {
         }
     }
 
-    /// Makes a transfer's receiver read, or stop reading.
+    /// Makes a transfer's receiver start or stop reading.
     pub fn set_reading(&mut self, id: FlowId, is_reading: bool) {
         self.flows[id.0].is_reading = is_reading;
         if is_reading {
@@ -341,17 +340,17 @@ impl World {
         }
     }
 
-    /// Advances to the next thing that happens.
+    /// Advances to the next event.
     ///
     /// # Errors
-    /// [`Stuck::Forever`] when nothing will.
+    /// [`Stuck::Forever`] when there is none.
     pub fn step(&mut self) -> Result<(), Stuck> {
         let next = self.next_at().ok_or(Stuck::Forever(self.now))?;
         self.advance(next);
         Ok(())
     }
 
-    /// When the next thing happens, after everything that can be sent now was.
+    /// Time of the next event, after sending everything that can be sent now.
     fn next_at(&mut self) -> Option<Instant> {
         for host in 0..self.hosts.len() {
             self.drain(host);
@@ -361,7 +360,7 @@ impl World {
         timer.into_iter().chain(arrival).min()
     }
 
-    /// Lets it be `at`, with all that happens then.
+    /// Advances the time to `at` and processes its events.
     fn advance(&mut self, at: Instant) {
         self.now = self.now.max(at);
         while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
@@ -408,7 +407,7 @@ impl World {
         self.now = end;
     }
 
-    /// Takes what a host has to send and to say until it has nothing more.
+    /// Drains a host's datagrams and events.
     fn drain(&mut self, host: HostId) {
         if host >= self.hosts.len() {
             return;
@@ -495,7 +494,7 @@ impl World {
         }
     }
 
-    /// Answers for the registry: it knows every host.
+    /// Answers a record request as the registry, which knows every host.
     fn answer_record(&mut self, host: HostId, id: NodeId) {
         let other = (0..self.hosts.len()).find(|other| node_id(*other) == id);
         let node = &mut self.hosts[host].node;

@@ -7,8 +7,8 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce as CipherNonce, Unbou
 use super::{CryptoError, Suite};
 use crate::wire::tunnel::{Nonce, SEALED_HEADER_LEN, SealedHeader, TAG_LEN};
 
-/// The tunnel key of one suite. Both directions share it, so nonces must never meet: see
-/// [`crate::tunnel`] for how prefixes are kept apart.
+/// The tunnel key of one suite. Both directions use the same key, so the two sides must never use the same
+/// nonce: see [`crate::tunnel`] for how their prefixes are kept apart.
 pub struct TunnelKey {
     suite: Suite,
     key: LessSafeKey,
@@ -41,13 +41,13 @@ impl TunnelKey {
         let sender = header.sender.0.to_be_bytes();
         let made = self
             .key
-            .seal_in_place_separate_tag(nonce(header.nonce), Aad::from(self.bound(&sender)), packet)
+            .seal_in_place_separate_tag(nonce(header.nonce), Aad::from(self.associated_data(&sender)), packet)
             .map_err(|_| CryptoError::Key)?;
         tag.copy_from_slice(made.as_ref());
         Ok(())
     }
 
-    /// Opens a sealed frame in place and returns the packet. On failure the ciphertext is gone.
+    /// Opens a sealed frame in place and returns the packet. A failure destroys the ciphertext.
     ///
     /// # Errors
     /// [`CryptoError::Open`].
@@ -55,13 +55,13 @@ impl TunnelKey {
         let (_, rest) = frame.split_at_mut_checked(SEALED_HEADER_LEN).ok_or(CryptoError::Open)?;
         let sender = header.sender.0.to_be_bytes();
         self.key
-            .open_in_place(nonce(header.nonce), Aad::from(self.bound(&sender)), rest)
+            .open_in_place(nonce(header.nonce), Aad::from(self.associated_data(&sender)), rest)
             .map(|packet| &mut *packet)
             .map_err(|_| CryptoError::Open)
     }
 
-    /// Opens a sealed frame into `packet`, which is resized, and leaves the frame as it is, so that
-    /// another key can be tried.
+    /// Opens a sealed frame into `packet`, which is resized. The frame stays intact, so that another key can
+    /// be tried.
     ///
     /// # Errors
     /// [`CryptoError::Open`].
@@ -78,7 +78,7 @@ impl TunnelKey {
         self.key
             .open_separate_gather(
                 nonce(header.nonce),
-                Aad::from(self.bound(&sender)),
+                Aad::from(self.associated_data(&sender)),
                 ciphertext,
                 tag,
                 packet,
@@ -86,8 +86,8 @@ impl TunnelKey {
             .map_err(|_| CryptoError::Open)
     }
 
-    /// The associated data of this suite.
-    fn bound<'a>(&self, sender: &'a [u8; 4]) -> &'a [u8] {
+    /// The associated data (AAD) of this suite.
+    fn associated_data<'a>(&self, sender: &'a [u8; 4]) -> &'a [u8] {
         match self.suite {
             Suite::G1 => &[],
             Suite::G2 => sender,

@@ -1,18 +1,18 @@
-//! Secrets and identifiers drawn from one seed, so that the core needs no source of randomness and
-//! the same seed gives the same bytes.
+//! Deterministic random generator: all secrets and identifiers derive from one seed, so that the core needs
+//! no source of randomness and the same seed gives the same bytes.
 
 use core::fmt;
 
 use aws_lc_rs::hmac;
 
-/// A deterministic generator: HMAC-SHA256 of a counter under the seed.
+/// HMAC-SHA256 of a counter, keyed with the seed.
 pub struct Entropy {
     key: hmac::Key,
     counter: u64,
 }
 
 impl Entropy {
-    /// Starts from a secret seed, which must never be used twice outside tests.
+    /// A generator from a secret seed, which must never be used twice outside tests.
     pub fn new(seed: &[u8; 32]) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, seed), counter: 0 }
     }
@@ -26,13 +26,13 @@ impl Entropy {
         bytes
     }
 
-    /// The next number.
+    /// The next random number.
     pub fn next_u64(&mut self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.next_32();
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 
-    /// The next number.
+    /// The next random number.
     pub fn next_u32(&mut self) -> u32 {
         let [a, b, c, d, ..] = self.next_32();
         u32::from_be_bytes([a, b, c, d])

@@ -1,4 +1,4 @@
-//! X25519 agreement and the two derivations of the tunnel key.
+//! X25519 key agreement and the key derivation of both suites.
 
 use core::fmt;
 
@@ -56,7 +56,7 @@ impl fmt::Debug for ExchangeKey {
     }
 }
 
-/// The AES-256 keys that one agreement gives, by suite.
+/// The AES-256 keys derived from one agreement, by suite.
 #[derive(Clone)]
 pub struct SharedKeys {
     g1: [u8; 32],

@@ -40,7 +40,7 @@ impl Identity {
         self.pair.sign(message).as_ref().try_into().map_err(|_| CryptoError::Key)
     }
 
-    /// The frame that proves `exchange_key` to be ours.
+    /// The signed key frame, which proves that `exchange_key` is ours.
     ///
     /// # Errors
     /// As [`Self::sign`].
@@ -60,8 +60,8 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Whether the frame's signature was made by the identity key that it carries. That this key is the
-/// sender's is for the registry to say.
+/// Verifies the frame's signature under the identity key that the frame carries. Whether that key belongs to
+/// the sender is for the registry to confirm.
 ///
 /// # Errors
 /// [`CryptoError::Signature`].
@@ -69,7 +69,7 @@ pub fn verify_signed_key(frame: &SignedKey) -> Result<(), CryptoError> {
     verify(&frame.identity_key, &challenge(frame.sender, &frame.exchange_key), &frame.signature)
 }
 
-/// Whether `signature` over `message` was made by `public_key`.
+/// Verifies `signature` over `message` under `public_key`.
 ///
 /// # Errors
 /// [`CryptoError::Signature`].
@@ -79,7 +79,7 @@ pub fn verify(public_key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> Re
         .map_err(|_| CryptoError::Signature)
 }
 
-/// What a signed key frame signs: `auth`, the sender, the exchange key.
+/// The message that a signed key frame signs: `auth`, the sender, the exchange key.
 fn challenge(sender: NodeId, exchange_key: &[u8; 32]) -> [u8; CHALLENGE_LEN] {
     let mut message = [0; CHALLENGE_LEN];
     message[..4].copy_from_slice(&KEY_FRAME_LABEL);

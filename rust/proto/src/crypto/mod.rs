@@ -1,7 +1,7 @@
 //! Identity, key agreement, sealing and replay protection (`docs/reference/protocol/tunnel.md`).
 //!
-//! The primitives are aws-lc-rs; this module fixes how they are combined and keeps secrets out of
-//! logs. Nothing here knows peers or sessions.
+//! The primitives come from aws-lc-rs; this module fixes how they are combined and keeps secrets out of logs.
+//! It knows neither peers nor sessions.
 
 pub mod aead;
 pub mod entropy;
@@ -10,22 +10,22 @@ pub mod identity;
 pub mod prf;
 pub mod replay;
 
-/// A key or signature operation failed. Deliberately says no more.
+/// A key or signature operation failed. Deliberately gives no details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CryptoError {
     /// The bytes are not a usable key.
     #[error("unusable key")]
     Key,
-    /// The signature does not belong to the message and key.
+    /// The signature does not verify.
     #[error("bad signature")]
     Signature,
-    /// The sealed bytes were not made with this key, nonce and associated data.
+    /// The authentication tag does not match this key, nonce and associated data.
     #[error("cannot be opened")]
     Open,
 }
 
-/// How a tunnel key is derived and frames are bound to their sender. The two generations of peers
-/// differ, and nothing on the wire tells which one a peer uses.
+/// How tunnel keys are derived and frames are bound to their sender. The two legacy generations differ, and
+/// nothing on the wire says which one a peer uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Suite {
     /// Key = SHA-256 of a label and the shared secret; no associated data.

@@ -1,5 +1,4 @@
-//! Values that only this node can compute, and need not remember: a pseudo-random function of a label
-//! and some bytes under a secret.
+//! A keyed pseudo-random function: values that only this node can compute, so that it need not store them.
 
 use core::fmt;
 
@@ -11,12 +10,12 @@ pub struct Prf {
 }
 
 impl Prf {
-    /// The function of this secret.
+    /// The function keyed with this secret.
     pub fn new(secret: &[u8; 32]) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret) }
     }
 
-    /// Its value for a label and bytes. Labels of equal length keep uses apart.
+    /// The value for a label and some bytes. Labels of fixed length separate the uses.
     pub fn value(&self, label: [u8; 4], parts: &[&[u8]]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(&label);
@@ -35,7 +34,7 @@ impl fmt::Debug for Prf {
     }
 }
 
-/// Whether two texts are equal, told in a time that depends on their lengths alone.
+/// Constant-time comparison; its time depends on the lengths only.
 pub fn is_equal(a: &[u8], b: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(a, b).is_ok()
 }

@@ -1,14 +1,14 @@
-//! Replay windows (RFC 6479 in spirit): which counters of a nonce prefix were already accepted.
+//! Replay protection with sliding windows in the manner of RFC 6479, one per nonce prefix.
 
-/// Counters that stay distinguishable behind the highest one.
+/// Size of the window behind the highest counter.
 pub const WINDOW: u64 = 256;
-/// Prefixes remembered per key; a peer that needs more must exchange keys again.
+/// Prefixes tracked per key; a peer that needs more must exchange keys again.
 pub const MAX_PREFIXES: usize = 64;
 
 const WORDS: usize = (WINDOW / 64) as usize;
 
-/// The accepted counters of one nonce prefix. [`Self::check`] first, and [`Self::commit`] only after
-/// the frame was authenticated, so that a forged counter moves nothing.
+/// The accepted counters of one nonce prefix. Call [`Self::check`] first, and [`Self::commit`] only after the
+/// frame was authenticated, so that a forged counter does not move the window.
 #[derive(Clone, Debug, Default)]
 pub struct ReplayWindow {
     highest: u64,
@@ -41,15 +41,15 @@ impl ReplayWindow {
     }
 }
 
-/// One window per nonce prefix, kept for the life of the key: a peer of the first generation starts
-/// again at counter 1 under a new prefix whenever it installs our key anew.
+/// One window per nonce prefix, kept for the life of the key: a G1 peer restarts at counter 1 under a new
+/// prefix whenever it installs our key again.
 #[derive(Clone, Debug, Default)]
 pub struct PrefixWindows {
     windows: Vec<(u32, ReplayWindow)>,
 }
 
 impl PrefixWindows {
-    /// Whether the frame is new. A new prefix is refused once [`MAX_PREFIXES`] are known.
+    /// Whether the frame is new. An unknown prefix is refused once [`MAX_PREFIXES`] are tracked.
     pub fn check(&self, prefix: u32, counter: u64) -> bool {
         match self.windows.iter().find(|(known, _)| *known == prefix) {
             Some((_, window)) => window.check(counter),
@@ -57,7 +57,7 @@ impl PrefixWindows {
         }
     }
 
-    /// Marks an authenticated frame as accepted, and tells whether its counter is the highest of its prefix.
+    /// Marks an authenticated frame as accepted. Returns whether its counter is the highest of its prefix.
     pub fn commit(&mut self, prefix: u32, counter: u64) -> bool {
         let at = match self.windows.iter().position(|(known, _)| *known == prefix) {
             Some(at) => at,

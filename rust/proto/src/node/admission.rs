@@ -1,8 +1,8 @@
-//! Who may reach a private node, and which networks we are in (`docs/explanation/trust.md`).
+//! Admission of peers to a private node, and network membership (`docs/explanation/trust.md`).
 //!
-//! Tunnels prove who a peer is; whether it may come in is the control plane's decision. Each peer is
-//! asked about once. What arrives meanwhile is held, so that an admitted peer notices nothing, and a
-//! stranger gets no answer at all.
+//! Tunnels authenticate a peer; whether it is admitted is decided by the control plane, which is asked once
+//! per peer and network. Packets that arrive meanwhile are held, so that an admitted peer sees no loss. A
+//! refused peer gets no answer at all.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,24 +17,24 @@ use crate::{
     },
 };
 
-/// How long a peer that we called may call back.
-const REPLY_WINDOW: Duration = Duration::from_secs(300);
-/// The ports it may call then: data exchange and handshakes.
-const REPLY_PORTS: [Port; 2] = [Port(1001), Port(444)];
-/// Peers that may call back.
-const MAX_WINDOWS: usize = 4096;
-/// Verdicts remembered.
+/// How long a peer that we dialled may call back.
+const CALLBACK_LIFETIME: Duration = Duration::from_secs(300);
+/// The ports that it may call: data exchange and handshakes.
+const CALLBACK_PORTS: [Port; 2] = [Port(1001), Port(444)];
+/// Upper bound of peers that may call back.
+const MAX_CALLBACKS: usize = 4096;
+/// Upper bound of cached verdicts.
 const MAX_VERDICTS: usize = 16_384;
-/// Packets of one peer, and of all, that wait for a verdict, and their bytes.
+/// Packets held until a verdict: per peer, in total, and their bytes.
 const MAX_HELD_PER_PEER: usize = 4;
 const MAX_HELD: usize = 1024;
 const MAX_HELD_BYTES: usize = 4 << 20;
-/// A question is forgotten after this, and so is what waited for its answer.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// A verdict holds for at least this.
+/// An unanswered query expires after this, and the packets held for it are dropped.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Shortest lifetime of a verdict.
 const MIN_LIFETIME: Duration = Duration::from_secs(1);
 
-/// Who wants to reach which of our addresses. Every peer on a network of our own must be its member.
+/// A peer and the network of our address that it calls. On a network of ours every peer must be a member.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Caller {
     /// The peer.
@@ -43,21 +43,21 @@ pub struct Caller {
     pub network: NetworkId,
 }
 
-/// A packet that waits.
+/// A packet held until the verdict.
 #[derive(Debug)]
 struct Held {
     header: Header,
     payload: Vec<u8>,
 }
 
-/// An open question.
+/// A query to the control plane that is not answered yet.
 #[derive(Debug)]
-struct Question {
+struct Query {
     until: Instant,
     held: Vec<Held>,
 }
 
-/// What the gate makes of a packet.
+/// Decision about one packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verdict {
     Admitted,
@@ -65,32 +65,32 @@ enum Verdict {
     Unknown,
 }
 
-/// The gate's memory, bounded in every direction.
+/// Cached verdicts, open queries and held packets. All are bounded.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     is_private: bool,
     /// Networks besides the backbone.
     networks: BTreeSet<NetworkId>,
     verdicts: BTreeMap<Caller, (bool, Instant)>,
-    questions: BTreeMap<Caller, Question>,
+    queries: BTreeMap<Caller, Query>,
     held: usize,
     held_bytes: usize,
-    windows: BTreeMap<NodeId, Instant>,
-    windows_by_age: BTreeSet<(Instant, NodeId)>,
+    callbacks: BTreeMap<NodeId, Instant>,
+    callbacks_by_age: BTreeSet<(Instant, NodeId)>,
 }
 
 impl Gate {
-    /// Lets a peer call back for a while.
-    pub(super) fn open_window(&mut self, now: Instant, node: NodeId) {
-        let until = now + REPLY_WINDOW;
-        if let Some(before) = self.windows.insert(node, until) {
-            self.windows_by_age.remove(&(before, node));
-        } else if self.windows.len() > MAX_WINDOWS
-            && let Some((_, oldest)) = self.windows_by_age.pop_first()
+    /// Lets a peer call back for [`CALLBACK_LIFETIME`].
+    pub(super) fn allow_callback(&mut self, now: Instant, node: NodeId) {
+        let until = now + CALLBACK_LIFETIME;
+        if let Some(before) = self.callbacks.insert(node, until) {
+            self.callbacks_by_age.remove(&(before, node));
+        } else if self.callbacks.len() > MAX_CALLBACKS
+            && let Some((_, oldest)) = self.callbacks_by_age.pop_first()
         {
-            self.windows.remove(&oldest);
+            self.callbacks.remove(&oldest);
         }
-        self.windows_by_age.insert((until, node));
+        self.callbacks_by_age.insert((until, node));
     }
 
     fn verdict(&self, now: Instant, caller: Caller, header: &Header) -> Verdict {
@@ -107,70 +107,70 @@ impl Gate {
         caller.network == NetworkId::BACKBONE
             && header.protocol == Protocol::Stream
             && header.flags == Flags::SYN
-            && REPLY_PORTS.contains(&header.dst_port)
-            && self.windows.get(&caller.node).is_some_and(|until| now < *until)
+            && CALLBACK_PORTS.contains(&header.dst_port)
+            && self.callbacks.get(&caller.node).is_some_and(|until| now < *until)
     }
 
-    /// Keeps a packet until the verdict. Whether it is kept, and whether the question is new.
+    /// Holds a packet until the verdict. Returns whether it is held, and whether the query is new.
     fn hold(&mut self, now: Instant, caller: Caller, header: &Header, payload: &[u8]) -> (bool, bool) {
-        let is_new = !self.questions.contains_key(&caller);
-        if is_new && self.questions.len() >= MAX_HELD {
-            self.forget_questions(now);
-            if self.questions.len() >= MAX_HELD {
+        let is_new = !self.queries.contains_key(&caller);
+        if is_new && self.queries.len() >= MAX_HELD {
+            self.expire_queries(now);
+            if self.queries.len() >= MAX_HELD {
                 return (false, false);
             }
         }
         let has_room = self.held < MAX_HELD && self.held_bytes + payload.len() <= MAX_HELD_BYTES;
-        let question = self
-            .questions
+        let query = self
+            .queries
             .entry(caller)
-            .or_insert_with(|| Question { until: now + PATIENCE, held: Vec::new() });
-        if question.held.len() >= MAX_HELD_PER_PEER || !has_room {
+            .or_insert_with(|| Query { until: now + QUERY_TIMEOUT, held: Vec::new() });
+        if query.held.len() >= MAX_HELD_PER_PEER || !has_room {
             return (false, is_new);
         }
         self.held += 1;
         self.held_bytes += payload.len();
-        question.held.push(Held { header: *header, payload: payload.to_vec() });
+        query.held.push(Held { header: *header, payload: payload.to_vec() });
         (true, is_new)
     }
 
     fn decide(&mut self, now: Instant, caller: Caller, is_admitted: bool, lifetime: Duration) -> Vec<Held> {
         if self.verdicts.len() >= MAX_VERDICTS && !self.verdicts.contains_key(&caller) {
             self.verdicts.retain(|_, (_, until)| now < *until);
-            // Of those that hold, the one that would end next: a refusal before an admission.
+            // Evict the verdict that expires next: refusals live shorter than admissions.
             let next = self.verdicts.iter().min_by_key(|(_, (_, until))| *until).map(|(caller, _)| *caller);
             if let Some(next) = next.filter(|_| self.verdicts.len() >= MAX_VERDICTS) {
                 self.verdicts.remove(&next);
             }
         }
-        // What was held is looked at under this verdict, so it must outlive the call.
+        // The held packets are processed under this verdict, so it must outlive the call.
         self.verdicts.insert(caller, (is_admitted, now + lifetime.max(MIN_LIFETIME)));
-        let held = self.questions.remove(&caller).map_or_else(Vec::new, |question| question.held);
+        let held = self.queries.remove(&caller).map_or_else(Vec::new, |query| query.held);
         self.held -= held.len();
         self.held_bytes -= bytes_of(&held);
         held
     }
 
-    /// Forgets every verdict about a peer, and what it may do because we called it.
+    /// Drops the verdicts about a peer and its permission to call back.
     pub(super) fn forget(&mut self, node: NodeId) {
         self.verdicts.retain(|caller, _| caller.node != node);
-        if let Some(until) = self.windows.remove(&node) {
-            self.windows_by_age.remove(&(until, node));
+        if let Some(until) = self.callbacks.remove(&node) {
+            self.callbacks_by_age.remove(&(until, node));
         }
     }
 
     pub(super) fn sweep(&mut self, now: Instant) {
         self.verdicts.retain(|_, (_, until)| now < *until);
-        self.forget_questions(now);
-        self.windows.retain(|_, until| now < *until);
-        self.windows_by_age.retain(|(until, _)| now < *until);
+        self.expire_queries(now);
+        self.callbacks.retain(|_, until| now < *until);
+        self.callbacks_by_age.retain(|(until, _)| now < *until);
     }
 
-    /// Forgets questions that nobody answered, and what waited for that.
-    fn forget_questions(&mut self, now: Instant) {
-        self.questions.retain(|_, question| now < question.until);
-        self.held = self.questions.values().map(|question| question.held.len()).sum();
-        self.held_bytes = self.questions.values().map(|question| bytes_of(&question.held)).sum();
+    /// Drops unanswered queries and the packets held for them.
+    fn expire_queries(&mut self, now: Instant) {
+        self.queries.retain(|_, query| now < query.until);
+        self.held = self.queries.values().map(|query| query.held.len()).sum();
+        self.held_bytes = self.queries.values().map(|query| bytes_of(&query.held)).sum();
     }
 }
 
@@ -179,12 +179,12 @@ fn bytes_of(held: &[Held]) -> usize {
 }
 
 impl Node {
-    /// Whether only admitted peers may reach us. Connections that exist stay.
+    /// Whether only admitted peers may reach this node. Existing connections stay.
     pub fn set_private(&mut self, is_private: bool) {
         self.gate.is_private = is_private;
     }
 
-    /// The networks that we are in besides the backbone. Packets for our addresses on any other are
+    /// Sets the networks of this node besides the backbone. Packets for our address on any other network are
     /// dropped, and connections there are reset.
     pub fn set_networks(&mut self, now: Instant, networks: impl IntoIterator<Item = NetworkId>) {
         self.recorder.now = now;
@@ -205,8 +205,8 @@ impl Node {
         }
     }
 
-    /// Answers [`Event::AdmissionNeeded`], or decides before it is asked; the verdict holds for
-    /// `lifetime`. What an admitted peer sent meanwhile is taken now.
+    /// Answers [`Event::AdmissionNeeded`], or sets a verdict in advance; it is valid for `lifetime`. Packets
+    /// held for an admitted peer are processed now.
     pub fn on_admission(&mut self, now: Instant, caller: Caller, is_admitted: bool, lifetime: Duration) {
         self.recorder.now = now;
         for held in self.gate.decide(now, caller, is_admitted, lifetime) {
@@ -218,14 +218,14 @@ impl Node {
         }
     }
 
-    /// Lets a peer answer a call of ours that did not reach it through a tunnel: for five minutes it
-    /// may open streams to the ports of handshakes and data exchange.
+    /// Lets a peer respond to a request that did not reach it through a tunnel: for five minutes it may open
+    /// streams to the ports of handshakes and data exchange.
     pub fn expect_call(&mut self, now: Instant, node: NodeId) {
         self.recorder.now = now;
-        self.gate.open_window(now, node);
+        self.gate.allow_callback(now, node);
     }
 
-    /// Resets every connection with a peer and forgets its tunnel and every verdict about it.
+    /// Resets every connection with a peer and drops its tunnel and the verdicts about it.
     pub fn dismiss(&mut self, now: Instant, node: NodeId) {
         self.recorder.now = now;
         self.gate.forget(node);
@@ -238,7 +238,7 @@ impl Node {
         if ids.is_empty() {
             self.forget_peer(node);
         } else {
-            // The resets leave through the tunnel; it is forgotten with the last connection.
+            // The resets leave through the tunnel, which is dropped with the last connection.
             self.dismissed.insert(node);
         }
     }
@@ -247,12 +247,12 @@ impl Node {
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.connection.abort(now);
             self.queue(id);
-            self.after(id);
+            self.drain_connection(id);
         }
     }
 
-    /// Whether a packet that opens something may come in. One that must wait for a verdict is held.
-    pub(super) fn may_enter(
+    /// Whether a packet that opens a connection or flow is admitted. Without a verdict it is held.
+    pub(super) fn check_admission(
         &mut self,
         now: Instant,
         sender: NodeId,
@@ -267,12 +267,12 @@ impl Node {
         match self.gate.verdict(now, caller, header) {
             Verdict::Admitted => return true,
             Verdict::Refused => self.count_refused(header),
-            Verdict::Unknown => self.ask_admission(now, caller, header, payload),
+            Verdict::Unknown => self.query_admission(now, caller, header, payload),
         }
         false
     }
 
-    fn ask_admission(&mut self, now: Instant, caller: Caller, header: &Header, payload: &[u8]) {
+    fn query_admission(&mut self, now: Instant, caller: Caller, header: &Header, payload: &[u8]) {
         let Some(key) = self.peers.get(&caller.node).and_then(Peer::identity_key) else {
             self.count_refused(header);
             return;
@@ -294,7 +294,7 @@ impl Node {
         }
     }
 
-    /// Whether a packet is for an address that we have.
+    /// Whether this node has an address on a network.
     pub(super) fn is_on_network(&self, network: NetworkId) -> bool {
         network == NetworkId::BACKBONE || self.gate.networks.contains(&network)
     }
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_verdicts_is_bounded_and_forgotten() {
+    fn held_packets_are_bounded_and_expire() {
         let now = Instant::from_millis(1);
         let mut gate = Gate::default();
         let kept = |gate: &mut Gate, node| (0..9).filter(|_| hold(gate, now, node, 60_000).0).count();
@@ -335,18 +335,18 @@ mod tests {
             kept(&mut gate, node);
         }
         assert!(gate.held_bytes <= MAX_HELD_BYTES && gate.held_bytes > MAX_HELD_BYTES - 60_000);
-        assert_eq!(gate.questions.len(), MAX_HELD);
+        assert_eq!(gate.queries.len(), MAX_HELD);
         assert_eq!(gate.decide(now, caller(1), true, Duration::ZERO).len(), MAX_HELD_PER_PEER);
         assert_eq!(hold(&mut gate, now, 3000, 60_000), (true, true), "there is room again");
         assert_eq!(hold(&mut gate, now, 3001, 1), (false, false));
-        // Nobody answered the others.
-        assert_eq!(hold(&mut gate, now + PATIENCE, 3001, 1), (true, true));
-        assert_eq!((gate.questions.len(), gate.held, gate.held_bytes), (1, 1, 1));
+        // The other queries expired.
+        assert_eq!(hold(&mut gate, now + QUERY_TIMEOUT, 3001, 1), (true, true));
+        assert_eq!((gate.queries.len(), gate.held, gate.held_bytes), (1, 1, 1));
     }
 
-    /// A refusal ends within seconds anyway, so many refused peers take no admission away.
+    /// Refusals expire within seconds, so many refused peers do not evict an admission.
     #[test]
-    fn refusals_make_room_before_admissions() {
+    fn refusals_are_evicted_before_admissions() {
         let now = Instant::from_millis(1);
         let mut gate = Gate::default();
         gate.decide(now, caller(1), true, Duration::from_secs(3600));

@@ -1,4 +1,4 @@
-//! The application's calls and what the registry says.
+//! The node's calls for the driver: ports, connections, datagrams, and answers of the registry.
 
 use core::net::SocketAddr;
 use std::sync::Arc;
@@ -20,25 +20,25 @@ use crate::{
     },
 };
 
-/// Bytes of a connection in the node's tables, apart from its buffers.
+/// Memory of a connection's table entries without its buffers, bytes.
 const FOOTPRINT: usize = 4096;
 
 impl Node {
-    /// The address the registry gave us.
+    /// The address assigned by the registry.
     pub fn address(&self) -> Address {
         self.address
     }
 
-    /// Sets our address; sessions made under another one are void.
+    /// Sets our address; sessions made under another one are dropped.
     pub fn set_address(&mut self, address: Address) {
         if self.address != address {
             self.address = address;
             self.peers.clear();
-            self.strangers.renew_keys();
+            self.unauthenticated.renew_keys();
         }
     }
 
-    /// Listens for streams; port 0 means any.
+    /// Listens for streams on a port; 0 chooses an ephemeral one.
     ///
     /// # Errors
     /// [`NodeError::PortInUse`], [`NodeError::PortsExhausted`].
@@ -46,7 +46,7 @@ impl Node {
         self.ports.listen(port)
     }
 
-    /// Stops listening; accepted connections live on.
+    /// Stops listening; accepted connections stay open.
     ///
     /// # Errors
     /// [`NodeError::NotBound`].
@@ -54,7 +54,7 @@ impl Node {
         self.ports.unlisten(port)
     }
 
-    /// Takes datagrams to a port; 0 means any.
+    /// Binds a datagram port; 0 chooses an ephemeral one.
     ///
     /// # Errors
     /// [`NodeError::PortInUse`], [`NodeError::PortsExhausted`].
@@ -62,7 +62,7 @@ impl Node {
         self.ports.bind_datagrams(port)
     }
 
-    /// Takes no more datagrams to a port.
+    /// Unbinds a datagram port.
     ///
     /// # Errors
     /// [`NodeError::NotBound`].
@@ -73,7 +73,7 @@ impl Node {
     /// Opens a connection. [`Event::Connected`] or [`Event::Closed`] follows.
     ///
     /// # Errors
-    /// [`NodeError`] for an address that is no unicast one, and at limits.
+    /// [`NodeError`] for an address that is not unicast, and at a limit.
     pub fn connect(
         &mut self,
         now: Instant,
@@ -101,45 +101,45 @@ impl Node {
         let iss = SeqNumber::new(self.entropy.next_u32());
         let connection = Connection::connect(now, tuple, options, iss);
         let id = self.insert(now, connection, false);
-        self.reach(now, remote.node, id);
+        self.start_connection(now, remote.node, id);
         Ok(id)
     }
 
-    /// The next id of the space that connections share with whatever else the driver names.
+    /// Allocates an id from the space that connections share with other objects of the driver.
     pub fn allocate_id(&mut self) -> ConnectionId {
         let id = ConnectionId(self.next_id);
         self.next_id += 1;
         id
     }
 
-    /// Starts a new connection as soon as its peer has a session.
-    fn reach(&mut self, now: Instant, node: NodeId, id: ConnectionId) {
+    /// Starts a new connection, at the latest when its peer has a session.
+    fn start_connection(&mut self, now: Instant, node: NodeId, id: ConnectionId) {
         if node == self.address.node {
             self.attach(id, Dialect::Native, MAX_SEGMENT);
             return;
         }
         if !self.ensure_peer(now, node) {
             if let Some(slot) = self.slots.get_mut(&id) {
-                slot.connection.break_off(CloseReason::Unreachable);
+                slot.connection.terminate(CloseReason::Unreachable);
             }
             self.queue(id);
             return;
         }
         self.with_peer(node, |peer, local, out| peer.activate(now, local, out));
         let Some(peer) = self.peers.get(&node) else { return };
-        // What is known of a peer without a session may be from before it came back elsewhere.
+        // Without a session, or after a silence, the peer may have moved.
         let must_ask = peer.suite().is_none() || peer.needs_record() || peer.is_silent(now, REFRESH);
         if peer.is_ready() {
             let (dialect, segment) = path_of(peer);
             self.attach(id, dialect, segment);
         }
         if must_ask {
-            self.ask_record(node);
+            self.request_record(node);
         }
     }
 
-    pub(super) fn ask_record(&mut self, node: NodeId) {
-        if self.asked.insert(node) {
+    pub(super) fn request_record(&mut self, node: NodeId) {
+        if self.record_requests.insert(node) {
             self.events.push_back(Event::RecordNeeded(node));
         }
     }
@@ -151,14 +151,14 @@ impl Node {
             slot.connection.set_dialect(dialect);
             slot.connection.set_max_segment(segment);
             if dialect != Dialect::Native {
-                // Old peers assume 0.
+                // Legacy peers assume 0.
                 slot.connection.set_iss(SeqNumber::default());
             }
         }
         self.queue(id);
     }
 
-    /// A peer's session is up: sends what waited for it.
+    /// A peer's session is established: sends what was queued for it.
     pub(super) fn on_peer_ready(&mut self, now: Instant, node: NodeId) {
         let Some(peer) = self.peers.get(&node).filter(|peer| peer.is_ready()) else { return };
         let (dialect, segment) = path_of(peer);
@@ -172,7 +172,7 @@ impl Node {
         self.take_early(now, node);
     }
 
-    /// What the registry knows about a peer: its identity key, and where it is, if it told.
+    /// Answers [`Event::RecordNeeded`]: the peer's identity key, and its endpoint if the registry names one.
     pub fn on_record(
         &mut self,
         now: Instant,
@@ -181,19 +181,19 @@ impl Node {
         endpoint: Option<SocketAddr>,
     ) {
         self.recorder.now = now;
-        self.asked.remove(&node);
+        self.record_requests.remove(&node);
         self.learn_identity(now, node, identity_key, endpoint);
         if self.peers.get(&node).is_some_and(|peer| peer.endpoint().is_none()) {
             self.fail_peer(node, CloseReason::Unreachable);
         }
     }
 
-    /// The registry names another identity: whoever holds the old key is not the peer any more.
+    /// The registry names another identity key: the holder of the old one is no longer the peer.
     pub(super) fn on_rekeyed(&mut self, now: Instant, node: NodeId) {
         self.counters.rekeyed += 1;
         self.gate.forget(node);
         self.early.take(node);
-        // A new exchange key, so that no frame of the old sessions opens under the next one.
+        // A new exchange key, so that frames of the old sessions do not open under the next one.
         let Ok(own) = ExchangeKey::from_secret(&self.entropy.next_32()) else { return };
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.forget_sessions(now, own);
@@ -201,8 +201,8 @@ impl Node {
         self.on_restart(now, node);
     }
 
-    /// Replaces our identity, and proves the new one to every peer. Sessions stay until the peers'
-    /// registry tells them of the change.
+    /// Replaces our identity and announces the new one to every peer. Sessions stay until the registry tells
+    /// the peers of the change.
     ///
     /// # Errors
     /// [`CryptoError::Key`] if the seed is refused.
@@ -214,15 +214,15 @@ impl Node {
         Ok(())
     }
 
-    /// The registry knows nothing about a peer, or cannot be asked. A session that works is kept.
+    /// The registry has no record of a peer, or cannot be reached. A working session is kept.
     pub fn on_no_record(&mut self, node: NodeId) {
-        self.asked.remove(&node);
+        self.record_requests.remove(&node);
         if self.peers.get(&node).is_some_and(|peer| peer.suite().is_none()) {
             self.fail_peer(node, CloseReason::Unreachable);
         }
     }
 
-    /// Works on a connection and sends what that makes possible. `None` when it is gone.
+    /// Calls `f` with a connection and schedules it for transmission. `None` if it does not exist.
     pub fn with_connection<R>(
         &mut self,
         id: ConnectionId,
@@ -242,7 +242,7 @@ impl Node {
         self.slots.get(&id).map(|slot| &*slot.connection)
     }
 
-    /// The application is done with a connection: it finishes, and is forgotten then.
+    /// Closes a connection for its application; it is removed once it is closed.
     pub fn close(&mut self, now: Instant, id: ConnectionId) {
         self.recorder.now = now;
         if let Some(slot) = self.slots.get_mut(&id) {
@@ -252,7 +252,7 @@ impl Node {
         }
     }
 
-    /// Resets a connection and forgets it.
+    /// Resets and removes a connection.
     pub fn abort(&mut self, now: Instant, id: ConnectionId) {
         self.recorder.now = now;
         if let Some(slot) = self.slots.get_mut(&id) {
@@ -262,7 +262,7 @@ impl Node {
         }
     }
 
-    /// Sends a datagram, or keeps it until its peer has a session.
+    /// Sends a datagram, or queues it until its peer has a session.
     ///
     /// # Errors
     /// [`NodeError::TooLarge`], [`NodeError::NotUnicast`], [`NodeError::TooManyConnections`].
@@ -295,7 +295,7 @@ impl Node {
         };
         let packet = super::transmit::packet(&header, data);
         if dst.node == self.address.node || self.peers.get(&dst.node).is_some_and(Peer::is_ready) {
-            // Datagrams that wait for address validation stay in order.
+            // Datagrams queued until the peer's address is validated keep their order.
             if !self.pending.contains_key(&dst.node) && self.seal_packet(now, dst.node, &packet) {
                 return Ok(());
             }
@@ -311,37 +311,37 @@ impl Node {
         waiting.push_back(packet);
         self.with_peer(dst.node, |peer, local, out| peer.activate(now, local, out));
         if self.peers.get(&dst.node).is_some_and(Peer::needs_record) {
-            self.ask_record(dst.node);
+            self.request_record(dst.node);
         }
         Ok(())
     }
 
-    /// Every connection.
+    /// All connections.
     pub fn connections(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
         self.slots.iter().map(|(id, slot)| (*id, &*slot.connection))
     }
 
-    /// Every peer.
+    /// All peers.
     pub fn peers(&self) -> impl Iterator<Item = (NodeId, PeerStatus)> {
         self.peers.iter().map(|(id, peer)| (*id, peer.status()))
     }
 
-    /// Datagrams waiting to be sent, except those of connections.
+    /// Datagrams queued for transmission, except those of connections.
     pub fn outbox_len(&self) -> usize {
         self.outbox.len()
     }
 
-    /// Counters of datagrams that the driver moves.
+    /// The counters, for datagrams that the driver handles itself.
     pub fn counters_mut(&mut self) -> &mut NodeCounters {
         &mut self.counters
     }
 
-    /// Bytes of memory that connections take, roughly.
+    /// Memory used by connections, approximately, bytes.
     pub fn footprint(&self) -> usize {
         self.memory.total() + self.send_memory.total() + self.slots.len() * FOOTPRINT
     }
 
-    /// A snapshot of the figures.
+    /// Counters and totals for `info`.
     pub fn stats(&self) -> NodeStats {
         let is_open = |slot: &&Slot| {
             matches!(slot.connection.state(), State::SynSent | State::SynReceived | State::Established)
@@ -358,7 +358,7 @@ impl Node {
     }
 }
 
-/// Dialect and largest segment towards a ready peer.
+/// Dialect and largest segment for a ready peer.
 pub(super) fn path_of(peer: &Peer) -> (Dialect, usize) {
     let Some(capabilities) = peer.capabilities() else {
         let dialect = if peer.suite() == Some(Suite::G1) { Dialect::G1 } else { Dialect::G2 };

@@ -1,111 +1,110 @@
-//! Where our datagrams come from, as beacons see it
+//! Discovery of our own endpoint (the reflexive address of RFC 8489) by asking beacons
 //! (`docs/reference/protocol/beacon.md#how-a-node-learns-its-endpoint`).
 //!
-//! A reply carries nothing of its question, so whoever can write a beacon's address as a source can answer
-//! for it. A reply counts only while a question to that beacon is open. The first address is believed at
-//! once. A known address is replaced only if several questions in a row, asked at unpredictable times,
-//! were all answered with the same new address, and no other reply to them came.
+//! A reply echoes nothing of its request, so anyone who can spoof a beacon's source address can forge one. A
+//! reply counts only while a request to that beacon is open. The first address is accepted at once. A known
+//! address is replaced only if several consecutive requests, sent at unpredictable times, were all answered
+//! with the same new address and with no contradicting reply.
 
 use core::{net::SocketAddr, time::Duration};
 
-use super::{Event, Node, Timed, trace::count_drop};
+use super::{Event, Node, TimerOwner, trace::count_drop};
 use crate::{crypto::entropy::Entropy, time::Instant, tunnel::Peer, wire::beacon::Message};
 
-/// How long a question stays open for a reply, and for a second one that contradicts it.
-const OPEN: Duration = Duration::from_secs(2);
-/// A question without a reply is repeated after this, which doubles up to the usual interval.
+/// How long a request is open for its reply, and for one that contradicts it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// First retry interval of an unanswered request; doubles up to the beacon interval.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
-/// Consecutive replies needed to replace a known address.
-const AGREEMENT: u32 = 3;
-/// The least time from one question to the next that confirms its reply, in which the true reply comes if
-/// the first was not, and what is added at random.
+/// Consecutive equal replies required to replace a known address.
+const CONFIRMATIONS: u32 = 3;
+/// Interval and jitter of confirming requests. Within it the true reply arrives if the first one was forged.
 const CONFIRM_AFTER: Duration = Duration::from_millis(400);
 const CONFIRM_JITTER_MS: u32 = 200;
-/// Peers heard within this are told of a new address of ours.
+/// Peers heard within this time are told of a change of our address.
 const RECENT: Duration = Duration::from_secs(120);
-/// Least interval between changes of the known address.
+/// Shortest interval between two changes of the known address.
 const MOVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A question to one beacon.
+/// An open request to a beacon.
 #[derive(Clone, Copy, Debug)]
-struct Question {
+struct Request {
     until: Instant,
     reply: Option<SocketAddr>,
 }
 
-/// One beacon.
+/// State of one beacon.
 #[derive(Debug)]
 struct Beacon {
     address: SocketAddr,
-    question: Option<Question>,
+    request: Option<Request>,
     ask_at: Instant,
     retry: Duration,
-    /// Another address than the known one, and how many replies in a row named it.
+    /// An address other than the known one, with the number of consecutive replies that named it.
     proposal: Option<(SocketAddr, u32)>,
 }
 
-/// Effect of a reply.
+/// Outcome of a reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Worth {
-    /// Nobody asked.
-    Unasked,
-    /// Nothing is known by it.
-    Nothing,
-    /// That is where our datagrams come from.
-    News,
-    /// And before they came from elsewhere.
+enum Outcome {
+    /// No request is open, or it was answered already.
+    Unsolicited,
+    /// It changes nothing, or is not confirmed yet.
+    Unchanged,
+    /// The first address, or one to be reported again.
+    Learned,
+    /// The known address was replaced.
     Moved,
 }
 
-/// What is known of our endpoint.
+/// Our endpoint as reported by the beacons.
 #[derive(Debug, Default)]
 pub(super) struct Discovery {
     beacons: Vec<Beacon>,
     known: Option<SocketAddr>,
-    /// Whether the application was told since the beacons were named.
-    is_told: bool,
+    /// Whether the endpoint was reported since the beacons were set.
+    is_reported: bool,
     moved_at: Option<Instant>,
 }
 
 impl Discovery {
-    /// Names the beacons; all are asked anew, but one whose reply is being confirmed.
+    /// Sets the beacons. All are asked again, except one whose reply is being confirmed.
     fn set_beacons(&mut self, now: Instant, beacons: Vec<SocketAddr>) {
         let mut known = core::mem::take(&mut self.beacons);
         for address in beacons {
             let same = known.iter().position(|beacon| beacon.address == address && beacon.proposal.is_some());
             self.beacons.push(same.map_or_else(
-                || Beacon { address, question: None, ask_at: now, retry: FIRST_RETRY, proposal: None },
+                || Beacon { address, request: None, ask_at: now, retry: FIRST_RETRY, proposal: None },
                 |at| known.swap_remove(at),
             ));
         }
-        self.is_told = false;
+        self.is_reported = false;
     }
 
-    /// Our datagrams come from an address that is not known yet.
+    /// The known endpoint is no longer valid.
     fn forget_endpoint(&mut self) {
         self.known = None;
-        self.is_told = false;
+        self.is_reported = false;
         for beacon in &mut self.beacons {
-            beacon.question = None;
+            beacon.request = None;
             beacon.proposal = None;
         }
     }
 
-    /// Whether an address is one of a beacon.
+    /// Whether an address belongs to a beacon.
     fn is_beacon(&self, address: SocketAddr) -> bool {
         self.beacons.iter().any(|beacon| beacon.address == address)
     }
 
-    /// When the next question is due.
+    /// When the next request is due.
     fn poll_timeout(&self) -> Option<Instant> {
         self.beacons.iter().map(|beacon| beacon.ask_at).min()
     }
 
-    /// The beacons to be asked now.
+    /// Marks the due requests as sent and returns their beacons.
     fn handle_timeout(&mut self, now: Instant, interval: Duration) -> Vec<SocketAddr> {
         let mut asked = Vec::new();
         for beacon in self.beacons.iter_mut().filter(|beacon| beacon.ask_at <= now) {
-            beacon.question = Some(Question { until: now + OPEN, reply: None });
+            beacon.request = Some(Request { until: now + REQUEST_TIMEOUT, reply: None });
             beacon.ask_at = now + beacon.retry.min(interval);
             beacon.retry = (beacon.retry * 2).min(interval);
             asked.push(beacon.address);
@@ -120,25 +119,25 @@ impl Discovery {
         from: SocketAddr,
         endpoint: SocketAddr,
         entropy: &mut Entropy,
-    ) -> Worth {
+    ) -> Outcome {
         let known = self.known;
         let jitter = Duration::from_millis(u64::from(entropy.next_u32() % CONFIRM_JITTER_MS));
         let Some(beacon) = self.beacons.iter_mut().find(|beacon| beacon.address == from) else {
-            return Worth::Unasked;
+            return Outcome::Unsolicited;
         };
-        let Some(question) = beacon.question.as_mut().filter(|question| now < question.until) else {
-            return Worth::Unasked;
+        let Some(request) = beacon.request.as_mut().filter(|request| now < request.until) else {
+            return Outcome::Unsolicited;
         };
-        if let Some(reply) = question.reply {
+        if let Some(reply) = request.reply {
             if reply != endpoint {
-                // One of the two is not the beacon's.
-                beacon.question = None;
+                // One of the two is forged.
+                beacon.request = None;
                 beacon.proposal = None;
                 beacon.ask_at = beacon.ask_at.min(now + CONFIRM_AFTER + jitter);
             }
-            return Worth::Unasked;
+            return Outcome::Unsolicited;
         }
-        question.reply = Some(endpoint);
+        request.reply = Some(endpoint);
         beacon.ask_at = now + interval;
         beacon.retry = FIRST_RETRY;
         if known.is_none_or(|known| known == endpoint) {
@@ -146,37 +145,41 @@ impl Discovery {
             for beacon in &mut self.beacons {
                 beacon.proposal = None;
             }
-            return if core::mem::replace(&mut self.is_told, true) { Worth::Nothing } else { Worth::News };
+            return if core::mem::replace(&mut self.is_reported, true) {
+                Outcome::Unchanged
+            } else {
+                Outcome::Learned
+            };
         }
-        let agreed = match beacon.proposal {
-            Some((proposed, agreed)) if proposed == endpoint => agreed + 1,
+        let count = match beacon.proposal {
+            Some((proposed, count)) if proposed == endpoint => count + 1,
             _ => 1,
         };
-        beacon.proposal = Some((endpoint, agreed));
+        beacon.proposal = Some((endpoint, count));
         let is_early = self.moved_at.is_some_and(|at| now < at + MOVE_INTERVAL);
-        if agreed < AGREEMENT || is_early {
-            let wait = if agreed < AGREEMENT { CONFIRM_AFTER } else { MOVE_INTERVAL };
+        if count < CONFIRMATIONS || is_early {
+            let wait = if count < CONFIRMATIONS { CONFIRM_AFTER } else { MOVE_INTERVAL };
             beacon.ask_at = now + (wait + jitter).min(interval);
-            return Worth::Nothing;
+            return Outcome::Unchanged;
         }
         beacon.proposal = None;
         self.known = Some(endpoint);
         self.moved_at = Some(now);
-        self.is_told = true;
-        Worth::Moved
+        self.is_reported = true;
+        Outcome::Moved
     }
 }
 
 impl Node {
-    /// Names our beacons and asks them where our datagrams come from, now and at intervals.
+    /// Sets our beacons and sends discovery requests to them, now and at intervals.
     pub fn set_beacons(&mut self, now: Instant, beacons: Vec<SocketAddr>) {
         self.recorder.now = now;
         self.discovery.set_beacons(now, beacons);
-        self.discover(now);
+        self.send_discovery(now);
     }
 
-    /// Asks the beacons that are due.
-    pub(super) fn discover(&mut self, now: Instant) {
+    /// Sends the discovery requests that are due.
+    pub(super) fn send_discovery(&mut self, now: Instant) {
         for beacon in self.discovery.handle_timeout(now, self.config.beacon_interval) {
             let message = Message::Discover {
                 node: self.address.node,
@@ -194,14 +197,14 @@ impl Node {
         let Some(at) = self.discovery.poll_timeout() else { return };
         if self.beacon_armed.is_none_or(|armed| at < armed) {
             self.beacon_armed = Some(at);
-            self.arm(at, Timed::Beacon(at));
+            self.arm(at, TimerOwner::Beacon(at));
         }
     }
 
     pub(super) fn on_beacon_timeout(&mut self, now: Instant, at: Instant) {
         if self.beacon_armed == Some(at) {
             self.beacon_armed = None;
-            self.discover(now);
+            self.send_discovery(now);
         }
     }
 
@@ -223,38 +226,38 @@ impl Node {
         };
         let interval = self.config.beacon_interval;
         match self.discovery.on_reply(now, interval, from, endpoint, &mut self.entropy) {
-            Worth::Unasked => count_drop!(self, dropped_beacon),
-            Worth::Nothing => {}
-            Worth::News => self.events.push_back(Event::EndpointDiscovered(endpoint)),
-            Worth::Moved => self.on_own_move(now, endpoint),
+            Outcome::Unsolicited => count_drop!(self, dropped_beacon),
+            Outcome::Unchanged => {}
+            Outcome::Learned => self.events.push_back(Event::EndpointDiscovered(endpoint)),
+            Outcome::Moved => self.on_own_move(now, endpoint),
         }
         self.arm_discovery();
     }
 
-    /// Our datagrams come from elsewhere: tells the application, and peers by a frame, which shows them.
+    /// Our endpoint changed: reports it, and sends peers a frame from which they learn the new address.
     fn on_own_move(&mut self, now: Instant, endpoint: SocketAddr) {
         self.events.push_back(Event::EndpointDiscovered(endpoint));
-        self.show_peers(now);
+        self.announce_address(now);
     }
 
-    /// This host's own address changed. What beacons said before says nothing any more, so the next reply
-    /// is believed at once; peers are shown where we are without waiting for it.
+    /// The address of this host changed. Earlier beacon replies are void, so the next one is accepted at
+    /// once. Peers are sent a frame from the new address without waiting for it.
     pub fn on_own_address(&mut self, now: Instant) {
         self.recorder.now = now;
         self.discovery.forget_endpoint();
-        self.show_peers(now);
+        self.announce_address(now);
     }
 
-    fn show_peers(&mut self, now: Instant) {
+    fn announce_address(&mut self, now: Instant) {
         let is_in_use = |peer: &Peer| peer.is_active() || !peer.is_silent(now, RECENT);
         let ids: Vec<_> = self.peers.iter().filter(|(_, peer)| is_in_use(peer)).map(|(id, _)| *id).collect();
         for id in ids {
-            self.with_peer(id, |peer, local, out| peer.show(now, local, out));
+            self.with_peer(id, |peer, local, out| peer.announce_address(now, local, out));
         }
     }
 }
 
-/// Whether peers could send to an endpoint at all.
+/// Whether an endpoint is a valid unicast destination.
 fn is_usable(endpoint: SocketAddr) -> bool {
     endpoint.port() != 0 && !endpoint.ip().is_unspecified() && !endpoint.ip().is_multicast()
 }
@@ -265,7 +268,7 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_secs(30);
 
-    struct Scene {
+    struct Fixture {
         now: Instant,
         discovery: Discovery,
         entropy: Entropy,
@@ -277,164 +280,167 @@ mod tests {
 
     const BEACONS: [u16; 2] = [1, 2];
 
-    impl Scene {
+    impl Fixture {
         fn new(beacons: usize) -> Self {
-            let mut scene = Self {
+            let mut fixture = Self {
                 now: Instant::from_millis(1),
                 discovery: Discovery::default(),
                 entropy: Entropy::new(&[1; 32]),
             };
             let beacons = BEACONS[..beacons].iter().map(|port| at(*port)).collect();
-            scene.discovery.set_beacons(scene.now, beacons);
-            scene
+            fixture.discovery.set_beacons(fixture.now, beacons);
+            fixture
         }
 
-        fn reply(&mut self, from: u16, endpoint: u16) -> Worth {
+        fn reply(&mut self, from: u16, endpoint: u16) -> Outcome {
             self.discovery.on_reply(self.now, INTERVAL, at(from), at(endpoint), &mut self.entropy)
         }
 
-        /// Goes to the next question and says how many beacons are asked.
+        /// Advances to the next request and returns how many beacons are asked.
         fn ask(&mut self) -> usize {
             self.now = self.now.max(self.discovery.poll_timeout().unwrap());
             self.discovery.handle_timeout(self.now, INTERVAL).len()
         }
 
-        /// A known endpoint, with no question open.
+        /// A known endpoint and no open request.
         fn settled(beacons: usize) -> Self {
-            let mut scene = Self::new(beacons);
-            scene.ask();
+            let mut fixture = Self::new(beacons);
+            fixture.ask();
             for (n, beacon) in BEACONS[..beacons].iter().enumerate() {
-                assert_eq!(scene.reply(*beacon, 4000), if n == 0 { Worth::News } else { Worth::Nothing });
+                assert_eq!(
+                    fixture.reply(*beacon, 4000),
+                    if n == 0 { Outcome::Learned } else { Outcome::Unchanged }
+                );
             }
-            scene.now += OPEN;
-            scene
+            fixture.now += REQUEST_TIMEOUT;
+            fixture
         }
     }
 
     #[test]
-    fn only_an_open_question_is_answered_and_once() {
-        let mut scene = Scene::new(1);
-        assert_eq!(scene.reply(1, 4000), Worth::Unasked, "nobody asked yet");
-        scene.ask();
-        assert_eq!(scene.reply(3, 4000), Worth::Unasked, "nobody asked that one");
-        assert_eq!(scene.reply(1, 4000), Worth::News);
-        assert_eq!(scene.reply(1, 4000), Worth::Unasked);
-        let mut scene = Scene::settled(1);
+    fn one_reply_per_open_request_is_accepted() {
+        let mut fixture = Fixture::new(1);
+        assert_eq!(fixture.reply(1, 4000), Outcome::Unsolicited, "no request yet");
+        fixture.ask();
+        assert_eq!(fixture.reply(3, 4000), Outcome::Unsolicited, "not asked");
+        assert_eq!(fixture.reply(1, 4000), Outcome::Learned);
+        assert_eq!(fixture.reply(1, 4000), Outcome::Unsolicited);
+        let mut fixture = Fixture::settled(1);
         for port in 5000..8000 {
-            assert_eq!(scene.reply(1, port), Worth::Unasked);
+            assert_eq!(fixture.reply(1, port), Outcome::Unsolicited);
         }
-        assert_eq!(scene.discovery.poll_timeout(), Some(Instant::from_millis(1) + INTERVAL));
+        assert_eq!(fixture.discovery.poll_timeout(), Some(Instant::from_millis(1) + INTERVAL));
     }
 
     #[test]
-    fn a_new_address_needs_agreement_and_takes_little_more_than_a_second() {
-        let mut scene = Scene::settled(1);
-        scene.ask();
-        let begin = scene.now;
-        for _ in 1..AGREEMENT {
-            assert_eq!(scene.reply(1, 4001), Worth::Nothing);
-            assert_eq!(scene.ask(), 1);
+    fn a_new_address_is_confirmed_within_1200_ms() {
+        let mut fixture = Fixture::settled(1);
+        fixture.ask();
+        let begin = fixture.now;
+        for _ in 1..CONFIRMATIONS {
+            assert_eq!(fixture.reply(1, 4001), Outcome::Unchanged);
+            assert_eq!(fixture.ask(), 1);
         }
-        assert_eq!(scene.reply(1, 4001), Worth::Moved);
-        assert!(scene.now.saturating_since(begin) < Duration::from_millis(1200));
-        // Not again at once.
-        scene.now += OPEN;
-        scene.ask();
-        while scene.reply(1, 4002) != Worth::Moved {
-            scene.ask();
+        assert_eq!(fixture.reply(1, 4001), Outcome::Moved);
+        assert!(fixture.now.saturating_since(begin) < Duration::from_millis(1200));
+        // The next change has to wait.
+        fixture.now += REQUEST_TIMEOUT;
+        fixture.ask();
+        while fixture.reply(1, 4002) != Outcome::Moved {
+            fixture.ask();
         }
-        assert!(scene.now.saturating_since(begin) >= MOVE_INTERVAL);
+        assert!(fixture.now.saturating_since(begin) >= MOVE_INTERVAL);
     }
 
     #[test]
-    fn naming_the_beacons_again_interrupts_no_agreement() {
-        let mut scene = Scene::settled(1);
+    fn setting_the_beacons_again_keeps_a_confirmation_going() {
+        let mut fixture = Fixture::settled(1);
         let mut asked = 0;
-        scene.ask();
-        while scene.reply(1, 4001) != Worth::Moved {
+        fixture.ask();
+        while fixture.reply(1, 4001) != Outcome::Moved {
             for _ in 0..9 {
-                scene.discovery.set_beacons(scene.now, vec![at(1)]);
+                fixture.discovery.set_beacons(fixture.now, vec![at(1)]);
             }
-            asked += scene.ask();
+            asked += fixture.ask();
             assert!(asked < 9);
         }
     }
 
     #[test]
-    fn a_reply_that_races_the_true_one_moves_nothing() {
-        let mut scene = Scene::settled(1);
+    fn forged_replies_that_race_the_true_one_change_nothing() {
+        let mut fixture = Fixture::settled(1);
         for n in 0..100 {
-            scene.ask();
-            // Before the true one or after it.
+            fixture.ask();
+            // Before or after the true reply.
             let ports = if n % 3 > 0 { [6666, 4000] } else { [4000, 6666] };
             for port in ports {
-                assert_ne!(scene.reply(1, port), Worth::Moved, "{n}");
+                assert_ne!(fixture.reply(1, port), Outcome::Moved, "{n}");
             }
         }
-        assert_eq!(scene.discovery.known, Some(at(4000)));
+        assert_eq!(fixture.discovery.known, Some(at(4000)));
     }
 
-    /// The true replies take 900 ms, those of somebody nearer no time.
+    /// The true replies take 900 ms; forged ones arrive at once.
     #[test]
-    fn a_slow_beacon_is_waited_for() {
-        let mut scene = Scene::settled(1);
+    fn forged_replies_faster_than_a_slow_beacon_change_nothing() {
+        let mut fixture = Fixture::settled(1);
         let mut on_their_way = std::collections::VecDeque::new();
         for n in 0..200 {
-            let next = scene.discovery.poll_timeout().unwrap();
+            let next = fixture.discovery.poll_timeout().unwrap();
             while on_their_way.front().is_some_and(|arrival| *arrival <= next) {
-                scene.now = on_their_way.pop_front().unwrap();
-                assert_ne!(scene.reply(1, 4000), Worth::Moved, "{n}");
+                fixture.now = on_their_way.pop_front().unwrap();
+                assert_ne!(fixture.reply(1, 4000), Outcome::Moved, "{n}");
             }
-            scene.ask();
-            on_their_way.push_back(scene.now + Duration::from_millis(900));
-            assert_ne!(scene.reply(1, 6666), Worth::Moved, "{n}");
+            fixture.ask();
+            on_their_way.push_back(fixture.now + Duration::from_millis(900));
+            assert_ne!(fixture.reply(1, 6666), Outcome::Moved, "{n}");
         }
-        assert_eq!(scene.discovery.known, Some(at(4000)));
+        assert_eq!(fixture.discovery.known, Some(at(4000)));
     }
 
-    /// If the first reply was not the beacon's, that is mended as soon as nobody answers in its place.
+    /// A forged first reply is corrected as soon as the forger stops.
     #[test]
-    fn a_false_start_does_not_last() {
-        let mut scene = Scene::new(1);
-        scene.ask();
-        assert_eq!(scene.reply(1, 6666), Worth::News);
-        let begin = scene.now;
-        scene.reply(1, 4000);
-        while scene.discovery.known != Some(at(4000)) {
-            scene.ask();
-            scene.reply(1, 4000);
+    fn a_forged_first_reply_is_corrected() {
+        let mut fixture = Fixture::new(1);
+        fixture.ask();
+        assert_eq!(fixture.reply(1, 6666), Outcome::Learned);
+        let begin = fixture.now;
+        fixture.reply(1, 4000);
+        while fixture.discovery.known != Some(at(4000)) {
+            fixture.ask();
+            fixture.reply(1, 4000);
         }
-        assert!(scene.now.saturating_since(begin) < Duration::from_secs(2));
+        assert!(fixture.now.saturating_since(begin) < Duration::from_secs(2));
     }
 
     #[test]
-    fn one_beacon_that_sees_no_change_outweighs_another() {
-        let mut scene = Scene::settled(2);
+    fn a_beacon_that_confirms_the_known_address_outvotes_another() {
+        let mut fixture = Fixture::settled(2);
         for _ in 0..20 {
-            scene.ask();
-            assert_ne!(scene.reply(1, 6666), Worth::Moved);
-            assert_ne!(scene.reply(2, 4000), Worth::Moved);
-            scene.now += INTERVAL;
+            fixture.ask();
+            assert_ne!(fixture.reply(1, 6666), Outcome::Moved);
+            assert_ne!(fixture.reply(2, 4000), Outcome::Moved);
+            fixture.now += INTERVAL;
         }
-        assert_eq!(scene.discovery.known, Some(at(4000)));
+        assert_eq!(fixture.discovery.known, Some(at(4000)));
     }
 
     #[test]
-    fn a_beacon_that_comes_late_is_asked_soon_and_then_less_and_less() {
-        let mut scene = Scene::new(1);
-        scene.ask();
+    fn an_unreachable_beacon_is_retried_with_backoff() {
+        let mut fixture = Fixture::new(1);
+        fixture.ask();
         let mut waits = Vec::new();
         for _ in 0..9 {
-            let before = scene.now;
-            scene.ask();
-            waits.push(scene.now.saturating_since(before).as_millis());
+            let before = fixture.now;
+            fixture.ask();
+            waits.push(fixture.now.saturating_since(before).as_millis());
         }
         assert_eq!(waits, [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
-        assert_eq!(scene.reply(1, 4000), Worth::News);
+        assert_eq!(fixture.reply(1, 4000), Outcome::Learned);
     }
 
     #[test]
-    fn an_address_that_nobody_can_send_to_is_none() {
+    fn unusable_endpoints_are_rejected() {
         for (text, expected) in
             [("192.0.2.1:1", true), ("192.0.2.1:0", false), ("0.0.0.0:1", false), ("[::]:1", false)]
         {

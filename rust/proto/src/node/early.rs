@@ -1,15 +1,15 @@
-//! Stream packets of peers whose transport is not known yet, bounded for each peer and in all.
+//! Stream packets held until their peer's dialect is known, bounded per peer and in total.
 
 use std::collections::BTreeMap;
 
 use crate::wire::addr::NodeId;
 
-/// Packets and bytes of one peer, and bytes of all. A proven peer may still be hostile.
+/// Packets and bytes per peer, and bytes in total. Even an authenticated peer may be hostile.
 const MAX_PACKETS: usize = 32;
 const MAX_BYTES_PER_PEER: usize = 256 << 10;
 const MAX_BYTES: usize = 8 << 20;
 
-/// Packets in the order of their arrival, by peer.
+/// Held packets by peer, in order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct Early {
     waiting: BTreeMap<NodeId, Vec<Vec<u8>>>,
@@ -17,7 +17,7 @@ pub(super) struct Early {
 }
 
 impl Early {
-    /// Keeps a packet. `false` when there is no room for it.
+    /// Holds a packet. `false` when there is no room.
     pub(super) fn keep(&mut self, node: NodeId, packet: &[u8]) -> bool {
         let (count, held) = self.waiting.get(&node).map_or((0, 0), |held| (held.len(), sum(held)));
         let has_room = count < MAX_PACKETS
@@ -30,14 +30,14 @@ impl Early {
         has_room
     }
 
-    /// What waited for a peer; nothing does any more.
+    /// Removes and returns the packets of a peer.
     pub(super) fn take(&mut self, node: NodeId) -> Vec<Vec<u8>> {
         let taken = self.waiting.remove(&node).unwrap_or_default();
         self.bytes -= sum(&taken);
         taken
     }
 
-    /// Forgets the packets of peers that are gone.
+    /// Drops the packets of removed peers.
     pub(super) fn retain(&mut self, is_known: impl Fn(NodeId) -> bool) {
         self.waiting.retain(|node, _| is_known(*node));
         self.bytes = self.waiting.values().map(|held| sum(held)).sum();
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_bounded_for_each_peer_and_in_all() {
+    fn packets_are_bounded_per_peer_and_in_total() {
         let mut early = Early::default();
         assert_eq!(kept(&mut early, 1, 1), MAX_PACKETS);
         assert_eq!(kept(&mut early, 2, 60_000), 4);

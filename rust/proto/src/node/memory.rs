@@ -1,12 +1,12 @@
-//! Memory accounting of receive buffers, reassembly and send buffers: bounded in total and per peer, so that
-//! a peer that fills windows or never acknowledges does not harm others.
+//! Accounting of buffered data: unread, out of order, or unacknowledged. It is bounded in total and per peer,
+//! so that a peer that fills windows or never acknowledges cannot starve others.
 
 use std::collections::HashMap;
 
 use crate::{transport::Supply, wire::addr::NodeId};
 
-/// A peer may hold a third of what is free. A single peer then gets a quarter of the limit, `n` peers get
-/// `n / (n + 3)` together, and a newcomer finds room.
+/// A peer may hold at most 1/SHARE of the free memory. A single peer then gets at most a quarter of the
+/// total, `n` peers get `n / (n + 3)` of it, and a new peer always finds room.
 const SHARE: usize = 3;
 
 /// Bytes held, in total and per peer.
@@ -22,7 +22,7 @@ impl Memory {
         self.total
     }
 
-    /// A connection with `peer` that was `known` to hold so much now holds `held`.
+    /// Updates the bytes held by a connection with `peer` from `known` to `held`.
     pub(super) fn update(&mut self, peer: NodeId, known: &mut usize, held: usize) {
         if *known == held {
             return;
@@ -36,8 +36,8 @@ impl Memory {
         *known = held;
     }
 
-    /// How much of `limit` bytes is left for a connection with `peer`. Windows and buffers stop growing at
-    /// half of the share.
+    /// Whether a connection with `peer` may hold more of `limit` bytes. Windows and buffers stop growing at
+    /// half of the peer's share.
     pub(super) fn supply(&self, peer: NodeId, limit: usize) -> Supply {
         if self.total < limit / 8 {
             return Supply::Ample;
@@ -60,8 +60,7 @@ mod tests {
 
     const LIMIT: usize = 1 << 20;
 
-    /// What a peer comes to hold if it takes 1,000 bytes whenever it may, and when it was told that
-    /// memory is scarce.
+    /// Bytes held by a peer that takes 1,000 bytes whenever it may, and bytes held when memory became scarce.
     fn fill(memory: &mut Memory, peer: u32) -> (usize, usize) {
         let (mut known, mut scarce) = (0, 0);
         loop {
@@ -76,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_gets_a_third_of_what_is_free_and_a_newcomer_always_finds_room() {
+    fn a_peer_gets_a_third_of_the_free_memory_and_a_new_peer_finds_room() {
         let mut memory = Memory::default();
         let (held, scarce) = fill(&mut memory, 1);
         assert!((LIMIT / 4..LIMIT / 4 + 1000).contains(&held), "{held}");
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_what_was_given_back() {
+    fn released_memory_leaves_no_entries() {
         let mut memory = Memory::default();
         let mut known = 0;
         for held in [1, 70_000, 3, 0] {

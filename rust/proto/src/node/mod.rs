@@ -1,28 +1,28 @@
-//! The facade that joins tunnels and connections: demultiplexing, ports, limits, datagrams.
+//! The facade that joins tunnels and connections: demultiplexing, ports, limits, datagrams. No sockets. No
+//! sockets.
 //!
-//! One [`Node`] is one agent's network stack. It is driven by inputs, each with the time:
-//! [`Node::handle_datagram`], [`Node::handle_timeout`], what the registry says about a peer
-//! ([`Node::on_record`]) and the application's calls. After each it is drained of datagrams
-//! ([`Node::poll_transmit`]), events ([`Node::poll_event`]) and asked for its next deadline
-//! ([`Node::poll_timeout`]).
+//! One [`Node`] is one agent's network stack. Its inputs, each with the current time, are datagrams
+//! ([`Node::handle_datagram`]), timeouts ([`Node::handle_timeout`]), registry answers ([`Node::on_record`])
+//! and calls of the application. After each input the driver drains datagrams ([`Node::poll_transmit`]) and
+//! events ([`Node::poll_event`]) and asks for the next deadline ([`Node::poll_timeout`]).
 
 mod admission;
 mod api;
+mod connection_limits;
 mod discovery;
 mod early;
-mod limits;
 mod memory;
-mod places;
 mod ports;
+mod rate_limits;
 mod receive;
 mod slots;
 mod stats;
-mod strangers;
 mod stream;
-mod syns;
+mod syn_pacing;
 mod too_big;
 mod trace;
 mod transmit;
+mod unauthenticated;
 
 use core::net::SocketAddr;
 use std::{
@@ -38,8 +38,9 @@ pub use trace::{Record, What};
 pub use transmit::Transmit;
 
 use self::{
-    admission::Gate, discovery::Discovery, early::Early, limits::Limits, memory::Memory, places::Places,
-    ports::Ports, strangers::Strangers, syns::Syns, trace::Recorder,
+    admission::Gate, connection_limits::ConnectionCounts, discovery::Discovery, early::Early, memory::Memory,
+    ports::Ports, rate_limits::RateLimits, syn_pacing::SynPacing, trace::Recorder,
+    unauthenticated::Unauthenticated,
 };
 use crate::{
     config::{MAX_SEGMENT, NodeConfig},
@@ -52,21 +53,20 @@ use crate::{
     wire::addr::{Address, NodeId, Port},
 };
 
-/// Reports of datagrams too large for their path that are processed per second, and their burst; routers
-/// send few.
+/// Rate (per second) and burst of processed PTB messages (RFC 8899 section 4.6); routers send few.
 const PTB_RATE: u32 = 100;
 const PTB_BURST: u32 = 100;
 
-/// Identifies a connection for the life of the node; never reused.
+/// Identifies a connection; never reused during the life of the node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(pub u32);
 
-/// Options of a dial.
+/// Options of one dialled connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DialOptions {
-    /// Whether small segments are sent at once (no Nagle).
+    /// Disables Nagle's algorithm.
     pub no_delay: bool,
-    /// Congestion controller; `None` for the node's default.
+    /// The congestion controller; `None` for the node's default.
     pub congestion: Option<Algorithm>,
 }
 
@@ -85,79 +85,79 @@ pub enum NodeError {
     /// The limit of connections is reached.
     #[error("too many connections")]
     TooManyConnections,
-    /// A datagram larger than the protocol can carry.
+    /// The datagram is larger than the protocol can carry.
     #[error("payload too large")]
     TooLarge,
-    /// Broadcast or unset addresses cannot be dialled.
+    /// A broadcast or unset address was given.
     #[error("not a unicast address")]
     NotUnicast,
 }
 
-/// What happened.
+/// Something that the driver or its application must know or answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// The registry must be asked about a peer; [`Node::on_record`] or [`Node::on_no_record`] answers.
+    /// The registry must be asked about a peer; answered by [`Node::on_record`] or [`Node::on_no_record`].
     RecordNeeded(NodeId),
-    /// An unknown sender claims this id: its identity key must be looked up, with less priority than our own
-    /// lookups; [`Node::on_key`] answers.
+    /// An unauthenticated sender claims to be the given node: the registry must be asked for that node's
+    /// identity key, with lower priority than for our own dials; answered by [`Node::on_key`].
     KeyNeeded(NodeId),
-    /// A peer with this identity key asks for admission; [`Node::on_admission`] answers.
+    /// A peer with this identity key asks for admission; answered by [`Node::on_admission`].
     AdmissionNeeded(Caller, [u8; 32]),
-    /// A beacon says where our datagrams come from.
+    /// The beacons report this endpoint as ours.
     EndpointDiscovered(SocketAddr),
     /// A dialled connection is established.
     Connected(ConnectionId),
     /// A connection to a listening port is established.
     Accepted(ConnectionId),
-    /// There is more to read.
+    /// There is data to read.
     Readable(ConnectionId),
-    /// There is room to write again.
+    /// The send buffer has room again.
     Writable(ConnectionId),
-    /// The peer finished; after what can be read, the stream is at its end.
+    /// The peer sent FIN: the stream ends after the data that can be read.
     RemoteFinished(ConnectionId),
-    /// A connection is gone; its id means nothing any more.
+    /// A connection is closed; its id is invalid from now on.
     Closed(ConnectionId, CloseReason),
     /// A datagram arrived.
     Datagram {
-        /// Who sent it.
+        /// Source address.
         src: Address,
-        /// From which port.
+        /// Source port.
         src_port: Port,
-        /// To which port of ours.
+        /// Destination port.
         dst_port: Port,
         /// The payload.
         data: Vec<u8>,
     },
 }
 
-/// A connection and where it stands with the node.
+/// A connection with the node's bookkeeping.
 #[derive(Debug)]
 struct Slot {
-    /// Boxed, so that the half-empty nodes of a tree hold little.
+    /// Boxed, because half-empty B-tree nodes would waste memory.
     connection: Box<Connection>,
-    /// Whether it waits in the ready queue.
+    /// Whether it is in the ready queue.
     is_queued: bool,
-    /// Whether its peer's session is up and its dialect set.
+    /// Whether its peer has a session and its dialect is set.
     is_attached: bool,
-    /// Deadline that stands in the timer heap.
+    /// Its deadline in the timer heap.
     armed: Option<Instant>,
     is_inbound: bool,
-    /// Whether the driver knows it and will close it: it was dialled or reported as accepted.
-    is_known: bool,
+    /// Whether the driver knows its id, and so will close it: it dialled it or got [`Event::Accepted`].
+    is_reported: bool,
     opened_at: Instant,
-    /// Whether it counts against the limits of connections; from TIME-WAIT on it does not.
+    /// Whether it is counted against `max_connections` and its port's limit. TIME-WAIT is not counted.
     is_counted: bool,
-    /// Whether its SYN may be sent ahead of others.
-    has_syn_turn: bool,
-    is_waiting_for_syn: bool,
-    /// The application is done with it; it is forgotten when it is closed.
+    /// The pacer let its SYN go.
+    is_syn_released: bool,
+    is_syn_queued: bool,
+    /// Released by the application: removed once it is closed.
     is_released: bool,
-    /// Bytes that the node's memory accounting attributes to it.
+    /// Bytes accounted to it, for receiving and for sending.
     held: usize,
     send_held: usize,
 }
 
-/// Demultiplexing key: our port and the far end.
+/// Demultiplexing key: our port and the remote end.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Key {
     local_port: Port,
@@ -165,12 +165,12 @@ struct Key {
     remote_port: Port,
 }
 
-/// Owner of a timer in the heap.
+/// Owner of a deadline in the timer heap.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Timed {
+enum TimerOwner {
     Connection(ConnectionId),
     Peer(NodeId),
-    Syns(NodeId),
+    SynPacing(NodeId),
     Beacon(Instant),
     Sweep,
 }
@@ -184,12 +184,12 @@ pub struct Node {
     entropy: Entropy,
     capabilities: Capabilities,
     peers: BTreeMap<NodeId, Peer>,
-    /// Timers of peers that are in the heap.
+    /// Deadlines of peers in the timer heap.
     peer_armed: HashMap<NodeId, Instant>,
     slots: BTreeMap<ConnectionId, Slot>,
-    places: Places,
+    connection_counts: ConnectionCounts,
     evictions: TokenBucket,
-    /// Connections in TIME-WAIT, oldest first; some are over.
+    /// Connections in TIME-WAIT, oldest first; may contain closed ones.
     time_wait: VecDeque<ConnectionId>,
     demux: HashMap<Key, ConnectionId>,
     /// Connections by peer.
@@ -201,28 +201,28 @@ pub struct Node {
     /// Memory of send buffers.
     send_memory: Memory,
     ready: VecDeque<ConnectionId>,
-    timers: BinaryHeap<Reverse<(Instant, Timed)>>,
+    timers: BinaryHeap<Reverse<(Instant, TimerOwner)>>,
     events: VecDeque<Event>,
     outbox: Outbox,
-    /// Packets to our own address.
+    /// Packets that this node sends to itself.
     loopback: VecDeque<Vec<u8>>,
-    /// A sealed frame that did not fit the batch.
+    /// A sealed frame larger than the segment size of its batch, sent next.
     stash: Option<(SocketAddr, Vec<u8>)>,
-    /// Datagrams that wait for a session.
+    /// Datagrams queued until their peer has a session.
     pending: BTreeMap<NodeId, VecDeque<Vec<u8>>>,
-    /// Stream packets of peers whose dialect is not known yet.
+    /// Stream packets held until their peer's dialect is known.
     early: Early,
-    /// Peers with an open registry lookup.
-    asked: BTreeSet<NodeId>,
+    /// Peers with an open record request.
+    record_requests: BTreeSet<NodeId>,
     discovery: Discovery,
-    /// When the beacons are asked next.
+    /// Deadline of the next discovery request.
     beacon_armed: Option<Instant>,
     scratch: Vec<u8>,
     syn_bucket: BTreeMap<NodeId, TokenBucket>,
-    limits: Limits,
-    strangers: Strangers,
-    syns: Syns,
-    /// Rate of PTB reports; each searches the peers.
+    limits: RateLimits,
+    unauthenticated: Unauthenticated,
+    syn_pacing: SynPacing,
+    /// RateLimits PTB messages, each of which scans the peers.
     ptb_bucket: TokenBucket,
     gate: Gate,
     /// Peers to remove once their connections are reset.
@@ -232,10 +232,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node without an address; `seed` must be random and never used again.
+    /// A node without an address. `seed` must be random and must not be used again.
     ///
     /// # Errors
-    /// [`CryptoError::Key`] if the identity's seed is refused.
+    /// [`CryptoError::Key`] if the identity seed is invalid.
     pub fn new(
         now: Instant,
         identity_seed: &[u8; 32],
@@ -259,8 +259,12 @@ impl Node {
             peers: BTreeMap::new(),
             peer_armed: HashMap::new(),
             slots: BTreeMap::new(),
-            places: Places::default(),
-            evictions: TokenBucket::new(places::EVICTION_RATE, places::EVICTION_RATE, now),
+            connection_counts: ConnectionCounts::default(),
+            evictions: TokenBucket::new(
+                connection_limits::EVICTION_RATE,
+                connection_limits::EVICTION_RATE,
+                now,
+            ),
             time_wait: VecDeque::new(),
             demux: HashMap::new(),
             by_peer: BTreeMap::new(),
@@ -273,25 +277,25 @@ impl Node {
             stash: None,
             pending: BTreeMap::new(),
             early: Early::default(),
-            asked: BTreeSet::new(),
+            record_requests: BTreeSet::new(),
             discovery: Discovery::default(),
             beacon_armed: None,
             scratch: Vec::new(),
             syn_bucket: BTreeMap::new(),
-            limits: Limits::new(&mut entropy),
-            strangers: Strangers::new(&entropy.next_32()),
-            syns: Syns::default(),
+            limits: RateLimits::new(&mut entropy),
+            unauthenticated: Unauthenticated::new(&entropy.next_32()),
+            syn_pacing: SynPacing::default(),
             ptb_bucket: TokenBucket::new(PTB_RATE, PTB_BURST, now),
             gate: Gate::default(),
             dismissed: BTreeSet::new(),
             counters: NodeCounters::default(),
             entropy,
         };
-        node.arm(now + node.config.sweep_interval, Timed::Sweep);
+        node.arm(now + node.config.sweep_interval, TimerOwner::Sweep);
         Ok(node)
     }
 
-    fn arm(&mut self, at: Instant, what: Timed) {
+    fn arm(&mut self, at: Instant, what: TimerOwner) {
         self.timers.push(Reverse((at, what)));
     }
 
@@ -305,7 +309,7 @@ impl Node {
         self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Acts on every deadline that has passed; harmless when none has.
+    /// Processes every expired deadline. May be called early.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.recorder.now = now;
         while let Some(Reverse((at, what))) = self.timers.peek().copied() {
@@ -314,11 +318,11 @@ impl Node {
             }
             self.timers.pop();
             match what {
-                Timed::Connection(id) => self.on_connection_timeout(now, at, id),
-                Timed::Peer(id) => self.on_peer_timeout(now, at, id),
-                Timed::Syns(id) => self.on_syn_turn(now, id),
-                Timed::Beacon(armed) => self.on_beacon_timeout(now, armed),
-                Timed::Sweep => self.sweep(now),
+                TimerOwner::Connection(id) => self.on_connection_timeout(now, at, id),
+                TimerOwner::Peer(id) => self.on_peer_timeout(now, at, id),
+                TimerOwner::SynPacing(id) => self.on_syn_pacing_timeout(now, id),
+                TimerOwner::Beacon(armed) => self.on_beacon_timeout(now, armed),
+                TimerOwner::Sweep => self.sweep(now),
             }
         }
     }
@@ -334,21 +338,21 @@ impl Node {
         let suspect = slot.connection.take_path_suspicion().then_some(remote);
         let is_unanswered = slot.connection.state() == State::SynSent;
         self.queue(id);
-        self.after(id);
-        // The peer may have restarted elsewhere since it was last heard.
+        self.drain_connection(id);
+        // The peer may have restarted at another address.
         if is_unanswered && self.peers.get(&remote).is_some_and(|peer| peer.is_silent(now, REFRESH)) {
-            self.ask_record(remote);
+            self.request_record(remote);
         }
         if let Some(node) = suspect {
             self.with_peer(node, |peer, _, _| peer.on_path_suspect(now));
-            self.follow_path(node);
+            self.apply_path_mtu(node);
         }
     }
 
-    /// Applies a new path MTU to a peer's connections.
-    fn follow_path(&mut self, node: NodeId) {
+    /// Applies a changed path MTU of a peer to its connections.
+    fn apply_path_mtu(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.has_new_segment()) else { return };
-        peer.tell_segment();
+        peer.take_segment();
         if peer.capabilities().is_none() {
             return;
         }
@@ -367,15 +371,15 @@ impl Node {
         self.peer_armed.remove(&id);
         let mut liveness = Liveness::Fine;
         self.with_peer(id, |peer, local, out| liveness = peer.handle_timeout(now, local, out));
-        self.follow_path(id);
+        self.apply_path_mtu(id);
         match liveness {
             Liveness::Fine => {}
-            Liveness::Stalled => self.ask_record(id),
+            Liveness::Stalled => self.request_record(id),
             Liveness::Unreachable => self.fail_peer(id, CloseReason::Unreachable),
         }
     }
 
-    /// Runs `f` on a peer, then arms its timer.
+    /// Runs `f` on a peer, then arms the peer's timer.
     fn with_peer(&mut self, id: NodeId, f: impl FnOnce(&mut Peer, &mut Local<'_>, &mut Outbox)) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let mut local = Local {
@@ -389,21 +393,21 @@ impl Node {
             && self.peer_armed.get(&id).is_none_or(|armed| at < *armed)
         {
             self.peer_armed.insert(id, at);
-            self.timers.push(Reverse((at, Timed::Peer(id))));
+            self.timers.push(Reverse((at, TimerOwner::Peer(id))));
         }
         if self.is_traced() {
             self.take_peer_trace(id);
         }
     }
 
-    /// Breaks every connection with a peer.
+    /// Terminates every connection with a peer.
     fn fail_peer(&mut self, node: NodeId, reason: CloseReason) {
         self.pending.remove(&node);
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id) {
-                slot.connection.break_off(reason);
+                slot.connection.terminate(reason);
                 self.queue(id);
-                self.after(id);
+                self.drain_connection(id);
             }
         }
         if let Some(peer) = self.peers.get_mut(&node) {
@@ -411,7 +415,7 @@ impl Node {
         }
     }
 
-    /// Expires silent peers without connections and idle rate limiters.
+    /// The expiry sweep: removes silent peers without connections, and idle rate limiters.
     fn sweep(&mut self, now: Instant) {
         let config = &self.config;
         let by_peer = &self.by_peer;
@@ -420,16 +424,16 @@ impl Node {
             by_peer.contains_key(id) || now.saturating_since(peer.last_rx()) < config.peer_lifetime
         });
         if self.peers.len() < before {
-            self.strangers.renew_keys();
+            self.unauthenticated.renew_keys();
         }
         let peers = &self.peers;
         self.peer_armed.retain(|id, _| peers.contains_key(id));
         self.pending.retain(|id, _| peers.contains_key(id));
         self.early.retain(|id| peers.contains_key(&id));
         self.gate.sweep(now);
-        self.syns.sweep(now);
+        self.syn_pacing.sweep(now);
         self.syn_bucket.retain(|_, bucket| !bucket.is_full(now));
-        self.strangers.sweep(now);
-        self.arm(now + self.config.sweep_interval, Timed::Sweep);
+        self.unauthenticated.sweep(now);
+        self.arm(now + self.config.sweep_interval, TimerOwner::Sweep);
     }
 }

@@ -1,4 +1,4 @@
-//! Which ports are bound and which are free.
+//! Port allocation: listeners, datagram ports, ephemeral ports (RFC 6335 range).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,13 +18,13 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Binds a listener; port 0 means any.
+    /// Binds a listener; port 0 chooses an ephemeral one.
     pub(super) fn listen(&mut self, port: Port) -> Result<Port, NodeError> {
         let port = if port.0 == 0 { self.ephemeral()? } else { port };
         if self.listening.insert(port) { Ok(port) } else { Err(NodeError::PortInUse) }
     }
 
-    /// Frees a listener.
+    /// Unbinds a listener.
     pub(super) fn unlisten(&mut self, port: Port) -> Result<(), NodeError> {
         if self.listening.remove(&port) { Ok(()) } else { Err(NodeError::NotBound) }
     }
@@ -37,7 +37,7 @@ impl Ports {
         self.listening.len() + self.datagram.len()
     }
 
-    /// Binds a datagram port; 0 means any.
+    /// Binds a datagram port; 0 chooses an ephemeral one.
     pub(super) fn bind_datagrams(&mut self, port: Port) -> Result<Port, NodeError> {
         let port = if port.0 == 0 { self.ephemeral()? } else { port };
         if self.datagram.insert(port) { Ok(port) } else { Err(NodeError::PortInUse) }
@@ -47,7 +47,7 @@ impl Ports {
         if self.datagram.remove(&port) { Ok(()) } else { Err(NodeError::NotBound) }
     }
 
-    /// A port that nothing uses, round robin.
+    /// The next unused ephemeral port, round robin.
     pub(super) fn ephemeral(&mut self) -> Result<Port, NodeError> {
         for _ in EPHEMERAL_FIRST..=u16::MAX {
             let port = Port(self.next.max(EPHEMERAL_FIRST));

@@ -1,4 +1,4 @@
-//! Arriving datagrams: authenticate, then demultiplex.
+//! Receive path: authenticates arriving datagrams, then demultiplexes their packets.
 
 use core::{net::SocketAddr, time::Duration};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
     transport::{CloseReason, Connection, Options, State, reset_for},
-    tunnel::{Capabilities, Change, OpenError, Opened, Peer, Proof},
+    tunnel::{Capabilities, Change, OpenError, Opened, PathChange, Peer},
     wire::{
         addr::{Address, NetworkId, NodeId, Port},
         packet::{Flags, Header, Protocol},
@@ -17,12 +17,12 @@ use crate::{
     },
 };
 
-/// Silence of a peer after which its return triggers retransmission at once.
+/// After a silence of this length, a frame from the peer triggers retransmission at once.
 const OUTAGE: Duration = Duration::from_secs(2);
 
 impl Node {
-    /// Takes one UDP datagram, which is decrypted in place. Whatever it holds, it never fails: what
-    /// makes no sense is dropped and counted.
+    /// Processes one UDP datagram, which is decrypted in place. Never fails: invalid input is dropped and
+    /// counted.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &mut [u8]) {
         self.recorder.now = now;
         self.counters.pkts_recv += 1;
@@ -44,7 +44,7 @@ impl Node {
         }
     }
 
-    /// Whether somebody sends back the key that we told a peer.
+    /// Whether a key frame reflects the key that we sent to a peer.
     fn is_own_key(&self, sender: NodeId, exchange_key: &[u8; 32]) -> bool {
         self.peers.get(&sender).is_some_and(|peer| peer.exchange_key() == *exchange_key)
     }
@@ -62,14 +62,14 @@ impl Node {
                 self.counters.opened += 1;
                 let packet =
                     if opened.is_in_place { &frame[SEALED_HEADER_LEN..len - TAG_LEN] } else { &scratch[..] };
-                // A packet that is not its own proves nothing about its address.
+                // A packet of another source changes no state.
                 if let Some((header, payload)) = self.check_packet(sender, packet) {
                     self.on_opened(now, sender, opened, from, len);
                     self.take_packet(now, sender, &header, payload, packet);
                     self.on_heard(now, sender);
                 }
                 if silence >= OUTAGE {
-                    self.on_peer_back(now, sender);
+                    self.on_peer_reachable(now, sender);
                 }
             }
             Err(OpenError::Replayed) => count_drop!(self, dropped_replayed),
@@ -79,7 +79,7 @@ impl Node {
         self.scratch = scratch;
     }
 
-    /// The peer sealed a packet of its own: updates its session and address.
+    /// Updates session and path state after an authenticated packet of the peer.
     fn on_opened(&mut self, now: Instant, sender: NodeId, opened: Opened, from: SocketAddr, len: usize) {
         let Some(peer) = self.peers.get_mut(&sender) else { return };
         if peer.on_opened_again(now, opened, from) {
@@ -87,26 +87,26 @@ impl Node {
         }
         let mut is_promoted = false;
         self.with_peer(sender, |peer, local, out| {
-            is_promoted = peer.on_opened(now, opened, from, len, local, out) && !peer.tells_restarts();
+            is_promoted = peer.on_opened(now, opened, from, len, local, out) && !peer.has_sent_boot_id();
         });
         if is_promoted {
             self.on_restart(now, sender);
         }
     }
 
-    /// Sends what waited for the peer's address to be heard from.
+    /// Resumes transmission that was blocked by the anti-amplification limit.
     fn on_heard(&mut self, now: Instant, sender: NodeId) {
         let Some(peer) = self.peers.get_mut(&sender) else { return };
         let has_new_segment = peer.has_new_segment();
-        if peer.take_starved() {
+        if peer.take_credit_blocked() {
             self.resume(now, sender);
         }
         if has_new_segment {
-            self.follow_path(sender);
+            self.apply_path_mtu(sender);
         }
     }
 
-    /// More may be sent to the peer's address than before.
+    /// Resumes transmission to a peer.
     fn resume(&mut self, now: Instant, node: NodeId) {
         self.send_pending(now, node);
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
@@ -114,7 +114,7 @@ impl Node {
         }
     }
 
-    /// The peer has moved from `before`; data in flight to that address is lost.
+    /// The peer moved away from `before`: packets in flight to that address are lost.
     fn on_moved(&mut self, now: Instant, node: NodeId, before: Option<SocketAddr>) {
         self.counters.moved += 1;
         let ip = |endpoint: SocketAddr| endpoint.ip();
@@ -122,44 +122,44 @@ impl Node {
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
                 slot.connection.on_path_moved(now, is_same_host);
-                self.after(id);
+                self.drain_connection(id);
             }
         }
         self.resume(now, node);
     }
 
-    /// The peer restarted; its connections are gone.
+    /// The peer restarted: its connections no longer exist.
     pub(super) fn on_restart(&mut self, now: Instant, node: NodeId) {
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id)
                 && slot.connection.state() != State::SynSent
             {
-                slot.connection.break_off(CloseReason::PeerRestarted);
+                slot.connection.terminate(CloseReason::PeerRestarted);
                 self.queue(id);
             }
         }
         self.on_peer_ready(now, node);
     }
 
-    /// Takes a packet that `sender` sealed; ourselves for what we send to us.
+    /// Processes a packet sealed by `sender`, or one that this node sent to itself.
     pub(super) fn on_packet(&mut self, now: Instant, sender: NodeId, packet: &[u8]) {
         if let Some((header, payload)) = self.check_packet(sender, packet) {
             self.take_packet(now, sender, &header, payload, packet);
         }
     }
 
-    /// Reads a packet that `sender` sealed, if it is its own and for us.
+    /// Parses a packet sealed by `sender`; `None` unless it is from that node and for this one.
     fn check_packet<'a>(&mut self, sender: NodeId, packet: &'a [u8]) -> Option<(Header, &'a [u8])> {
         let Ok((header, payload)) = Header::parse(packet) else {
             count_drop!(self, dropped_malformed);
             return None;
         };
         let (src, dst) = (header.src, header.dst);
-        // Keepalives of old peers carry no addresses.
+        // Keepalives of legacy peers carry no addresses.
         let is_keepalive = header.protocol == Protocol::Control && payload.is_empty();
         let is_from_sender = src.node == sender || is_keepalive && src.node == NodeId::default();
         let is_for_us = dst.node == self.address.node || is_keepalive && dst.node == NodeId::default();
-        // Old peers name the backbone as their network in any network.
+        // Legacy peers name the backbone as their network in every packet.
         let is_network_theirs = src.network == dst.network || src.network == NetworkId::BACKBONE;
         if !(is_from_sender && is_for_us && is_network_theirs) {
             count_drop!(self, dropped_misaddressed);
@@ -199,21 +199,21 @@ impl Node {
             }
         }
         if is_pong {
-            let mut proof = Proof::Nothing;
+            let mut change = PathChange::None;
             let before = self.peers.get(&sender).and_then(Peer::endpoint);
-            self.with_peer(sender, |peer, _, _| proof = peer.on_pong(now, header.dst_port, header.seq));
-            match proof {
-                Proof::Nothing => {}
-                Proof::Validated => self.resume(now, sender),
-                Proof::Moved => self.on_moved(now, sender, before),
+            self.with_peer(sender, |peer, _, _| change = peer.on_pong(now, header.dst_port, header.seq));
+            match change {
+                PathChange::None => {}
+                PathChange::Validated => self.resume(now, sender),
+                PathChange::Moved => self.on_moved(now, sender, before),
             }
         }
         if is_pong || header.dst_port != Port(0) {
             return;
         }
-        // Capabilities belong to the tunnel; any other ping asks whether we are there.
+        // Capabilities belong to the tunnel; any other ping is an echo request and needs admission.
         let is_tunnel = Capabilities::parse(payload).is_ok();
-        if !is_tunnel && !self.may_enter(now, sender, header, payload) {
+        if !is_tunnel && !self.check_admission(now, sender, header, payload) {
             return;
         }
         let pong = Header {
@@ -230,12 +230,12 @@ impl Node {
         let ours = self.capabilities.emit();
         let answer = if is_tunnel { &ours[..] } else { payload };
         let packet = super::transmit::packet(&pong, answer);
-        // RFC 9000 section 8.2.2: an answer shows that we are where it was asked.
+        // RFC 9000 section 8.2.2: the response is sent to where the challenge came from.
         self.seal_answer(now, sender, &packet);
     }
 
-    /// Keeps a stream packet of a peer whose dialect is not known yet, and pings it: the answer, or the echo,
-    /// shows the dialect.
+    /// Holds a stream packet of a peer whose dialect is not known yet, and pings the peer: the answer, or the
+    /// echo of a legacy peer, reveals the dialect. Data that overtook the answer does not.
     fn keep_early(&mut self, now: Instant, sender: NodeId, packet: &[u8]) -> bool {
         if self.peers.get(&sender).is_none_or(Peer::is_ready) {
             return false;
@@ -243,11 +243,11 @@ impl Node {
         if !self.early.keep(sender, packet) {
             count_drop!(self, dropped_limited);
         }
-        self.with_peer(sender, |peer, local, out| peer.ask_capabilities(now, local, out));
+        self.with_peer(sender, |peer, local, out| peer.request_capabilities(now, local, out));
         true
     }
 
-    /// Takes the packets that waited for the peer's dialect.
+    /// Processes the packets held until the peer's dialect was known.
     pub(super) fn take_early(&mut self, now: Instant, node: NodeId) {
         for packet in self.early.take(node) {
             self.on_packet(now, node, &packet);
@@ -255,7 +255,7 @@ impl Node {
     }
 
     fn on_datagram(&mut self, now: Instant, header: &Header, payload: &[u8]) {
-        if payload.is_empty() || !self.may_enter(now, header.src.node, header, payload) {
+        if payload.is_empty() || !self.check_admission(now, header.src.node, header, payload) {
             return;
         }
         self.events.push_back(Event::Datagram {
@@ -283,7 +283,7 @@ impl Node {
             }
             self.demux.remove(&key);
         }
-        if !self.may_enter(now, header.src.node, header, payload) {
+        if !self.check_admission(now, header.src.node, header, payload) {
             return;
         }
         if header.flags == Flags::SYN && self.accept(now, header) {
@@ -292,7 +292,7 @@ impl Node {
         count_drop!(self, dropped_unknown);
         let is_syn = header.flags == Flags::SYN;
         let is_native = self.peers.get(&header.src.node).is_none_or(|peer| peer.capabilities().is_some());
-        // Old peers are told about refused ports only: they take any RST for the connection's.
+        // Legacy peers get RST for refused ports only: they accept any RST as the connection's.
         if (is_native || is_syn)
             && let Some(mut reset) = reset_for(header, payload.len())
         {
@@ -305,7 +305,7 @@ impl Node {
         }
     }
 
-    /// Answers a SYN. `false` refuses it; one over the rate is dropped silently.
+    /// Accepts a SYN. `false` refuses it with RST; above the rate limit it is dropped silently.
     fn accept(&mut self, now: Instant, syn: &Header) -> bool {
         let node = syn.src.node;
         if !self.ports.is_listening(syn.dst_port) {
@@ -317,7 +317,7 @@ impl Node {
             count_drop!(self, dropped_limited);
             return true;
         }
-        if !self.make_place(now, node, syn.dst_port) {
+        if !self.make_room_for_connection(now, node, syn.dst_port) {
             count_drop!(self, dropped_limited);
             return false;
         }

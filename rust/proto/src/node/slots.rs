@@ -1,21 +1,21 @@
-//! Life cycle of a connection in the node: insertion, scheduling, timers, removal.
+//! The connection table: insertion, ready queue, timers, events, removal.
 
 use std::cmp::Reverse;
 
-use super::{ConnectionId, Event, Key, Node, Slot, Timed};
+use super::{ConnectionId, Event, Key, Node, Slot, TimerOwner};
 use crate::{
     time::Instant,
     transport::{Connection, ConnectionEvent, State},
     wire::addr::{NodeId, Port},
 };
 
-/// Heap entries per connection and peer above which stale ones are removed.
+/// Heap entries per timer owner above which stale entries are removed.
 const MAX_STALE: usize = 4;
-/// Heap entries that never trigger a clean-up.
+/// Heap size below which stale entries are kept.
 const FEW_TIMERS: usize = 4096;
 
 impl Slot {
-    /// The port against whose limit it counts.
+    /// The port whose limit it counts against, if it is inbound.
     fn inbound_port(&self) -> Option<Port> {
         self.is_inbound.then(|| self.connection.tuple().local_port)
     }
@@ -36,25 +36,25 @@ impl Node {
             is_attached: is_inbound,
             armed: None,
             is_inbound,
-            is_known: !is_inbound,
+            is_reported: !is_inbound,
             opened_at: now,
             is_counted: true,
-            has_syn_turn: false,
-            is_waiting_for_syn: false,
+            is_syn_released: false,
+            is_syn_queued: false,
             is_released: false,
             held: 0,
             send_held: 0,
         };
         self.demux.insert(slot.key(), id);
         self.ports.on_added(tuple.local_port);
-        self.places.add(tuple.remote.node, slot.inbound_port());
+        self.connection_counts.add(tuple.remote.node, slot.inbound_port());
         self.by_peer.entry(tuple.remote.node).or_default().insert(id);
         self.slots.insert(id, slot);
         self.trace_connection(id);
         id
     }
 
-    /// Puts a connection into the ready queue.
+    /// Puts a connection into the ready queue for transmission.
     pub(super) fn queue(&mut self, id: ConnectionId) {
         if let Some(slot) = self.slots.get_mut(&id)
             && !slot.is_queued
@@ -64,14 +64,14 @@ impl Node {
         }
     }
 
-    /// Forwards a connection's events and arms its timer.
-    pub(super) fn after(&mut self, id: ConnectionId) {
+    /// Translates a connection's events to node events and arms its timer.
+    pub(super) fn drain_connection(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let (mut closed, mut is_time_wait) = (None, false);
         while let Some(event) = slot.connection.poll_event() {
             match event {
                 ConnectionEvent::Connected if slot.is_inbound => {
-                    slot.is_known = true;
+                    slot.is_reported = true;
                     self.events.push_back(Event::Accepted(id));
                 }
                 ConnectionEvent::Connected => self.events.push_back(Event::Connected(id)),
@@ -83,14 +83,14 @@ impl Node {
             }
         }
         match closed {
-            Some(reason) if slot.is_known => self.events.push_back(Event::Closed(id, reason)),
-            // The driver never heard of it, so nobody will close it.
+            Some(reason) if slot.is_reported => self.events.push_back(Event::Closed(id, reason)),
+            // It ended before the driver knew of it, so nobody will close it.
             Some(_) => slot.is_released = true,
             None => {}
         }
-        // A closed connection counts until its application is done with it: it may hold memory.
+        // A closed connection counts until it is released, because it may hold memory.
         if is_time_wait || closed.is_some() && slot.is_released {
-            self.free_place(id);
+            self.stop_counting(id);
         }
         if is_time_wait {
             self.enter_time_wait(id);
@@ -117,12 +117,12 @@ impl Node {
             && slot.armed.is_none_or(|armed| at < armed)
         {
             slot.armed = Some(at);
-            self.timers.push(Reverse((at, Timed::Connection(id))));
+            self.timers.push(Reverse((at, TimerOwner::Connection(id))));
             self.drop_stale_timers();
         }
     }
 
-    /// Removes timers of closed connections, which would stay until they expire.
+    /// Removes stale deadlines from the heap, which would otherwise stay until they expire.
     fn drop_stale_timers(&mut self) {
         let fair = FEW_TIMERS + MAX_STALE * (self.slots.len() + self.peers.len());
         if self.timers.len() <= fair {
@@ -130,9 +130,9 @@ impl Node {
         }
         let (slots, peers) = (&self.slots, &self.peer_armed);
         self.timers.retain(|Reverse((at, what))| match what {
-            Timed::Connection(id) => slots.get(id).is_some_and(|slot| slot.armed == Some(*at)),
-            Timed::Peer(id) => peers.get(id) == Some(at),
-            Timed::Syns(_) | Timed::Beacon(_) | Timed::Sweep => true,
+            TimerOwner::Connection(id) => slots.get(id).is_some_and(|slot| slot.armed == Some(*at)),
+            TimerOwner::Peer(id) => peers.get(id) == Some(at),
+            TimerOwner::SynPacing(_) | TimerOwner::Beacon(_) | TimerOwner::Sweep => true,
         });
     }
 
@@ -144,33 +144,33 @@ impl Node {
             self.time_wait.pop_front();
         }
         self.time_wait.push_back(id);
-        self.bound_time_wait();
+        self.limit_time_wait();
     }
 
-    /// A peer is back after a silence: its connections retransmit without waiting for backed-off timers.
-    pub(super) fn on_peer_back(&mut self, now: Instant, node: NodeId) {
+    /// A peer is heard after an outage: its connections retransmit without waiting for backed-off timers.
+    pub(super) fn on_peer_reachable(&mut self, now: Instant, node: NodeId) {
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
-                slot.connection.on_peer_back(now);
+                slot.connection.on_peer_reachable(now);
                 slot.connection.handle_timeout(now);
                 self.queue(id);
             }
         }
     }
 
-    /// A connection no longer counts against the limits.
-    fn free_place(&mut self, id: ConnectionId) {
+    /// Stops counting a connection against the limits.
+    fn stop_counting(&mut self, id: ConnectionId) {
         if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_counted) {
             slot.is_counted = false;
             let tuple = *slot.connection.tuple();
             let inbound_port = slot.inbound_port();
-            self.places.remove(tuple.remote.node, inbound_port);
+            self.connection_counts.remove(tuple.remote.node, inbound_port);
             self.ports.on_removed(tuple.local_port);
         }
     }
 
     /// Removes a connection that is closed and released by its application.
-    pub(super) fn forget_if_over(&mut self, id: ConnectionId) {
+    pub(super) fn remove_if_closed(&mut self, id: ConnectionId) {
         let is_over = self
             .slots
             .get(&id)
@@ -182,7 +182,7 @@ impl Node {
 
     /// Removes a connection.
     fn remove(&mut self, id: ConnectionId) {
-        self.free_place(id);
+        self.stop_counting(id);
         if self.is_traced() {
             self.take_connection_trace(id);
         }

@@ -1,7 +1,7 @@
-//! What a node has done and dropped.
+//! Counters of a node.
 
 crate::counters! {
-    /// Counters since the start. Everything that is dropped is counted under a name.
+    /// Counters since the start. Every drop has a counter.
     pub struct NodeCounters {
         /// Datagrams sent on the UDP socket.
         pkts_sent,
@@ -13,73 +13,73 @@ crate::counters! {
         bytes_recv,
         /// Frames that opened.
         opened,
-        /// Frames no key opened.
+        /// Sealed frames that no key opened.
         dropped_unauthentic,
         /// Frames whose counter was accepted before.
         dropped_replayed,
-        /// Frames that we sealed ourselves, and keys of ours, that were sent back.
+        /// Our own sealed frames and keys that were sent back to us.
         dropped_reflected,
-        /// Bytes that are no frame, beacon message or packet.
+        /// Input that is not a valid frame, beacon message or packet.
         dropped_malformed,
-        /// Packets in the clear.
+        /// Unencrypted packets.
         dropped_plaintext,
-        /// Packets whose source is not the peer that sealed them, or that are for another node.
+        /// Packets whose source is not the peer that sealed them, or whose destination is another node.
         dropped_misaddressed,
-        /// Beacon messages from elsewhere than our beacons.
+        /// Beacon messages not from our beacons, or not requested.
         dropped_beacon,
-        /// Key frames that prove nothing.
+        /// Key frames that fail verification.
         dropped_keys,
-        /// Bare keys over the rate of answers.
+        /// Bare keys over the rate limit of answers.
         dropped_bare_keys,
-        /// Signed keys over the rate of checks.
+        /// Signed keys over the rate limit of signature checks.
         dropped_key_checks,
-        /// Signed keys over the rate of questions to the registry.
+        /// Signed keys over the rate limit of registry lookups.
         dropped_questions,
-        /// Cookies that answer no key of ours, or came again too soon.
+        /// Cookie replies that match none of our keys, or were repeated too soon.
         dropped_cookies,
-        /// Cookies handed to senders of signed keys over a rate.
+        /// Cookie replies sent instead of a signature check.
         cookies_sent,
-        /// Datagrams, SYNs and peers over a rate or a bound.
+        /// Datagrams, SYNs and peers over a rate limit or another bound.
         dropped_limited,
-        /// Connections that were never used and reset to make room for others.
+        /// Unused connections reset to make room for others.
         dropped_unused,
         /// Stream packets without a connection.
         dropped_unknown,
-        /// SYNs of peers that a private node does not let in.
+        /// SYNs of peers that are not admitted.
         dropped_stranger_syns,
-        /// Datagrams of such peers.
+        /// Datagrams of peers that are not admitted.
         dropped_stranger_datagrams,
-        /// Anything else of such peers.
+        /// Other packets of peers that are not admitted.
         dropped_strangers,
-        /// Packets for addresses on networks that we are not in.
+        /// Packets for networks that this node is not in.
         dropped_networks,
-        /// Peers that were found to be at another address.
+        /// Peers that moved to another address.
         moved,
-        /// Peers whose identity key changed, and with it their sessions.
+        /// Peers whose identity key changed, which ended their sessions.
         rekeyed,
-        /// Datagrams to a port nobody bound.
+        /// Datagrams to an unbound port.
         dropped_unbound,
-        /// Reports of datagrams too large for their path that showed something new.
+        /// PTB messages that were used.
         ptb_recv,
-        /// Such reports about what we did not send, or that say nothing new.
+        /// PTB messages about datagrams that we did not send, or without new information.
         dropped_ptb,
     }
 }
 
-/// A view of the node.
+/// A snapshot of the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeStats {
     /// Counters since the start.
     pub counters: NodeCounters,
-    /// Bytes of memory held for readers.
+    /// Memory of receive buffers, bytes.
     pub held: usize,
-    /// Bytes of memory held for what is to be sent or sent again.
+    /// Memory of send buffers, bytes.
     pub send_held: usize,
-    /// Connections that are being opened or open.
+    /// Connections in SYN-SENT, SYN-RECEIVED or ESTABLISHED.
     pub connections: usize,
     /// Bound ports.
     pub ports: usize,
-    /// Known peers.
+    /// Entries of the peer table.
     pub peers: usize,
     /// Peers with a session.
     pub encrypted_peers: usize,

@@ -1,20 +1,19 @@
-//! The application's side of a connection: what a driver may do with it. Segments, timers and states
-//! are the node's.
+//! The application's view of a connection: what a driver may call. Segments, timers and states stay with the
+//! node.
 
 use crate::transport::{Connection, RecvError, SendError, Stats};
 
-/// A connection as its application sees it, while [`Node::with_connection`](super::Node::with_connection)
-/// lends it.
+/// A connection borrowed from the node by [`Node::with_connection`](super::Node::with_connection).
 #[derive(Debug)]
 pub struct Stream<'a>(pub(super) &'a mut Connection);
 
 impl Stream<'_> {
-    /// Bytes that [`Self::send`] would take now.
+    /// Bytes that [`Self::send`] would accept now.
     pub fn send_capacity(&self) -> usize {
         self.0.send_capacity()
     }
 
-    /// Queues bytes and returns how many were taken; 0 means full, and a Writable event follows.
+    /// Queues bytes and returns how many were accepted; after 0 a Writable event follows.
     ///
     /// # Errors
     /// [`SendError`].
@@ -22,8 +21,8 @@ impl Stream<'_> {
         self.0.send(bytes)
     }
 
-    /// Room for 1 to `max` bytes in the send queue, to be filled and kept by [`Self::send_commit`];
-    /// empty when there is none, and a Writable event follows.
+    /// A buffer of 1 to `max` bytes at the end of the send queue, to be filled and queued by
+    /// [`Self::send_commit`]; empty when the queue is full, and a Writable event follows.
     ///
     /// # Errors
     /// [`SendError`].
@@ -31,22 +30,22 @@ impl Stream<'_> {
         self.0.send_reserve(max)
     }
 
-    /// Keeps the first `n` bytes of the last [`Self::send_reserve`].
+    /// Queues the first `n` bytes of the last [`Self::send_reserve`].
     pub fn send_commit(&mut self, n: usize) {
         self.0.send_commit(n);
     }
 
-    /// Bytes that were written and that the peer has not acknowledged, sent or not.
+    /// Bytes written and not acknowledged, whether sent or not.
     pub fn undelivered(&self) -> usize {
         self.0.undelivered()
     }
 
-    /// Finishes sending: FIN follows what is queued. Reading goes on.
+    /// Half-closes: FIN follows the queued data. Receiving goes on.
     pub fn shutdown(&mut self) {
         self.0.shutdown();
     }
 
-    /// The same, without waiting for an old peer to finish first: the process ends.
+    /// The same, without waiting for a legacy peer's FIN; used when the process ends.
     pub fn shutdown_at_once(&mut self) {
         self.0.shutdown_at_once();
     }
@@ -56,25 +55,25 @@ impl Stream<'_> {
         self.0.readable()
     }
 
-    /// The bytes that can be read, in order.
+    /// The readable bytes, in order.
     pub fn recv_slices(&self) -> impl Iterator<Item = &[u8]> {
         self.0.recv_slices()
     }
 
-    /// Forgets the first `n` readable bytes, which may reopen the window.
+    /// Drops the first `n` readable bytes, which may open the window.
     pub fn recv_consume(&mut self, n: usize) {
         self.0.recv_consume(n);
     }
 
-    /// Reads bytes: `Ok(None)` at the end of the stream, `Ok(Some(0))` when there is nothing yet.
+    /// Reads bytes: `Ok(None)` at the end of the stream, `Ok(Some(0))` when nothing is readable yet.
     ///
     /// # Errors
-    /// [`RecvError::Broken`] when the connection broke and all that arrived was read.
+    /// [`RecvError::Broken`] when the connection failed and all received data was read.
     pub fn recv(&mut self, out: &mut [u8]) -> Result<Option<usize>, RecvError> {
         self.0.recv(out)
     }
 
-    /// A snapshot of the figures.
+    /// Statistics of the connection.
     pub fn stats(&self) -> Stats {
         self.0.stats()
     }

@@ -1,8 +1,8 @@
-//! Reports of datagrams that were too large for their path: ICMP's "fragmentation needed" and "packet
-//! too big", which RFC 8899 calls PTB messages (section 4.6).
+//! Packet Too Big (PTB) messages of RFC 8899 section 4.6: ICMP "fragmentation needed" and ICMPv6 "packet too
+//! big".
 //!
-//! Anybody can forge one. It counts only if it quotes the nonce of a recent frame, whose prefix is known only
-//! to whoever saw the frame; and then it only selects the next probe size.
+//! They are unauthenticated. One is accepted only if it quotes the nonce of a recently sent frame, whose
+//! random prefix an off-path attacker does not know; and even then it only selects the next probe size.
 
 use core::{net::SocketAddr, time::Duration};
 
@@ -12,46 +12,45 @@ use crate::{
     wire::{addr::NodeId, tunnel::Frame},
 };
 
-/// Reports arrive within a round trip; older quotes are replays by an eavesdropper.
+/// PTB messages arrive within a round trip; older quotes may be replayed by an eavesdropper.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
-/// A datagram of ours that was dropped for its size.
+/// A PTB message: a datagram of ours was dropped for its size.
 #[derive(Clone, Copy, Debug)]
 pub struct TooBig<'a> {
-    /// Where it was to go; port 0 if that is not known.
+    /// Destination of the datagram; port 0 if unknown.
     pub destination: SocketAddr,
-    /// Bytes of the largest UDP payload that would have passed.
+    /// Largest UDP payload that would have passed, bytes.
     pub max_datagram: usize,
-    /// Its first bytes, as a router quotes them; `None` if our own host dropped it.
+    /// First bytes of the datagram as quoted by the router; `None` if this host dropped it.
     pub quote: Option<&'a [u8]>,
 }
 
 impl Node {
-    /// Takes a report about a datagram that was too large. Whatever it says, it never fails: what makes
-    /// no sense is dropped and counted.
+    /// Processes a PTB message. Never fails: invalid input is dropped and counted.
     pub fn handle_too_big(&mut self, now: Instant, report: &TooBig<'_>) {
         self.recorder.now = now;
         if !self.ptb_bucket.take(now) {
             count_drop!(self, dropped_limited);
             return;
         }
-        let mut has_told = false;
+        let mut was_used = false;
         for (id, since) in self.sent_too_big(now, report) {
-            let mut is_news = false;
-            self.with_peer(id, |peer, _, _| is_news = peer.on_too_big(now, report.max_datagram));
-            if is_news {
-                self.narrow_path(now, id, since);
+            let mut is_new = false;
+            self.with_peer(id, |peer, _, _| is_new = peer.on_too_big(now, report.max_datagram));
+            if is_new {
+                self.reduce_path_mtu(now, id, since);
             }
-            has_told |= is_news;
+            was_used |= is_new;
         }
-        if has_told {
+        if was_used {
             self.counters.ptb_recv += 1;
         } else {
             count_drop!(self, dropped_ptb);
         }
     }
 
-    /// The peers whose path the datagram was on (several only if our own host reports), and its send time.
+    /// The peers whose path is concerned (one, unless this host reports), and when the datagram was sent.
     fn sent_too_big(&self, now: Instant, report: &TooBig<'_>) -> Vec<(NodeId, Instant)> {
         let TooBig { destination, quote, .. } = report;
         let nonce = match quote.map(Frame::parse) {
@@ -74,15 +73,14 @@ impl Node {
             .collect()
     }
 
-    /// Cuts a peer's segments to what its path carries, and repeats what left from `since` on and is too
-    /// large.
-    fn narrow_path(&mut self, now: Instant, node: NodeId, since: Instant) {
-        self.follow_path(node);
+    /// Reduces a peer's segment size to its path MTU, and retransmits larger segments sent since `since`.
+    fn reduce_path_mtu(&mut self, now: Instant, node: NodeId, since: Instant) {
+        self.apply_path_mtu(node);
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
-                slot.connection.on_path_narrowed(now, since);
+                slot.connection.on_path_mtu_reduced(now, since);
                 self.queue(id);
-                self.after(id);
+                self.drain_connection(id);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What a node records for [`Trace`], and what its peers and connections recorded, with the time.
+//! Trace records of a node, its peers and its connections, with their time.
 
 use super::{ConnectionId, Node};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     wire::addr::NodeId,
 };
 
-/// Something that happened.
+/// A trace event with its time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record {
     /// When.
@@ -18,14 +18,14 @@ pub struct Record {
     pub what: What,
 }
 
-/// What happened, and to whom.
+/// A trace event of the node, a peer or a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum What {
-    /// Something that arrived or waited was dropped, and counted under this name.
+    /// A packet was dropped, and counted by this counter.
     Dropped(&'static str),
-    /// Something happened between us and a peer.
+    /// An event of the tunnel to a peer.
     Peer(NodeId, TunnelEvent),
-    /// A connection was made.
+    /// A connection was created.
     Opened {
         /// Its id.
         id: ConnectionId,
@@ -34,12 +34,12 @@ pub enum What {
         /// Whether the peer opened it.
         is_inbound: bool,
     },
-    /// Something happened to a connection.
+    /// An event of a connection.
     Connection(ConnectionId, TransportEvent),
 }
 
 impl What {
-    /// Whether it is recorded with [`Detail::Packets`](crate::trace::Detail::Packets) only.
+    /// Whether it is recorded at [`Detail::Packets`](crate::trace::Detail::Packets) only.
     pub fn is_packet(&self) -> bool {
         match self {
             Self::Connection(_, event) => event.is_packet(),
@@ -47,13 +47,13 @@ impl What {
         }
     }
 
-    /// Whether the connection that it is about is gone.
+    /// Whether it is the last event of its connection.
     pub fn is_last(&self) -> bool {
         matches!(self, Self::Connection(_, TransportEvent::Closed(_)))
     }
 }
 
-/// The node's records.
+/// Collects the node's records.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {
     pub(super) now: Instant,
@@ -61,7 +61,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Records what happened in this input.
+    /// Records an event at the time of the current input.
     #[inline]
     pub(super) fn event(&mut self, what: impl FnOnce() -> What) {
         let at = self.now;
@@ -69,7 +69,7 @@ impl Recorder {
     }
 }
 
-/// Counts a drop under the name of its counter, and records it.
+/// Counts and records a drop.
 macro_rules! count_drop {
     ($node:expr, $counter:ident) => {{
         $node.counters.$counter += 1;
@@ -79,12 +79,12 @@ macro_rules! count_drop {
 pub(super) use count_drop;
 
 impl Node {
-    /// What happened, with the time of the input that made it happen; to be drained after each input.
+    /// The next trace record; to be drained after each input.
     pub fn poll_trace(&mut self) -> Option<Record> {
         self.recorder.trace.poll()
     }
 
-    /// Records that found no room since the last call.
+    /// Number of records dropped because the queue was full, since the last call.
     pub fn take_trace_overflow(&mut self) -> u64 {
         self.recorder.trace.take_overflow()
     }
@@ -93,7 +93,7 @@ impl Node {
         self.recorder.trace.detail().is_some()
     }
 
-    /// Starts the record of a new connection.
+    /// Starts tracing a new connection.
     pub(super) fn trace_connection(&mut self, id: ConnectionId) {
         let Some(detail) = self.recorder.trace.detail() else { return };
         let Some(slot) = self.slots.get_mut(&id) else { return };
@@ -102,7 +102,7 @@ impl Node {
         slot.connection.set_trace(detail);
     }
 
-    /// Takes what a connection recorded.
+    /// Moves a connection's events into the node's trace.
     #[cold]
     #[inline(never)]
     pub(super) fn take_connection_trace(&mut self, id: ConnectionId) {
@@ -112,7 +112,7 @@ impl Node {
         }
     }
 
-    /// Takes what a peer recorded.
+    /// Moves a peer's events into the node's trace.
     #[cold]
     #[inline(never)]
     pub(super) fn take_peer_trace(&mut self, id: NodeId) {

@@ -1,4 +1,4 @@
-//! Leaving datagrams, in batches of equal size that the kernel can segment.
+//! Transmit path: datagrams in batches of equal size, for UDP segmentation offload (GSO).
 
 use core::net::SocketAddr;
 
@@ -16,23 +16,23 @@ use crate::{
 /// One or more datagrams to one destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transmit {
-    /// Where they go.
+    /// Destination.
     pub destination: SocketAddr,
     /// Bytes written to the buffer.
     pub len: usize,
-    /// Bytes of each datagram but the last, if there are several.
+    /// Size of each datagram except the last, bytes, if there are several.
     pub segment_size: Option<usize>,
 }
 
-/// What became of one attempt to fill a batch.
+/// Result of an attempt to fill a batch.
 enum Filled {
     Nothing,
     Batch(Transmit),
 }
 
 impl Node {
-    /// Writes the next datagrams to `buf`, at most `max_segments` of them, all but the last of equal
-    /// size. `buf` must hold at least one datagram of the largest size.
+    /// Writes up to `max_segments` datagrams to `buf`, all except the last of equal size. `buf` must hold at
+    /// least one datagram of the largest size.
     pub fn poll_transmit(&mut self, now: Instant, buf: &mut [u8], max_segments: usize) -> Option<Transmit> {
         self.recorder.now = now;
         loop {
@@ -54,8 +54,8 @@ impl Node {
                 slot.is_queued = false;
             }
             let filled = self.fill(now, id, buf, max_segments);
-            self.after(id);
-            self.forget_if_over(id);
+            self.drain_connection(id);
+            self.remove_if_closed(id);
             if let Filled::Batch(transmit) = filled {
                 self.queue(id);
                 return Some(transmit);
@@ -63,11 +63,11 @@ impl Node {
         }
     }
 
-    /// Puts a cookie behind a signed key for whoever asked for it.
+    /// Appends a cookie to a signed key if the destination demanded one.
     fn add_cookie(&self, now: Instant, destination: SocketAddr, frame: &mut Vec<u8>) {
         if frame.len() == SIGNED_KEY_LEN
             && matches!(Frame::parse(frame), Ok(Frame::SignedKey(_)))
-            && let Some(cookie) = self.strangers.jar.cookie(now, destination)
+            && let Some(cookie) = self.unauthenticated.jar.cookie(now, destination)
         {
             frame.extend(cookie);
         }
@@ -78,7 +78,7 @@ impl Node {
         self.counters.bytes_sent += bytes as u64;
     }
 
-    /// Fills `buf` with what one connection has to send.
+    /// Fills `buf` with segments of one connection.
     fn fill(&mut self, now: Instant, id: ConnectionId, buf: &mut [u8], max_segments: usize) -> Filled {
         let Some(slot) = self.slots.get(&id).filter(|slot| slot.is_attached) else {
             return Filled::Nothing;
@@ -138,7 +138,7 @@ impl Node {
         Filled::Batch(Transmit { destination, len: used, segment_size })
     }
 
-    /// Seals one packet for a peer with a session, or hands it to ourselves. Returns whether it left.
+    /// Seals and queues one packet for a peer, or loops it back. Returns whether it was queued.
     pub(super) fn seal_packet(&mut self, now: Instant, node: NodeId, packet: &[u8]) -> bool {
         if node == self.address.node {
             self.loopback.push_back(packet.to_vec());
@@ -148,7 +148,7 @@ impl Node {
         endpoint.is_some_and(|endpoint| self.seal_packet_to(now, node, endpoint, packet))
     }
 
-    /// The same for an answer, which goes where the frame came from.
+    /// The same for a response, which is sent to the source of the request.
     pub(super) fn seal_answer(&mut self, now: Instant, node: NodeId, packet: &[u8]) {
         let from = self.peers.get(&node).and_then(Peer::heard_from);
         let has_left = match from {
@@ -175,7 +175,7 @@ impl Node {
         is_sealed
     }
 
-    /// Sends the datagrams that waited, as far as they may leave.
+    /// Sends the queued datagrams, as far as the anti-amplification limit allows.
     pub(super) fn send_pending(&mut self, now: Instant, node: NodeId) {
         let Some(mut waiting) = self.pending.remove(&node) else { return };
         while let Some(packet) = waiting.front() {
@@ -188,7 +188,7 @@ impl Node {
     }
 }
 
-/// The bytes of a packet.
+/// Encodes a packet.
 pub(super) fn packet(header: &Header, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_LEN + payload.len()];
     bytes[HEADER_LEN..].copy_from_slice(payload);

@@ -1,18 +1,18 @@
-//! Reassembly: segments that arrived ahead of a gap (RFC 9293 section 3.4).
+//! Reassembly of out-of-order segments (RFC 9293 section 3.4).
 
 use std::collections::VecDeque;
 
 use crate::wire::sack::{MAX_BLOCKS, SackBlock, SackBlocks};
 use crate::wire::seq::SeqNumber;
 
-/// Segments shorter than this are joined to the one before them, up to [`BLOCK`] bytes.
+/// Segments shorter than this are appended to the one before them, up to [`BLOCK`] bytes.
 const SMALL: usize = 512;
-/// Bytes of the longest segment that others are joined to.
+/// Longest segment that others are appended to, bytes.
 const BLOCK: usize = 4096;
-/// Bytes by which the cost of what is stored may exceed twice its length. Only segments shorter than
-/// their own overhead ever come near.
+/// Slack of the memory bound: the cost may exceed twice the stored bytes by this much. Only segments shorter
+/// than their own overhead come near it.
 const SLACK: usize = 64 * 1024;
-/// What an allocator adds to an allocation, and the least it gives.
+/// Overhead of an allocation, and the smallest allocation, bytes.
 const ALLOCATION: usize = 16;
 
 /// A stored segment; stored segments are ascending and disjoint.
@@ -27,18 +27,18 @@ impl Segment {
         self.seq + self.bytes.len()
     }
 
-    /// Bytes of memory that it takes.
+    /// Memory used, bytes.
     fn cost(&self) -> usize {
         cost(self.bytes.capacity())
     }
 }
 
-/// Bytes of memory for a segment whose buffer has this capacity.
+/// Memory used by a segment whose buffer has this capacity, bytes.
 fn cost(capacity: usize) -> usize {
     size_of::<Segment>() + ALLOCATION + capacity.max(ALLOCATION)
 }
 
-/// Segments beyond the next expected number, bounded by count and bytes.
+/// Segments beyond `rcv_nxt`, bounded in number and memory.
 #[derive(Debug, Default)]
 pub struct Assembler {
     segments: VecDeque<Segment>,
@@ -62,19 +62,19 @@ impl Assembler {
         self.bytes
     }
 
-    /// Bytes of memory that they take.
+    /// Memory used by them, bytes.
     pub fn cost(&self) -> usize {
         self.cost
     }
 
-    /// Whether one more segment of `len` bytes is too many, or too small for what it would take.
+    /// Whether another segment of `len` bytes would exceed the segment count or the memory bound.
     pub fn is_full(&self, len: usize, max_segments: usize) -> bool {
         self.segments.len() >= max_segments || self.cost + cost(len) > 2 * (self.bytes + len) + SLACK
     }
 
-    /// Stores the part of a segment that is not yet held; what is held already stays as it is. All
+    /// Stores the part of a segment that is not held yet; held bytes are not overwritten. All sequence
     /// numbers must lie within 2^31 of each other. Returns whether anything was stored: `false` for a
-    /// duplicate, and for a segment that finds no room ([`Self::is_full`]).
+    /// duplicate, and when there is no room ([`Self::is_full`]).
     pub fn insert(&mut self, seq: SeqNumber, bytes: &[u8], max_segments: usize) -> bool {
         let mut seq = seq;
         let mut rest = bytes;
@@ -92,7 +92,7 @@ impl Assembler {
                 None => rest.len(),
             };
             if free > 0 {
-                if !self.join(at, seq, &rest[..free]) {
+                if !self.append_to_previous(at, seq, &rest[..free]) {
                     if self.is_full(free, max_segments) {
                         return is_new;
                     }
@@ -113,8 +113,8 @@ impl Assembler {
         is_new
     }
 
-    /// Appends a small segment to the one before `at` if it continues that one.
-    fn join(&mut self, at: usize, seq: SeqNumber, bytes: &[u8]) -> bool {
+    /// Appends a small segment to the one before `at` if it is contiguous with it.
+    fn append_to_previous(&mut self, at: usize, seq: SeqNumber, bytes: &[u8]) -> bool {
         let before = at.checked_sub(1).and_then(|at| self.segments.get_mut(at));
         let Some(before) = before.filter(|before| {
             bytes.len() < SMALL && before.end() == seq && before.bytes.len() + bytes.len() <= BLOCK
@@ -127,8 +127,8 @@ impl Assembler {
         true
     }
 
-    /// Takes the next segment that `rcv_nxt` has reached, without the bytes before it. Segments that
-    /// lie wholly before it are dropped.
+    /// Removes and returns the next segment that starts at or before `rcv_nxt`, without the bytes before it.
+    /// Segments that lie entirely before it are dropped.
     pub fn pop(&mut self, rcv_nxt: SeqNumber) -> Option<Vec<u8>> {
         loop {
             let first = self.segments.front()?;
@@ -146,7 +146,7 @@ impl Assembler {
         }
     }
 
-    /// The ranges held, ascending, touching segments merged.
+    /// The ranges held, in ascending order, with adjacent segments merged.
     pub fn ranges(&self) -> Vec<SackBlock> {
         let mut ranges: Vec<SackBlock> = Vec::new();
         for segment in &self.segments {
@@ -160,7 +160,7 @@ impl Assembler {
         ranges
     }
 
-    /// The highest four ranges, found from the high end.
+    /// The four highest ranges.
     pub fn highest_ranges(&self) -> SackBlocks {
         let mut found: Vec<SackBlock> = Vec::with_capacity(MAX_BLOCKS);
         for segment in self.segments.iter().rev() {
@@ -176,7 +176,7 @@ impl Assembler {
         SackBlocks::highest(found.into_iter().rev())
     }
 
-    /// Forgets everything.
+    /// Drops all segments.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_buffer_refuses_new_ranges_but_keeps_what_it_has() {
+    fn a_full_buffer_refuses_new_ranges_and_keeps_held_ones() {
         let mut assembler = Assembler::default();
         assert!(assembler.insert(SeqNumber::new(10), b"ab", 1));
         assert!(!assembler.insert(SeqNumber::new(20), b"cd", 1));
@@ -202,19 +202,19 @@ mod tests {
 
     /// Every other byte, each in a segment of its own.
     #[test]
-    fn single_bytes_beyond_gaps_are_refused_before_they_cost_much() {
+    fn single_byte_segments_are_refused_at_the_memory_bound() {
         let mut assembler = Assembler::default();
         for n in 0..100_000 {
             assembler.insert(SeqNumber::new(2 * n), b"x", usize::MAX);
         }
         assert!(assembler.cost() <= SLACK + 2 * assembler.bytes(), "{}", assembler.cost());
         assert!((500..2000).contains(&assembler.len()), "{}", assembler.len());
-        // Segments of a useful size always find room.
+        // Larger segments still fit.
         assert!(assembler.insert(SeqNumber::new(1 << 20), &[7; 1152], usize::MAX));
     }
 
     #[test]
-    fn small_segments_in_a_row_are_one() {
+    fn contiguous_small_segments_are_merged() {
         let mut assembler = Assembler::default();
         for n in 0..4096 {
             assert!(assembler.insert(SeqNumber::new(10 + n), b"x", usize::MAX));

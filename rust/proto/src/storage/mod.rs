@@ -1,7 +1,7 @@
-//! Byte queues, reassembly and rate limiting; no protocol knowledge.
+//! Byte queues, reassembly and rate limiters, without knowledge of any protocol.
 //!
-//! Queues hold data in chunks that are recycled while data flows and given back when it stops, so a
-//! bulk flow stays in cache and an idle connection holds no buffer at all.
+//! Queues store data in chunks that are recycled while data flows and freed when it stops: a bulk transfer
+//! stays in cache, and an idle connection holds no buffer.
 
 pub mod assembler;
 pub mod pace;
@@ -9,7 +9,7 @@ pub mod recv_queue;
 pub mod send_queue;
 pub mod token_bucket;
 
-/// Bytes of the first chunk of an empty queue.
+/// Size of the first chunk of an empty queue, bytes.
 const SMALL_CHUNK: usize = 4 * 1024;
-/// Bytes of a chunk while a queue is not empty.
+/// Size of further chunks, bytes.
 const LARGE_CHUNK: usize = 64 * 1024;

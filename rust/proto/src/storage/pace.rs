@@ -1,5 +1,5 @@
-//! Rate limiting in constant memory: the generic cell rate algorithm (ITU-T I.371), which needs one
-//! number for each source, and a table of such numbers for sources without number.
+//! Rate limiting in constant memory: the generic cell rate algorithm (ITU-T I.371), which keeps one number
+//! per source, and a fixed-size table of such limiters for any number of sources.
 
 use core::{
     fmt,
@@ -9,22 +9,22 @@ use std::hash::DefaultHasher;
 
 use crate::time::{Duration, Instant};
 
-/// One event in `interval` on average, and `burst` at once.
+/// A sustained rate with a bounded burst.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Nanoseconds between events at the sustained rate.
     interval: u64,
-    /// How far ahead of that rate an event may be, nanoseconds.
+    /// Tolerance: how far ahead of that rate an event may be, nanoseconds.
     tolerance: u64,
 }
 
 impl Pace {
-    /// So many events per second, and so many at once.
+    /// `rate` events per second on average, `burst` at once.
     pub const fn per_second(rate: u32, burst: u32) -> Self {
         Self::every(Duration::from_nanos(1_000_000_000 / rate as u64), burst)
     }
 
-    /// One event in so long, and so many at once.
+    /// One event per `interval` on average, `burst` at once.
     pub const fn every(interval: Duration, burst: u32) -> Self {
         let interval = interval.as_nanos() as u64;
         Self { interval, tolerance: interval * (burst as u64 - 1) }
@@ -34,7 +34,7 @@ impl Pace {
         due <= now.as_nanos().saturating_add(self.tolerance)
     }
 
-    fn after(self, now: Instant, due: u64) -> u64 {
+    fn next_due(self, now: Instant, due: u64) -> u64 {
         due.max(now.as_nanos()).saturating_add(self.interval)
     }
 }
@@ -43,12 +43,12 @@ impl Pace {
 #[derive(Debug)]
 pub struct Pacer {
     pace: Pace,
-    /// When the next event is due at the sustained rate, nanoseconds.
+    /// Theoretical arrival time of the next event, nanoseconds.
     due: u64,
 }
 
 impl Pacer {
-    /// A limiter that nothing has taken from.
+    /// An unused limiter.
     pub fn new(pace: Pace) -> Self {
         Self { pace, due: 0 }
     }
@@ -60,12 +60,12 @@ impl Pacer {
 
     /// Counts an event.
     pub fn take(&mut self, now: Instant) {
-        self.due = self.pace.after(now, self.due);
+        self.due = self.pace.next_due(now, self.due);
     }
 }
 
-/// A fixed number of limiters for any number of keys. Keys that share a slot share its rate; which do
-/// is known to nobody who does not know the seed.
+/// A fixed number of limiters for any number of keys. Keys that hash to the same slot share its rate; without
+/// the seed nobody can predict which do.
 pub struct PacerTable {
     pace: Pace,
     due: Box<[u64]>,
@@ -87,7 +87,7 @@ impl PacerTable {
     pub fn take(&mut self, now: Instant, key: &impl Hash) {
         let slot = self.slot(key);
         if let Some(due) = self.due.get_mut(slot) {
-            *due = self.pace.after(now, *due);
+            *due = self.pace.next_due(now, *due);
         }
     }
 
@@ -102,7 +102,7 @@ impl fmt::Debug for PacerTable {
     }
 }
 
-/// A hash that nobody can foresee who does not know the seed.
+/// A hash that cannot be predicted without the seed.
 pub fn keyed_hash(seed: u64, key: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     seed.hash(&mut hasher);
@@ -110,7 +110,7 @@ pub fn keyed_hash(seed: u64, key: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// The place of a hash among `slots`.
+/// Maps a hash to one of `slots`.
 pub fn slot(hash: u64, slots: usize) -> usize {
     usize::try_from(hash % slots.max(1) as u64).unwrap_or(0)
 }
@@ -142,7 +142,7 @@ mod tests {
             passed(key, now);
         }
         assert_eq!(table.due.len(), 4096);
-        // Another seed, another neighbourhood.
+        // Another seed gives other collisions.
         let place = |seed, key: &u32| slot(keyed_hash(seed, key), 4096);
         let is_same = |key: &u32| place(7, key) == place(8, key);
         assert!((0..1000).filter(is_same).count() < 10);

@@ -1,18 +1,18 @@
-//! What arrived in order and the application has not read.
+//! Receive queue: data that arrived in order and was not read yet.
 
 use std::collections::VecDeque;
 
 use super::{LARGE_CHUNK, SMALL_CHUNK};
 
-/// A queue of bytes.
+/// A byte queue.
 #[derive(Debug, Default)]
 pub struct RecvQueue {
     chunks: VecDeque<Vec<u8>>,
-    /// Bytes of the first chunk that are already read.
+    /// Bytes of the first chunk that were already read.
     start: usize,
     len: usize,
     spare: Option<Vec<u8>>,
-    /// Bytes of all chunks.
+    /// Capacity of all chunks, bytes.
     allocated: usize,
 }
 
@@ -22,7 +22,7 @@ impl RecvQueue {
         self.len
     }
 
-    /// Bytes of memory that are taken for them, recycled chunks included.
+    /// Memory used, including recycled chunks, bytes.
     pub fn allocated(&self) -> usize {
         self.allocated
     }
@@ -53,7 +53,7 @@ impl RecvQueue {
         self.chunks.iter().map(move |chunk| &chunk[core::mem::take(&mut skip)..])
     }
 
-    /// Forgets the first `n` bytes.
+    /// Drops the first `n` bytes.
     pub fn consume(&mut self, n: usize) {
         let n = n.min(self.len);
         self.len -= n;
@@ -74,14 +74,14 @@ impl RecvQueue {
         }
     }
 
-    /// Gives recycled memory back; called when the flow has paused.
+    /// Frees recycled memory; called when the flow pauses.
     pub fn trim(&mut self) {
         if self.is_empty() {
             *self = Self::default();
         }
     }
 
-    /// Moves bytes to `out` and returns how many.
+    /// Moves bytes into `out` and returns how many.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         let mut done = 0;
         for slice in self.slices() {

@@ -1,4 +1,4 @@
-//! What the application wrote and the peer has not acknowledged, addressed by offset.
+//! Send queue: data written and not acknowledged, addressed by offset.
 
 use std::collections::VecDeque;
 
@@ -20,15 +20,15 @@ impl Chunk {
     }
 }
 
-/// A queue of bytes. Offset 0 is the first byte that was not yet released.
+/// A byte queue. Offset 0 is the first byte not released yet.
 #[derive(Debug, Default)]
 pub struct SendQueue {
     chunks: VecDeque<Chunk>,
-    /// Bytes of the first chunk that are already released.
+    /// Bytes of the first chunk that were already released.
     start: usize,
     len: usize,
     spare: Option<Chunk>,
-    /// Bytes of all chunks.
+    /// Capacity of all chunks, bytes.
     allocated: usize,
 }
 
@@ -38,7 +38,7 @@ impl SendQueue {
         self.len
     }
 
-    /// Bytes of memory that are taken for them.
+    /// Memory used, bytes.
     pub fn allocated(&self) -> usize {
         self.allocated
     }
@@ -48,7 +48,7 @@ impl SendQueue {
         self.len == 0
     }
 
-    /// Appends as much of `bytes` as `limit` allows and returns how much that was.
+    /// Appends at most `limit` bytes and returns how many.
     pub fn write(&mut self, bytes: &[u8], limit: usize) -> usize {
         let total = bytes.len().min(limit);
         let mut written = 0;
@@ -62,7 +62,7 @@ impl SendQueue {
         total
     }
 
-    /// Room for 1 to `max` bytes behind the data, to be filled and then kept by [`Self::commit`].
+    /// A buffer of 1 to `max` bytes behind the data, to be filled and then appended by [`Self::commit`].
     /// Empty only if `max` is 0.
     pub fn reserve(&mut self, max: usize) -> &mut [u8] {
         if max == 0 {
@@ -81,7 +81,7 @@ impl SendQueue {
         }
     }
 
-    /// Keeps the first `n` bytes of the last [`Self::reserve`].
+    /// Appends the first `n` bytes of the last [`Self::reserve`].
     pub fn commit(&mut self, n: usize) {
         if let Some(chunk) = self.chunks.back_mut() {
             let n = n.min(chunk.room());
@@ -90,7 +90,7 @@ impl SendQueue {
         }
     }
 
-    /// Copies `out.len()` bytes from `offset` on. Returns `false` if they are not all held.
+    /// Copies `out.len()` bytes starting at `offset`. Returns `false` if not all of them are held.
     #[must_use]
     pub fn copy_to(&self, offset: usize, out: &mut [u8]) -> bool {
         if offset.checked_add(out.len()).is_none_or(|end| end > self.len) {
@@ -115,7 +115,7 @@ impl SendQueue {
         done == out.len()
     }
 
-    /// Forgets the first `n` bytes.
+    /// Drops the first `n` bytes.
     pub fn release(&mut self, n: usize) {
         let n = n.min(self.len);
         self.len -= n;
@@ -133,7 +133,7 @@ impl SendQueue {
         }
     }
 
-    /// Forgets everything.
+    /// Drops everything.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_nothing_when_drained() {
+    fn a_drained_queue_holds_no_memory() {
         let mut queue = SendQueue::default();
         assert_eq!(queue.write(&[7; 300_000], usize::MAX), 300_000);
         queue.release(300_000);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_to_copy_what_it_does_not_hold() {
+    fn copying_beyond_the_end_is_refused() {
         let mut queue = SendQueue::default();
         queue.write(b"abc", 2);
         assert!(!queue.copy_to(0, &mut [0; 3]));

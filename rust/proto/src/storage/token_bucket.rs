@@ -7,7 +7,7 @@ const NANOS: u64 = 1_000_000_000;
 /// Allows `rate` events per second on average and `burst` at once.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
-    /// In billionths of a token.
+    /// Tokens, in billionths.
     level: u64,
     rate: u32,
     burst: u32,
@@ -30,7 +30,7 @@ impl TokenBucket {
         true
     }
 
-    /// Whether the bucket has refilled completely, so that it can be forgotten.
+    /// Whether the bucket is full again and can be dropped.
     pub fn is_full(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.level == u64::from(self.burst) * NANOS

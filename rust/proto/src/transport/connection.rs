@@ -1,4 +1,4 @@
-//! The connection and the application's side of it.
+//! The connection: its state variables, options and events.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// The two ends of a connection, as they stand in headers.
+/// The two ends of a connection, as in packet headers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FourTuple {
     /// Our address.
@@ -38,18 +38,18 @@ pub struct FourTuple {
     pub remote_port: Port,
 }
 
-/// Parameters of one connection.
+/// Options of one connection.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The peer's dialect.
+    /// The transport dialect of the peer.
     pub dialect: Dialect,
-    /// Bytes of the largest segment to send.
+    /// Largest segment to send, bytes.
     pub max_segment: usize,
-    /// Whether small segments are sent at once (no Nagle).
+    /// Disables Nagle's algorithm.
     pub no_delay: bool,
-    /// Congestion controller; `None` for the configured default.
+    /// The congestion controller; `None` for the configured default.
     pub congestion: Option<Algorithm>,
-    /// Everything else.
+    /// All other parameters.
     pub config: Arc<TransportConfig>,
 }
 
@@ -65,20 +65,20 @@ impl Default for Options {
     }
 }
 
-/// An event of a connection, reported once until the application acts on it.
+/// Events of a connection. Each is reported once until the application acts on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConnectionEvent {
-    /// The handshake is done.
+    /// The handshake is complete.
     Connected,
-    /// There is more to read.
+    /// There is data to read.
     Readable,
-    /// There is room to write again.
+    /// The send buffer has room again.
     Writable,
-    /// After what can be read now, the stream is at its end.
+    /// The peer sent FIN: the stream ends after the data that can be read now.
     RemoteFinished,
-    /// Both directions are closed; TIME-WAIT has begun.
+    /// The connection entered TIME-WAIT.
     TimeWait,
-    /// The connection is gone.
+    /// The connection is closed.
     Closed(CloseReason),
 }
 
@@ -94,40 +94,40 @@ pub struct Connection {
     pub(super) rtt: RttEstimator,
     pub(super) congestion: Box<dyn Controller>,
     pub(super) pacer: Pacer,
-    /// Bytes per second that the path last delivered.
+    /// Latest delivery rate sample, bytes per second.
     pub(super) delivery_rate: u64,
     pub(super) probe: LossProbe,
     pub(super) undo: Option<Undo>,
     pub(super) timers: Timers,
     pub(super) counters: Counters,
-    /// A SYN (or SYN-ACK) must leave.
+    /// A SYN or SYN-ACK must be sent.
     pub(super) is_syn_due: bool,
-    /// When the SYN first left, to sample its round trip if it was sent once.
+    /// When the SYN was first sent, for an RTT sample if it was sent only once.
     pub(super) syn_sent_at: Option<Instant>,
     pub(super) syn_transmissions: u32,
-    /// SYN is repeated soon.
-    pub(super) is_syn_hurried: bool,
+    /// The SYN is retransmitted early (`legacy_syn_rto`).
+    pub(super) is_syn_rto_short: bool,
     pub(super) is_rst_due: bool,
-    /// A timeout was found spurious, and no RTT sample followed yet.
+    /// A spurious timeout was undone, and no RTT was sampled since.
     pub(super) has_undone_timeout: bool,
-    /// RST for a half-open connection of the peer (RFC 9293 section 3.10.7.3).
-    pub(super) stray_reset: Option<Header>,
-    /// The application has shut down sending; FIN follows the data.
+    /// The RST for a half-open connection of the peer.
+    pub(super) half_open_reset: Option<Header>,
+    /// The application closed the sending direction; FIN follows the data.
     pub(super) is_fin_queued: bool,
-    /// FIN does not wait for an old peer to finish first.
+    /// FIN does not wait for a legacy peer to finish first.
     pub(super) is_fin_urgent: bool,
-    /// The application has closed both directions.
-    pub(super) is_abandoned: bool,
-    /// Bytes the peer can take beyond `snd_una`.
+    /// The application closed both directions.
+    pub(super) is_orphaned: bool,
+    /// SND.WND, bytes beyond `snd_una`.
     pub(super) snd_wnd: usize,
-    /// The same in segments, as advertised.
+    /// SND.WND in segments, as advertised.
     pub(super) snd_slots: usize,
     pub(super) snd_wl1: SeqNumber,
     pub(super) snd_wl2: SeqNumber,
     pub(super) dup_acks: u32,
-    /// Consecutive retransmission timeouts without progress.
+    /// Consecutive timeouts without progress.
     pub(super) timeouts: u32,
-    /// When the segment being retransmitted was first sent, rounded down.
+    /// When the segment being retransmitted was first sent, as a lower bound.
     pub(super) unanswered_since: Option<Instant>,
     pub(super) persist_interval: Duration,
     pub(super) is_probe_due: bool,
@@ -138,25 +138,25 @@ pub struct Connection {
     pub(super) last_arrival: Instant,
     pub(super) is_write_blocked: bool,
     pub(super) send_supply: Supply,
-    /// Send buffer while memory is scarce: the size it had reached before.
-    pub(super) granted: usize,
+    /// Send buffer size granted_send_buffer while memory was ample; it does not grow while memory is scarce.
+    pub(super) granted_send_buffer: usize,
     pub(super) is_path_suspect: bool,
     pub(super) events: Events,
     pub(super) recorder: Recorder,
 }
 
-/// A tail loss probe that is on its way (RFC 8985 section 7).
+/// State of the tail loss probe (RFC 8985 section 7).
 #[derive(Debug, Default)]
 pub(super) struct LossProbe {
-    /// One is to be sent.
+    /// A probe is due.
     pub(super) is_due: bool,
-    /// The number after its last byte, while it is unanswered.
+    /// TLP.end_seq: the sequence number after its last byte, while it is outstanding.
     pub(super) end_seq: Option<SeqNumber>,
-    /// Whether it repeated a segment.
+    /// TLP.is_retrans: whether it retransmitted a segment.
     pub(super) is_retrans: bool,
 }
 
-/// Use of the congestion window during the current round trip, which ends at `until`.
+/// Use of the congestion window in the current round, which ends when `until` is acknowledged.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct WindowUse {
     pub(super) is_limited: bool,
@@ -164,15 +164,15 @@ pub(super) struct WindowUse {
     pub(super) until: SeqNumber,
 }
 
-/// Counts for detecting a spurious loss episode.
+/// Counters that detect a spurious loss event.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Undo {
-    /// Retransmissions of the episode.
+    /// Retransmissions of this event.
     pub(super) retransmissions: u32,
     pub(super) spurious: u32,
 }
 
-/// The controller for a connection with these options.
+/// The congestion controller for these options.
 fn controller(options: &Options) -> Box<dyn Controller> {
     let config = &options.config;
     let is_legacy = options.dialect.is_legacy();
@@ -187,7 +187,7 @@ fn controller(options: &Options) -> Box<dyn Controller> {
     congestion::start(algorithm, parameters)
 }
 
-/// Pending events; order of delivery is the order of the fields.
+/// Pending events, delivered in the order of the fields.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     pub(super) is_connected: bool,
@@ -200,7 +200,7 @@ pub(super) struct Events {
 }
 
 impl Connection {
-    /// Opens a connection actively: SYN-SENT.
+    /// Active open: SYN-SENT.
     pub fn connect(now: Instant, tuple: FourTuple, options: Options, iss: SeqNumber) -> Self {
         let mut connection = Self::new(now, tuple, options, iss, SeqNumber::default());
         connection.transition(Input::Open);
@@ -208,8 +208,8 @@ impl Connection {
         connection
     }
 
-    /// Answers a SYN that arrived at a listening port: SYN-RECEIVED, or ESTABLISHED at once for an old
-    /// peer, which may never send anything that acknowledges our SYN.
+    /// Passive open by a SYN at a listening port: SYN-RECEIVED, or ESTABLISHED at once for a legacy peer,
+    /// which may never acknowledge our SYN.
     pub fn accept(now: Instant, tuple: FourTuple, options: Options, iss: SeqNumber, syn: &Header) -> Self {
         let mut connection = Self::new(now, tuple, options, iss, syn.seq + 1);
         connection.state = State::Listen;
@@ -245,13 +245,13 @@ impl Connection {
             is_syn_due: false,
             syn_sent_at: None,
             syn_transmissions: 0,
-            is_syn_hurried: false,
+            is_syn_rto_short: false,
             is_rst_due: false,
             has_undone_timeout: false,
-            stray_reset: None,
+            half_open_reset: None,
             is_fin_queued: false,
             is_fin_urgent: false,
-            is_abandoned: false,
+            is_orphaned: false,
             snd_wnd: 0,
             snd_slots: 0,
             snd_wl1: SeqNumber::default(),
@@ -268,7 +268,7 @@ impl Connection {
             last_arrival: now,
             is_write_blocked: false,
             send_supply: Supply::default(),
-            granted: config.send_backlog,
+            granted_send_buffer: config.send_backlog,
             is_path_suspect: false,
             events: Events::default(),
             recorder: Recorder::default(),
@@ -276,21 +276,21 @@ impl Connection {
         }
     }
 
-    /// Chooses the congestion controller, before anything was dispatched.
+    /// Sets the congestion controller. Must precede the first dispatch.
     pub fn set_congestion(&mut self, algorithm: Algorithm) {
         self.options.congestion = Some(algorithm);
         self.congestion = controller(&self.options);
         self.trace_configuration();
     }
 
-    /// Sets the peer's dialect, before anything was dispatched.
+    /// Sets the peer's dialect. Must precede the first dispatch.
     pub fn set_dialect(&mut self, dialect: Dialect) {
         self.options.dialect = dialect;
         self.congestion = controller(&self.options);
         self.trace_configuration();
     }
 
-    /// Replaces the initial sequence number, before anything was dispatched.
+    /// Replaces the initial sequence number. Must precede the first dispatch.
     pub fn set_iss(&mut self, iss: SeqNumber) {
         let queue = core::mem::take(&mut self.sender.queue);
         self.iss = iss;
@@ -298,45 +298,46 @@ impl Connection {
         self.sender.queue = queue;
     }
 
-    /// Changes the size of segments sent from now on, in bytes.
+    /// Sets the largest segment sent from now on, bytes.
     pub fn set_max_segment(&mut self, max_segment: usize) {
         self.options.max_segment = max_segment;
         self.congestion.set_smss(max_segment);
         self.trace_configuration();
     }
 
-    /// Whether large segments were lost repeatedly since the last call, as on a path whose MTU shrank
-    /// (RFC 8899 section 4.3). Only the smallest are sent since.
+    /// Whether a black hole was suspected since the last call (RFC 8899 section 4.3): large segments were
+    /// lost repeatedly. The segment size was reduced to the base size.
     pub fn take_path_suspicion(&mut self) -> bool {
         core::mem::take(&mut self.is_path_suspect)
     }
 
-    /// Bytes of the largest segment that leaves.
+    /// Largest segment sent, bytes.
     pub fn max_segment(&self) -> usize {
         self.options.max_segment
     }
 
-    /// Whether small segments are sent at once (no Nagle).
+    /// Disables Nagle's algorithm.
     pub fn set_no_delay(&mut self, no_delay: bool) {
         self.options.no_delay = no_delay;
     }
 
-    /// Repeats SYN at once: the peer is another process than the one that did not answer.
+    /// Retransmits SYN at once: the peer restarted since it was sent.
     pub fn retry_syn(&mut self) {
         self.is_syn_due |= self.state == State::SynSent;
     }
 
-    /// Whether a SYN to an old peer is due, which must be paced.
-    pub fn owes_paced_syn(&self) -> bool {
+    /// Whether a SYN to a legacy peer is due, which must be paced.
+    pub fn has_paced_syn_due(&self) -> bool {
         self.is_syn_due && self.state == State::SynSent && self.options.dialect.is_legacy()
     }
 
-    /// Sets whether an old peer is known to be up, so that an unanswered SYN was dropped and is repeated soon.
-    pub fn hurry_syn(&mut self, is_hurried: bool) {
-        self.is_syn_hurried = is_hurried;
+    /// Sets whether SYN is retransmitted early, because a reachable legacy peer dropped it.
+    pub fn set_syn_rto_short(&mut self, is_short: bool) {
+        self.is_syn_rto_short = is_short;
     }
 
-    /// Sends FIN after what is queued even to an old peer that has not finished: the process ends.
+    /// Sends FIN after the queued data even to a legacy peer that has not finished; used when the process
+    /// ends.
     pub fn shutdown_at_once(&mut self) {
         self.is_fin_urgent = true;
         self.shutdown();
@@ -352,13 +353,13 @@ impl Connection {
         self.state
     }
 
-    /// Why the connection is broken, if it is.
+    /// Why the connection failed, if it did.
     pub fn broken(&self) -> Option<CloseReason> {
         self.events.reason.filter(|reason| *reason != CloseReason::Finished)
     }
 
-    /// Ends the connection without a packet, for a reason of our own.
-    pub fn break_off(&mut self, reason: CloseReason) {
+    /// Closes the connection without sending anything.
+    pub fn terminate(&mut self, reason: CloseReason) {
         if self.state != State::Closed {
             self.fail(reason);
         }
@@ -385,7 +386,7 @@ impl Connection {
         events.closed.take().map(ConnectionEvent::Closed)
     }
 
-    /// A snapshot of the figures.
+    /// Statistics for `connections` and `info`.
     pub fn stats(&self) -> Stats {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Stats {
@@ -394,7 +395,7 @@ impl Connection {
             pacing_rate: self.pacer.rate(),
             delivery_rate: self.delivery_rate,
             cwnd: self.congestion.cwnd(),
-            // Without a threshold the bound of the window stands for it.
+            // An unset threshold is reported as the largest window.
             ssthresh: self.congestion.ssthresh().min(self.options.config.max_cwnd),
             in_flight: self.sender.in_flight(),
             srtt_ns: self.rtt.srtt().map_or(0, nanos),
@@ -409,7 +410,7 @@ impl Connection {
         }
     }
 
-    /// The only place where the state changes.
+    /// Applies an input to the state; the state changes nowhere else.
     pub(super) fn transition(&mut self, input: Input) {
         let old = self.state;
         self.state = old.on(input);
@@ -419,7 +420,7 @@ impl Connection {
         }
     }
 
-    /// The handshake is done.
+    /// The handshake is complete.
     pub(super) fn establish(&mut self, now: Instant) {
         let input = if self.state == State::SynSent { Input::SynAck } else { Input::AckOfSyn };
         self.transition(input);
@@ -429,7 +430,7 @@ impl Connection {
         self.events.is_connected = true;
     }
 
-    /// Reads a window field.
+    /// Sets SND.WND from a window field.
     pub(super) fn set_send_window(&mut self, field: u16) {
         self.snd_slots = usize::from(field);
         self.snd_wnd = self.snd_slots * self.options.dialect.slot();
@@ -448,7 +449,7 @@ impl Connection {
         self.transition(Input::Kill);
         self.timers.stop_all();
         self.sender.clear();
-        self.receiver.drop_gap();
+        self.receiver.drop_out_of_order();
         self.is_syn_due = false;
         self.events.closed = Some(reason);
         self.recorder.trace.event(|| TransportEvent::Closed(reason));

@@ -1,4 +1,4 @@
-//! Leaving segments and deadlines (RFC 9293 section 3.10.8, RFC 6298 section 5).
+//! Transmission and timeouts (RFC 9293 section 3.10.8, RFC 6298 section 5).
 
 use super::{
     CloseReason, Connection, Dialect, State, TimerKind,
@@ -21,10 +21,10 @@ const SYN_ACK: Flags = Flags::SYN.union(Flags::ACK);
 const RST_ACK: Flags = Flags::RST.union(Flags::ACK);
 
 impl Connection {
-    /// Writes the next segment that may leave to the front of `out` and returns its length. `out`
-    /// must hold a header and the largest segment. To be called until it gives nothing.
+    /// Writes the next segment that may be sent to the front of `out` and returns its length. `out` must hold
+    /// a header and the largest segment. To be called until it returns `None`.
     pub fn dispatch(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
-        if let Some(reset) = self.stray_reset.take() {
+        if let Some(reset) = self.half_open_reset.take() {
             self.recorder.trace.packet(|| TransportEvent::Sent(Segment::new(&reset, 0)));
             return reset.emit(out.get_mut(..HEADER_LEN)?).then_some(HEADER_LEN);
         }
@@ -51,14 +51,14 @@ impl Connection {
         }
     }
 
-    /// The earliest deadline and what it is for.
+    /// The earliest deadline and its timer.
     pub fn poll_timeout(&self) -> Option<(Instant, TimerKind)> {
         self.timers.next()
     }
 
-    /// Acts on every deadline that has passed; harmless when none has.
+    /// Processes every expired timer. May be called early.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.forgive_pause(now);
+        self.discount_suspension(now);
         while let Some(kind) = self.timers.expire(now) {
             self.trace_timeout(kind);
             match kind {
@@ -72,7 +72,7 @@ impl Connection {
                     self.is_probe_due = true;
                     self.persist_interval = (self.persist_interval * 2).min(self.options.config.persist_max);
                 }
-                TimerKind::Ack => self.receiver.ack.now(),
+                TimerKind::Ack => self.receiver.ack.request(),
                 TimerKind::Nagle => self.is_nagle_over = true,
                 TimerKind::Keepalive => self.on_keepalive_timeout(now),
                 TimerKind::Idle => self.on_idle_timeout(now),
@@ -80,15 +80,15 @@ impl Connection {
                 TimerKind::TimeWait => self.fail(CloseReason::Finished),
             }
         }
-        self.trace_figures();
+        self.trace_metrics();
     }
 
-    /// The next data segment or FIN to send.
+    /// The next segment with data or FIN, if one may be sent.
     fn next_segment(&mut self, now: Instant) -> Option<Outgoing> {
         if core::mem::take(&mut self.probe.is_due) {
             let is_new = self.sender.unsent() > 0 && self.usable_window() >= self.options.max_segment;
-            let len =
-                is_new.then(|| self.cut_to_unambiguous(self.sender.unsent().min(self.options.max_segment)));
+            let len = is_new
+                .then(|| self.avoid_sack_look_alike(self.sender.unsent().min(self.options.max_segment)));
             if let Some(len) = len {
                 self.on_new_data(len);
             }
@@ -104,7 +104,7 @@ impl Connection {
         }
         if self.sender.has_lost()
             && let Some(segment) =
-                self.sender.next_retransmission(now, self.congestion.cwnd(), self.repeatable_len())
+                self.sender.next_retransmission(now, self.congestion.cwnd(), self.max_retransmit_len())
         {
             self.on_retransmission(now, segment);
             return Some(segment);
@@ -118,18 +118,18 @@ impl Connection {
             self.is_nagle_over = false;
             self.timers.stop(TimerKind::Nagle);
             let segment = self.sender.send_new(now, len, false);
-            self.tell_writer();
+            self.notify_writer();
             return Some(segment);
         }
         if self.sender.in_flight() < self.congestion.cwnd() && !self.sender.has_lost() {
             self.sender.on_app_limited();
         }
-        self.note_window_use(false);
-        // An old peer acts on FIN at once, even when data before it is missing.
-        let is_held = self.options.dialect.is_legacy() && self.sender.outstanding() > 0;
-        let is_awaited = !self.is_abandoned && !self.is_fin_urgent;
-        let is_early = self.options.dialect.forgets_answers() && is_awaited;
-        if !self.is_fin_queued || is_held || is_early {
+        self.track_window_use(false);
+        // A legacy peer processes FIN at once, even when earlier data is missing.
+        let must_wait_for_ack = self.options.dialect.is_legacy() && self.sender.outstanding() > 0;
+        let may_wait = !self.is_orphaned && !self.is_fin_urgent;
+        let must_wait_for_fin = self.options.dialect.discards_unsent_on_fin() && may_wait;
+        if !self.is_fin_queued || must_wait_for_ack || must_wait_for_fin {
             return None;
         }
         self.transition(Input::FinSent);
@@ -146,14 +146,14 @@ impl Connection {
             undo.retransmissions += 1;
         }
         if self.sender.is_head(segment.seq) {
-            // Its answer takes a whole round trip from now.
+            // Restart the timer: its acknowledgement takes a full RTT from now.
             self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
         }
     }
 
-    /// Records the use of the congestion window in this round trip: an unused window does not grow (RFC 7661
-    /// section 4.3). The largest flight counts.
-    fn note_window_use(&mut self, is_limited: bool) {
+    /// Tracks the use of the congestion window over a round trip: a window that is not used does not grow
+    /// (RFC 7661 section 4.3). The largest flight counts, not the one after an acknowledgement.
+    fn track_window_use(&mut self, is_limited: bool) {
         let in_flight = self.sender.in_flight();
         let used = &mut self.window_use;
         let is_over = self.sender.snd_una >= used.until;
@@ -169,14 +169,14 @@ impl Connection {
         }
     }
 
-    /// Bytes that the peer's window has room for.
+    /// Usable window: bytes that may be sent (RFC 9293 section 3.8.6.2.1).
     fn usable_window(&self) -> usize {
         let used = self.sender.snd_nxt.bytes_since(self.sender.snd_una).unwrap_or(0);
         let limit = self.outstanding_limit();
         if self.sender.outstanding() >= limit { 0 } else { self.snd_wnd.saturating_sub(used) }
     }
 
-    /// Segments that may be unacknowledged.
+    /// Upper bound of unacknowledged segments.
     fn outstanding_limit(&self) -> usize {
         let config = &self.options.config;
         if self.options.dialect.is_legacy() {
@@ -186,7 +186,7 @@ impl Connection {
         }
     }
 
-    /// Bytes of new data that may leave now, if any.
+    /// Length of the next segment of new data, if one may be sent now.
     fn next_len(&mut self, now: Instant) -> Option<usize> {
         let unsent = self.sender.unsent();
         let wanted = unsent.min(self.options.max_segment);
@@ -198,18 +198,18 @@ impl Connection {
                 self.timers.start(TimerKind::Persist, now + self.persist_interval);
                 return None;
             }
-            return Some(self.cut_to_unambiguous(wanted));
+            return Some(self.avoid_sack_look_alike(wanted));
         }
         if self.sender.outstanding() >= limit {
             return None;
         }
-        // Silly window: a partial segment leaves only when nothing else is on its way.
+        // Silly window avoidance: send a partial segment only when nothing is outstanding.
         if usable < wanted && self.sender.outstanding() > 0 {
             return None;
         }
         let len = wanted.min(usable);
         if self.sender.in_flight() > 0 && self.sender.in_flight() + len > self.congestion.cwnd() {
-            self.note_window_use(true);
+            self.track_window_use(true);
             return None;
         }
         let is_small = len < self.options.max_segment;
@@ -223,23 +223,23 @@ impl Connection {
             self.timers.start(TimerKind::Nagle, now + self.options.config.nagle_delay);
             return None;
         }
-        Some(self.cut_to_unambiguous(len))
+        Some(self.avoid_sack_look_alike(len))
     }
 
-    /// Longest segment that may be retransmitted unsplit.
-    pub(super) fn repeatable_len(&self) -> usize {
+    /// Longest segment that is retransmitted unsplit, bytes.
+    pub(super) fn max_retransmit_len(&self) -> usize {
         if self.options.dialect.is_legacy() { usize::MAX } else { self.options.max_segment }
     }
 
-    /// Shortens a segment whose payload a receiver would parse as SACK blocks.
-    fn cut_to_unambiguous(&self, len: usize) -> usize {
+    /// Shortens a data segment whose payload a receiver would parse as SACK blocks.
+    fn avoid_sack_look_alike(&self, len: usize) -> usize {
         let mut front = [0; sack::MAX_LEN];
         let front = &mut front[..len.min(sack::MAX_LEN)];
         let segment = Outgoing { seq: self.sender.snd_nxt, len, is_fin: false };
         if !self.sender.copy(segment, front) {
             return len;
         }
-        sack::unambiguous_len(front).unwrap_or(len)
+        sack::look_alike_len(front).unwrap_or(len)
     }
 
     fn emit_segment(&mut self, now: Instant, segment: Outgoing, out: &mut [u8]) -> Option<usize> {
@@ -253,11 +253,11 @@ impl Connection {
             let before = self.sender.in_flight().saturating_sub(segment.len);
             self.congestion.on_sent(now, segment.len, before, self.sender.is_app_limited());
             if before == 0 && self.pacer.rate() > 0 {
-                // The controller may start anew after a pause.
+                // The controller may have restarted after an idle period.
                 self.pacer.set_rate(self.congestion.pacing_rate(self.rtt.srtt()));
             }
         }
-        // The loss probe waits from the last departure on, a timeout from the first.
+        // PTO restarts with each transmission (RFC 8985 section 7.2), RTO does not.
         if !self.timers.is_set(TimerKind::Retransmission) {
             self.arm_retransmission(now);
         }
@@ -278,7 +278,7 @@ impl Connection {
         if matches!(self.state, State::SynSent | State::SynReceived) {
             self.unanswered_since.get_or_insert(now);
             let config = &self.options.config;
-            let (first, max) = if self.is_syn_hurried {
+            let (first, max) = if self.is_syn_rto_short {
                 (config.legacy_syn_rto, config.syn_rto)
             } else {
                 (config.syn_rto, config.syn_rto_max)
@@ -321,8 +321,8 @@ impl Connection {
         None
     }
 
-    /// RFC 9293 section 3.8.4: a number before the window makes our own peers answer; old peers
-    /// answer none.
+    /// Keepalive (RFC 9293 section 3.8.4). A sequence number before the window makes native peers answer;
+    /// legacy peers never answer.
     fn emit_keepalive(&mut self, out: &mut [u8]) -> Option<usize> {
         if !core::mem::take(&mut self.is_keepalive_due) {
             return None;
@@ -331,7 +331,7 @@ impl Connection {
         self.emit_current(Flags::ACK, self.sender.snd_nxt - back, out.get_mut(..HEADER_LEN)?)
     }
 
-    /// Writes a segment with the current acknowledgement and window.
+    /// Emits a segment with the current acknowledgement and window.
     fn emit_current(&mut self, flags: Flags, seq: SeqNumber, bytes: &mut [u8]) -> Option<usize> {
         let window = self.receiver.advertise();
         let ack = self.receiver.rcv_nxt;
@@ -365,8 +365,8 @@ impl Connection {
     }
 }
 
-/// The answer to a segment that belongs to no connection (RFC 9293 section 3.10.7.1), or nothing for
-/// one that must not be answered. Old peers take any RST, whatever its numbers.
+/// The RST for a segment that belongs to no connection (RFC 9293 section 3.10.7.1), or `None` for a segment
+/// that must not be answered. Legacy peers accept any RST, whatever its numbers.
 pub fn reset_for(segment: &Header, payload_len: usize) -> Option<Header> {
     if segment.flags.contains(Flags::RST) {
         return None;
@@ -399,7 +399,7 @@ mod tests {
         wire::addr::{Address, NodeId, Port},
     };
 
-    /// An established connection that sent what may leave of so many segments; ten times 4,096 bytes
+    /// An established connection that sent as much as allowed of `segments` segments; ten times 4,096 bytes
     /// fill its window.
     fn sending(congestion: Algorithm, segments: usize) -> Connection {
         let [local, remote] = [1, 2].map(|n| Address::backbone(NodeId(n)));
@@ -427,10 +427,10 @@ mod tests {
         while connection.dispatch(now, &mut [0; 4096]).is_some() {}
     }
 
-    /// draft-ietf-ccwg-bbr section 4.1.2.4: nothing is left to send, the window has room, and nothing
-    /// waits to be sent again.
+    /// draft-ietf-ccwg-bbr section 4.1.2.4: nothing to send, room in the window, and no pending
+    /// retransmission.
     #[test]
-    fn the_application_is_the_limit_when_nothing_else_is() {
+    fn app_limited_only_without_any_other_limit() {
         for (segments, is_limit) in [(39, true), (40, false), (41, false)] {
             assert_eq!(sending(Algorithm::Cubic, segments).sender.is_app_limited(), is_limit, "{segments}");
         }
@@ -444,10 +444,10 @@ mod tests {
         assert!(!connection.sender.is_app_limited());
     }
 
-    /// A window that is to double in slow start may be half used; BBR, which has none, counts what is
-    /// full (draft-ietf-ccwg-bbr: C.is_cwnd_limited).
+    /// In slow start a half-used window counts as limiting, so that it can double; BBR requires a full one
+    /// (draft-ietf-ccwg-bbr: C.is_cwnd_limited).
     #[test]
-    fn half_a_window_limits_in_slow_start_only() {
+    fn a_half_used_window_is_limiting_in_slow_start_only() {
         use Algorithm::{Bbr, Cubic};
         for (congestion, segments, is_limited) in
             [(Cubic, 19, false), (Cubic, 20, true), (Bbr, 20, false), (Bbr, 39, false), (Bbr, 41, true)]

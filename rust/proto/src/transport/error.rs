@@ -1,9 +1,9 @@
-//! Why a connection ended, and what a caller did wrong.
+//! Close reasons, and errors of calls.
 
-/// Why a connection is gone. Each reason is told to the application and counted.
+/// Why a connection was closed. Reported to the application.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum CloseReason {
-    /// Both sides sent all they had and said so.
+    /// Both sides sent FIN and all data was acknowledged.
     Finished,
     /// Nothing listens on the peer's port.
     Refused,
@@ -11,13 +11,13 @@ pub enum CloseReason {
     Reset,
     /// We reset the connection.
     Aborted,
-    /// No answer to SYN.
+    /// SYN was not answered.
     SynTimeout,
-    /// A segment was never acknowledged.
+    /// A segment was not acknowledged in time.
     RetransmissionTimeout,
-    /// Nothing arrived for the idle time.
+    /// Nothing arrived within the idle timeout.
     IdleTimeout,
-    /// The peer's process is another one than when the connection was made.
+    /// The peer restarted.
     PeerRestarted,
     /// The peer does not answer on any path.
     Unreachable,
@@ -28,10 +28,10 @@ pub enum CloseReason {
 /// Why data was not accepted for sending.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SendError {
-    /// The sending direction was closed by us.
+    /// The sending direction is closed.
     #[error("the stream is closed for sending")]
     Closed,
-    /// The connection is broken.
+    /// The connection failed.
     #[error("the connection is broken")]
     Broken(CloseReason),
 }
@@ -39,7 +39,7 @@ pub enum SendError {
 /// Why nothing can be received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RecvError {
-    /// The connection broke before the peer finished.
+    /// The connection failed before the peer's FIN.
     #[error("the connection is broken")]
     Broken(CloseReason),
 }

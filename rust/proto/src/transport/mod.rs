@@ -1,20 +1,20 @@
 //! One connection: the RFC 9293 state machine with the parameters of
 //! `docs/reference/protocol/transport.md`.
 //!
-//! A [`Connection`] takes arriving segments ([`Connection::process`]), time
-//! ([`Connection::handle_timeout`]) and the application's calls, and gives segments
-//! ([`Connection::dispatch`]), events and its next deadline. Windows are bytes in here; the wire
-//! counts segments, and the conversion happens where a header is read or written.
+//! A [`Connection`] takes arriving segments ([`Connection::process`]), timeouts
+//! ([`Connection::handle_timeout`]) and calls of the application, and returns segments
+//! ([`Connection::dispatch`]), events and its next deadline. Windows are in bytes; the wire counts segments,
+//! and headers are converted when read or written. It knows neither tunnels nor UDP.
 //!
-//! Peers of both older generations differ from RFC 9293 in ways that [`Dialect`] names; everything
-//! that depends on it asks the dialect, so that each quirk stands in one place.
+//! Legacy peers deviate from RFC 9293. [`Dialect`] names their deviations, and code that depends on one asks
+//! the dialect.
 
 pub mod congestion;
 mod connection;
 mod dispatch;
 pub mod error;
+mod liveness;
 mod pacing;
-mod patience;
 mod process;
 mod rack;
 mod rate;
@@ -42,19 +42,19 @@ pub use trace::TransportEvent;
 
 use crate::config::{MAX_SEGMENT, SAFE_SEGMENT};
 
-/// The peer's transport dialect.
+/// The transport dialect of a peer (`docs/reference/protocol/transport.md#dialects`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Dialect {
     /// The first generation of nodes.
     G1,
     /// The generation after it.
     G2,
-    /// A node like this one: RFC 9293 without exceptions.
+    /// A native node: RFC 9293 without exceptions.
     Native,
 }
 
 impl Dialect {
-    /// Bytes that one advertised slot stands for when we send.
+    /// Bytes per advertised window slot, for sending.
     fn slot(self) -> usize {
         match self {
             Self::G1 | Self::Native => MAX_SEGMENT,
@@ -62,15 +62,15 @@ impl Dialect {
         }
     }
 
-    /// Whether FIN ends both directions, carries no acknowledgement and may only follow
-    /// acknowledged data.
+    /// Whether the peer is G1 or G2: FIN closes both directions, carries no acknowledgement and may only
+    /// follow acknowledged data.
     fn is_legacy(self) -> bool {
         self != Self::Native
     }
 
-    /// Whether a peer that gets our FIN drops what it has not sent yet, so that FIN must wait until it
-    /// has finished, or until nobody will read what it sends.
-    fn forgets_answers(self) -> bool {
+    /// Whether a peer that receives our FIN discards its unsent data, so that our FIN must wait for the
+    /// peer's FIN or until nobody reads the peer's data.
+    fn discards_unsent_on_fin(self) -> bool {
         self.is_legacy()
     }
 }

@@ -1,24 +1,23 @@
-//! Spreads departures over time, in bursts that a kernel can segment.
+//! Pacing: spreads transmissions over time, in bursts suited to segmentation offload.
 
 use core::time::Duration;
 
 use crate::time::Instant;
 
-/// How much of a wake-up's delay is made good. On a busy machine a thread may run this late, and the
-/// path had nothing to carry meanwhile.
+/// Largest wake-up delay that is compensated; on a busy machine a thread may run this late.
 const MAX_LATE: Duration = Duration::from_millis(10);
 
-/// Allows `rate` bytes per second, a quantum of time's worth at once. When its user comes later than
-/// it was told to, the time is made good; when it had nothing to send, it is not.
+/// Allows `rate` bytes per second in bursts of one time quantum. Late wake-ups are compensated, idle time is
+/// not.
 #[derive(Debug, Default)]
 pub(super) struct Pacer {
     /// Bytes per second, 0 for no limit.
     rate: u64,
-    /// When the bytes that left so far would all have left at `rate`.
+    /// When all bytes sent so far would have been sent at `rate`.
     departure: Instant,
-    /// What its user was last told to wait for.
+    /// The deadline last returned by [`Self::blocked_until`].
     awaited: Option<Instant>,
-    /// By how much its user came too late.
+    /// Wake-up delay to be compensated.
     late: Duration,
 }
 
@@ -33,7 +32,7 @@ impl Pacer {
         self.rate
     }
 
-    /// When the next segment may leave, if not now.
+    /// When the next segment may be sent, if not now.
     pub(super) fn blocked_until(&mut self, now: Instant, quantum: Duration) -> Option<Instant> {
         if self.rate > 0 && self.departure > now + quantum {
             // Waking only when a whole quantum has drained keeps bursts and sleeps long.
@@ -46,7 +45,7 @@ impl Pacer {
         None
     }
 
-    /// `size` bytes leave.
+    /// Charges `size` bytes sent.
     pub(super) fn on_sent(&mut self, now: Instant, size: usize, quantum: Duration) {
         if self.rate == 0 {
             return;
@@ -66,7 +65,7 @@ mod tests {
 
     const QUANTUM: Duration = Duration::from_millis(1);
 
-    /// Bytes that leave in a second when the caller wakes `late` after each deadline.
+    /// Bytes sent in a second when the caller wakes up `late` after each deadline.
     fn sent_in_a_second(rate: u64, late: Duration) -> u64 {
         let mut pacer = Pacer::default();
         pacer.set_rate(Some(rate));
@@ -85,12 +84,12 @@ mod tests {
     }
 
     #[test]
-    fn a_sleep_of_any_length_is_excused_up_to_a_bound() {
+    fn compensation_of_late_wake_ups_is_bounded() {
         assert!(sent_in_a_second(1_000_000, Duration::from_millis(40)) < 400_000);
     }
 
     #[test]
-    fn the_rate_is_kept_even_when_wake_ups_are_late() {
+    fn the_rate_is_kept_with_late_wake_ups() {
         for rate in [1_000_000, 50_000_000] {
             for late in [0, 400, 900, 5_000, 9_000] {
                 let sent = sent_in_a_second(rate, Duration::from_micros(late));
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifted_limit_holds_nothing_back() {
+    fn removing_the_rate_unblocks_at_once() {
         let mut pacer = Pacer::default();
         pacer.set_rate(Some(1000));
         pacer.on_sent(Instant::ZERO, 1000, QUANTUM);
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn no_rate_is_no_limit_and_idle_time_is_no_credit() {
+    fn idle_time_gives_no_credit() {
         let mut pacer = Pacer::default();
         assert_eq!(pacer.blocked_until(Instant::ZERO, QUANTUM), None);
         pacer.set_rate(Some(1_000_000));

@@ -1,4 +1,4 @@
-//! Arriving segments (RFC 9293 section 3.10.7).
+//! Segment arrival (RFC 9293 section 3.10.7).
 
 use super::{
     CloseReason, Connection, Dialect, State, TimerKind,
@@ -16,11 +16,11 @@ use crate::{
     },
 };
 
-/// Empty duplicates that a G1 sender needs to notice a loss; it does not count those with SACK.
+/// Duplicate ACKs without SACK that trigger fast retransmit in a G1 sender, which ignores those with SACK.
 const G1_DUPLICATES: u32 = 3;
 
 impl Connection {
-    /// Takes one segment. What makes no sense is dropped and counted.
+    /// Processes one segment. Unacceptable segments are dropped and counted.
     pub fn process(&mut self, now: Instant, segment: &Header, payload: &[u8]) {
         self.last_arrival = now;
         self.recorder.trace.packet(|| TransportEvent::Received(Segment::new(segment, payload.len())));
@@ -36,7 +36,7 @@ impl Connection {
             | State::LastAck
             | State::TimeWait => self.process_synchronized(now, segment, payload),
         }
-        self.trace_figures();
+        self.trace_metrics();
     }
 
     fn process_syn_sent(&mut self, now: Instant, segment: &Header) {
@@ -49,10 +49,10 @@ impl Connection {
             return;
         }
         if segment.flags.contains(Flags::ACK) && !acks_syn && self.options.dialect == Dialect::Native {
-            // RFC 9293 section 3.10.7.3, first check: a half-open connection is reset, and the SYN that
-            // is sent again finds its port free.
+            // RFC 9293 section 3.10.7.3, first check: reset the peer's half-open connection, so that the
+            // retransmitted SYN finds the port free.
             self.drop_segment(DropCause::Unacceptable, segment.seq, 0);
-            self.stray_reset = super::reset_for(segment, 0);
+            self.half_open_reset = super::reset_for(segment, 0);
             return;
         }
         if !segment.flags.contains(Flags::SYN) {
@@ -60,7 +60,7 @@ impl Connection {
             return;
         }
         if segment.flags.contains(Flags::ACK) {
-            // G1 never checks nor, after data, keeps the numbers of its SYN-ACK.
+            // G1 does not check the numbers of a SYN-ACK, and changes them after sending data.
             if !acks_syn && self.options.dialect != Dialect::G1 {
                 self.drop_segment(DropCause::Unacceptable, segment.seq, 0);
                 return;
@@ -72,7 +72,7 @@ impl Connection {
                 self.rtt.on_sample(now.saturating_since(sent_at));
             }
             self.establish(now);
-            self.receiver.ack.now();
+            self.receiver.ack.request();
         } else {
             // Simultaneous open.
             self.start_receiving(segment);
@@ -82,9 +82,9 @@ impl Connection {
         }
     }
 
-    /// Takes the peer's initial number and window from its SYN.
+    /// Sets IRS and SND.WND from the peer's SYN.
     fn start_receiving(&mut self, segment: &Header) {
-        // A G1 peer whose SYN-ACK was lost repeats it with a number that counts data it already sent.
+        // A G1 peer retransmits a lost SYN-ACK with a sequence number advanced by data sent meanwhile.
         let has_drifted = self.options.dialect == Dialect::G1 && self.syn_transmissions > 1;
         let irs = if has_drifted { SeqNumber::default() } else { segment.seq };
         self.receiver = super::recv::Receiver::new(irs + 1, &self.options.config);
@@ -104,16 +104,16 @@ impl Connection {
         } else if segment.flags.contains(Flags::ACK) && self.state != State::TimeWait {
             self.process_ack_and_data(now, segment, payload);
         } else if self.state == State::TimeWait && is_repeated && !self.options.dialect.is_legacy() {
-            // Our last acknowledgement was lost; what the peer repeats first is data before its FIN.
-            self.receiver.ack.pure_now();
+            // Our last ACK was lost; the peer retransmits its FIN, or data before it.
+            self.receiver.ack.request_pure();
             self.timers.set(TimerKind::TimeWait, now + self.options.config.time_wait);
         } else {
             self.drop_segment(DropCause::Unacceptable, segment.seq, payload.len());
         }
     }
 
-    /// RFC 9293 section 3.10.7.4, second check. The challenge of RFC 5961 guards against blind
-    /// attackers, whom the tunnel keeps out. Old peers put no meaning into the number.
+    /// RFC 9293 section 3.10.7.4, second check, without the challenge ACK of RFC 5961: the tunnel already
+    /// keeps blind attackers out. Legacy peers send RST with meaningless numbers.
     fn process_rst(&mut self, segment: &Header) {
         if self.receiver.is_in_window(segment.seq) || self.options.dialect.is_legacy() {
             match self.state {
@@ -134,7 +134,7 @@ impl Connection {
         }
     }
 
-    /// A SYN for a connection that exists: the peer did not hear our SYN-ACK, or it is old.
+    /// A SYN for an existing connection: our SYN-ACK was lost, or the SYN is an old duplicate.
     fn process_late_syn(&mut self, segment: &Header) {
         let is_repeated = segment.seq + 1 == self.receiver.rcv_nxt;
         if segment.flags.contains(Flags::ACK) {
@@ -143,22 +143,22 @@ impl Connection {
                 self.establish(self.last_arrival);
                 self.set_send_window(segment.window);
             }
-            self.receiver.ack.pure_now();
+            self.receiver.ack.request_pure();
         } else if is_repeated && (self.options.dialect.is_legacy() || self.sender.snd_nxt == self.iss + 1) {
             self.is_syn_due = true;
         } else {
             // RFC 5961 section 4.2: a challenge acknowledgement.
             self.drop_segment(DropCause::Unacceptable, segment.seq, 0);
-            self.receiver.ack.pure_now();
+            self.receiver.ack.request_pure();
         }
     }
 
-    /// FIN from an old peer ends both directions; FIN|ACK answers ours.
+    /// FIN of a legacy peer closes both directions; FIN|ACK answers ours.
     fn process_legacy_fin(&mut self, now: Instant, segment: &Header) {
         if self.state == State::TimeWait {
-            // Answering an answer would never end.
+            // An answer to an answer would loop.
             if !segment.flags.contains(Flags::ACK) {
-                self.receiver.ack.pure_now();
+                self.receiver.ack.request_pure();
             }
             return;
         }
@@ -171,7 +171,7 @@ impl Connection {
 
     fn finish_legacy(&mut self, now: Instant) {
         if !self.receiver.reach_fin() {
-            self.receiver.ack.pure_now();
+            self.receiver.ack.request_pure();
             return;
         }
         self.events.is_remote_finished = true;
@@ -180,7 +180,7 @@ impl Connection {
         self.transition(Input::LegacyFin);
         self.enter_time_wait(now);
         if !has_finished {
-            self.receiver.ack.pure_now();
+            self.receiver.ack.request_pure();
         }
     }
 
@@ -188,7 +188,7 @@ impl Connection {
         let is_before_syn = self.state == State::SynReceived && segment.ack <= self.iss;
         if is_before_syn || segment.ack > self.sender.snd_nxt {
             self.drop_segment(DropCause::Unacceptable, segment.seq, payload.len());
-            self.receiver.ack.pure_now();
+            self.receiver.ack.request_pure();
             return;
         }
         let blocks = sack::parse_exact(payload, self.sender.snd_nxt);
@@ -200,16 +200,16 @@ impl Connection {
         if !is_pure {
             self.process_data(segment.seq, payload);
         } else if payload.is_empty() && segment.seq < self.receiver.rcv_nxt {
-            // A keepalive: before what we have seen, so that we answer.
+            // A keepalive has a sequence number before RCV.NXT, so that it is answered.
             if !self.options.dialect.is_legacy() && !segment.flags.contains(Flags::FIN) {
-                self.receiver.ack.pure_now();
+                self.receiver.ack.request_pure();
             }
         }
         if segment.flags.contains(Flags::FIN)
             && !self.receiver.on_fin(segment.seq + if is_pure { 0 } else { payload.len() })
         {
             self.drop_segment(DropCause::Unacceptable, segment.seq, payload.len());
-            self.receiver.ack.pure_now();
+            self.receiver.ack.request_pure();
         }
         self.reach_fin(now);
     }
@@ -225,7 +225,7 @@ impl Connection {
             self.establish(now);
         }
         if self.options.dialect.is_legacy() {
-            // An old peer has heard our SYN-ACK when it sends anything.
+            // A legacy peer that sends anything has received our SYN-ACK.
             self.is_syn_due = false;
         }
         let una = self.sender.snd_una;
@@ -243,25 +243,25 @@ impl Connection {
             self.dup_acks += 1;
         }
         if let Some(blocks) = blocks {
-            // Second: what is delivered below something else was reordered.
+            // After the cumulative ACK: RACK takes what is delivered below the highest for reordered.
             self.counters.sack_recv += blocks.as_slice().len() as u64;
             self.sender.on_sack(now, blocks, min_rtt, &mut acked);
         }
         self.on_acked(now, &acked, prior_in_flight, segment.ack, is_duplicate && blocks.is_none());
-        self.tell_writer();
+        self.notify_writer();
         if acked.fin {
             self.on_fin_acked(now);
         }
     }
 
-    /// The peer's window: RFC 9293's rule towards our own peers, every segment's towards old ones.
+    /// Updates SND.WND: by the rule of RFC 9293 for native peers, from every segment of legacy ones.
     fn update_window(&mut self, segment: &Header, is_pure: bool) {
         let is_newer =
             segment.seq > self.snd_wl1 || (segment.seq == self.snd_wl1 && segment.ack >= self.snd_wl2);
         if !is_newer && !self.options.dialect.is_legacy() {
             return;
         }
-        // G1 writes a window of 0 into keepalives.
+        // G1 sends keepalives with window 0.
         let is_g1_keepalive = self.options.dialect == Dialect::G1
             && segment.window == 0
             && is_pure
@@ -274,7 +274,7 @@ impl Connection {
         let was_closed = self.snd_wnd == 0;
         self.set_send_window(segment.window);
         if was_closed && self.snd_wnd > 0 {
-            // The probe found the window closed and was dropped.
+            // The window probe was dropped.
             self.sender.mark_head_lost();
         }
         if self.snd_wnd > 0 {
@@ -282,7 +282,7 @@ impl Connection {
             self.timers.stop(TimerKind::Persist);
         }
         if self.snd_wnd == 0 {
-            // Whoever says that nothing fits is there (RFC 9293 section 3.8.6.1).
+            // A peer that advertises a zero window is alive (RFC 9293 section 3.8.6.1).
             self.timeouts = 0;
             self.unanswered_since = None;
         }
@@ -308,16 +308,16 @@ impl Connection {
     fn process_data(&mut self, seq: SeqNumber, payload: &[u8]) {
         self.counters.segs_recv += 1;
         let is_new = seq + payload.len() > self.receiver.rcv_nxt;
-        if self.is_abandoned && is_new && self.state.can_receive() {
-            // Nobody will read this (RFC 9293 section 3.6.1).
+        if self.is_orphaned && is_new && self.state.can_receive() {
+            // Data after close: reset (RFC 9293 section 3.6.1).
             self.is_rst_due = true;
             self.fail(CloseReason::Aborted);
             return;
         }
         if !self.state.can_receive() {
-            // The peer does not know that we have it all (RFC 9293 section 3.10.7.4, first check).
+            // A retransmission: our ACK was lost (RFC 9293 section 3.10.7.4, first check).
             self.drop_segment(DropCause::Unacceptable, seq, payload.len());
-            self.receiver.ack.pure_now();
+            self.receiver.ack.request_pure();
             return;
         }
         let before = self.receiver.queue.len();
@@ -332,35 +332,35 @@ impl Connection {
             }
             Arrival::OutOfOrder => {
                 self.receiver.since_gap += 1;
-                self.receiver.ack.pure_now();
+                self.receiver.ack.request_pure();
                 self.owe_duplicate();
             }
             Arrival::Duplicate => {
                 self.drop_segment(DropCause::Duplicate, seq, payload.len());
-                self.receiver.ack.pure_now();
+                self.receiver.ack.request_pure();
             }
             Arrival::Unacceptable => {
                 self.drop_segment(DropCause::Unacceptable, seq, payload.len());
-                self.receiver.ack.pure_now();
+                self.receiver.ack.request_pure();
             }
             Arrival::Overflow => {
                 self.drop_segment(DropCause::Overflow, seq, payload.len());
-                self.receiver.ack.pure_now();
+                self.receiver.ack.request_pure();
             }
         }
     }
 
-    /// Delays the acknowledgement, or not (RFC 9293 section 3.8.6.3).
+    /// Schedules the acknowledgement of in-order data (RFC 9293 section 3.8.6.3).
     fn on_in_order(&mut self, had_gap: bool) {
         let ack = &mut self.receiver.ack;
         ack.pending += 1;
         if had_gap {
-            ack.pure_now();
+            ack.request_pure();
         } else if self.quick_acks_left > 0 {
             self.quick_acks_left -= 1;
-            ack.now();
+            ack.request();
         } else if ack.pending >= self.options.config.ack_every {
-            ack.now();
+            ack.request();
         } else {
             let delay = self.options.config.ack_delay;
             self.timers.start(TimerKind::Ack, self.last_arrival + delay);
@@ -373,7 +373,7 @@ impl Connection {
         }
     }
 
-    /// Acts when the peer's FIN has come in sequence.
+    /// Processes the peer's FIN once it is in sequence.
     fn reach_fin(&mut self, now: Instant) {
         if self.options.dialect.is_legacy() {
             if self.receiver.is_fin_reachable() {
@@ -385,7 +385,7 @@ impl Connection {
             return;
         }
         self.events.is_remote_finished = true;
-        self.receiver.ack.now();
+        self.receiver.ack.request();
         self.transition(Input::Fin);
         if self.state == State::TimeWait {
             self.enter_time_wait(now);

@@ -1,4 +1,4 @@
-//! RACK: a segment is lost when one that left sufficiently later has been delivered (RFC 8985).
+//! RACK loss detection (RFC 8985): a segment is lost when one sent sufficiently later was delivered.
 
 use core::time::Duration;
 
@@ -7,11 +7,11 @@ use crate::{time::Instant, wire::seq::SeqNumber};
 /// Recoveries after which a widened reordering window narrows again. RFC 8985 section 6.2, step 4.
 const REO_WND_PERSIST: u32 = 16;
 
-/// The shortest round trip that is believed. Where a clock does not advance between a departure and its
-/// answer, what left in that moment would be lost in that moment.
+/// Lower bound of RACK.rtt. With a clock that does not advance between a transmission and its
+/// acknowledgement, segments would otherwise count as lost at the time they are sent.
 const GRANULARITY: Duration = Duration::from_micros(10);
 
-/// The segment delivered so far that left last.
+/// The most recently sent of the delivered segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Latest {
     xmit_ts: Instant,
@@ -24,7 +24,7 @@ pub(super) struct Rack {
     latest: Option<Latest>,
     /// Round-trip time of the segment in `latest`.
     rtt: Duration,
-    /// The highest number delivered.
+    /// RACK.fack: the highest sequence number delivered.
     fack: SeqNumber,
     is_reordering_seen: bool,
     reo_wnd_mult: u32,
@@ -43,8 +43,8 @@ impl Rack {
         }
     }
 
-    /// A segment was delivered. `false` when it is one sent again whose first copy must have been the
-    /// one that arrived: the round trip is shorter than any (section 6.2, step 2).
+    /// Processes a delivered segment (section 6.2, steps 2 and 3). Returns `false` for a retransmission
+    /// acknowledged faster than the minimum RTT: its original was the copy that arrived.
     pub(super) fn on_delivered(
         &mut self,
         now: Instant,
@@ -58,12 +58,12 @@ impl Rack {
             return false;
         }
         if self.is_after(sent_at, end_seq) {
-            // Something that left later was delivered already.
+            // A segment sent later was delivered already.
         } else {
             self.latest = Some(Latest { xmit_ts: sent_at, end_seq });
             self.rtt = rtt;
         }
-        // Step 3: a segment sent once that arrives below the highest one was reordered.
+        // Step 3: a segment sent once and delivered below RACK.fack was reordered.
         if end_seq < self.fack && transmissions == 1 {
             self.is_reordering_seen = true;
         }
@@ -71,20 +71,20 @@ impl Rack {
         true
     }
 
-    /// Whether something was delivered that left after the segment described (RACK_sent_after).
+    /// Whether a segment sent after this one was delivered (RACK_sent_after).
     pub(super) fn is_after(&self, sent_at: Instant, end_seq: SeqNumber) -> bool {
         self.latest.is_some_and(|latest| {
             latest.xmit_ts > sent_at || (latest.xmit_ts == sent_at && latest.end_seq > end_seq)
         })
     }
 
-    /// When a segment that left at `sent_at` counts as lost, if what left later was delivered.
+    /// When a segment sent at `sent_at` counts as lost, if a later one was delivered.
     pub(super) fn lost_at(&self, sent_at: Instant, reo_wnd: Duration) -> Instant {
         sent_at + self.rtt.max(GRANULARITY) + reo_wnd
     }
 
-    /// The reordering window (step 4). `is_sure` when a loss is being repaired or as many segments as
-    /// the duplicate threshold arrived out of order.
+    /// RACK.reo_wnd (step 4). `is_sure` during recovery, or when as many segments as the duplicate threshold
+    /// are selectively acknowledged.
     pub(super) fn reo_wnd(&self, is_sure: bool, srtt: Duration, min_rtt: Duration) -> Duration {
         if !self.is_reordering_seen && is_sure {
             return Duration::ZERO;
@@ -92,7 +92,7 @@ impl Rack {
         (min_rtt / 4 * self.reo_wnd_mult).min(srtt)
     }
 
-    /// A retransmission turned out to be unneeded: reordering reaches farther than assumed.
+    /// A retransmission was spurious: widens the reordering window.
     pub(super) fn on_spurious(&mut self) {
         self.reo_wnd_mult = (self.reo_wnd_mult + 1).min(64);
         self.reo_wnd_persist = REO_WND_PERSIST;
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_zero_until_reordering_was_seen() {
+    fn the_window_is_zero_until_reordering_is_seen() {
         let mut rack = Rack::new(seq(0));
         let now = Instant::from_millis(40);
         assert!(rack.on_delivered(now, Instant::ZERO, seq(3000), 1, 40 * MS));
@@ -129,9 +129,9 @@ mod tests {
         assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), 10 * MS);
     }
 
-    /// Section 6.2, step 3: what was sent again arrives late because it left late.
+    /// Section 6.2, step 3: retransmissions do not indicate reordering.
     #[test]
-    fn a_repaired_hole_is_no_reordering() {
+    fn a_retransmission_is_no_reordering() {
         let mut rack = Rack::new(seq(0));
         let now = Instant::from_millis(80);
         assert!(rack.on_delivered(now, Instant::ZERO, seq(3000), 1, 40 * MS));
@@ -139,9 +139,9 @@ mod tests {
         assert_eq!(rack.reo_wnd(true, 40 * MS, 40 * MS), Duration::ZERO);
     }
 
-    /// Step 3 again: a peer that dropped what it had reported may acknowledge it a second time.
+    /// Step 3: a peer that reneged may acknowledge the same segment again.
     #[test]
-    fn what_is_delivered_twice_is_no_reordering() {
+    fn repeated_delivery_is_no_reordering() {
         let mut rack = Rack::new(seq(0));
         for _ in 0..2 {
             assert!(rack.on_delivered(Instant::from_millis(40), Instant::ZERO, seq(3000), 1, 40 * MS));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_too_fast_belongs_to_the_first_copy_and_widens_the_window() {
+    fn a_spurious_retransmission_widens_the_window() {
         let mut rack = Rack::new(seq(0));
         let now = Instant::from_millis(50);
         assert!(!rack.on_delivered(now, Instant::from_millis(45), seq(1000), 2, 40 * MS));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn order_of_departure_decides_and_the_number_breaks_ties() {
+    fn segments_are_ordered_by_send_time_then_sequence_number() {
         let mut rack = Rack::new(seq(0));
         assert!(!rack.is_after(Instant::ZERO, seq(1)));
         rack.on_delivered(Instant::from_millis(30), Instant::from_millis(5), seq(2000), 1, MS);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_in_the_moment_in_which_it_leaves() {
+    fn no_segment_is_lost_at_its_send_time() {
         let mut rack = Rack::new(seq(0));
         let now = Instant::from_millis(5);
         rack.on_delivered(now, now, seq(2000), 1, Duration::ZERO);

@@ -1,11 +1,11 @@
-//! Delivery rate: how fast the path took what was sent (draft-ietf-ccwg-bbr section 4.1,
+//! Delivery rate estimation (draft-ietf-ccwg-bbr section 4.1,
 //! draft-cheng-iccrg-delivery-rate-estimation).
 
 use core::time::Duration;
 
 use crate::time::Instant;
 
-/// What was known about delivery when a segment left. Kept with the segment.
+/// Delivery state when a segment was sent, stored with the segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SendState {
     delivered: u64,
@@ -17,25 +17,25 @@ pub(super) struct SendState {
     is_app_limited: bool,
 }
 
-/// One measurement, made from one acknowledgement.
+/// One rate sample, from one acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateSample {
-    /// Bytes delivered between the departure of the sampled segment and its acknowledgement.
+    /// Bytes delivered between sending the sampled segment and its acknowledgement.
     pub delivered: u64,
-    /// The time that took.
+    /// Duration of the sample.
     pub interval: Duration,
-    /// Bytes that had been delivered on this connection when the sampled segment left.
+    /// Bytes delivered on this connection when the sampled segment was sent.
     pub prior_delivered: u64,
-    /// Bytes deemed lost in the same time.
+    /// Bytes marked lost during the sample.
     pub lost: u64,
-    /// Bytes in flight just after the sampled segment left.
+    /// Bytes in flight just after the sampled segment was sent.
     pub tx_in_flight: usize,
-    /// Whether the application, not the network, set the pace.
+    /// Whether the sample was limited by the application.
     pub is_app_limited: bool,
 }
 
 impl RateSample {
-    /// Bytes per second, or `None` when the interval is too short to mean anything.
+    /// Bytes per second, or `None` when the interval is too short.
     pub fn rate(&self, min_rtt: Duration) -> Option<u64> {
         let nanos = u64::try_from(self.interval.as_nanos()).unwrap_or(u64::MAX);
         if nanos == 0 || self.interval < min_rtt {
@@ -45,32 +45,32 @@ impl RateSample {
     }
 }
 
-/// One segment that was deemed lost.
+/// One segment marked lost.
 #[derive(Clone, Copy, Debug)]
 pub struct Loss {
-    /// Its sequence numbers.
+    /// Its length in sequence numbers.
     pub size: usize,
-    /// Bytes in flight just after it left.
+    /// Bytes in flight just after it was sent.
     pub tx_in_flight: usize,
-    /// Bytes deemed lost since it left, itself included.
+    /// Bytes marked lost since it was sent, including itself.
     pub lost_since: u64,
-    /// Bytes that had been delivered on this connection when it left.
+    /// Bytes delivered on this connection when it was sent.
     pub prior_delivered: u64,
 }
 
-/// The connection's side of the estimate.
+/// Delivery state of the connection.
 #[derive(Debug, Default)]
 pub(super) struct RateSampler {
     delivered: u64,
     delivered_at: Instant,
     first_sent_at: Instant,
     lost: u64,
-    /// The flight is limited by the application until this much was delivered; 0 when it is not.
+    /// C.app_limited: application-limited until this many bytes are delivered; 0 if not limited.
     app_limited_until: u64,
 }
 
 impl RateSampler {
-    /// A segment leaves; `in_flight` counts it.
+    /// A segment is sent; `in_flight` includes it.
     pub(super) fn on_sent(&mut self, now: Instant, in_flight: usize, size: usize) -> SendState {
         if in_flight == size {
             self.first_sent_at = now;
@@ -93,7 +93,7 @@ impl RateSampler {
         self.delivered_at = now;
     }
 
-    /// A segment of `size` bytes was deemed lost.
+    /// A segment of `size` bytes was marked lost.
     pub(super) fn on_lost(&mut self, state: &SendState, size: usize) -> Loss {
         self.lost += size as u64;
         Loss {
@@ -104,7 +104,7 @@ impl RateSampler {
         }
     }
 
-    /// Measures from the segment of this acknowledgement that left last.
+    /// Takes a sample from the most recently sent segment of an acknowledgement.
     pub(super) fn sample(&mut self, newest: &SendState) -> RateSample {
         self.first_sent_at = newest.sent_at;
         if self.delivered > self.app_limited_until {
@@ -122,7 +122,7 @@ impl RateSampler {
         }
     }
 
-    /// The application has nothing more to send although the network would take it.
+    /// The application has no more data although the window has room.
     pub(super) fn on_app_limited(&mut self, in_flight: usize) {
         self.app_limited_until = (self.delivered + in_flight as u64).max(1);
     }
@@ -132,7 +132,7 @@ impl RateSampler {
         self.delivered
     }
 
-    /// Whether the flight is limited by the application.
+    /// Whether the connection is application-limited.
     pub(super) fn is_app_limited(&self) -> bool {
         self.app_limited_until > 0
     }
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_steady_path_measures_its_rate() {
+    fn a_steady_path_is_measured() {
         let mut sampler = RateSampler::default();
         let ms = Instant::from_millis;
         let states: Vec<_> = (0..10).map(|n| sampler.on_sent(ms(n), 1000 * (n as usize + 1), 1000)).collect();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn later_flights_measure_no_more_than_themselves() {
+    fn samples_do_not_include_earlier_flights() {
         let mut sampler = RateSampler::default();
         let ms = Instant::from_millis;
         for round in 0..3 {
@@ -172,9 +172,9 @@ mod tests {
         }
     }
 
-    /// Draft section 4.1.2.4: until more was delivered than the flight of then.
+    /// Draft section 4.1.2.4: until more is delivered than was in flight.
     #[test]
-    fn the_mark_of_a_quiet_application_is_passed_not_reached() {
+    fn app_limited_ends_when_delivery_exceeds_the_mark() {
         let mut sampler = RateSampler::default();
         let state = sampler.on_sent(Instant::ZERO, 3000, 1000);
         sampler.on_delivered(Instant::ZERO, 3000);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_application_is_marked_until_its_flight_was_delivered() {
+    fn samples_are_app_limited_until_the_flight_is_delivered() {
         let mut sampler = RateSampler::default();
         let first = sampler.on_sent(Instant::ZERO, 1000, 1000);
         sampler.on_app_limited(1000);

@@ -1,4 +1,4 @@
-//! Where a connection tells its [`trace`](super::trace) what happens.
+//! Recording of a connection's [`trace`](super::trace) events.
 
 use super::{
     Connection, State, TimerKind,
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Connection {
-    /// Records from now on as much as `detail` says.
+    /// Enables tracing at this detail.
     pub fn set_trace(&mut self, detail: Detail) {
         self.recorder = Recorder { trace: Trace::new(Some(detail)), last: Some(Box::default()) };
         self.trace_configuration();
@@ -19,7 +19,7 @@ impl Connection {
         self.recorder.trace.event(|| TransportEvent::Transition { old, new });
     }
 
-    /// What happened, to be drained after each input.
+    /// The next trace event; to be drained after each input.
     #[inline]
     pub fn poll_trace(&mut self) -> Option<TransportEvent> {
         self.recorder.trace.poll()
@@ -42,17 +42,17 @@ impl Connection {
         self.recorder.trace.event(configured);
     }
 
-    /// Records the figures and the controller's phase if they changed.
+    /// Records metrics and controller phase if they changed.
     #[inline]
-    pub(super) fn trace_figures(&mut self) {
+    pub(super) fn trace_metrics(&mut self) {
         if self.recorder.last.is_some() {
-            self.trace_changed_figures();
+            self.trace_changed_metrics();
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn trace_changed_figures(&mut self) {
+    fn trace_changed_metrics(&mut self) {
         let metrics = self.metrics();
         let phase = match self.sender.recovery {
             Recovery::Fast { .. } => "recovery",
@@ -85,7 +85,7 @@ impl Connection {
         }
     }
 
-    /// Counts and records a segment that is not used.
+    /// Counts and records a dropped segment.
     pub(super) fn drop_segment(&mut self, cause: DropCause, seq: SeqNumber, len: usize) {
         *match cause {
             DropCause::Unacceptable => &mut self.counters.unacceptable,
@@ -95,7 +95,7 @@ impl Connection {
         self.recorder.trace.event(|| TransportEvent::Dropped { cause, seq, len });
     }
 
-    /// A loss episode begins.
+    /// Starts a loss episode.
     pub(super) fn start_recovery(&mut self, trigger: LossTrigger) {
         let recover = self.sender.snd_nxt;
         self.sender.recovery = match trigger {
@@ -105,7 +105,7 @@ impl Connection {
         self.recorder.trace.event(|| TransportEvent::RecoveryStarted { trigger, recover });
     }
 
-    /// The loss episode is over.
+    /// Ends a loss episode.
     pub(super) fn end_recovery(&mut self, is_spurious: bool) {
         self.sender.recovery = Recovery::Open;
         self.undo = None;

@@ -1,5 +1,5 @@
-//! Loss recovery: acknowledgements and timeouts drive congestion control, RACK-TLP and the retransmission
-//! timer (RFC 5681, 6298, 8985).
+//! Loss recovery: acknowledgements and timeouts drive congestion control, RACK, the tail loss probe and the
+//! retransmission timeout (RFC 5681, 6298, 8985).
 
 use core::time::Duration;
 
@@ -13,8 +13,7 @@ use super::{
 };
 use crate::{config::SAFE_SEGMENT, time::Instant, wire::seq::SeqNumber};
 
-/// Consecutive timeouts after which the path MTU is suspected to have shrunk (RFC 8899 section
-/// 4.3).
+/// Consecutive timeouts after which a black hole for large segments is suspected (RFC 8899 section 4.3).
 const PATH_SUSPECT_TIMEOUTS: u32 = 2;
 
 impl Connection {
@@ -26,8 +25,8 @@ impl Connection {
         self.rtt.srtt().unwrap_or(self.options.config.rto_initial)
     }
 
-    /// An acknowledgement was entered into the scoreboard. `ack` is its number, `is_bare_duplicate`
-    /// whether it told nothing at all.
+    /// Continues after an acknowledgement was applied to the scoreboard. `ack` is SEG.ACK;
+    /// `is_bare_duplicate` is set for a duplicate ACK without SACK.
     pub(super) fn on_acked(
         &mut self,
         now: Instant,
@@ -51,11 +50,11 @@ impl Connection {
         }
         let was_recovering = matches!(self.sender.recovery, Recovery::Fast { .. });
         self.on_spurious(acked.spurious);
-        self.answer_probe(now, acked, prior_in_flight, ack, is_bare_duplicate);
+        self.process_probe_ack(now, acked, prior_in_flight, ack, is_bare_duplicate);
         self.leave_recovery();
-        if was_recovering && acked.bytes > 0 && !self.reports_sack() {
-            // Without SACK a partial acknowledgement points at the next hole (RFC 6582).
-            self.lose_head();
+        if was_recovering && acked.bytes > 0 && !self.has_sack() {
+            // Without SACK a partial acknowledgement indicates the next hole (RFC 6582).
+            self.mark_head_lost();
         }
         let lost = self.detect_loss(now, prior_in_flight);
         if acked.delivered == 0 {
@@ -81,16 +80,16 @@ impl Connection {
         self.arm_retransmission(now);
     }
 
-    /// Whether the congestion window was the limit in the last round trip. In slow start half a window
-    /// is enough, so that it can double (RFC 7661).
+    /// Whether the congestion window limited the last round trip. In slow start a half-used window counts, so
+    /// that it can double (RFC 7661).
     pub(super) fn is_cwnd_limited(&self) -> bool {
         let is_half_used = self.congestion.cwnd() <= 2 * self.window_use.max_in_flight;
         self.window_use.is_limited || (self.congestion.is_slow_start() && is_half_used)
     }
 
-    /// Whether the peer sends SACK, so that a duplicate acknowledgement without SACK means a duplicate
-    /// segment, not a gap.
-    fn reports_sack(&self) -> bool {
+    /// Whether the peer sends SACK. A duplicate ACK without SACK then indicates a duplicate segment, not a
+    /// loss.
+    fn has_sack(&self) -> bool {
         self.options.dialect == Dialect::Native || self.counters.sack_recv > 0
     }
 
@@ -106,11 +105,10 @@ impl Connection {
         }
     }
 
-    /// A segment that left at `since` was dropped because it is longer than [`Self::max_segment`] is now.
-    /// It and those like it that left later are repeated without waiting for silence, and without
-    /// slowing down: that is not congestion.
-    pub fn on_path_narrowed(&mut self, now: Instant, since: Instant) {
-        if !self.sender.lose_longer(self.options.max_segment, since) {
+    /// A segment sent at `since` was dropped because it exceeds the new [`Self::max_segment`]. It and longer
+    /// segments sent later are retransmitted at once, without a congestion response.
+    pub fn on_path_mtu_reduced(&mut self, now: Instant, since: Instant) {
+        if !self.sender.mark_longer_lost(self.options.max_segment, since) {
             return;
         }
         if self.sender.recovery == Recovery::Open {
@@ -121,8 +119,8 @@ impl Connection {
         self.arm_retransmission(now);
     }
 
-    /// The peer is at another address: what is outstanding went to the old one. Nothing is known of the
-    /// path, unless `is_same_host`, whose NAT gave it another port (RFC 9000 section 9.4).
+    /// The peer migrated: outstanding segments were sent to its old address. RTT and timers are reset, unless
+    /// `is_same_host`: then only its NAT binding changed (RFC 9000 section 9.4).
     pub fn on_path_moved(&mut self, now: Instant, is_same_host: bool) {
         self.retry_syn();
         if self.sender.outstanding() == 0 || is_same_host && self.timeouts == 0 {
@@ -134,7 +132,7 @@ impl Connection {
         self.timers.set(TimerKind::Retransmission, now);
     }
 
-    fn lose_head(&mut self) {
+    fn mark_head_lost(&mut self) {
         let seq = self.sender.snd_una;
         if let Some(loss) = self.sender.mark_head_lost() {
             self.recorder.trace.packet(|| TransportEvent::Lost { seq, size: loss.size });
@@ -142,8 +140,8 @@ impl Connection {
         }
     }
 
-    /// RACK, and fast retransmit after three duplicates (RFC 5681 section 3.2) for peers that do not
-    /// report what they hold. Returns the bytes that RACK deemed lost.
+    /// RACK, and fast retransmit after three duplicate ACKs (RFC 5681 section 3.2) for peers without SACK.
+    /// Returns the bytes that RACK marked lost.
     pub(super) fn detect_loss(&mut self, now: Instant, flight_size: usize) -> usize {
         let threshold = self.options.config.dup_ack_threshold;
         let is_sure = self.sender.recovery != Recovery::Open || self.sender.sacked() >= threshold as usize;
@@ -159,8 +157,8 @@ impl Connection {
             Some(at) => self.timers.set(TimerKind::Reordering, at),
             None => self.timers.stop(TimerKind::Reordering),
         }
-        if self.dup_acks == threshold && !self.reports_sack() && self.sender.recovery == Recovery::Open {
-            self.lose_head();
+        if self.dup_acks == threshold && !self.has_sack() && self.sender.recovery == Recovery::Open {
+            self.mark_head_lost();
         }
         if self.sender.recovery == Recovery::Open && self.sender.has_lost() {
             self.start_recovery(LossTrigger::Acknowledgement);
@@ -173,8 +171,8 @@ impl Connection {
         lost
     }
 
-    /// Retransmissions were acknowledged too early to have been the cause. If all of an episode were, it was
-    /// spurious, and its reduction is undone.
+    /// Counts spurious retransmissions. When all retransmissions of a loss event were spurious, its window
+    /// reduction is undone.
     fn on_spurious(&mut self, spurious: u32) {
         if spurious == 0 {
             return;
@@ -188,8 +186,8 @@ impl Connection {
         }
         if matches!(self.sender.recovery, Recovery::Timeout { .. }) {
             if core::mem::replace(&mut self.has_undone_timeout, true) {
-                // An answer faster than any before may also mean a shorter path, and a second one since
-                // a round trip was measured does.
+                // An ACK faster than the minimum RTT may also mean a shorter path; a second one without an
+                // RTT sample in between does.
                 return;
             }
             self.sender.undo_timeout();
@@ -198,9 +196,9 @@ impl Connection {
         self.congestion.undo();
     }
 
-    /// What an acknowledgement says about the loss probe (RFC 8985 section 7.4.2). Without D-SACK a
-    /// duplicate that tells nothing new shows that both copies arrived.
-    fn answer_probe(
+    /// Processes an acknowledgement of the tail loss probe (RFC 8985 section 7.4.2). Without D-SACK, a bare
+    /// duplicate shows that both copies arrived.
+    fn process_probe_ack(
         &mut self,
         now: Instant,
         acked: &Acked,
@@ -213,7 +211,7 @@ impl Connection {
             self.probe.end_seq = None;
         } else if ack > end_seq {
             self.probe.end_seq = None;
-            // The probe repaired a loss that nothing else showed.
+            // The probe repaired a loss that was not detected otherwise.
             self.congestion.on_loss_event(now, flight_size, self.sender.in_flight());
             self.congestion.on_recovered();
         } else if is_bare_duplicate {
@@ -222,8 +220,8 @@ impl Connection {
         }
     }
 
-    /// Starts the timer that fits what is outstanding: the loss probe's while nothing hints at a loss,
-    /// else the retransmission timeout's (RFC 6298 (5.3), RFC 8985 section 7.2).
+    /// Arms the probe timeout while nothing indicates a loss, otherwise the retransmission timeout (RFC 6298
+    /// (5.3), RFC 8985 section 7.2).
     pub(super) fn arm_retransmission(&mut self, now: Instant) {
         self.timers.stop(TimerKind::LossProbe);
         self.probe.is_due = false;
@@ -247,18 +245,17 @@ impl Connection {
         }
     }
 
-    /// The probe timeout, which runs only while something is outstanding: one segment, new if there is
-    /// one, shows whether the tail was lost.
+    /// The probe timeout expired: one segment, new data if possible, is sent to reveal a tail loss.
     pub(super) fn on_probe_timeout(&mut self, now: Instant) {
         self.timers.set(TimerKind::Retransmission, now + self.rtt.rto());
         self.probe.is_due = true;
     }
 
-    /// The loss probe's segment. `new_len` is the new data that may exceed the congestion window.
+    /// The segment of the tail loss probe: `new_len` bytes of new data, else a retransmission.
     pub(super) fn next_probe(&mut self, now: Instant, new_len: Option<usize>) -> Option<Outgoing> {
         let segment = match new_len {
             Some(len) => self.sender.send_new(now, len, false),
-            None => self.sender.repeat_last(now, self.repeatable_len())?,
+            None => self.sender.retransmit_last(now, self.max_retransmit_len())?,
         };
         self.probe.is_retrans = new_len.is_none();
         self.probe.end_seq = Some(segment.seq + segment.len + usize::from(segment.is_fin));
@@ -268,7 +265,7 @@ impl Connection {
 
     pub(super) fn on_retransmission_timeout(&mut self, now: Instant) {
         if matches!(self.state, State::SynSent | State::SynReceived) {
-            if self.is_syn_out_of_patience(now) {
+            if self.has_reached_syn_timeout(now) {
                 self.fail(CloseReason::SynTimeout);
             } else {
                 self.is_syn_due = true;
@@ -285,7 +282,7 @@ impl Connection {
                 self.fail(CloseReason::Finished);
                 return;
             }
-        } else if self.is_out_of_patience(now) {
+        } else if self.has_reached_r2(now) {
             self.is_rst_due = true;
             self.fail(CloseReason::RetransmissionTimeout);
             return;
@@ -298,8 +295,8 @@ impl Connection {
             self.is_path_suspect = true;
         }
         let is_new_event = !matches!(self.sender.recovery, Recovery::Timeout { .. });
-        // Protocol: once per loss event. A closed window is no loss. What lasts is an outage, where each
-        // timeout doubles the next (RFC 6298 (5.5)).
+        // Protocol: back off once per loss event. A closed window is no loss. During an outage each timeout
+        // backs off (RFC 6298 (5.5)).
         let is_outage = self.timeouts > self.options.config.max_retransmissions;
         if is_new_event || is_outage || self.snd_wnd == 0 {
             self.rtt.back_off();

@@ -1,5 +1,5 @@
-//! The receiving half: acceptability, reassembly, window and when to acknowledge
-//! (RFC 9293 sections 3.4, 3.8.6).
+//! The receiving half: acceptability, reassembly, window, acknowledgement policy (RFC 9293 sections 3.4,
+//! 3.8.6).
 
 use core::time::Duration;
 
@@ -10,36 +10,36 @@ use crate::{
     wire::{sack::SackBlocks, seq::SeqNumber},
 };
 
-/// What a data segment turned out to be.
+/// Classification of a data segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Arrival {
-    /// Continues the stream, perhaps closing a gap.
+    /// It starts at `rcv_nxt`.
     InOrder,
-    /// Lies beyond a gap and was stored.
+    /// It lies beyond a gap and was stored.
     OutOfOrder,
-    /// Was held already.
+    /// It was received already.
     Duplicate,
-    /// Lies outside the window.
+    /// It is outside the window.
     Unacceptable,
-    /// There was no room for it.
+    /// There is no room for it.
     Overflow,
 }
 
-/// What must be acknowledged, and how urgently.
+/// Pending acknowledgements.
 #[derive(Debug, Default)]
 pub(super) struct AckState {
-    /// Segments that no acknowledgement covers.
+    /// Segments received since the last acknowledgement.
     pub(super) pending: u32,
-    /// An acknowledgement must leave at the next opportunity.
+    /// An acknowledgement is due at once.
     pub(super) is_due: bool,
-    /// It must be one of its own, to carry SACK or to count as duplicate.
+    /// It must be a pure ACK, to carry SACK or to count as duplicate.
     pub(super) must_be_pure: bool,
-    /// Empty duplicates still owed to a peer that does not count those with SACK.
+    /// Duplicate ACKs without SACK still owed to a G1 peer.
     pub(super) duplicates_owed: u8,
 }
 
 impl AckState {
-    /// A segment with the current acknowledgement left, `is_pure` unless it carried data or FIN.
+    /// A segment with the current acknowledgement was sent; `is_pure` if it had neither data nor FIN.
     pub(super) fn on_sent(&mut self, is_pure: bool) {
         self.pending = 0;
         if is_pure || !self.must_be_pure {
@@ -48,28 +48,28 @@ impl AckState {
         }
     }
 
-    /// Asks for an acknowledgement at the next opportunity.
-    pub(super) fn now(&mut self) {
+    /// Requests an acknowledgement at once.
+    pub(super) fn request(&mut self) {
         self.is_due = true;
     }
 
-    /// As [`Self::now`], in a segment without data.
-    pub(super) fn pure_now(&mut self) {
+    /// As [`Self::request`], as a pure ACK.
+    pub(super) fn request_pure(&mut self) {
         self.is_due = true;
         self.must_be_pure = true;
     }
 }
 
-/// How much memory the node has left for what arrives, or for what is to be sent.
+/// Memory available to a connection's receive or send buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Supply {
-    /// As much as windows ask for.
+    /// Buffers and windows may grow.
     #[default]
     Ample,
-    /// Windows and buffers do not grow.
+    /// Buffers and windows keep their size.
     Scarce,
-    /// A segment at a time: what arrives is kept only while it fills no gap and nothing is unread, and
-    /// nothing more is taken from a writer before all that it wrote was acknowledged.
+    /// One segment at a time: received data is kept only if it is in order and nothing is unread, and a
+    /// writer may write only after all its data was acknowledged.
     Exhausted,
 }
 
@@ -79,15 +79,15 @@ pub(super) struct Receiver {
     pub(super) queue: RecvQueue,
     assembler: Assembler,
     pub(super) rcv_nxt: SeqNumber,
-    /// The right edge that was advertised; data up to here is accepted, and it never moves left.
+    /// Advertised right edge of the window; it never moves left.
     rcv_adv: SeqNumber,
-    /// The number after the last byte, once the peer's FIN was seen.
+    /// Sequence number of the peer's FIN, once it was received.
     fin_seq: Option<SeqNumber>,
     pub(super) is_finished: bool,
     pub(super) ack: AckState,
     capacity: usize,
     max_capacity: usize,
-    /// Bytes read since, to tell how much a round trip needs.
+    /// Start of the current read measurement and bytes read in it.
     read: (Instant, usize),
     max_segments: usize,
     pub(super) supply: Supply,
@@ -96,7 +96,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Expects `rcv_nxt` first.
+    /// A receiver that expects `rcv_nxt`.
     pub(super) fn new(rcv_nxt: SeqNumber, config: &TransportConfig) -> Self {
         Self {
             queue: RecvQueue::default(),
@@ -115,7 +115,7 @@ impl Receiver {
         }
     }
 
-    /// Bytes that may arrive beyond `rcv_nxt`, from what the application has not read.
+    /// Free receive buffer, bytes.
     fn free(&self) -> usize {
         self.capacity.saturating_sub(self.queue.len())
     }
@@ -125,22 +125,22 @@ impl Receiver {
         self.free() / MAX_SEGMENT * MAX_SEGMENT
     }
 
-    /// The window field of a segment that leaves now: free slots, each for one segment of any size.
+    /// The window field of a segment sent now: free slots of one segment each.
     pub(super) fn advertise(&mut self) -> u16 {
         let slots = u16::try_from(self.free() / MAX_SEGMENT).unwrap_or(u16::MAX);
         self.rcv_adv = self.rcv_adv.max(self.rcv_nxt + usize::from(slots) * MAX_SEGMENT);
         slots
     }
 
-    /// Whether the window grew by enough to tell the peer without being asked
+    /// Whether the window grew enough for an unsolicited window update
     /// (RFC 9293 section 3.8.6.2.2).
     pub(super) fn wants_window_update(&self) -> bool {
         let advertised = self.rcv_adv.bytes_since(self.rcv_nxt).unwrap_or(0);
         self.window() >= advertised + self.capacity / 4
     }
 
-    /// The application read `n` bytes. A window less than twice what it reads in a round trip would
-    /// limit the sender, so it doubles, up to its bound; it never shrinks.
+    /// Receive buffer auto-tuning: the application read `n` bytes. A window of less than twice the bytes read
+    /// per RTT would limit the sender, so it doubles, up to its bound; it never shrinks.
     pub(super) fn on_read(&mut self, now: Instant, n: usize, rtt: Duration) {
         let (since, read) = self.read;
         let (elapsed, read) = (now.saturating_since(since), read + n);
@@ -161,12 +161,12 @@ impl Receiver {
         }
     }
 
-    /// Bytes of memory held, in order and behind gaps.
+    /// Memory held, including out-of-order segments, bytes.
     pub(super) fn held(&self) -> usize {
         self.queue.allocated() + self.assembler.cost()
     }
 
-    /// The application read `n` bytes. Chunks are kept for what comes next while memory is ample.
+    /// Drops `n` bytes that were read. Chunks are recycled only while memory is ample.
     pub(super) fn consume(&mut self, n: usize) {
         self.queue.consume(n);
         if self.supply != Supply::Ample {
@@ -174,16 +174,16 @@ impl Receiver {
         }
     }
 
-    /// A retransmission that is lost as well takes another round trip, in which the sender should not
-    /// have to stop: a window of which half waits behind gaps doubles, up to its bound. What waits for
-    /// the network and not for the reader is no sign of a slow one.
-    fn make_room_for_repair(&mut self) {
+    /// A window half filled with out-of-order data doubles, up to its bound: a lost retransmission takes
+    /// another RTT, during which the sender should not stall. Out-of-order data does not indicate a slow
+    /// reader.
+    fn grow_for_recovery(&mut self) {
         if 2 * self.assembler.bytes() >= self.capacity {
             self.grow();
         }
     }
 
-    /// Takes a data segment.
+    /// Processes a data segment.
     pub(super) fn on_data(&mut self, seq: SeqNumber, bytes: &[u8]) -> Arrival {
         let (seq, bytes) = match self.rcv_nxt.bytes_since(seq) {
             Some(known) if known >= bytes.len() => return Arrival::Duplicate,
@@ -195,13 +195,13 @@ impl Receiver {
             return Arrival::Unacceptable;
         }
         let bytes = &bytes[..bytes.len().min(room)];
-        let is_deferrable = seq != self.rcv_nxt || !self.queue.is_empty();
-        if self.supply == Supply::Exhausted && is_deferrable {
+        let is_droppable = seq != self.rcv_nxt || !self.queue.is_empty();
+        if self.supply == Supply::Exhausted && is_droppable {
             return Arrival::Overflow;
         }
         if seq != self.rcv_nxt {
             if self.assembler.insert(seq, bytes, self.max_segments) {
-                self.make_room_for_repair();
+                self.grow_for_recovery();
                 return Arrival::OutOfOrder;
             }
             let is_full = self.assembler.is_full(bytes.len(), self.max_segments);
@@ -216,12 +216,12 @@ impl Receiver {
         Arrival::InOrder
     }
 
-    /// Whether `seq` lies between what is expected next and the right edge of the window.
+    /// Whether `seq` lies in the receive window.
     pub(super) fn is_in_window(&self, seq: SeqNumber) -> bool {
         seq >= self.rcv_nxt && seq <= self.rcv_adv
     }
 
-    /// Takes a FIN whose number is `seq`. Returns whether it makes sense.
+    /// Processes a FIN with sequence number `seq`. Returns whether it is acceptable.
     pub(super) fn on_fin(&mut self, seq: SeqNumber) -> bool {
         if self.fin_seq.is_some_and(|known| known != seq) || seq < self.rcv_nxt || seq > self.rcv_adv {
             return false;
@@ -230,12 +230,12 @@ impl Receiver {
         true
     }
 
-    /// Whether all data before the peer's FIN has arrived.
+    /// Whether all data before the peer's FIN was received.
     pub(super) fn is_fin_reachable(&self) -> bool {
         !self.is_finished && self.fin_seq == Some(self.rcv_nxt)
     }
 
-    /// Whether the peer's FIN has just been reached; true once.
+    /// Advances over the peer's FIN if it is in sequence. Returns `true` once.
     pub(super) fn reach_fin(&mut self) -> bool {
         if !self.is_fin_reachable() {
             return false;
@@ -245,12 +245,12 @@ impl Receiver {
         true
     }
 
-    /// Whether bytes beyond a gap are held.
+    /// Whether out-of-order segments are held.
     pub(super) fn has_gap(&self) -> bool {
         !self.assembler.is_empty()
     }
 
-    /// What to report beyond the cumulative acknowledgement.
+    /// SACK blocks of the held segments.
     pub(super) fn sack_blocks(&self) -> SackBlocks {
         if self.has_gap() { self.assembler.highest_ranges() } else { SackBlocks::default() }
     }
@@ -260,8 +260,8 @@ impl Receiver {
         self.assembler.len()
     }
 
-    /// Forgets what no reader can reach: segments beyond a gap.
-    pub(super) fn drop_gap(&mut self) {
+    /// Drops the out-of-order segments, which will never be read.
+    pub(super) fn drop_out_of_order(&mut self) {
         self.assembler.clear();
     }
 }

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use crate::config::TransportConfig;
 
-/// Smoothed estimates. `alpha` is 1/8, `beta` 1/4, `k` 4.
+/// SRTT, RTTVAR and RTO, with `alpha` = 1/8, `beta` = 1/4, `k` = 4.
 #[derive(Clone, Debug)]
 pub struct RttEstimator {
     srtt: Option<Duration>,
@@ -17,7 +17,7 @@ pub struct RttEstimator {
 }
 
 impl RttEstimator {
-    /// No sample yet: the RTO is the initial one.
+    /// An estimator without samples.
     pub fn new(config: &TransportConfig) -> Self {
         Self {
             srtt: None,
@@ -30,7 +30,7 @@ impl RttEstimator {
         }
     }
 
-    /// Takes one sample of a segment that was sent once (Karn's algorithm, RFC 6298 section 3).
+    /// Adds a sample, which must come from a segment sent once (Karn's algorithm, RFC 6298 section 3).
     pub fn on_sample(&mut self, rtt: Duration) {
         self.min_rtt = Some(self.min_rtt.map_or(rtt, |min| min.min(rtt)));
         let srtt = match self.srtt {
@@ -52,8 +52,8 @@ impl RttEstimator {
         self.rto = (self.rto * 2).min(self.rto_max);
     }
 
-    /// Takes every doubling back: there is news that the path works.
-    pub fn forget_back_off(&mut self) {
+    /// Undoes every back-off: the path is known to work again.
+    pub fn reset_back_off(&mut self) {
         if let Some(srtt) = self.srtt {
             self.rto = self.rto_of(srtt);
         }
@@ -64,7 +64,7 @@ impl RttEstimator {
         (srtt + margin).clamp(self.rto_min, self.rto_max)
     }
 
-    /// The retransmission timeout.
+    /// RTO.
     pub fn rto(&self) -> Duration {
         self.rto
     }

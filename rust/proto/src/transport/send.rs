@@ -1,5 +1,5 @@
-//! The sending half: sequence space, retransmission queue, scoreboard and loss detection
-//! (RFC 9293 section 3.4, RFC 8985). It decides what may be sent; `connection` builds the segment.
+//! The sending half: sequence space, retransmission queue, scoreboard and loss detection (RFC 9293 section
+//! 3.4, RFC 6675, RFC 8985). It selects what to send; `dispatch` builds the segments.
 
 mod loss;
 
@@ -19,32 +19,32 @@ use crate::{
     },
 };
 
-/// State of a sent segment.
+/// Scoreboard status of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+enum Status {
     /// In flight.
     InFlight,
     /// Selectively acknowledged.
     Sacked,
-    /// Lost, waiting for retransmission.
+    /// Marked lost, not yet retransmitted.
     Lost,
 }
 
-/// A segment in the retransmission queue. Its boundaries change only towards our own peers, and only
-/// when the path has become narrower: old receivers cannot trim.
+/// A segment in the retransmission queue. Segments are split only for native peers, and only when the path
+/// MTU was reduced: legacy receivers cannot trim overlaps.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     seq: SeqNumber,
     len: usize,
     is_fin: bool,
-    place: Place,
+    status: Status,
     transmissions: u32,
     sent_at: Instant,
     rate: SendState,
 }
 
 impl Sent {
-    /// Sequence numbers it takes.
+    /// Sequence numbers that it occupies.
     fn size(&self) -> usize {
         self.len + usize::from(self.is_fin)
     }
@@ -54,35 +54,35 @@ impl Sent {
     }
 }
 
-/// State of loss recovery.
+/// Recovery state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Recovery {
-    /// No recovery.
+    /// No loss.
     Open,
-    /// A loss that acknowledgements revealed; over when `recover` is acknowledged (RFC 6582).
+    /// Fast recovery, until `recover` is acknowledged (RFC 6582).
     Fast { recover: SeqNumber },
-    /// A loss that the timer revealed.
+    /// Recovery after a retransmission timeout.
     Timeout { recover: SeqNumber },
 }
 
-/// Effects of an acknowledgement.
+/// Effect of an acknowledgement.
 #[derive(Debug, Default)]
 pub(super) struct Acked {
-    /// Sequence numbers newly acknowledged, cumulatively.
+    /// Sequence numbers newly acknowledged cumulatively.
     pub(super) bytes: usize,
-    /// Sequence numbers newly delivered: cumulatively or selectively acknowledged.
+    /// Sequence numbers newly acknowledged cumulatively or selectively.
     pub(super) delivered: usize,
-    /// Whether our FIN is among them.
+    /// Whether our FIN was acknowledged.
     pub(super) fin: bool,
-    /// When the last of them that was sent only once left.
+    /// Latest send time among the segments sent once, for an RTT sample.
     pub(super) sampled_at: Option<Instant>,
-    /// Retransmissions whose first copy turned out to have arrived.
+    /// Spurious retransmissions.
     pub(super) spurious: u32,
-    /// Of the delivered segments, the one that left last.
+    /// The most recently sent of the delivered segments.
     newest: Option<(Instant, SeqNumber, SendState)>,
 }
 
-/// A segment to be put on the wire.
+/// A segment to be sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outgoing {
     pub(super) seq: SeqNumber,
@@ -90,39 +90,39 @@ pub(super) struct Outgoing {
     pub(super) is_fin: bool,
 }
 
-/// The sending half of a connection whose SYN was acknowledged.
+/// The sending half of a connection.
 #[derive(Debug)]
 pub(super) struct Sender {
     pub(super) queue: SendQueue,
     sent: VecDeque<Sent>,
-    /// Lost segments by first number, ascending, some of them stale.
+    /// Sequence numbers of lost segments, ascending; may contain stale entries.
     lost: VecDeque<SeqNumber>,
     pub(super) snd_una: SeqNumber,
     pub(super) snd_nxt: SeqNumber,
-    /// Number of the first byte in `queue`.
+    /// Sequence number of the first byte in `queue`.
     queue_seq: SeqNumber,
     in_flight: usize,
-    /// Segments held by the peer beyond a gap.
+    /// Number of selectively acknowledged segments.
     sacked: usize,
-    /// Segments before this number that were sent once are judged lost or not.
-    judged: SeqNumber,
-    /// Segments sent again, in order of their departure, some of them stale.
-    resent: VecDeque<(Instant, SeqNumber)>,
+    /// Segments sent once before this number need no further loss check.
+    loss_checked: SeqNumber,
+    /// Retransmitted segments by send time; may contain stale entries.
+    retransmitted: VecDeque<(Instant, SeqNumber)>,
     pub(super) rack: Rack,
     rate: RateSampler,
     last_blocks: SackBlocks,
     pub(super) recovery: Recovery,
-    /// After a timeout only one segment is sent before the next acknowledgement.
-    is_gated: bool,
-    /// The first retransmission of a recovery leaves whatever the window (RFC 6675 section 5, 4.3).
+    /// After a timeout, only one segment may be sent before the next acknowledgement.
+    is_rto_limited: bool,
+    /// The first retransmission of a recovery ignores the window (RFC 6675 section 5, 4.3).
     is_forced: bool,
-    /// End of the last segment shorter than a full one (Minshall's variant of Nagle).
+    /// SND.SML: end of the last partial segment (Minshall's variant of Nagle's algorithm).
     pub(super) snd_sml: SeqNumber,
     pub(super) is_fin_sent: bool,
 }
 
 impl Sender {
-    /// Starts at `first`, the number of the first byte of data.
+    /// A sender whose first data byte has sequence number `first`.
     pub(super) fn new(first: SeqNumber) -> Self {
         Self {
             queue: SendQueue::default(),
@@ -133,34 +133,34 @@ impl Sender {
             queue_seq: first,
             in_flight: 0,
             sacked: 0,
-            judged: first,
-            resent: VecDeque::new(),
+            loss_checked: first,
+            retransmitted: VecDeque::new(),
             rack: Rack::new(first),
             rate: RateSampler::default(),
             last_blocks: SackBlocks::default(),
             recovery: Recovery::Open,
-            is_gated: false,
+            is_rto_limited: false,
             is_forced: false,
             snd_sml: first,
             is_fin_sent: false,
         }
     }
 
-    /// Bytes written and not sent. FIN, which counts as one sent, follows the last of them.
+    /// Bytes written and not sent.
     pub(super) fn unsent(&self) -> usize {
         let sent = self.snd_nxt.bytes_since(self.queue_seq).unwrap_or(0);
         self.queue.len().saturating_sub(sent)
     }
 
-    /// Bytes of memory held, with the records of what was sent.
+    /// Memory held, including the retransmission queue, bytes.
     pub(super) fn held(&self) -> usize {
         self.queue.allocated()
             + self.sent.capacity() * size_of::<Sent>()
             + self.lost.capacity() * size_of::<SeqNumber>()
-            + self.resent.capacity() * size_of::<(Instant, SeqNumber)>()
+            + self.retransmitted.capacity() * size_of::<(Instant, SeqNumber)>()
     }
 
-    /// Sequence numbers on their way.
+    /// Sequence numbers in flight.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -170,16 +170,16 @@ impl Sender {
         self.sent.len()
     }
 
-    /// Whether a retransmission is waiting.
+    /// Whether a segment is marked lost.
     pub(super) fn has_lost(&mut self) -> bool {
         self.first_lost().is_some()
     }
 
-    /// The place of the first retransmission that is waiting. Forgets what is stale before it.
+    /// Index of the first lost segment. Drops stale entries before it.
     fn first_lost(&mut self) -> Option<usize> {
         while let Some(seq) = self.lost.front().copied() {
             let at = self.sent.partition_point(|sent| sent.seq < seq);
-            if self.sent.get(at).is_some_and(|sent| sent.seq == seq && sent.place == Place::Lost) {
+            if self.sent.get(at).is_some_and(|sent| sent.seq == seq && sent.status == Status::Lost) {
                 return Some(at);
             }
             self.lost.pop_front();
@@ -195,8 +195,8 @@ impl Sender {
         }
     }
 
-    /// The next retransmission that `cwnd` allows. At least one segment may always be in flight. One
-    /// that is longer than `max_len`, because the path has become narrower, leaves in parts.
+    /// The next retransmission that `cwnd` allows. At least one segment may always be in flight. A segment
+    /// longer than `max_len`, because the path MTU was reduced, is split.
     pub(super) fn next_retransmission(
         &mut self,
         now: Instant,
@@ -209,22 +209,22 @@ impl Sender {
         }
         let sent = &mut self.sent[at];
         let size = sent.size();
-        let is_over = self.is_gated || self.in_flight + size > cwnd;
+        let is_over = self.is_rto_limited || self.in_flight + size > cwnd;
         if self.in_flight > 0 && is_over && !self.is_forced {
             return None;
         }
         self.is_forced = false;
         self.lost.pop_front();
-        sent.place = Place::InFlight;
+        sent.status = Status::InFlight;
         sent.transmissions += 1;
         sent.sent_at = now;
         self.in_flight += size;
         sent.rate = self.rate.on_sent(now, self.in_flight, size);
-        self.resent.push_back((now, sent.seq));
+        self.retransmitted.push_back((now, sent.seq));
         Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin })
     }
 
-    /// Cuts the first lost segment after `len` bytes.
+    /// Splits the first lost segment after `len` bytes.
     fn split_lost(&mut self, at: usize, len: usize) {
         let first = &mut self.sent[at];
         let rest = Sent { seq: first.seq + len, len: first.len - len, ..*first };
@@ -233,18 +233,18 @@ impl Sender {
         self.lost.insert(1, rest.seq);
     }
 
-    /// Sends the last segment again, to make the peer tell what it lacks (RFC 8985 section 7.3).
-    pub(super) fn repeat_last(&mut self, now: Instant, max_len: usize) -> Option<Outgoing> {
-        let is_probe = |sent: &&mut Sent| sent.place == Place::InFlight && sent.len <= max_len;
+    /// Retransmits the last segment, as a tail loss probe (RFC 8985 section 7.3).
+    pub(super) fn retransmit_last(&mut self, now: Instant, max_len: usize) -> Option<Outgoing> {
+        let is_probe = |sent: &&mut Sent| sent.status == Status::InFlight && sent.len <= max_len;
         let sent = self.sent.back_mut().filter(is_probe)?;
         sent.transmissions += 1;
         sent.sent_at = now;
         sent.rate = self.rate.on_sent(now, self.in_flight, sent.size());
-        self.resent.push_back((now, sent.seq));
+        self.retransmitted.push_back((now, sent.seq));
         Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin })
     }
 
-    /// Lets the next retransmission leave whatever the window.
+    /// Lets the next retransmission ignore the window.
     pub(super) fn force_retransmission(&mut self) {
         self.is_forced = true;
     }
@@ -254,32 +254,32 @@ impl Sender {
         self.sent.front().is_some_and(|head| head.seq == seq)
     }
 
-    /// Records `len` new bytes (and FIN, which nothing follows) as sent and returns the segment.
+    /// Records `len` bytes of new data, or FIN, as sent and returns the segment.
     pub(super) fn send_new(&mut self, now: Instant, len: usize, is_fin: bool) -> Outgoing {
         let seq = self.snd_nxt;
         let size = len + usize::from(is_fin);
         self.in_flight += size;
         let rate = self.rate.on_sent(now, self.in_flight, size);
-        let sent = Sent { seq, len, is_fin, place: Place::InFlight, transmissions: 1, sent_at: now, rate };
+        let sent = Sent { seq, len, is_fin, status: Status::InFlight, transmissions: 1, sent_at: now, rate };
         self.snd_nxt = sent.end();
         self.is_fin_sent = is_fin;
         self.sent.push_back(sent);
         Outgoing { seq, len, is_fin }
     }
 
-    /// Takes a cumulative acknowledgement in (UNA, NXT]. One that falls inside a segment counts up to
-    /// the segment's start. `min_rtt` is the shortest round trip ever.
+    /// Processes a cumulative acknowledgement in (SND.UNA, SND.NXT]. Partially acknowledged segments stay in
+    /// the queue.
     pub(super) fn on_ack(&mut self, now: Instant, ack: SeqNumber, min_rtt: Duration, acked: &mut Acked) {
         let before = acked.bytes;
         while self.sent.front().is_some_and(|sent| sent.end() <= ack) {
             let Some(sent) = self.sent.pop_front() else { break };
             let size = sent.size();
-            match sent.place {
-                Place::InFlight => self.in_flight -= size,
-                Place::Sacked => self.sacked -= 1,
-                Place::Lost => {}
+            match sent.status {
+                Status::InFlight => self.in_flight -= size,
+                Status::Sacked => self.sacked -= 1,
+                Status::Lost => {}
             }
-            if sent.place != Place::Sacked {
+            if sent.status != Status::Sacked {
                 self.deliver(now, &sent, min_rtt, acked);
             }
             acked.bytes += size;
@@ -289,18 +289,18 @@ impl Sender {
             self.queue_seq += sent.len;
         }
         if self.sent.is_empty() {
-            // An idle connection holds no memory for segments.
+            // Free the memory of an idle connection.
             self.sent = VecDeque::new();
             self.lost = VecDeque::new();
-            self.resent = VecDeque::new();
+            self.retransmitted = VecDeque::new();
         }
-        self.judged = self.judged.max(self.snd_una);
+        self.loss_checked = self.loss_checked.max(self.snd_una);
         if acked.bytes > before {
-            self.is_gated = false;
+            self.is_rto_limited = false;
         }
     }
 
-    /// A segment is known to have arrived.
+    /// A segment was delivered.
     fn deliver(&mut self, now: Instant, sent: &Sent, min_rtt: Duration, acked: &mut Acked) {
         self.rate.on_delivered(now, sent.size());
         acked.delivered += sent.size();
@@ -317,17 +317,17 @@ impl Sender {
         }
     }
 
-    /// The delivery rate that an acknowledgement measured.
+    /// The delivery rate sample of an acknowledgement.
     pub(super) fn rate_sample(&mut self, acked: &Acked) -> Option<RateSample> {
         acked.newest.as_ref().map(|(_, _, state)| self.rate.sample(state))
     }
 
-    /// The application has nothing more to send although the network would take it.
+    /// The application has no more data although the window has room.
     pub(super) fn on_app_limited(&mut self) {
         self.rate.on_app_limited(self.in_flight);
     }
 
-    /// Whether the application limits the flight.
+    /// Whether the connection is application-limited.
     pub(super) fn is_app_limited(&self) -> bool {
         self.rate.is_app_limited()
     }
@@ -337,7 +337,7 @@ impl Sender {
         self.rate.delivered()
     }
 
-    /// Marks what the peer holds beyond the gap.
+    /// Applies SACK blocks to the scoreboard.
     pub(super) fn on_sack(
         &mut self,
         now: Instant,
@@ -347,14 +347,14 @@ impl Sender {
     ) {
         let before = acked.delivered;
         for block in blocks.as_slice() {
-            // A block that only grew on the right is walked from where it ended before.
+            // For a block that only grew to the right, skip the part applied before.
             let known = self.last_blocks.as_slice().iter().find(|old| old.left_edge == block.left_edge);
             let left_edge = known.map_or(block.left_edge, |old| old.right_edge.min(block.right_edge));
             self.mark_sacked(now, SackBlock { left_edge, right_edge: block.right_edge }, min_rtt, acked);
         }
         self.last_blocks = *blocks;
         if acked.delivered > before {
-            self.is_gated = false;
+            self.is_rto_limited = false;
         }
     }
 
@@ -365,31 +365,31 @@ impl Sender {
             if sent.end() > block.right_edge {
                 break;
             }
-            match sent.place {
-                Place::Sacked => continue,
-                Place::InFlight => self.in_flight -= sent.size(),
-                Place::Lost => {}
+            match sent.status {
+                Status::Sacked => continue,
+                Status::InFlight => self.in_flight -= sent.size(),
+                Status::Lost => {}
             }
-            sent.place = Place::Sacked;
+            sent.status = Status::Sacked;
             self.sacked += 1;
             let sent = *sent;
             self.deliver(now, &sent, min_rtt, acked);
         }
     }
 
-    /// Segments the peer reports beyond the cumulative acknowledgement.
+    /// Number of selectively acknowledged segments.
     pub(super) fn sacked(&self) -> usize {
         self.sacked
     }
 
-    /// Forgets all data.
+    /// Drops all data.
     pub(super) fn clear(&mut self) {
         self.queue.clear();
         self.sent = VecDeque::new();
         self.lost = VecDeque::new();
         self.in_flight = 0;
         self.sacked = 0;
-        self.resent = VecDeque::new();
+        self.retransmitted = VecDeque::new();
     }
 }
 
@@ -411,7 +411,7 @@ mod tests {
         sender
     }
 
-    /// The peer acknowledges up to `ack` and holds the third segment.
+    /// The peer acknowledges up to `ack` and selectively the third segment.
     fn acknowledge(sender: &mut Sender, ack: u32) -> RateSample {
         let now = Instant::from_millis(50);
         let mut acked = Acked::default();
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn of_segments_that_left_together_the_highest_is_measured() {
+    fn the_highest_of_segments_sent_together_is_sampled() {
         for ack in [1, 1001, 2001, 3001] {
             assert_eq!(acknowledge(&mut three_sent(), ack).tx_in_flight, 3000, "{ack}");
         }
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retransmission_fills_the_window_and_no_more() {
+    fn a_retransmission_must_fit_the_window() {
         for (cwnd, leaves) in [(2999, false), (3000, true)] {
             let mut sender = three_sent();
             sender.mark_head_lost();
@@ -443,20 +443,20 @@ mod tests {
     }
 
     #[test]
-    fn what_a_narrow_link_drops_leaves_again_in_parts() {
+    fn segments_above_a_reduced_mtu_are_split() {
         let mut sender = three_sent();
         let (now, later) = (Instant::from_millis(1), Instant::from_millis(2));
         sender.queue.write(&[0; 1500], 1500);
         sender.send_new(now, 500, false);
         sender.send_new(now, 1000, false);
         acknowledge(&mut sender, 1);
-        assert!(!sender.lose_longer(1000, Instant::ZERO), "nothing is too long");
-        assert!(!sender.lose_longer(600, later), "it left before");
+        assert!(!sender.mark_longer_lost(1000, Instant::ZERO), "nothing is too long");
+        assert!(!sender.mark_longer_lost(600, later), "it left before");
         assert_eq!((sender.in_flight(), sender.has_lost()), (3500, false));
-        assert!(sender.lose_longer(600, now));
+        assert!(sender.mark_longer_lost(600, now));
         assert_eq!(sender.in_flight(), 2500);
-        // The third has arrived.
-        assert!(sender.lose_longer(600, Instant::ZERO));
+        // The third is selectively acknowledged.
+        assert!(sender.mark_longer_lost(600, Instant::ZERO));
         assert_eq!(sender.in_flight(), 500);
         let parts: Vec<_> =
             core::iter::from_fn(|| sender.next_retransmission(later, usize::MAX, 600)).collect();
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_loses_what_was_on_its_way() {
+    fn a_timeout_counts_the_flight_as_lost() {
         let mut sender = three_sent();
         acknowledge(&mut sender, 1);
         sender.on_timeout();

@@ -1,32 +1,31 @@
-//! The states of RFC 9293 section 3.3.2 and the transitions between them. Nowhere else is a state
-//! decided.
+//! The states of RFC 9293 section 3.3.2 and the only transition table between them.
 
 use core::fmt;
 
-/// The states of a connection. LISTEN belongs to the node, which makes a connection from a SYN.
+/// The states of a connection. LISTEN belongs to the node, which creates a connection from a SYN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum State {
     /// No connection.
     Closed,
-    /// A port that takes connections; held by the node.
+    /// A listening port; held by the node.
     Listen,
     /// SYN sent.
     SynSent,
-    /// SYN received and sent.
+    /// SYN received, SYN-ACK sent.
     SynReceived,
-    /// Data flows both ways.
+    /// The handshake is complete; data may flow in both directions.
     Established,
-    /// We finished and wait for the acknowledgement.
+    /// Our FIN is sent and not acknowledged.
     FinWait1,
-    /// We finished; the peer has not.
+    /// Our FIN is acknowledged; the peer has not sent FIN.
     FinWait2,
-    /// The peer finished; we have not.
+    /// The peer sent FIN; we have not.
     CloseWait,
-    /// Both finished at once; we wait for the acknowledgement.
+    /// Simultaneous close: both sent FIN, ours is not acknowledged.
     Closing,
-    /// The peer finished, then we did; we wait for the acknowledgement.
+    /// The peer sent FIN, then we did; ours is not acknowledged.
     LastAck,
-    /// Both finished; old packets are dying out.
+    /// Both FINs are acknowledged; waits for old duplicates to expire.
     TimeWait,
 }
 
@@ -48,12 +47,12 @@ impl fmt::Display for State {
     }
 }
 
-/// What moves a connection between states.
+/// Inputs of the transition table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// The application asked for a connection.
+    /// Active open.
     Open,
-    /// A SYN without an acknowledgement of ours.
+    /// A SYN that does not acknowledge ours.
     Syn,
     /// A SYN that acknowledges ours.
     SynAck,
@@ -63,16 +62,16 @@ pub enum Input {
     FinSent,
     /// Our FIN was acknowledged.
     AckOfFin,
-    /// The peer's FIN was reached in sequence.
+    /// The peer's FIN is in sequence.
     Fin,
-    /// The FIN of an old peer, which ends both directions, was reached in sequence.
+    /// The FIN of a legacy peer, which closes both directions, is in sequence.
     LegacyFin,
-    /// The connection ended for good: reset, given up, or TIME-WAIT is over.
+    /// The connection is closed: reset, timed out, or TIME-WAIT expired.
     Kill,
 }
 
 impl State {
-    /// The state that `input` leads to; an input that means nothing here leaves the state.
+    /// The next state; an input without meaning in this state leaves it unchanged.
     #[must_use]
     pub fn on(self, input: Input) -> Self {
         match (self, input) {
@@ -114,12 +113,12 @@ impl State {
         }
     }
 
-    /// Whether the handshake is done and data can arrive.
+    /// Whether both sides' sequence numbers are known.
     pub fn is_synchronized(self) -> bool {
         !matches!(self, Self::Closed | Self::Listen | Self::SynSent)
     }
 
-    /// Whether the peer may still send data.
+    /// Whether the peer may still send new data.
     pub fn can_receive(self) -> bool {
         matches!(self, Self::SynReceived | Self::Established | Self::FinWait1 | Self::FinWait2)
     }
@@ -130,7 +129,7 @@ mod tests {
     use super::{Input::*, State::*, *};
 
     #[test]
-    fn every_state_is_reachable_and_the_table_is_the_one_of_the_rfc() {
+    fn transitions_follow_rfc_9293() {
         let paths: [(&[Input], State); 11] = [
             (&[], Closed),
             (&[Open], SynSent),
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fin_of_an_old_peer_ends_both_directions_of_what_is_synchronized() {
+    fn the_fin_of_a_legacy_peer_ends_both_directions_of_what_is_synchronized() {
         for state in [SynReceived, Established, FinWait1, FinWait2, CloseWait, Closing, LastAck, TimeWait] {
             assert_eq!(state.on(LegacyFin), TimeWait, "{state}");
         }

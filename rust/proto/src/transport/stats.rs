@@ -1,9 +1,9 @@
-//! What a connection has done, for `connections` and `info`.
+//! Statistics of a connection, for `connections` and `info`.
 
 use super::Algorithm;
 
 crate::counters! {
-    /// Counters since the connection was made.
+    /// Counters since the connection was created.
     pub struct Counters {
         /// Bytes of user data sent, each counted once.
         bytes_sent,
@@ -13,13 +13,13 @@ crate::counters! {
         segs_sent,
         /// Data segments received, with duplicates.
         segs_recv,
-        /// Segments retransmitted because the timer expired.
+        /// Segments retransmitted after a timeout.
         retransmits,
-        /// Segments retransmitted because of acknowledgements.
+        /// Segments retransmitted by loss detection (fast retransmit, RACK).
         fast_retx,
-        /// Segments sent to probe for the loss of a tail.
+        /// Tail loss probes sent.
         loss_probes,
-        /// Retransmissions whose first copy turned out to have arrived.
+        /// Spurious retransmissions.
         spurious_retx,
         /// Duplicate acknowledgements received.
         dup_acks,
@@ -27,16 +27,16 @@ crate::counters! {
         sack_sent,
         /// SACK blocks received.
         sack_recv,
-        /// Segments dropped: outside the window, or acknowledging what was never sent.
+        /// Segments dropped: outside the window, or acknowledging unsent data.
         unacceptable,
-        /// Data segments dropped because they were held already.
+        /// Data segments dropped as duplicates.
         duplicates,
         /// Segments dropped for lack of room or memory.
         reassembly_overflow,
     }
 }
 
-/// A view of one connection's state.
+/// A snapshot of one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Counters since the start.
@@ -47,17 +47,17 @@ pub struct Stats {
     pub ssthresh: usize,
     /// The congestion controller.
     pub congestion: Algorithm,
-    /// Bytes per second at which segments may leave; 0 when that is not limited.
+    /// Pacing rate, bytes per second; 0 if unlimited.
     pub pacing_rate: u64,
-    /// Bytes per second that the path last delivered.
+    /// Latest delivery rate sample, bytes per second.
     pub delivery_rate: u64,
-    /// Bytes sent and neither acknowledged, selectively acknowledged nor deemed lost.
+    /// Bytes in flight: sent and neither (selectively) acknowledged nor marked lost.
     pub in_flight: usize,
     /// Smoothed round-trip time, nanoseconds; 0 before the first sample.
     pub srtt_ns: u64,
-    /// Its variation, nanoseconds.
+    /// Round-trip time variation, nanoseconds.
     pub rttvar_ns: u64,
-    /// The shortest sample, nanoseconds.
+    /// Minimum round-trip time, nanoseconds.
     pub min_rtt_ns: u64,
     /// Segments sent and not acknowledged.
     pub unacked: usize,
@@ -67,8 +67,8 @@ pub struct Stats {
     pub snd_wnd: usize,
     /// Our advertised window, bytes.
     pub rcv_wnd: usize,
-    /// Bytes of the largest segment that leaves.
+    /// Largest segment sent, bytes.
     pub max_segment: usize,
-    /// Whether a loss is being repaired.
+    /// Whether the connection is in loss recovery.
     pub in_recovery: bool,
 }

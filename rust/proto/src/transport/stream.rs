@@ -1,10 +1,10 @@
-//! The application's calls: write, read, finish.
+//! The application's calls: send, receive, shutdown, close, abort (RFC 9293 section 3.9.1).
 
 use super::{CloseReason, Connection, Dialect, RecvError, SendError, State, recv::Supply};
 use crate::{config::MAX_SEGMENT, time::Instant};
 
 impl Connection {
-    /// Bytes that [`Self::send`] would take now.
+    /// Bytes that [`Self::send`] would accept now.
     pub fn send_capacity(&self) -> usize {
         if self.check_sendable().is_err() {
             return 0;
@@ -14,31 +14,32 @@ impl Connection {
             return MAX_SEGMENT.saturating_sub(self.sender.queue.len());
         }
         let wanted = self.wanted_buffer();
-        let buffer = if self.send_supply == Supply::Ample { wanted } else { wanted.min(self.granted) };
+        let buffer =
+            if self.send_supply == Supply::Ample { wanted } else { wanted.min(self.granted_send_buffer) };
         let held = buffer.saturating_sub(self.sender.queue.len());
         held.min(config.send_backlog.saturating_sub(self.sender.unsent()))
     }
 
-    /// Bytes that were handed over and that the peer has not acknowledged, sent or not.
+    /// Bytes written and not acknowledged, whether sent or not.
     pub fn undelivered(&self) -> usize {
         self.sender.queue.len()
     }
 
-    /// Send buffer size that keeps the path busy.
+    /// Send buffer auto-tuning: the size that keeps the network busy, bytes.
     fn wanted_buffer(&self) -> usize {
         let config = &self.options.config;
-        // Two windows: one on its way, one that grows while the first is acknowledged. What the peer
-        // holds behind a gap comes on top, or a flight that repairs could not be kept up.
+        // Two congestion windows: one in flight, and one for its growth while that is acknowledged; plus the
+        // selectively acknowledged data, so that recovery does not stall the flight.
         let sent = self.sender.snd_nxt.bytes_since(self.sender.snd_una).unwrap_or(0);
         let arrived = sent.saturating_sub(self.sender.in_flight());
         (2 * self.congestion.cwnd() + arrived).clamp(config.send_buffer, config.max_send_buffer)
     }
 
-    /// Sets the memory left for send buffers. While it is ample the buffer grows.
+    /// Sets the memory available for sending. While it is ample the send buffer may grow.
     pub fn set_send_supply(&mut self, supply: Supply) {
         self.send_supply = supply;
         if supply == Supply::Ample {
-            self.granted = self.granted.max(self.wanted_buffer());
+            self.granted_send_buffer = self.granted_send_buffer.max(self.wanted_buffer());
         }
     }
 
@@ -59,7 +60,7 @@ impl Connection {
         if is_open && !self.is_fin_queued { Ok(()) } else { Err(SendError::Closed) }
     }
 
-    /// Queues bytes and returns how many were taken; 0 means full, and a Writable event follows.
+    /// Queues bytes and returns how many were accepted; after 0 a Writable event follows.
     ///
     /// # Errors
     /// [`SendError`].
@@ -71,9 +72,9 @@ impl Connection {
         Ok(taken)
     }
 
-    /// Reports a Writable event to a blocked writer once half of the backlog is free, after sending and after
-    /// acknowledgements.
-    pub(super) fn tell_writer(&mut self) {
+    /// Reports Writable to a blocked writer once half the backlog is free: when segments are sent, so that a
+    /// paced flight does not wait for the application, and when they are acknowledged.
+    pub(super) fn notify_writer(&mut self) {
         let is_exhausted = self.send_supply == Supply::Exhausted;
         let wanted = if is_exhausted { MAX_SEGMENT } else { self.options.config.send_backlog / 2 };
         if self.is_write_blocked && self.send_capacity() >= wanted {
@@ -82,8 +83,8 @@ impl Connection {
         }
     }
 
-    /// Room for 1 to `max` bytes in the send queue, to be filled and kept by [`Self::send_commit`];
-    /// empty when there is none, and a Writable event follows.
+    /// A buffer of 1 to `max` bytes at the end of the send queue, to be filled and queued by
+    /// [`Self::send_commit`]; empty when the queue is full, and a Writable event follows.
     ///
     /// # Errors
     /// [`SendError`].
@@ -94,32 +95,32 @@ impl Connection {
         Ok(self.sender.queue.reserve(max))
     }
 
-    /// Keeps the first `n` bytes of the last [`Self::send_reserve`].
+    /// Queues the first `n` bytes of the last [`Self::send_reserve`].
     pub fn send_commit(&mut self, n: usize) {
         self.sender.queue.commit(n);
     }
 
-    /// The bytes that can be read, in order.
+    /// The readable bytes, in order.
     pub fn recv_slices(&self) -> impl Iterator<Item = &[u8]> {
         self.receiver.queue.slices()
     }
 
-    /// Sets the memory left for receive buffers.
+    /// Sets the memory available for receiving.
     pub fn set_supply(&mut self, supply: Supply) {
         self.receiver.supply = supply;
     }
 
-    /// Bytes of memory that are held for the reader, in order and behind gaps.
+    /// Memory of the receive buffer, including out-of-order segments, bytes.
     pub fn held(&self) -> usize {
         self.receiver.held()
     }
 
-    /// Bytes of memory that are held for what is to be sent or sent again.
+    /// Memory of the send buffer, bytes.
     pub fn send_held(&self) -> usize {
         self.sender.held()
     }
 
-    /// Whether any data went one way or the other.
+    /// Whether any data was sent or received.
     pub fn is_used(&self) -> bool {
         self.counters.bytes_sent + self.counters.bytes_recv > 0
     }
@@ -129,12 +130,12 @@ impl Connection {
         self.receiver.queue.len()
     }
 
-    /// Whether everything was read and the peer has finished.
+    /// Whether the peer sent FIN and all data was read.
     pub fn is_at_end(&self) -> bool {
         self.receiver.is_finished && self.receiver.queue.is_empty()
     }
 
-    /// Forgets the first `n` readable bytes, which may reopen the window.
+    /// Drops the first `n` readable bytes, which may open the window.
     pub fn recv_consume(&mut self, n: usize) {
         if self.options.dialect == Dialect::Native
             && let Some(rtt) = self.rtt.srtt()
@@ -144,14 +145,14 @@ impl Connection {
         self.receiver.consume(n);
         self.events.is_readable &= !self.receiver.queue.is_empty();
         if self.state.can_receive() && self.receiver.wants_window_update() {
-            self.receiver.ack.now();
+            self.receiver.ack.request();
         }
     }
 
-    /// Reads bytes: `Ok(None)` at the end of the stream, `Ok(Some(0))` when there is nothing yet.
+    /// Reads bytes: `Ok(None)` at the end of the stream, `Ok(Some(0))` when nothing is readable yet.
     ///
     /// # Errors
-    /// [`RecvError::Broken`] when the connection broke and all that arrived was read.
+    /// [`RecvError::Broken`] when the connection failed and all received data was read.
     pub fn recv(&mut self, out: &mut [u8]) -> Result<Option<usize>, RecvError> {
         if self.receiver.queue.is_empty() {
             if self.receiver.is_finished {
@@ -171,20 +172,20 @@ impl Connection {
         Ok(Some(taken))
     }
 
-    /// Finishes sending: FIN follows what is queued. Reading goes on, so towards an old peer, which takes
-    /// FIN for the end of both directions, it waits until that has finished or [`Self::close`] is called.
+    /// Half-closes: FIN follows the queued data, and receiving goes on. A legacy peer takes FIN as the end of
+    /// both directions, so there FIN waits for the peer's FIN or for [`Self::close`].
     pub fn shutdown(&mut self) {
-        if self.state == State::SynSent && self.sender.queue.is_empty() && self.is_abandoned {
+        if self.state == State::SynSent && self.sender.queue.is_empty() && self.is_orphaned {
             self.fail(CloseReason::Aborted);
         } else if self.state != State::Closed {
             self.is_fin_queued = true;
         }
     }
 
-    /// The application is gone: FIN follows what is queued, and data that arrives is refused. Data
-    /// that arrived and nobody will read resets the connection (RFC 9293 section 3.6.1).
+    /// Closes both directions: FIN follows the queued data, and arriving data is refused. Unread data resets
+    /// the connection (RFC 9293 section 3.6.1).
     pub fn close(&mut self, now: Instant) {
-        self.abandon(now);
+        self.orphan(now);
         if self.receiver.queue.is_empty() {
             self.shutdown();
         } else {
@@ -198,7 +199,7 @@ impl Connection {
         self.reset(CloseReason::Aborted);
     }
 
-    /// Resets the connection for a reason of our own.
+    /// Resets the connection with the given reason.
     pub fn reset(&mut self, reason: CloseReason) {
         match self.state {
             State::Closed | State::Listen => return,

@@ -2,28 +2,28 @@
 
 use crate::time::Instant;
 
-/// What a deadline is for.
+/// The timers of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TimerKind {
     /// Retransmission (RFC 6298), also of SYN and FIN.
     Retransmission,
-    /// Probe for the loss of a tail (PTO of RFC 8985).
+    /// Tail loss probe (PTO of RFC 8985).
     LossProbe,
-    /// A segment that may only be reordered counts as lost now (RFC 8985 section 6.2).
+    /// RACK reordering timer (RFC 8985 section 6.2).
     Reordering,
-    /// The next segment may leave.
+    /// The pacer allows the next segment.
     Pacing,
     /// Window probe (RFC 9293 section 3.8.6.1).
     Persist,
     /// Delayed acknowledgement.
     Ack,
-    /// Small data was held back long enough.
+    /// Nagle's algorithm held a small segment long enough.
     Nagle,
     /// Probe of an idle connection.
     Keepalive,
-    /// Nothing arrived for the idle time.
+    /// Idle timeout.
     Idle,
-    /// What the application closed makes no progress.
+    /// A connection closed by its application makes no progress.
     Orphan,
     /// End of TIME-WAIT.
     TimeWait,
@@ -55,7 +55,7 @@ impl Timers {
         self.deadlines[kind as usize] = Some(at);
     }
 
-    /// Sets a deadline unless one stands.
+    /// Sets a deadline unless one is set.
     pub fn start(&mut self, kind: TimerKind, at: Instant) {
         self.deadlines[kind as usize].get_or_insert(at);
     }
@@ -70,7 +70,7 @@ impl Timers {
         self.deadlines = Default::default();
     }
 
-    /// Whether a deadline stands.
+    /// Whether a deadline is set.
     pub fn is_set(&self, kind: TimerKind) -> bool {
         self.deadlines[kind as usize].is_some()
     }
@@ -83,7 +83,7 @@ impl Timers {
             .min_by_key(|(at, _)| *at)
     }
 
-    /// Removes and returns a deadline that has passed.
+    /// Removes and returns an expired timer.
     pub fn expire(&mut self, now: Instant) -> Option<TimerKind> {
         let (at, kind) = self.next()?;
         (at <= now).then(|| {

@@ -1,4 +1,4 @@
-//! What a connection records for [`Trace`].
+//! Trace events of a connection, for [`Trace`].
 
 use core::time::Duration;
 
@@ -11,74 +11,74 @@ use crate::{
     },
 };
 
-/// Something that happened to a connection.
+/// An event of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TransportEvent {
-    /// What the connection works with; again when the peer's transport is known.
+    /// Parameters of the connection; repeated when they change.
     Configured {
-        /// The peer's transport.
+        /// The peer's dialect.
         dialect: Dialect,
         /// The congestion controller.
         congestion: Algorithm,
-        /// Bytes of the largest segment that is sent.
+        /// Largest segment sent, bytes.
         max_segment: usize,
     },
-    /// Another state of RFC 9293.
+    /// A state transition.
     Transition {
         /// Before.
         old: State,
         /// Now.
         new: State,
     },
-    /// The connection is gone.
+    /// The connection was closed.
     Closed(CloseReason),
-    /// A segment left.
+    /// A segment was sent.
     Sent(Segment),
     /// A segment arrived.
     Received(Segment),
-    /// A segment that arrived was not used.
+    /// An arriving segment was dropped.
     Dropped {
         /// Why.
         cause: DropCause,
-        /// Its number.
+        /// Its sequence number.
         seq: SeqNumber,
-        /// Bytes of its data.
+        /// Length of its data, bytes.
         len: usize,
     },
-    /// A segment in flight counts as lost.
+    /// A segment in flight was marked lost.
     Lost {
-        /// Its number.
+        /// Its sequence number.
         seq: SeqNumber,
-        /// Sequence numbers that it takes.
+        /// Sequence numbers that it occupies.
         size: usize,
     },
-    /// A loss episode begins.
+    /// A loss episode starts.
     RecoveryStarted {
         /// What revealed the loss.
         trigger: LossTrigger,
-        /// It is over when this is acknowledged.
+        /// The episode ends when this is acknowledged.
         recover: SeqNumber,
     },
-    /// A loss episode is over.
+    /// A loss episode ends.
     RecoveryEnded {
-        /// Whether nothing had been lost, so that its reduction was taken back.
+        /// Whether it was spurious, so that its window reduction was undone.
         is_spurious: bool,
     },
     /// A timer expired.
     Timeout {
         /// Which one.
         timer: TimerKind,
-        /// Retransmission timeouts in a row before.
+        /// Consecutive retransmission timeouts before.
         count: u32,
     },
-    /// The congestion controller is in another phase.
+    /// The congestion controller entered another phase.
     Phase(&'static str),
-    /// Some figure changed.
+    /// A metric changed.
     Metrics(Metrics),
 }
 
 impl TransportEvent {
-    /// Whether it is recorded with [`Detail::Packets`] only.
+    /// Whether it is recorded at [`Detail::Packets`] only.
     pub fn is_packet(&self) -> bool {
         match self {
             Self::Sent(_) | Self::Received(_) | Self::Lost { .. } | Self::Metrics(_) => true,
@@ -94,7 +94,7 @@ impl TransportEvent {
     }
 }
 
-/// Whether a timer expires in the course of every transfer.
+/// Whether a timer expires routinely during transfers.
 pub(super) fn is_routine(timer: TimerKind) -> bool {
     match timer {
         TimerKind::Pacing | TimerKind::Ack | TimerKind::Nagle => true,
@@ -109,18 +109,18 @@ pub(super) fn is_routine(timer: TimerKind) -> bool {
     }
 }
 
-/// The header of a segment, without its ends.
+/// Header fields of a segment, without addresses and ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment {
     /// Its flags.
     pub flags: Flags,
-    /// Its number.
+    /// Its sequence number.
     pub seq: SeqNumber,
-    /// What it acknowledges.
+    /// Its acknowledgement number.
     pub ack: SeqNumber,
-    /// Slots that it advertises.
+    /// Its window field, in slots.
     pub window: u16,
-    /// Bytes behind the header: data or SACK.
+    /// Length of the payload (data or SACK blocks), bytes.
     pub len: usize,
 }
 
@@ -131,14 +131,14 @@ impl Segment {
     }
 }
 
-/// Why a segment was not used.
+/// Why a segment was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DropCause {
-    /// Outside the window, or acknowledging what was never sent.
+    /// Outside the window, or acknowledging unsent data.
     Unacceptable,
-    /// It was held already.
+    /// It was received already.
     Duplicate,
-    /// There is no room or memory for it.
+    /// There is no room for it.
     Overflow,
 }
 
@@ -149,18 +149,18 @@ pub enum LossTrigger {
     Acknowledgement,
     /// The retransmission timer.
     Timeout,
-    /// A report that the path carries shorter datagrams only.
+    /// A reduced path MTU.
     PathMtu,
 }
 
-/// Figures of recovery and congestion control.
+/// Metrics of recovery and congestion control.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Metrics {
     /// Smoothed round-trip time.
     pub srtt: Duration,
-    /// Its variation.
+    /// Round-trip time variation.
     pub rttvar: Duration,
-    /// The shortest round-trip time.
+    /// Minimum round-trip time.
     pub min_rtt: Duration,
     /// The retransmission timeout.
     pub rto: Duration,
@@ -170,17 +170,17 @@ pub struct Metrics {
     pub ssthresh: usize,
     /// Bytes in flight.
     pub in_flight: usize,
-    /// Bytes per second at which segments leave; 0 when that is not limited.
+    /// Pacing rate, bytes per second; 0 if unlimited.
     pub pacing_rate: u64,
-    /// Bytes per second that the path last delivered.
+    /// Latest delivery rate sample, bytes per second.
     pub delivery_rate: u64,
-    /// Bytes that the peer takes.
+    /// SND.WND, bytes.
     pub snd_wnd: usize,
-    /// Retransmission timeouts in a row.
+    /// Consecutive retransmission timeouts.
     pub timeouts: u32,
 }
 
-/// What a connection records, and what it recorded last.
+/// The trace of a connection, with the metrics recorded last.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {
     pub(super) trace: Trace<TransportEvent>,

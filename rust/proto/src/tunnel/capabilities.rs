@@ -1,5 +1,5 @@
-//! What a peer can do beyond the frozen wire, told in the payload of the sealed ping that detects its
-//! suite. An old peer echoes the payload; a node like this one answers with its own.
+//! Capability announcement of a native node, in the payload of the sealed ping that detects the peer's suite.
+//! A legacy peer echoes the payload; a native node answers with its own.
 //!
 //! ```text
 //!  0      4         5
@@ -16,20 +16,20 @@ const BOOT_ID: u8 = 1;
 const MAX_SEGMENT: u8 = 2;
 const PADDING: u8 = 0;
 
-/// The capabilities of one process.
+/// Capabilities of one process of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capabilities {
-    /// Random per process: another one means that the peer restarted.
+    /// Random per process; a new value means that the peer restarted.
     pub boot_id: u64,
-    /// Bytes of the largest segment it takes.
+    /// Largest segment that it accepts, bytes.
     pub max_segment: u16,
 }
 
 impl Capabilities {
-    /// Bytes of the encoding.
+    /// Length of the encoding, bytes.
     pub const LEN: usize = 4 + 1 + 2 + 8 + 2 + 2;
 
-    /// The payload that tells them.
+    /// Encodes the announcement.
     pub fn emit(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[..4].copy_from_slice(&MAGIC);
@@ -41,12 +41,12 @@ impl Capabilities {
         bytes
     }
 
-    /// The same in exactly `len` bytes, but at least its own and those of a header of padding more.
+    /// The same, padded to `len` bytes, but at least to [`Self::LEN`] and one padding header.
     pub fn emit_padded(&self, len: usize) -> Vec<u8> {
         let mut bytes = self.emit().to_vec();
         loop {
             let left = len.saturating_sub(bytes.len());
-            // A single byte cannot be padded, so the one before the last leaves more than that.
+            // A single byte cannot be padded, so the last but one field must not leave exactly one.
             let value = match left.saturating_sub(2) {
                 value @ 0..=255 => value,
                 256..=257 => 200,
@@ -60,7 +60,7 @@ impl Capabilities {
         }
     }
 
-    /// Reads a payload.
+    /// Parses a payload.
     ///
     /// # Errors
     /// [`ParseError`] for anything that is not an announcement with a boot id.
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn padding_fills_any_length_and_means_nothing() {
+    fn padding_fills_any_length_and_is_ignored() {
         let capabilities = Capabilities { boot_id: 7, max_segment: 4096 };
         for len in Capabilities::LEN + 2..1500 {
             let payload = capabilities.emit_padded(len);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn round_trip_and_growth() {
+    fn round_trip_with_unknown_types() {
         let capabilities = Capabilities { boot_id: 0x0102_0304_0506_0708, max_segment: 4096 };
         let mut payload = capabilities.emit().to_vec();
         assert_eq!(Capabilities::parse(&payload), Ok(capabilities));

@@ -1,8 +1,8 @@
-//! Proof that somebody receives at an address, before anything costly is done for it (as WireGuard's
-//! cookies and RFC 9147 section 5.1).
+//! Return-routability cookies: proof that a sender receives at its address, demanded before costly work (as
+//! in WireGuard and RFC 9147 section 5.1).
 //!
-//! A cookie is a MAC over an address and the time, cut into periods, so that whoever hands them out keeps
-//! nothing. It says nothing about who is at the address.
+//! A cookie is a MAC over an address and a time period, so that the issuer keeps no state. It does not
+//! authenticate the sender.
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
@@ -13,20 +13,20 @@ use crate::{
     wire::tunnel::{COOKIE_LEN, Cookie},
 };
 
-/// A cookie holds for this long at least, and for twice that at most.
+/// A cookie is valid for one to two periods.
 const PERIOD: Duration = Duration::from_secs(120);
-/// Addresses whose cookies are kept: of peers that we talk to.
+/// Upper bound of cookies received from peers.
 const MAX_KEPT: usize = 1024;
-/// A cookie draws our key again at most this often, whatever an address asks.
+/// Shortest interval between two keys sent to an address because of a cookie reply.
 const REPEAT: Duration = Duration::from_secs(1);
 const LABEL: [u8; 4] = *b"cook";
 
-/// The cookie of an address now.
+/// The current cookie of an address.
 pub fn cookie_for(prf: &Prf, now: Instant, address: SocketAddr) -> Cookie {
     in_period(prf, period(now), address)
 }
 
-/// Whether an address was given this cookie lately.
+/// Whether a cookie of this address is valid.
 pub fn is_cookie_of(prf: &Prf, now: Instant, address: SocketAddr, cookie: &Cookie) -> bool {
     let current = period(now);
     [Some(current), current.checked_sub(1)]
@@ -50,14 +50,14 @@ fn in_period(prf: &Prf, period: u64, address: SocketAddr) -> Cookie {
     cookie
 }
 
-/// Cookies that others gave us, by their address.
+/// Cookies received from peers, by their address.
 #[derive(Debug, Default)]
 pub struct CookieJar {
     kept: BTreeMap<SocketAddr, (Cookie, Instant)>,
 }
 
 impl CookieJar {
-    /// Keeps a cookie. Whether the key should leave again with it.
+    /// Stores a cookie. Returns whether the key should be sent again with it.
     pub fn keep(&mut self, now: Instant, from: SocketAddr, cookie: Cookie) -> bool {
         if self.kept.get(&from).is_some_and(|(_, at)| now.saturating_since(*at) < REPEAT) {
             return false;
@@ -70,7 +70,7 @@ impl CookieJar {
         true
     }
 
-    /// What an address wants to see behind our key.
+    /// The cookie to be appended to a key for this address, if it demanded one.
     pub fn cookie(&self, now: Instant, to: SocketAddr) -> Option<Cookie> {
         let (cookie, at) = self.kept.get(&to)?;
         (now.saturating_since(*at) < PERIOD).then_some(*cookie)
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cookie_belongs_to_an_address_and_a_time() {
+    fn a_cookie_is_valid_for_one_address_and_limited_time() {
         let prf = Prf::new(&[1; 32]);
         let address = SocketAddr::from(([10, 0, 0, 1], 4000));
         let at = |seconds: u64| Instant::from_millis(seconds * 1000);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_jar_is_bounded_and_answers_once_a_second() {
+    fn the_jar_is_bounded_and_limited_to_one_cookie_a_second() {
         let mut jar = CookieJar::default();
         let address = |n: u32| SocketAddr::from((n.to_be_bytes(), 4000));
         let at = Instant::from_millis;

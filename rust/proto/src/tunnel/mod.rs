@@ -3,27 +3,28 @@
 //!
 //! Rules that hold throughout:
 //!
-//! - A frame is authenticated before any state changes: key frames by a signature under the key that
-//!   the registry names, sealed frames by opening.
-//! - Nothing leaves in the clear. What must wait for a session waits.
-//! - A new key is a candidate until something opens under it; until then the old session sends.
-//! - An address is where the peer is once a challenge sent there was answered from there; until then little
-//!   goes to it.
-//! - The counter of a key pair never goes back, and the lowest bit of the nonce prefix says which of
-//!   the two public keys is larger, so that two nodes like this one never share a nonce.
+//! - A frame is authenticated before it changes any state: key frames by a signature under the key that the
+//!   registry names, sealed frames by their tag.
+//! - Nothing is sent unencrypted. Packets are queued until there is a session.
+//! - A session of a new key is a candidate until a frame opens under it; until then the current session is
+//!   used for sending.
+//! - An address is validated by a challenge that is answered from it (RFC 9000 section 8.2); until then the
+//!   anti-amplification limit applies.
+//! - The counter of a key pair never decreases, and the lowest bit of the nonce prefix says which of the two
+//!   public keys is larger, so that two native nodes never use the same nonce.
 
 mod capabilities;
 pub mod cookie;
-mod departures;
 mod path;
 mod path_mtu;
 mod peer;
 mod retired;
+mod send_times;
 mod session;
 mod trace;
 
 pub use capabilities::Capabilities;
-pub use path::Proof;
+pub use path::PathChange;
 pub use peer::{Change, Liveness, Local, Opened, Outbox, Peer, PeerStatus, REFRESH};
 pub use session::{KeyVerdict, OpenError, Session};
 pub use trace::TunnelEvent;

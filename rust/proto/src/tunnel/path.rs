@@ -1,11 +1,11 @@
-//! A peer's addresses and their validation (RFC 9000 sections 8 and 9).
+//! Path validation and migration: the addresses of a peer (RFC 9000 sections 8 and 9).
 //!
-//! A frame proves who sealed it and not where that is: anybody on its way can send it on from elsewhere,
-//! and its sender can write any source address. So an address is validated by a challenge: a sealed ping
-//! whose port and number nobody can guess, which every generation of peers answers with both. Until the
-//! answer comes from there, at most three times what came from an address goes to it, and traffic stays
-//! with the address that was validated before. That is asked as well: if it answers, the peer has not
-//! moved (section 9.3.3).
+//! A sealed frame authenticates its sender, not its source address: an on-path attacker can forward it from
+//! elsewhere, and a sender can spoof its address. So an address is validated by a challenge: a sealed ping
+//! with unpredictable port and sequence number, both of which every generation of peers echoes. Until the
+//! answer arrives from that address, at most three times the bytes received from it are sent to it, and
+//! traffic stays on the previously validated address. That one is challenged as well: if it answers, the peer
+//! has not moved (section 9.3.3).
 
 use core::{net::SocketAddr, time::Duration};
 use std::collections::VecDeque;
@@ -17,37 +17,37 @@ use crate::{
     wire::{addr::Port, seq::SeqNumber},
 };
 
-/// Bytes that may be sent per byte received before validation (RFC 9000 section 8.1).
+/// Anti-amplification limit: bytes sent per byte received, RFC 9000 section 8.1.
 const AMPLIFICATION: u64 = 3;
-/// Bytes of the headers of IPv4 and UDP, which count too.
-const AROUND: u64 = 20 + 8;
-/// Addresses being validated besides the active one.
+/// Headers of IPv4 and UDP, which count too, bytes.
+const IP_UDP_HEADERS: u64 = 20 + 8;
+/// Candidate addresses under validation at the same time.
 const MAX_CANDIDATES: usize = 4;
-/// Challenges sent to an address, and the wait for the first answer, which doubles.
+/// Challenges per address, and the timeout of the first one, which doubles.
 const MAX_CHALLENGES: u32 = 4;
 const CHALLENGE_TIMER: Duration = Duration::from_millis(250);
-/// An address whose challenges were not answered is challenged again when it is heard after this.
+/// An address that failed validation may be challenged again after this.
 const RETRY: Duration = Duration::from_secs(1);
-/// A candidate that is not challenged is forgotten after this.
-const LIFETIME: Duration = Duration::from_secs(10);
-/// How long a refuted address is ignored.
-const HOLD: Duration = Duration::from_secs(2);
-/// Addresses that only the registry names are called this often while there is a session, and some at
-/// once: a peer that crashes again and again comes back elsewhere each time.
-const TOLD_INTERVAL: Duration = Duration::from_secs(4);
-const TOLD_BURST: u32 = 4;
-/// Bytes counted as received from such an address: three times so many may go there, enough for both of our
-/// keys and all challenges.
-const CALL_CREDIT: u64 = 240;
-/// The least port of challenges: half of all, and none of other pings.
-const FIRST_PORT: u16 = 0x8000;
+/// A candidate without a challenge expires after this.
+const CANDIDATE_LIFETIME: Duration = Duration::from_secs(10);
+/// How long an address is ignored after the peer was found to be still at its previous one.
+const IGNORE_FOR: Duration = Duration::from_secs(2);
+/// Interval and burst of tries of addresses known only from the registry while there is a session. A peer
+/// that crashes repeatedly may return at another address each time.
+const REGISTRY_MOVE_INTERVAL: Duration = Duration::from_secs(4);
+const REGISTRY_MOVE_BURST: u32 = 4;
+/// Credit granted to such an address, as bytes received: three times as many may be sent, enough for both of
+/// our keys and all challenges.
+const HELLO_CREDIT: u64 = 240;
+/// Lowest source port of challenges; other pings use lower ports.
+const FIRST_CHALLENGE_PORT: u16 = 0x8000;
 
-/// What an answer repeats: 15 bits of a port and 32 of a number.
+/// Challenge data that the answer echoes: 15 bits of a port and a 32-bit sequence number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Token {
     /// Source port of the ping.
     pub(super) port: Port,
-    /// Its number.
+    /// Its sequence number.
     pub(super) seq: SeqNumber,
 }
 
@@ -55,14 +55,14 @@ impl Token {
     fn new(entropy: &mut Entropy) -> Self {
         let [high, low, ..] = entropy.next_u32().to_be_bytes();
         Self {
-            port: Port(FIRST_PORT | u16::from_be_bytes([high, low])),
+            port: Port(FIRST_CHALLENGE_PORT | u16::from_be_bytes([high, low])),
             seq: SeqNumber::new(entropy.next_u32()),
         }
     }
 
-    /// Whether a port is one of challenges.
-    pub(super) fn is_token(port: Port) -> bool {
-        port.0 >= FIRST_PORT
+    /// Whether a port belongs to a challenge.
+    pub(super) fn is_challenge_port(port: Port) -> bool {
+        port.0 >= FIRST_CHALLENGE_PORT
     }
 }
 
@@ -88,19 +88,19 @@ impl Challenge {
 pub(super) struct Path {
     /// The address.
     address: SocketAddr,
-    /// Whether the peer answered a challenge from there.
+    /// The peer answered a challenge from this address.
     is_validated: bool,
-    /// Whether the registry named it, so that we call first.
-    is_told: bool,
-    /// Whether a sealed frame of the peer came from there.
-    is_heard: bool,
-    /// Bytes received from and sent to it before validation.
+    /// The registry names this address, so that we may send first.
+    is_from_registry: bool,
+    /// A sealed frame of the peer arrived from this address.
+    has_received: bool,
+    /// Bytes received from and sent to the address before validation.
     received: u64,
     sent: u64,
-    /// Whether the limit held something back.
-    is_starved: bool,
+    /// Something was not sent for lack of credit.
+    is_credit_blocked: bool,
     challenge: Option<Challenge>,
-    /// Expiry of a candidate.
+    /// When a candidate expires.
     until: Instant,
     /// Path MTU discovery.
     pub(super) mtu: PathMtu,
@@ -111,13 +111,13 @@ impl Path {
         Self {
             address,
             is_validated: false,
-            is_told: false,
-            is_heard: false,
+            is_from_registry: false,
+            has_received: false,
             received: 0,
             sent: 0,
-            is_starved: false,
+            is_credit_blocked: false,
             challenge: None,
-            until: now + LIFETIME,
+            until: now + CANDIDATE_LIFETIME,
             mtu: PathMtu::default(),
         }
     }
@@ -128,18 +128,18 @@ impl Path {
 
     fn on_received(&mut self, len: usize) {
         if !self.is_validated {
-            self.received = self.received.saturating_add(len as u64 + AROUND);
+            self.received = self.received.saturating_add(len as u64 + IP_UDP_HEADERS);
         }
     }
 
     fn has_credit(&self, len: usize) -> bool {
         let most = self.received.saturating_mul(AMPLIFICATION);
-        self.is_validated || self.sent.saturating_add(len as u64 + AROUND) <= most
+        self.is_validated || self.sent.saturating_add(len as u64 + IP_UDP_HEADERS) <= most
     }
 
     fn on_sent(&mut self, len: usize) {
         if !self.is_validated {
-            self.sent = self.sent.saturating_add(len as u64 + AROUND);
+            self.sent = self.sent.saturating_add(len as u64 + IP_UDP_HEADERS);
         }
     }
 
@@ -147,7 +147,7 @@ impl Path {
         self.address == from && self.challenge.is_some_and(|challenge| challenge.token == token)
     }
 
-    /// Starts a challenge, unless one is under way or was given up just now.
+    /// Starts a challenge, unless one is outstanding or has failed recently.
     fn challenge(&mut self, now: Instant, entropy: &mut Entropy) {
         let is_over = |last: &Challenge| last.is_exhausted() && now >= last.due + RETRY;
         if self.challenge.as_ref().is_none_or(is_over) {
@@ -156,50 +156,52 @@ impl Path {
     }
 }
 
-/// Result of an answered challenge.
+/// What the answer to a challenge changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Proof {
-    /// Nothing new.
-    Nothing,
-    /// The peer is where we thought.
+pub enum PathChange {
+    /// Nothing.
+    None,
+    /// The address in use is validated now.
     Validated,
-    /// The peer is elsewhere, and that is where frames go now.
+    /// The peer migrated; frames go to the new address now.
     Moved,
 }
 
 /// The addresses of one peer.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
-    /// The address in use.
+    /// Address in use.
     active: Option<Path>,
-    /// Addresses being validated, oldest first.
+    /// Addresses under validation, oldest first.
     candidates: Vec<Path>,
-    /// The previous address, while it is still being challenged.
-    former: Option<Path>,
-    /// Refuted addresses, ignored for a while.
-    held: VecDeque<(SocketAddr, Instant)>,
-    /// When the budget of calls on the registry's word is full again.
-    told_until: Instant,
+    /// The address used before, while its challenge is outstanding.
+    previous: Option<Path>,
+    /// Addresses ignored for a while.
+    ignored: VecDeque<(SocketAddr, Instant)>,
+    /// When the budget for tries of registry addresses is full again.
+    registry_budget_full_at: Instant,
 }
 
 impl Paths {
-    /// Where frames go.
+    /// Address in use.
     pub(super) fn endpoint(&self) -> Option<SocketAddr> {
         self.active.as_ref().map(|path| path.address)
     }
 
-    /// Whether the peer has shown to be there.
+    /// Whether the address in use is validated.
     pub(super) fn is_validated(&self) -> bool {
         self.active.as_ref().is_some_and(|path| path.is_validated)
     }
 
-    /// Whether anything but a key, which a stranger may have sent on, says where the peer is.
-    pub(super) fn is_likely(&self) -> bool {
-        self.active.as_ref().is_some_and(|path| path.is_told || path.is_heard || path.is_validated)
+    /// Whether the address in use is known from more than a key frame, which anyone may have forwarded.
+    pub(super) fn is_corroborated(&self) -> bool {
+        self.active
+            .as_ref()
+            .is_some_and(|path| path.is_from_registry || path.has_received || path.is_validated)
     }
 
-    /// Whether the peer is at `address` for all we know and no other is asked.
-    pub(super) fn is_settled(&self, address: SocketAddr) -> bool {
+    /// Whether `address` is in use and validated.
+    pub(super) fn is_stable_at(&self, address: SocketAddr) -> bool {
         self.is_validated() && self.endpoint() == Some(address)
     }
 
@@ -208,69 +210,71 @@ impl Paths {
         self.active.as_ref()
     }
 
-    /// The path in use, to be changed.
+    /// The path in use.
     pub(super) fn active_mut(&mut self) -> Option<&mut Path> {
         self.active.as_mut()
     }
 
-    /// Whether something sealed came from where frames go.
-    pub(super) fn is_heard(&self) -> bool {
-        self.active.as_ref().is_some_and(|path| path.is_heard)
+    /// Whether a sealed frame arrived from the address in use.
+    pub(super) fn has_received(&self) -> bool {
+        self.active.as_ref().is_some_and(|path| path.has_received)
     }
 
     fn all_mut(&mut self) -> impl Iterator<Item = &mut Path> {
-        self.active.iter_mut().chain(&mut self.candidates).chain(&mut self.former)
+        self.active.iter_mut().chain(&mut self.candidates).chain(&mut self.previous)
     }
 
     fn find_mut(&mut self, address: SocketAddr) -> Option<&mut Path> {
         self.all_mut().find(|path| path.address == address)
     }
 
-    /// Whoever has shown to be anywhere is not the peer any more.
-    pub(super) fn forget_proofs(&mut self, now: Instant) {
+    /// Drops all validation state: the identity of the peer changed.
+    pub(super) fn invalidate(&mut self, now: Instant) {
         let active = self.active.take();
-        let active = active.map(|path| Path { is_told: path.is_told, ..Path::new(now, path.address) });
+        let active = active
+            .map(|path| Path { is_from_registry: path.is_from_registry, ..Path::new(now, path.address) });
         *self = Self { active, ..Self::default() };
     }
 
-    /// The registry says where the peer is, and nothing else is known that works. Returns whether frames go
-    /// elsewhere than before.
-    pub(super) fn on_told(&mut self, now: Instant, address: SocketAddr) -> bool {
+    /// Uses the address named by the registry; called while no other address is known to work. Returns
+    /// whether the address in use changed.
+    pub(super) fn on_registry_endpoint(&mut self, now: Instant, address: SocketAddr) -> bool {
         if let Some(path) = self.active.as_mut().filter(|path| path.address == address) {
-            path.is_told = true;
+            path.is_from_registry = true;
             return false;
         }
         let known = self.candidates.iter().position(|path| path.address == address);
         let path = known.map_or_else(|| Path::new(now, address), |at| self.candidates.remove(at));
-        let before = self.active.replace(Path { is_told: true, ..path });
-        self.candidates
-            .extend(before.filter(|path| !path.is_validated).map(|path| path.until(now + LIFETIME)));
+        let before = self.active.replace(Path { is_from_registry: true, ..path });
+        self.candidates.extend(
+            before.filter(|path| !path.is_validated).map(|path| path.until(now + CANDIDATE_LIFETIME)),
+        );
         self.candidates.truncate(MAX_CANDIDATES);
         true
     }
 
-    /// The registry names another address than the one in use: asks both, within the budget of calls.
-    pub(super) fn on_told_elsewhere(
+    /// The registry names an address other than the one in use: challenges both, within the budget.
+    pub(super) fn on_registry_move(
         &mut self,
         now: Instant,
         address: SocketAddr,
         entropy: &mut Entropy,
     ) -> bool {
-        let told_until = self.told_until.max(now) + TOLD_INTERVAL;
-        if told_until > now + TOLD_BURST * TOLD_INTERVAL {
+        let registry_budget_full_at = self.registry_budget_full_at.max(now) + REGISTRY_MOVE_INTERVAL;
+        if registry_budget_full_at > now + REGISTRY_MOVE_BURST * REGISTRY_MOVE_INTERVAL {
             return false;
         }
-        self.held.retain(|(held, _)| *held != address);
+        self.ignored.retain(|(ignored, _)| *ignored != address);
         let Some(path) = self.candidate(now, address, true) else { return false };
-        path.is_told = true;
-        path.received += CALL_CREDIT;
+        path.is_from_registry = true;
+        path.received += HELLO_CREDIT;
         path.challenge(now, entropy);
-        self.question_active(now, entropy);
-        self.told_until = told_until;
+        self.challenge_active(now, entropy);
+        self.registry_budget_full_at = registry_budget_full_at;
         true
     }
 
-    /// A key that the peer signed came from here, which anybody may have sent.
+    /// A key signed by the peer arrived from this address. It may have been forwarded by anyone.
     pub(super) fn on_key(&mut self, now: Instant, from: SocketAddr, len: usize) {
         if self.active.is_none() {
             self.active = Some(Path::new(now, from));
@@ -284,15 +288,15 @@ impl Paths {
         }
     }
 
-    /// Something that proves nothing came from here; it counts for what may be answered.
-    pub(super) fn on_unproven(&mut self, from: SocketAddr, len: usize) {
+    /// An unauthenticated frame arrived from this address; it adds to the credit.
+    pub(super) fn on_unauthenticated(&mut self, from: SocketAddr, len: usize) {
         if let Some(path) = self.find_mut(from) {
             path.on_received(len);
         }
     }
 
-    /// A sealed frame of the peer came from here. Frames that were overtaken do not start anything
-    /// (RFC 9000 section 9.3).
+    /// A sealed frame of the peer arrived from this address. Reordered frames do not start a migration (RFC
+    /// 9000 section 9.3).
     pub(super) fn on_sealed(
         &mut self,
         now: Instant,
@@ -303,122 +307,122 @@ impl Paths {
     ) {
         if let Some(path) = self.active.as_mut().filter(|path| path.address == from) {
             if !path.is_validated {
-                path.is_heard = true;
+                path.has_received = true;
                 path.on_received(len);
                 path.challenge(now, entropy);
             }
             return;
         }
         if !is_newest {
-            self.on_unproven(from, len);
+            self.on_unauthenticated(from, len);
             return;
         }
-        self.held.retain(|(_, until)| now < *until);
-        if self.held.iter().any(|(held, _)| *held == from) {
+        self.ignored.retain(|(_, until)| now < *until);
+        if self.ignored.iter().any(|(ignored, _)| *ignored == from) {
             return;
         }
         if let Some(path) = self.candidate(now, from, true) {
-            path.is_heard = true;
+            path.has_received = true;
             path.on_received(len);
             path.challenge(now, entropy);
         }
-        if self.active.as_ref().is_none_or(|path| !path.is_validated && !path.is_heard) {
-            // The peer is not where it was thought to be; it may be told so later.
+        if self.active.as_ref().is_none_or(|path| !path.is_validated && !path.has_received) {
+            // The unconfirmed address in use was wrong; keep it as a candidate.
             let at = self.candidates.iter().position(|path| path.address == from);
             let heard = at.map(|at| self.candidates.remove(at));
             let told = core::mem::replace(&mut self.active, heard);
-            self.candidates.extend(told.map(|path| path.until(now + LIFETIME)));
+            self.candidates.extend(told.map(|path| path.until(now + CANDIDATE_LIFETIME)));
             self.candidates.truncate(MAX_CANDIDATES);
         } else {
-            self.question_active(now, entropy);
+            self.challenge_active(now, entropy);
         }
     }
 
-    /// Asks whether the peer is still where it was.
-    fn question_active(&mut self, now: Instant, entropy: &mut Entropy) {
+    /// Challenges the address in use.
+    fn challenge_active(&mut self, now: Instant, entropy: &mut Entropy) {
         if let Some(path) = &mut self.active {
             path.challenge(now, entropy);
         }
     }
 
-    /// The candidate at an address. When there are too many, the oldest goes; for one that need not be
-    /// the peer's, only another such one.
-    fn candidate(&mut self, now: Instant, address: SocketAddr, is_proven: bool) -> Option<&mut Path> {
-        if self.former.as_ref().is_some_and(|path| path.address == address) {
-            return self.former.as_mut();
+    /// Finds or adds the candidate for an address. At the bound the oldest is evicted; an unauthenticated
+    /// address evicts only another unauthenticated one.
+    fn candidate(&mut self, now: Instant, address: SocketAddr, is_authenticated: bool) -> Option<&mut Path> {
+        if self.previous.as_ref().is_some_and(|path| path.address == address) {
+            return self.previous.as_mut();
         }
         if let Some(at) = self.candidates.iter().position(|path| path.address == address) {
             return self.candidates.get_mut(at);
         }
         if self.candidates.len() >= MAX_CANDIDATES {
-            let is_weak = |path: &Path| !path.is_heard && !path.is_told;
-            let victim = self.candidates.iter().position(is_weak).or(is_proven.then_some(0))?;
+            let is_unauthenticated = |path: &Path| !path.has_received && !path.is_from_registry;
+            let victim =
+                self.candidates.iter().position(is_unauthenticated).or(is_authenticated.then_some(0))?;
             self.candidates.remove(victim);
         }
         self.candidates.push(Path::new(now, address));
         self.candidates.last_mut()
     }
 
-    /// Whether `len` bytes may go to an address now; if so, they count.
+    /// Whether `len` bytes may be sent to an address; if so, they are charged.
     pub(super) fn spend(&mut self, to: SocketAddr, len: usize) -> bool {
         let Some(path) = self.find_mut(to) else { return false };
         let has_credit = path.has_credit(len);
         if has_credit {
             path.on_sent(len);
         }
-        path.is_starved |= !has_credit;
+        path.is_credit_blocked |= !has_credit;
         has_credit
     }
 
-    /// The same for the keys with which a dial calls: they go where the registry says that the peer is,
-    /// whatever came from there.
-    pub(super) fn call(&mut self, to: SocketAddr, len: usize) -> bool {
-        self.find_mut(to).is_some_and(|path| path.is_told) || self.spend(to, len)
+    /// The same for the key frames of a dial, which may be sent to an address named by the registry without
+    /// credit.
+    pub(super) fn spend_hello(&mut self, to: SocketAddr, len: usize) -> bool {
+        self.find_mut(to).is_some_and(|path| path.is_from_registry) || self.spend(to, len)
     }
 
-    /// What a frame of `len` bytes that proves nothing pays for, where nothing else is known of its
-    /// source; 0 for one that was counted.
-    pub(super) fn credit_of(&mut self, from: SocketAddr, len: usize) -> u64 {
+    /// The credit granted by an unauthenticated frame of `len` bytes; 0 for one that was counted already.
+    pub(super) fn grant_credit(&mut self, from: SocketAddr, len: usize) -> u64 {
         if len == 0 {
             return 0;
         }
-        self.on_unproven(from, len);
-        AMPLIFICATION * (len as u64 + AROUND)
+        self.on_unauthenticated(from, len);
+        AMPLIFICATION * (len as u64 + IP_UDP_HEADERS)
     }
 
-    /// As [`Self::spend`]; an address that is none of the peer's is paid for by `credit`.
-    pub(super) fn spend_of(&mut self, credit: &mut u64, to: SocketAddr, len: usize) -> bool {
+    /// As [`Self::spend`]; for an address that is not the peer's, `credit` is charged.
+    pub(super) fn spend_credit(&mut self, credit: &mut u64, to: SocketAddr, len: usize) -> bool {
         if self.find_mut(to).is_some() {
             return self.spend(to, len);
         }
-        let left = credit.checked_sub(len as u64 + AROUND);
+        let left = credit.checked_sub(len as u64 + IP_UDP_HEADERS);
         *credit = left.unwrap_or(*credit);
         left.is_some()
     }
 
-    /// Whether `len` bytes may go to where frames go.
+    /// Whether `len` bytes may be sent to the address in use.
     pub(super) fn has_credit(&mut self, len: usize) -> bool {
         self.active.as_mut().is_some_and(|path| {
             let has_credit = path.has_credit(len);
-            path.is_starved |= !has_credit;
+            path.is_credit_blocked |= !has_credit;
             has_credit
         })
     }
 
-    /// Counts what went to where frames go.
+    /// Charges bytes sent to the address in use.
     pub(super) fn on_sent(&mut self, len: usize) {
         if let Some(path) = &mut self.active {
             path.on_sent(len);
         }
     }
 
-    /// Whether something waited for leave to be sent and may try again.
-    pub(super) fn take_starved(&mut self) -> bool {
-        self.active.as_mut().is_some_and(|path| core::mem::take(&mut path.is_starved))
+    /// Whether something was not sent for lack of credit since the last call.
+    pub(super) fn take_credit_blocked(&mut self) -> bool {
+        self.active.as_mut().is_some_and(|path| core::mem::take(&mut path.is_credit_blocked))
     }
 
-    /// What a ping to an address carries so that its answer validates the address; nothing if that was
-    /// done. The ping counts as the first challenge.
+    /// The challenge data of a ping to an address, so that its answer validates the address; `None` if it is
+    /// validated. The ping counts as the first challenge.
     pub(super) fn token_for(&mut self, now: Instant, to: SocketAddr, entropy: &mut Entropy) -> Option<Token> {
         let path = self.find_mut(to).filter(|path| !path.is_validated)?;
         path.challenge(now, entropy);
@@ -431,11 +435,11 @@ impl Paths {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let due =
             |path: &Path| path.challenge.as_ref().filter(|last| !last.is_exhausted()).map(|last| last.due);
-        let all = self.active.iter().chain(&self.candidates).chain(&self.former).filter_map(due);
+        let all = self.active.iter().chain(&self.candidates).chain(&self.previous).filter_map(due);
         all.chain(self.candidates.iter().map(|path| path.until)).min()
     }
 
-    /// The challenges that are due, and forgets what did not answer. `asked` is pinged anyway.
+    /// Returns the challenges that are due and drops candidates that failed. `asked` is pinged anyway.
     pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
@@ -443,7 +447,7 @@ impl Paths {
     ) -> Vec<(SocketAddr, Token)> {
         let is_over = |path: &Path| path.challenge.is_some_and(|last| last.is_exhausted() && last.due <= now);
         self.candidates.retain(|path| path.until > now && !is_over(path));
-        self.former.take_if(|path| is_over(path));
+        self.previous.take_if(|path| is_over(path));
         let mut due = Vec::new();
         for path in self.all_mut() {
             let Some(challenge) = path.challenge.as_mut().filter(|last| last.due <= now) else { continue };
@@ -465,54 +469,55 @@ impl Paths {
     }
 
     /// The peer answered a challenge from this address.
-    pub(super) fn on_answer(&mut self, now: Instant, from: SocketAddr, token: Token) -> Proof {
+    pub(super) fn on_answer(&mut self, now: Instant, from: SocketAddr, token: Token) -> PathChange {
         if let Some(path) = self.active.as_mut().filter(|path| path.is_answered_by(from, token)) {
             path.challenge = None;
             let is_new = !core::mem::replace(&mut path.is_validated, true);
             if is_new {
-                return Proof::Validated;
+                return PathChange::Validated;
             }
-            self.hold_candidates(now);
-            return Proof::Nothing;
+            self.ignore_candidates(now);
+            return PathChange::None;
         }
-        if self.former.as_ref().is_some_and(|path| path.is_answered_by(from, token)) {
-            // Whoever answered first is on the way to the peer, and the peer has not moved.
-            let former = self.former.take();
-            let elsewhere = core::mem::replace(&mut self.active, former);
-            self.hold(now, elsewhere.map(|path| path.address));
-            return self.settle(now);
+        if self.previous.as_ref().is_some_and(|path| path.is_answered_by(from, token)) {
+            // The first answer was forwarded by an on-path attacker; the peer has not moved (section 9.3.3).
+            let previous = self.previous.take();
+            let elsewhere = core::mem::replace(&mut self.active, previous);
+            self.ignore(now, elsewhere.map(|path| path.address));
+            return self.switch_path(now);
         }
         let Some(at) = self.candidates.iter().position(|path| path.is_answered_by(from, token)) else {
-            return Proof::Nothing;
+            return PathChange::None;
         };
         let moved = self.candidates.remove(at);
-        self.former = self.active.replace(moved).filter(|path| path.is_validated && path.challenge.is_some());
-        self.settle(now)
+        self.previous =
+            self.active.replace(moved).filter(|path| path.is_validated && path.challenge.is_some());
+        self.switch_path(now)
     }
 
-    /// Frames go along another path from now on.
-    fn settle(&mut self, now: Instant) -> Proof {
+    /// Switches to another path.
+    fn switch_path(&mut self, now: Instant) -> PathChange {
         if let Some(path) = &mut self.active {
             path.is_validated = true;
             path.challenge = None;
             path.mtu.fail(now);
         }
-        Proof::Moved
+        PathChange::Moved
     }
 
-    /// The peer is where it was: other addresses are those of somebody who sends its frames on.
-    fn hold_candidates(&mut self, now: Instant) {
-        let is_asked = |path: &mut Path| path.is_heard || path.is_told;
+    /// The peer has not moved: other addresses belong to someone who forwards its frames.
+    fn ignore_candidates(&mut self, now: Instant) {
+        let is_asked = |path: &mut Path| path.has_received || path.is_from_registry;
         let asked: Vec<_> = self.candidates.extract_if(.., is_asked).collect();
-        self.hold(now, asked.iter().filter(|path| path.is_heard).map(|path| path.address));
+        self.ignore(now, asked.iter().filter(|path| path.has_received).map(|path| path.address));
     }
 
-    fn hold(&mut self, now: Instant, addresses: impl IntoIterator<Item = SocketAddr>) {
+    fn ignore(&mut self, now: Instant, addresses: impl IntoIterator<Item = SocketAddr>) {
         for address in addresses {
-            if self.held.len() >= MAX_CANDIDATES {
-                self.held.pop_front();
+            if self.ignored.len() >= MAX_CANDIDATES {
+                self.ignored.pop_front();
             }
-            self.held.push_back((address, now + HOLD));
+            self.ignored.push_back((address, now + IGNORE_FOR));
         }
     }
 }

@@ -1,10 +1,9 @@
-//! The largest segment that the path to a peer carries (RFC 8899, packetization layer path MTU
-//! discovery for datagrams). Sizes are those of segments.
+//! Datagram packetization layer path MTU discovery (DPLPMTUD, RFC 8899). All sizes are segment sizes.
 //!
-//! Probes are sealed pings padded to the size in question; the peer answers without padding. An answer
-//! confirms a size, three that stay away refute it. No ICMP is needed: a path that stops to carry a size
-//! shows by timeouts ([`PathMtu::fail`]). Where a router tells what it carries ([`PathMtu::on_too_big`]),
-//! that is probed next; no size is used on its word alone.
+//! Probes are sealed pings padded to the probed size; the peer answers without padding. An answer confirms a
+//! size, three lost probes refute it. No ICMP is needed: black holes are detected by timeouts
+//! ([`PathMtu::fail`]). A PTB message ([`PathMtu::on_too_big`]) selects the next probe size; no size is used
+//! on its word alone.
 
 use core::time::Duration;
 
@@ -14,15 +13,15 @@ use crate::{
     wire::{packet::HEADER_LEN, tunnel::SEALED_OVERHEAD},
 };
 
-/// Bytes around a segment in a datagram.
-const AROUND: usize = SEALED_OVERHEAD + HEADER_LEN;
-/// The same from UDP's header on.
-const OVERHEAD: usize = 8 + AROUND;
+/// Tunnel and packet headers of a segment in a datagram, bytes.
+const SEGMENT_OVERHEAD: usize = SEALED_OVERHEAD + HEADER_LEN;
+/// The same with the UDP header.
+const OVERHEAD: usize = 8 + SEGMENT_OVERHEAD;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 
-/// Segments that fill the links there are: IPv6 in a VPN, IPv4 in a cloud, IPv6 over Ethernet, PPPoE,
-/// IPv4 over Ethernet, and what jumbo frames and loopback carry.
+/// Probed sizes, which fill common links: IPv6 in a VPN, IPv4 in a cloud, IPv6 over Ethernet, PPPoE, IPv4
+/// over Ethernet, and jumbo frames or loopback.
 const SIZES: [usize; 6] = [
     1420 - IPV6 - OVERHEAD,
     1460 - IPV4 - OVERHEAD,
@@ -31,68 +30,68 @@ const SIZES: [usize; 6] = [
     1500 - IPV4 - OVERHEAD,
     MAX_SEGMENT,
 ];
-/// The size tried first; most paths carry it and nothing larger.
+/// Index of the size probed first: the largest that most paths carry.
 const FIRST: usize = 4;
 /// MAX_PROBES, RFC 8899 section 5.1.2.
 const MAX_PROBES: u32 = 3;
-/// PROBE_TIMER, section 5.1.1; deviates from its 15 s, because a late answer does no harm.
+/// PROBE_TIMER, section 5.1.1. Deviates from its 15 s, because late answers still count.
 const PROBE_TIMER: Duration = Duration::from_secs(1);
 /// PMTU_RAISE_TIMER, section 5.1.1.
 const RAISE_TIMER: Duration = Duration::from_secs(600);
-/// The same after a search in which nothing passed: the path may have been down.
+/// The same after a search in which no size was confirmed: the path may have been down.
 const RETRY_TIMER: Duration = Duration::from_secs(30);
 
 /// A probe to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PathProbe {
-    /// Bytes of the segment that it is as large as.
+    /// Segment size that it probes, bytes.
     pub(super) size: usize,
-    /// What its answer repeats.
+    /// Serial number that the answer echoes.
     pub(super) serial: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Search {
-    /// Index of the size that is probed.
+    /// Index of the probed size.
     at: usize,
     tries: u32,
     /// The first probe of this size.
     first_serial: u32,
     due: Instant,
-    /// Sizes from the smallest on that pass.
+    /// Number of sizes, from the smallest, that are confirmed.
     passed: usize,
-    /// Index of the smallest size that does not.
+    /// Index of the smallest refuted size.
     refuted: usize,
-    /// What a router says it carries, which is probed instead of the size at `at`.
-    told: Option<usize>,
-    /// The largest size that passed.
+    /// Size reported by a PTB message, probed instead of the size at `at`.
+    reported: Option<usize>,
+    /// The largest confirmed size.
     best: Option<usize>,
 }
 
 impl Search {
-    /// Bytes of the segment that is probed.
+    /// The probed size, bytes.
     fn size(&self) -> usize {
-        self.told.unwrap_or(SIZES[self.at])
+        self.reported.unwrap_or(SIZES[self.at])
     }
 
     fn is_refuted(&self) -> bool {
         self.tries == MAX_PROBES
     }
 
-    /// Probes another size from now on; `serial` was the last.
-    fn aim(&mut self, now: Instant, serial: u32) {
+    /// Starts probing another size; `serial` is the last one used.
+    fn restart(&mut self, now: Instant, serial: u32) {
         self.tries = 0;
         self.first_serial = serial.wrapping_add(1);
         self.due = now;
     }
 }
 
-/// What is known about one path.
+/// Path MTU state of one path.
 #[derive(Debug)]
 pub(super) struct PathMtu {
     confirmed: usize,
     search: Option<Search>,
-    /// When to search anew.
+    /// When to search again.
     raise_at: Option<Instant>,
     serial: u32,
 }
@@ -104,13 +103,13 @@ impl Default for PathMtu {
 }
 
 impl PathMtu {
-    /// The largest segment that is known to pass.
+    /// The largest confirmed segment size, bytes.
     pub(super) fn segment(&self) -> usize {
         self.confirmed
     }
 
-    /// The path is used: searches, unless that was done.
-    pub(super) fn wake(&mut self, now: Instant) {
+    /// Starts the first search when the path is used.
+    pub(super) fn start_if_new(&mut self, now: Instant) {
         if self.search.is_none() && self.raise_at.is_none() {
             self.start(now);
         }
@@ -126,13 +125,12 @@ impl PathMtu {
             due: now,
             passed: 0,
             refuted: SIZES.len(),
-            told: None,
+            reported: None,
             best: None,
         });
     }
 
-    /// It is another path, or it lost what was sent time and again: only what every path carries is
-    /// sent until a new search finds better.
+    /// Resets to the base size after migration or black hole detection, and searches again.
     pub(super) fn fail(&mut self, now: Instant) {
         self.confirmed = SAFE_SEGMENT;
         self.start(now);
@@ -150,11 +148,11 @@ impl PathMtu {
         }
         let search = self.search.as_mut().filter(|search| search.due <= now)?;
         if search.is_refuted() {
-            search.refuted = match search.told.take() {
+            search.refuted = match search.reported.take() {
                 Some(size) => search.refuted.min(SIZES.partition_point(|known| *known < size)),
                 None => search.at,
             };
-            self.go_on(now);
+            self.next_size(now);
         }
         let search = self.search.as_mut()?;
         search.tries += 1;
@@ -171,20 +169,19 @@ impl PathMtu {
             return;
         }
         let size = search.size();
-        // What a router told is the most that passes.
-        search.passed = if search.told.take().is_some() { search.refuted } else { search.at + 1 };
+        // A size reported by a router is the largest that passes.
+        search.passed = if search.reported.take().is_some() { search.refuted } else { search.at + 1 };
         search.best = search.best.max(Some(size));
         self.confirmed = self.confirmed.max(size);
-        self.go_on(now);
+        self.next_size(now);
     }
 
-    /// A router, or the host itself, dropped a datagram and says that it carries `max_datagram` bytes
-    /// (RFC 8899 section 4.6). The caller has made sure that the datagram was ours. Returns whether that
-    /// told anything.
+    /// Processes a PTB message that reports `max_datagram` bytes (RFC 8899 section 4.6). The caller has
+    /// verified that the quoted datagram is ours. Returns whether it was used.
     pub(super) fn on_too_big(&mut self, now: Instant, max_datagram: usize) -> bool {
-        let limit = max_datagram.saturating_sub(AROUND);
+        let limit = max_datagram.saturating_sub(SEGMENT_OVERHEAD);
         if limit < SAFE_SEGMENT {
-            // Less than every path carries; nothing smaller could be sent.
+            // Below the base size; nothing smaller can be sent.
             return false;
         }
         let is_hole = limit < self.confirmed;
@@ -198,22 +195,22 @@ impl PathMtu {
         }
         search.refuted = SIZES.partition_point(|size| *size <= limit).min(search.refuted);
         if limit > search.best.unwrap_or(SAFE_SEGMENT) {
-            search.told = Some(limit);
-            search.aim(now, serial);
+            search.reported = Some(limit);
+            search.restart(now, serial);
         } else {
-            search.told = None;
-            self.go_on(now);
+            search.reported = None;
+            self.next_size(now);
         }
         true
     }
 
-    /// Halves what is unknown, until nothing is.
-    fn go_on(&mut self, now: Instant) {
+    /// Continues the binary search, or ends it.
+    fn next_size(&mut self, now: Instant) {
         let serial = self.serial;
         let Some(search) = self.search.as_mut() else { return };
         if search.passed < search.refuted {
             search.at = usize::midpoint(search.passed, search.refuted);
-            search.aim(now, serial);
+            search.restart(now, serial);
             return;
         }
         self.confirmed = search.best.unwrap_or(SAFE_SEGMENT);
@@ -226,12 +223,12 @@ impl PathMtu {
 mod tests {
     use super::*;
 
-    /// Searches on a path that carries segments up to `limit`; probes that were sent.
+    /// Searches on a path that carries segments up to `limit`; returns the probed sizes.
     fn search(path: &mut PathMtu, now: &mut Instant, limit: usize) -> Vec<usize> {
         search_where(path, now, limit, false)
     }
 
-    /// The same where a router tells what is too large, or does not.
+    /// The same, with PTB messages if `tells`.
     fn search_where(path: &mut PathMtu, now: &mut Instant, limit: usize, tells: bool) -> Vec<usize> {
         let mut sent = Vec::new();
         while path.search.is_some() {
@@ -243,20 +240,20 @@ mod tests {
                 path.on_answer(*now, probe.serial);
             } else if tells {
                 *now += Duration::from_millis(50);
-                path.on_too_big(*now, limit + AROUND);
+                path.on_too_big(*now, limit + SEGMENT_OVERHEAD);
             }
         }
         sent
     }
 
     #[test]
-    fn sizes_ascend_from_what_every_path_carries() {
+    fn sizes_ascend_from_the_base_size() {
         assert!(SIZES.is_sorted_by(|a, b| a < b) && SIZES[0] > SAFE_SEGMENT);
         assert_eq!(SIZES[FIRST], 1402);
     }
 
     #[test]
-    fn the_largest_size_that_passes_is_found() {
+    fn the_largest_passing_size_is_found() {
         for (limit, expected, probes) in [
             (9000, 4096, 2),
             (1402, 1402, 1 + 3),
@@ -267,16 +264,16 @@ mod tests {
             (1200, SAFE_SEGMENT, 4 * 3),
         ] {
             let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
-            path.wake(now);
+            path.start_if_new(now);
             let sent = search(&mut path, &mut now, limit);
             assert_eq!((path.segment(), sent.len()), (expected, probes), "{limit}");
         }
     }
 
     #[test]
-    fn a_lost_probe_is_sent_again_and_a_late_answer_counts() {
+    fn lost_probes_are_repeated_and_late_answers_count() {
         let (mut path, now) = (PathMtu::default(), Instant::from_millis(1));
-        path.wake(now);
+        path.start_if_new(now);
         let first = path.handle_timeout(now).unwrap();
         assert_eq!(path.handle_timeout(now), None);
         let later = now + PROBE_TIMER;
@@ -284,9 +281,9 @@ mod tests {
         assert_eq!((second.size, second.serial), (first.size, first.serial + 1));
         path.on_answer(later, first.serial);
         assert_eq!(path.segment(), first.size);
-        // Neither does an answer to that size say anything about the next one, nor one to nothing.
+        // An answer to another size, or to no probe, confirms nothing.
         path.on_answer(later, second.serial);
-        assert_eq!(path.segment(), first.size, "the next one did not leave yet");
+        assert_eq!(path.segment(), first.size, "the next probe was not sent yet");
         let third = path.handle_timeout(later).unwrap();
         assert_eq!(third.size, MAX_SEGMENT);
         for serial in [second.serial, third.serial + 1, first.serial.wrapping_sub(1)] {
@@ -296,17 +293,17 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_fails_is_safe_at_once_and_searched_again() {
+    fn failure_resets_to_the_base_size_and_searches_again() {
         let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
-        path.wake(now);
+        path.start_if_new(now);
         search(&mut path, &mut now, 1402);
         path.fail(now);
         assert_eq!(path.segment(), SAFE_SEGMENT);
         search(&mut path, &mut now, 1310);
         assert_eq!(path.segment(), 1302);
-        path.wake(now);
+        path.start_if_new(now);
         assert!(path.search.is_none(), "once is enough");
-        // It may have become better, and worse.
+        // The path MTU may have grown or shrunk.
         now += RAISE_TIMER;
         assert_eq!(path.handle_timeout(now).map(|probe| probe.size), Some(1402));
         path.on_answer(now, path.serial);
@@ -319,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_router_tells_is_probed_and_used_to_the_byte() {
+    fn reported_sizes_are_probed_exactly() {
         for (limit, expected) in [
             (9000, vec![1402, 4096]),
             (2000, vec![1402, 4096, 2000]),
@@ -329,60 +326,60 @@ mod tests {
             (SAFE_SEGMENT, vec![1402]),
         ] {
             let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
-            path.wake(now);
+            path.start_if_new(now);
             assert_eq!(search_where(&mut path, &mut now, limit, true), expected, "{limit}");
             assert_eq!(path.segment(), limit.min(MAX_SEGMENT), "{limit}");
-            assert!(now < Instant::from_millis(200), "without waiting");
+            assert!(now < Instant::from_millis(200), "without a probe timeout");
         }
     }
 
     #[test]
-    fn a_router_that_lies_costs_probes_and_no_more() {
-        // It drops 1,400 bytes too, although it said that they pass.
+    fn wrong_reports_cost_only_probes() {
+        // It reports 1,400 bytes, but drops those too.
         let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
-        path.wake(now);
+        path.start_if_new(now);
         path.handle_timeout(now);
-        assert!(path.on_too_big(now, 1400 + AROUND));
+        assert!(path.on_too_big(now, 1400 + SEGMENT_OVERHEAD));
         assert_eq!(search(&mut path, &mut now, 1365), [1400, 1400, 1400, 1382, 1382, 1382, 1362]);
         assert_eq!(path.segment(), 1362);
-        // Neither is believed: what is impossible, what allows more than was sent, what nobody asked.
+        // Ignored: impossible sizes, sizes not below what was sent, and unsolicited reports.
         for limit in [0, SAFE_SEGMENT - 1, 1362, 1400, 65_000] {
-            assert!(!path.on_too_big(now, limit + AROUND), "{limit}");
+            assert!(!path.on_too_big(now, limit + SEGMENT_OVERHEAD), "{limit}");
         }
         assert!(!path.on_too_big(now, 0));
         assert_eq!((path.segment(), path.search.is_none()), (1362, true));
     }
 
     #[test]
-    fn what_a_router_told_in_vain_is_not_tried_again() {
+    fn a_refuted_reported_size_is_not_probed_again() {
         let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
-        path.wake(now);
+        path.start_if_new(now);
         path.handle_timeout(now);
-        assert!(path.on_too_big(now, 1382 + AROUND));
+        assert!(path.on_too_big(now, 1382 + SEGMENT_OVERHEAD));
         assert_eq!(search(&mut path, &mut now, 1365), [1382, 1382, 1382, 1362]);
     }
 
     #[test]
-    fn a_router_that_speaks_of_nothing_sent_is_not_heard() {
+    fn reports_about_unsent_sizes_are_ignored() {
         let (mut path, now) = (PathMtu::default(), Instant::from_millis(1));
-        path.wake(now);
-        assert!(!path.on_too_big(now, 1300 + AROUND), "no probe left");
+        path.start_if_new(now);
+        assert!(!path.on_too_big(now, 1300 + SEGMENT_OVERHEAD), "no probe left");
         assert_eq!(path.handle_timeout(now).map(|probe| probe.size), Some(1402));
-        assert!(!path.on_too_big(now, 1402 + AROUND), "the probe is no larger");
-        assert!(path.on_too_big(now, 1401 + AROUND));
+        assert!(!path.on_too_big(now, 1402 + SEGMENT_OVERHEAD), "the probe is no larger");
+        assert!(path.on_too_big(now, 1401 + SEGMENT_OVERHEAD));
     }
 
     #[test]
-    fn what_a_router_told_must_pass_before_it_is_used() {
+    fn a_reported_size_must_be_confirmed_before_use() {
         let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
-        path.wake(now);
+        path.start_if_new(now);
         search(&mut path, &mut now, MAX_SEGMENT);
-        assert!(path.on_too_big(now, 1300 + AROUND));
+        assert!(path.on_too_big(now, 1300 + SEGMENT_OVERHEAD));
         assert_eq!(path.segment(), SAFE_SEGMENT, "at once");
         let probe = path.handle_timeout(now).unwrap();
         assert_eq!(probe.size, 1300);
-        // A still narrower one further on.
-        assert!(path.on_too_big(now, 1250 + AROUND));
+        // A later hop reports a smaller MTU.
+        assert!(path.on_too_big(now, 1250 + SEGMENT_OVERHEAD));
         let narrower = path.handle_timeout(now).unwrap();
         assert_eq!(narrower.size, 1250);
         path.on_answer(now, probe.serial);
@@ -394,9 +391,9 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_was_down_is_looked_at_again_soon() {
+    fn a_failed_search_is_retried_soon() {
         let (mut path, mut now) = (PathMtu::default(), Instant::from_millis(1));
-        path.wake(now);
+        path.start_if_new(now);
         search(&mut path, &mut now, 0);
         assert_eq!(path.poll_timeout(), Some(now + RETRY_TIMER));
     }

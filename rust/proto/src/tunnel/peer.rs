@@ -1,4 +1,4 @@
-//! What we know about one peer and how a session with it comes about.
+//! State of one peer: key exchange, sessions, paths, capabilities and liveness.
 
 mod keys;
 mod open;
@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use super::{
     Capabilities, Session,
-    path::{Paths, Proof, Token},
+    path::{PathChange, Paths, Token},
     path_mtu::PathMtu,
     retired::Retired,
     trace::TunnelEvent,
@@ -26,88 +26,89 @@ use crate::{
     },
 };
 
-/// Frames that leave at the next opportunity, with their destination.
+/// Frames queued for transmission, with their destination.
 pub type Outbox = VecDeque<(SocketAddr, Vec<u8>)>;
 
-/// Least interval between replies to key frames of one peer.
+/// Shortest interval between two replies to key frames of a peer.
 const REPLY_INTERVAL: Duration = Duration::from_millis(250);
-/// Least interval between key exchanges triggered by frames that cannot be opened.
+/// Shortest interval between two keys sent because frames do not open.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(3);
-/// Unanswered key frames before the exchange fails.
+/// Unanswered hellos after which the key exchange is given up.
 const HELLO_ATTEMPTS: u32 = 6;
-/// Unanswered suite probes before the session is used as it is.
+/// Unanswered pings after which the session is used without known capabilities.
 const PROBE_ATTEMPTS: u32 = 6;
-/// How long frames of a replaced session are still accepted.
+/// How long late frames of a replaced session are still opened.
 const PREVIOUS_LIFETIME: Duration = Duration::from_secs(30);
-/// How long a peer must have been silent under the current session before a frame under the previous one
-/// brings that back; longer than packets overtake each other.
+/// Silence under the current session after which a frame under the previous one reinstates it; longer than
+/// any reordering.
 const REINSTATE: Duration = Duration::from_secs(1);
-/// Keepalive interval of an active peer, for NAT bindings and its watchdog.
+/// Transmission pause after which an active peer is sent a ping: it refreshes NAT bindings (RFC 4787) and the
+/// peer's watchdog.
 const KEEPALIVE: Duration = Duration::from_secs(25);
 /// Interval of the liveness check of an active peer.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// Silence after sending to an active peer that triggers a new key exchange.
+/// Silence of an active peer, after something was sent to it, that triggers a new key exchange.
 const STALL: Duration = Duration::from_secs(4);
-/// Silence after which a new dial looks the peer up at the registry again.
+/// Silence after which a new dial asks the registry for the peer's endpoint again.
 pub const REFRESH: Duration = Duration::from_secs(1);
-/// Source port of our pings; never 0, or two old nodes would answer each other for ever.
+/// Source port of our pings; not 0, because then two legacy nodes would answer each other endlessly.
 const PING_PORT: Port = Port(1);
-/// Source port of pings that probe the path, to which their answers go.
+/// Source port of path MTU probes.
 const PATH_PORT: Port = Port(2);
 
-/// The local side of a key exchange.
+/// Local inputs of a key exchange.
 pub struct Local<'a> {
     /// Our address on the backbone.
     pub address: Address,
     /// Signs our exchange keys.
     pub identity: &'a Identity,
-    /// Prefixes come from here.
+    /// Source of nonce prefixes and challenges.
     pub entropy: &'a mut Entropy,
-    /// Told in pings.
+    /// Announced in pings.
     pub capabilities: Capabilities,
 }
 
-/// A frame that opened. Only the replay window has changed so far.
+/// A frame that opened. So far only its replay window has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opened {
-    /// Whether the packet is in the frame rather than in the scratch buffer.
+    /// Whether the packet is in the frame, not in the scratch buffer.
     pub is_in_place: bool,
     /// The session that opened it.
-    by: By,
-    /// Whether its counter is the highest so far.
+    role: SessionRole,
+    /// No frame sent later arrived before it.
     is_newest: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum By {
+enum SessionRole {
     Current,
     Candidate,
     Previous,
 }
 
-/// Effect of received capabilities.
+/// What a capability announcement changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
     /// Nothing.
     None,
     /// The peer's dialect is known now.
     Ready,
-    /// The peer is another process than before, and its dialect is known.
+    /// The peer restarted, and its dialect is known.
     Restarted,
 }
 
-/// State of the path after a timer expired.
+/// Result of handling timeouts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Liveness {
-    /// The path works, as far as is known.
+    /// The peer is alive, or idle.
     Fine,
-    /// No answers; the registry may know another endpoint.
+    /// The peer does not answer; the registry may know another endpoint.
     Stalled,
     /// The key exchange was given up.
     Unreachable,
 }
 
-/// A snapshot of the figures.
+/// Status of a peer for `peers`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerStatus {
     /// Where frames go.
@@ -127,23 +128,23 @@ pub struct Peer {
     current: Option<Session>,
     /// When the current session last opened a frame.
     current_rx: Instant,
-    /// The last frame was opened by the previous session, so what it says about the sender is stale.
+    /// The last frame opened under the previous session: its capabilities are outdated.
     is_late: bool,
-    /// Source address of the key of a session that has not opened a frame yet.
+    /// Source of the key of a session under which nothing has opened yet.
     first_from: Option<SocketAddr>,
     candidate: Option<(Session, SocketAddr)>,
     previous: Option<(Session, Instant)>,
     retired: Retired,
-    waiting: Option<(SignedKey, SocketAddr)>,
+    pending_key: Option<(SignedKey, SocketAddr)>,
     paths: Paths,
     /// Source address of the last frame that opened.
     heard_from: Option<SocketAddr>,
     capabilities: Option<Capabilities>,
-    /// Boot id that the peer last announced.
+    /// The boot id that the peer announced last.
     boot_id: Option<u64>,
-    /// The peer echoed our capabilities, as peers of older generations do.
+    /// The peer echoed our capabilities: it is a legacy node.
     is_legacy: bool,
-    /// Whether connections or datagrams use or await a session.
+    /// A session is needed or in use.
     is_active: bool,
     hellos: u32,
     hello_at: Option<Instant>,
@@ -154,8 +155,8 @@ pub struct Peer {
     recovery_at: Option<Instant>,
     last_rx: Instant,
     last_tx: Instant,
-    /// Segment size last announced to connections.
-    told_segment: usize,
+    /// The segment size last applied to connections.
+    applied_segment: usize,
     trace: Trace<TunnelEvent>,
 }
 
@@ -173,7 +174,7 @@ impl Peer {
             candidate: None,
             previous: None,
             retired: Retired::default(),
-            waiting: None,
+            pending_key: None,
             paths: Paths::default(),
             heard_from: None,
             capabilities: None,
@@ -189,23 +190,23 @@ impl Peer {
             recovery_at: None,
             last_rx: now,
             last_tx: now,
-            told_segment: PathMtu::default().segment(),
+            applied_segment: PathMtu::default().segment(),
             trace: Trace::default(),
         }
     }
 
-    /// Records from now on as much as `detail` says.
+    /// Enables tracing at this detail.
     pub fn set_trace(&mut self, detail: Option<Detail>) {
         self.trace = Trace::new(detail);
     }
 
-    /// What happened, to be drained after each input.
+    /// The next trace event; to be drained after each input.
     #[inline]
     pub fn poll_trace(&mut self) -> Option<TunnelEvent> {
         self.trace.poll()
     }
 
-    /// Whether there is a session and the peer's dialect is known.
+    /// Whether the peer has a session, an address and a known dialect.
     pub fn is_ready(&self) -> bool {
         self.suite().is_some() && (self.capabilities.is_some() || self.is_legacy) && self.endpoint().is_some()
     }
@@ -215,17 +216,17 @@ impl Peer {
         self.current.as_ref().and_then(Session::suite)
     }
 
-    /// The identity key that the registry names.
+    /// The identity key named by the registry.
     pub fn identity_key(&self) -> Option<[u8; 32]> {
         self.identity_key
     }
 
-    /// Our key for the peer.
+    /// Our exchange key for the peer.
     pub fn exchange_key(&self) -> [u8; 32] {
         self.own.public_key()
     }
 
-    /// Capabilities that the peer announced.
+    /// The capabilities that the peer announced.
     pub fn capabilities(&self) -> Option<Capabilities> {
         self.capabilities
     }
@@ -235,69 +236,68 @@ impl Peer {
         self.paths.endpoint()
     }
 
-    /// Source address of the last frame that opened, to which its answer goes.
+    /// Source address of the last frame that opened, to which a response is sent.
     pub fn heard_from(&self) -> Option<SocketAddr> {
         self.heard_from
     }
 
-    /// Whether a datagram of `len` bytes may be sent to the active address. Until it is validated, three
-    /// times what was received from there may be sent (RFC 9000 section 8.1).
+    /// Whether a datagram of `len` bytes may be sent to the address in use (anti-amplification limit).
     pub fn has_credit(&mut self, len: usize) -> bool {
         self.paths.has_credit(len)
     }
 
-    /// Counts a datagram sent to the active address.
+    /// Charges a datagram sent to the address in use.
     pub fn on_sent(&mut self, len: usize) {
         self.paths.on_sent(len);
     }
 
-    /// Whether a datagram of `len` bytes may be sent to an address; counts it if so.
+    /// Whether a datagram of `len` bytes may be sent to an address; if so, it is charged.
     pub fn spend(&mut self, to: SocketAddr, len: usize) -> bool {
         self.paths.spend(to, len)
     }
 
-    /// Whether [`Self::has_credit`] has refused anything since the last call.
-    pub fn take_starved(&mut self) -> bool {
-        self.paths.take_starved()
+    /// Whether [`Self::has_credit`] refused something since the last call.
+    pub fn take_credit_blocked(&mut self) -> bool {
+        self.paths.take_credit_blocked()
     }
 
-    /// The largest segment that is known to pass; meaningful for peers that tell capabilities.
+    /// The largest segment that path and peer accept; meaningful for native peers.
     pub fn segment(&self) -> usize {
         let most = self.capabilities.map_or(usize::MAX, |peer| usize::from(peer.max_segment));
         let of_path = self.paths.active().map_or(SAFE_SEGMENT, |path| path.mtu.segment());
         of_path.min(most)
     }
 
-    /// Whether [`Self::segment`] is another one than [`Self::tell_segment`] told.
+    /// Whether [`Self::segment`] changed since [`Self::take_segment`].
     pub fn has_new_segment(&self) -> bool {
-        self.told_segment != self.segment()
+        self.applied_segment != self.segment()
     }
 
-    /// [`Self::segment`], to be acted upon.
-    pub fn tell_segment(&mut self) -> usize {
-        self.told_segment = self.segment();
-        let segment = self.told_segment;
+    /// Returns [`Self::segment`] and marks it as applied.
+    pub fn take_segment(&mut self) -> usize {
+        self.applied_segment = self.segment();
+        let segment = self.applied_segment;
         self.trace.event(|| TunnelEvent::MaxSegment(segment));
         segment
     }
 
-    /// Large segments were lost repeatedly: the path MTU may have shrunk.
+    /// A connection suspects a black hole on the path.
     pub fn on_path_suspect(&mut self, now: Instant) {
         if let Some(path) = self.paths.active_mut() {
             path.mtu.fail(now);
         }
     }
 
-    /// An answer to a ping arrived.
-    pub fn on_pong(&mut self, now: Instant, port: Port, seq: SeqNumber) -> Proof {
-        let Some(from) = self.heard_from else { return Proof::Nothing };
-        if Token::is_token(port) {
-            let proof = self.paths.on_answer(now, from, Token { port, seq });
-            if proof != Proof::Nothing {
-                let has_moved = proof == Proof::Moved;
+    /// Processes the answer to a ping.
+    pub fn on_pong(&mut self, now: Instant, port: Port, seq: SeqNumber) -> PathChange {
+        let Some(from) = self.heard_from else { return PathChange::None };
+        if Token::is_challenge_port(port) {
+            let change = self.paths.on_answer(now, from, Token { port, seq });
+            if change != PathChange::None {
+                let has_moved = change == PathChange::Moved;
                 self.trace.event(|| TunnelEvent::PathValidated { at: from, has_moved });
             }
-            return proof;
+            return change;
         }
         if port == PATH_PORT
             && self.endpoint() == Some(from)
@@ -305,53 +305,52 @@ impl Peer {
         {
             path.mtu.on_answer(now, seq.value());
         }
-        Proof::Nothing
+        PathChange::None
     }
 
-    /// Send time of the frame with this nonce, rounded down.
+    /// When a frame with this nonce was sent to the peer, as a lower bound.
     pub fn sent_at(&self, nonce: Nonce) -> Option<Instant> {
         let previous = self.previous.as_ref().map(|(session, _)| session);
         [self.current.as_ref(), previous].into_iter().flatten().find_map(|session| session.sent_at(nonce))
     }
 
-    /// A datagram to the peer was dropped by what carries `max_datagram` bytes. Returns whether that
-    /// told anything.
+    /// Processes a PTB message for a datagram to the peer. Returns whether it was used.
     pub fn on_too_big(&mut self, now: Instant, max_datagram: usize) -> bool {
         self.may_probe_path()
             && self.paths.active_mut().is_some_and(|path| path.mtu.on_too_big(now, max_datagram))
     }
 
-    /// When something authentic last arrived.
+    /// When an authenticated frame last arrived.
     pub fn last_rx(&self) -> Instant {
         self.last_rx
     }
 
-    /// Whether nothing authentic came for as long as `silence`.
+    /// Whether no authenticated frame arrived for `silence`.
     pub fn is_silent(&self, now: Instant, silence: Duration) -> bool {
         now.saturating_since(self.last_rx) >= silence
     }
 
-    /// Whether something waits for a session, or uses it.
+    /// Whether a session is needed or in use.
     pub fn is_active(&self) -> bool {
         self.is_active
     }
 
-    /// Whether the registry must be asked before anything can happen.
+    /// Whether the key exchange needs a registry record.
     pub fn needs_record(&self) -> bool {
-        self.identity_key.is_none() || !self.paths.is_likely()
+        self.identity_key.is_none() || !self.paths.is_corroborated()
     }
 
-    /// A snapshot of the figures.
+    /// Status of a peer for `peers`.
     pub fn status(&self) -> PeerStatus {
         let is_encrypted = self.suite().is_some();
         PeerStatus { endpoint: self.endpoint(), is_encrypted, is_authenticated: is_encrypted }
     }
 
-    /// Starts a key exchange unless there is a session.
+    /// Requests a session, unless there is one.
     pub fn activate(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         self.is_active = true;
         self.check_at.get_or_insert(now + CHECK_INTERVAL);
-        // A key that nothing has opened under may be a replay.
+        // A key under which nothing has opened may be a replay.
         if self.suite().is_none() && self.hello_at.is_none() && self.identity_key.is_some() {
             self.hellos = 0;
             self.send_hello(now, local, out);
@@ -359,18 +358,18 @@ impl Peer {
         if self.capabilities.is_some()
             && let Some(path) = self.paths.active_mut()
         {
-            path.mtu.wake(now);
+            path.mtu.start_if_new(now);
         }
     }
 
-    /// No connection or datagram uses or awaits the session any more.
+    /// The session is no longer needed.
     pub fn deactivate(&mut self) {
         self.is_active = false;
         self.check_at = None;
         self.hello_at = None;
     }
 
-    /// Takes capabilities from a ping or pong; `ours` is our own boot id, which an old peer echoes.
+    /// Processes capabilities of a ping or pong; `ours` is our own boot id, which a legacy peer echoes.
     pub fn on_capabilities(&mut self, now: Instant, capabilities: Capabilities, ours: u64) -> Change {
         if self.is_late {
             return Change::None;
@@ -381,7 +380,7 @@ impl Peer {
         self.probe_at = None;
         self.is_legacy = false;
         if let Some(path) = self.paths.active_mut() {
-            path.mtu.wake(now);
+            path.mtu.start_if_new(now);
         }
         let is_new = self.capabilities.replace(capabilities) != Some(capabilities);
         if is_new {
@@ -398,20 +397,20 @@ impl Peer {
         }
     }
 
-    /// Whether the peer has announced a boot id, so that a new key alone does not mean a restart.
-    pub fn tells_restarts(&self) -> bool {
+    /// Whether the peer ever announced a boot id, so that a new key alone does not imply a restart.
+    pub fn has_sent_boot_id(&self) -> bool {
         self.boot_id.is_some()
     }
 
-    /// Pings the peer unless a ping is outstanding.
-    pub fn ask_capabilities(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
+    /// Pings the peer for its capabilities, unless a ping is outstanding.
+    pub fn request_capabilities(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         if self.probe_at.is_none() {
             self.probes = 0;
             self.send_probe(now, local, out);
         }
     }
 
-    /// The peer announces no capabilities. Returns whether that is news.
+    /// The peer announces no capabilities. Returns whether that is new.
     fn on_legacy(&mut self) -> bool {
         if self.capabilities.is_some() || self.is_legacy {
             return false;
@@ -422,7 +421,7 @@ impl Peer {
         true
     }
 
-    /// Seals a frame whose packet lies between header and tag.
+    /// Seals a frame whose packet is between header and tag.
     ///
     /// # Errors
     /// [`CryptoError::Key`] without a session.
@@ -439,7 +438,7 @@ impl Peer {
         [self.hello_at, self.probe_at, self.check_at, mtu_at, path_at].into_iter().flatten().min()
     }
 
-    /// Acts on passed deadlines.
+    /// Processes expired deadlines.
     pub fn handle_timeout(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) -> Liveness {
         let liveness = self.on_deadlines(now, local, out);
         match liveness {
@@ -457,7 +456,7 @@ impl Peer {
             if self.probes < PROBE_ATTEMPTS {
                 self.send_probe(now, local, out);
             } else if self.candidate.take().is_none() && self.suite().is_none() {
-                // The sender of this key is gone and may be back elsewhere with another key.
+                // The sender of this key does not answer; it may have restarted elsewhere with another.
                 self.current = None;
                 if self.is_active {
                     liveness = Liveness::Stalled;
@@ -473,7 +472,7 @@ impl Peer {
                 return Liveness::Unreachable;
             }
             self.send_hello(now, local, out);
-            // No answer from there; the registry may know a newer endpoint.
+            // No answer; the registry may know another endpoint by now.
             liveness = Liveness::Stalled;
         }
         self.send_challenges(now, local, out);

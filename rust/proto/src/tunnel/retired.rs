@@ -1,18 +1,18 @@
-//! Keys that a peer does not use any more, which only a replay brings back.
+//! Retired exchange keys of a peer, which only a replay can present again.
 
 use std::collections::VecDeque;
 
-/// Keys that may be retired under one exchange key of ours. Then ours is replaced, so that whatever was
-/// sealed under those keys never opens again, even if their names are forgotten.
+/// Peer keys retired under one exchange key of ours before ours is replaced. Frames sealed under those keys
+/// then never open again, even when the keys are no longer remembered.
 const MAX_PER_KEY: usize = 16;
-/// Keys remembered, so that most replays cost nothing.
+/// Upper bound of remembered keys, so that most replays need no signature check.
 const MAX_KEYS: usize = 2 * MAX_PER_KEY;
 
-/// The keys, oldest first.
+/// Retired keys, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Retired {
     keys: VecDeque<[u8; 32]>,
-    /// How many were retired under our present key.
+    /// Number of keys retired under our current key.
     under_key: usize,
 }
 
@@ -52,14 +52,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_bounded_and_our_key_is_replaced_before_a_name_is_lost() {
+    fn our_key_is_replaced_before_a_retired_key_is_dropped() {
         let mut retired = Retired::default();
         let key = |n: usize| [u8::try_from(n).unwrap(); 32];
         let mut since = 0;
         for n in 0..200 {
             retired.push(key(n));
             assert!(retired.keys.len() <= MAX_KEYS);
-            // Whatever was retired under the present key has a name.
+            // Every key retired under the current key is remembered.
             assert!((since..=n).all(|under| retired.contains(&key(under))), "{n}");
             if retired.is_full() {
                 retired.on_own_key();

@@ -1,6 +1,6 @@
-//! The keys and counters that two exchange keys give.
+//! A session: keys, nonce counter and replay windows derived from two exchange keys.
 
-use super::departures::Departures;
+use super::send_times::SendTimes;
 use crate::{
     crypto::{CryptoError, Suite, aead::TunnelKey, exchange::ExchangeKey, replay::PrefixWindows},
     time::Instant,
@@ -17,7 +17,7 @@ pub enum OpenError {
     Unauthentic,
     /// Its counter was accepted before, or is too old.
     Replayed,
-    /// It carries our own nonce: we sealed it, and somebody sent it back.
+    /// It carries our own nonce prefix: our frame was reflected.
     Reflected,
 }
 
@@ -32,10 +32,10 @@ pub enum KeyVerdict {
     Refused,
 }
 
-/// More frames under G2 than a peer sends under both suites.
+/// Frames under G2 after which the suite is settled; more than a peer ever sends under both suites.
 const SETTLED: u32 = 64;
 
-/// One agreement with a peer. The replay windows live as long as the keys.
+/// One key agreement with a peer. The replay windows live as long as the keys.
 #[derive(Debug)]
 pub struct Session {
     /// Our exchange key.
@@ -49,7 +49,7 @@ pub struct Session {
     g2_opened: u32,
     prefix: u32,
     counter: u64,
-    departures: Departures,
+    send_times: SendTimes,
     windows: PrefixWindows,
 }
 
@@ -70,24 +70,24 @@ impl Session {
             g2_opened: 0,
             prefix: random & !1 | side,
             counter: 0,
-            departures: Departures::default(),
+            send_times: SendTimes::default(),
             windows: PrefixWindows::default(),
         })
     }
 
-    /// The suite that a frame of the peer opened under.
+    /// The detected suite: the one under which a frame of the peer opened.
     pub fn suite(&self) -> Option<Suite> {
         self.suite
     }
 
-    /// Whether the peer surely seals under the suite detected here, so that a frame that it does not
-    /// open is no frame of the peer. What was sealed twice, before the peer knew, may have arrived in
-    /// another order there than here.
+    /// Whether the peer certainly uses the detected suite, so that a frame that does not open under it is not
+    /// from the peer. Before that, the first pings, which are sent under both suites, may have arrived in
+    /// different orders on the two sides.
     pub fn is_settled(&self) -> bool {
         self.suite == Some(Suite::G2) && self.g2_opened >= SETTLED
     }
 
-    /// Whether the peer uses up prefixes so fast that a new key is needed.
+    /// Whether the peer used up the nonce prefixes, so that a new key is needed.
     pub fn is_exhausted(&self) -> bool {
         self.windows.is_full()
     }
@@ -99,26 +99,27 @@ impl Session {
         }
     }
 
-    /// Seals `frame`, whose packet lies between header and tag, under the detected suite.
+    /// Seals `frame`, whose packet is between header and tag, under the detected suite.
     ///
     /// # Errors
     /// [`CryptoError::Key`] before the suite is known.
     pub fn seal(&mut self, now: Instant, sender: NodeId, frame: &mut [u8]) -> Result<(), CryptoError> {
         let suite = self.suite.ok_or(CryptoError::Key)?;
         self.counter += 1;
-        self.departures.on_sent(now, self.counter);
+        self.send_times.on_sent(now, self.counter);
         let nonce = Nonce { prefix: self.prefix, counter: self.counter };
         self.key(suite).seal(SealedHeader { sender, nonce }, frame)
     }
 
-    /// Send time of the frame with this nonce, rounded down. Only whoever saw a frame knows the prefix.
+    /// When a frame with this nonce was sent, as a lower bound. An off-path attacker does not know the
+    /// prefix.
     pub fn sent_at(&self, nonce: Nonce) -> Option<Instant> {
         let is_ours = nonce.prefix == self.prefix && nonce.counter <= self.counter;
-        self.departures.sent_at(nonce.counter).filter(|_| is_ours)
+        self.send_times.sent_at(nonce.counter).filter(|_| is_ours)
     }
 
-    /// Seals one packet under both suites with the same counter, the only way to make a peer of an
-    /// unknown suite answer. The keys differ, so no nonce repeats.
+    /// Seals one packet under both suites with the same counter: the only way to reach a peer of unknown
+    /// suite. The keys differ, so no nonce is reused.
     pub fn seal_both(&mut self, sender: NodeId, packet: &[u8]) -> Vec<Vec<u8>> {
         self.counter += 1;
         let nonce = Nonce { prefix: self.prefix, counter: self.counter };
@@ -134,8 +135,8 @@ impl Session {
         frames
     }
 
-    /// Opens a frame in place, and tells whether none that left later came before. On failure the
-    /// ciphertext is gone, so this is for the one session that can have sealed it.
+    /// Opens a frame in place. Returns whether no frame sent later arrived before. A failure destroys the
+    /// ciphertext, so only the single session that can have sealed the frame may be tried.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -146,10 +147,10 @@ impl Session {
         Ok(self.windows.commit(header.nonce.prefix, header.nonce.counter))
     }
 
-    /// Opens a frame into `packet`, trying the detected suite first. Success detects the suite, and
-    /// one under G2 settles it: a peer that can seal so is spoken to so. Without a rule that is the
-    /// same on both sides, two peers that each heard the other's first ping under another suite would
-    /// never understand each other again. Tells whether none that left later came before.
+    /// Opens a frame into `packet`, trying the detected suite first. Success detects the suite, and G2 takes
+    /// precedence over G1. Without a rule common to both sides, two peers that each received the other's
+    /// first ping under a different suite would never agree. Returns whether no frame sent later arrived
+    /// before.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -177,7 +178,7 @@ impl Session {
     }
 
     fn check(&self, nonce: Nonce) -> Result<(), OpenError> {
-        // Both directions share the key, so what we sealed opens too: under G1, which binds no sender.
+        // Both directions use the same key, and G1 does not bind the sender: our own frames would open.
         if nonce.prefix == self.prefix {
             return Err(OpenError::Reflected);
         }
@@ -193,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_left_was_sent() {
+    fn send_times_are_known_for_sent_nonces_only() {
         let keys = [1, 2].map(|n| ExchangeKey::from_secret(&[n; 32]).unwrap());
         let mut session = Session::new(&keys[0], keys[1].public_key(), 8).unwrap();
         session.suite = Some(Suite::G2);
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn sides_that_heard_the_first_ping_under_different_suites_agree_on_one() {
+    fn both_sides_agree_on_a_suite_after_reordered_pings() {
         let keys = [1, 2].map(|n| ExchangeKey::from_secret(&[n; 32]).unwrap());
         let session =
             |own: usize, peer: usize| Session::new(&keys[own], keys[peer].public_key(), own as u32).unwrap();
@@ -229,7 +230,7 @@ mod tests {
         let (mut a, mut b) = (session(0, 1), session(1, 0));
         let twins = a.seal_both(NodeId(1), b"ping").len();
         assert_eq!(twins, 2);
-        // The copy under G1 overtakes the other in one direction.
+        // In one direction the copy under G1 arrives first.
         deliver(&mut b, &mut a, 1).unwrap();
         let (suite_of_a, suite_of_b) = (a.suite(), b.suite());
         assert_eq!((suite_of_a, suite_of_b), (Some(Suite::G1), None));

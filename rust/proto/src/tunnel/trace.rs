@@ -1,60 +1,60 @@
-//! What a peer records for [`Trace`](crate::trace::Trace).
+//! Trace events of a peer, for [`Trace`](crate::trace::Trace).
 
 use core::net::SocketAddr;
 
 use super::{Capabilities, session::KeyVerdict};
 use crate::crypto::Suite;
 
-/// Something that happened between us and a peer.
+/// An event of the tunnel to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TunnelEvent {
-    /// Our key went to the peer.
+    /// Our key was sent to the peer.
     KeySent {
-        /// Where to.
+        /// Destination.
         to: SocketAddr,
-        /// Whether its key was asked for.
+        /// Whether a bare key, which asks for the peer's key, was sent with it.
         asks_back: bool,
     },
-    /// A signed key of the peer came, one that was not known.
+    /// A signed key of the peer arrived that was not known.
     KeyReceived {
-        /// Where from.
+        /// Source.
         from: SocketAddr,
-        /// What became of it.
+        /// Its outcome.
         verdict: KeyVerdict,
     },
-    /// A session was made that has to show itself beside the current one.
+    /// A candidate session was created beside the current one.
     Candidate {
-        /// Whether its key is a new one of ours.
+        /// Whether it comes from a new key of ours.
         is_rekey: bool,
     },
-    /// Frames are sealed under another session from now on.
+    /// Another session is used for sealing from now on.
     Installed {
-        /// Whether it is the one before, whose successor was made of a replayed key.
+        /// Whether it is the previous one, whose successor came from a replayed key.
         is_reinstated: bool,
     },
-    /// The suite of the current session is known, or another one than it seemed.
+    /// The suite of the current session was detected, or changed to G2.
     SuiteLatched(Suite),
-    /// The peer told what it can do.
+    /// The peer announced new capabilities.
     Capabilities(Capabilities),
-    /// The peer echoed our capabilities, as peers of older generations do.
+    /// The peer echoed our capabilities: it is a legacy node.
     Legacy,
-    /// The peer is another process than before.
+    /// The peer restarted.
     Restarted,
     /// An address was challenged.
     Challenged(SocketAddr),
-    /// An address answered its challenge, and frames go there.
+    /// An address was validated, and is used for sending.
     PathValidated {
-        /// Which.
+        /// The address.
         at: SocketAddr,
-        /// Whether frames went elsewhere before.
+        /// Whether another address was used before.
         has_moved: bool,
     },
-    /// The largest segment that is known to pass, bytes.
+    /// The largest segment that path and peer accept, bytes.
     MaxSegment(usize),
-    /// No answers; the registry may know another endpoint.
+    /// The peer does not answer; the registry may know another endpoint.
     Stalled,
     /// The key exchange was given up.
     Unreachable,
-    /// Every session and what the peer told in them is void: its identity changed.
+    /// All sessions were dropped: the peer's identity changed.
     Forgotten,
 }

@@ -24,7 +24,7 @@ pub struct NetworkId(pub u16);
 pub struct Port(pub u16);
 
 impl NodeId {
-    /// The node id that stands for all members of a network.
+    /// The node id that addresses all members of a network.
     pub const BROADCAST: Self = Self(u32::MAX);
 }
 
@@ -51,7 +51,7 @@ impl Address {
         Self { network: NetworkId::BACKBONE, node }
     }
 
-    /// Whether this stands for all members of its network.
+    /// Whether this addresses all members of its network.
     pub fn is_broadcast(self) -> bool {
         self.node == NodeId::BROADCAST
     }
@@ -61,7 +61,7 @@ impl Address {
         self == Self::default()
     }
 
-    /// Reads an address from its six bytes.
+    /// Parses an address from its six bytes.
     pub const fn parse(bytes: [u8; Self::LEN]) -> Self {
         let [n0, n1, a, b, c, d] = bytes;
         Self {

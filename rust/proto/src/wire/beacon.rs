@@ -16,7 +16,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{ParseError, addr::NodeId};
 
-/// Bytes of the longest endpoint message.
+/// Length of the longest endpoint message, bytes.
 pub const MAX_ENDPOINT_LEN: usize = 1 + 1 + 16 + 2;
 
 const DISCOVER: u8 = 0x01;
@@ -35,9 +35,9 @@ const NOTIFY: u8 = 0x0a;
 pub enum Message<'a> {
     /// Asks for the sender's endpoint as the beacon sees it.
     Discover {
-        /// Who asks; 0 before it has an id.
+        /// The requester; 0 before it has an id.
         node: NodeId,
-        /// The asker's Ed25519 public key, if it sent one.
+        /// The requester's Ed25519 public key, if it sent one.
         identity_key: Option<[u8; 32]>,
         /// Whether [`Message::RelayDeliver`] with a destination is understood.
         is_extended: bool,
@@ -46,39 +46,39 @@ pub enum Message<'a> {
     DiscoverReply(SocketAddr),
     /// Asks the beacon to make two nodes punch towards each other.
     PunchRequest {
-        /// Who asks.
+        /// The requester.
         requester: NodeId,
-        /// Whom it wants to reach.
+        /// The node that it wants to reach.
         target: NodeId,
     },
     /// Tells a node to send punch datagrams to this endpoint.
     PunchCommand(SocketAddr),
-    /// A frame to be passed on.
+    /// A frame to be relayed.
     Relay {
-        /// Who claims to send it.
+        /// The claimed sender.
         sender: NodeId,
-        /// For whom it is.
+        /// The destination.
         destination: NodeId,
         /// The tunnel frame.
         frame: &'a [u8],
     },
-    /// A frame that was passed on.
+    /// A relayed frame.
     RelayDeliver {
-        /// Who claims to have sent it.
+        /// The claimed sender.
         sender: NodeId,
-        /// For whom it is, in the extended form.
+        /// The destination, in the extended form.
         destination: Option<NodeId>,
         /// The tunnel frame.
         frame: &'a [u8],
     },
-    /// Which nodes another beacon serves.
+    /// The nodes that another beacon serves.
     Sync {
         /// The other beacon.
         beacon: u32,
         /// Its nodes, four bytes each.
         nodes: &'a [u8],
     },
-    /// Something waits at the registry.
+    /// Something for the node is pending at the registry.
     Notify {
         /// 1: relayed handshakes.
         kind: u8,
@@ -86,7 +86,7 @@ pub enum Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Reads one message; bytes behind it are ignored.
+    /// Parses one message; trailing bytes are ignored.
     ///
     /// # Errors
     /// [`ParseError::Truncated`], [`ParseError::UnknownType`], or [`ParseError::Invalid`] for an IP

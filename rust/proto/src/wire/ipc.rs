@@ -1,4 +1,4 @@
-//! Frames on the daemon's Unix socket: the dialect of existing drivers and, from 0x60 up, ours.
+//! Frames on the daemon's Unix socket: those of existing drivers and, from 0x60 up, our extension.
 //! `docs/reference/protocol/ipc.md` describes every frame.
 //!
 //! ```text
@@ -10,9 +10,9 @@
 
 use super::addr::{Address, Port};
 
-/// Bytes of the largest frame, without its length field.
+/// Largest frame without its length field, bytes.
 pub const MAX_FRAME: usize = 1 << 20;
-/// Bytes of the length field.
+/// Length of the length field, bytes.
 pub const LENGTH_LEN: usize = 4;
 /// The version of our extension.
 pub const VERSION: u16 = 1;
@@ -99,7 +99,7 @@ pub enum Frame<'a> {
     },
     Unbind(Port),
     Cancel,
-    /// A verb that the control plane answers.
+    /// A verb answered by the control plane.
     Control {
         command: u8,
         payload: &'a [u8],
@@ -154,10 +154,10 @@ pub enum Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// Reads the body of a frame: command and payload.
+    /// Parses the body of a frame: command and payload.
     ///
     /// # Errors
-    /// The text that drivers of old expect for a payload that is too short.
+    /// The error text that existing drivers expect for a truncated payload.
     pub fn parse(body: &'a [u8]) -> Result<Self, &'static str> {
         let (command, payload) = body.split_first().ok_or("empty frame")?;
         let mut reader = Reader(payload);
@@ -256,8 +256,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Splits one frame off the front of `bytes`: its body and the bytes it took, or `None` when it is
-/// not complete.
+/// Splits one frame off the front of `bytes`: its body and its total length, or `None` when it is incomplete.
 ///
 /// # Errors
 /// The stated length, when it exceeds [`MAX_FRAME`].
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn short_payloads_are_refused_with_the_texts_drivers_know() {
+    fn short_payloads_are_refused_with_the_texts_of_existing_drivers() {
         assert_eq!(Frame::parse(&[code::BIND, 0]), Err("bind: missing port"));
         assert_eq!(Frame::parse(&[code::DIAL, 0, 0]), Err("dial: missing address/port"));
         assert_eq!(Frame::parse(&[code::OPEN_STREAM, 0]), Err("truncated frame"));

@@ -1,7 +1,7 @@
 //! Bytes on the wire to typed values and back. No state, no clock, no policy.
 //!
-//! Every parser takes untrusted bytes, never panics, bounds what it reads before it allocates and
-//! fails with [`ParseError`] alone.
+//! Every parser accepts untrusted bytes, never panics, checks bounds before it allocates, and fails only with
+//! [`ParseError`].
 
 pub mod addr;
 pub mod beacon;
@@ -11,22 +11,22 @@ pub mod sack;
 pub mod seq;
 pub mod tunnel;
 
-/// Why untrusted bytes were refused. Each variant is counted by name where it is dropped.
+/// Why untrusted bytes were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// Fewer bytes than the fixed part or a length field promises.
+    /// Fewer bytes than the fixed part or a length field requires.
     #[error("truncated")]
     Truncated,
     /// The checksum does not match the bytes.
     #[error("bad checksum")]
     Checksum,
-    /// A version other than the one we speak.
+    /// An unsupported version.
     #[error("unsupported version")]
     Version,
-    /// A magic, code or kind that is not assigned.
+    /// An unassigned magic, code or kind.
     #[error("unknown type")]
     UnknownType,
-    /// A field holds a value outside its range.
+    /// A field value is out of range.
     #[error("invalid field")]
     Invalid,
     /// A length field exceeds the bound for this message.

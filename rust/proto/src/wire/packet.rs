@@ -16,7 +16,7 @@ use super::{
     seq::SeqNumber,
 };
 
-/// Bytes of the fixed header.
+/// Length of the fixed header, bytes.
 pub const HEADER_LEN: usize = 34;
 
 /// The largest payload that the 16-bit length field can describe, bytes.
@@ -24,14 +24,14 @@ pub const MAX_PAYLOAD: usize = u16::MAX as usize;
 
 const VERSION: u8 = 1;
 
-/// What the payload is.
+/// Type of the payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Protocol {
     /// A segment of a reliable stream.
     Stream,
     /// An unreliable datagram.
     Datagram,
-    /// Liveness of the tunnel.
+    /// Tunnel control: ping and pong.
     Control,
 }
 
@@ -101,7 +101,7 @@ impl Flags {
 pub struct Header {
     /// Control bits.
     pub flags: Flags,
-    /// What the payload is.
+    /// Type of the payload.
     pub protocol: Protocol,
     /// Sender.
     pub src: Address,
@@ -120,7 +120,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads one packet: the header and the payload it announces.
+    /// Parses one packet: its header and payload.
     ///
     /// # Errors
     /// [`ParseError::Truncated`], [`ParseError::Version`], [`ParseError::Checksum`], or
@@ -152,9 +152,9 @@ impl Header {
         Ok((header, payload))
     }
 
-    /// Writes the header, with length and checksum, in front of a payload that already stands at
-    /// `bytes[HEADER_LEN..]`. Returns `false` and writes nothing when `bytes` is shorter than a
-    /// header or the payload longer than [`MAX_PAYLOAD`].
+    /// Writes the header, with length and checksum, in front of the payload at `bytes[HEADER_LEN..]`. Returns
+    /// `false` and writes nothing when `bytes` is shorter than a header or the payload longer than
+    /// [`MAX_PAYLOAD`].
     #[must_use]
     pub fn emit(&self, bytes: &mut [u8]) -> bool {
         let Some((head, payload)) = bytes.split_first_chunk_mut::<HEADER_LEN>() else {

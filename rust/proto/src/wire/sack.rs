@@ -8,15 +8,15 @@
 //! +------+-------+----------+-----------+ ...
 //! ```
 //!
-//! Nothing in the header tells such a payload from data, so data that looks like it must be cut
-//! before it is sent ([`unambiguous_len`]), and an arriving payload counts as SACK only when its length
-//! is exact and every block lies in what we have sent ([`parse_exact`]).
+//! Nothing in the header distinguishes such a payload from data, so data that looks like SACK must be split
+//! before it is sent ([`look_alike_len`]), and an arriving payload counts as SACK only when its length is
+//! exact and every block covers sent data ([`parse_exact`]).
 
 use super::{ParseError, seq::SeqNumber};
 
-/// Blocks that fit one acknowledgement.
+/// Upper bound of blocks in one acknowledgement.
 pub const MAX_BLOCKS: usize = 4;
-/// Bytes of the longest encoding.
+/// Longest encoding, bytes.
 pub const MAX_LEN: usize = PREFIX_LEN + MAX_BLOCKS * BLOCK_LEN;
 
 const MAGIC: [u8; 4] = *b"SACK";
@@ -26,9 +26,9 @@ const BLOCK_LEN: usize = 8;
 /// A range of sequence numbers that the receiver holds beyond the cumulative acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SackBlock {
-    /// First number held.
+    /// First sequence number held.
     pub left_edge: SeqNumber,
-    /// The number after the last one held.
+    /// The sequence number after the last one held.
     pub right_edge: SeqNumber,
 }
 
@@ -40,7 +40,7 @@ pub struct SackBlocks {
 }
 
 impl SackBlocks {
-    /// Appends a block; a fifth is ignored, as encoders do.
+    /// Appends a block; a fifth one is ignored.
     pub fn push(&mut self, block: SackBlock) {
         if let Some(slot) = self.blocks.get_mut(self.len) {
             *slot = block;
@@ -58,7 +58,7 @@ impl SackBlocks {
         self.len == 0
     }
 
-    /// The highest four of ascending, disjoint `ranges`, as current peers choose them.
+    /// The four highest of ascending, disjoint `ranges`.
     pub fn highest<I>(ranges: I) -> Self
     where
         I: DoubleEndedIterator<Item = SackBlock>,
@@ -71,7 +71,7 @@ impl SackBlocks {
         kept
     }
 
-    /// Bytes of the encoding.
+    /// Length of the encoding, bytes.
     pub fn buffer_len(&self) -> usize {
         PREFIX_LEN + self.len * BLOCK_LEN
     }
@@ -94,7 +94,7 @@ impl SackBlocks {
         Some(len)
     }
 
-    /// Reads blocks as existing receivers do: surplus bytes are ignored and edges not checked.
+    /// Parses blocks as leniently as legacy receivers: trailing bytes are ignored and edges are not checked.
     ///
     /// # Errors
     /// [`ParseError::Truncated`], [`ParseError::UnknownType`] without the magic, or
@@ -122,16 +122,16 @@ impl SackBlocks {
     }
 }
 
-/// The blocks of `payload` if it cannot be data: its length is exact and each block is a range of
-/// what we have sent (`left < right <= snd_nxt`).
+/// The blocks of `payload` if it is SACK: its length is exact and each block covers sent data (`left < right
+/// <= snd_nxt`).
 pub fn parse_exact(payload: &[u8], snd_nxt: SeqNumber) -> Option<SackBlocks> {
     let blocks = SackBlocks::parse(payload).ok()?;
     let is_ours = |b: &SackBlock| b.left_edge < b.right_edge && b.right_edge <= snd_nxt;
     (payload.len() == blocks.buffer_len() && blocks.as_slice().iter().all(is_ours)).then_some(blocks)
 }
 
-/// Where a segment with this payload must be cut so that no receiver takes it for SACK; `None` when
-/// it is safe. The cut leaves fewer bytes than the magic, and the rest starts inside it.
-pub fn unambiguous_len(payload: &[u8]) -> Option<usize> {
+/// The length to which a data segment with this payload must be shortened so that no receiver parses it as
+/// SACK; `None` if it is safe. The first part is shorter than the magic, and the rest starts inside it.
+pub fn look_alike_len(payload: &[u8]) -> Option<usize> {
     SackBlocks::parse(payload).ok().map(|_| 2)
 }

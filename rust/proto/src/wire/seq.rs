@@ -1,6 +1,6 @@
 //! Sequence numbers: the modulo 2^32 space of RFC 9293 section 3.4.
 //!
-//! Nowhere else is a sequence number compared or subtracted as an integer.
+//! No other code compares or subtracts sequence numbers as integers.
 
 use core::{
     cmp::Ordering,

@@ -9,28 +9,27 @@
 //! PILC | sender u32 | echo 16 | cookie 16
 //! ```
 //!
-//! A node that has no time for signed keys of unproven addresses answers one with `PILC`: the first
-//! bytes of the X25519 key that it did not look at, and a cookie for the address that it came from. Sent
-//! again with the cookie behind it, the key shows that somebody receives at that address. Old peers
-//! ignore `PILC`, and bytes behind a key.
+//! A node above its rate limit of signature checks answers a signed key with `PILC`: the first bytes of the
+//! X25519 key, and a cookie for its source address. The key sent again with the cookie appended shows that
+//! the sender receives at that address. Legacy peers ignore `PILC`, and bytes after a key.
 //!
 //! A datagram whose first byte is below 0x10 is a beacon message instead.
 
 use super::{ParseError, addr::NodeId};
 
-/// Bytes in front of the ciphertext of a sealed frame.
+/// Length of the header of a sealed frame, bytes.
 pub const SEALED_HEADER_LEN: usize = 20;
-/// Bytes of the authentication tag behind the ciphertext.
+/// Length of the authentication tag after the ciphertext, bytes.
 pub const TAG_LEN: usize = 16;
 /// Bytes that sealing adds to a packet.
 pub const SEALED_OVERHEAD: usize = SEALED_HEADER_LEN + TAG_LEN;
-/// Bytes of a signed key frame.
+/// Length of a signed key frame, bytes.
 pub const SIGNED_KEY_LEN: usize = 4 + 4 + 32 + 32 + 64;
-/// Bytes of a bare key frame.
+/// Length of a bare key frame, bytes.
 pub const BARE_KEY_LEN: usize = 4 + 4 + 32;
-/// Bytes of a cookie.
+/// Length of a cookie, bytes.
 pub const COOKIE_LEN: usize = 16;
-/// Bytes of a cookie reply; no more than any frame that draws one.
+/// Length of a cookie reply, bytes; no longer than the frame that it answers.
 pub const COOKIE_REPLY_LEN: usize = 4 + 4 + ECHO_LEN + COOKIE_LEN;
 /// A hole-punching datagram.
 pub const PUNCH: [u8; 4] = *b"PILP";
@@ -44,7 +43,7 @@ const ECHO_LEN: usize = 16;
 const _: () = assert!(COOKIE_REPLY_LEN <= SIGNED_KEY_LEN, "a reply amplifies nothing");
 const FIRST_MAGIC: u8 = 0x10;
 
-/// The 96-bit nonce of a sealed frame: a random prefix and a counter that only grows.
+/// The 96-bit nonce of a sealed frame: a random prefix and an increasing counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Nonce {
     /// Random per session and sender.
@@ -57,7 +56,7 @@ impl Nonce {
     /// Bytes on the wire.
     pub const LEN: usize = 12;
 
-    /// The bytes that enter the cipher.
+    /// The bytes given to the cipher.
     pub fn emit(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[..4].copy_from_slice(&self.prefix.to_be_bytes());
@@ -71,17 +70,17 @@ impl Nonce {
     }
 }
 
-/// The fixed front of a sealed frame.
+/// The header of a sealed frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SealedHeader {
-    /// Who claims to have sealed it; authenticated only by opening.
+    /// The claimed sender; authenticated only by opening the frame.
     pub sender: NodeId,
     /// The nonce it was sealed with.
     pub nonce: Nonce,
 }
 
 impl SealedHeader {
-    /// The front of the frame.
+    /// Encodes the header.
     pub fn emit(self) -> [u8; SEALED_HEADER_LEN] {
         let mut bytes = [0; SEALED_HEADER_LEN];
         bytes[..4].copy_from_slice(&SEALED);
@@ -91,17 +90,17 @@ impl SealedHeader {
     }
 }
 
-/// A key frame, bare or signed.
+/// An unsigned key frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BareKey {
-    /// Who sends it.
+    /// The sender.
     pub sender: NodeId,
     /// The X25519 public key.
     pub exchange_key: [u8; 32],
 }
 
 impl BareKey {
-    /// The whole frame.
+    /// Encodes the frame.
     pub fn emit(&self) -> [u8; BARE_KEY_LEN] {
         let mut bytes = [0; BARE_KEY_LEN];
         bytes[..4].copy_from_slice(&BARE_KEY);
@@ -114,18 +113,18 @@ impl BareKey {
 /// A key frame whose exchange key is signed by the sender's identity. Parsing does not verify it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SignedKey {
-    /// Who sends it.
+    /// The sender.
     pub sender: NodeId,
     /// The X25519 public key.
     pub exchange_key: [u8; 32],
     /// The Ed25519 public key that the registry must confirm.
     pub identity_key: [u8; 32],
-    /// Over `auth`, the sender and the exchange key.
+    /// Signature over `auth`, the sender and the exchange key.
     pub signature: [u8; 64],
 }
 
 impl SignedKey {
-    /// The whole frame.
+    /// Encodes the frame.
     pub fn emit(&self) -> [u8; SIGNED_KEY_LEN] {
         let mut bytes = [0; SIGNED_KEY_LEN];
         bytes[..4].copy_from_slice(&SIGNED_KEY);
@@ -137,22 +136,22 @@ impl SignedKey {
     }
 }
 
-/// What shows that somebody receives at an address.
+/// Proof that the sender receives at its source address.
 pub type Cookie = [u8; COOKIE_LEN];
 
-/// The cookie behind a signed key frame, if there is one.
+/// The cookie after a signed key frame, if there is one.
 pub fn cookie_of(bytes: &[u8]) -> Option<Cookie> {
     bytes.get(SIGNED_KEY_LEN..)?.first_chunk().copied()
 }
 
-/// Asks for a signed key once more, with a cookie.
+/// Requests a signed key again, with a cookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CookieReply {
-    /// Who asks.
+    /// The requester.
     pub sender: NodeId,
     /// The first bytes of the X25519 key that was sent.
     echo: [u8; ECHO_LEN],
-    /// To be put behind the key.
+    /// To be appended to the key.
     pub cookie: Cookie,
 }
 
@@ -167,7 +166,7 @@ impl CookieReply {
         exchange_key.starts_with(&self.echo)
     }
 
-    /// The whole frame.
+    /// Encodes the frame.
     pub fn emit(&self) -> [u8; COOKIE_REPLY_LEN] {
         let mut bytes = [0; COOKIE_REPLY_LEN];
         bytes[..4].copy_from_slice(&COOKIE_REPLY);
@@ -178,11 +177,11 @@ impl CookieReply {
     }
 }
 
-/// What a datagram is. Sealed and plain frames are described by where their parts lie, so that they
-/// can be opened in place.
+/// Type of a datagram. The payload of sealed and plain frames stays in the datagram, so that it can be opened
+/// in place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Frame {
-    /// A packet in the clear, behind its magic.
+    /// An unencrypted packet after its magic.
     Plain,
     /// A ciphertext and its tag start at [`SEALED_HEADER_LEN`].
     Sealed(SealedHeader),
@@ -190,16 +189,16 @@ pub enum Frame {
     BareKey(BareKey),
     /// A signed key.
     SignedKey(SignedKey),
-    /// Asks for a signed key with a cookie.
+    /// Requests a signed key with a cookie.
     CookieReply(CookieReply),
-    /// Opens a NAT mapping and means nothing.
+    /// Opens a NAT binding; has no content.
     Punch,
     /// A beacon message; the whole datagram belongs to it.
     Beacon,
 }
 
 impl Frame {
-    /// Tells what a datagram is. Bytes behind a key frame are ignored.
+    /// Parses a datagram. Bytes after a key frame are ignored.
     ///
     /// # Errors
     /// [`ParseError::UnknownType`] or [`ParseError::Truncated`].
@@ -259,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cookie_reply_is_read_back_and_a_shorter_one_is_none() {
+    fn a_cookie_reply_round_trips_and_a_truncated_one_is_refused() {
         let key = core::array::from_fn(|n| n as u8);
         let reply = CookieReply::new(NodeId(0x0102_0304), &key, [9; COOKIE_LEN]);
         let bytes = reply.emit();
@@ -274,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_what_lies_behind_a_signed_key() {
+    fn a_cookie_follows_a_signed_key() {
         let mut bytes = vec![1; SIGNED_KEY_LEN];
         assert_eq!(cookie_of(&bytes), None);
         bytes.extend([2; COOKIE_LEN - 1]);

@@ -1,4 +1,4 @@
-//! Who gets into a private node, and what those hear who do not.
+//! Admission to a private node and to networks, and silence towards refused peers.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ fn decide(net: &mut Net, n: u32, caller: Caller, is_admitted: bool) {
 }
 
 #[test]
-fn a_stranger_hears_nothing_and_is_asked_about_once() {
+fn a_refused_peer_hears_nothing_and_is_queried_once() {
     let mut net = private_pair();
     let now = net.now;
     net.of(1).send_datagram(now, Port(5), Address::backbone(NodeId(2)), Port(9), b"let me in").unwrap();
@@ -67,7 +67,7 @@ fn a_stranger_hears_nothing_and_is_asked_about_once() {
     let key = Identity::from_seed(&seed_of(1)).unwrap().public_key();
     assert_eq!(asked(&mut net, 2), (caller(1), key));
     decide(&mut net, 2, caller(1), false);
-    // Not even a closed port says that there is one.
+    // A closed port is not answered either.
     let closed_port = dial(&mut net, 1, Address::backbone(NodeId(2)), 81);
     assert_eq!(net.event(1, closed(id)), CloseReason::SynTimeout);
     assert_eq!(net.event(1, closed(closed_port)), CloseReason::SynTimeout);
@@ -80,7 +80,7 @@ fn a_stranger_hears_nothing_and_is_asked_about_once() {
 }
 
 #[test]
-fn an_admitted_peer_notices_nothing() {
+fn an_admitted_peer_sees_no_loss() {
     let mut net = private_pair();
     let id = dial(&mut net, 1, Address::backbone(NodeId(2)), 80);
     let now = net.now;
@@ -99,7 +99,7 @@ fn an_admitted_peer_notices_nothing() {
 }
 
 #[test]
-fn whom_we_called_may_call_back_for_a_while_and_only_two_ports() {
+fn a_dialled_peer_may_call_back_to_two_ports_for_a_while() {
     let mut net = private_pair();
     net.of(1).listen(Port(80)).unwrap();
     net.connect(2, 1);
@@ -107,7 +107,7 @@ fn whom_we_called_may_call_back_for_a_while_and_only_two_ports() {
         let id = dial(&mut net, 1, Address::backbone(NodeId(2)), port);
         connected(&mut net, 1, id);
     }
-    // A refusal is about other ports, too.
+    // The refusal applies to other ports as well.
     dial(&mut net, 1, Address::backbone(NodeId(2)), 80);
     asked(&mut net, 2);
     decide(&mut net, 2, caller(1), false);
@@ -119,7 +119,7 @@ fn whom_we_called_may_call_back_for_a_while_and_only_two_ports() {
 }
 
 #[test]
-fn an_expected_call_needs_no_call_of_ours() {
+fn expect_call_admits_a_peer_without_a_dial() {
     let mut net = private_pair();
     let now = net.now;
     net.of(2).expect_call(now, NodeId(1));
@@ -128,7 +128,7 @@ fn an_expected_call_needs_no_call_of_ours() {
 }
 
 #[test]
-fn verdicts_end_and_dismissal_resets_both_sides() {
+fn verdicts_expire_and_dismissal_resets_both_sides() {
     let mut net = private_pair();
     decide(&mut net, 2, caller(1), true);
     let (a, b) = net.connect(1, 2);
@@ -149,7 +149,7 @@ fn verdicts_end_and_dismissal_resets_both_sides() {
 }
 
 #[test]
-fn what_waits_for_a_verdict_is_bounded() {
+fn held_packets_are_bounded() {
     let mut net = private_pair();
     for n in 0..50_u8 {
         let now = net.now;
@@ -167,7 +167,7 @@ fn what_waits_for_a_verdict_is_bounded() {
 }
 
 #[test]
-fn a_network_is_for_its_members() {
+fn only_members_reach_a_network() {
     let mut net = private_pair();
     net.of(2).set_private(false);
     let network = NetworkId(7);

@@ -1,4 +1,4 @@
-//! What the congestion controller and the pacer are told, and what follows, with a hand-made peer.
+//! Inputs and effects of congestion controller and pacer, with a scripted peer.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use pilot_proto::{config::Algorithm, transport::Options};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// With nothing in flight there is nothing to spread.
+/// With nothing in flight there is nothing to pace.
 #[test]
-fn a_path_that_became_faster_is_not_paced_by_what_it_was() {
+fn an_empty_flight_is_not_paced_by_an_old_rate() {
     let mut script = Script::established(plain(), 50);
     script.write(1000);
     assert_eq!(script.data().len(), 1);
@@ -24,7 +24,7 @@ fn a_path_that_became_faster_is_not_paced_by_what_it_was() {
 
 /// RFC 7661 section 4.3: the largest flight of a round trip counts, not the last one.
 #[test]
-fn a_window_that_was_used_grows_although_the_flight_is_small_by_now() {
+fn the_largest_flight_of_a_round_decides_about_growth() {
     let mut script = Script::established(plain(), 50);
     script.write(25_000);
     assert_eq!(script.data().len(), 25);
@@ -38,10 +38,10 @@ fn a_window_that_was_used_grows_although_the_flight_is_small_by_now() {
     assert!(script.connection.stats().cwnd > cwnd);
 }
 
-/// RFC 9937 section 6.2: what an acknowledgement shows to be lost forbids the segment more than
-/// arrived that its progress would allow.
+/// RFC 9937 section 6.2: without new losses progress allows one segment more than was delivered; with them it
+/// does not.
 #[test]
-fn as_much_leaves_as_arrived_while_losses_show() {
+fn as_much_is_sent_as_delivered_during_new_losses() {
     let mut script = Script::established(plain(), 50);
     script.write(200_000);
     assert_eq!(script.data().len(), 40);
@@ -58,7 +58,7 @@ fn bbr() -> Options {
 /// draft-ietf-ccwg-bbr section 5.3.1.2: three round trips without growth end the search, not three
 /// acknowledgements.
 #[test]
-fn the_search_for_bandwidth_lasts_for_round_trips() {
+fn startup_lasts_three_round_trips_without_growth() {
     let mut script = Script::established(bbr(), 50);
     script.write(200_000);
     script.data();
@@ -79,10 +79,10 @@ fn the_search_for_bandwidth_lasts_for_round_trips() {
     assert!((120..390).contains(&steps), "{steps}");
 }
 
-/// RFC 6675 section 5, step 4.3: the first repair leaves whatever the window, here that of a BBR whose
-/// flight is larger.
+/// RFC 6675 section 5, step 4.3: the first retransmission ignores the window, here BBR's, which is smaller
+/// than the flight.
 #[test]
-fn the_first_repair_does_not_wait_for_the_window() {
+fn the_first_retransmission_ignores_the_window() {
     let mut script = Script::established(bbr(), 50);
     let (mut acked, mut sent) = (1, 1);
     let is_over = |script: &Script| {
@@ -105,9 +105,9 @@ fn the_first_repair_does_not_wait_for_the_window() {
     assert_eq!(data(&script.wait(5 * MS)), [(acked, 1000)]);
 }
 
-/// draft-ietf-ccwg-bbr section 4.1.2.4: a rate that the application set says nothing about the path.
+/// draft-ietf-ccwg-bbr section 4.1.2.4: application-limited samples do not count.
 #[test]
-fn a_quiet_application_does_not_end_the_search_for_bandwidth() {
+fn application_limited_samples_do_not_end_startup() {
     let mut script = Script::established(bbr(), 50);
     for n in 1..=20 {
         script.write(1000);
@@ -119,8 +119,7 @@ fn a_quiet_application_does_not_end_the_search_for_bandwidth() {
     assert!(script.connection.stats().pacing_rate > 50_000);
 }
 
-/// Section 5.4.1: who was idle starts at the rate that the path is known to carry, wherever in the
-/// cycle of probing the pause began.
+/// Section 5.4.1: after idle, transmission restarts at the estimated bandwidth, in any phase of the cycle.
 #[test]
 fn a_restart_from_idle_is_paced_at_the_bandwidth() {
     for rounds in 1..10 {

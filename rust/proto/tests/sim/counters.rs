@@ -1,4 +1,4 @@
-//! The counters that `info` shows: one for each kind of segment that left, arrived or was dropped.
+//! The counters shown by `info`, one per kind of sent, received or dropped segment.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ fn plain() -> Options {
 }
 
 #[test]
-fn what_leaves_and_what_it_takes_to_get_it_there() {
+fn sent_and_retransmitted_segments_are_counted() {
     let mut script = Script::established(plain(), 50);
     script.write(5500);
     assert_eq!(script.data().len(), 6);
@@ -32,7 +32,7 @@ fn what_leaves_and_what_it_takes_to_get_it_there() {
     script.wait(20 * MS);
     script.now += 50 * MS;
     script.ack(5501);
-    // A segment that the timer repairs, the probe being lost as well.
+    // The tail loss probe is lost as well, so the timer retransmits.
     script.write(1000);
     script.data();
     script.wait(500 * MS);
@@ -51,7 +51,7 @@ fn what_leaves_and_what_it_takes_to_get_it_there() {
 }
 
 #[test]
-fn a_fin_is_no_data_segment() {
+fn a_fin_is_not_counted_as_data() {
     let mut script = Script::established(plain(), 50);
     script.write(1000);
     script.connection.shutdown();
@@ -60,7 +60,7 @@ fn a_fin_is_no_data_segment() {
 }
 
 #[test]
-fn what_arrives_and_why_some_of_it_is_dropped() {
+fn received_and_dropped_segments_are_counted() {
     let config = TransportConfig { out_of_order_segments: 1, ..TransportConfig::default() };
     let mut script = Script::established(Options { config: Arc::new(config), ..plain() }, 50);
     let counters = |script: &Script| script.connection.stats().counters;
@@ -72,7 +72,7 @@ fn what_arrives_and_why_some_of_it_is_dropped() {
         bytes_recv: 4,
         segs_recv: 6,
         duplicates: 1,
-        // The buffer is full, and what it holds counts as dropped too when it comes again.
+        // The buffer is full; repeated segments count as dropped too.
         reassembly_overflow: 2,
         sack_sent: 3,
         ..Counters::default()
@@ -92,7 +92,7 @@ fn what_arrives_and_why_some_of_it_is_dropped() {
 }
 
 #[test]
-fn an_answer_to_another_syn_is_counted() {
+fn a_syn_ack_for_another_syn_is_counted() {
     let mut script = Script::connecting(plain());
     script.recv(SYN_ACK, 0, 7, WINDOW, &[]);
     script.recv(ACK, 0, 1, WINDOW, &[]);

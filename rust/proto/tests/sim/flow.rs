@@ -1,5 +1,5 @@
-//! How much leaves, and when: the peer's window, window probes, pacing, and the windows of those who
-//! read and write (RFC 9293 section 3.8.6, RFC 7661) with a hand-made peer.
+//! Flow control: send window, window probes, pacing, buffer auto-tuning (RFC 9293 section 3.8.6, RFC 7661),
+//! with a scripted peer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,10 +18,10 @@ fn configured(change: impl FnOnce(&mut TransportConfig)) -> Options {
     Options { config: Arc::new(config), ..plain() }
 }
 
-/// RFC 9293 section 3.8.6.1: the interval doubles while the window stays closed, whatever else the
-/// peer says, and starts again once it was open.
+/// RFC 9293 section 3.8.6.1: the interval doubles while the window stays closed and restarts once it was
+/// open.
 #[test]
-fn probes_that_the_peer_takes_come_at_doubling_intervals() {
+fn window_probe_intervals_double() {
     let mut script = Script::established(plain(), 50);
     let mut acked = 1;
     let mut closed = |script: &mut Script| {
@@ -51,9 +51,9 @@ fn probes_that_the_peer_takes_come_at_doubling_intervals() {
     assert_eq!(closed(&mut script), expected);
 }
 
-/// After the first round trip a window leaves over the next one, not at once (RFC 9002 section 7.7).
+/// After the first RTT a window is paced over the next one (RFC 9002 section 7.7).
 #[test]
-fn a_flight_is_spread_over_the_round_trip() {
+fn a_flight_is_paced_over_the_round_trip() {
     let mut script = Script::established(plain(), 50);
     script.write(200_000);
     assert_eq!(script.data().len(), 40, "the initial window at once");
@@ -62,16 +62,16 @@ fn a_flight_is_spread_over_the_round_trip() {
     script.ack(seg(40));
     // Five windows of 80,960 bytes per 50 ms.
     assert_eq!(script.connection.stats().pacing_rate, 8_096_000);
-    // What the first millisecond and the one saved up allow.
+    // The bytes of two pacing quanta.
     let burst = script.data().len();
     assert!((8..=18).contains(&burst), "{burst} segments at once");
     let sent = script.wait(5 * MS).iter().filter_map(Out::data).count();
     assert!((32..=50).contains(&sent), "{sent} segments in 5 ms");
 }
 
-/// FIN and acknowledgements take no time on the path worth waiting for.
+/// FIN and pure ACKs are not paced.
 #[test]
-fn what_is_no_data_is_not_paced() {
+fn fin_and_pure_acks_are_not_paced() {
     let mut script = Script::established(plain(), 50);
     script.write(41_000);
     script.data();
@@ -82,9 +82,9 @@ fn what_is_no_data_is_not_paced() {
     assert_eq!(script.sent()[0].flags, FIN_ACK);
 }
 
-/// A connection that may send nothing would hear nothing that opens its window.
+/// One segment may always be sent; otherwise no acknowledgement would open the window.
 #[test]
-fn a_single_segment_leaves_whatever_the_window() {
+fn a_single_segment_ignores_the_window() {
     let mut script = Script::established(configured(|config| config.initial_window = 500), 50);
     script.write(2000);
     assert_eq!(script.data(), [(seg(0), 1000)]);
@@ -93,9 +93,9 @@ fn a_single_segment_leaves_whatever_the_window() {
     assert_eq!(script.data(), [(seg(1), 1000)]);
 }
 
-/// RFC 7661 section 4.3: in slow start a window of which half is used grows.
+/// RFC 7661 section 4.3: in slow start a half-used window grows.
 #[test]
-fn a_window_that_is_not_used_does_not_grow() {
+fn an_unused_window_does_not_grow() {
     for (writes, grows) in [(&[20_479][..], false), (&[20_480], true), (&[2000, 19_000], true)] {
         let mut script = Script::established(Options { no_delay: true, ..plain() }, 50);
         for len in writes {
@@ -107,7 +107,7 @@ fn a_window_that_is_not_used_does_not_grow() {
         let cwnd = script.connection.stats().cwnd;
         assert_eq!(cwnd > 40_960, grows, "{writes:?}: {cwnd}");
     }
-    // What an earlier round trip used does not count.
+    // The use in an earlier round trip does not count.
     let mut script = Script::established(plain(), 50);
     let mut round = |segments: usize| {
         script.write(segments * 1000);
@@ -119,9 +119,9 @@ fn a_window_that_is_not_used_does_not_grow() {
     assert_eq!([10; 4].map(round), [80_960; 4]);
 }
 
-/// In congestion avoidance nothing has to double, so that half a window is not enough.
+/// In congestion avoidance only a fully used window grows.
 #[test]
-fn after_a_loss_only_a_window_that_is_full_grows() {
+fn in_congestion_avoidance_only_a_full_window_grows() {
     let mut script = Script::established(Options { dialect: Dialect::G1, ..plain() }, 50);
     script.write(20_000);
     script.data();
@@ -141,9 +141,9 @@ fn after_a_loss_only_a_window_that_is_full_grows() {
 }
 
 /// A flight counts until all that was on its way with it is acknowledged, not longer for having been as
-/// large once more. Old peers' acknowledgements grow the window by two segments each (RFC 3465).
+/// large once more. Legacy peers' acknowledgements grow the window by two segments each (RFC 3465).
 #[test]
-fn a_window_that_was_used_grows_for_one_round_trip() {
+fn a_used_window_grows_for_one_round_trip() {
     let mut script = Script::established(Options { dialect: Dialect::G2, ..plain() }, 50);
     script.write(40_000);
     assert_eq!(script.data().len(), 40);
@@ -158,9 +158,9 @@ fn a_window_that_was_used_grows_for_one_round_trip() {
     assert_eq!(window_after(60, 0), 44_960);
 }
 
-/// What is no whole segment waits for company, but not for ever.
+/// Silly window avoidance ends when nothing is outstanding.
 #[test]
-fn a_window_smaller_than_a_segment_is_filled_when_nothing_is_on_its_way() {
+fn a_small_window_is_filled_when_nothing_is_outstanding() {
     let options = Options { dialect: Dialect::G2, max_segment: 4000, ..plain() };
     let mut script = Script::established(options, 50);
     script.recv(ACK, 1, 1, 1, &[]);
@@ -170,9 +170,9 @@ fn a_window_smaller_than_a_segment_is_filled_when_nothing_is_on_its_way() {
     assert_eq!(script.data(), [(1153, 1152)]);
 }
 
-/// FIN needs no place in the window, so that a reader who waits for the end need not make room for it.
+/// FIN is accepted beyond a full window.
 #[test]
-fn a_fin_is_taken_behind_a_full_window() {
+fn a_fin_is_accepted_beyond_a_full_window() {
     let mut script = Script::established(configured(|config| config.recv_buffer = 4 * 4096), 50);
     for n in 0..4 {
         script.recv(ACK, 1 + n * 4096, 1, WINDOW, &[b'y'; 4096]);
@@ -182,9 +182,9 @@ fn a_fin_is_taken_behind_a_full_window() {
     assert_eq!(script.connection.state(), State::CloseWait);
 }
 
-/// A segment at a time, and nothing behind a gap.
+/// One segment at a time, and no out-of-order segments.
 #[test]
-fn little_is_kept_when_memory_is_exhausted() {
+fn exhausted_memory_keeps_one_segment() {
     let mut script = Script::established(plain(), 50);
     script.connection.set_supply(Supply::Exhausted);
     script.recv(ACK, 4097, 1, WINDOW, &[b'y'; 4096]);
@@ -199,9 +199,9 @@ fn little_is_kept_when_memory_is_exhausted() {
     assert_eq!(script.connection.readable(), 4096, "whoever reads is served");
 }
 
-/// Data carries the acknowledgement; SACK, which takes the place of data, leaves by itself.
+/// Data carries the acknowledgement; SACK needs a pure ACK.
 #[test]
-fn an_acknowledgement_rides_on_data_unless_it_reports_a_gap() {
+fn acknowledgements_are_piggybacked_unless_they_carry_sack() {
     for (seq, expected) in [(1, 1), (100, 2)] {
         let mut script = Script::established(plain(), 50);
         script.write(10);
@@ -212,7 +212,7 @@ fn an_acknowledgement_rides_on_data_unless_it_reports_a_gap() {
     }
 }
 
-/// The window doubles once the reader takes half of it in a round trip.
+/// The window doubles once half of it is read per RTT.
 #[test]
 fn a_reader_that_keeps_up_gets_a_larger_window() {
     for (reads, ms, expected) in [
@@ -234,7 +234,7 @@ fn a_reader_that_keeps_up_gets_a_larger_window() {
     }
 }
 
-/// RFC 9293 section 3.8.6.2.2: nobody needs a window for data that will not come.
+/// RFC 9293 section 3.8.6.2.2: after FIN no window is needed.
 #[test]
 fn no_window_update_follows_a_fin() {
     let mut script = Script::established(plain(), 50);
@@ -251,7 +251,7 @@ fn no_window_update_follows_a_fin() {
 }
 
 #[test]
-fn a_refused_writer_waits_for_half_a_backlog() {
+fn a_blocked_writer_is_woken_at_half_a_backlog() {
     for (max_segment, is_told) in [(1000, true), (1300, false)] {
         let options = configured(|config| config.send_backlog = 8000);
         let mut script = Script::established(Options { max_segment, ..options }, 50);
@@ -269,7 +269,7 @@ fn a_refused_writer_waits_for_half_a_backlog() {
 }
 
 #[test]
-fn bytes_written_in_place_leave_as_they_were_written() {
+fn bytes_written_in_place_are_sent_unchanged() {
     let mut script = Script::established(configured(|config| config.send_backlog = 5), 50);
     script.events();
     let room = script.connection.send_reserve(100).unwrap();
@@ -277,7 +277,7 @@ fn bytes_written_in_place_leave_as_they_were_written() {
     room[..3].copy_from_slice(b"abc");
     script.connection.send_commit(3);
     assert_eq!(script.sent()[0].payload, b"abc");
-    // A reservation that finds no room asks to be told.
+    // A failed reservation requests a Writable event.
     assert_eq!(script.connection.send(b"01234"), Ok(5));
     assert!(script.connection.send_reserve(1).unwrap().is_empty());
     assert_eq!(script.events(), []);
@@ -286,9 +286,9 @@ fn bytes_written_in_place_leave_as_they_were_written() {
     assert_eq!(script.events(), [ConnectionEvent::Writable]);
 }
 
-/// What is read in small parts within a round trip counts as a whole.
+/// Small reads within an RTT are added up.
 #[test]
-fn a_window_that_is_read_in_a_round_trip_doubles() {
+fn a_window_read_within_a_round_trip_doubles() {
     let mut script = Script::established(plain(), 50);
     let window = script.connection.stats().rcv_wnd;
     for n in 0..=window as u32 / 1000 {
@@ -303,7 +303,7 @@ fn a_window_that_is_read_in_a_round_trip_doubles() {
 }
 
 #[test]
-fn what_was_read_is_not_announced() {
+fn readable_is_not_reported_after_reading() {
     let mut script = Script::established(plain(), 50);
     script.events();
     script.recv(ACK, 1, 1, WINDOW, b"abc");
@@ -322,9 +322,9 @@ fn what_was_read_is_not_announced() {
     assert!(script.connection.is_at_end());
 }
 
-/// The node learns how to talk to a peer only when its session is up.
+/// The dialect is known only when the peer's session is established.
 #[test]
-fn what_is_queued_before_the_handshake_leaves_with_the_number_and_size_chosen_later() {
+fn data_queued_before_the_handshake_uses_the_final_iss_and_segment_size() {
     let now = pilot_proto::time::Instant::from_millis(1000);
     let options = Options { max_segment: 4000, ..plain() };
     let tuple = crate::pair::tuple(0);
@@ -346,9 +346,9 @@ fn what_is_queued_before_the_handshake_leaves_with_the_number_and_size_chosen_la
     assert_eq!(script.connection.state(), State::Established);
 }
 
-/// So do the controller and what bounds its window.
+/// The controller and its bound depend on the dialect.
 #[test]
-fn the_controller_is_chosen_when_the_peer_is_known() {
+fn the_controller_is_set_with_the_dialect() {
     let mut script = Script::connecting(plain());
     script.connection.set_congestion(Algorithm::Bbr);
     assert_eq!(script.connection.stats().congestion, Algorithm::Bbr);

@@ -1,4 +1,4 @@
-//! A hand-made peer of a whole node: it has the right keys and sends what it likes from where it likes.
+//! A scripted peer of a whole node: it has valid keys and sends any frame from any address.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -20,15 +20,15 @@ use crate::sessions::exchange_key;
 
 pub(crate) const PEER: NodeId = NodeId(1);
 pub(crate) const SELF: NodeId = NodeId(2);
-/// Bytes of the headers of IPv4 and UDP.
+/// Headers of IPv4 and UDP, bytes.
 const AROUND: usize = 28;
 
-/// An address; the peer is at the first one.
+/// The `n`th address; the peer starts at the first one.
 pub(crate) fn at(n: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n], 4000))
 }
 
-/// A session as the peer's generation has it: under one suite.
+/// The peer's session, under the suite of its generation.
 pub(crate) struct Sealing {
     peer_key: [u8; 32],
     key: TunnelKey,
@@ -57,20 +57,20 @@ pub(crate) struct Hand {
     identity: Identity,
     key: ExchangeKey,
     pub(crate) session: Option<Sealing>,
-    /// How the peer speaks: `None` for one like the node.
+    /// Generation of the peer: its suite, or `None` for a native peer.
     old: Option<Suite>,
-    /// What left, and has not been looked at.
+    /// Frames sent by the node and not examined yet.
     pub(crate) sent: Vec<(SocketAddr, Vec<u8>)>,
-    /// Bytes to and from each address.
+    /// Bytes sent to and received from each address.
     pub(crate) traffic: BTreeMap<SocketAddr, (usize, usize)>,
     pub(crate) events: Vec<Event>,
-    /// Where the registry places the peer.
+    /// Endpoint of the peer in the registry.
     pub(crate) told: SocketAddr,
-    /// The number of the node's SYN.
+    /// Sequence number of the node's SYN.
     pub(crate) first_number: u32,
 }
 
-/// A packet of the peer's for the node.
+/// A packet from the peer to the node.
 pub(crate) fn packet(protocol: Protocol, flags: Flags, ports: (u16, u16), seq: u32) -> Header {
     Header {
         flags,
@@ -86,7 +86,7 @@ pub(crate) fn packet(protocol: Protocol, flags: Flags, ports: (u16, u16), seq: u
 }
 
 impl Hand {
-    /// A peer that nobody has heard of.
+    /// A peer unknown to the node.
     pub(crate) fn new(old: Option<Suite>) -> Self {
         let now = Instant::from_millis(1000);
         let mut node = Node::new(now, &[2; 32], &[3; 32], NodeConfig::default()).unwrap();
@@ -107,7 +107,7 @@ impl Hand {
         }
     }
 
-    /// A peer with a session, at its first address.
+    /// A peer with an established session, at its first address.
     pub(crate) fn connected(old: Option<Suite>) -> Self {
         let mut hand = Self::new(old);
         hand.send_key(at(1));
@@ -123,7 +123,7 @@ impl Hand {
         self.node.peers().find(|(id, _)| *id == PEER).and_then(|(_, peer)| peer.endpoint)
     }
 
-    /// Takes what the node has to send and to say.
+    /// Drains the node's datagrams and events.
     pub(crate) fn drain(&mut self) {
         let mut buffer = vec![0; 65536];
         loop {
@@ -146,14 +146,14 @@ impl Hand {
         }
     }
 
-    /// A datagram arrives.
+    /// Delivers a datagram to the node.
     pub(crate) fn deliver(&mut self, from: SocketAddr, datagram: &[u8]) {
         self.traffic.entry(from).or_default().1 += datagram.len() + AROUND;
         self.node.handle_datagram(self.now, from, &mut datagram.to_vec());
         self.drain();
     }
 
-    /// Time passes.
+    /// Advances the time.
     pub(crate) fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(at) = self.node.poll_timeout().filter(|at| *at <= end) {
@@ -178,13 +178,13 @@ impl Hand {
         self.deliver(from, &key);
     }
 
-    /// Another process of the peer takes over.
+    /// Restarts the peer.
     pub(crate) fn restart(&mut self, n: u8) {
         self.key = exchange_key(n);
         self.session = None;
     }
 
-    /// Seals a packet as the peer does.
+    /// Seals a packet under the peer's session.
     pub(crate) fn seal(&mut self, mut header: Header, payload: &[u8]) -> Vec<u8> {
         header.window = 512;
         let mut packet = vec![0; HEADER_LEN + payload.len()];
@@ -193,7 +193,7 @@ impl Hand {
         self.session.as_mut().unwrap().seal(&packet)
     }
 
-    /// The peer pings, which any frame of it might be.
+    /// Sends a ping of the peer.
     pub(crate) fn ping(&mut self, from: SocketAddr) {
         let header = packet(Protocol::Control, Flags::NONE, (5, 0), 1);
         let frame = self.seal(header, b"ping");
@@ -214,7 +214,7 @@ impl Hand {
         answered
     }
 
-    /// The pong that a frame of the node asks for.
+    /// The pong for a ping of the node.
     pub(crate) fn take(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
         let header = match Frame::parse(frame).unwrap() {
             Frame::SignedKey(key) => {
@@ -258,14 +258,14 @@ impl Hand {
         })
     }
 
-    /// Whether no more than three times what came from an address went there.
+    /// Whether the anti-amplification limit was kept for an address.
     pub(crate) fn is_within_limit(&self, address: SocketAddr) -> bool {
         let (sent, received) = self.traffic.get(&address).copied().unwrap_or_default();
         sent <= 3 * received
     }
 }
 
-/// What a node sealed, with another sender written on it.
+/// Rewrites the sender of a frame that the node sealed.
 pub(crate) fn with_sender(frame: &[u8], sender: NodeId) -> Vec<u8> {
     let mut frame = frame.to_vec();
     assert!(frame.len() > SEALED_HEADER_LEN);

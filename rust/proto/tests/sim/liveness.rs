@@ -1,4 +1,4 @@
-//! When a peer is asked for its keys or for a sign of life, and when it is given up.
+//! Key exchange retries, keepalives and dead peer detection of the tunnel.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -6,7 +6,7 @@ use crate::sessions::{BOOT_ID, PEER, Process, View, endpoint, exchange_key};
 use pilot_proto::{
     crypto::CryptoError,
     time::Instant,
-    tunnel::{Capabilities, Change, KeyVerdict, Liveness, OpenError, Peer, Proof, Session},
+    tunnel::{Capabilities, Change, KeyVerdict, Liveness, OpenError, PathChange, Peer, Session},
     wire::{
         addr::{NodeId, Port},
         seq::SeqNumber,
@@ -18,8 +18,7 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 impl View {
-    /// What left since the last look: `s` for our signed key, `b` for a bare one, which asks back, `.`
-    /// for a sealed frame.
+    /// Frames sent since the last call: `s` for a signed key, `b` for a bare key, `.` for a sealed frame.
     fn left(&mut self) -> String {
         let kind = |frame: &[u8]| match Frame::parse(frame) {
             Ok(Frame::SignedKey(_)) => 's',
@@ -40,7 +39,7 @@ impl View {
         self.with_peer(|peer, local, out| peer.handle_timeout(now, local, out))
     }
 
-    /// Goes to the next deadline and acts on it.
+    /// Advances to the next deadline and handles it.
     fn next(&mut self) -> Liveness {
         self.now = self.peer.poll_timeout().unwrap();
         self.act()
@@ -51,8 +50,8 @@ impl View {
         self.peer.seal(self.now, NodeId(2), &mut frame).unwrap();
     }
 
-    /// A session with a peer that tells no capabilities, in use since now.
-    fn with_old_peer() -> (Self, Process) {
+    /// A session in use with a peer without capabilities.
+    fn with_legacy_peer() -> (Self, Process) {
         let mut view = Self::new();
         let mut process = view.process(10);
         assert_eq!(view.hear_key(&process), KeyVerdict::Accepted);
@@ -61,8 +60,8 @@ impl View {
         let echo = Capabilities { boot_id: BOOT_ID, max_segment: 4096 };
         assert_eq!(view.peer.on_capabilities(view.now, echo, BOOT_ID), Change::Ready);
         assert_eq!(view.peer.on_capabilities(view.now, echo, BOOT_ID), Change::None);
-        assert!(view.peer.is_ready() && !view.peer.tells_restarts());
-        assert_eq!(view.answer_pings(&mut process, endpoint()), [Proof::Validated]);
+        assert!(view.peer.is_ready() && !view.peer.has_sent_boot_id());
+        assert_eq!(view.answer_pings(&mut process, endpoint()), [PathChange::Validated]);
         view.activate();
         view.left();
         (view, process)
@@ -70,7 +69,7 @@ impl View {
 }
 
 #[test]
-fn a_hello_is_repeated_until_the_peer_is_given_up() {
+fn hellos_are_retried_until_the_peer_is_unreachable() {
     let mut view = View::new();
     assert!(!view.peer.is_active() && !view.peer.is_ready());
     let begin = view.now;
@@ -88,9 +87,9 @@ fn a_hello_is_repeated_until_the_peer_is_given_up() {
     assert_eq!(view.now, begin + 19 * SECOND);
 }
 
-/// Pings under both suites, until one tells which the peer has; no more than the key pays for.
+/// Pings are sent under both suites until one is detected, within the anti-amplification limit.
 #[test]
-fn a_key_whose_owner_does_not_answer_is_given_up() {
+fn an_unanswered_key_is_dropped() {
     for is_needed in [false, true] {
         let mut view = View::new();
         view.activate();
@@ -123,7 +122,7 @@ fn a_key_whose_owner_does_not_answer_is_given_up() {
 }
 
 #[test]
-fn a_session_outlasts_pings_that_nobody_answers() {
+fn unanswered_pings_do_not_end_a_session() {
     let mut view = View::new();
     let mut process = view.process(10);
     view.hear_key(&process);
@@ -137,13 +136,13 @@ fn a_session_outlasts_pings_that_nobody_answers() {
     assert_eq!(pings, 6);
     let now = view.now;
     for expected in [".", ""] {
-        view.with_peer(|peer, local, out| peer.ask_capabilities(now, local, out));
+        view.with_peer(|peer, local, out| peer.request_capabilities(now, local, out));
         assert_eq!(view.left(), expected);
     }
 }
 
 #[test]
-fn the_record_of_the_registry_moves_no_session_that_works() {
+fn a_registry_record_does_not_move_a_working_session() {
     let mut view = View::new();
     let record = |view: &mut View, port: u16| {
         let (now, key) = (view.now, view.peer.identity_key().unwrap());
@@ -152,7 +151,7 @@ fn the_record_of_the_registry_moves_no_session_that_works() {
         (view.peer.endpoint().unwrap().port(), view.left())
     };
     assert_eq!(record(&mut view, 4001), (4001, String::new()));
-    let (mut view, _) = View::with_old_peer();
+    let (mut view, _) = View::with_legacy_peer();
     assert_eq!(record(&mut view, 4001), (4000, String::new()), "it was heard just now");
     view.now += SECOND;
     assert_eq!(record(&mut view, 4000), (4000, String::new()));
@@ -166,7 +165,7 @@ fn the_record_of_the_registry_moves_no_session_that_works() {
 }
 
 #[test]
-fn a_peer_needs_a_key_and_a_place() {
+fn a_key_exchange_needs_identity_key_and_address() {
     let now = Instant::from_millis(1000);
     let mut view = View::new();
     view.peer = Peer::new(now, PEER, exchange_key(100));
@@ -179,8 +178,8 @@ fn a_peer_needs_a_key_and_a_place() {
 
 /// RFC 8899: with peers that answer padded pings by short ones, and while the path is used.
 #[test]
-fn only_a_path_that_is_used_is_probed_and_not_to_old_peers() {
-    let (mut view, _) = View::with_old_peer();
+fn only_active_paths_of_native_peers_are_probed() {
+    let (mut view, _) = View::with_legacy_peer();
     view.peer.on_path_suspect(view.now);
     assert_eq!((view.act(), view.left()), (Liveness::Fine, String::new()));
     let mut view = View::new();
@@ -190,24 +189,24 @@ fn only_a_path_that_is_used_is_probed_and_not_to_old_peers() {
     let told = Capabilities { boot_id: 77, max_segment: 1300 };
     assert_eq!(view.peer.on_capabilities(view.now, told, BOOT_ID), Change::Ready);
     assert_eq!(view.peer.on_capabilities(view.now, told, BOOT_ID), Change::None);
-    assert!(view.peer.tells_restarts());
+    assert!(view.peer.has_sent_boot_id());
     view.activate();
     assert_eq!(view.act(), Liveness::Fine);
     assert!(!view.out.iter().any(|(_, frame)| frame.len() > 1000), "nor to where it may not be");
     view.peer.deactivate();
-    assert_eq!(view.answer_pings(&mut process, endpoint()), [Proof::Validated]);
+    assert_eq!(view.answer_pings(&mut process, endpoint()), [PathChange::Validated]);
     assert_eq!(view.peer.poll_timeout(), None);
     assert!(!view.peer.has_new_segment());
     view.activate();
     assert_eq!((view.act(), view.left()), (Liveness::Fine, ".".to_owned()));
     view.peer.on_pong(view.now, Port(2), SeqNumber::new(1));
     assert!(view.peer.has_new_segment());
-    assert_eq!(view.peer.tell_segment(), 1300, "what the peer takes");
+    assert_eq!(view.peer.take_segment(), 1300, "what the peer takes");
     assert!(!view.peer.has_new_segment());
 }
 
 #[test]
-fn nothing_is_asked_of_a_peer_that_nobody_needs() {
+fn inactive_peers_are_not_probed() {
     let mut view = View::new();
     view.activate();
     view.peer.deactivate();
@@ -215,9 +214,9 @@ fn nothing_is_asked_of_a_peer_that_nobody_needs() {
     assert_eq!(view.peer.poll_timeout(), None);
 }
 
-/// A flood of keys draws four answers a second.
+/// A flood of keys gets four answers per second.
 #[test]
-fn answers_to_keys_are_few() {
+fn answers_to_keys_are_rate_limited() {
     let mut view = View::new();
     for (ms, expected) in [(0, "s"), (249, ""), (1, "s"), (249, ""), (1, "s")] {
         view.now += ms * MS;
@@ -228,7 +227,7 @@ fn answers_to_keys_are_few() {
 }
 
 #[test]
-fn frames_that_nothing_opens_ask_for_keys_unless_a_session_stands() {
+fn unopened_frames_trigger_a_key_exchange_without_a_session() {
     let unopened = |view: &mut View| {
         let now = view.now;
         view.with_peer(|peer, local, out| peer.on_unopened(now, endpoint(), 100, local, out));
@@ -239,13 +238,13 @@ fn frames_that_nothing_opens_ask_for_keys_unless_a_session_stands() {
         view.now += ms * MS;
         assert_eq!(unopened(&mut view), expected);
     }
-    let (mut view, _) = View::with_old_peer();
+    let (mut view, _) = View::with_legacy_peer();
     assert_eq!(unopened(&mut view), "");
 }
 
 #[test]
-fn an_idle_path_is_kept_alive_every_twenty_five_seconds() {
-    let (mut view, mut process) = View::with_old_peer();
+fn keepalives_are_sent_after_25_idle_seconds() {
+    let (mut view, mut process) = View::with_legacy_peer();
     let begin = view.now;
     for seconds in [5, 10, 15, 20, 25, 30] {
         assert_eq!(view.next(), Liveness::Fine);
@@ -257,9 +256,9 @@ fn an_idle_path_is_kept_alive_every_twenty_five_seconds() {
 }
 
 #[test]
-fn a_peer_that_does_not_answer_for_four_seconds_is_asked_for_its_keys() {
+fn four_seconds_without_an_answer_start_a_key_exchange() {
     for (silent_ms, liveness, expected) in [(4000, Liveness::Stalled, "sb."), (3999, Liveness::Fine, "")] {
-        let (mut view, mut process) = View::with_old_peer();
+        let (mut view, mut process) = View::with_legacy_peer();
         view.now += 5 * SECOND - silent_ms * MS;
         view.hear_frame(&mut process).unwrap();
         view.now += MS;
@@ -267,16 +266,16 @@ fn a_peer_that_does_not_answer_for_four_seconds_is_asked_for_its_keys() {
         assert_eq!((view.next(), view.left()), (liveness, expected.to_owned()), "{silent_ms}");
         assert_eq!(view.peer.is_silent(view.now, 4 * SECOND), liveness == Liveness::Stalled);
     }
-    // Whoever was sent nothing owes nothing.
-    let (mut view, _) = View::with_old_peer();
+    // A peer that was sent nothing need not answer.
+    let (mut view, _) = View::with_legacy_peer();
     assert_eq!((view.next(), view.left()), (Liveness::Fine, String::new()));
 }
 
 /// Each prefix costs a replay window; a peer that used up all of them gets a new key.
 #[test]
-fn a_peer_that_used_up_its_prefixes_is_asked_for_a_new_key() {
+fn exhausted_nonce_prefixes_start_a_rekey() {
     for (prefixes, expected) in [(63, ""), (64, "sb..")] {
-        let (mut view, _) = View::with_old_peer();
+        let (mut view, _) = View::with_legacy_peer();
         for n in 1..prefixes {
             let session = Session::new(&exchange_key(10), view.own, 1000 + 2 * n).unwrap();
             let mut process = view.process(10);
@@ -288,8 +287,8 @@ fn a_peer_that_used_up_its_prefixes_is_asked_for_a_new_key() {
 }
 
 #[test]
-fn forgotten_sessions_open_nothing_and_seal_nothing() {
-    let (mut view, mut process) = View::with_old_peer();
+fn dropped_sessions_neither_open_nor_seal() {
+    let (mut view, mut process) = View::with_legacy_peer();
     view.peer.forget_sessions(view.now, exchange_key(101));
     assert!(!view.peer.is_ready() && view.peer.suite().is_none());
     assert_eq!(view.hear_frame(&mut process), Err(OpenError::Unauthentic));

@@ -1,4 +1,4 @@
-//! Loss, and what looks like it: RFC 5681, 6298, 6582, 6675 and section 6 of 8985 with a hand-made peer.
+//! Loss detection and recovery (RFC 5681, 6298, 6582, 6675, 8985 section 6) with a scripted peer.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use pilot_proto::transport::{CloseReason, ConnectionEvent, Dialect, Options};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// [`sending`] to a peer that reports nothing of what it holds.
+/// [`sending`] to a peer without SACK.
 fn sending_to_old(segments: usize) -> Script {
     let mut script = Script::established(Options { dialect: Dialect::G1, ..plain() }, 50);
     script.write(segments * 1000);
@@ -15,7 +15,7 @@ fn sending_to_old(segments: usize) -> Script {
     script
 }
 
-/// Waits until `count` segments were sent again because of the timer.
+/// Waits until `count` segments were retransmitted after timeouts.
 fn wait_for_timeout(script: &mut Script, count: u64) {
     for _ in 0..20_000 {
         if script.connection.stats().counters.retransmits >= count {
@@ -26,9 +26,9 @@ fn wait_for_timeout(script: &mut Script, count: u64) {
     panic!("no timeout: {:?}", script.connection.stats());
 }
 
-/// RFC 8985 section 3.4: what no other algorithm repairs without a timeout.
+/// RFC 8985 section 3.4: a lost retransmission is detected without a timeout.
 #[test]
-fn a_retransmission_that_is_lost_again_is_repeated_without_a_timeout() {
+fn a_lost_retransmission_needs_no_timeout() {
     let mut script = sending(60);
     script.now += 50 * MS;
     script.sack(1, &[(seg(1), seg(40))]);
@@ -42,9 +42,9 @@ fn a_retransmission_that_is_lost_again_is_repeated_without_a_timeout() {
     assert_eq!((counters.retransmits, counters.fast_retx), (0, 2));
 }
 
-/// RFC 6582 section 3.2, step 3: the acknowledgement that ends a repair leaves the halved window.
+/// RFC 6582 section 3.2, step 3: a full acknowledgement leaves the halved window.
 #[test]
-fn the_end_of_a_repair_does_not_grow_the_window() {
+fn the_end_of_recovery_does_not_grow_the_window() {
     let mut script = sending_to_old(100);
     script.now += 50 * MS;
     for _ in 0..3 {
@@ -58,16 +58,16 @@ fn the_end_of_a_repair_does_not_grow_the_window() {
     assert_eq!((stats.cwnd, stats.in_recovery), (20_000, false));
 }
 
-/// RFC 6675 section 2: with SACK, a duplicate acknowledgement is one that reports something new.
+/// RFC 6675 section 2: with SACK, a duplicate acknowledgement must carry new SACK information.
 #[test]
-fn duplicates_of_a_peer_with_sack_that_report_nothing_repeat_nothing() {
+fn bare_duplicates_of_a_sack_peer_retransmit_nothing() {
     let mut script = sending(20);
     script.now += 50 * MS;
     for _ in 0..10 {
         script.ack(1);
     }
     assert_eq!(script.data(), []);
-    // So does an old one that once reported something.
+    // The same for a legacy peer that has sent SACK once.
     let mut script = sending_to_old(20);
     script.now += 50 * MS;
     script.sack(1, &[(seg(1), seg(20))]);
@@ -82,9 +82,9 @@ fn duplicates_of_a_peer_with_sack_that_report_nothing_repeat_nothing() {
     assert_eq!(script.data(), []);
 }
 
-/// RFC 5681 section 3.2: duplicates count in a row.
+/// RFC 5681 section 3.2: only consecutive duplicates count.
 #[test]
-fn duplicates_before_progress_do_not_count_after_it() {
+fn progress_resets_the_duplicate_count() {
     let mut script = sending_to_old(20);
     script.now += 50 * MS;
     for ack in [1, 1, seg(1), seg(1), seg(1)] {
@@ -98,7 +98,7 @@ fn duplicates_before_progress_do_not_count_after_it() {
 
 /// RFC 5681 section 2: without data outstanding nothing is a duplicate.
 #[test]
-fn what_an_idle_connection_hears_is_no_duplicate() {
+fn an_idle_connection_counts_no_duplicates() {
     let mut script = Script::established(plain(), 50);
     for _ in 0..2 {
         script.ack(1);
@@ -111,10 +111,10 @@ fn what_an_idle_connection_hears_is_no_duplicate() {
     assert_eq!(script.connection.stats().counters.dup_acks, 1);
 }
 
-/// RFC 6582 section 3.2, step 3: the next hole is repeated at once, even on a path that is known to
-/// reorder, where RACK would wait.
+/// RFC 6582 section 3.2, step 3: the next hole is retransmitted at once, even where RACK would wait for
+/// reordering.
 #[test]
-fn a_partial_acknowledgement_repeats_the_next_hole_without_delay() {
+fn a_partial_acknowledgement_retransmits_the_next_hole_at_once() {
     let mut script = sending_to_old(4);
     script.now += 50 * MS;
     for _ in 0..3 {
@@ -132,15 +132,15 @@ fn a_partial_acknowledgement_repeats_the_next_hole_without_delay() {
         script.ack(seg(4));
     }
     assert_eq!(script.data(), [(seg(4), 1000)]);
-    // Both the first segment and the last one, which left 20 ms before the repair, were lost.
+    // The first and the last segment, sent 20 ms before the retransmission, were lost.
     script.now += 50 * MS;
     script.ack(seg(23));
     assert_eq!(script.data(), [(seg(23), 1000)]);
 }
 
-/// RFC 6582 section 3.2: only an acknowledgement of something new points at the next hole.
+/// RFC 6582 section 3.2: only a partial acknowledgement indicates the next hole.
 #[test]
-fn duplicates_during_a_repair_repeat_nothing() {
+fn duplicates_during_recovery_retransmit_nothing() {
     let mut script = sending_to_old(20);
     script.now += 50 * MS;
     for ack in [1, 1, 1] {
@@ -156,7 +156,7 @@ fn duplicates_during_a_repair_repeat_nothing() {
     }
 }
 
-/// Eight in a row break the connection.
+/// Eight consecutive timeouts break the connection.
 #[test]
 fn timeouts_with_progress_between_them_do_not_add_up() {
     let mut script = sending(20);
@@ -172,13 +172,13 @@ fn timeouts_with_progress_between_them_do_not_add_up() {
     assert!(!script.events().iter().any(closed));
 }
 
-/// RFC 6675 section 6: the timer must not expire before the answer to a retransmission can be here.
+/// RFC 6675 section 6: retransmitting the first segment restarts the timer.
 #[test]
-fn the_timeout_counts_from_the_retransmission_of_the_first_segment() {
+fn retransmitting_the_first_segment_restarts_the_timer() {
     let mut script = sending(200);
     script.now += 50 * MS;
     script.ack(seg(36));
-    // The flight is paced now, and the retransmission must wait for its turn.
+    // The flight is paced now, so the retransmission is delayed.
     script.data();
     script.sack(seg(36), &[(seg(37), seg(40))]);
     assert_eq!(script.data(), []);
@@ -190,9 +190,9 @@ fn the_timeout_counts_from_the_retransmission_of_the_first_segment() {
     assert_eq!(timeout.at - again, 200 * MS);
 }
 
-/// RFC 6298 (5.1): nor does it start again with what leaves later.
+/// RFC 6298 (5.1): later segments do not restart the timer.
 #[test]
-fn what_leaves_after_the_first_segment_does_not_move_the_timeout() {
+fn later_segments_do_not_restart_the_timer() {
     let mut script = sending(200);
     script.now += 50 * MS;
     script.ack(seg(10));
@@ -206,10 +206,10 @@ fn what_leaves_after_the_first_segment_does_not_move_the_timeout() {
     assert_eq!(timeout.at - first, 200 * MS);
 }
 
-/// RFC 5681 section 3.1 (the loss window) and RFC 8985 section 6.3: one segment leaves, then whatever
-/// the window allows once anything is heard.
+/// RFC 5681 section 3.1 (loss window) and RFC 8985 section 6.3: one segment is sent, then as much as the
+/// window allows after a new acknowledgement.
 #[test]
-fn after_a_timeout_news_opens_the_window_and_old_news_does_not() {
+fn after_a_timeout_only_new_acknowledgements_open_the_window() {
     let timed_out = || {
         let mut script = sending(20);
         let sent = data(&script.wait(310 * MS));
@@ -218,23 +218,23 @@ fn after_a_timeout_news_opens_the_window_and_old_news_does_not() {
         script
     };
     let mut script = timed_out();
-    // Half of the first segment is no news: old peers acknowledge whole ones.
+    // A partial ACK of the first segment is no progress: legacy peers acknowledge whole segments.
     script.ack(501);
     assert_eq!(script.data(), []);
     script.sack(1, &[(seg(5), seg(7))]);
     assert_eq!(script.data().first(), Some(&(seg(1), 1000)));
-    // So does progress, from a peer that holds nothing else.
+    // So does progress, from a peer without SACK.
     let mut script = timed_out();
     script.ack(seg(1));
     assert!(script.wait(20 * MS).len() > 1);
-    // The same report again opens nothing,
+    // The same SACK again does not open the window,
     let mut script = sending(20);
     script.sack(1, &[(seg(5), seg(7))]);
     wait_for_timeout(&mut script, 1);
     script.data();
     script.sack(1, &[(seg(5), seg(7))]);
     assert_eq!(script.wait(20 * MS), []);
-    // and closes nothing.
+    // and does not close it.
     let mut script = timed_out();
     script.ack(seg(1));
     script.sack(seg(1), &[(seg(5), seg(7))]);
@@ -242,9 +242,9 @@ fn after_a_timeout_news_opens_the_window_and_old_news_does_not() {
     assert!(script.data().len() > 1);
 }
 
-/// RFC 8985 section 6.2: a false alarm restores what it reduced, and what was deemed lost is on its way.
+/// RFC 8985 section 6.2: a spurious timeout restores threshold, window and flight.
 #[test]
-fn a_false_alarm_restores_the_threshold_and_the_flight() {
+fn a_spurious_timeout_is_undone() {
     let mut script = sending(20);
     script.wait(310 * MS);
     assert_eq!(script.connection.stats().ssthresh, 10_000);
@@ -255,9 +255,9 @@ fn a_false_alarm_restores_the_threshold_and_the_flight() {
     assert_eq!(data(&script.wait(200 * MS)), [(seg(19), 1000)], "a probe");
 }
 
-/// Each is believed, as long as round trips measured between them show that the path did not change.
+/// Each is undone, if an RTT sample in between shows that the path did not change.
 #[test]
-fn a_second_false_alarm_is_undone_as_well() {
+fn a_second_spurious_timeout_is_undone() {
     let mut script = sending(20);
     for (first, timeouts) in [(0, 1), (20, 2)] {
         wait_for_timeout(&mut script, timeouts);
@@ -271,9 +271,9 @@ fn a_second_false_alarm_is_undone_as_well() {
     }
 }
 
-/// Only when all that was repeated need not have been.
+/// Undone only if all retransmissions were spurious.
 #[test]
-fn a_loss_beside_a_false_alarm_is_a_loss() {
+fn a_partly_spurious_loss_event_is_not_undone() {
     let mut script = sending(20);
     script.now += 50 * MS;
     script.sack(1, &[(seg(1), seg(5)), (seg(6), seg(20))]);
@@ -288,9 +288,9 @@ fn a_loss_beside_a_false_alarm_is_a_loss() {
     assert_eq!(stats.ssthresh, 64 << 20);
 }
 
-/// RFC 8985 section 6.2, step 4: a quarter of a round trip, until as many arrived as for RFC 5681.
+/// RFC 8985 section 6.2, step 4: the reordering window is a quarter of min RTT.
 #[test]
-fn what_arrives_late_by_less_than_a_quarter_round_trip_is_not_lost() {
+fn reordering_within_a_quarter_rtt_is_no_loss() {
     for is_late in [true, false] {
         let mut script = sending(20);
         script.now += 50 * MS;
@@ -308,9 +308,9 @@ fn what_arrives_late_by_less_than_a_quarter_round_trip_is_not_lost() {
     assert_eq!(script.data(), [(seg(0), 1000)]);
 }
 
-/// Its retransmissions are judged as before: by what left after them.
+/// After the undo RACK still detects its lost retransmissions.
 #[test]
-fn a_false_alarm_does_not_vouch_for_what_was_lost() {
+fn undone_retransmissions_can_still_be_lost() {
     let mut script = sending(20);
     script.now += 50 * MS;
     script.sack(1, &[(seg(1), seg(5)), (seg(6), seg(20))]);
@@ -325,10 +325,10 @@ fn a_false_alarm_does_not_vouch_for_what_was_lost() {
     assert_eq!(script.connection.stats().counters.retransmits, 1);
 }
 
-/// The delivery rate is measured from the segment that left last, which a retransmission is, whatever
-/// its number (draft-ietf-ccwg-bbr section 4.1.2.3).
+/// The delivery rate is sampled from the most recently sent segment, here a retransmission
+/// (draft-ietf-ccwg-bbr section 4.1.2.3).
 #[test]
-fn the_delivery_rate_counts_from_the_last_departure() {
+fn the_delivery_rate_is_sampled_from_the_last_sent_segment() {
     let mut script = sending_to_old(10);
     script.now += 50 * MS;
     for ack in [seg(2), seg(2), seg(2), seg(2)] {
@@ -344,13 +344,13 @@ fn the_delivery_rate_counts_from_the_last_departure() {
 /// An answer that comes faster than any before belongs to the first copy, or the path has become
 /// shorter. Believing the first each time, when all was lost, would send one segment per timeout.
 #[test]
-fn a_path_that_became_shorter_does_not_make_every_timeout_false() {
+fn a_shorter_path_does_not_make_every_timeout_spurious() {
     let mut script = sending(20);
     let (mut next, mut timeouts) = (0, 0);
     let mut arriving = 0;
     while next < 20 {
         if arriving == 0 {
-            // What was sent first is lost; what the timer repeats arrives in 10 ms.
+            // The originals are lost; the retransmissions arrive in 10 ms.
             timeouts += 1;
             let before = script.connection.stats().counters.retransmits;
             wait_for_timeout(&mut script, before + 1);
@@ -366,25 +366,25 @@ fn a_path_that_became_shorter_does_not_make_every_timeout_false() {
     assert!(timeouts < 4, "{timeouts}");
 }
 
-/// RFC 8985 section 6.2, step 3: what an acknowledgement delivers in order was not reordered, although
-/// the same one reports what is beyond a gap.
+/// RFC 8985 section 6.2, step 3: in-order delivery is no reordering, even if the same acknowledgement carries
+/// SACK.
 #[test]
-fn a_gap_that_is_reported_with_progress_is_no_reordering() {
+fn sack_with_progress_is_no_reordering() {
     let mut script = sending(20);
     script.now += 50 * MS;
     script.sack(seg(1), &[(seg(2), seg(5))]);
     assert_eq!(script.data(), [(seg(1), 1000)]);
 }
 
-/// RFC 8985 section 6.2, step 5: what was sent again has its round trip and the reordering window too.
+/// RFC 8985 section 6.2, step 5: a retransmission is lost only after its own RTT plus reordering window.
 #[test]
-fn a_retransmission_is_not_lost_before_its_time() {
+fn a_retransmission_is_not_marked_lost_early() {
     let mut script = sending(10);
     script.now += 20 * MS;
     script.write(90_000);
     assert_eq!(script.data().len(), 30);
     script.now += 30 * MS;
-    // The path reorders, so a segment has more time even during a repair.
+    // Reordering was seen, so the reordering window applies during recovery too.
     script.sack(1, &[(seg(1), seg(2))]);
     script.ack(seg(2));
     script.now += 20 * MS;
@@ -400,9 +400,9 @@ fn a_retransmission_is_not_lost_before_its_time() {
     assert!(data(&script.wait(20 * MS)).iter().any(|(seq, _)| *seq == seg(2)));
 }
 
-/// RFC 8899 section 4.6: a router told that what left since then is too large.
+/// RFC 8899 section 4.6: a PTB message reports that segments sent since then are too large.
 #[test]
-fn what_a_narrower_path_dropped_is_repeated_in_parts_without_slowing_down() {
+fn segments_above_a_reduced_mtu_are_split_without_a_congestion_response() {
     let mut script = Script::established(Options { max_segment: 2000, ..plain() }, 50);
     script.write(4000);
     assert_eq!(script.data(), [(1, 2000), (2001, 2000)]);
@@ -410,10 +410,10 @@ fn what_a_narrower_path_dropped_is_repeated_in_parts_without_slowing_down() {
     let since = script.now;
     script.now += 10 * MS;
     script.connection.set_max_segment(2000);
-    script.connection.on_path_narrowed(script.now, since);
+    script.connection.on_path_mtu_reduced(script.now, since);
     assert_eq!((script.data(), script.connection.stats().in_recovery), (vec![], false), "nothing is larger");
     script.connection.set_max_segment(1000);
-    script.connection.on_path_narrowed(script.now, since);
+    script.connection.on_path_mtu_reduced(script.now, since);
     let sent = data(&script.wait(20 * MS));
     assert_eq!(sent, [(seg(0), 1000), (seg(1), 1000), (seg(2), 1000), (seg(3), 1000)]);
     assert!(script.connection.stats().in_recovery);

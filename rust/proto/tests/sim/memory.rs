@@ -1,5 +1,4 @@
-//! What is written and not acknowledged is bounded for a peer and in all, and so is what small
-//! segments beyond gaps take.
+//! Memory limits of send buffers, receive buffers and reassembly, per peer and in total.
 
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use pilot_sim::{Path, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Writes all that is taken for a round trip, and acknowledges what left in the one before.
+/// Writes as much as is accepted for one RTT, and acknowledges the data of the previous one.
 fn write_for_a_round(script: &mut Script, supply: Supply, end: &mut u32) {
     if *end > 0 {
         script.ack(*end);
@@ -28,7 +27,7 @@ fn write_for_a_round(script: &mut Script, supply: Supply, end: &mut u32) {
     }
 }
 
-/// The peer acknowledges all it gets for a while, then nothing.
+/// The peer acknowledges everything for a while, then nothing.
 #[test]
 fn send_buffers_stop_growing_while_memory_is_scarce() {
     let held = |supply| {
@@ -44,9 +43,9 @@ fn send_buffers_stop_growing_while_memory_is_scarce() {
     assert!(exhausted <= 16 << 10, "{exhausted}");
 }
 
-/// Whoever has nothing on its way may write a segment, and is told when there is more room.
+/// With nothing outstanding one segment may be written, and Writable follows.
 #[test]
-fn an_exhausted_writer_is_told_when_it_may_go_on() {
+fn a_writer_without_memory_is_woken() {
     let mut script = Script::established(plain(), 50);
     script.connection.set_send_supply(Supply::Exhausted);
     assert_eq!(script.connection.send(&[7; 10_000]), Ok(4096));
@@ -67,9 +66,9 @@ fn an_exhausted_writer_is_told_when_it_may_go_on() {
     assert_eq!(script.connection.send(&[7; 10_000]), Ok(10_000));
 }
 
-/// The records of what was sent count, and all of it is given back.
+/// The retransmission queue counts, and all memory is released.
 #[test]
-fn what_was_sent_counts_at_its_real_cost() {
+fn sent_data_is_accounted_with_overhead() {
     let mut script = Script::established(plain(), 50);
     assert_eq!(script.connection.send_held(), 0);
     script.write(40_000);
@@ -81,7 +80,7 @@ fn what_was_sent_counts_at_its_real_cost() {
 }
 
 #[test]
-fn single_bytes_beyond_gaps_take_little() {
+fn single_byte_segments_beyond_gaps_are_bounded() {
     let mut script = Script::established(plain(), 50);
     for n in 0..30_000 {
         script.recv(ACK, 3 + 2 * n, 1, WINDOW, b"x");
@@ -89,16 +88,16 @@ fn single_bytes_beyond_gaps_take_little() {
     let stats = script.connection.stats();
     assert!(script.connection.held() < 128 << 10, "{}", script.connection.held());
     assert!(stats.counters.reassembly_overflow > 28_000);
-    // What repairs the gap is taken, and what lies in useful segments beyond.
+    // Segments that fill the gap, and larger segments beyond it, are accepted.
     script.recv(ACK, seg(100), 1, WINDOW, &[b'y'; 1000]);
     assert_eq!(script.connection.stats().counters.reassembly_overflow, stats.counters.reassembly_overflow);
     script.recv(ACK, 1, 1, WINDOW, b"abcd");
     assert!(script.connection.readable() >= 4);
 }
 
-/// Many small unread streams hold chunks, not bytes.
+/// Unread data is accounted in chunks.
 #[test]
-fn what_is_unread_counts_at_its_real_cost() {
+fn unread_data_is_accounted_with_overhead() {
     let mut script = Script::established(plain(), 50);
     script.recv(ACK, 1, 1, WINDOW, b"x");
     assert_eq!(script.connection.held(), 4096);
@@ -110,10 +109,10 @@ fn what_is_unread_counts_at_its_real_cost() {
     assert_eq!(script.connection.held(), 0, "and given back after a pause");
 }
 
-/// A peer downloads on many streams and then acknowledges nothing: it fills its share, and another
-/// peer's transfer goes on as if it were alone.
+/// A peer downloads on many streams and stops acknowledging: it fills only its share, and another peer's
+/// transfer is not slowed down.
 #[test]
-fn a_peer_that_acknowledges_nothing_fills_its_share_and_harms_no_other() {
+fn a_silent_peer_fills_only_its_share() {
     const LIMIT: usize = 16 << 20;
     let config = NodeConfig { send_memory: LIMIT, ..NodeConfig::default() };
     let latency = Duration::from_millis(5);
@@ -132,7 +131,7 @@ fn a_peer_that_acknowledges_nothing_fills_its_share_and_harms_no_other() {
     let flow = world.start_flow(server, honest, total, DialOptions::default(), false).unwrap();
     world.run_until(20 * SECOND, |world| world.flow(flow).finished.is_some()).unwrap();
 
-    // It is given up, and leaves nothing.
+    // The connection times out and releases its memory.
     world.run_for(140 * SECOND);
     assert!(flows.iter().all(|flow| world.flow(*flow).closed.is_some()));
     assert_eq!(world.node(server).stats().send_held, 0);

@@ -1,4 +1,4 @@
-//! Whole nodes over a wire in virtual time: key exchange, sealing, restart, hostile bytes.
+//! Whole nodes in virtual time: key exchange, sealing, restart, invalid input.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -27,9 +27,9 @@ pub(crate) struct Net {
     loss: u64,
     rng: Rng,
     seen: Vec<Vec<u8>>,
-    /// Identity seeds that the registry names instead of the first ones.
+    /// Identity seeds that replace the original ones in the registry.
     pub(crate) seeds: BTreeMap<u32, [u8; 32]>,
-    /// Nodes that the registry places elsewhere than at first.
+    /// Endpoints that replace the original ones in the registry.
     pub(crate) moved: BTreeMap<u32, SocketAddr>,
 }
 
@@ -68,12 +68,12 @@ impl Net {
         }
     }
 
-    /// Puts another node in the place of one.
+    /// Replaces a node.
     pub(crate) fn replace(&mut self, n: u32, node: Node) {
         self.nodes.insert(at(n), node);
     }
 
-    /// What left for an address that no node has, and is on its way.
+    /// Datagrams in flight to an address without a node.
     pub(crate) fn sent_to(&self, address: SocketAddr) -> Vec<&[u8]> {
         let frames = self.wire.values().filter(|(_, to, _)| *to == address);
         frames.map(|(_, _, frame)| frame.as_slice()).collect()
@@ -83,18 +83,18 @@ impl Net {
         self.nodes.get_mut(&at(n)).unwrap()
     }
 
-    /// A node's datagrams come from the place of another from now on, and arrive there.
+    /// Moves a node to the address of another.
     pub(crate) fn relocate(&mut self, n: u32, place: u32) {
         let node = self.nodes.remove(&at(n)).unwrap();
         self.nodes.insert(at(place), node);
     }
 
-    /// The process is gone, without a word.
+    /// Crashes a node.
     pub(crate) fn remove(&mut self, n: u32) {
         self.nodes.remove(&at(n));
     }
 
-    /// Drops so many datagrams of a hundred from now on, and what is on its way if it is all.
+    /// Sets the loss rate in percent; 100 also drops the datagrams in flight.
     pub(crate) fn set_loss(&mut self, percent: u64) {
         self.loss = percent;
         if percent == 100 {
@@ -149,7 +149,7 @@ impl Net {
         }
     }
 
-    /// Lets a time pass.
+    /// Advances the time.
     pub(crate) fn run_for(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
@@ -163,7 +163,7 @@ impl Net {
         }
     }
 
-    /// When something happens next.
+    /// Time of the next event.
     fn next(&self) -> Instant {
         let timer = self.nodes.values().filter_map(Node::poll_timeout).min();
         let arrival = self.wire.keys().next().map(|(at, _)| *at);
@@ -258,7 +258,7 @@ pub(crate) fn closed(id: ConnectionId) -> impl FnMut(&Event) -> Option<CloseReas
 }
 
 #[test]
-fn two_nodes_talk_and_the_wire_shows_nothing() {
+fn two_nodes_talk_encrypted() {
     let mut net = Net::new(2);
     net.loss = 2;
     net.of(2).listen(Port(80)).unwrap();
@@ -300,7 +300,7 @@ fn a_node_talks_to_itself() {
 }
 
 #[test]
-fn both_dial_at_once() {
+fn simultaneous_dials_succeed() {
     let mut net = Net::new(2);
     net.of(1).listen(Port(80)).unwrap();
     net.of(2).listen(Port(80)).unwrap();
@@ -335,11 +335,11 @@ fn a_restarted_peer_breaks_its_connections_and_is_reachable_at_once() {
 }
 
 #[test]
-fn a_peer_that_died_in_the_exchange_is_found_where_it_comes_back() {
+fn a_peer_restarted_during_the_key_exchange_is_found() {
     let mut net = Net::new(2);
     let now = net.now;
     net.of(2).connect(now, Address::backbone(NodeId(1)), Port(80), DialOptions::default()).unwrap();
-    // Node 1 has the other's key, and nothing that shows whether it is still there.
+    // Node 1 has the peer's key, but no proof that the peer is still reachable.
     net.run_until(Duration::from_secs(1), |net| {
         (net.of(1).stats().peers == 1 && net.of(1).stats().encrypted_peers == 0).then_some(())
     });
@@ -373,7 +373,7 @@ fn two_peers_that_both_moved_find_each_other_and_keep_their_connections() {
     let dialled =
         net.of(11).connect(begin, Address::backbone(NodeId(2)), Port(80), DialOptions::default()).unwrap();
     net.event(11, |event| (*event == Event::Connected(dialled)).then_some(()));
-    // The registry is asked, both places are, and SYN leaves again.
+    // The registry is asked, both addresses are challenged, and SYN is retransmitted.
     assert!(net.now.saturating_since(begin) <= 4 * LATENCY, "{:?}", net.now.saturating_since(begin));
     for (n, other) in [(11, 12), (12, 11)] {
         let endpoints: Vec<_> = net.of(n).peers().map(|(_, peer)| peer.endpoint).collect();
@@ -383,7 +383,7 @@ fn two_peers_that_both_moved_find_each_other_and_keep_their_connections() {
 }
 
 #[test]
-fn datagrams_wait_for_the_session_and_arrive() {
+fn datagrams_are_queued_until_the_session() {
     let mut net = Net::new(2);
     let now = net.now;
     net.of(1).send_datagram(now, Port(5), Address::backbone(NodeId(2)), Port(9), b"hello").unwrap();

@@ -13,7 +13,7 @@ use pilot_proto::{
     },
 };
 
-/// What the path does to packets.
+/// Impairments of the path.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path {
     pub(crate) latency: Duration,
@@ -177,7 +177,7 @@ impl Pair {
         }
     }
 
-    /// Lets both applications run and sends what may leave, without time passing.
+    /// Runs both applications and sends, without advancing the time.
     pub(crate) fn service(&mut self) {
         let mut buffer = vec![0; 8192];
         for end in 0..2 {
@@ -254,7 +254,7 @@ impl Pair {
         });
     }
 
-    /// Loses everything from now on.
+    /// Drops every packet from now on.
     pub(crate) fn cut(&mut self) {
         self.path.loss = 100;
         self.wire.clear();

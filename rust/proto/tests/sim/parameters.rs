@@ -57,7 +57,7 @@ fn the_initial_window_is_ten_segments_of_4096() {
 }
 
 #[test]
-fn the_window_grows_beyond_a_megabyte_towards_our_own_peers_only() {
+fn the_window_grows_beyond_a_megabyte_towards_native_peers_only() {
     for (dialect, bound) in [(Dialect::Native, 64 << 20), (Dialect::G1, 1 << 20)] {
         let mut script = Script::established(Options { dialect, ..plain() }, 50);
         for _ in 0..20 {
@@ -234,7 +234,7 @@ fn a_peer_that_drops_what_it_reported_is_sent_it_again() {
     script.sack(1, &[(seg(1), seg(5))]);
     assert_eq!(script.data(), [(seg(0), 1000)]);
     script.now += 50 * MS;
-    // The hole is filled, and the rest forgotten (RFC 2018 section 8).
+    // The hole is filled, and the peer reneged on the rest (RFC 2018 section 8).
     script.ack(seg(1));
     let mut repeated = Vec::new();
     while repeated.len() < 4 {
@@ -268,7 +268,7 @@ fn a_timeout_sends_one_segment_and_backs_off_once_per_event() {
 }
 
 #[test]
-fn a_connection_with_an_old_peer_breaks_after_eight_timeouts() {
+fn a_connection_with_a_legacy_peer_breaks_after_eight_timeouts() {
     let mut script = Script::established(Options { dialect: Dialect::G2, ..plain() }, 50);
     script.write(1000);
     script.data();
@@ -319,7 +319,7 @@ fn a_timeout_that_was_none_is_undone() {
     let cwnd = script.connection.stats().cwnd;
     script.wait(360 * MS);
     assert!(script.connection.stats().counters.retransmits > 0);
-    // What left first arrives late: the answer comes sooner than any retransmission's could.
+    // The originals arrive late: the ACK comes earlier than one of a retransmission could.
     script.ack(seg(20));
     let stats = script.connection.stats();
     assert!(stats.cwnd >= cwnd && !stats.in_recovery, "{stats:?}");
@@ -584,7 +584,7 @@ fn a_window_is_filled_to_its_last_byte_and_no_silly_segment_follows() {
         script.write(100_000);
         assert_eq!(script.data().len(), expected);
     }
-    // What is left of the window, 96 bytes, is not worth a segment while others are on their way.
+    // The remaining 96 bytes of the window are not used while segments are outstanding.
     let mut script = Script::established(plain(), 50);
     script.recv(ACK, 1, 1, 1, &[]);
     script.write(100_000);
@@ -630,7 +630,7 @@ fn a_closed_window_is_no_loss() {
 }
 
 #[test]
-fn an_old_peer_that_forgot_the_connection_is_sent_fin_five_times_more() {
+fn a_legacy_peer_that_forgot_the_connection_is_sent_fin_five_times_more() {
     let mut script = Script::established(Options { dialect: Dialect::G2, ..plain() }, 50);
     script.connection.close(script.now);
     let sent = script.wait(Duration::from_secs(60));

@@ -1,4 +1,4 @@
-//! Where a peer is believed to be (RFC 9000 sections 8 and 9), and what is believed of it at all.
+//! Path validation, migration and authentication of peers (RFC 9000 sections 8 and 9).
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -48,9 +48,9 @@ impl Hand {
     }
 }
 
-/// Somebody on the way sends a frame on from its own address, and cannot answer.
+/// An on-path attacker forwards a frame from its own address, and cannot answer challenges.
 #[test]
-fn a_frame_that_was_sent_on_moves_nothing() {
+fn a_forwarded_frame_does_not_migrate_the_peer() {
     for old in PEERS {
         let mut hand = Hand::connected(old);
         hand.ping(at(66));
@@ -66,7 +66,7 @@ fn a_frame_that_was_sent_on_moves_nothing() {
 /// It passes the challenge on to the peer, whose answer it sends on as well. The peer answers where it is
 /// too.
 #[test]
-fn a_peer_that_answers_at_its_old_address_has_not_moved() {
+fn an_answer_from_the_old_address_cancels_a_migration() {
     for (is_first, moves) in [(false, 0), (true, 2)] {
         let mut hand = Hand::connected(None);
         hand.ping(at(66));
@@ -78,7 +78,7 @@ fn a_peer_that_answers_at_its_old_address_has_not_moved() {
         assert!(hand.answer(at(1)) > 0, "both are asked");
         assert_eq!(hand.endpoint(), Some(at(1)));
         assert_eq!(hand.node.stats().counters.moved, moves);
-        // It is not asked again at once, and does not hear anything either.
+        // The address is not challenged again at once, and is sent nothing.
         hand.sent.clear();
         hand.ping(at(66));
         assert_eq!((hand.sent_to(66), hand.sent_to(1)), (0, 0));
@@ -91,7 +91,7 @@ fn a_peer_that_answers_at_its_old_address_has_not_moved() {
 }
 
 #[test]
-fn a_peer_behind_a_nat_that_forgot_it_is_followed_in_one_round_trip() {
+fn a_nat_rebinding_is_followed_in_one_round_trip() {
     for old in PEERS {
         let mut hand = Hand::connected(old);
         let begin = hand.now;
@@ -112,7 +112,7 @@ fn a_peer_behind_a_nat_that_forgot_it_is_followed_in_one_round_trip() {
 }
 
 #[test]
-fn a_challenge_that_is_lost_is_repeated() {
+fn lost_challenges_are_retried() {
     let mut hand = Hand::connected(None);
     for _ in 0..3 {
         hand.ping(at(11));
@@ -123,9 +123,9 @@ fn a_challenge_that_is_lost_is_repeated() {
     assert_eq!(hand.endpoint(), Some(at(11)));
 }
 
-/// What left before the peer moved may come after what left later.
+/// Frames sent before the move may arrive after later ones.
 #[test]
-fn a_frame_that_was_overtaken_brings_nobody_back() {
+fn a_reordered_frame_does_not_migrate_the_peer() {
     let mut hand = Hand::connected(None);
     let late = hand.seal(datagram(), b"late");
     hand.ping(at(11));
@@ -138,9 +138,9 @@ fn a_frame_that_was_overtaken_brings_nobody_back() {
     assert_eq!(hand.endpoint(), Some(at(11)));
 }
 
-/// An answer counts from where the challenge went, with its number, and once.
+/// An answer counts only once, with the challenge data, from the challenged address.
 #[test]
-fn an_answer_from_elsewhere_or_to_nothing_proves_nothing() {
+fn unsolicited_answers_validate_nothing() {
     let mut hand = Hand::connected(None);
     hand.ping(at(66));
     let challenge =
@@ -158,7 +158,7 @@ fn an_answer_from_elsewhere_or_to_nothing_proves_nothing() {
     assert_eq!(hand.endpoint(), Some(at(1)));
 }
 
-/// A peer writes a third party's address and acknowledges what it never saw.
+/// A peer spoofs a third party's address and acknowledges unseen data.
 #[test]
 fn blind_acknowledgements_draw_nothing_to_a_third_party() {
     for old in PEERS {
@@ -193,7 +193,7 @@ fn blind_acknowledgements_draw_nothing_to_a_third_party() {
     }
 }
 
-/// Whatever comes from an address that answers nothing, no more than three times that goes there.
+/// Anti-amplification limit.
 #[test]
 fn an_address_that_does_not_answer_gets_three_times_what_it_sent() {
     for seed in 0..50 {
@@ -217,7 +217,7 @@ fn an_address_that_does_not_answer_gets_three_times_what_it_sent() {
                 5 if seed % 4 == 1 => hand.send_datagram(),
                 _ if hand.session.is_some() => hand.ping(from),
                 _ => {
-                    // Our key, read off the wire.
+                    // Our key, captured from the wire.
                     for (_, frame) in std::mem::take(&mut hand.sent) {
                         hand.take(&frame);
                     }
@@ -260,7 +260,7 @@ fn the_registry_names_another_place_and_the_peer_answers_there() {
         assert_eq!(hand.endpoint(), Some(at(1)));
         hand.answer(at(11));
         assert_eq!(hand.endpoint(), Some(at(11)), "{old:?}");
-        // The SYN leaves again, where the peer is.
+        // The SYN is retransmitted to the peer's new address.
         assert!(hand.sent_to(11) >= 1);
     }
 }
@@ -301,14 +301,14 @@ fn places_that_the_registry_names_are_called_at_once_a_few_times_and_then_slowly
             hand.node.abort(now, id);
         }
         assert_eq!(called[..4], [11, 12, 13, 14], "{old:?}");
-        // Then one in four seconds.
+        // Then one try in four seconds.
         assert!((6..=8).contains(&called.len()), "{old:?}: {called:?}");
     }
 }
 
 /// Under G1 nothing binds a frame to its sender, and the key is the same in both directions.
 #[test]
-fn what_we_sealed_is_not_taken_back() {
+fn reflected_frames_are_refused() {
     for old in PEERS {
         let mut hand = Hand::connected(old);
         for _ in 0..30 {
@@ -332,7 +332,7 @@ fn what_we_sealed_is_not_taken_back() {
 }
 
 #[test]
-fn our_own_keys_are_not_taken_for_a_peers() {
+fn reflected_keys_are_refused() {
     let mut hand = Hand::new(None);
     hand.send_key(at(1));
     let Frame::SignedKey(own) = Frame::parse(&hand.sent[0].1).unwrap() else { panic!("no key") };
@@ -348,7 +348,7 @@ fn our_own_keys_are_not_taken_for_a_peers() {
 
 /// A peer proves itself, not others: a packet that names another source moves nothing at all.
 #[test]
-fn a_packet_of_another_source_is_no_sign_of_the_peer() {
+fn a_packet_of_another_source_changes_no_state() {
     let others = [
         Header { src: Address::backbone(NodeId(3)), ..datagram() },
         Header { src: Address::backbone(SELF), ..datagram() },
@@ -367,7 +367,7 @@ fn a_packet_of_another_source_is_no_sign_of_the_peer() {
         assert_eq!(hand.endpoint(), Some(at(1)));
         let counters = hand.node.stats().counters;
         assert_eq!(counters.dropped_misaddressed + counters.dropped_networks, 1);
-        // Nor does it say that the peer lives: a dial asks the registry.
+        // It does not count as a sign of life either: a dial requests a record.
         let now = hand.now;
         hand.told = at(11);
         hand.node.connect(now, Address::backbone(PEER), Port(80), DialOptions::default()).unwrap();
@@ -398,7 +398,7 @@ fn a_new_key_is_not_taken_into_use_by_a_packet_of_another_source() {
 
 /// Anybody may keep what a peer once sent, and send it again years later.
 #[test]
-fn what_forty_processes_left_behind_opens_nothing() {
+fn replayed_keys_and_frames_of_forty_restarts_are_refused() {
     for old in PEERS {
         let mut hand = Hand::connected(old);
         let mut kept = Vec::new();
@@ -435,7 +435,7 @@ fn what_forty_processes_left_behind_opens_nothing() {
 /// RFC 9000 section 9.4. A NAT that gave the peer another port is no other path, and what repairs itself
 /// is left alone.
 #[test]
-fn what_went_to_the_old_address_leaves_again_at_once() {
+fn migration_retransmits_outstanding_data_at_once() {
     for (is_same_host, ms, is_repeated) in [(false, 10, true), (true, 10, false), (true, 400, true)] {
         let mut script = sending(20);
         script.wait(ms * MS);
@@ -461,7 +461,7 @@ impl Hand {
 }
 
 #[test]
-fn a_beacon_that_was_not_asked_moves_nothing() {
+fn unsolicited_beacon_replies_are_ignored() {
     let mut hand = Hand::connected(None);
     hand.node.set_beacons(hand.now, vec![at(50)]);
     hand.drain();
@@ -473,7 +473,7 @@ fn a_beacon_that_was_not_asked_moves_nothing() {
     }
     assert_eq!((hand.discovered(), hand.node.stats().counters.dropped_beacon), (1, 3000));
     assert_eq!(hand.sent_to(50), 0, "nor does it draw questions");
-    // Asked again, and from elsewhere.
+    // Repeated, and from another address.
     hand.wait(30 * SECOND);
     assert!(hand.sent_to(50) >= 1);
     let mut bytes = Vec::new();
@@ -485,7 +485,7 @@ fn a_beacon_that_was_not_asked_moves_nothing() {
 }
 
 #[test]
-fn when_we_have_moved_our_peers_are_shown_where_to() {
+fn an_own_address_change_is_announced_to_peers() {
     for old in PEERS {
         let mut hand = Hand::connected(old);
         hand.node.set_beacons(hand.now, vec![at(50)]);

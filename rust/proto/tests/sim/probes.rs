@@ -1,4 +1,4 @@
-//! The tail loss probe (RFC 8985 section 7) with a hand-made peer.
+//! Tail loss probe (RFC 8985 section 7) with a scripted peer.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use pilot_proto::transport::State;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// RFC 8985 section 7.3: new data if there is some and the peer has room for it.
+/// RFC 8985 section 7.3: new data if available and in the window.
 #[test]
 fn a_probe_sends_new_data_where_it_may_and_the_last_segment_otherwise() {
     for (written, window, expected) in [(100, 512, 40), (40, 512, 39), (100, 10, 39)] {
@@ -30,9 +30,9 @@ fn a_probe_waits_two_round_trips_and_for_a_single_segment_longer() {
     }
 }
 
-/// Section 7.2: not while something hints at a loss.
+/// Section 7.2: not during recovery.
 #[test]
-fn nothing_is_probed_during_a_repair() {
+fn no_probe_during_recovery() {
     let mut script = sending(20);
     script.now += 50 * MS;
     script.sack(1, &[(seg(1), seg(19))]);
@@ -44,7 +44,7 @@ fn nothing_is_probed_during_a_repair() {
 }
 
 #[test]
-fn nothing_is_probed_after_a_timeout() {
+fn no_probe_after_a_timeout() {
     let mut script = sending(20);
     let sent = data(&script.wait(310 * MS));
     assert_eq!(sent, [(seg(19), 1000), (seg(0), 1000)]);
@@ -56,10 +56,9 @@ fn nothing_is_probed_after_a_timeout() {
     assert!(counters.retransmits > 2);
 }
 
-/// Section 7.2 again: once everything was acknowledged, however often it was reported before, nothing
-/// hints at a loss any more.
+/// Section 7.2: after everything was acknowledged, earlier SACK does not prevent a probe.
 #[test]
-fn what_was_reported_twice_keeps_no_probe_back() {
+fn earlier_sack_does_not_prevent_a_probe() {
     let mut script = sending(20);
     script.now += 50 * MS;
     script.sack(1, &[(seg(5), seg(7)), (seg(9), seg(11))]);
@@ -71,7 +70,7 @@ fn what_was_reported_twice_keeps_no_probe_back() {
     assert_eq!(script.connection.stats().counters.loss_probes, 1);
 }
 
-/// Section 7.4.2: a probe that repaired the only loss hides it, so the window is reduced as for any.
+/// Section 7.4.2: a loss repaired by the probe reduces the window.
 #[test]
 fn a_probe_that_repaired_a_loss_counts_as_one() {
     let mut script = sending(20);
@@ -88,9 +87,9 @@ fn a_probe_that_repaired_a_loss_counts_as_one() {
     assert_eq!(stats.counters.spurious_retx, 0);
 }
 
-/// Section 7.1: a repair that begins answers for the probe that was on its way.
+/// Section 7.1: recovery that starts while a probe is outstanding reduces the window once.
 #[test]
-fn a_probe_before_a_repair_slows_down_only_once() {
+fn a_probe_before_recovery_reduces_the_window_once() {
     let mut script = sending(20);
     assert_eq!(data(&script.wait(101 * MS)), [(seg(19), 1000)]);
     script.sack(1, &[(seg(1), seg(19))]);
@@ -106,7 +105,7 @@ fn a_probe_before_a_repair_slows_down_only_once() {
 }
 
 #[test]
-fn a_probe_that_is_due_when_a_repair_begins_does_not_leave() {
+fn recovery_cancels_a_due_probe() {
     let mut script = sending(20);
     script.now += 100 * MS;
     script.connection.handle_timeout(script.now);
@@ -126,7 +125,7 @@ fn a_probe_with_new_data_is_no_loss() {
     assert_eq!(script.connection.stats().ssthresh, 64 << 20);
 }
 
-/// Section 7.4.2 again: the probe's answer came sooner than it could, or came twice.
+/// Section 7.4.2: the probe's ACK was too early, or duplicate.
 #[test]
 fn a_probe_whose_first_copy_arrived_is_no_loss() {
     for answers in [&[seg(20), seg(22)][..], &[seg(20), seg(20), seg(22)]] {
@@ -144,7 +143,7 @@ fn a_probe_whose_first_copy_arrived_is_no_loss() {
     }
 }
 
-/// Section 7.4.2 again: FIN takes a number, so the acknowledgement of a repeated FIN shows no loss.
+/// Section 7.4.2: FIN occupies a sequence number, so the ACK of a retransmitted FIN shows no loss.
 #[test]
 fn a_probe_that_repeats_a_fin_is_answered_by_its_acknowledgement() {
     let mut script = sending(2);

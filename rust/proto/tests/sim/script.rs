@@ -1,4 +1,4 @@
-//! One connection and a hand-made peer: segments in, segments out, time by hand.
+//! One connection and a scripted peer: segments in, segments out, explicit time.
 //!
 //! Both sides begin at number 0, so that the first byte of data is number 1 in each direction.
 
@@ -24,7 +24,7 @@ pub(crate) const SYN_ACK: Flags = Flags::SYN.union(Flags::ACK);
 pub(crate) const FIN_ACK: Flags = Flags::FIN.union(Flags::ACK);
 pub(crate) const WINDOW: u16 = 512;
 
-/// A segment that left.
+/// A sent segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Out {
     pub(crate) flags: Flags,
@@ -128,7 +128,7 @@ impl Script {
         self.recv(ACK, 1, ack, WINDOW, &payload[..len]);
     }
 
-    /// Everything that leaves now.
+    /// All segments sent now.
     pub(crate) fn sent(&mut self) -> Vec<Out> {
         let mut buffer = vec![0; 8192];
         let mut sent = Vec::new();
@@ -152,7 +152,7 @@ impl Script {
         self.sent().iter().filter_map(Out::data).collect()
     }
 
-    /// Lets time pass, acting on every deadline when it comes; everything that leaves.
+    /// Advances the time, handling every deadline; returns all sent segments.
     pub(crate) fn wait(&mut self, time: Duration) -> Vec<Out> {
         let end = self.now + time;
         let mut sent = self.sent();

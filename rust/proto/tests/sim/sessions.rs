@@ -1,11 +1,11 @@
-//! Which process of a peer is believed, when the last words of one come late.
+//! Sessions of restarted peers when frames of the old process arrive late.
 
 use std::{net::SocketAddr, time::Duration};
 
 use pilot_proto::{
     crypto::{entropy::Entropy, exchange::ExchangeKey, identity::Identity},
     time::Instant,
-    tunnel::{Capabilities, KeyVerdict, Local, OpenError, Outbox, Peer, Proof, Session},
+    tunnel::{Capabilities, KeyVerdict, Local, OpenError, Outbox, PathChange, Peer, Session},
     wire::{
         addr::{Address, NodeId},
         packet::Header,
@@ -17,7 +17,7 @@ pub(crate) const PEER: NodeId = NodeId(1);
 const SELF: NodeId = NodeId(2);
 pub(crate) const BOOT_ID: u64 = 9;
 
-/// A process of the peer: its proof, and its side of the session with us.
+/// A process of the peer: its signed key and its side of the session.
 pub(crate) struct Process {
     pub(crate) proof: SignedKey,
     pub(crate) session: Session,
@@ -86,7 +86,7 @@ impl View {
 
     /// The peer answers what was sent to one of its addresses, from there. Returns how many pings that
     /// were.
-    pub(crate) fn answer_pings(&mut self, process: &mut Process, at: SocketAddr) -> Vec<Proof> {
+    pub(crate) fn answer_pings(&mut self, process: &mut Process, at: SocketAddr) -> Vec<PathChange> {
         let mut proofs = Vec::new();
         for (to, frame) in std::mem::take(&mut self.out) {
             let Ok(Frame::Sealed(sealed)) = Frame::parse(&frame) else { continue };
@@ -118,7 +118,7 @@ impl View {
 /// A key that was replaced is a replay, and one that is in use again is none, even after the sessions
 /// were forgotten.
 #[test]
-fn the_key_of_a_process_that_goes_on_is_no_replay() {
+fn a_key_in_use_is_not_taken_for_a_replay() {
     let mut view = View::new();
     let (mut first, mut alive, mut dead) = (view.process(10), view.process(11), view.process(12));
     for process in [&mut first, &mut alive, &mut dead] {
@@ -128,12 +128,12 @@ fn the_key_of_a_process_that_goes_on_is_no_replay() {
     let told = Capabilities { boot_id: 12, max_segment: 4096 };
     view.peer.on_capabilities(view.now, told, BOOT_ID);
     assert_eq!(view.hear_key(&alive), KeyVerdict::Refused);
-    // Under the session of before, while the current one is silent.
+    // Under the previous session, while the current one is silent.
     view.now += Duration::from_millis(999);
     assert_eq!(view.hear_frame(&mut alive), Ok(false));
     view.now += Duration::from_millis(1);
     assert_eq!(view.hear_frame(&mut alive), Ok(true));
-    // It was another that had told who it was.
+    // The capabilities belonged to the other process.
     assert_eq!(view.peer.capabilities(), None);
     view.out.clear();
     let now = view.now;

@@ -109,7 +109,7 @@ fn a_vanished_peer_breaks_the_connection_within_the_retransmission_limit() {
         let begin = pair.now;
         pair.run_until(3 * MINUTE, |pair| pair.end(0).closed().is_some());
         assert_eq!(pair.end(0).closed(), Some(CloseReason::RetransmissionTimeout));
-        // R2 of RFC 1122 section 4.2.3.5; eight attempts towards old peers.
+        // R2 of RFC 1122 section 4.2.3.5; eight attempts towards legacy peers.
         let is_patient = pair.now.saturating_since(begin) > Duration::from_secs(100);
         assert_eq!(is_patient, dialect == Dialect::Native, "{dialect:?}");
         let end = pair.end(0);

@@ -31,14 +31,14 @@ fn dial(world: &mut World, count: usize) -> (usize, usize) {
 }
 
 #[test]
-fn one_peer_takes_half_the_places_of_a_port_and_is_refused_the_rest() {
+fn one_peer_gets_half_the_connections_of_a_port() {
     let mut world = world(|config| config.max_connections_per_port = 20);
     assert_eq!(dial(&mut world, 15), (10, 5));
     assert_eq!(world.node(1).stats().counters.dropped_limited, 5);
 }
 
 #[test]
-fn a_node_with_so_many_connections_dials_no_more() {
+fn a_node_at_max_connections_refuses_to_dial() {
     let mut world = world(|config| config.max_connections = 10);
     assert_eq!(dial(&mut world, 10), (10, 0));
     let again = world.start_flow(0, 1, 1, DialOptions::default(), false);
@@ -46,7 +46,7 @@ fn a_node_with_so_many_connections_dials_no_more() {
 }
 
 #[test]
-fn syns_over_the_rate_are_dropped_and_come_again() {
+fn syns_above_the_rate_are_dropped_and_retransmitted() {
     let mut world = world(|config| config.syn_rate = (5, 5));
     let (up, refused) = dial(&mut world, 12);
     assert!((5..=8).contains(&up) && refused == 0, "{up} up, {refused} refused");

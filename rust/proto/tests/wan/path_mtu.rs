@@ -1,4 +1,4 @@
-//! Segments that fit their path, whatever its MTU is and becomes.
+//! Path MTU discovery with fixed and changing MTUs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,7 +57,7 @@ fn start(world: &mut World, total: u64) -> FlowId {
 }
 
 #[test]
-fn every_path_is_filled_and_none_is_exceeded() {
+fn segments_fill_every_path_mtu() {
     for (mtu, expected) in [
         (1152 + AROUND, 1152),
         (1310 + AROUND, 1302),
@@ -75,7 +75,7 @@ fn every_path_is_filled_and_none_is_exceeded() {
 }
 
 #[test]
-fn a_stream_survives_a_path_that_becomes_narrow_without_a_word() {
+fn a_stream_survives_a_black_hole() {
     let mut world = world(0);
     let flow = start(&mut world, 100_000_000);
     world.run_for(2 * SECOND);
@@ -101,7 +101,7 @@ fn one_direction_may_carry_more_than_the_other() {
 }
 
 #[test]
-fn a_router_that_tells_its_mtu_is_filled_to_the_byte_at_once() {
+fn a_reported_mtu_is_used_exactly() {
     for (mtu, expected) in [(1400, 1400 - AROUND), (1280, 1280 - AROUND), (2000, 2000 - AROUND)] {
         let mut world = world(0);
         set_path(&mut world, 200_000, Path { mtu, has_icmp: true, ..Path::default() });
@@ -114,7 +114,7 @@ fn a_router_that_tells_its_mtu_is_filled_to_the_byte_at_once() {
 }
 
 #[test]
-fn a_path_that_becomes_narrow_and_says_so_costs_no_timeout_and_no_window() {
+fn a_reported_mtu_reduction_costs_no_timeout_and_no_window() {
     for congestion in Algorithm::ALL {
         let mut world = limited_world();
         let options = DialOptions { congestion: Some(congestion), ..DialOptions::default() };
@@ -166,7 +166,7 @@ fn forged_reports_change_nothing() {
 }
 
 #[test]
-fn our_own_host_needs_no_proof() {
+fn reports_of_this_host_need_no_quote() {
     let mut world = world(ETHERNET);
     start(&mut world, u64::MAX);
     world.run_for(2 * SECOND);

@@ -1,4 +1,4 @@
-//! Hosts that come back as other processes while packets of the old one are still on their way.
+//! Restarts while packets of the old process are still in flight.
 
 use std::time::Duration;
 
@@ -24,12 +24,12 @@ fn finish(world: &mut World, flow: FlowId, limit: Duration) {
 /// The key of a process that is gone, and a ping under it, arrive after the key of its successor. They
 /// are taken for news; then the successor's own key must not count as a replay for good.
 #[test]
-fn what_a_dead_process_sent_does_not_lock_its_successor_out() {
+fn late_frames_of_a_dead_process_do_not_lock_out_its_successor() {
     let mut world = World::pair(1, NodeConfig::default(), Path::default());
     set_latency(&mut world, 0, 1, 100 * MS);
     set_latency(&mut world, 1, 0, 5 * MS);
     dial(&mut world, 1, 0);
-    // The old process has heard the key, and answered; nothing of that has arrived.
+    // The old process received the key and answered; the answer is still in flight.
     world.run_for(50 * MS);
     world.restart(0);
     set_latency(&mut world, 0, 1, 5 * MS);
@@ -44,9 +44,9 @@ fn what_a_dead_process_sent_does_not_lock_its_successor_out() {
 
 /// RFC 9293 section 3.5.1: a restarted host dials from the port of a connection that its peer holds.
 #[test]
-fn a_port_of_an_earlier_life_can_be_dialled_from() {
+fn a_restarted_host_can_reuse_a_port() {
     let mut world = World::pair(1, NodeConfig::default(), Path::default());
-    // Without latency everything happens in one moment, in which no restart tells old from new.
+    // Without latency all events have the same time, and a restart cannot be ordered.
     let old = world.start_flow(0, 1, 1_000_000, DialOptions::default(), false).unwrap();
     world.set_reading(old, false);
     let result = world.run_until(SECOND, |world| world.flow(old).connected.is_some());
@@ -58,7 +58,7 @@ fn a_port_of_an_earlier_life_can_be_dialled_from() {
 
 /// What a dead process says of itself under its old session, late, is no word of another restart.
 #[test]
-fn the_last_words_of_a_dead_process_break_no_new_connection() {
+fn late_capabilities_of_a_dead_process_break_no_connection() {
     for seed in 1..=100 {
         let mut world = World::pair(seed, NodeConfig::default(), Path::default());
         let late = Path { latency: 5 * MS, jitter: 300 * MS, ..Path::default() };
@@ -66,7 +66,7 @@ fn the_last_words_of_a_dead_process_break_no_new_connection() {
         set_latency(&mut world, 1, 0, 5 * MS);
         let old = dial(&mut world, 0, 1);
         finish(&mut world, old, 5 * SECOND);
-        // Among what is on its way are probes of the path, which tell who sent them.
+        // Path MTU probes in flight carry the boot id of their sender.
         world.restart(0);
         set_latency(&mut world, 0, 1, 5 * MS);
         let new = dial(&mut world, 1, 0);

@@ -60,7 +60,7 @@ fn render() -> String {
 }
 
 #[test]
-fn throughput_is_what_it_was() {
+fn throughput_matches_the_snapshot() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/wan/throughput.txt");
     let table = render();
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {

@@ -53,7 +53,7 @@ impl World {
         }
     }
 
-    /// Reads what arrived and compares it with what was sent.
+    /// Reads and verifies received data.
     pub(super) fn pump_receiver(&mut self, id: FlowId) {
         let now = self.now;
         let flow = &mut self.flows[id.0];
@@ -103,7 +103,7 @@ impl World {
     }
 }
 
-/// Fails unless `bytes` are those of a transfer from `offset` on.
+/// Panics unless `bytes` match the pattern at `offset`.
 fn compare(bytes: &[u8], offset: u64) {
     let (mut bytes, mut offset) = (bytes, offset);
     while !bytes.is_empty() {

@@ -1,5 +1,5 @@
-//! BBR version 3 (draft-ietf-ccwg-bbr): a model of the path from its delivery rate and shortest round
-//! trip. Names are the draft's.
+//! BBR version 3 (draft-ietf-ccwg-bbr): a model of the path from its delivery rate and minimum RTT. Names
+//! follow the draft.
 
 mod cycle;
 mod model;
@@ -16,19 +16,19 @@ use crate::time::Instant;
 const STARTUP_PACING_GAIN: f64 = 2.773;
 const STARTUP_CWND_GAIN: f64 = 2.0;
 const DRAIN_PACING_GAIN: f64 = 0.5;
-/// What a competitor keeps in the queue cannot be drained.
+/// Upper bound of rounds in Drain: a queue kept by competing flows cannot be drained.
 const DRAIN_ROUNDS: u64 = 3;
 const PROBE_RTT_CWND_GAIN: f64 = 0.5;
 const MIN_PIPE_SEGMENTS: usize = 4;
 const PACING_MARGIN: f64 = 0.99;
-/// Full bandwidth is reached when three rounds brought less than a quarter more.
+/// Full bandwidth is reached after three rounds with less than 25 % growth.
 const FULL_BW_THRESH: f64 = 1.25;
 const FULL_BW_ROUNDS: u32 = 3;
 const PROBE_RTT_DURATION: Duration = Duration::from_millis(200);
-/// Time of a send quantum.
+/// Send quantum, seconds at the pacing rate.
 const QUANTUM: f64 = 0.001;
 
-/// What the flow is doing (section 3.3).
+/// State machine (section 3.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Startup,
@@ -37,7 +37,7 @@ enum State {
     ProbeRtt,
 }
 
-/// What to restore if the losses of an episode prove to be none (section 5.5.11.1).
+/// State to restore if a loss episode was spurious (section 5.5.11.1).
 #[derive(Clone, Copy, Debug)]
 struct Undo {
     bounds: Bounds,
@@ -70,7 +70,7 @@ pub struct Bbr {
 }
 
 impl Bbr {
-    /// The state before anything was sent.
+    /// The initial state.
     pub fn new(parameters: Parameters) -> Self {
         Self {
             state: State::Startup,
@@ -103,7 +103,7 @@ impl Bbr {
         bytes(self.pacing_rate * QUANTUM).clamp(2 * self.parameters.smss, 64 * 1024)
     }
 
-    /// BBRInflight: `gain` bandwidth-delay products and what batching needs.
+    /// BBRInflight: `gain` bandwidth-delay products plus the quantization budget.
     fn inflight(&self, gain: f64) -> usize {
         if self.model.min_rtt.is_zero() {
             return self.parameters.initial_window;
@@ -123,8 +123,8 @@ impl Bbr {
         self.is_full_bw_now = false;
     }
 
-    /// BBRCheckStartupDone without BBRCheckStartupHighLoss (section 5.3.1): losses of chance must not end
-    /// a startup early, and the plateau that a full queue makes ends it as well.
+    /// BBRCheckStartupDone without BBRCheckStartupHighLoss (section 5.3.1): random loss must not end startup
+    /// early, and a full queue ends it by its bandwidth plateau anyway.
     fn check_startup(&mut self, ack: &Ack) {
         self.check_full_bw(ack);
         if self.state != State::Startup {
@@ -276,7 +276,7 @@ impl Controller for Bbr {
         self.cwnd
     }
 
-    /// It probes for the path's rate instead, and only with a full window.
+    /// BBR has no slow start; its probing requires a full window.
     fn is_slow_start(&self) -> bool {
         false
     }

@@ -9,8 +9,7 @@ use crate::time::Instant;
 const C: f64 = 0.4;
 /// Multiplicative decrease.
 const BETA_CUBIC: f64 = 0.7;
-/// Additive increase that matches Reno's rate with this decrease, until the window before the last
-/// reduction is reached (section 4.3).
+/// Additive increase factor of the Reno-friendly region, until W_est reaches cwnd_prior (section 4.3).
 const ALPHA_CUBIC: f64 = 3.0 * (1.0 - BETA_CUBIC) / (1.0 + BETA_CUBIC);
 
 /// One congestion avoidance stage (section 4.1.2). Windows are segments here.
@@ -19,7 +18,7 @@ struct Epoch {
     start: Instant,
     /// Seconds until the window reaches `w_max`.
     k: f64,
-    /// What Reno would have.
+    /// W_est: the window that Reno would have.
     w_est: f64,
     cwnd_prior: f64,
 }
@@ -30,16 +29,16 @@ pub struct Cubic {
     window: Window,
     w_max: f64,
     epoch: Option<Epoch>,
-    /// Fractions of a segment by which the window is to grow.
+    /// Pending growth of the window, segments.
     credit: f64,
     cwnd_prior: f64,
     last_ack: Option<Instant>,
-    /// All of this before the last event.
+    /// State before the last congestion event, for undo.
     prior: Option<Box<Self>>,
 }
 
 impl Cubic {
-    /// The window before anything was sent.
+    /// The initial state.
     pub fn new(parameters: Parameters) -> Self {
         Self {
             window: Window::new(parameters),
@@ -75,8 +74,8 @@ impl Cubic {
         self.cwnd_prior = cwnd;
         self.epoch = None;
         self.credit = 0.0;
-        // The flight, not the window, was too large; but a window that the loss just emptied was not
-        // small for that.
+        // The flight, not the window, was too large. The lower bound covers a flight that the loss itself has
+        // just drained.
         let flight = flight_size.max(settled / 2).min(settled);
         self.window.set_ssthresh(self.bytes(self.segments(flight) * BETA_CUBIC));
     }
@@ -138,7 +137,7 @@ impl Controller for Cubic {
     fn on_ack(&mut self, ack: &Ack) {
         let since_last = self.last_ack.replace(ack.now).map(|last| ack.now.saturating_since(last));
         if ack.is_recovering || !ack.is_cwnd_limited {
-            // Section 5.8: time in which the window was not used does not count.
+            // Section 5.8: time in which the window was not fully used does not count.
             if let (Some(epoch), Some(idle)) = (&mut self.epoch, since_last) {
                 epoch.start += idle;
             }
@@ -202,7 +201,7 @@ mod tests {
         cubic
     }
 
-    /// A window per 100 ms, acknowledged two segments at a time, for `rounds`; the window after each.
+    /// Runs rounds of 100 ms, acknowledged two segments at a time; returns the window after each.
     fn run(cubic: &mut Cubic, rounds: u64) -> Vec<usize> {
         let mut windows = Vec::new();
         for round in 0..rounds {
@@ -218,13 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_takes_three_tenths() {
+    fn a_loss_reduces_the_window_by_three_tenths() {
         let cubic = avoiding(1000 * SMSS);
         assert_eq!((cubic.cwnd(), cubic.ssthresh()), (700 * SMSS, 700 * SMSS));
     }
 
     #[test]
-    fn a_loss_counts_the_flight_but_no_less_than_half_the_window() {
+    fn ssthresh_follows_the_flight_with_a_lower_bound_of_half_the_window() {
         for (flight_size, ssthresh) in [(10, 35), (80, 56), (200, 70)] {
             let mut cubic = avoiding(1000 * SMSS);
             cubic.window.cwnd = 100 * SMSS;
@@ -244,21 +243,21 @@ mod tests {
     }
 
     #[test]
-    fn a_short_path_grows_at_least_as_reno_would() {
+    fn a_short_path_grows_at_least_as_fast_as_reno() {
         let windows = run(&mut avoiding(20 * SMSS), 30);
         // 14 segments, 0.53 per round until 20, then one per round.
         assert!((18..=20).contains(&windows[9]), "{windows:?}");
         assert!((27..=33).contains(&windows[23]), "{windows:?}");
     }
 
-    /// Section 4.3: what Reno would have counts only where the cubic curve is below it.
+    /// Section 4.3: W_est applies only where the cubic function is below it.
     #[test]
-    fn where_both_curves_meet_the_window_follows_the_cubic_one() {
+    fn the_cubic_curve_wins_where_both_meet() {
         let mut cubic = Cubic::new(Parameters { ssthresh: 10 * SMSS, ..parameters() });
         cubic.on_ack(&ack(Instant::ZERO, 0));
         // 10.4 segments after a second: C t^3 more, and 4 acknowledged of 10.
         cubic.on_ack(&ack(Instant::from_millis(1000), 4 * SMSS));
-        // The curve is 0.5324 higher a round trip later, of which 4/10 are due.
+        // W_cubic is 0.5324 higher one RTT later, of which 4/10 are due.
         assert_eq!(cubic.cwnd(), 10 * SMSS + 213);
     }
 
@@ -268,7 +267,7 @@ mod tests {
         assert!((cubic.w_max - 1000.0).abs() < 0.1);
         lose_one(&mut cubic, 700 * SMSS);
         assert!((cubic.w_max - 595.0).abs() < 0.1);
-        // Not when the window was as large as before: nobody else has come.
+        // No fast convergence when the window was as large as before.
         let mut cubic = avoiding(1000 * SMSS);
         cubic.window.cwnd = 1000 * SMSS;
         lose_one(&mut cubic, 1000 * SMSS);
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_reduces_once_and_a_false_one_is_undone() {
+    fn a_timeout_reduces_once_and_a_spurious_one_is_undone() {
         let mut cubic = avoiding(1000 * SMSS);
         cubic.on_rto(Instant::ZERO, 700 * SMSS, true);
         assert_eq!((cubic.cwnd(), cubic.ssthresh()), (10 * SMSS, 490 * SMSS));
@@ -286,7 +285,7 @@ mod tests {
         assert_eq!((cubic.cwnd(), cubic.ssthresh()), (700 * SMSS, 700 * SMSS));
     }
 
-    /// Rounds in slow start, each with a round trip that is 10 ms longer.
+    /// Rounds in slow start, each with an RTT 10 ms longer than the one before.
     fn run_slow_start(cubic: &mut Cubic, rounds: u64) {
         use crate::wire::seq::SeqNumber;
         let mut una = SeqNumber::default();

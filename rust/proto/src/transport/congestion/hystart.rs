@@ -1,4 +1,4 @@
-//! HyStart++: leaves slow start when round trips grow, before anything is lost (RFC 9406).
+//! HyStart++ (RFC 9406): leaves slow start when the RTT grows, before a loss.
 
 use core::time::Duration;
 
@@ -11,14 +11,14 @@ const N_RTT_SAMPLE: u32 = 8;
 const CSS_GROWTH_DIVISOR: usize = 4;
 const CSS_ROUNDS: u32 = 5;
 
-/// Where slow start stands.
+/// Phase of slow start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     /// The window doubles each round.
     SlowStart,
     /// Conservative slow start: a delay increase is being verified.
     Conservative,
-    /// The increase was real, or something was lost.
+    /// Slow start ended: the delay increase was confirmed, or a loss occurred.
     Done,
 }
 
@@ -49,12 +49,12 @@ impl Default for HyStart {
 }
 
 impl HyStart {
-    /// Where slow start stands.
+    /// Phase of slow start.
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Bytes by which the window grows for `counted` acknowledged ones.
+    /// Window growth for `counted` acknowledged bytes.
     pub fn growth(&self, counted: usize) -> usize {
         match self.phase {
             Phase::SlowStart | Phase::Done => counted,
@@ -62,12 +62,12 @@ impl HyStart {
         }
     }
 
-    /// Slow start ended for another reason.
+    /// Ends slow start for another reason.
     pub fn finish(&mut self) {
         self.phase = Phase::Done;
     }
 
-    /// An acknowledgement during slow start. Returns whether slow start ends with it.
+    /// Processes an acknowledgement during slow start. Returns whether slow start is over.
     pub fn on_ack(&mut self, rtt: Option<Duration>, snd_una: SeqNumber, snd_nxt: SeqNumber) -> bool {
         if self.phase == Phase::Done {
             return false;
@@ -153,9 +153,9 @@ mod tests {
         assert!(phases(&[40, 44, 44, 44]).iter().all(|phase| *phase == Phase::SlowStart));
     }
 
-    /// Section 4.2: fewer samples say nothing.
+    /// Section 4.2: a round needs N_RTT_SAMPLE samples.
     #[test]
-    fn a_round_is_judged_after_eight_samples() {
+    fn a_round_needs_eight_samples() {
         assert!(
             phases_of(&[40, 40, 80, 80], N_RTT_SAMPLE - 1).iter().all(|phase| *phase == Phase::SlowStart)
         );
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_trip_that_stays_long_is_no_decrease() {
+    fn a_constant_higher_rtt_stays_conservative() {
         for samples in [N_RTT_SAMPLE + 1, N_RTT_SAMPLE + 2] {
             assert_eq!(phases_of(&[40, 40, 60], samples)[2], Phase::Conservative);
         }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_passing_increase_resumes_slow_start() {
+    fn a_temporary_increase_resumes_slow_start() {
         use Phase::{Conservative, SlowStart};
         assert_eq!(phases(&[40, 40, 60, 41, 41]), [SlowStart, SlowStart, Conservative, SlowStart, SlowStart]);
     }

@@ -1,4 +1,4 @@
-//! How much may be in flight and how fast it may leave: one trait, three controllers.
+//! Congestion control: one trait, three controllers (RFC 5681, RFC 9438, draft-ietf-ccwg-bbr).
 
 mod bbr;
 mod cubic;
@@ -28,14 +28,14 @@ pub fn start(algorithm: Algorithm, parameters: Parameters) -> Box<dyn Controller
     }
 }
 
-/// What every controller starts from. Bytes throughout.
+/// Initial parameters of a controller, in bytes unless stated otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct Parameters {
-    /// Window before anything was acknowledged.
+    /// Initial window (IW).
     pub initial_window: usize,
-    /// Slow-start threshold before anything was lost.
+    /// Initial slow-start threshold.
     pub ssthresh: usize,
-    /// The window never exceeds this.
+    /// Upper bound of the congestion window.
     pub max_cwnd: usize,
     /// Sender maximum segment size.
     pub smss: usize,
@@ -43,87 +43,87 @@ pub struct Parameters {
     pub abc_limit: Option<usize>,
 }
 
-/// What one acknowledgement told. Bytes throughout.
+/// One acknowledgement, in bytes unless stated otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct Ack {
-    /// When it arrived.
+    /// Arrival time.
     pub now: Instant,
-    /// Newly acknowledged, cumulatively.
+    /// Newly acknowledged cumulatively.
     pub acked: usize,
-    /// Newly delivered: cumulatively or selectively acknowledged.
+    /// Newly acknowledged cumulatively or selectively.
     pub delivered: usize,
     /// Delivered since the start.
     pub total_delivered: u64,
-    /// Newly deemed lost.
+    /// Newly marked lost.
     pub lost: usize,
     /// In flight now.
     pub in_flight: usize,
-    /// Round trip of a segment that was sent once.
+    /// RTT sample of a segment that was sent once.
     pub rtt: Option<Duration>,
-    /// The shortest round trip so far.
+    /// Minimum RTT.
     pub min_rtt: Duration,
-    /// Smoothed round trip.
+    /// Smoothed RTT.
     pub srtt: Duration,
-    /// First number not acknowledged, and the next to be sent; they mark round trips.
+    /// SND.UNA; together with `snd_nxt` it delimits rounds.
     pub snd_una: SeqNumber,
-    /// The next number to be sent.
+    /// SND.NXT.
     pub snd_nxt: SeqNumber,
-    /// Whether the window was what limited the flight.
+    /// Whether the congestion window limited the flight.
     pub is_cwnd_limited: bool,
-    /// Whether a loss that acknowledgements revealed is being repaired.
+    /// Whether the connection is in fast recovery.
     pub is_recovering: bool,
-    /// The delivery rate, if this acknowledgement measured one.
+    /// The delivery rate sample, if there is one.
     pub rate: Option<RateSample>,
 }
 
 /// A congestion controller.
 pub trait Controller: fmt::Debug + Send + Sync {
-    /// Which one it is.
+    /// Its algorithm.
     fn algorithm(&self) -> Algorithm;
 
-    /// Bytes that may be in flight.
+    /// Congestion window, bytes.
     fn cwnd(&self) -> usize;
 
     /// Slow-start threshold, bytes; `usize::MAX` when there is none.
     fn ssthresh(&self) -> usize;
 
-    /// Whether the window is to double in a round trip.
+    /// Whether the controller is in slow start.
     fn is_slow_start(&self) -> bool {
         self.cwnd() < self.ssthresh()
     }
 
-    /// What it is doing, in the words of qlog or of its draft.
+    /// Name of its phase, as in qlog or its draft.
     fn phase(&self) -> &'static str {
         if self.is_slow_start() { "slow_start" } else { "congestion_avoidance" }
     }
 
-    /// Bytes per second at which segments may leave; `None` for no limit.
+    /// Pacing rate, bytes per second; `None` for no limit.
     fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64>;
 
     /// The segment size changed.
     fn set_smss(&mut self, smss: usize);
 
-    /// A segment of `size` bytes leaves; `in_flight` does not count it.
+    /// A segment of `size` bytes is sent; `in_flight` does not include it.
     fn on_sent(&mut self, _now: Instant, _size: usize, _in_flight: usize, _is_app_limited: bool) {}
 
-    /// An acknowledgement that delivered something, after its losses were told.
+    /// An acknowledgement that delivered data; called after [`Self::on_segment_lost`] for its losses.
     fn on_ack(&mut self, ack: &Ack);
 
-    /// A segment was deemed lost.
+    /// A segment was marked lost.
     fn on_segment_lost(&mut self, _loss: &Loss) {}
 
-    /// A loss event began with `flight_size` bytes in flight (RFC 5681 section 3.2), of which
-    /// `in_flight` are not deemed lost. Told once per window.
+    /// A loss event started with `flight_size` bytes outstanding (RFC 5681 section 3.2), of which `in_flight`
+    /// are not marked lost. Called once per window.
     fn on_loss_event(&mut self, now: Instant, flight_size: usize, in_flight: usize);
 
-    /// The loss event is over.
+    /// The loss event ended.
     fn on_recovered(&mut self) {}
 
     /// The retransmission timer expired with `flight_size` bytes in flight; `is_new_event` unless it
     /// already had for data of the same window (RFC 5681 section 3.1, last paragraph).
     fn on_rto(&mut self, now: Instant, flight_size: usize, is_new_event: bool);
 
-    /// The last loss event or timeout was none: what it changed is restored.
+    /// The last loss event or timeout was spurious: restores the state before it.
     fn undo(&mut self);
 }
 
@@ -178,15 +178,15 @@ mod testing {
     }
 
     #[test]
-    fn every_controller_can_be_chosen() {
+    fn every_algorithm_has_a_controller() {
         for algorithm in Algorithm::ALL {
             assert_eq!(start(algorithm, parameters()).algorithm(), algorithm);
         }
     }
 
-    /// RFC 5681, equation 4: no less than two segments of the size that the path carries.
+    /// RFC 5681, equation 4: no less than two segments of the current size.
     #[test]
-    fn a_segment_size_found_later_bounds_the_threshold() {
+    fn the_threshold_is_at_least_two_segments_of_the_current_size() {
         for algorithm in [Algorithm::Reno, Algorithm::Cubic] {
             let mut controller = start(algorithm, parameters());
             controller.set_smss(4 * SMSS);
@@ -215,7 +215,7 @@ mod testing {
 
     /// RFC 9937: beginning, conduct and end of a fast recovery.
     #[test]
-    fn a_recovery_keeps_the_flight_at_what_the_path_delivers() {
+    fn recovery_keeps_the_flight_at_the_delivered_amount() {
         let rtt = Some(Duration::from_millis(100));
         for (algorithm, ssthresh) in [(Algorithm::Reno, 50), (Algorithm::Cubic, 70)] {
             let wide = Parameters { initial_window: 100 * SMSS, ssthresh: usize::MAX, ..parameters() };
@@ -229,11 +229,11 @@ mod testing {
             // Three were delivered and one was sent.
             controller.on_ack(&repaired(28 * SMSS, SMSS));
             assert_eq!(controller.cwnd(), 30 * SMSS, "{algorithm}");
-            // What a timer finds lost makes no room.
+            // A loss found by a timer allows no further transmission.
             let loss = Loss { size: SMSS, tx_in_flight: 0, lost_since: 0, prior_delivered: 0 };
             controller.on_segment_lost(&loss);
             assert_eq!(controller.cwnd(), 29 * SMSS, "{algorithm}");
-            // Not paced as slow start, nor by the little that is in flight.
+            // Paced by the threshold, neither as slow start nor by the small flight.
             let per_rtt = controller.ssthresh() as u64 * 12;
             assert_eq!(controller.pacing_rate(rtt), Some(per_rtt), "{algorithm}");
             controller.on_recovered();
@@ -243,10 +243,10 @@ mod testing {
         }
     }
 
-    /// A timeout within a fast recovery ends it; when it was a false alarm, what the recovery was to
-    /// end with is restored, not the little that was in flight.
+    /// A timeout ends fast recovery. If it was spurious, the threshold of the recovery is restored, not the
+    /// small flight.
     #[test]
-    fn a_false_timeout_within_a_recovery_restores_its_threshold() {
+    fn a_spurious_timeout_in_recovery_restores_its_threshold() {
         for (algorithm, ssthresh) in [(Algorithm::Reno, 50), (Algorithm::Cubic, 70)] {
             let wide = Parameters { initial_window: 100 * SMSS, ssthresh: usize::MAX, ..parameters() };
             let mut controller = start(algorithm, wide);

@@ -1,35 +1,35 @@
-//! Proportional Rate Reduction (RFC 9937): how much may leave during fast recovery, so that the flight
-//! neither stalls until half of it is acknowledged nor outgrows what the path has just shown to carry.
+//! Proportional Rate Reduction (PRR, RFC 9937): limits transmission during fast recovery, so that the flight
+//! neither stalls nor exceeds what the path delivers.
 //!
-//! From a peer without SACK, duplicates count for nothing here; what they stood for is delivered with
-//! the next cumulative acknowledgement.
+//! For peers without SACK, duplicate ACKs are not counted; their segments are counted with the next
+//! cumulative acknowledgement.
 
 use super::Ack;
 
 /// One fast recovery. Bytes throughout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Prr {
-    /// In flight when the recovery began, without what was selectively acknowledged (RecoverFS, section
-    /// 6.1).
+    /// RecoverFS (section 6.1): bytes in flight at the start of the recovery, without selectively
+    /// acknowledged ones.
     recover_fs: usize,
-    /// Delivered since (prr_delivered).
+    /// prr_delivered.
     delivered: usize,
-    /// Sent since (prr_out).
+    /// prr_out.
     out: usize,
 }
 
 impl Prr {
-    /// A recovery begins with `flight_size` bytes in flight.
+    /// Starts a recovery with `flight_size` bytes in flight.
     pub(super) fn new(flight_size: usize) -> Self {
         Self { recover_fs: flight_size.max(1), delivered: 0, out: 0 }
     }
 
-    /// `size` bytes leave.
+    /// `size` bytes are sent.
     pub(super) fn on_sent(&mut self, size: usize) {
         self.out = self.out.saturating_add(size);
     }
 
-    /// Bytes that may leave upon an acknowledgement (section 6.2).
+    /// Bytes that may be sent upon an acknowledgement (section 6.2).
     pub(super) fn on_ack(&mut self, ack: &Ack, ssthresh: usize, smss: usize) -> usize {
         self.delivered = self.delivered.saturating_add(ack.delivered);
         let sndcnt = if ack.in_flight > ssthresh {
@@ -37,14 +37,14 @@ impl Prr {
             let due = (self.delivered as u128 * ssthresh as u128).div_ceil(self.recover_fs as u128);
             usize::try_from(due).unwrap_or(usize::MAX).saturating_sub(self.out)
         } else {
-            // Losses took more than the reduction asks for: as much as arrives may leave, and a segment
-            // more while all goes well.
+            // The flight is below the threshold: as much as is delivered may be sent (PRR-CRB), plus one
+            // segment without new losses (PRR-SSRB).
             let is_safe = ack.acked > 0 && ack.lost == 0;
             let limit = self.delivered.saturating_sub(self.out).max(ack.delivered);
             let limit = if is_safe { limit.saturating_add(smss) } else { limit };
             limit.min(ssthresh - ack.in_flight)
         };
-        // The first repair leaves at once.
+        // The first retransmission is sent at once.
         if self.out == 0 && sndcnt == 0 { smss } else { sndcnt }
     }
 }
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn heavy_losses_leave_the_flight_at_what_arrives() {
+    fn after_heavy_losses_the_flight_follows_delivery() {
         // Half is gone: the flight is below the threshold from the start.
         let mut prr = Prr::new(100 * SMSS);
         prr.on_sent(SMSS);
@@ -101,16 +101,16 @@ mod tests {
         prr.on_sent(2 * SMSS);
         assert_eq!(prr.on_ack(&safe(69 * SMSS), 70 * SMSS, SMSS), SMSS);
         assert_eq!(prr.on_ack(&safe(70 * SMSS), 70 * SMSS, SMSS), 0);
-        // What was acknowledged selectively only is no progress.
+        // Selective acknowledgements alone are no progress.
         assert_eq!(prr.on_ack(&told(49 * SMSS, SMSS), 70 * SMSS, SMSS), SMSS);
-        // At the threshold nothing is made up for.
+        // At the threshold nothing is caught up.
         let mut prr = Prr::new(100 * SMSS);
         prr.on_sent(SMSS);
         assert_eq!(prr.on_ack(&told(70 * SMSS, 10 * SMSS), 70 * SMSS, SMSS), 0);
     }
 
     #[test]
-    fn what_was_not_sent_when_it_could_have_been_may_leave_later() {
+    fn unused_allowance_is_kept() {
         let mut prr = Prr::new(100 * SMSS);
         prr.on_sent(SMSS);
         let lossy = Ack { acked: SMSS, lost: SMSS, ..told(40 * SMSS, SMSS) };
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_repair_leaves_at_once() {
+    fn the_first_retransmission_is_sent_at_once() {
         let mut prr = Prr::new(100 * SMSS);
         assert_eq!(prr.on_ack(&told(99 * SMSS, 0), 70 * SMSS, SMSS), SMSS);
         prr.on_sent(SMSS);

@@ -11,12 +11,12 @@ pub struct Reno {
     window: Window,
     /// Bytes acknowledged since the window last grew in congestion avoidance.
     bytes_acked: usize,
-    /// Window and threshold before the last event.
+    /// Window and threshold before the last congestion event, for undo.
     prior: (usize, usize),
 }
 
 impl Reno {
-    /// The window before anything was sent.
+    /// The initial state.
     pub fn new(parameters: Parameters) -> Self {
         let window = Window::new(parameters);
         Self { bytes_acked: 0, prior: (window.cwnd, window.ssthresh), window }
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(reno.cwnd(), 20 * SMSS);
         acked(&mut reno, SMSS);
         assert_eq!(reno.cwnd(), 21 * SMSS);
-        // What is beyond a window counts for the next one (RFC 3465 section 2.1).
+        // The remainder counts for the next window (RFC 3465 section 2.1).
         acked(&mut reno, 31 * SMSS);
         assert_eq!(reno.cwnd(), 22 * SMSS);
         acked(&mut reno, 12 * SMSS);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_false_alarm_is_undone() {
+    fn a_spurious_loss_event_is_undone() {
         let mut reno = Reno::new(parameters());
         acked(&mut reno, 2 * SMSS);
         reno.on_loss_event(Instant::ZERO, 12 * SMSS, 11 * SMSS);

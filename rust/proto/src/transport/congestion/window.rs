@@ -1,15 +1,15 @@
-//! What the window-based controllers share: the window, its threshold and slow start (RFC 5681 section
-//! 3.1, RFC 3465, RFC 9406).
+//! State shared by the window-based controllers: window, threshold, slow start and recovery (RFC 5681 section
+//! 3.1, RFC 3465, RFC 9406, RFC 9937).
 
 use core::time::Duration;
 
 use super::{Ack, HyStart, Loss, Parameters, prr::Prr};
 
-/// Pacing gains, percent of a window per round trip. Slow start needs room to double; five windows per
-/// round trip keep the last, partial round of a short transfer short, and the clock of acknowledgements
-/// holds it to twice the bottleneck's rate anyway.
+/// Pacing gain in slow start, percent of a window per RTT. Slow start needs room to double; five windows per
+/// RTT shorten the last, partial round of a short transfer, and the ACK clock limits the rate to twice the
+/// bottleneck's anyway.
 const PACING_SLOW_START: u64 = 500;
-/// In congestion avoidance (as Linux).
+/// Pacing gain in congestion avoidance, percent (as Linux).
 const PACING_AVOIDANCE: u64 = 120;
 
 /// A congestion window, bytes.
@@ -19,7 +19,7 @@ pub(super) struct Window {
     pub(super) cwnd: usize,
     pub(super) ssthresh: usize,
     hystart: HyStart,
-    /// While what acknowledgements revealed as lost is being repaired.
+    /// PRR state during fast recovery.
     prr: Option<Prr>,
 }
 
@@ -42,25 +42,25 @@ impl Window {
         super::window_rate(self.cwnd, srtt, gain)
     }
 
-    /// The window, or during fast recovery what it will be.
+    /// The window, or during fast recovery the window at its end.
     pub(super) fn settled(&self) -> usize {
         if self.prr.is_some() { self.ssthresh } else { self.cwnd }
     }
 
-    /// A loss event whose threshold is set: RFC 9937 decides what leaves until it is over.
+    /// Starts fast recovery with PRR, after the threshold was set.
     pub(super) fn start_recovery(&mut self, flight_size: usize, in_flight: usize) {
         self.prr = Some(Prr::new(flight_size));
         self.cwnd = in_flight + self.parameters.smss;
     }
 
-    /// `size` bytes leave.
+    /// `size` bytes are sent.
     pub(super) fn on_sent(&mut self, size: usize) {
         if let Some(prr) = &mut self.prr {
             prr.on_sent(size);
         }
     }
 
-    /// A segment was deemed lost; what may still leave does not grow by it.
+    /// A segment was marked lost; the allowance does not grow by it.
     pub(super) fn on_segment_lost(&mut self, loss: &Loss) {
         if self.prr.is_some() {
             self.cwnd = self.cwnd.saturating_sub(loss.size);
@@ -74,13 +74,13 @@ impl Window {
         }
     }
 
-    /// Fast recovery is over.
+    /// Fast recovery ended.
     pub(super) fn on_recovered(&mut self) {
         self.cwnd = self.settled();
         self.prr = None;
     }
 
-    /// Grows in slow start; `false` in congestion avoidance, whose growth the controller decides.
+    /// Grows the window in slow start. `false` in congestion avoidance, which is up to the controller.
     pub(super) fn slow_start(&mut self, ack: &Ack) -> bool {
         if !self.is_slow_start() {
             return false;
@@ -94,19 +94,19 @@ impl Window {
         true
     }
 
-    /// Grows by so many bytes, up to the bound.
+    /// Grows the window by `bytes`, up to its bound.
     pub(super) fn grow(&mut self, bytes: usize) {
         self.cwnd = self.cwnd.saturating_add(bytes).min(self.parameters.max_cwnd);
     }
 
-    /// A loss event: no less than two segments (RFC 5681, equation 4).
+    /// Sets the threshold after a loss event: at least two segments (RFC 5681, equation 4).
     pub(super) fn set_ssthresh(&mut self, bytes: usize) {
         self.ssthresh = bytes.max(2 * self.parameters.smss);
         self.hystart.finish();
     }
 
-    /// A timeout: the initial window. Protocol, which deviates from the loss window of RFC 5681 section
-    /// 3.1.
+    /// Resets the window to the initial window after a timeout. Protocol; deviates from the loss window of
+    /// RFC 5681 section 3.1.
     pub(super) fn collapse(&mut self) {
         self.prr = None;
         self.cwnd = self.parameters.initial_window.min(self.cwnd);

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Place, Sender};
+use super::{Sender, Status};
 use crate::{
     time::Instant,
     transport::rate::Loss,
@@ -10,8 +10,8 @@ use crate::{
 };
 
 impl Sender {
-    /// Judges what is in flight by what was delivered since it left (RFC 8985 section 6.2, step 5).
-    /// Tells each loss to `on_lost` and returns when the next segment may count as lost.
+    /// RACK_detect_loss (RFC 8985 section 6.2, step 5). Calls `on_lost` for each lost segment and returns
+    /// when the next one may count as lost.
     pub(in crate::transport) fn detect_lost(
         &mut self,
         now: Instant,
@@ -19,10 +19,10 @@ impl Sender {
         mut on_lost: impl FnMut(SeqNumber, &Loss),
     ) -> Option<Instant> {
         let mut deadline = None;
-        let from = self.sent.partition_point(|sent| sent.seq < self.judged);
+        let from = self.sent.partition_point(|sent| sent.seq < self.loss_checked);
         for at in from..self.sent.len() {
             let sent = self.sent[at];
-            if sent.transmissions == 1 && sent.place == Place::InFlight {
+            if sent.transmissions == 1 && sent.status == Status::InFlight {
                 if !self.rack.is_after(sent.sent_at, sent.end()) {
                     break;
                 }
@@ -31,16 +31,16 @@ impl Sender {
                     deadline = Some(lost_at);
                     break;
                 }
-                on_lost(sent.seq, &self.lose(at));
+                on_lost(sent.seq, &self.mark_lost(at));
             }
-            self.judged = sent.end();
+            self.loss_checked = sent.end();
         }
-        while let Some((sent_at, seq)) = self.resent.front().copied() {
+        while let Some((sent_at, seq)) = self.retransmitted.front().copied() {
             let at = self.sent.partition_point(|sent| sent.seq < seq);
             let sent = self
                 .sent
                 .get(at)
-                .filter(|sent| sent.seq == seq && sent.place == Place::InFlight && sent.sent_at == sent_at);
+                .filter(|sent| sent.seq == seq && sent.status == Status::InFlight && sent.sent_at == sent_at);
             if let Some(sent) = sent {
                 if !self.rack.is_after(sent.sent_at, sent.end()) {
                     break;
@@ -50,17 +50,17 @@ impl Sender {
                     deadline = Some(deadline.map_or(lost_at, |at: Instant| at.min(lost_at)));
                     break;
                 }
-                on_lost(seq, &self.lose(at));
+                on_lost(seq, &self.mark_lost(at));
             }
-            self.resent.pop_front();
+            self.retransmitted.pop_front();
         }
         deadline
     }
 
-    /// Deems a segment in flight lost.
-    fn lose(&mut self, at: usize) -> Loss {
+    /// Marks a segment in flight lost.
+    fn mark_lost(&mut self, at: usize) -> Loss {
         let sent = &mut self.sent[at];
-        sent.place = Place::Lost;
+        sent.status = Status::Lost;
         let (seq, size) = (sent.seq, sent.size());
         self.in_flight -= size;
         let loss = self.rate.on_lost(&sent.rate, size);
@@ -69,67 +69,67 @@ impl Sender {
         loss
     }
 
-    /// Deems the first unacknowledged segment lost, unless it already is.
+    /// Marks the first unacknowledged segment lost, unless it is already.
     pub(in crate::transport) fn mark_head_lost(&mut self) -> Option<Loss> {
-        self.sent.front().is_some_and(|head| head.place == Place::InFlight).then(|| self.lose(0))
+        self.sent.front().is_some_and(|head| head.status == Status::InFlight).then(|| self.mark_lost(0))
     }
 
-    /// The path drops segments longer than `max_len`: those in flight that left from `since` on leave
-    /// again, in parts. No controller hears of it. Returns whether there were any.
-    pub(in crate::transport) fn lose_longer(&mut self, max_len: usize, since: Instant) -> bool {
+    /// Marks segments in flight lost that are longer than `max_len` and were sent at or after `since`,
+    /// without a congestion signal. Returns whether there were any.
+    pub(in crate::transport) fn mark_longer_lost(&mut self, max_len: usize, since: Instant) -> bool {
         let before = self.in_flight;
         for sent in &mut self.sent {
-            if sent.place == Place::InFlight && sent.len > max_len && sent.sent_at >= since {
-                sent.place = Place::Lost;
+            if sent.status == Status::InFlight && sent.len > max_len && sent.sent_at >= since {
+                sent.status = Status::Lost;
                 self.in_flight -= sent.size();
             }
         }
         if self.in_flight == before {
             return false;
         }
-        self.lost = self.sent.iter().filter(|sent| sent.place == Place::Lost).map(|sent| sent.seq).collect();
+        self.lost =
+            self.sent.iter().filter(|sent| sent.status == Status::Lost).map(|sent| sent.seq).collect();
         true
     }
 
-    /// The retransmission timer expired: all that is not selectively acknowledged is lost, and one
-    /// segment may go before the next acknowledgement. A peer that reports holding the very first
-    /// segment has reneged (RFC 2018 section 8), so nothing it reported counts.
+    /// The retransmission timer expired: every segment that is not selectively acknowledged is marked lost,
+    /// and one segment may be sent before the next acknowledgement. If the first segment is selectively
+    /// acknowledged, the peer has reneged (RFC 2018 section 8), and all SACK information is dropped.
     pub(in crate::transport) fn on_timeout(&mut self) {
-        let has_reneged = self.sent.front().is_some_and(|head| head.place == Place::Sacked);
+        let has_reneged = self.sent.front().is_some_and(|head| head.status == Status::Sacked);
         self.lost.clear();
-        self.resent.clear();
+        self.retransmitted.clear();
         if has_reneged {
             self.sacked = 0;
             self.last_blocks = SackBlocks::default();
         }
         for sent in &mut self.sent {
-            if sent.place == Place::InFlight {
+            if sent.status == Status::InFlight {
                 self.rate.on_lost(&sent.rate, sent.size());
             }
-            if sent.place != Place::Sacked || has_reneged {
-                sent.place = Place::Lost;
+            if sent.status != Status::Sacked || has_reneged {
+                sent.status = Status::Lost;
                 self.lost.push_back(sent.seq);
             }
         }
         self.in_flight = 0;
-        self.judged = self.snd_nxt;
-        self.is_gated = true;
+        self.loss_checked = self.snd_nxt;
+        self.is_rto_limited = true;
     }
 
-    /// The timeout was a false alarm: what it deemed lost is on its way after all, until something that
-    /// left later is delivered.
+    /// The timeout was spurious: lost segments count as in flight again, until RACK marks them.
     pub(in crate::transport) fn undo_timeout(&mut self) {
         for sent in &mut self.sent {
-            if sent.place == Place::Lost {
-                sent.place = Place::InFlight;
+            if sent.status == Status::Lost {
+                sent.status = Status::InFlight;
                 self.in_flight += sent.size();
                 if sent.transmissions > 1 {
-                    self.resent.push_back((sent.sent_at, sent.seq));
+                    self.retransmitted.push_back((sent.sent_at, sent.seq));
                 }
             }
         }
-        self.resent.make_contiguous().sort_by_key(|(sent_at, _)| *sent_at);
-        self.judged = self.snd_una;
-        self.is_gated = false;
+        self.retransmitted.make_contiguous().sort_by_key(|(sent_at, _)| *sent_at);
+        self.loss_checked = self.snd_una;
+        self.is_rto_limited = false;
     }
 }

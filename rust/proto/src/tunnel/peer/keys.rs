@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Peer {
-    /// Takes what the registry says about the peer. A known endpoint that works is kept.
+    /// Processes the registry record of the peer. An endpoint known to work is kept.
     pub fn on_record(
         &mut self,
         now: Instant,
@@ -21,23 +21,23 @@ impl Peer {
         out: &mut Outbox,
     ) {
         self.identity_key = Some(identity_key);
-        if self.suite().is_none() || !self.paths.is_heard() && !self.paths.is_validated() {
+        if self.suite().is_none() || !self.paths.has_received() && !self.paths.is_validated() {
             if let Some(endpoint) = endpoint
-                && self.paths.on_told(now, endpoint)
+                && self.paths.on_registry_endpoint(now, endpoint)
             {
                 // The old address may belong to somebody else.
                 self.hello_at = None;
             }
         } else if let Some(other) = endpoint.filter(|other| self.endpoint() != Some(*other)) {
             // It may have moved or restarted; its answer decides.
-            if self.is_silent(now, REFRESH) && self.paths.on_told_elsewhere(now, other, local.entropy) {
+            if self.is_silent(now, REFRESH) && self.paths.on_registry_move(now, other, local.entropy) {
                 self.push_keys(other, true, local, out);
                 self.send_challenges(now, local, out);
             }
         }
-        // A frame of another identity proves nothing later either.
+        // A frame of another identity is dropped.
         if let Some((frame, from)) =
-            self.waiting.take().filter(|(frame, _)| frame.identity_key == identity_key)
+            self.pending_key.take().filter(|(frame, _)| frame.identity_key == identity_key)
         {
             let _ = self.on_signed_key(now, &frame, from, local, out);
         }
@@ -46,12 +46,12 @@ impl Peer {
         }
     }
 
-    /// Forgets every session and what the peer told in them; `own` is our next exchange key.
+    /// Drops every session and what the peer announced in them; `own` is our next exchange key.
     pub fn forget_sessions(&mut self, now: Instant, own: ExchangeKey) {
         self.own = own;
         (self.current, self.candidate, self.previous) = (None, None, None);
         (self.capabilities, self.boot_id, self.is_legacy) = (None, None, false);
-        self.paths.forget_proofs(now);
+        self.paths.invalidate(now);
         (self.hello_at, self.probe_at, self.replied_at) = (None, None, None);
         self.trace.event(|| TunnelEvent::Forgotten);
     }
@@ -64,7 +64,7 @@ impl Peer {
     }
 
     /// Verdict on a signed key without verifying it, if the key is or was in use.
-    pub fn recall(&self, frame: &SignedKey) -> Option<KeyVerdict> {
+    pub fn cached_verdict(&self, frame: &SignedKey) -> Option<KeyVerdict> {
         let own_key = self.own.public_key();
         if frame.exchange_key == own_key {
             return Some(KeyVerdict::Refused);
@@ -79,11 +79,11 @@ impl Peer {
     }
 
     /// Counts bytes that prove nothing towards what may be sent in return.
-    pub fn on_unproven(&mut self, from: SocketAddr, len: usize) {
-        self.paths.on_unproven(from, len);
+    pub fn on_unauthenticated(&mut self, from: SocketAddr, len: usize) {
+        self.paths.on_unauthenticated(from, len);
     }
 
-    /// Takes a signed key frame.
+    /// Processes a signed key frame.
     pub fn on_signed_key(
         &mut self,
         now: Instant,
@@ -92,7 +92,7 @@ impl Peer {
         local: &mut Local<'_>,
         out: &mut Outbox,
     ) -> KeyVerdict {
-        if let Some(verdict) = self.recall(frame) {
+        if let Some(verdict) = self.cached_verdict(frame) {
             return verdict;
         }
         let verdict = self.on_new_key(now, frame, from, local, out);
@@ -109,7 +109,7 @@ impl Peer {
         out: &mut Outbox,
     ) -> KeyVerdict {
         if self.identity_key != Some(frame.identity_key) {
-            self.waiting = Some((frame.clone(), from));
+            self.pending_key = Some((frame.clone(), from));
             return KeyVerdict::NeedsIdentity;
         }
         if verify_signed_key(frame).is_err() {
@@ -127,7 +127,7 @@ impl Peer {
             self.candidate = Some((session, from));
             self.trace.event(|| TunnelEvent::Candidate { is_rekey: false });
         }
-        // A key that is proved and new is answered at once, however lately another one was.
+        // A verified new key is answered at once, regardless of the reply interval.
         self.replied_at = None;
         self.reply(now, from, 0, local, out);
         self.probes = 0;

@@ -1,8 +1,8 @@
-//! Frames that open, and which session goes on because of them.
+//! Opening frames, and the switch between candidate, current and previous session.
 
 use core::net::SocketAddr;
 
-use super::{By, Local, Opened, Outbox, PREVIOUS_LIFETIME, Peer, REINSTATE};
+use super::{Local, Opened, Outbox, PREVIOUS_LIFETIME, Peer, REINSTATE, SessionRole};
 use crate::{
     crypto::{Suite, exchange::ExchangeKey},
     time::Instant,
@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Peer {
-    /// Opens a sealed frame, in place or into `scratch`. Whatever it says, [`Self::on_opened`] must
-    /// follow before the packet is acted upon, unless it is not the peer's.
+    /// Opens a sealed frame, in place or into `scratch`. [`Self::on_opened`] must be called before the packet
+    /// is processed; it must not be called if the packet's source is not the peer.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -27,7 +27,7 @@ impl Peer {
         let Some(current) = self.current.as_mut() else { return Err(OpenError::Unauthentic) };
         if is_alone && current.is_settled() {
             let is_newest = current.open_in_place(header, frame)?;
-            return Ok(Opened { is_in_place: true, by: By::Current, is_newest });
+            return Ok(Opened { is_in_place: true, role: SessionRole::Current, is_newest });
         }
         self.previous.take_if(|(_, until)| now >= *until);
         let before = current.suite();
@@ -43,13 +43,13 @@ impl Peer {
         frame: &[u8],
         scratch: &mut Vec<u8>,
     ) -> Result<Opened, OpenError> {
-        let current = self.current.as_mut().map(|session| (By::Current, session));
-        let candidate = self.candidate.as_mut().map(|(session, _)| (By::Candidate, session));
-        let previous = self.previous.as_mut().map(|(session, _)| (By::Previous, session));
+        let current = self.current.as_mut().map(|session| (SessionRole::Current, session));
+        let candidate = self.candidate.as_mut().map(|(session, _)| (SessionRole::Candidate, session));
+        let previous = self.previous.as_mut().map(|(session, _)| (SessionRole::Previous, session));
         let mut why = None;
-        for (by, session) in [current, candidate, previous].into_iter().flatten() {
+        for (role, session) in [current, candidate, previous].into_iter().flatten() {
             match session.open_to(header, frame, scratch) {
-                Ok(is_newest) => return Ok(Opened { is_in_place: false, by, is_newest }),
+                Ok(is_newest) => return Ok(Opened { is_in_place: false, role, is_newest }),
                 Err(error) if why.is_none() || error == OpenError::Reflected => why = Some(error),
                 Err(_) => {}
             }
@@ -57,10 +57,11 @@ impl Peer {
         Err(why.unwrap_or(OpenError::Unauthentic))
     }
 
-    /// The same if nothing else can follow from it, which is so for most frames: it is where it was, and
-    /// goes on as before.
+    /// Fast path of [`Self::on_opened`] for most frames: same session, same address, nothing else to do.
+    /// Returns whether it applied.
     pub fn on_opened_again(&mut self, now: Instant, opened: Opened, from: SocketAddr) -> bool {
-        let is_usual = opened.by == By::Current && self.paths.is_settled(from) && !self.retired.is_full();
+        let is_usual =
+            opened.role == SessionRole::Current && self.paths.is_stable_at(from) && !self.retired.is_full();
         if is_usual {
             (self.last_rx, self.current_rx) = (now, now);
             (self.is_late, self.hello_at, self.heard_from) = (false, None, Some(from));
@@ -68,8 +69,8 @@ impl Peer {
         is_usual
     }
 
-    /// The peer sealed a packet of its own, which came in a frame of `len` bytes. Returns whether it goes
-    /// on under another key.
+    /// Updates sessions and paths after a frame of `len` bytes opened. Returns whether the peer now uses
+    /// another key.
     pub fn on_opened(
         &mut self,
         now: Instant,
@@ -82,15 +83,15 @@ impl Peer {
         self.last_rx = now;
         self.heard_from = Some(from);
         let mut is_new = false;
-        match opened.by {
-            By::Current => {}
-            By::Candidate => is_new = self.promote(now),
-            By::Previous if now.saturating_since(self.current_rx) >= REINSTATE => {
+        match opened.role {
+            SessionRole::Current => {}
+            SessionRole::Candidate => is_new = self.promote(now),
+            SessionRole::Previous if now.saturating_since(self.current_rx) >= REINSTATE => {
                 is_new = self.reinstate(now)
             }
-            By::Previous => {
+            SessionRole::Previous => {
                 self.is_late = true;
-                self.paths.on_unproven(from, len);
+                self.paths.on_unauthenticated(from, len);
                 return false;
             }
         }
@@ -105,7 +106,7 @@ impl Peer {
         is_new
     }
 
-    /// Records which suite a frame that opened has shown, if that is news.
+    /// Traces a newly detected suite.
     fn trace_suite(&mut self, before: Option<Suite>) {
         if let Some(suite) = self.suite().filter(|suite| before != Some(*suite)) {
             self.trace.event(|| TunnelEvent::SuiteLatched(suite));
@@ -118,20 +119,20 @@ impl Peer {
         self.install(now, candidate)
     }
 
-    /// The peer goes on under the session before the current one: what an earlier process had sent, its
-    /// key and a frame under it, came late and was taken for news. The frame that shows it is no replay,
-    /// since the replay windows of that session have lived on.
+    /// Returns to the previous session: a delayed key and frame of an earlier process of the peer had been
+    /// taken for new ones. The frame that triggers this is no replay, because the replay windows of the
+    /// previous session were kept.
     fn reinstate(&mut self, now: Instant) -> bool {
         let Some((previous, _)) = self.previous.take() else { return false };
         self.retired.remove(&previous.peer_key);
         self.trace.event(|| TunnelEvent::Installed { is_reinstated: true });
         let is_new = self.install(now, previous);
-        // Ask anew who that is.
+        // Ask for its capabilities again.
         (self.probes, self.probe_at) = (0, Some(now));
         is_new
     }
 
-    /// Goes on under another session. Returns whether its key is another one of the peer's.
+    /// Makes a session the current one. Returns whether the peer's key changed.
     fn install(&mut self, now: Instant, session: Session) -> bool {
         let peer_key = session.peer_key;
         let before = self.suite();
@@ -148,8 +149,8 @@ impl Peer {
         is_new
     }
 
-    /// Replaces our exchange key, so that nothing that was ever sealed under its predecessor opens again,
-    /// once the peer has the new one; until then the present session goes on.
+    /// Replaces our exchange key, so that no frame sealed under the old one opens once the peer has the new
+    /// one; until then the current session is used.
     pub(super) fn renew_own_key(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         let Ok(own) = ExchangeKey::from_secret(&local.entropy.next_32()) else { return };
         let (Some(current), Some(endpoint)) = (&self.current, self.endpoint()) else { return };

@@ -1,4 +1,4 @@
-//! What the tunnel itself says: keys, pings and challenges.
+//! Frames that the tunnel itself sends: keys, pings and challenges.
 
 use core::net::SocketAddr;
 
@@ -17,8 +17,8 @@ use crate::{
 use core::time::Duration;
 
 impl Peer {
-    /// Whether the path MTU is probed: on a validated path in use, with peers that answer padded pings by
-    /// short ones.
+    /// Whether path MTU probes may be sent: only in use, to native peers, which answer padded pings with
+    /// short ones, and on a validated address.
     pub(super) fn may_probe_path(&self) -> bool {
         self.is_active && self.capabilities.is_some() && self.is_ready() && self.paths.is_validated()
     }
@@ -55,8 +55,8 @@ impl Peer {
         }
     }
 
-    /// Sends a keepalive on an active path, or starts a key exchange when it seems dead. Returns whether it
-    /// seems dead.
+    /// The liveness check: sends keepalives, and starts a new key exchange if the peer does not answer.
+    /// Returns whether it does not.
     pub(super) fn check(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) -> bool {
         self.check_at = self.is_active.then_some(now + CHECK_INTERVAL);
         let Some(endpoint) = self.endpoint().filter(|_| self.suite().is_some()) else { return false };
@@ -78,9 +78,9 @@ impl Peer {
         self.hellos += 1;
         let asks_back = self.hellos > 1;
         self.trace.event(|| TunnelEvent::KeySent { to: endpoint, asks_back });
-        // Repeats request an answer even from a peer that has our key already.
+        // Repeats request an answer even from a peer that already has our key.
         for frame in self.keys(asks_back, local) {
-            if self.paths.call(endpoint, frame.len()) {
+            if self.paths.spend_hello(endpoint, frame.len()) {
                 out.push_back((endpoint, frame));
             }
         }
@@ -88,8 +88,8 @@ impl Peer {
         self.hello_at = Some(now + wait);
     }
 
-    /// Answers a frame of `len` bytes, 0 if they were counted, with our key, unless another one was answered
-    /// just now.
+    /// Answers a frame of `len` bytes (0 if they were counted already) with our key, at most once per
+    /// [`REPLY_INTERVAL`].
     pub(super) fn reply(
         &mut self,
         now: Instant,
@@ -105,7 +105,7 @@ impl Peer {
         self.answer(to, len, false, local, out);
     }
 
-    /// Our key for where a frame of `len` bytes came from that proves nothing: no more than it pays for.
+    /// Answers an unauthenticated frame of `len` bytes with our key, within the credit that it grants.
     pub(super) fn answer(
         &mut self,
         to: SocketAddr,
@@ -115,9 +115,9 @@ impl Peer {
         out: &mut Outbox,
     ) {
         self.trace.event(|| TunnelEvent::KeySent { to, asks_back });
-        let mut credit = self.paths.credit_of(to, len);
+        let mut credit = self.paths.grant_credit(to, len);
         for frame in self.keys(asks_back, local) {
-            if self.paths.spend_of(&mut credit, to, frame.len()) {
+            if self.paths.spend_credit(&mut credit, to, frame.len()) {
                 out.push_back((to, frame));
             }
         }
@@ -133,7 +133,7 @@ impl Peer {
         }
     }
 
-    /// Our signed key, and the bare one, which asks for the peer's.
+    /// The frames of our key: the signed one, and with `asks_back` the bare one, which requests the peer's.
     fn keys(&self, asks_back: bool, local: &Local<'_>) -> Vec<Vec<u8>> {
         let exchange_key = self.own.public_key();
         let sender = local.address.node;
@@ -142,7 +142,7 @@ impl Peer {
         signed.map(|frame| frame.emit().to_vec()).into_iter().chain(bare).collect()
     }
 
-    /// Where suite probes are sent.
+    /// Destination of the pings that detect the suite.
     fn probed(&self) -> Option<SocketAddr> {
         match &self.candidate {
             Some((_, from)) => Some(*from),
@@ -151,8 +151,8 @@ impl Peer {
         }
     }
 
-    /// Pings the peer under the newest keys, which tells the suite, the capabilities and whether the
-    /// path works.
+    /// Pings the peer under the newest session, to learn its suite and capabilities and whether the path
+    /// works.
     pub(super) fn send_probe(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         let Some(to) = self.probed() else { return };
         let token = self.paths.token_for(now, to, local.entropy);
@@ -171,9 +171,9 @@ impl Peer {
         self.probe_at = Some(now + wait);
     }
 
-    /// Our own address has changed: a frame shows it to the peer. Peers of the first generation learn it
-    /// from a key frame only.
-    pub fn show(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
+    /// Our own address changed: sends a frame from which the peer learns it. G1 peers learn it from key
+    /// frames only.
+    pub fn announce_address(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         let Some(endpoint) = self.endpoint().filter(|_| self.suite().is_some()) else { return };
         if self.suite() == Some(Suite::G1) {
             self.push_keys(endpoint, false, local, out);
@@ -190,7 +190,7 @@ impl Peer {
         packet
     }
 
-    /// Sends the challenges that are due. Where a ping detects the suite, that is the challenge.
+    /// Sends the challenges that are due, except where a suite-detecting ping serves as challenge.
     pub(super) fn send_challenges(&mut self, now: Instant, local: &Local<'_>, out: &mut Outbox) {
         if self.suite().is_none() || self.paths.poll_timeout().is_none_or(|at| now < at) {
             return;

@@ -1,4 +1,4 @@
-//! BBR's probing for bandwidth: down, cruise, refill, up (section 5.3.3 of the draft).
+//! The ProbeBW cycle of BBR: Down, Cruise, Refill, Up (section 5.3.3 of the draft).
 
 use core::time::Duration;
 
@@ -12,23 +12,23 @@ const HEADROOM: f64 = 0.15;
 const DOWN_PACING_GAIN: f64 = 0.9;
 const UP_PACING_GAIN: f64 = 1.25;
 const UP_CWND_GAIN: f64 = 2.25;
-/// Rounds after which Reno flows beside us would have grown by as much as a probe.
+/// Upper bound of rounds between probes, for coexistence with Reno flows.
 const MAX_RENO_ROUNDS: u64 = 63;
 
 /// Phases of a cycle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Cycle {
-    /// Drains the queue that probing made.
+    /// Drains the queue created by probing.
     Down,
-    /// Keeps the flight level, with headroom for others.
+    /// Keeps the flight constant, with headroom for other flows.
     Cruise,
-    /// Fills the pipe again without a queue.
+    /// Refills the pipe without a queue.
     Refill,
-    /// Sends faster than the path is believed to be.
+    /// Sends faster than the estimated bandwidth.
     Up,
 }
 
-/// What the acknowledgements that arrive now tell about (section 5.3.3.6).
+/// The phase that current acknowledgements belong to (section 5.3.3.6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum AckPhase {
     #[default]
@@ -39,7 +39,7 @@ pub(super) enum AckPhase {
     Stopping,
 }
 
-/// State of the probing.
+/// State of the cycle.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Probing {
     stamp: Instant,
@@ -55,7 +55,7 @@ pub(super) struct Probing {
 }
 
 impl Probing {
-    /// A number that differs from one flow and cycle to the next, so that flows do not probe in step.
+    /// A pseudo-random number per flow and cycle, so that flows do not probe in step.
     fn shuffle(&mut self, now: Instant) -> u64 {
         self.salt = (self.salt ^ now.as_nanos()).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
         self.salt >> 16
@@ -63,7 +63,7 @@ impl Probing {
 }
 
 impl Bbr {
-    /// Whether the flight is probing for more (BBRIsProbingBW).
+    /// BBRIsProbingBW.
     pub(super) fn is_probing_bw(&self) -> bool {
         matches!(self.state, State::Startup | State::ProbeBw(Cycle::Refill | Cycle::Up))
     }
@@ -74,7 +74,7 @@ impl Bbr {
         }
         self.model.reset_short_term();
         self.cycle.probe_up_count = usize::MAX;
-        // Between two and three seconds, and rounds with a random part.
+        // Two to three seconds, and a randomized number of rounds.
         let random = self.cycle.shuffle(now);
         self.cycle.rounds_since_probe = random % 2;
         self.cycle.wait = Duration::from_millis(2000 + (random >> 1) % 1000);
@@ -246,7 +246,7 @@ impl Bbr {
         }
     }
 
-    /// BBRHandleLostPacket: the loss that crosses the threshold tells where the bound lies.
+    /// BBRHandleLostPacket: the loss that crosses the threshold determines the bound.
     pub(super) fn on_lost_while_probing(&mut self, loss: &Loss) {
         if !self.cycle.is_sample_of_probe || !self.model.is_too_lossy(loss.lost_since, loss.tx_in_flight) {
             return;

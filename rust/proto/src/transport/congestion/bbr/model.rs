@@ -1,4 +1,4 @@
-//! What BBR believes about the path (section 2.9 and 5.5 of the draft).
+//! BBR's model of the path (sections 2.9 and 5.5 of the draft).
 
 use core::time::Duration;
 
@@ -8,17 +8,16 @@ use crate::{
     transport::congestion::{Ack, Loss},
 };
 
-/// Multiplicative decrease of the short-term bounds and of a too high inflight.
+/// Multiplicative decrease of the short-term bounds and of a too high `inflight_hi`.
 pub(super) const BETA: f64 = 0.7;
-/// Part of the flight that may be lost per round. The draft's 2 % counts what a queue overflow loses;
-/// random loss at that very rate exceeds it in half of all rounds, so what chance explains (two
-/// standard deviations of the count) is not taken for congestion.
+/// Loss rate tolerated per round. The draft's 2 % is meant for queue overflow; random loss at that rate
+/// exceeds it in half of all rounds, so two standard deviations of the loss count are tolerated in addition.
 pub(super) const LOSS_THRESH: f64 = 0.02;
 const MIN_RTT_FILTER_LEN: Duration = Duration::from_secs(10);
 const PROBE_RTT_INTERVAL: Duration = Duration::from_secs(5);
 const EXTRA_ACKED_FILTER_LEN: u64 = 10;
 
-/// Bounds that losses set, while there are any.
+/// Bounds set by losses, if any.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     bw_lo: Option<f64>,
@@ -29,26 +28,26 @@ pub(super) struct Bounds {
 /// The model.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
-    /// Bandwidth of this cycle and the one before, bytes per second.
+    /// Maximum bandwidth of the previous and the current cycle, bytes per second.
     max_bw_filter: [f64; 2],
-    /// Short-term bounds, while there are any.
+    /// Short-term bounds, if any.
     bw_lo: Option<f64>,
     pub(super) inflight_lo: Option<usize>,
     /// Long-term bound.
     pub(super) inflight_hi: Option<usize>,
-    /// The shortest round trip of the last ten seconds.
+    /// Minimum RTT of the last ten seconds.
     pub(super) min_rtt: Duration,
     min_rtt_stamp: Instant,
     probe_rtt_min_delay: Option<Duration>,
     pub(super) probe_rtt_min_stamp: Instant,
     pub(super) is_probe_rtt_expired: bool,
-    /// Of the current round.
+    /// Maxima of the current round.
     pub(super) bw_latest: f64,
     pub(super) inflight_latest: usize,
     loss_round_delivered: u64,
     is_loss_round_start: bool,
     is_loss_in_round: bool,
-    /// Of the current acknowledgement.
+    /// Bandwidth sample of the current acknowledgement.
     pub(super) latest_bw: f64,
     next_round_delivered: u64,
     pub(super) is_round_start: bool,
@@ -60,30 +59,30 @@ pub(super) struct Model {
     pub(super) extra_acked_start: Option<Instant>,
     pub(super) extra_acked_delivered: u64,
     extra_acked_filter: [(u64, usize); 2],
-    /// Delivered when probing last ended: what left before then was the probe.
+    /// Bytes delivered when the last probe ended; segments sent before belong to the probe.
     probe_end_delivered: u64,
     smss: usize,
 }
 
 impl Model {
-    /// The best bandwidth seen lately, bytes per second.
+    /// BBR.max_bw, bytes per second.
     pub(super) fn max_bw(&self) -> f64 {
         self.max_bw_filter[0].max(self.max_bw_filter[1])
     }
 
-    /// The bandwidth to work with.
+    /// BBR.bw: the bandwidth estimate in use, bytes per second.
     pub(super) fn bw(&self) -> f64 {
         self.bw_lo.map_or(self.max_bw(), |lo| lo.min(self.max_bw()))
     }
 
-    /// A new cycle of probing: the oldest bandwidth is forgotten.
+    /// BBRAdvanceMaxBwFilter: drops the bandwidth of the oldest cycle.
     pub(super) fn advance_max_bw_filter(&mut self) {
         if self.max_bw_filter[1] > 0.0 {
             self.max_bw_filter = [self.max_bw_filter[1], 0.0];
         }
     }
 
-    /// Lifts the short-term bounds.
+    /// Removes the short-term bounds.
     pub(super) fn reset_short_term(&mut self) {
         self.bw_lo = None;
         self.inflight_lo = None;
@@ -94,7 +93,7 @@ impl Model {
         Bounds { bw_lo, inflight_lo, inflight_hi }
     }
 
-    /// The latest losses were none: what bounds them is no stricter than it was `before`.
+    /// The latest losses were spurious: restores bounds that were laxer `before`.
     pub(super) fn undo_losses(&mut self, before: Bounds) {
         self.is_loss_in_round = false;
         self.lost_in_round = 0;
@@ -103,17 +102,17 @@ impl Model {
         self.inflight_hi = self.inflight_hi.zip(before.inflight_hi).map(|(now, before)| now.max(before));
     }
 
-    /// What was delivered beyond the bandwidth's worth, bytes.
+    /// BBR.extra_acked: data delivered in excess of the bandwidth estimate, bytes.
     pub(super) fn extra_acked(&self) -> usize {
         self.extra_acked_filter[0].1.max(self.extra_acked_filter[1].1)
     }
 
-    /// Begins a round trip now.
+    /// Starts a round.
     pub(super) fn start_round(&mut self) {
         self.next_round_delivered = self.total_delivered;
     }
 
-    /// Whether the round that just ended lost more than may be.
+    /// Whether the loss rate of the last round was too high.
     pub(super) fn is_loss_too_high_in_round(&self) -> bool {
         let (lost, delivered) = self.lost_last_round;
         self.is_too_lossy(lost, bytes((delivered + lost) as f64))
@@ -126,13 +125,13 @@ impl Model {
         lost as f64 / segment > expected + 2.0 * expected.sqrt()
     }
 
-    /// What left up to now was sent to find the path's limits. Its losses say where they lie, which the
-    /// long-term bound remembers, not that the path has become worse.
+    /// Ends a probe. Losses of segments sent so far set the long-term bound; they do not indicate a degraded
+    /// path.
     pub(super) fn end_probe(&mut self) {
         self.probe_end_delivered = self.total_delivered;
     }
 
-    /// A segment was deemed lost.
+    /// A segment was marked lost.
     pub(super) fn on_lost(&mut self, loss: &Loss) {
         self.smss = self.smss.max(loss.size);
         if loss.prior_delivered <= self.probe_end_delivered {
@@ -172,7 +171,7 @@ impl Model {
         }
     }
 
-    /// BBRUpdateCongestionSignals: short-term bounds follow losses while bandwidth is not probed.
+    /// BBRUpdateCongestionSignals: losses reduce the short-term bounds, except while probing for bandwidth.
     pub(super) fn update_congestion(&mut self, _ack: &Ack, is_probing: bool) {
         if !self.is_loss_round_start {
             return;

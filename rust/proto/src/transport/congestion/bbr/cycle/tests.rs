@@ -1,4 +1,4 @@
-//! The phases of a cycle, when they end, and what they do to the long-term bound (section 5.3.3).
+//! Phases of the ProbeBW cycle, their ends, and the long-term bound (section 5.3.3).
 
 use super::{
     super::{
@@ -10,7 +10,7 @@ use super::{
 
 const HI: usize = 100 * SMSS;
 
-/// Neither time nor rounds end the phase.
+/// Prevents time and rounds from ending the phase.
 fn never_probing(mut path: Path) -> Path {
     path.bbr.cycle.wait = Duration::from_secs(1000);
     path.bbr.cycle.rounds_until_probe = u64::MAX;
@@ -36,7 +36,7 @@ fn waits_are_random() {
     assert!(waits.len() > 500, "{}", waits.len());
 }
 
-/// Flows that began at different times do not probe in step, and none at the same time again.
+/// Flows that started at different times do not probe in step.
 #[test]
 fn each_flow_waits_differently() {
     let [mut one, mut other] = [1, 2].map(|salt| {
@@ -56,7 +56,7 @@ fn each_flow_waits_differently() {
 }
 
 #[test]
-fn a_probe_begins_when_the_wait_is_over() {
+fn a_probe_starts_after_the_wait() {
     for phase in [Cycle::Down, Cycle::Cruise] {
         let mut path = Path::in_phase(phase);
         let wait = path.bbr.cycle.wait;
@@ -69,9 +69,9 @@ fn a_probe_begins_when_the_wait_is_over() {
     }
 }
 
-/// Section 5.3.3: as many rounds as Reno needs to fill the path, 63 at most.
+/// Section 5.3.3: after as many rounds as Reno needs to fill the path, at most 63.
 #[test]
-fn a_probe_begins_when_reno_would_have_filled_the_path() {
+fn a_probe_starts_after_the_rounds_of_reno() {
     for (rate, rounds) in [(200_000, 20), (630_000, 63), (10_000_000, 63)] {
         let mut path = Path::new();
         for _ in 0..4 {
@@ -89,9 +89,9 @@ fn a_probe_begins_when_reno_would_have_filled_the_path() {
     }
 }
 
-/// Section 5.3.3.1: no queue, and headroom below what was too much.
+/// Section 5.3.3.1: no queue, and headroom below the long-term bound.
 #[test]
-fn cruising_begins_when_queue_and_headroom_are_free() {
+fn cruise_starts_with_queue_and_headroom_free() {
     for (hi, in_flight) in [(None, BDP), (Some(200 * SMSS), BDP), (Some(80 * SMSS), 68 * SMSS)] {
         let mut path = never_probing(Path::in_phase(Cycle::Up));
         path.bbr.start_down(path.now);
@@ -107,7 +107,7 @@ fn cruising_begins_when_queue_and_headroom_are_free() {
 }
 
 #[test]
-fn headroom_is_a_part_of_the_bound() {
+fn headroom_is_a_fraction_of_the_bound() {
     let mut path = Path::cruising();
     for (hi, left) in [(100, 85), (20, 17), (6, 5), (5, 4), (4, 4), (1, 4)] {
         path.bbr.model.inflight_hi = Some(hi * SMSS);
@@ -137,7 +137,7 @@ fn the_pipe_is_refilled_for_a_round_without_the_short_term_bounds() {
     assert_eq!(path.bbr.state, State::ProbeBw(Cycle::Up));
 }
 
-/// Section 5.3.3: three rounds that bring no more.
+/// Section 5.3.3: after three rounds without growth.
 #[test]
 fn a_probe_ends_on_a_plateau() {
     let mut path = Path::in_phase(Cycle::Up);
@@ -149,9 +149,9 @@ fn a_probe_ends_on_a_plateau() {
     assert_eq!(path.bbr.state, State::ProbeBw(Cycle::Down));
 }
 
-/// A flight that its bound holds down shows no plateau of the path.
+/// A flight limited by the bound shows no plateau of the path.
 #[test]
-fn a_probe_goes_on_while_the_bound_is_what_limits_it() {
+fn a_probe_continues_while_limited_by_the_bound() {
     for (cwnd, is_cwnd_limited, is_held) in
         [(HI, true, true), (HI + 1, true, true), (HI - 1, true, false), (HI, false, false)]
     {
@@ -170,7 +170,7 @@ fn a_probe_goes_on_while_the_bound_is_what_limits_it() {
     }
 }
 
-/// A probe that begins with the window at the long-term bound.
+/// A probe that starts with the window at the long-term bound.
 fn at_bound() -> Path {
     let mut path = Path::in_phase(Cycle::Refill);
     path.cwnd_is(HI);
@@ -180,7 +180,7 @@ fn at_bound() -> Path {
     path
 }
 
-/// The bound after `segments` more were delivered.
+/// The bound after `segments` more are delivered.
 fn deliver(path: &mut Path, segments: usize, is_round_end: bool) -> usize {
     let prior_delivered = if is_round_end { path.delivered } else { 0 };
     path.ack(|ack, sample| {
@@ -197,7 +197,7 @@ fn deliver(path: &mut Path, segments: usize, is_round_end: bool) -> usize {
 
 /// Section 5.3.3: by one segment in the first round, two in the second, four in the third.
 #[test]
-fn the_bound_rises_faster_with_every_round() {
+fn the_bound_grows_faster_every_round() {
     let mut path = at_bound();
     assert_eq!(deliver(&mut path, 99, false), 0);
     assert_eq!(deliver(&mut path, 1, false), 1);
@@ -217,7 +217,7 @@ fn the_bound_rises_faster_with_every_round() {
 }
 
 #[test]
-fn the_bound_rises_only_when_it_limits_a_probe() {
+fn the_bound_grows_only_when_it_limits_a_probe() {
     for (phase, cwnd, is_cwnd_limited, rise) in [
         (Cycle::Up, HI, true, 2),
         (Cycle::Up, HI + 1, true, 2),
@@ -238,9 +238,9 @@ fn the_bound_rises_only_when_it_limits_a_probe() {
     }
 }
 
-/// What was in flight without too much loss is no more than may be.
+/// A delivered flight without too much loss raises the bound.
 #[test]
-fn a_larger_flight_that_arrives_raises_the_bound() {
+fn a_larger_delivered_flight_raises_the_bound() {
     for (tx_in_flight, lost, hi) in [
         (90 * SMSS, 0, HI),
         (110 * SMSS, 0, 110 * SMSS),
@@ -269,7 +269,7 @@ fn lose_until(path: &mut Path, last: usize, tx_in_flight: usize) -> Option<usize
 /// Section 5.5.10.2: where the loss that was too much left, but no less than Beta of what the path
 /// takes.
 #[test]
-fn a_probe_that_loses_too_much_finds_the_bound() {
+fn excessive_loss_in_a_probe_sets_the_bound() {
     for (tx_in_flight, too_many, cwnd, hi) in [
         (150 * SMSS, 7, 2 * BDP, 149 * SMSS),
         (50 * SMSS, 4, 2 * BDP, 70 * SMSS),
@@ -291,9 +291,9 @@ fn a_probe_that_loses_too_much_finds_the_bound() {
     }
 }
 
-/// Losses that only acknowledgements show; what the application left free is no bound.
+/// Losses known from acknowledgements only; application-limited samples set no bound.
 #[test]
-fn a_probe_whose_sample_lost_too_much_finds_the_bound() {
+fn a_lossy_sample_of_a_probe_sets_the_bound() {
     for (is_app_limited, lost, hi, phase) in
         [(false, 4, None, Cycle::Up), (false, 5, Some(BDP), Cycle::Down), (true, 5, None, Cycle::Down)]
     {
@@ -312,9 +312,9 @@ fn a_probe_whose_sample_lost_too_much_finds_the_bound() {
     }
 }
 
-/// Section 5.3.3: the acknowledgements of a round after the probe still tell about it.
+/// Section 5.3.3: acknowledgements of the round after the probe still belong to it.
 #[test]
-fn a_probe_is_judged_for_a_round_after_it() {
+fn losses_count_for_a_round_after_the_probe() {
     for (rounds, is_bound) in [(0, true), (1, false)] {
         let mut path = never_probing(Path::in_phase(Cycle::Up));
         path.bbr.start_down(path.now);
@@ -331,7 +331,7 @@ fn a_probe_is_judged_for_a_round_after_it() {
 
 /// Section 5.5.6: a round after the probe of the next cycle, when the network set the pace.
 #[test]
-fn a_bandwidth_is_forgotten_after_the_next_probe() {
+fn a_bandwidth_expires_after_the_next_probe() {
     for (is_app_limited, believed) in [(false, RATE / 2), (true, RATE)] {
         let mut path = Path::cruising();
         path.bbr.model.advance_max_bw_filter();
@@ -350,7 +350,7 @@ fn a_bandwidth_is_forgotten_after_the_next_probe() {
 /// What is found out later about the flight of a probe lowers no short-term bound, unlike what was lost
 /// of any other.
 #[test]
-fn late_losses_of_a_probe_lower_no_bound() {
+fn late_losses_of_a_probe_lower_no_short_term_bound() {
     for (state, is_lowered) in [(State::ProbeBw(Cycle::Up), false), (State::ProbeRtt, true)] {
         let mut path = Path::in_phase(Cycle::Cruise);
         path.round_with(measure(RATE / 2));

@@ -1,4 +1,4 @@
-//! What BBR concludes from samples and losses (section 5.5).
+//! The path model: samples and losses (section 5.5).
 
 use super::{
     super::super::{
@@ -42,7 +42,7 @@ fn known() -> Model {
     model
 }
 
-/// Section 5.5.1: a round ends when something is acknowledged that left after it began.
+/// Section 5.5.1: a round ends when a segment sent after its start is acknowledged.
 #[test]
 fn rounds_are_timed_by_segments() {
     let mut model = known();
@@ -69,9 +69,9 @@ fn rounds_are_timed_by_segments() {
     assert!(!model.is_round_start && model.latest_bw == 0.0);
 }
 
-/// Section 5.5.6: of this cycle and the one before.
+/// Section 5.5.6: the maximum of the current and the previous cycle.
 #[test]
-fn a_bandwidth_is_remembered_for_two_cycles() {
+fn a_bandwidth_is_kept_for_two_cycles() {
     let mut model = known();
     model.advance_max_bw_filter();
     model.update_latest(&sampled(600_000, 0, 1000));
@@ -84,9 +84,9 @@ fn a_bandwidth_is_remembered_for_two_cycles() {
     assert_eq!(model.max_bw(), 6e5);
 }
 
-/// Section 5.5.4: what the application set says nothing about the path, unless it is more.
+/// Section 5.5.4: application-limited samples count only if they are higher.
 #[test]
-fn a_bandwidth_that_the_application_set_counts_only_when_it_is_higher() {
+fn app_limited_samples_count_only_when_higher() {
     for (rate, believed) in [(900_000, 8e5), (1_000_000, 1e6), (1_100_000, 1.1e6)] {
         let mut model = known();
         model.advance_max_bw_filter();
@@ -119,7 +119,7 @@ fn round(model: &mut Model, rate: u64, lost: u64, is_probing: bool) {
     model.advance(&ack);
 }
 
-/// Section 5.5.10.3: Beta of what was, or what was delivered in the round if that is more.
+/// Section 5.5.10.3: the larger of Beta times the old value and the delivery of the round.
 #[test]
 fn a_lossy_round_lowers_the_short_term_bounds() {
     let mut model = known();
@@ -141,7 +141,7 @@ fn a_lossy_round_lowers_the_short_term_bounds() {
 }
 
 #[test]
-fn losses_of_a_probe_leave_the_short_term_bounds() {
+fn losses_of_a_probe_do_not_change_the_short_term_bounds() {
     let mut model = known();
     model.inflight_hi = Some(200 * SMSS);
     for _ in 0..3 {
@@ -164,9 +164,9 @@ fn losses_of_a_probe_leave_the_short_term_bounds() {
     assert!(lost(probed + 1));
 }
 
-/// The bound is crossed, not met; 50 segments may lose one, and two deviations more by chance.
+/// The threshold must be exceeded; 50 segments may lose one, plus two standard deviations.
 #[test]
-fn a_round_may_lose_what_chance_explains() {
+fn random_loss_within_two_deviations_is_tolerated() {
     let mut model = known();
     lose(&mut model, 1);
     let segments = SMSS as u64;
@@ -188,9 +188,9 @@ fn rtt_at(model: &mut Model, at: Duration, rtt_ms: u64) {
     model.update_min_rtt(&Ack { rtt, ..ack(Instant::ZERO + at, SMSS) });
 }
 
-/// Section 5.5.7: ten seconds after it was found, unless it is found again then.
+/// Section 5.5.7: the minimum RTT expires after ten seconds.
 #[test]
-fn the_shortest_round_trip_is_believed_for_ten_seconds() {
+fn the_min_rtt_is_kept_for_ten_seconds() {
     let mut model = Model::default();
     let min = |model: &Model| model.min_rtt.as_millis();
     rtt_at(&mut model, secs(1), 50);
@@ -214,9 +214,9 @@ fn the_shortest_round_trip_is_believed_for_ten_seconds() {
     assert_eq!(min(&model), 44);
 }
 
-/// Section 5.3.4.3: a probe is due when the shortest was not seen for more than five seconds.
+/// Section 5.3.4.3: ProbeRTT is due when the minimum RTT was not seen for five seconds.
 #[test]
-fn a_probe_of_the_round_trip_is_due_after_five_seconds() {
+fn probe_rtt_is_due_after_five_seconds() {
     let mut model = Model::default();
     rtt_at(&mut model, secs(20), 40);
     assert!(!model.is_probe_rtt_expired, "none was measured before");
@@ -238,7 +238,7 @@ fn acked(model: &mut Model, at_ms: u64, segments: usize) -> usize {
 /// Section 5.5.9: beyond what the bandwidth explains, since acknowledgements last fell behind it, the
 /// window at most.
 #[test]
-fn acknowledgements_in_bursts_are_more_than_the_bandwidth_explains() {
+fn ack_aggregation_is_measured_beyond_the_bandwidth() {
     let mut model = known();
     // A segment per millisecond.
     for at in 0..5 {
@@ -251,9 +251,9 @@ fn acknowledgements_in_bursts_are_more_than_the_bandwidth_explains() {
     assert_eq!(acked(&mut model, 13, 6), 8, "no more than the window");
 }
 
-/// Ten rounds, counted in halves.
+/// Ten rounds, in two halves.
 #[test]
-fn a_burst_is_remembered_for_ten_rounds() {
+fn ack_aggregation_is_kept_for_ten_rounds() {
     let mut model = known();
     let mut at = 0;
     let mut rounds = |model: &mut Model, count: u64, segments: usize| {

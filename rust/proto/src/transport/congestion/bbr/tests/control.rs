@@ -4,7 +4,7 @@ use super::*;
 
 /// Section 5.6.2: from the initial window and the round trip, until a bandwidth is known.
 #[test]
-fn the_first_round_trip_is_paced_by_the_initial_window() {
+fn the_first_rtt_is_paced_by_the_initial_window() {
     let bbr = Bbr::new(parameters());
     assert_eq!(bbr.pacing_rate(Some(RTT)), Some(277_000));
     assert_eq!(bbr.pacing_rate(None), None);
@@ -16,7 +16,7 @@ fn the_first_round_trip_is_paced_by_the_initial_window() {
 
 /// Section 5.6.2: until the path is known to be full, what a quiet application shows does not slow it.
 #[test]
-fn a_startup_never_becomes_slower() {
+fn the_startup_pacing_rate_never_decreases() {
     let mut path = Path::new();
     path.round();
     path.bbr.pacing_gain = 1.0;
@@ -29,7 +29,7 @@ fn a_startup_never_becomes_slower() {
 
 /// Section 5.6.3: a millisecond's worth, at least two segments, at most 64 KB.
 #[test]
-fn a_quantum_is_a_millisecond_of_sending() {
+fn the_send_quantum_is_a_millisecond() {
     let mut path = Path::new();
     for (rate, quantum) in
         [(0.0, 2000), (1e6, 2000), (2e6, 2000), (3e6, 3000), (65e6, 65_000), (66e6, 65_536), (1e9, 65_536)]
@@ -45,7 +45,7 @@ fn a_quantum_is_a_millisecond_of_sending() {
 /// Section 5.6.4.2: the product of bandwidth and round trip, three quanta or four segments; two
 /// segments more to probe with.
 #[test]
-fn the_flight_has_room_for_the_path_and_for_batches() {
+fn inflight_is_the_bdp_plus_the_quantization_budget() {
     let path = Path::new();
     assert_eq!(path.bbr.inflight(2.0), 10 * SMSS, "no round trip was measured");
     let mut path = Path::cruising();
@@ -71,7 +71,7 @@ fn window_after(path: &mut Path, cwnd: usize) -> usize {
 /// Section 5.6.4.6: by what was delivered, up to what the model wants; more than that only in a startup
 /// that knows too little.
 #[test]
-fn the_window_grows_by_what_is_delivered() {
+fn the_window_grows_by_the_delivered_bytes() {
     let mut path = Path::cruising();
     let most = 2 * BDP + path.bbr.model.extra_acked();
     for (cwnd, after) in [
@@ -105,7 +105,7 @@ fn a_startup_keeps_a_window_that_the_model_does_not_explain() {
 
 /// Section 5.5.9: acknowledgements that come in bursts need more in flight.
 #[test]
-fn the_window_has_room_for_acknowledgements_in_bursts() {
+fn the_window_allows_for_ack_aggregation() {
     let mut path = Path::cruising();
     let before = path.bbr.model.extra_acked();
     path.round_with(|ack, _| {
@@ -121,7 +121,7 @@ fn the_window_has_room_for_acknowledgements_in_bursts() {
 
 /// Section 5.6.4.7 and the table of section 5.6.1.
 #[test]
-fn each_state_is_bound_by_what_losses_taught() {
+fn each_state_applies_its_loss_bounds() {
     let (hi, headroom, lo) = (80 * SMSS, 68 * SMSS, 60 * SMSS);
     for (state, bound) in [
         (State::Startup, usize::MAX),
@@ -149,7 +149,7 @@ fn each_state_is_bound_by_what_losses_taught() {
 }
 
 #[test]
-fn the_probe_of_the_round_trip_halves_the_flight() {
+fn probe_rtt_halves_the_flight() {
     let mut path = Path::cruising();
     path.bbr.state = State::ProbeRtt;
     assert_eq!(window_after(&mut path, BDP), BDP / 2);

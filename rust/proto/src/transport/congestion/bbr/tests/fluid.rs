@@ -1,4 +1,4 @@
-//! A path with an endless queue, a flight at a time: what BBR finds out about it.
+//! BBR over a fluid model of a path with an infinite queue, one flight at a time.
 
 use super::*;
 
@@ -86,7 +86,7 @@ fn startup_finds_the_rate_and_drains_what_it_queued() {
 }
 
 #[test]
-fn a_cycle_goes_through_every_phase_and_the_round_trip_is_measured_anew() {
+fn a_cycle_visits_every_phase_and_probes_the_rtt() {
     let mut path = Fluid::new(5e6, 40);
     path.rounds(25, 0.0);
     // The shortest round trip is not seen again.
@@ -99,7 +99,7 @@ fn a_cycle_goes_through_every_phase_and_the_round_trip_is_measured_anew() {
 }
 
 #[test]
-fn startup_goes_on_through_losses_of_chance() {
+fn startup_continues_through_random_loss() {
     let mut path = Fluid::new(5e6, 40);
     path.rounds(4, 0.05);
     assert_eq!((path.bbr.state, path.bbr.model.inflight_hi), (State::Startup, None));
@@ -108,7 +108,7 @@ fn startup_goes_on_through_losses_of_chance() {
 }
 
 #[test]
-fn what_chance_explains_is_not_taken_for_congestion() {
+fn random_loss_is_not_taken_for_congestion() {
     let mut path = Fluid::new(5e6, 40);
     path.rounds(25, 0.0);
     let model = &mut path.bbr.model;
@@ -119,7 +119,7 @@ fn what_chance_explains_is_not_taken_for_congestion() {
 }
 
 #[test]
-fn losses_of_a_probe_do_not_bound_what_follows_it() {
+fn losses_of_a_probe_do_not_limit_later_rounds() {
     let mut path = Fluid::new(5e6, 40);
     path.rounds(25, 0.0);
     path.bbr.state = State::ProbeBw(Cycle::Up);

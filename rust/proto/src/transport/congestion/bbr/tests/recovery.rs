@@ -1,4 +1,4 @@
-//! The window in loss recovery (section 5.6.4.4), and losses that were none (section 5.5.11).
+//! The window in loss recovery (section 5.6.4.4), and spurious losses (section 5.5.11).
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn recovering() -> Path {
 }
 
 #[test]
-fn a_recovery_takes_what_is_lost_off_the_window() {
+fn recovery_subtracts_losses_from_the_window() {
     let mut path = recovering();
     let mut after = |cwnd, lost| {
         path.cwnd_is(cwnd);
@@ -23,7 +23,7 @@ fn a_recovery_takes_what_is_lost_off_the_window() {
 }
 
 #[test]
-fn a_recovery_restores_the_window_it_began_with() {
+fn the_window_is_restored_after_recovery() {
     let mut path = recovering();
     path.ack(|ack, _| ack.lost = 60 * SMSS);
     assert_eq!(path.bbr.cwnd(), 41 * SMSS);
@@ -41,7 +41,7 @@ fn a_recovery_restores_the_window_it_began_with() {
 }
 
 #[test]
-fn a_timeout_within_a_recovery_keeps_the_window_from_before_it() {
+fn a_timeout_in_recovery_keeps_the_prior_window() {
     let mut path = recovering();
     path.cwnd_is(20 * SMSS);
     path.bbr.on_rto(path.now, 20 * SMSS, true);
@@ -71,7 +71,7 @@ fn a_timeout_shrinks_the_window() {
 
 /// Section 5.5.11: what the losses changed is as it was.
 #[test]
-fn a_recovery_that_was_none_is_taken_back() {
+fn a_spurious_recovery_is_undone() {
     let mut path = Path::in_phase(Cycle::Up);
     path.bbr.model.inflight_hi = Some(120 * SMSS);
     for nth in 1..=4 {
@@ -91,7 +91,7 @@ fn a_recovery_that_was_none_is_taken_back() {
 }
 
 #[test]
-fn a_recovery_that_was_none_leaves_the_phase_that_it_did_not_end() {
+fn a_spurious_recovery_keeps_an_unaffected_phase() {
     for state in [State::ProbeBw(Cycle::Cruise), State::ProbeBw(Cycle::Up), State::ProbeRtt] {
         let mut path = recovering();
         path.bbr.state = state;
@@ -111,7 +111,7 @@ fn a_recovery_that_was_none_leaves_the_phase_that_it_did_not_end() {
 
 /// The bounds that losses before it set stay, and those that were laxer meanwhile.
 #[test]
-fn a_recovery_that_was_none_restores_the_bounds_from_before_it() {
+fn a_spurious_recovery_restores_the_bounds() {
     let (small, large) = (Some(60 * SMSS), Some(90 * SMSS));
     for (before, during, after) in [
         (large, small, large),
@@ -153,7 +153,7 @@ fn lossy_round(path: &mut Path, is_spurious: bool) {
 }
 
 #[test]
-fn a_recovery_that_was_none_lowers_no_bound() {
+fn a_spurious_recovery_lowers_no_bound() {
     for is_spurious in [false, true] {
         let mut path = Path::in_phase(Cycle::Cruise);
         path.bbr.model.inflight_hi = Some(BDP);
@@ -167,7 +167,7 @@ fn a_recovery_that_was_none_lowers_no_bound() {
 }
 
 #[test]
-fn a_recovery_that_was_none_counts_no_plateau() {
+fn a_spurious_recovery_counts_no_plateau() {
     let mut path = Path::new();
     for _ in 0..3 {
         path.round();
@@ -184,7 +184,7 @@ fn a_recovery_that_was_none_counts_no_plateau() {
 
 /// The next recovery is one of its own.
 #[test]
-fn a_recovery_that_was_none_is_over() {
+fn a_spurious_recovery_ends_with_its_undo() {
     let mut path = recovering();
     path.bbr.undo();
     path.cwnd_is(50 * SMSS);
@@ -196,7 +196,7 @@ fn a_recovery_that_was_none_is_over() {
 
 /// A recovery that was one is not taken back with a later one.
 #[test]
-fn only_the_last_recovery_is_taken_back() {
+fn only_the_last_recovery_is_undone() {
     let mut path = Path::in_phase(Cycle::Up);
     for nth in 1..=10 {
         path.lose(nth, 150 * SMSS);
@@ -212,7 +212,7 @@ fn only_the_last_recovery_is_taken_back() {
 
 /// A timeout begins an episode of its own, also within a recovery.
 #[test]
-fn a_timeout_that_was_none_restores_the_bounds_from_before_it() {
+fn a_spurious_timeout_restores_the_bounds() {
     for is_recovering in [false, true] {
         let mut path = Path::cruising();
         path.bbr.model.inflight_hi = Some(200 * SMSS);

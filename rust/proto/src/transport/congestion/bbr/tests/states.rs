@@ -28,7 +28,7 @@ fn startup_ends_on_a_plateau_of_three_rounds() {
 }
 
 #[test]
-fn a_plateau_is_counted_in_rounds_that_the_application_filled() {
+fn app_limited_rounds_count_for_no_plateau() {
     let mut path = starting(&[RATE]);
     for _ in 0..5 {
         path.ack(|_, _| {});
@@ -51,7 +51,7 @@ fn startup_doubles_the_rate_each_round() {
 
 /// Section 5.3.2: until no more is in flight than the path holds.
 #[test]
-fn drain_ends_when_the_queue_is_gone() {
+fn drain_ends_when_the_queue_is_empty() {
     let mut path = starting(&[RATE; 3]);
     path.round_with(|ack, _| ack.in_flight = BDP + 1);
     assert_eq!(path.bbr.state, State::Drain);
@@ -65,7 +65,7 @@ fn drain_ends_when_the_queue_is_gone() {
 
 /// Section 5.3.2 again: a queue that others fill does not go.
 #[test]
-fn drain_ends_after_three_rounds_whatever_is_in_flight() {
+fn drain_ends_after_three_rounds_at_the_latest() {
     let mut path = starting(&[RATE; 3]);
     for _ in 0..4 {
         path.round_with(|ack, _| ack.in_flight = 2 * BDP);
@@ -115,7 +115,7 @@ fn probing_rtt() -> Path {
 
 /// Section 5.3.4: five seconds after the shortest round trip was seen.
 #[test]
-fn the_round_trip_is_probed_when_it_was_not_seen_for_five_seconds() {
+fn probe_rtt_starts_after_five_seconds() {
     let mut path = lengthened();
     path.now += Duration::from_secs(5);
     path.ack(|ack, _| longer(ack, BDP));
@@ -162,7 +162,7 @@ fn probe_rtt(path: &mut Path) {
 }
 
 #[test]
-fn the_window_returns_after_the_round_trip_was_probed() {
+fn the_window_is_restored_after_probe_rtt() {
     let mut path = probing_rtt();
     // A loss meanwhile does not make the small window the good one.
     path.bbr.on_loss_event(path.now, BDP / 2, BDP / 2 - SMSS);
@@ -184,7 +184,7 @@ fn the_window_returns_after_the_round_trip_was_probed() {
 }
 
 #[test]
-fn a_startup_goes_on_after_the_round_trip_was_probed() {
+fn startup_continues_after_probe_rtt() {
     let mut path = starting(&[RATE]);
     path.now += Duration::from_secs(5) + MS;
     path.ack(|ack, _| longer(ack, BDP));
@@ -197,7 +197,7 @@ fn a_startup_goes_on_after_the_round_trip_was_probed() {
 
 /// Section 5.4.1: the pause measured the round trip with nothing in flight.
 #[test]
-fn the_round_trip_is_not_probed_after_a_pause() {
+fn no_probe_rtt_after_idle() {
     let mut path = lengthened();
     path.now += Duration::from_secs(5) + MS;
     path.bbr.on_sent(path.now, SMSS, 0, true);
@@ -226,7 +226,7 @@ fn a_restart_is_paced_at_the_bandwidth() {
 
 /// Section 5.4.1: a pause that outlasted the probe of the round trip ends it before anything is sent.
 #[test]
-fn a_pause_can_end_the_probe_of_the_round_trip() {
+fn idle_can_end_probe_rtt() {
     let mut path = probing_rtt();
     path.bbr.on_sent(path.now + Duration::from_secs(1), SMSS, 0, true);
     assert_eq!(path.bbr.state, State::ProbeRtt, "the flight was never down");

@@ -1,7 +1,7 @@
-//! Quotas of connections: in total, per listening port and per peer.
+//! Connection limits: in total, per listening port, and their fair division among peers.
 //!
-//! No fixed share is reserved. A peer may use as much of a quota as remains free, so that a single peer
-//! gets half of it, two get a third each, and a newcomer always finds room.
+//! There is no fixed quota. A peer may open as many connections as are left free, so that a single peer gets
+//! half of a limit, two get a third each, and a new peer always finds room.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +13,20 @@ use crate::{
     wire::addr::{NodeId, Port},
 };
 
-/// Connections younger than this are not evicted: the peer may be about to use them.
+/// A younger connection is not evicted: its peer may be about to use it.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Eviction searches per second, and their burst: each scans all connections of a peer.
+/// Rate and burst of eviction searches; each scans all connections of one peer.
 pub(super) const EVICTION_RATE: u32 = 20;
 
-/// One quota, by peer.
+/// Connections counted against one limit, by peer.
 #[derive(Debug, Default)]
-struct Pool {
+struct PeerCounts {
     total: usize,
     by_peer: BTreeMap<NodeId, usize>,
 }
 
-impl Pool {
+impl PeerCounts {
     fn add(&mut self, peer: NodeId) {
         self.total += 1;
         *self.by_peer.entry(peer).or_default() += 1;
@@ -51,24 +51,24 @@ impl Pool {
     }
 
     /// The peer with the most connections.
-    fn greediest(&self) -> Option<NodeId> {
+    fn largest(&self) -> Option<NodeId> {
         self.by_peer.iter().max_by_key(|(peer, count)| (**count, **peer)).map(|(peer, _)| *peer)
     }
 }
 
-/// Connections counted against the limits.
+/// Connections counted against the limits of [`NodeConfig`].
 #[derive(Debug, Default)]
-pub(super) struct Places {
-    /// All connections.
+pub(super) struct ConnectionCounts {
+    /// All connections, inbound and outbound.
     total: usize,
     /// Inbound connections.
-    inbound: Pool,
+    inbound: PeerCounts,
     /// Inbound connections by port.
-    by_port: BTreeMap<Port, Pool>,
+    by_port: BTreeMap<Port, PeerCounts>,
 }
 
-impl Places {
-    /// Connections counted.
+impl ConnectionCounts {
+    /// Connections counted against `max_connections`.
     pub(super) fn total(&self) -> usize {
         self.total
     }
@@ -96,53 +96,53 @@ impl Places {
 
     /// Whether a peer may open one more connection to a port.
     fn admits(&self, peer: NodeId, port: Port, config: &NodeConfig) -> bool {
-        let has_room = |pool: &Pool, limit| pool.has_room(peer, limit);
+        let has_room = |pool: &PeerCounts, limit| pool.has_room(peer, limit);
         has_room(&self.inbound, config.max_inbound_connections)
             && self.by_port.get(&port).is_none_or(|pool| has_room(pool, config.max_connections_per_port))
     }
 
-    /// Whether `peer` has no connection to a port, or none at all.
-    fn is_newcomer(&self, peer: NodeId, port: Port) -> bool {
+    /// Whether `peer` has no connection to a port.
+    fn is_new_on(&self, peer: NodeId, port: Port) -> bool {
         self.by_port.get(&port).is_none_or(|pool| pool.of(peer) == 0)
     }
 
-    /// The peer to evict from when a newcomer finds a port, or the node, full.
-    fn greediest(&self, port: Port, config: &NodeConfig) -> Option<NodeId> {
+    /// The peer whose connection is evicted when the limit of a port, or the total, is reached.
+    fn largest(&self, port: Port, config: &NodeConfig) -> Option<NodeId> {
         let pool = self.by_port.get(&port).filter(|pool| pool.total >= config.max_connections_per_port);
-        pool.unwrap_or(&self.inbound).greediest()
+        pool.unwrap_or(&self.inbound).largest()
     }
 }
 
 impl Node {
-    /// Whether there is room for one more connection of our own. Those that are over and not yet read
-    /// hold memory too.
+    /// Whether an outbound connection would exceed the limits. Closed connections that are not fully read use
+    /// memory and count too.
     pub(super) fn is_full(&self) -> bool {
         let config = &self.config;
-        self.places.total() >= config.max_connections
+        self.connection_counts.total() >= config.max_connections
             || self.slots.len() >= 2 * config.max_connections + config.max_time_wait
     }
 
-    /// Makes room for an inbound connection. A newcomer may evict an unused connection of the peer that has
-    /// the most.
-    pub(super) fn make_place(&mut self, now: Instant, peer: NodeId, port: Port) -> bool {
+    /// Whether a peer may open a connection to a port. For a new peer, an unused connection of the peer with
+    /// the most connections is evicted if necessary.
+    pub(super) fn make_room_for_connection(&mut self, now: Instant, peer: NodeId, port: Port) -> bool {
         if peer == self.address.node {
             return !self.is_full();
         }
-        if !self.is_full() && self.places.admits(peer, port, &self.config) {
+        if !self.is_full() && self.connection_counts.admits(peer, port, &self.config) {
             return true;
         }
-        if !self.places.is_newcomer(peer, port) || !self.evictions.take(now) {
+        if !self.connection_counts.is_new_on(peer, port) || !self.evictions.take(now) {
             return false;
         }
-        let Some(greediest) = self.places.greediest(port, &self.config) else { return false };
-        let Some(id) = self.least_useful(now, greediest, port) else { return false };
+        let Some(largest) = self.connection_counts.largest(port, &self.config) else { return false };
+        let Some(id) = self.eviction_victim(now, largest, port) else { return false };
         self.evict(id);
         true
     }
 
-    /// The oldest connection that a peer opened and never completed, else never used; on this port if
-    /// there is one.
-    fn least_useful(&self, now: Instant, peer: NodeId, port: Port) -> Option<ConnectionId> {
+    /// The connection of a peer to evict: the oldest in SYN-RECEIVED, else the oldest never used; preferably
+    /// on this port.
+    fn eviction_victim(&self, now: Instant, peer: NodeId, port: Port) -> Option<ConnectionId> {
         let rank = |id: &ConnectionId| {
             let slot = self.slots.get(id).filter(|slot| slot.is_inbound && slot.is_counted)?;
             if now.saturating_since(slot.opened_at) < GRACE {
@@ -162,20 +162,20 @@ impl Node {
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.connection.reset(CloseReason::Aborted);
             self.queue(id);
-            self.after(id);
+            self.drain_connection(id);
         }
     }
 
-    /// Forgets the oldest connections in TIME-WAIT while there are too many: they hold memory.
-    pub(super) fn bound_time_wait(&mut self) {
+    /// Removes the oldest connections in TIME-WAIT beyond `max_time_wait`.
+    pub(super) fn limit_time_wait(&mut self) {
         while self.time_wait.len() > self.config.max_time_wait {
             let Some(id) = self.time_wait.pop_front() else { return };
             if self.slots.get(&id).is_some_and(|slot| slot.connection.state() == State::TimeWait) {
                 if let Some(slot) = self.slots.get_mut(&id) {
-                    slot.connection.break_off(CloseReason::Finished);
+                    slot.connection.terminate(CloseReason::Finished);
                 }
                 self.queue(id);
-                self.after(id);
+                self.drain_connection(id);
             }
         }
     }
@@ -191,47 +191,47 @@ mod tests {
         NodeConfig { max_inbound_connections, max_connections_per_port, ..NodeConfig::default() }
     }
 
-    fn fill(places: &mut Places, peer: u32, port: Port, config: &NodeConfig) -> usize {
+    fn fill(counts: &mut ConnectionCounts, peer: u32, port: Port, config: &NodeConfig) -> usize {
         let mut taken = 0;
-        while places.admits(NodeId(peer), port, config) {
-            places.add(NodeId(peer), Some(port));
+        while counts.admits(NodeId(peer), port, config) {
+            counts.add(NodeId(peer), Some(port));
             taken += 1;
         }
         taken
     }
 
     #[test]
-    fn a_peer_takes_half_of_what_the_others_leave() {
+    fn a_peer_gets_half_of_the_free_connections() {
         let config = config(1000, 120);
-        let mut places = Places::default();
-        assert_eq!([1, 2, 3].map(|peer| fill(&mut places, peer, PORT, &config)), [60, 30, 15]);
-        // When some close, those who had come late get as much as the first.
+        let mut counts = ConnectionCounts::default();
+        assert_eq!([1, 2, 3].map(|peer| fill(&mut counts, peer, PORT, &config)), [60, 30, 15]);
+        // When some close, later peers get as much as the first one had.
         for _ in 0..60 {
-            places.remove(NodeId(1), Some(PORT));
+            counts.remove(NodeId(1), Some(PORT));
         }
-        assert_eq!(fill(&mut places, 3, PORT, &config), 30);
-        assert!(places.admits(NodeId(9), PORT, &config));
+        assert_eq!(fill(&mut counts, 3, PORT, &config), 30);
+        assert!(counts.admits(NodeId(9), PORT, &config));
     }
 
     #[test]
-    fn ports_share_what_all_inbound_connections_may_take() {
+    fn ports_share_the_inbound_limit() {
         let config = config(100, 1000);
-        let mut places = Places::default();
-        let taken: usize = (1..=9).map(|port| fill(&mut places, 1, Port(port), &config)).sum();
+        let mut counts = ConnectionCounts::default();
+        let taken: usize = (1..=9).map(|port| fill(&mut counts, 1, Port(port), &config)).sum();
         assert_eq!(taken, 50);
-        assert!(places.admits(NodeId(2), Port(1), &config));
+        assert!(counts.admits(NodeId(2), Port(1), &config));
     }
 
     #[test]
-    fn nothing_is_left_of_what_was_removed() {
+    fn removed_connections_leave_no_entries() {
         let config = config(1000, 100);
-        let mut places = Places::default();
-        places.add(NodeId(7), None);
-        let taken = fill(&mut places, 1, PORT, &config);
+        let mut counts = ConnectionCounts::default();
+        counts.add(NodeId(7), None);
+        let taken = fill(&mut counts, 1, PORT, &config);
         for _ in 0..taken {
-            places.remove(NodeId(1), Some(PORT));
+            counts.remove(NodeId(1), Some(PORT));
         }
-        places.remove(NodeId(7), None);
-        assert!(places.total == 0 && places.by_port.is_empty() && places.inbound.by_peer.is_empty());
+        counts.remove(NodeId(7), None);
+        assert!(counts.total == 0 && counts.by_port.is_empty() && counts.inbound.by_peer.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! How long a peer's silence is endured, and what does not count as its silence.
+//! Outages: R2, orphan and idle timeouts, and suspension of this process.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn is_closed(script: &mut Script, reason: CloseReason) -> bool {
     script.events().contains(&ConnectionEvent::Closed(reason))
 }
 
-/// Something is on its way with a round trip of `rtt_ms`, and the network is gone.
+/// Data is in flight with an RTT of `rtt_ms` when the network fails.
 fn cut_off(rtt_ms: u64) -> Script {
     let mut script = Script::established(plain(), rtt_ms);
     script.write(20_000);
@@ -26,7 +26,7 @@ fn cut_off(rtt_ms: u64) -> Script {
     script
 }
 
-/// Time passes and nobody acts: the process is suspended.
+/// Suspends the process: time passes without handling timeouts.
 fn suspend(script: &mut Script, time: Duration) {
     script.now += time;
     script.connection.handle_timeout(script.now);
@@ -54,9 +54,9 @@ fn an_outage_of_a_hundred_seconds_breaks_nothing_and_one_of_150_does() {
     }
 }
 
-/// What the protocol has for short losses is not slower than it was: the timeout doubles once.
+/// Short losses back off only once, as the protocol requires.
 #[test]
-fn only_an_outage_doubles_the_timeout_time_and_again() {
+fn repeated_back_off_is_for_outages_only() {
     let mut script = cut_off(50);
     let times: Vec<_> = script.wait(10 * SECOND).iter().map(|out| out.at.as_millis()).collect();
     assert_eq!(times[1..12], [350, 750, 1150, 1550, 1950, 2350, 2750, 3150, 3550, 4350, 5950]);
@@ -73,7 +73,7 @@ fn acknowledgements_without_progress_do_not_prolong_it() {
 }
 
 #[test]
-fn whoever_says_that_nothing_fits_is_there() {
+fn a_zero_window_proves_that_the_peer_is_alive() {
     let mut script = Script::established(plain(), 50);
     script.recv(ACK, 1, 1, 0, &[]);
     script.write(1000);
@@ -84,9 +84,9 @@ fn whoever_says_that_nothing_fits_is_there() {
     assert_eq!(script.connection.state(), State::Established);
 }
 
-/// Suspended for minutes: what is overdue leaves before anybody is given up.
+/// After a suspension of minutes overdue segments are sent before any connection fails.
 #[test]
-fn a_suspended_process_gives_its_peer_a_chance() {
+fn suspension_does_not_count_as_silence() {
     for before in [0, 3, 60, 110] {
         let mut script = cut_off(50);
         script.wait(before * SECOND);
@@ -106,7 +106,7 @@ fn a_suspended_process_gives_its_peer_a_chance() {
         script.wait(80 * SECOND);
         assert!(is_closed(&mut script, CloseReason::IdleTimeout), "{dialect:?}");
     }
-    // Dialling: the SYN that is overdue leaves once more.
+    // In SYN-SENT the overdue SYN is retransmitted.
     let mut script = Script::connecting(plain());
     suspend(&mut script, 3600 * SECOND);
     assert_eq!(script.sent().iter().map(|out| out.flags).collect::<Vec<_>>(), [Flags::SYN]);
@@ -127,9 +127,9 @@ fn an_idle_stream_outlives_an_outage_of_a_hundred_seconds() {
 }
 
 #[test]
-fn a_peer_that_is_back_is_sent_at_once_what_it_missed() {
+fn a_recovered_peer_is_retransmitted_to_at_once() {
     let now = |script: &mut Script| {
-        script.connection.on_peer_back(script.now);
+        script.connection.on_peer_reachable(script.now);
         script.connection.handle_timeout(script.now);
         script.sent()
     };
@@ -157,9 +157,9 @@ fn a_peer_that_is_back_is_sent_at_once_what_it_missed() {
     assert_eq!(now(&mut script).iter().filter_map(Out::data).collect::<Vec<_>>(), [(1, 1000)]);
 }
 
-/// Nobody is left who could close it.
+/// Orphan timeout.
 #[test]
-fn what_the_application_closed_ends_without_its_peer() {
+fn an_orphaned_connection_times_out() {
     let ends = |mut script: Script, reply: &dyn Fn(&mut Script)| {
         let begin = script.now;
         while script.connection.state() != State::Closed {
@@ -169,7 +169,7 @@ fn what_the_application_closed_ends_without_its_peer() {
         }
         script.now.saturating_since(begin)
     };
-    // FIN-WAIT-2, the peer answers every probe and never finishes.
+    // FIN-WAIT-2: the peer answers every keepalive and never sends FIN.
     let mut script = Script::established(plain(), 50);
     script.connection.close(script.now);
     assert_eq!(script.sent()[0].flags, FIN_ACK);

@@ -1,19 +1,19 @@
-//! Unauthenticated senders: what they can make this node do, and the state kept for them.
+//! Unauthenticated senders: the work and memory that they can cost this node.
 //!
-//! A peer takes a place in the table when we call it, or when the registry confirmed the key that signed
+//! A peer gets an entry in the peer table when we dial it, or when the registry confirmed the key that signed
 //! its frame. Until then it costs:
 //!
-//! - a bare key, or a sealed frame that no session opens: an answer, made from a secret and the sender's
-//!   id, so that nothing is kept;
-//! - a signed key: a check of the signature, if the budget allows, and then a question to the registry.
-//!   Meanwhile the frame is kept among a few others.
+//! - a bare key, or a sealed frame that no session opens: an answer derived from a secret and the sender's
+//!   id, so that no state is kept;
+//! - a signed key: a signature check, if the rate limit allows, then a registry lookup. Meanwhile the frame
+//!   is held in a small bounded queue.
 //!
-//! When the budget of checks is spent, the sender is given a cookie instead ([`cookie`]).
+//! Above the rate limit of signature checks the sender gets a cookie instead ([`cookie`]).
 
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Event, Node, limits::host_of, trace::count_drop};
+use super::{Event, Node, rate_limits::host_of, trace::count_drop};
 use crate::{
     crypto::{exchange::ExchangeKey, identity::verify_signed_key, prf::Prf},
     time::{Duration, Instant},
@@ -28,17 +28,17 @@ use crate::{
     },
 };
 
-/// Signed keys that wait for the registry: in all, of one host, in the name of one node, and of one host in
-/// the name of one node.
+/// Signed keys held for a registry lookup: in total, per host, per claimed node, and per host and claimed
+/// node.
 const MAX_HELD: usize = 256;
 const MAX_HELD_PER_HOST: usize = 32;
 const MAX_HELD_PER_NODE: usize = 8;
 const MAX_HELD_PER_CLAIM: usize = 2;
-/// Open questions about strangers, and about those of them who showed no cookie.
-const MAX_QUESTIONS: usize = 64;
-const MAX_UNPROVEN_QUESTIONS: usize = 32;
-/// A question is forgotten after this, and so is what waited for its answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Open registry lookups: in total, and for senders without a cookie.
+const MAX_LOOKUPS: usize = 64;
+const MAX_UNVERIFIED_LOOKUPS: usize = 32;
+/// An unanswered lookup expires after this, and the frames held for it are dropped.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
 const KEY_LABEL: [u8; 4] = *b"x255";
 
 /// A signed key whose identity the registry must confirm.
@@ -51,40 +51,40 @@ struct Held {
 
 /// State kept for unauthenticated senders.
 #[derive(Debug)]
-pub(super) struct Strangers {
+pub(super) struct Unauthenticated {
     prf: Prf,
-    /// Grows whenever a peer is forgotten, so that a key that made a session never makes another.
+    /// Incremented whenever a peer is removed, so that an exchange key is never used for two sessions.
     generation: u64,
     held: VecDeque<Held>,
-    questions: BTreeMap<NodeId, Instant>,
-    /// Cookies that peers gave us.
+    lookups: BTreeMap<NodeId, Instant>,
+    /// Cookies received from peers.
     pub(super) jar: CookieJar,
 }
 
-impl Strangers {
+impl Unauthenticated {
     pub(super) fn new(secret: &[u8; 32]) -> Self {
         Self {
             prf: Prf::new(secret),
             generation: 0,
             held: VecDeque::new(),
-            questions: BTreeMap::new(),
+            lookups: BTreeMap::new(),
             jar: CookieJar::default(),
         }
     }
 
-    /// Our key for a node that is not in the table: the same until a peer is forgotten.
+    /// Our exchange key for a node that is not in the peer table: stable until a peer is removed.
     pub(super) fn exchange_key(&self, node: NodeId) -> Option<ExchangeKey> {
         let secret = self.prf.value(KEY_LABEL, &[&self.generation.to_be_bytes(), &node.0.to_be_bytes()]);
         ExchangeKey::from_secret(&secret).ok()
     }
 
-    /// Peers were forgotten.
+    /// Peers were removed.
     pub(super) fn renew_keys(&mut self) {
         self.generation += 1;
     }
 
-    /// Keeps a frame in place of an older one of the same claim; or the oldest of its host, of its node or
-    /// of all makes room.
+    /// Holds a frame. It replaces an older one of the same claim; at a bound, the oldest of its host, of its
+    /// node or of all is dropped.
     fn hold(&mut self, now: Instant, frame: SignedKey, from: SocketAddr) {
         let (node, host) = (frame.sender, host_of(from.ip()));
         let is_older = |held: &Held| {
@@ -97,7 +97,7 @@ impl Strangers {
         self.make_room(MAX_HELD_PER_NODE, |held| held.frame.sender == node);
         self.make_room(MAX_HELD_PER_HOST, |held| host_of(held.from.ip()) == host);
         self.make_room(MAX_HELD, |_| true);
-        self.held.push_back(Held { frame, from, until: now + PATIENCE });
+        self.held.push_back(Held { frame, from, until: now + LOOKUP_TIMEOUT });
     }
 
     fn make_room(&mut self, most: usize, is_counted: impl Fn(&Held) -> bool) {
@@ -108,7 +108,7 @@ impl Strangers {
         }
     }
 
-    /// What waited for the registry's word about a node, in the order of arrival.
+    /// Removes and returns the frames held for a node, in order of arrival.
     fn take_held(&mut self, node: NodeId) -> Vec<Held> {
         let (taken, rest) = self.held.drain(..).partition(|held| held.frame.sender == node);
         self.held = rest;
@@ -117,13 +117,13 @@ impl Strangers {
 
     pub(super) fn sweep(&mut self, now: Instant) {
         self.held.retain(|held| now < held.until);
-        self.questions.retain(|_, until| now < *until);
+        self.lookups.retain(|_, until| now < *until);
     }
 }
 
 impl Node {
-    /// Whether a key frame in this name can be meant for us.
-    fn is_addressable(&mut self, sender: NodeId) -> bool {
+    /// Whether a key frame of this sender can be valid.
+    fn is_valid_sender(&mut self, sender: NodeId) -> bool {
         let is_fine = sender != self.address.node && self.address.node != NodeId::default();
         if !is_fine {
             count_drop!(self, dropped_keys);
@@ -136,7 +136,7 @@ impl Node {
     }
 
     pub(super) fn on_bare_key(&mut self, now: Instant, from: SocketAddr, sender: NodeId) {
-        if !self.is_addressable(sender) {
+        if !self.is_valid_sender(sender) {
             return;
         }
         if self.is_at(sender, from) {
@@ -151,7 +151,7 @@ impl Node {
         }
     }
 
-    /// A sealed frame that no session opens, of `len` bytes: the sender may hold a session that we lost.
+    /// A sealed frame of `len` bytes that no session opens: the sender may have a session that we lost.
     pub(super) fn on_unopened(&mut self, now: Instant, from: SocketAddr, sender: NodeId, len: usize) {
         count_drop!(self, dropped_unauthentic);
         if self.is_at(sender, from) {
@@ -160,7 +160,7 @@ impl Node {
         }
         let has_session = self.peers.get(&sender).is_some_and(|peer| peer.suite().is_some());
         // No sealed frame is shorter.
-        if has_session || len < SEALED_OVERHEAD + HEADER_LEN || !self.is_addressable(sender) {
+        if has_session || len < SEALED_OVERHEAD + HEADER_LEN || !self.is_valid_sender(sender) {
             return;
         }
         self.limits.credit.on_received(from, len);
@@ -171,10 +171,10 @@ impl Node {
         }
     }
 
-    /// Sends our keys for a node to an address, and asks for its own.
+    /// Sends our keys for a node to an address, and asks for the node's key if `asks_back`.
     fn push_keys(&mut self, node: NodeId, to: SocketAddr, asks_back: bool) {
         let known = self.peers.get(&node).map(Peer::exchange_key);
-        let derived = || self.strangers.exchange_key(node).map(|key| key.public_key());
+        let derived = || self.unauthenticated.exchange_key(node).map(|key| key.public_key());
         let Some(exchange_key) = known.or_else(derived) else { return };
         let sender = self.address.node;
         if let Ok(frame) = self.identity.sign_exchange_key(sender, exchange_key) {
@@ -185,30 +185,30 @@ impl Node {
         }
     }
 
-    /// Takes a signed key; `bytes` are the whole datagram.
+    /// Processes a signed key; `bytes` is the whole datagram.
     pub(super) fn on_signed_key(&mut self, now: Instant, from: SocketAddr, frame: &SignedKey, bytes: &[u8]) {
         let sender = frame.sender;
-        if !self.is_addressable(sender) {
+        if !self.is_valid_sender(sender) {
             return;
         }
-        // Cheap checks first.
-        match self.peers.get(&sender).and_then(|peer| peer.recall(frame)) {
+        // The cheap check first.
+        match self.peers.get(&sender).and_then(|peer| peer.cached_verdict(frame)) {
             Some(KeyVerdict::Refused) => {
                 count_drop!(self, dropped_keys);
                 return;
             }
             Some(KeyVerdict::Accepted | KeyVerdict::NeedsIdentity) => {
-                self.with_peer(sender, |peer, _, _| peer.on_unproven(from, bytes.len()));
+                self.with_peer(sender, |peer, _, _| peer.on_unauthenticated(from, bytes.len()));
                 return;
             }
             None => {}
         }
-        let is_returnable = cookie_of(bytes)
-            .is_some_and(|cookie| cookie::is_cookie_of(&self.strangers.prf, now, from, &cookie));
-        if !self.may_check(now, from, sender, is_returnable) {
+        let is_return_routable = cookie_of(bytes)
+            .is_some_and(|cookie| cookie::is_cookie_of(&self.unauthenticated.prf, now, from, &cookie));
+        if !self.may_check(now, from, sender, is_return_routable) {
             count_drop!(self, dropped_key_checks);
-            if !is_returnable {
-                self.hand_cookie(now, from, frame);
+            if !is_return_routable {
+                self.send_cookie(now, from, frame);
             }
             return;
         }
@@ -216,40 +216,46 @@ impl Node {
             self.take_signed_key(now, from, frame);
         } else if verify_signed_key(frame).is_err() {
             count_drop!(self, dropped_keys);
-        } else if self.ask_identity(now, from, sender, is_returnable) {
-            self.strangers.hold(now, frame.clone(), from);
+        } else if self.look_up_identity(now, from, sender, is_return_routable) {
+            self.unauthenticated.hold(now, frame.clone(), from);
         } else {
             count_drop!(self, dropped_questions);
-            if !is_returnable {
-                self.hand_cookie(now, from, frame);
+            if !is_return_routable {
+                self.send_cookie(now, from, frame);
             }
         }
     }
 
-    /// Whether the budget allows a signature check.
-    fn may_check(&mut self, now: Instant, from: SocketAddr, sender: NodeId, is_returnable: bool) -> bool {
+    /// Whether the rate limits allow a signature check.
+    fn may_check(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        sender: NodeId,
+        is_return_routable: bool,
+    ) -> bool {
         let limits = &mut self.limits;
         let is_at_home = self.peers.get(&sender).is_some_and(|peer| peer.endpoint() == Some(from));
         is_at_home && limits.expected_checks.take(now, sender)
-            || is_returnable && limits.returnable_checks.take(now, from)
-            || limits.unproven_checks.take(now, from)
+            || is_return_routable && limits.routable_checks.take(now, from)
+            || limits.unverified_checks.take(now, from)
     }
 
-    fn hand_cookie(&mut self, now: Instant, from: SocketAddr, frame: &SignedKey) {
+    fn send_cookie(&mut self, now: Instant, from: SocketAddr, frame: &SignedKey) {
         if self.limits.cookies.take(now, from) {
-            let cookie = cookie::cookie_for(&self.strangers.prf, now, from);
+            let cookie = cookie::cookie_for(&self.unauthenticated.prf, now, from);
             let reply = CookieReply::new(self.address.node, &frame.exchange_key, cookie);
             self.counters.cookies_sent += 1;
             self.outbox.push_back((from, reply.emit().to_vec()));
         }
     }
 
-    /// A peer checks our key only if it comes with a cookie.
+    /// A peer demands a cookie with our key.
     pub(super) fn on_cookie_reply(&mut self, now: Instant, from: SocketAddr, reply: CookieReply) {
         let is_expected =
             |peer: &&Peer| peer.endpoint() == Some(from) && reply.is_about(&peer.exchange_key());
         let is_new = self.peers.get(&reply.sender).filter(is_expected).is_some()
-            && self.strangers.jar.keep(now, from, reply.cookie);
+            && self.unauthenticated.jar.keep(now, from, reply.cookie);
         if is_new {
             self.push_keys(reply.sender, from, false);
         } else {
@@ -257,43 +263,49 @@ impl Node {
         }
     }
 
-    /// Asks the registry whose key a stranger has, unless it is being asked about that node already.
-    /// `false` if there were too many questions.
-    fn ask_identity(&mut self, now: Instant, from: SocketAddr, node: NodeId, is_returnable: bool) -> bool {
-        if self.asked.contains(&node) || self.strangers.questions.get(&node).is_some_and(|until| now < *until)
+    /// Starts a registry lookup of a sender's identity key, unless one is open for that node. `false` above
+    /// the limits.
+    fn look_up_identity(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        node: NodeId,
+        is_return_routable: bool,
+    ) -> bool {
+        if self.record_requests.contains(&node)
+            || self.unauthenticated.lookups.get(&node).is_some_and(|until| now < *until)
         {
             return true;
         }
-        let most = if is_returnable { MAX_QUESTIONS } else { MAX_UNPROVEN_QUESTIONS };
-        if self.strangers.questions.len() >= most {
-            self.strangers.questions.retain(|_, until| now < *until);
+        let most = if is_return_routable { MAX_LOOKUPS } else { MAX_UNVERIFIED_LOOKUPS };
+        if self.unauthenticated.lookups.len() >= most {
+            self.unauthenticated.lookups.retain(|_, until| now < *until);
         }
         let limits = &mut self.limits;
-        let is_allowed = self.strangers.questions.len() < most
-            && (is_returnable && limits.returnable_questions.take(now, from)
-                || limits.unproven_questions.take(now, from));
+        let is_allowed = self.unauthenticated.lookups.len() < most
+            && (is_return_routable && limits.routable_lookups.take(now, from)
+                || limits.unverified_lookups.take(now, from));
         if is_allowed {
-            self.strangers.questions.insert(node, now + PATIENCE);
+            self.unauthenticated.lookups.insert(node, now + LOOKUP_TIMEOUT);
             self.events.push_back(Event::KeyNeeded(node));
         }
         is_allowed
     }
 
-    /// Answers [`Event::KeyNeeded`]: the identity key that the registry names, or `None` if it names none
-    /// or cannot be asked.
+    /// Answers [`Event::KeyNeeded`]: the identity key that the registry names, or `None` if it has none or
+    /// cannot be reached.
     pub fn on_key(&mut self, now: Instant, node: NodeId, identity_key: Option<[u8; 32]>) {
         self.recorder.now = now;
-        self.strangers.questions.remove(&node);
+        self.unauthenticated.lookups.remove(&node);
         match identity_key {
             Some(identity_key) => self.learn_identity(now, node, identity_key, None),
-            // Our own question may still be answered.
-            None if self.asked.contains(&node) => {}
-            None => self.counters.dropped_keys += self.strangers.take_held(node).len() as u64,
+            // The record request for our own dial may still be answered.
+            None if self.record_requests.contains(&node) => {}
+            None => self.counters.dropped_keys += self.unauthenticated.take_held(node).len() as u64,
         }
     }
 
-    /// The registry names a node's key: whoever proved to have it is let in, and whoever showed another
-    /// one is not.
+    /// The registry named a node's identity key: held frames signed with it are accepted, others are dropped.
     pub(super) fn learn_identity(
         &mut self,
         now: Instant,
@@ -306,7 +318,7 @@ impl Node {
             self.on_rekeyed(now, node);
         }
         let (proved, other): (Vec<_>, Vec<_>) = self
-            .strangers
+            .unauthenticated
             .take_held(node)
             .into_iter()
             .partition(|held| held.frame.identity_key == identity_key);
@@ -315,7 +327,8 @@ impl Node {
             return;
         }
         let mut proved = proved.into_iter();
-        // The first is kept by the peer until it knows the identity, and settled before anything is sent.
+        // The peer keeps the first one until it knows the identity, and processes it before it sends
+        // anything.
         if let Some(first) = proved.next() {
             self.take_signed_key(now, first.from, &first.frame);
         }
@@ -334,20 +347,21 @@ impl Node {
         }
     }
 
-    /// Makes a peer known that we call: it always gets a place, as long as the connections do. `false`
-    /// when there is none.
+    /// Adds a peer that we dial. It may exceed `max_peers`, by at most `max_connections`. `false` at that
+    /// limit.
     pub(super) fn ensure_peer(&mut self, now: Instant, node: NodeId) -> bool {
         self.peers.contains_key(&node)
-            || (self.has_place() || self.peers.len() < self.config.max_peers + self.config.max_connections)
+            || (self.has_room_for_peer()
+                || self.peers.len() < self.config.max_peers + self.config.max_connections)
                 && self.add_peer(now, node)
     }
 
-    /// Makes a peer known that proved who it is. `false` when all others are in use.
+    /// Adds an authenticated peer. `false` when the table is full of peers in use.
     fn admit_peer(&mut self, now: Instant, node: NodeId) -> bool {
         if self.peers.contains_key(&node) {
             return true;
         }
-        let is_added = self.has_place() && self.add_peer(now, node);
+        let is_added = self.has_room_for_peer() && self.add_peer(now, node);
         if !is_added {
             count_drop!(self, dropped_limited);
         }
@@ -355,16 +369,15 @@ impl Node {
     }
 
     fn add_peer(&mut self, now: Instant, node: NodeId) -> bool {
-        let Some(own) = self.strangers.exchange_key(node) else { return false };
+        let Some(own) = self.unauthenticated.exchange_key(node) else { return false };
         let mut peer = Peer::new(now, node, own);
         peer.set_trace(self.recorder.trace.detail());
         self.peers.insert(node, peer);
         true
     }
 
-    /// Whether the table has a place; the peer that was silent for longest, and has nothing to do with
-    /// us, makes one.
-    fn has_place(&mut self) -> bool {
+    /// Whether the peer table has room; otherwise the unused peer that was silent longest is removed.
+    fn has_room_for_peer(&mut self) -> bool {
         if self.peers.len() < self.config.max_peers {
             return true;
         }
@@ -375,10 +388,10 @@ impl Node {
         true
     }
 
-    /// Forgets a peer, its sessions, and what waited for it.
+    /// Removes a peer, its sessions and its queued packets.
     pub(super) fn forget_peer(&mut self, node: NodeId) {
         if self.peers.remove(&node).is_some() {
-            self.strangers.renew_keys();
+            self.unauthenticated.renew_keys();
         }
         self.peer_armed.remove(&node);
         self.pending.remove(&node);
@@ -401,46 +414,48 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_the_registry_is_bounded_for_each_node_and_host_and_in_all() {
-        let mut strangers = Strangers::new(&[1; 32]);
+    fn held_keys_are_bounded_per_node_per_host_and_in_total() {
+        let mut unauthenticated = Unauthenticated::new(&[1; 32]);
         let now = Instant::from_millis(1);
-        strangers.hold(now, frame(1, 0), at(1, 1));
+        unauthenticated.hold(now, frame(1, 0), at(1, 1));
         for n in 0..1000 {
-            strangers.hold(now, frame(2, n), at(n + 100, 1));
+            unauthenticated.hold(now, frame(2, n), at(n + 100, 1));
         }
-        assert_eq!(strangers.held.len(), 1 + MAX_HELD_PER_NODE);
+        assert_eq!(unauthenticated.held.len(), 1 + MAX_HELD_PER_NODE);
         for n in 0..1000 {
-            strangers.hold(now, frame(n + 100, n), at(2, n as u16));
+            unauthenticated.hold(now, frame(n + 100, n), at(2, n as u16));
         }
-        assert_eq!(strangers.held.len(), 1 + MAX_HELD_PER_NODE + MAX_HELD_PER_HOST);
-        assert_eq!(strangers.take_held(NodeId(1)).len(), 1, "it is still there");
+        assert_eq!(unauthenticated.held.len(), 1 + MAX_HELD_PER_NODE + MAX_HELD_PER_HOST);
+        assert_eq!(unauthenticated.take_held(NodeId(1)).len(), 1, "it is still held");
         for n in 0..10_000 {
-            strangers.hold(now, frame(n + 10_000, n), at(n + 10_000, 1));
+            unauthenticated.hold(now, frame(n + 10_000, n), at(n + 10_000, 1));
         }
-        assert_eq!(strangers.held.len(), MAX_HELD);
-        strangers.hold(now + PATIENCE, frame(1, 0), at(1, 1));
-        assert_eq!(strangers.held.len(), 1);
-        // A newer key of the same claim takes the place of the older one.
-        strangers.hold(now + PATIENCE, frame(1, 1), at(1, 1));
-        assert_eq!(strangers.held.len(), 1);
-        // Nobody pushes out what others hold in the same name.
+        assert_eq!(unauthenticated.held.len(), MAX_HELD);
+        unauthenticated.hold(now + LOOKUP_TIMEOUT, frame(1, 0), at(1, 1));
+        assert_eq!(unauthenticated.held.len(), 1);
+        // A newer key of the same claim replaces the older one.
+        unauthenticated.hold(now + LOOKUP_TIMEOUT, frame(1, 1), at(1, 1));
+        assert_eq!(unauthenticated.held.len(), 1);
+        // Other hosts that claim the same node do not evict it.
         for n in 0..100 {
-            strangers.hold(now + PATIENCE, frame(1, n), at(2, n as u16));
+            unauthenticated.hold(now + LOOKUP_TIMEOUT, frame(1, n), at(2, n as u16));
         }
-        let held = strangers.take_held(NodeId(1));
+        let held = unauthenticated.take_held(NodeId(1));
         assert_eq!(held.len(), 1 + MAX_HELD_PER_CLAIM);
         assert_eq!(held[0].frame, frame(1, 1));
     }
 
     #[test]
-    fn a_key_for_a_node_is_the_same_until_a_peer_is_forgotten() {
-        let mut strangers = Strangers::new(&[1; 32]);
-        let public = |strangers: &Strangers, n| strangers.exchange_key(NodeId(n)).unwrap().public_key();
-        let (one, two) = (public(&strangers, 1), public(&strangers, 2));
+    fn the_exchange_key_of_a_node_is_stable_until_a_peer_is_removed() {
+        let mut unauthenticated = Unauthenticated::new(&[1; 32]);
+        let public = |unauthenticated: &Unauthenticated, n| {
+            unauthenticated.exchange_key(NodeId(n)).unwrap().public_key()
+        };
+        let (one, two) = (public(&unauthenticated, 1), public(&unauthenticated, 2));
         assert_ne!(one, two);
-        assert_eq!(public(&strangers, 1), one);
-        strangers.renew_keys();
-        assert_ne!(public(&strangers, 1), one);
-        assert_ne!(public(&Strangers::new(&[2; 32]), 1), one);
+        assert_eq!(public(&unauthenticated, 1), one);
+        unauthenticated.renew_keys();
+        assert_ne!(public(&unauthenticated, 1), one);
+        assert_ne!(public(&Unauthenticated::new(&[2; 32]), 1), one);
     }
 }

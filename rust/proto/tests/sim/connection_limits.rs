@@ -1,4 +1,4 @@
-//! What a connection takes in a node is given back however it ends, and nobody takes it all.
+//! Connection limits: counts are released however a connection ends, and no peer uses up a limit.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Net {
         self.of(n).connections().count()
     }
 
-    /// Dials until one is refused; how many are up.
+    /// Dials until one is refused; returns the number of open connections.
     fn fill(&mut self, from: u32, to: u32) -> usize {
         for up in 0.. {
             let id = self.dial(from, to);
@@ -63,7 +63,7 @@ impl Net {
     }
 }
 
-/// A dial that is cancelled before its answer comes: the other side sees SYN, then RST.
+/// A dial cancelled before its answer: the other side receives SYN, then RST.
 #[test]
 fn a_connection_that_ends_before_it_is_accepted_leaves_nothing() {
     let mut net = Net::limited(2, |_| {});
@@ -78,11 +78,11 @@ fn a_connection_that_ends_before_it_is_accepted_leaves_nothing() {
     }
     assert_eq!((net.slots(1), net.slots(2)), (1, 1));
     assert!(!net.has_event(2, |event| matches!(event, Event::Closed(..) | Event::Accepted(_))));
-    // Nothing is left that a place, a port or memory was counted for.
+    // No connection, port or memory stays counted.
     assert_eq!((net.of(2).stats().held, net.of(2).stats().send_held), (0, 0));
 }
 
-/// The dialler vanishes between SYN and the last acknowledgement.
+/// The dialler disappears during the handshake.
 #[test]
 fn a_connection_that_is_never_completed_leaves_nothing() {
     let mut net = Net::limited(2, |_| {});
@@ -96,7 +96,7 @@ fn a_connection_that_is_never_completed_leaves_nothing() {
 }
 
 #[test]
-fn one_peer_takes_half_of_a_port_and_others_come_in() {
+fn one_peer_gets_half_of_a_port_and_others_connect() {
     let mut net = Net::limited(4, |config| config.max_connections_per_port = 40);
     assert_eq!(net.fill(1, 4), 20);
     assert_eq!(net.fill(2, 4), 10);
@@ -104,9 +104,9 @@ fn one_peer_takes_half_of_a_port_and_others_come_in() {
     assert_eq!(net.of(4).stats().counters.dropped_limited, 3);
 }
 
-/// A program that does not look after its streams: its peer cannot fill the node with those it reset.
+/// Connections reset by the peer count until the application closes them.
 #[test]
-fn a_stream_that_its_program_has_not_closed_keeps_its_place() {
+fn unclosed_streams_stay_counted() {
     let mut net = Net::limited(2, |config| config.max_connections_per_port = 8);
     let mut up = Vec::new();
     for _ in 0..4 {
@@ -125,7 +125,7 @@ fn a_stream_that_its_program_has_not_closed_keeps_its_place() {
 }
 
 #[test]
-fn our_own_dials_have_room_whatever_peers_take() {
+fn outbound_dials_always_have_room() {
     let mut net = Net::limited(4, |config| {
         config.max_connections = 16;
         config.max_inbound_connections = 12;
@@ -139,9 +139,9 @@ fn our_own_dials_have_room_whatever_peers_take() {
     }
 }
 
-/// Places are gone; whoever has none takes that of a connection which the greediest never used.
+/// At the limit, a new peer evicts an unused connection of the peer with the most.
 #[test]
-fn a_newcomer_takes_the_place_of_what_is_never_used() {
+fn a_new_peer_evicts_an_unused_connection() {
     let mut net = Net::limited(4, |config| config.max_connections_per_port = 3);
     let (used, accepted) = net.connect(1, 4);
     net.transfer((1, used), (4, accepted), b"in use");
@@ -153,7 +153,7 @@ fn a_newcomer_takes_the_place_of_what_is_never_used() {
     assert_eq!(net.of(4).stats().counters.dropped_unused, 1);
     assert_eq!(net.of(4).connection(accepted).map(|it| it.state()), Some(State::Established));
     assert!(net.has_event(1, |event| matches!(event, Event::Closed(_, CloseReason::Reset))));
-    // Who has one takes none from others.
+    // A peer that has a connection evicts none.
     assert_eq!(net.fill(3, 4), 0);
 }
 
@@ -172,9 +172,9 @@ fn time_wait_is_bounded_by_number_too() {
     assert_eq!(net.slots(1), 10);
 }
 
-/// An outage, then quiet again: what was sent meanwhile arrives within seconds.
+/// After an outage, data sent meanwhile arrives within seconds.
 #[test]
-fn a_stream_goes_on_soon_after_an_outage_of_a_hundred_seconds() {
+fn a_stream_resumes_soon_after_an_outage_of_100_seconds() {
     for is_idle in [false, true] {
         let mut net = Net::limited(2, |_| {});
         let (a, b) = net.connect(1, 2);

@@ -1,26 +1,26 @@
-//! Send times of sealed frames by nonce counter, to date frames that ICMP quotes.
+//! Send times of frames, by nonce counter.
 
 use std::collections::VecDeque;
 
 use crate::time::Instant;
 
-/// Entries kept: some kilobytes for a peer that is sent much.
+/// Upper bound of entries, a few kilobytes per busy peer.
 const MAX_ENTRIES: usize = 256;
 
 /// First counter per send time; older entries are thinned.
 #[derive(Debug, Default)]
-pub(super) struct Departures {
+pub(super) struct SendTimes {
     entries: VecDeque<(u64, Instant)>,
 }
 
-impl Departures {
-    /// Records a sent frame; counters and time only grow.
+impl SendTimes {
+    /// Records a sent frame. Counters and times must not decrease.
     pub(super) fn on_sent(&mut self, now: Instant, counter: u64) {
         if self.entries.back().is_some_and(|(_, at)| *at == now) {
             return;
         }
         if self.entries.len() == MAX_ENTRIES {
-            // Old send times need less precision.
+            // Drop every other entry of the older half: old times may be less exact.
             let mut at = 0;
             self.entries.retain(|_| {
                 at += 1;
@@ -30,7 +30,7 @@ impl Departures {
         self.entries.push_back((counter, now));
     }
 
-    /// Send time of a frame, rounded down.
+    /// When a frame was sent: exact for recent frames, a lower bound for older ones.
     pub(super) fn sent_at(&self, counter: u64) -> Option<Instant> {
         let after = self.entries.partition_point(|(first, _)| *first <= counter);
         self.entries.get(after.checked_sub(1)?).map(|(_, at)| *at)
@@ -42,19 +42,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recent_send_times_are_exact_and_older_ones_rounded_down() {
-        let mut departures = Departures::default();
+    fn recent_times_are_exact_and_older_ones_lower_bounds() {
+        let mut send_times = SendTimes::default();
         let sent_at = |counter: u64| Instant::from_millis(counter / 3);
         for counter in 1..=100_000 {
-            departures.on_sent(sent_at(counter), counter);
-            assert!(departures.entries.len() <= MAX_ENTRIES);
+            send_times.on_sent(sent_at(counter), counter);
+            assert!(send_times.entries.len() <= MAX_ENTRIES);
         }
-        assert_eq!(departures.sent_at(0), None);
+        assert_eq!(send_times.sent_at(0), None);
         for counter in 99_650..=100_000 {
-            assert_eq!(departures.sent_at(counter), Some(sent_at(counter)), "{counter}");
+            assert_eq!(send_times.sent_at(counter), Some(sent_at(counter)), "{counter}");
         }
         for counter in 1..=100_000 {
-            let at = departures.sent_at(counter).unwrap();
+            let at = send_times.sent_at(counter).unwrap();
             assert!(at <= sent_at(counter), "{counter}");
         }
     }

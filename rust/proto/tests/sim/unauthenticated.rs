@@ -1,5 +1,4 @@
-//! Floods of frames that prove nothing: the node dials and is dialled throughout, and holds no more than
-//! before.
+//! Floods of unauthenticated frames: dials still succeed in both directions, and memory does not grow.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -19,11 +18,11 @@ use pilot_proto::{
 };
 
 const VICTIM: u32 = 1;
-/// Frames in a step of a flood, and the time it takes: 20,000 per second.
+/// Frames and duration of one step of a flood: 20,000 frames per second.
 const STEP: usize = 200;
 const STEP_TIME: Duration = Duration::from_millis(10);
 
-/// Makes frame after frame, and says where each comes from.
+/// Produces frames with their source addresses.
 type Flood<'a> = &'a dyn Fn(&mut Rng) -> (SocketAddr, Vec<u8>);
 
 fn anywhere(rng: &mut Rng) -> SocketAddr {
@@ -42,7 +41,7 @@ fn bare(sender: NodeId, rng: &mut Rng) -> Vec<u8> {
     BareKey { sender, exchange_key: bytes(rng) }.emit().to_vec()
 }
 
-/// A signed key that nobody signed, with the identity key of a node if there is such a node.
+/// A signed key frame with an invalid signature.
 fn forged(sender: NodeId, rng: &mut Rng) -> Vec<u8> {
     let identity_key = Identity::from_seed(&seed_of(sender.0)).unwrap().public_key();
     let mut signature = [0; 64];
@@ -72,7 +71,7 @@ impl Net {
         }
     }
 
-    /// Dials while the flood goes on, and says how long it took.
+    /// Dials during the flood and returns the duration.
     fn dial_in(&mut self, flood: Flood<'_>, rng: &mut Rng, from: u32, to: u32) -> Duration {
         let begin = self.now;
         let id =
@@ -116,7 +115,7 @@ fn bare_keys_make_no_peers() {
 }
 
 #[test]
-fn signed_keys_that_nobody_signed_cost_few_checks() {
+fn invalid_signatures_cost_few_checks() {
     for (name, names) in [("made-up senders", 0), ("peers", 1)] {
         let sender = |rng: &mut Rng| if names == 0 { made_up(rng) } else { NodeId(2 + rng.below(3) as u32) };
         let counters = withstand(name, &|rng| (anywhere(rng), forged(sender(rng), rng)));
@@ -131,7 +130,7 @@ fn signed_keys_that_nobody_signed_cost_few_checks() {
 fn forged_keys_from_the_endpoints_of_peers_do_not_keep_them_out() {
     let counters = withstand("peers, from their endpoints", &|rng| {
         let sender = NodeId(2 + rng.below(3) as u32);
-        // Some 500 per second: each answer to one may be the one that the peer needs.
+        // About 500 per second: each answer may be the one that the peer needs.
         let from = if rng.chance(2) { at(sender.0) } else { anywhere(rng) };
         (from, forged(sender, rng))
     });
@@ -139,7 +138,7 @@ fn forged_keys_from_the_endpoints_of_peers_do_not_keep_them_out() {
 }
 
 #[test]
-fn strangers_with_keys_of_their_own_cost_few_questions() {
+fn self_signed_keys_cost_few_registry_lookups() {
     let counters = withstand("made-up senders", &|rng| (anywhere(rng), self_signed(made_up(rng), rng)));
     assert!(counters.dropped_questions > 0 && counters.dropped_keys < 1000, "{counters:?}");
     let peer = |rng: &mut Rng| NodeId(2 + rng.below(3) as u32);
@@ -147,7 +146,7 @@ fn strangers_with_keys_of_their_own_cost_few_questions() {
 }
 
 #[test]
-fn sealed_frames_and_cookies_of_nobody_change_nothing() {
+fn unauthenticated_sealed_frames_and_cookies_change_no_state() {
     withstand("made-up senders", &|rng| (anywhere(rng), sealed(made_up(rng), rng)));
     withstand("peers", &|rng| (anywhere(rng), sealed(NodeId(2 + rng.below(3) as u32), rng)));
     let counters = withstand("cookies", &|rng| {
@@ -160,7 +159,7 @@ fn sealed_frames_and_cookies_of_nobody_change_nothing() {
 /// What is sent to an address is at most three times what came from it, and nothing at all for a
 /// beginning of a frame.
 #[test]
-fn addresses_that_prove_nothing_are_sent_little() {
+fn unvalidated_addresses_get_at_most_three_times_what_they_sent() {
     let mut net = Net::new(1);
     let mut rng = Rng(5);
     type Make = fn(&mut Rng) -> Vec<u8>;
@@ -189,7 +188,7 @@ fn addresses_that_prove_nothing_are_sent_little() {
 
 /// A bare key is answered without being remembered, and yet by the key that a session will have.
 #[test]
-fn the_answer_to_a_stranger_is_the_key_of_the_session_to_come() {
+fn the_stateless_answer_carries_the_key_of_the_later_session() {
     let mut net = Net::new(2);
     net.of(1).listen(Port(80)).unwrap();
     let from = SocketAddr::from(([10, 0, 9, 9], 1));
@@ -223,7 +222,7 @@ fn the_answer_to_a_stranger_is_the_key_of_the_session_to_come() {
 /// Whoever has proved to be somebody takes the place of who has nothing to do with us, and our own calls
 /// always get one.
 #[test]
-fn a_full_table_makes_room_and_own_calls_need_none() {
+fn a_full_peer_table_evicts_idle_peers_and_admits_dials() {
     let mut net = Net::new(6);
     net.replace(1, configured(1, 201, NodeConfig { max_peers: 2, ..NodeConfig::default() }));
     net.of(1).listen(Port(80)).unwrap();
@@ -254,7 +253,7 @@ fn a_full_table_makes_room_and_own_calls_need_none() {
 /// Somebody claims to be the node that we call: our own question is asked all the same, and the answer to
 /// the other one ends nothing.
 #[test]
-fn a_question_about_a_stranger_does_not_stand_for_our_own() {
+fn a_lookup_for_a_sender_does_not_replace_the_one_of_a_dial() {
     let mut node = configured(1, 201, NodeConfig::default());
     let now = Instant::from_millis(1);
     let events =
@@ -267,7 +266,7 @@ fn a_question_about_a_stranger_does_not_stand_for_our_own() {
     node.on_key(now, NodeId(2), None);
     assert!(!matches!(events(&mut node)[..], [Event::Closed(..)]));
     assert!(node.connection(id).is_some());
-    // What its true owner sent meanwhile is not lost among what others did.
+    // The frame of the true owner is not evicted by forged ones.
     let identity = Identity::from_seed(&seed_of(2)).unwrap();
     let mut proof = identity.sign_exchange_key(NodeId(2), bytes(&mut Rng(4))).unwrap().emit();
     node.handle_datagram(now, at(2), &mut proof);
@@ -285,7 +284,7 @@ fn a_question_about_a_stranger_does_not_stand_for_our_own() {
 }
 
 #[test]
-fn a_cookie_lets_a_key_be_checked_when_there_is_no_time_for_others() {
+fn a_cookie_gets_a_key_checked_during_a_flood() {
     let mut node = configured(1, 201, NodeConfig::default());
     let now = Instant::from_millis(1);
     let mut rng = Rng(6);

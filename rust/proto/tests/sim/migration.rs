@@ -1,4 +1,4 @@
-//! A node at another address: who learns of it, and from whom it learns where it is.
+//! Migration of a node to another address.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,7 +13,7 @@ use pilot_proto::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The registry still names the old address, and nothing but the ping tells.
+/// The registry still names the old address; peers learn the new one from a ping.
 #[test]
 fn peers_that_know_a_node_follow_it_to_its_new_address() {
     let mut net = Net::new(3);
@@ -33,9 +33,9 @@ fn peers_that_know_a_node_follow_it_to_its_new_address() {
     assert!(net.now <= now + SECOND);
 }
 
-/// A lost ping is repeated.
+/// A lost ping is retried.
 #[test]
-fn a_peer_that_missed_the_ping_is_pinged_again() {
+fn a_lost_ping_is_retried() {
     let mut net = Net::new(2);
     net.of(2).listen(Port(80)).unwrap();
     net.connect(1, 2);
@@ -51,16 +51,16 @@ fn a_peer_that_missed_the_ping_is_pinged_again() {
 }
 
 #[test]
-fn a_node_without_sessions_tells_nobody() {
+fn a_node_without_sessions_sends_nothing() {
     let mut net = Net::new(2);
     let now = net.now;
     net.of(1).on_own_address(now);
     assert!(net.of(1).poll_transmit(now, &mut [0; 65536], 1).is_none());
 }
 
-/// A host that knows that it moved need not be told three times.
+/// After a known address change one reply suffices.
 #[test]
-fn after_a_move_the_next_reply_of_a_beacon_is_believed() {
+fn after_a_move_the_next_beacon_reply_is_accepted() {
     let mut net = Net::new(1);
     let beacon = SocketAddr::from(([10, 0, 0, 200], 9001));
     let told = |net: &mut Net, port: u16| {
@@ -86,7 +86,7 @@ fn after_a_move_the_next_reply_of_a_beacon_is_believed() {
 /// The registry was asked before the peer came back: whoever dials then asks again, and so does a node
 /// whose keys nobody answers.
 #[test]
-fn a_peer_that_came_back_elsewhere_is_found_by_a_dial_under_way_and_by_the_next() {
+fn a_peer_restarted_elsewhere_is_found_by_dials() {
     for pause in [Duration::from_millis(200), Duration::from_millis(3500)] {
         for dials_before in [true, false] {
             let mut net = Net::new(2);

@@ -1,4 +1,4 @@
-//! What peers of the older generations do and need that RFC 9293 does not have ([`Dialect`]).
+//! Deviations of legacy peers from RFC 9293 ([`Dialect`]).
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn speaking(dialect: Dialect) -> Options {
     Options { max_segment: 1000, ..options(dialect) }
 }
 
-/// G2 numbers as RFC 9293 does; a SYN-ACK for another SYN opens nothing.
+/// G2 numbers segments as RFC 9293; a SYN-ACK for another SYN is dropped.
 #[test]
 fn a_foreign_syn_ack_is_dropped_and_counted() {
     let mut script = Script::connecting(speaking(Dialect::G2));
@@ -26,10 +26,9 @@ fn a_foreign_syn_ack_is_dropped_and_counted() {
     assert_eq!(script.connection.stats().counters.unacceptable, 1);
 }
 
-/// Data that begins as a report of SACK does is cut, so that no segment can be taken for one: what is
-/// new, and what probes for a loss.
+/// Data that looks like SACK is split, in new segments and in tail loss probes.
 #[test]
-fn no_segment_of_data_looks_like_sack() {
+fn data_that_looks_like_sack_is_split() {
     let report = [b"SACK\x02".as_slice(), &[0; 16]].concat();
     for dialect in [Dialect::G1, Dialect::G2, Dialect::Native] {
         let mut script = Script::established(Options { max_segment: report.len(), ..options(dialect) }, 50);
@@ -46,9 +45,9 @@ fn no_segment_of_data_looks_like_sack() {
     }
 }
 
-/// G1 counts empty duplicates only, and three of them, so that it repeats the segment once a gap.
+/// G1 needs three duplicate ACKs without SACK to retransmit.
 #[test]
-fn three_empty_duplicates_tell_g1_of_each_gap() {
+fn g1_is_sent_three_duplicate_acks_per_gap() {
     for (dialect, empty) in [(Dialect::G1, [1, 1, 1, 0, 0]), (Dialect::G2, [0; 5]), (Dialect::Native, [0; 5])]
     {
         let mut script = Script::established(speaking(dialect), 50);
@@ -70,13 +69,13 @@ fn three_empty_duplicates_tell_g1_of_each_gap() {
 }
 
 #[test]
-fn the_window_of_zero_in_a_keepalive_of_g1_closes_nothing() {
+fn a_zero_window_in_a_g1_keepalive_is_ignored() {
     for (dialect, is_closed) in [(Dialect::G1, false), (Dialect::G2, true), (Dialect::Native, true)] {
         let mut script = Script::established(speaking(dialect), 50);
         script.recv(ACK, 1, 1, 0, &[]);
         assert_eq!(script.connection.stats().snd_wnd == 0, is_closed, "{dialect:?}");
     }
-    // With data or news it means what it says, and so does any other window.
+    // With data or a new ACK the zero window applies, as does any other window.
     let g1 = || {
         let mut script = Script::established(speaking(Dialect::G1), 50);
         script.write(3000);
@@ -90,9 +89,9 @@ fn the_window_of_zero_in_a_keepalive_of_g1_closes_nothing() {
     }
 }
 
-/// An old peer's number of the last segment may be any, and it answers answers.
+/// Keepalives of legacy peers have arbitrary numbers, and legacy peers answer answers.
 #[test]
-fn old_keepalives_are_not_answered() {
+fn legacy_keepalives_are_not_answered() {
     for (dialect, answers) in [(Dialect::G1, 0), (Dialect::G2, 0), (Dialect::Native, 1)] {
         let mut script = Script::established(speaking(dialect), 50);
         script.recv(ACK, 0, 1, WINDOW, &[]);
@@ -100,9 +99,9 @@ fn old_keepalives_are_not_answered() {
     }
 }
 
-/// It repeats its SYN until it has heard our SYN-ACK, and sends nothing else.
+/// A legacy peer that sends data has received our SYN-ACK.
 #[test]
-fn an_old_peer_that_sends_data_needs_no_syn_ack() {
+fn a_legacy_peer_that_sends_data_needs_no_syn_ack() {
     for dialect in [Dialect::G1, Dialect::G2] {
         let mut script = Script::accepting(speaking(dialect));
         script.recv(Flags::SYN, 0, 0, WINDOW, &[]);
@@ -114,9 +113,9 @@ fn an_old_peer_that_sends_data_needs_no_syn_ack() {
     }
 }
 
-/// An old peer answers the FIN that our answer would carry.
+/// A legacy peer would answer the FIN in our answer.
 #[test]
-fn what_old_peers_say_after_the_end_is_not_answered() {
+fn legacy_segments_after_the_end_are_not_answered() {
     for (dialect, answers) in [(Dialect::G1, 0), (Dialect::G2, 0), (Dialect::Native, 1)] {
         let mut script = Script::established(speaking(dialect), 50);
         script.connection.close(script.now);
@@ -126,7 +125,7 @@ fn what_old_peers_say_after_the_end_is_not_answered() {
         script.sent();
         script.recv(ACK, 0, 2, WINDOW, b"y");
         assert_eq!(script.sent().len(), answers, "{dialect:?}");
-        // FIN is answered, an answer is not.
+        // FIN is answered, FIN|ACK is not.
         script.recv(Flags::FIN, 1, 0, WINDOW, &[]);
         script.recv(FIN_ACK, 1, 2, WINDOW, &[]);
         assert_eq!(script.sent().len(), 1, "{dialect:?}");
@@ -135,9 +134,9 @@ fn what_old_peers_say_after_the_end_is_not_answered() {
     }
 }
 
-/// FIN of an old peer ends both directions. FIN|ACK tells it so, unless it is what ours was answered with.
+/// FIN of a legacy peer ends both directions. FIN|ACK tells it so, unless it is what ours was answered with.
 #[test]
-fn a_fin_of_an_old_peer_is_answered_and_an_answer_is_not() {
+fn a_fin_of_a_legacy_peer_is_answered_and_an_answer_is_not() {
     for dialect in [Dialect::G1, Dialect::G2] {
         let mut script = Script::established(speaking(dialect), 50);
         script.recv(Flags::FIN, 1, 0, WINDOW, &[]);
@@ -154,7 +153,7 @@ fn a_fin_of_an_old_peer_is_answered_and_an_answer_is_not() {
 /// RFC 9293 section 3.10.7.4 (SND.WL1, SND.WL2) keeps what was overtaken from moving the window. Old
 /// peers do not keep their numbers, so each of their segments does.
 #[test]
-fn only_an_old_peer_moves_the_window_with_a_segment_that_was_overtaken() {
+fn only_a_legacy_peer_moves_the_window_with_a_segment_that_was_overtaken() {
     for (dialect, is_moved) in [(Dialect::G1, true), (Dialect::Native, false)] {
         let mut script = Script::established(speaking(dialect), 50);
         script.write(3000);
@@ -164,16 +163,16 @@ fn only_an_old_peer_moves_the_window_with_a_segment_that_was_overtaken() {
             script.connection.stats().snd_wnd / 4096
         };
         assert_eq!(window_after(1, seg(2), 100, &[]), 100);
-        // Overtaken by an acknowledgement, then by data.
+        // Reordered behind an acknowledgement, then behind data.
         assert_eq!(window_after(1, seg(1), 90, &[]), if is_moved { 90 } else { 100 }, "{dialect:?}");
         assert_eq!(window_after(5, seg(2), 80, b"y"), 80);
         assert_eq!(window_after(1, seg(3), 70, &[]), if is_moved { 70 } else { 80 }, "{dialect:?}");
     }
 }
 
-/// An old peer takes a window to mean segments, so that is what bounds what is on its way.
+/// A legacy peer takes a window to mean segments, so that is what bounds what is on its way.
 #[test]
-fn an_old_peer_is_sent_no_more_segments_than_its_slots() {
+fn a_legacy_peer_is_sent_no_more_segments_than_its_slots() {
     for (dialect, slots, expected) in
         [(Dialect::G1, 5, 5), (Dialect::G2, 5, 5), (Dialect::Native, 5, 20), (Dialect::G1, 0, 0)]
     {
@@ -218,9 +217,9 @@ fn only_a_syn_that_was_sent_once_measures_the_round_trip() {
     }
 }
 
-/// An old peer acts on FIN at once, even when data before it is missing.
+/// A legacy peer acts on FIN at once, even when data before it is missing.
 #[test]
-fn fin_to_an_old_peer_waits_until_all_data_is_acknowledged() {
+fn fin_to_a_legacy_peer_waits_until_all_data_is_acknowledged() {
     for (dialect, is_held) in [(Dialect::G1, true), (Dialect::G2, true), (Dialect::Native, false)] {
         let mut script = Script::established(speaking(dialect), 50);
         script.write(2000);

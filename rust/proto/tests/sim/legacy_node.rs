@@ -1,5 +1,4 @@
-//! A node beside a hand-made peer of an older generation: how it is dialled and how streams with it
-//! end.
+//! A node and a scripted legacy peer: dialling it, and closing streams with it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -27,14 +26,14 @@ const LATENCY: Duration = Duration::from_millis(5);
 const OURS: u32 = 1;
 const OLD: u32 = 2;
 
-/// The older process: it echoes pings, drops SYNs beyond its rate without a word, answers a request
-/// after a while, and takes FIN for the end of both directions.
+/// The legacy peer: echoes pings, silently drops SYNs above its rate, answers requests with a delay, and
+/// takes FIN as the end of both directions.
 struct OldNode {
     key: ExchangeKey,
     session: Option<Session>,
     syns: TokenBucket,
     syns_seen: usize,
-    /// What it will answer to whom, and when.
+    /// Scheduled answers.
     answers: VecDeque<(Instant, Header)>,
     out: Vec<Vec<u8>>,
 }
@@ -82,7 +81,7 @@ impl OldNode {
                 self.answer(header, Flags::SYN.union(Flags::ACK), 0, header.seq + 1, &[]);
             }
         } else if header.flags.contains(Flags::FIN) {
-            // Both directions are over, whatever was to be answered.
+            // Both directions are closed, pending answers are discarded.
             self.answers.retain(|(_, request)| request.src_port != header.src_port);
             if !header.flags.contains(Flags::ACK) {
                 self.answer(header, Flags::FIN.union(Flags::ACK), 1, header.seq + 1, &[]);
@@ -128,14 +127,14 @@ struct Lab {
     now: Instant,
     node: Node,
     old: OldNode,
-    /// To our node if true.
+    /// Whether it goes to our node.
     wire: BTreeMap<(Instant, u64), (bool, Vec<u8>)>,
     serial: u64,
     events: Vec<(Instant, Event)>,
 }
 
 impl Lab {
-    /// The session with the old peer is up.
+    /// Establishes the session with the legacy peer.
     fn new(old: OldNode) -> Self {
         let node = configured(OURS, 101, NodeConfig::default());
         let mut lab =
@@ -219,7 +218,7 @@ fn two_hundred_dials_at_once_succeed_in_seconds() {
     assert!(lab.old.syns_seen < 300, "{} SYNs", lab.old.syns_seen);
 }
 
-/// However few it takes: none is given up, and it is not flooded.
+/// Even with a lower limit no dial fails, and the peer is not flooded.
 #[test]
 fn dials_outlast_a_stricter_limit() {
     let mut lab = Lab::new(OldNode::new(10, 10));
@@ -229,9 +228,9 @@ fn dials_outlast_a_stricter_limit() {
     assert!(lab.old.syns_seen < 25 * 80 + 100, "{} SYNs", lab.old.syns_seen);
 }
 
-/// One dial after the other, faster than the peer's limit: those that it drops are not a second late.
+/// Sequential dials above the peer's limit: dropped SYNs are retransmitted within a second.
 #[test]
-fn a_dropped_syn_is_repeated_soon() {
+fn a_dropped_syn_is_retransmitted_early() {
     let mut lab = Lab::new(OldNode::new(100, 20));
     let mut slowest = Duration::ZERO;
     for _ in 0..300 {
@@ -247,9 +246,9 @@ fn a_dropped_syn_is_repeated_soon() {
     assert!(slowest < SECOND / 4, "{slowest:?}");
 }
 
-/// It drops a SYN in silence for another reason: the attempt ends when it always did.
+/// A SYN dropped for another reason fails after the normal SYN timeout.
 #[test]
-fn a_dial_that_is_never_answered_ends_as_before() {
+fn an_unanswered_dial_fails_after_the_syn_timeout() {
     let mut lab = Lab::new(OldNode::new(0, 1));
     let id = lab.dial();
     lab.run(30 * SECOND);
@@ -258,9 +257,9 @@ fn a_dial_that_is_never_answered_ends_as_before() {
     assert!(lab.is_closed(id));
 }
 
-/// The peer answers 0.3 s later, and would drop its answer at our FIN.
+/// The peer answers after 0.3 s and would discard its answer on our FIN.
 #[test]
-fn our_fin_waits_for_the_answer_of_an_old_peer() {
+fn our_fin_waits_for_the_answer_of_a_legacy_peer() {
     let mut lab = Lab::new(OldNode::new(100, 100));
     let id = lab.dial();
     lab.run(SECOND);
@@ -276,9 +275,9 @@ fn our_fin_waits_for_the_answer_of_an_old_peer() {
     assert_eq!(read, Ok(None), "and its end");
 }
 
-/// Who closes altogether waits for nothing.
+/// Closing both directions does not wait.
 #[test]
-fn a_close_of_both_directions_sends_fin_to_an_old_peer() {
+fn a_close_of_both_directions_sends_fin_to_a_legacy_peer() {
     for is_half_closed in [false, true] {
         let mut lab = Lab::new(OldNode::new(100, 100));
         let id = lab.dial();

@@ -1,5 +1,5 @@
 //! Rate limits for unauthenticated senders: in total, per host and per endpoint, in constant memory. A frame
-//! takes from all three or from none.
+//! is charged to all three limiters or to none, so that a refusal by one does not use up the others.
 
 use core::{
     hash::Hash,
@@ -13,47 +13,47 @@ use crate::{
     wire::addr::NodeId,
 };
 
-/// Limiters of each table; 8 bytes each.
+/// Limiters per table, 8 bytes each.
 const SLOTS: usize = 4096;
 
-/// Signature checks, about 50 µs each: of frames that prove nothing,
-const UNPROVEN_CHECKS: [Pace; 3] =
+/// Signature checks, about 50 µs each, of frames without a cookie: total, per host, per endpoint.
+const UNVERIFIED_CHECKS: [Pace; 3] =
     [Pace::per_second(200, 400), Pace::per_second(20, 50), Pace::per_second(2, 10)];
-/// of frames with a cookie, so that somebody receives at their address,
-const RETURNABLE_CHECKS: [Pace; 3] =
+/// The same for frames with a valid cookie, whose source is return-routable.
+const ROUTABLE_CHECKS: [Pace; 3] =
     [Pace::per_second(1000, 1000), Pace::per_second(20, 50), Pace::per_second(4, 10)];
-/// and of peers in the table, from where they are: in all and for each.
+/// The same for known peers at their known endpoint: total and per peer.
 const EXPECTED_CHECKS: [Pace; 2] = [Pace::per_second(2000, 4096), Pace::per_second(10, 20)];
-/// Answers to bare keys, which prove nothing.
+/// Answers to bare keys, which are unauthenticated.
 const BARE_KEYS: [Pace; 3] = [Pace::per_second(100, 200), Pace::per_second(20, 50), Pace::per_second(2, 4)];
-/// Answers to sealed frames that no session opens.
+/// Answers to sealed frames that no session can open.
 const UNOPENED: [Pace; 3] =
     [Pace::per_second(200, 400), Pace::per_second(50, 100), Pace::every(Duration::from_secs(3), 1)];
-/// Cookies handed out.
+/// Cookie replies.
 const COOKIES: [Pace; 3] =
     [Pace::per_second(4000, 4000), Pace::per_second(2000, 2000), Pace::per_second(1000, 1000)];
-/// Questions to the registry about senders that nobody here called; less than a registry allows one
-/// address (100 per second), so that our own dials are answered.
-const UNPROVEN_QUESTIONS: [Pace; 3] =
+/// Registry lookups for senders that were not dialled; fewer than a registry allows per address (100 per
+/// second), so that lookups for our own dials are answered.
+const UNVERIFIED_LOOKUPS: [Pace; 3] =
     [Pace::per_second(20, 200), Pace::per_second(20, 50), Pace::per_second(10, 20)];
-const RETURNABLE_QUESTIONS: [Pace; 3] =
+const ROUTABLE_LOOKUPS: [Pace; 3] =
     [Pace::per_second(40, 200), Pace::per_second(20, 50), Pace::per_second(4, 10)];
 
-/// What is sent to an address that proved nothing, as a multiple of what came from it (RFC 9000 section
+/// Anti-amplification limit: bytes sent to an unvalidated address per byte received from it (RFC 9000 section
 /// 8.1).
 const AMPLIFICATION: usize = 3;
-/// Bytes that an address may have in store.
+/// Largest credit of an address, bytes.
 const MAX_CREDIT: usize = 2048;
 
-/// Rates of one kind of work.
+/// Limiter of one kind of work.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct RateLimiter {
     all: Pacer,
     hosts: PacerTable,
     endpoints: PacerTable,
 }
 
-impl Share {
+impl RateLimiter {
     fn new([all, host, endpoint]: [Pace; 3], entropy: &mut Entropy) -> Self {
         Self {
             all: Pacer::new(all),
@@ -62,12 +62,12 @@ impl Share {
         }
     }
 
-    /// Whether the work is done for this endpoint.
+    /// Whether the work may be done for this endpoint; if so, it is charged.
     pub(super) fn take(&mut self, now: Instant, from: SocketAddr) -> bool {
         self.take_for(now, from, &from)
     }
 
-    /// The same with another key than the endpoint.
+    /// As [`Self::take`], with another key than the endpoint.
     pub(super) fn take_for(&mut self, now: Instant, from: SocketAddr, key: &impl Hash) -> bool {
         let host = host_of(from.ip());
         let is_allowed =
@@ -81,14 +81,14 @@ impl Share {
     }
 }
 
-/// Signature checks of frames from where the peer that they name is.
+/// Limiter of signature checks for known peers at their known endpoint.
 #[derive(Debug)]
-pub(super) struct Expected {
+pub(super) struct PeerRateLimiter {
     all: Pacer,
     peers: PacerTable,
 }
 
-impl Expected {
+impl PeerRateLimiter {
     pub(super) fn take(&mut self, now: Instant, peer: NodeId) -> bool {
         let is_allowed = self.all.allows(now) && self.peers.allows(now, &peer);
         if is_allowed {
@@ -99,11 +99,11 @@ impl Expected {
     }
 }
 
-/// What addresses that proved nothing may be sent, in bytes. Of addresses that share a slot, the one
-/// that sent last has it.
+/// Anti-amplification credit of unvalidated addresses, bytes. Addresses that hash to the same slot evict each
+/// other.
 #[derive(Debug)]
 pub(super) struct Credit {
-    /// The address, by its hash, and its bytes.
+    /// Hash of the address, and its credit.
     slots: Box<[(u64, u16)]>,
     seed: u64,
 }
@@ -123,7 +123,7 @@ impl Credit {
         Some(credit)
     }
 
-    /// Bytes came from there.
+    /// Grants credit for bytes received.
     pub(super) fn on_received(&mut self, from: SocketAddr, bytes: usize) {
         if let Some(credit) = self.of(from) {
             let sum = bytes.saturating_mul(AMPLIFICATION).saturating_add(usize::from(*credit));
@@ -131,7 +131,7 @@ impl Credit {
         }
     }
 
-    /// Whether bytes may go there.
+    /// Whether bytes may be sent; if so, they are charged.
     pub(super) fn spend(&mut self, to: SocketAddr, bytes: usize) -> bool {
         let Some(credit) = self.of(to) else { return false };
         let left = u16::try_from(bytes).ok().and_then(|bytes| credit.checked_sub(bytes));
@@ -139,41 +139,41 @@ impl Credit {
     }
 }
 
-/// Every limit on senders without proof.
+/// All limits on unauthenticated senders.
 #[derive(Debug)]
-pub(super) struct Limits {
-    pub(super) expected_checks: Expected,
-    pub(super) unproven_checks: Share,
-    pub(super) returnable_checks: Share,
-    pub(super) bare_keys: Share,
-    pub(super) unopened: Share,
-    pub(super) cookies: Share,
-    pub(super) unproven_questions: Share,
-    pub(super) returnable_questions: Share,
+pub(super) struct RateLimits {
+    pub(super) expected_checks: PeerRateLimiter,
+    pub(super) unverified_checks: RateLimiter,
+    pub(super) routable_checks: RateLimiter,
+    pub(super) bare_keys: RateLimiter,
+    pub(super) unopened: RateLimiter,
+    pub(super) cookies: RateLimiter,
+    pub(super) unverified_lookups: RateLimiter,
+    pub(super) routable_lookups: RateLimiter,
     pub(super) credit: Credit,
 }
 
-impl Limits {
+impl RateLimits {
     pub(super) fn new(entropy: &mut Entropy) -> Self {
         let [all, peer] = EXPECTED_CHECKS;
         Self {
-            expected_checks: Expected {
+            expected_checks: PeerRateLimiter {
                 all: Pacer::new(all),
                 peers: PacerTable::new(peer, SLOTS, entropy.next_u64()),
             },
-            unproven_checks: Share::new(UNPROVEN_CHECKS, entropy),
-            returnable_checks: Share::new(RETURNABLE_CHECKS, entropy),
-            bare_keys: Share::new(BARE_KEYS, entropy),
-            unopened: Share::new(UNOPENED, entropy),
-            cookies: Share::new(COOKIES, entropy),
-            unproven_questions: Share::new(UNPROVEN_QUESTIONS, entropy),
-            returnable_questions: Share::new(RETURNABLE_QUESTIONS, entropy),
+            unverified_checks: RateLimiter::new(UNVERIFIED_CHECKS, entropy),
+            routable_checks: RateLimiter::new(ROUTABLE_CHECKS, entropy),
+            bare_keys: RateLimiter::new(BARE_KEYS, entropy),
+            unopened: RateLimiter::new(UNOPENED, entropy),
+            cookies: RateLimiter::new(COOKIES, entropy),
+            unverified_lookups: RateLimiter::new(UNVERIFIED_LOOKUPS, entropy),
+            routable_lookups: RateLimiter::new(ROUTABLE_LOOKUPS, entropy),
             credit: Credit::new(entropy.next_u64()),
         }
     }
 }
 
-/// The host that an address belongs to: an IPv6 /64 counts as one.
+/// The host of an address: an IPv4 address, or an IPv6 /64, which one host may own entirely.
 pub(super) fn host_of(ip: IpAddr) -> u64 {
     match ip.to_canonical() {
         IpAddr::V4(ip) => u64::from(ip.to_bits()),
@@ -188,8 +188,8 @@ pub(super) fn host_of(ip: IpAddr) -> u64 {
 mod tests {
     use super::*;
 
-    fn limits() -> Limits {
-        Limits::new(&mut Entropy::new(&[1; 32]))
+    fn limits() -> RateLimits {
+        RateLimits::new(&mut Entropy::new(&[1; 32]))
     }
 
     fn at(host: u32, port: u16) -> SocketAddr {
@@ -197,9 +197,9 @@ mod tests {
     }
 
     #[test]
-    fn one_endpoint_leaves_its_host_a_share_and_one_host_the_others() {
+    fn limits_apply_per_endpoint_per_host_and_in_total() {
         let now = Instant::from_millis(1);
-        let share = &mut limits().unproven_checks;
+        let share = &mut limits().unverified_checks;
         let mut passed = |tries: u32, from: &dyn Fn(u32) -> SocketAddr| {
             (0..tries).filter(|n| share.take(now, from(*n))).count()
         };
@@ -208,10 +208,10 @@ mod tests {
         assert_eq!(passed(10_000, &|n| at(2 + n, 1)), 350);
     }
 
-    /// Spoofed sources use up what is there for all of them, not the slots that others share.
+    /// A flood from spoofed sources uses up the total limit, not the slots that others hash to.
     #[test]
-    fn a_flood_from_everywhere_is_forgotten_at_once() {
-        let share = &mut limits().unproven_checks;
+    fn a_spoofed_flood_has_no_effect_once_it_ends() {
+        let share = &mut limits().unverified_checks;
         let begin = Instant::from_millis(1);
         let passed = (0..100_000).filter(|n| share.take(begin, at(*n, 1))).count();
         assert_eq!(passed, 400);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_sent_three_times_what_they_sent() {
+    fn unvalidated_addresses_are_sent_at_most_three_times_what_they_sent() {
         let credit = &mut limits().credit;
         credit.on_received(at(1, 1), 40);
         assert!(!credit.spend(at(1, 1), 136));
