@@ -78,7 +78,7 @@ pub enum TransportEvent {
 }
 
 impl TransportEvent {
-    /// Whether it is recorded at [`Detail::Packets`] only.
+    /// Whether it is recorded at `Detail::Packets` only.
     pub fn is_packet(&self) -> bool {
         match self {
             Self::Sent(_) | Self::Received(_) | Self::Lost { .. } | Self::Metrics(_) => true,
