@@ -14,7 +14,7 @@ import pytest
 from tests.support.registries import Registries
 
 from pilotstack.errors import ConnectionFailed
-from pilotstack.registry.client import Trust
+from pilotstack.registry.client import TlsTrust
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "rendezvous.md").read_text()
 ENTRIES = {
@@ -68,7 +68,7 @@ async def test_a_backup_that_is_taken_under_load_restores(
 
     async def write() -> None:
         while True:
-            client = registries.client(address, trust=Trust((pin,)))
+            client = registries.client(address, trust=TlsTrust((pin,)))
             known.append((await client.register("127.0.0.1:4000")).node_id)
             await client.aclose()
 
@@ -89,7 +89,7 @@ async def test_a_backup_that_is_taken_under_load_restores(
     with Registries(backup) as restored:
         address = restored.start("registry", "--tls")
         assert restored.processes["registry"].ready["tls_fingerprint"] == pin
-        client = restored.client(address, trust=Trust((pin,)))
+        client = restored.client(address, trust=TlsTrust((pin,)))
         for node_id in before:
             assert (await client.lookup(node_id))["node_id"] == node_id
         await restored.aclose()

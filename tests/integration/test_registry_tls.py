@@ -15,7 +15,7 @@ from tests.support.registries import TOKEN, Raw, Registries
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.errors import ConnectionFailed, InvalidArgument, NotFound, PermissionDenied
-from pilotstack.registry.client import RegistryClient, Trust, parse_addresses, trust_of
+from pilotstack.registry.client import RegistryClient, TlsTrust, parse_addresses, trust_of
 from pilotstack.testing import Process
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ async def test_a_pinned_certificate_is_kept_over_a_restart(
     leaf = ssl.get_server_certificate(parse_addresses(address)[0])
     assert pin == hashlib.sha256(ssl.PEM_cert_to_DER_cert(leaf)).hexdigest()
     assert pin in registries.log_of("primary")
-    client = registries.client(address, trust=Trust((pin,)))
+    client = registries.client(address, trust=TlsTrust((pin,)))
     registration = await client.register("127.0.0.1:4000")
     for name in ("primary.json.cert.pem", "primary.json.key.pem"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
@@ -52,16 +52,16 @@ async def test_another_certificate_is_refused_before_anything_is_said(
     registries: Registries,
 ) -> None:
     address = registries.start("primary", "--tls")
-    client = registries.client(address, trust=Trust(("0" * 64,)))
+    client = registries.client(address, trust=TlsTrust(("0" * 64,)))
     with pytest.raises(PermissionDenied, match="another certificate") as refused:
         await client.register("127.0.0.1:4000")
     assert refused.value.hint
     pin = fingerprint(registries)
-    assert not Trust((pin.upper(),)).accepts(b"")
+    assert not TlsTrust((pin.upper(),)).accepts(b"")
     with pytest.raises(ConnectionFailed):
-        await registries.client(address, trust=Trust()).lookup(1)
+        await registries.client(address, trust=TlsTrust()).lookup(1)
     # One of several pins is enough, as the primary and the standby have their own.
-    other = registries.client(address, trust=Trust(("0" * 64, pin)))
+    other = registries.client(address, trust=TlsTrust(("0" * 64, pin)))
     assert (await other.register("127.0.0.1:4000")).node_id == 1
 
 
@@ -77,11 +77,11 @@ async def test_the_systems_trust_and_a_certificate_of_ones_own(
     authority.cert_pem.write_to_path(root)
     address = registries.start("primary", "--tls-cert", str(certificate), "--tls-key", str(key))
     monkeypatch.setenv("SSL_CERT_FILE", str(root))
-    client = registries.client(address, trust=Trust())
+    client = registries.client(address, trust=TlsTrust())
     assert (await client.register("127.0.0.1:4000")).node_id == 1
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
     with pytest.raises(ConnectionFailed):
-        await registries.client(address, trust=Trust()).lookup(1)
+        await registries.client(address, trust=TlsTrust()).lookup(1)
 
 
 async def test_plain_clients_and_old_versions_are_dropped(registries: Registries) -> None:
@@ -98,7 +98,7 @@ async def test_plain_clients_and_old_versions_are_dropped(registries: Registries
     ):
         assert secure.version() == "TLSv1.2"
     pin = fingerprint(registries)
-    client = registries.client(address, trust=Trust((pin,)))
+    client = registries.client(address, trust=TlsTrust((pin,)))
     assert (await client.register("127.0.0.1:4000")).node_id == 1
 
 
@@ -153,9 +153,9 @@ def test_invalid_flags_are_refused(flags: dict[str, Any], hint: str) -> None:
 
 def test_valid_flags_are_accepted() -> None:
     assert trust_of(is_tls=False, mode="pinned", fingerprints="") is None
-    assert trust_of(is_tls=True, mode="system", fingerprints="") == Trust()
+    assert trust_of(is_tls=True, mode="system", fingerprints="") == TlsTrust()
     two = trust_of(is_tls=True, mode="pinned", fingerprints=f"{'0' * 64}, {'1' * 64}")
-    assert two == Trust(("0" * 64, "1" * 64))
+    assert two == TlsTrust(("0" * 64, "1" * 64))
 
 
 @pytest.mark.parametrize(

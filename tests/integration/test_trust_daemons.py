@@ -19,7 +19,7 @@ from pilotstack.ipc import codes
 from pilotstack.ipc.requests import ApproveTrust, AwaitTrust, RevokeTrust
 from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.trust import messages
-from pilotstack.trust.messages import Kind, Message
+from pilotstack.trust.messages import Kind, TrustMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -293,11 +293,11 @@ class Liar:
         self._own = own.node_id
         self._victim = victim.node_id
 
-    def message(self, kind: Kind, timestamp: float | None = None) -> Message:
+    def message(self, kind: Kind, timestamp: float | None = None) -> TrustMessage:
         key = self._identity.public_key
         signature = self._identity.sign(messages.challenge(self._own, self._victim))
         at = int(time.time() if timestamp is None else timestamp)
-        return Message(kind, self._own, key, signature, at)
+        return TrustMessage(kind, self._own, key, signature, at)
 
     async def send(self, octets: bytes) -> None:
         async with await self._driver.dial(f"{self._victim}:444") as stream:

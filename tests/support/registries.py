@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from pilotstack.registry.protocol.tls import Trust
+    from pilotstack.registry.protocol.tls import TlsTrust
 
 TOKEN = "replication secret"
 
@@ -61,7 +61,7 @@ class Registries:
         return self.start(name, "--standby", primary, "--replication-token", TOKEN, *flags)
 
     def client(
-        self, *addresses: str, identity: Identity | None = None, trust: Trust | None = None
+        self, *addresses: str, identity: Identity | None = None, trust: TlsTrust | None = None
     ) -> RegistryClient:
         """A client with an identity of its own, closed by :meth:`aclose`."""
         client = RegistryClient(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pilotstack.cli.screen import Screen
-    from pilotstack.cli.session import Session
+    from pilotstack.cli.session import ControlSession
     from pilotstack.cli.settings import Settings
     from pilotstack.ipc.layout import Request
     from pilotstack.types import JoinRule
@@ -89,7 +89,7 @@ def _ask_about(
         return session.ask(request(network_id, address_of(session, node).node))
 
 
-def _find_network(session: Session, name: str) -> int:
+def _find_network(session: ControlSession, name: str) -> int:
     """The id of a network by its id or name.
 
     Raises:

@@ -10,7 +10,7 @@ from click.exceptions import Exit
 
 from pilotstack import wellknown
 from pilotstack.cli.context import Group, global_options, reported
-from pilotstack.cli.session import Session
+from pilotstack.cli.session import ControlSession
 from pilotstack.daemon import lifecycle
 from pilotstack.daemon.flags import start_options
 from pilotstack.errors import PilotError
@@ -106,7 +106,7 @@ def status(settings: Settings, /, check: bool) -> None:
 
 def _info(socket: Path) -> Info | None:
     try:
-        with Session(socket, patience=_PATIENCE) as session:
+        with ControlSession(socket, patience=_PATIENCE) as session:
             return session.ask(GetInfo())
     except (PilotError, OSError):
         return None

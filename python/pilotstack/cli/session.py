@@ -50,7 +50,7 @@ class Failure(msgspec.Struct):
     hint: str = ""
 
 
-class Session:
+class ControlSession:
     """Makes requests to one daemon, one after the other; a context manager.
 
     Args:
@@ -182,7 +182,7 @@ def _error_of(payload: bytes) -> PilotError:
     return from_code(failure.code, failure.message, failure.hint or None)
 
 
-def address_of(session: Session, target: str) -> Address:
+def address_of(session: ControlSession, target: str) -> Address:
     """The address of an address, node id or hostname."""
     from pilotstack.ipc.requests import ResolveHostname
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pilotstack import wellknown
 from pilotstack.cli.output import Output
-from pilotstack.cli.session import Session
+from pilotstack.cli.session import ControlSession
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,13 +36,13 @@ class Settings:
         """The printer."""
         return Output(self.is_json)
 
-    def session(self) -> Session:
+    def session(self) -> ControlSession:
         """A session with the daemon for a question or two, to be entered.
 
         Raises:
             NotRunning: no daemon answers.
         """
-        return Session(self.socket)
+        return ControlSession(self.socket)
 
     def driver(self) -> Driver:
         """The SDK, to be entered."""

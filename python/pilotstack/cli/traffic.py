@@ -53,7 +53,7 @@ class Probe(msgspec.Struct, omit_defaults=True):
     error: str = ""
 
 
-class Message(msgspec.Struct):
+class DatagramRow(msgspec.Struct):
     """What a stream brought, or why it broke."""
 
     seq: int
@@ -288,12 +288,12 @@ async def _exchange(
 @asynchronous
 async def recv(settings: Settings, port: int, count: int, timeout: float) -> None:
     """Take streams on a port and print what each one sends, to its end."""
-    messages: list[Message] = []
+    messages: list[DatagramRow] = []
     async with settings.driver() as driver, await driver.listen(port) as listener:
         with anyio.move_on_after(timeout):
             while len(messages) < count:
                 async with await listener.accept() as stream:
-                    row = Message(len(messages), port)
+                    row = DatagramRow(len(messages), port)
                     try:
                         content = await read_all(stream)
                         row.data, row.bytes = content.decode(errors="replace"), len(content)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pilotstack.registry.client import Trust
+    from pilotstack.registry.client import TlsTrust
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class DaemonConfig:
     #: The drivers' socket; at the default place unless given.
     socket: Path | None = None
     #: How the registry is recognized over TLS; plain TCP without.
-    registry_trust: Trust | None = None
+    registry_trust: TlsTrust | None = None
     #: File of the identity; without one the key lives as long as the process.
     identity: Path | None = None
     hostname: str = ""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pilotstack.client import Stream
-    from pilotstack.trust.messages import Message
+    from pilotstack.trust.messages import TrustMessage
     from pilotstack.trust.records import Effects
 
 log = _events.get_logger(__name__)
@@ -56,7 +56,7 @@ class HandshakePort:
 
     def __init__(
         self,
-        judge: Callable[[int, Message], Awaitable[Effects | None]],
+        judge: Callable[[int, TrustMessage], Awaitable[Effects | None]],
         perform: Callable[[Effects], Awaitable[None]],
     ) -> None:
         self._judge = judge
@@ -122,7 +122,7 @@ class HandshakePort:
             with suppress(*_LOST):
                 await self._driver.abort(stream)
 
-    async def _read(self, stream: Stream) -> Message | None:
+    async def _read(self, stream: Stream) -> TrustMessage | None:
         """Reads a whole message, which may arrive in pieces and without FIN."""
         data = b""
         try:

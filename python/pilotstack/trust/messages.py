@@ -33,7 +33,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class TrustMessage:
     """One message. ``timestamp`` is in Unix seconds, ``text`` the justification of a request or the
     reason of a refusal; key and signature are empty if the sender gave none."""
 
@@ -50,14 +50,14 @@ def challenge(sender: int, receiver: int) -> bytes:
     return f"handshake:{sender}:{receiver}".encode("ascii")
 
 
-def is_signed(message: Message, receiver: int) -> bool:
+def is_signed(message: TrustMessage, receiver: int) -> bool:
     """Whether the key that the message names signed it for ``receiver``."""
     return ed25519_verify(
         message.public_key, challenge(message.node_id, receiver), message.signature
     )
 
 
-def encode(message: Message) -> bytes:
+def encode(message: TrustMessage) -> bytes:
     """Encodes a message, with its members in the order of existing senders."""
     is_request = message.kind is Kind.REQUEST
     return msgspec.json.encode(
@@ -73,7 +73,7 @@ def encode(message: Message) -> bytes:
     )
 
 
-def decode(data: bytes) -> Message:
+def decode(data: bytes) -> TrustMessage:
     """Decodes a message from a peer.
 
     Raises:
@@ -85,7 +85,7 @@ def decode(data: bytes) -> Message:
         raise ValueError(str(error)) from error
     kind = Kind(values.text(row, "type"))
     text = values.text(row, "justification" if kind is Kind.REQUEST else "reason")
-    return Message(
+    return TrustMessage(
         kind,
         values.number(row, "node_id"),
         _decode_base64(values.text(row, "public_key"), values.KEY_LEN),

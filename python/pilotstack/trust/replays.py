@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pilotstack.trust.messages import challenge
 
 if TYPE_CHECKING:
-    from pilotstack.trust.messages import Message
+    from pilotstack.trust.messages import TrustMessage
 
 MAX_REPLAYS = 8192
 MAX_REPLAYS_PER_PEER = 256
@@ -28,15 +28,15 @@ class Replays:
         self._per_peer: Counter[int] = Counter()
         self._newest: dict[int, int] = {}
 
-    def is_known(self, message: Message, own: int) -> bool:
+    def is_known(self, message: TrustMessage, own: int) -> bool:
         """Whether this message was accepted before."""
         return _key(message, own) in self._seen
 
-    def is_superseded(self, message: Message) -> bool:
+    def is_superseded(self, message: TrustMessage) -> bool:
         """Whether a newer message of the sender was accepted."""
         return message.timestamp < self._newest.get(message.node_id, 0)
 
-    def add(self, message: Message, own: int, now: float) -> None:
+    def add(self, message: TrustMessage, own: int, now: float) -> None:
         """Records an authenticated message, evicting the oldest at the bound."""
         self.expire(now)
         peer = message.node_id
@@ -64,7 +64,7 @@ class Replays:
             self._newest.pop(peer, None)
 
 
-def _key(message: Message, own: int) -> bytes:
+def _key(message: TrustMessage, own: int) -> bytes:
     # The signature covers neither type nor timestamp, so both are part of the key.
     parts = (
         message.kind.value.encode(),

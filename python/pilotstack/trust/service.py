@@ -19,7 +19,7 @@ from pilotstack import _events, _serving
 from pilotstack.errors import AlreadyExists, ConnectionFailed, NotFound, PilotError
 from pilotstack.trust import messages
 from pilotstack.trust.handshake import HandshakePort
-from pilotstack.trust.messages import Kind, Message
+from pilotstack.trust.messages import Kind, TrustMessage
 from pilotstack.trust.records import (
     Admit,
     Confirm,
@@ -234,7 +234,7 @@ class TrustService:
 
     # Incoming messages
 
-    async def _judge(self, source: int, message: Message) -> Effects | None:
+    async def _judge(self, source: int, message: TrustMessage) -> Effects | None:
         """The effects of a message; ``None`` if it is dropped."""
         trust = self.trust
         if problem := trust.screen(message, source, time.time()):
@@ -430,11 +430,11 @@ class TrustService:
                 # Keep the state in memory; the next change saves again.
                 log.error("trust_not_stored", error=str(error), path=str(self._store.path))
 
-    def _signed(self, sent: Send) -> Message:
+    def _signed(self, sent: Send) -> TrustMessage:
         challenge = messages.challenge(self.trust.own, sent.peer)
         signature = self.signer.sign(challenge)
         key = self.signer.public_key
-        return Message(sent.kind, self.trust.own, key, signature, sent.timestamp, sent.text)
+        return TrustMessage(sent.kind, self.trust.own, key, signature, sent.timestamp, sent.text)
 
     async def _send(self, sent: Send) -> None:
         data = messages.encode(self._signed(sent))

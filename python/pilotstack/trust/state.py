@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pilotstack.errors import InvalidArgument, NotFound
 from pilotstack.trust import messages
-from pilotstack.trust.messages import Kind, Message
+from pilotstack.trust.messages import Kind, TrustMessage
 from pilotstack.trust.records import (
     Admit,
     Confirm,
@@ -173,7 +173,7 @@ class Trust:
 
     # Messages on port 444
 
-    def screen(self, message: Message, source: int, now: float) -> str:
+    def screen(self, message: TrustMessage, source: int, now: float) -> str:
         """Checks a message before its signature. Returns why it is dropped, or an empty text.
         ``source`` is the peer of the stream, authenticated by its tunnel.
         """
@@ -193,7 +193,7 @@ class Trust:
         return "superseded" if self._replays.is_superseded(message) else ""
 
     def receive(
-        self, message: Message, source: int, record: PeerRecord | None, now: float
+        self, message: TrustMessage, source: int, record: PeerRecord | None, now: float
     ) -> Effects:
         """Processes a message; ``record`` is the registry record of its sender."""
         problem = self.screen(message, source, now)

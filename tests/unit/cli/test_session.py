@@ -12,7 +12,7 @@ import pytest
 from tests.support.fake_daemon import FakeDaemon
 
 from pilotstack import Address
-from pilotstack.cli.session import Session, address_of
+from pilotstack.cli.session import ControlSession, address_of
 from pilotstack.errors import (
     InternalError,
     InvalidArgument,
@@ -72,7 +72,7 @@ class OldDaemon(FakeDaemon):
 
 
 def test_an_answer_is_of_the_type_of_its_request(tmp_path: Path) -> None:
-    with FakeDaemon(tmp_path / "pilot.sock") as fake, Session(fake.path) as session:
+    with FakeDaemon(tmp_path / "pilot.sock") as fake, ControlSession(fake.path) as session:
         assert session.ask(GetInfo()).node_id == 42
         assert session.ask(ResolveHostname("agent-b")).address == Address(0, 42)
         assert address_of(session, "agent-b") == Address(0, 42)
@@ -84,7 +84,7 @@ def test_a_refusal_keeps_its_code_and_hint(tmp_path: Path) -> None:
     reason = json.dumps({"code": "not_found", "message": "no such name", "hint": "look"}).encode()
     with (
         daemon(tmp_path, GREETING, frame(codes.FAILURE, U32.pack(1), reason)) as path,
-        Session(path) as session,
+        ControlSession(path) as session,
         pytest.raises(NotFound, match="no such name") as error,
     ):
         session.ask(ResolveHostname("agent-b"))
@@ -92,7 +92,7 @@ def test_a_refusal_keeps_its_code_and_hint(tmp_path: Path) -> None:
 
 
 def test_a_daemon_without_the_extension_is_asked_in_its_own_way(tmp_path: Path) -> None:
-    with OldDaemon(tmp_path / "pilot.sock") as fake, Session(fake.path) as session:
+    with OldDaemon(tmp_path / "pilot.sock") as fake, ControlSession(fake.path) as session:
         assert session.ask(GetInfo()).node_id == 7
 
 
@@ -101,16 +101,16 @@ def test_a_daemon_that_refuses_sessions_says_why(tmp_path: Path) -> None:
         daemon(tmp_path, refusal("too many drivers")) as path,
         pytest.raises(Unavailable, match="too many drivers"),
     ):
-        Session(path)
+        ControlSession(path)
 
 
 def test_a_daemon_that_ends_is_not_running(tmp_path: Path) -> None:
-    with FakeDaemon(tmp_path / "pilot.sock") as fake, Session(fake.path) as session:
+    with FakeDaemon(tmp_path / "pilot.sock") as fake, ControlSession(fake.path) as session:
         fake.end_sessions()
         with pytest.raises(NotRunning, match="went away"):
             session.ask(GetInfo())
     with pytest.raises(NotRunning, match="no daemon answers"):
-        Session(tmp_path / "nobody.sock")
+        ControlSession(tmp_path / "nobody.sock")
 
 
 def test_a_daemon_that_says_nothing_is_not_waited_for_without_end(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_daemon_that_says_nothing_is_not_waited_for_without_end(tmp_path: Path
         FakeDaemon(tmp_path / "pilot.sock", greets=False) as fake,
         pytest.raises(TimedOut, match="no answer in time"),
     ):
-        Session(fake.path, patience=0.05)
+        ControlSession(fake.path, patience=0.05)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_an_answer_that_makes_no_sense_is_a_defect_of_the_daemon(
 ) -> None:
     with (
         daemon(tmp_path, GREETING, answer) as path,
-        Session(path) as session,
+        ControlSession(path) as session,
         pytest.raises(InternalError),
     ):
         session.ask(GetInfo())
@@ -144,4 +144,4 @@ def test_an_answer_that_makes_no_sense_is_a_defect_of_the_daemon(
 
 def test_a_path_that_no_socket_can_have_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="no socket can have this path"):
-        Session(tmp_path / "a\0b")
+        ControlSession(tmp_path / "a\0b")

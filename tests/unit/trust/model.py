@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.trust import messages
-from pilotstack.trust.messages import Kind, Message
+from pilotstack.trust.messages import Kind, TrustMessage
 from pilotstack.trust.records import (
     Confirm,
     Effects,
@@ -31,10 +31,10 @@ def record_of(node: int, *networks: int) -> PeerRecord:
 
 def message_of(
     sender: int, receiver: int, kind: Kind, timestamp: float = START, text: str = ""
-) -> Message:
+) -> TrustMessage:
     identity = identity_of(sender)
     signature = identity.sign(messages.challenge(sender, receiver))
-    return Message(kind, sender, identity.public_key, signature, int(timestamp), text)
+    return TrustMessage(kind, sender, identity.public_key, signature, int(timestamp), text)
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.trust import messages
-from pilotstack.trust.messages import MAX_SEGMENT, Kind, Message
+from pilotstack.trust.messages import MAX_SEGMENT, Kind, TrustMessage
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "services.json").read_text())[
     "trust_handshake"
@@ -54,7 +54,7 @@ def test_invalid_messages_raise_value_error(octets: bytes) -> None:
 
 def test_members_of_wrong_types_count_as_absent() -> None:
     message = messages.decode(b'{"type":"handshake_accept","node_id":true,"timestamp":"1"}')
-    assert message == Message(Kind.ACCEPT, 0, b"", b"", 0, "")
+    assert message == TrustMessage(Kind.ACCEPT, 0, b"", b"", 0, "")
 
 
 def test_displayed_text_is_printable_and_bounded() -> None:
@@ -65,5 +65,5 @@ def test_displayed_text_is_printable_and_bounded() -> None:
 
 def test_all_messages_but_long_requests_fit_one_legacy_segment() -> None:
     reason = messages.cut("\x7f" + '"' * 1000, messages.MAX_REASON)
-    message = Message(Kind.REJECT, 2**32 - 1, b"k" * 32, b"s" * 64, 2**40, reason)
+    message = TrustMessage(Kind.REJECT, 2**32 - 1, b"k" * 32, b"s" * 64, 2**40, reason)
     assert len(messages.encode(message)) <= MAX_SEGMENT

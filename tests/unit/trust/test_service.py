@@ -12,7 +12,7 @@ from tests.unit.trust.model import identity_of
 
 from pilotstack.errors import ConnectionFailed, NotFound
 from pilotstack.registry.client import Record
-from pilotstack.trust.messages import Kind, Message
+from pilotstack.trust.messages import Kind, TrustMessage
 from pilotstack.trust.records import Outgoing, Pending, ReportTrust, Trusted
 from pilotstack.trust.service import CHECKED_FOR, REFUSED_FOR, TRUSTED_FOR, TrustService
 from pilotstack.trust.state import Rows
@@ -263,10 +263,10 @@ async def test_waiting_ends_with_trust_or_with_the_time(tmp_path: Path) -> None:
         assert await fixture.service.wait(2, 30)
 
 
-def request_of(sender: int, receiver: int, *, at: float) -> Message:
+def request_of(sender: int, receiver: int, *, at: float) -> TrustMessage:
     signer = identity_of(sender)
     signature = signer.sign(f"handshake:{sender}:{receiver}".encode())
-    return Message(Kind.REQUEST, sender, signer.public_key, signature, int(at), "again")
+    return TrustMessage(Kind.REQUEST, sender, signer.public_key, signature, int(at), "again")
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ from pilotstack.registry.client.client import Record, Registration, RegistryClie
 from pilotstack.registry.client.connection import parse_addresses
 from pilotstack.registry.client.refusals import error_of
 from pilotstack.registry.client.requests import Signer
-from pilotstack.registry.protocol.tls import Trust, trust_of
+from pilotstack.registry.protocol.tls import TlsTrust, trust_of
 
 __all__ = [
     "Record",
     "Registration",
     "RegistryClient",
     "Signer",
-    "Trust",
+    "TlsTrust",
     "error_of",
     "parse_addresses",
     "trust_of",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pilotstack.registry.client.requests import Signer
     from pilotstack.registry.protocol.framing import Message
-    from pilotstack.registry.protocol.tls import Trust
+    from pilotstack.registry.protocol.tls import TlsTrust
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
         addresses: Sequence[tuple[str, int]],
         signer: Signer | None = None,
         *,
-        tls: Trust | None = None,
+        tls: TlsTrust | None = None,
     ) -> None:
         super().__init__(signer)
         self.connection = Connection(addresses, trust=tls)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pilotstack.registry.protocol.framing import Message
-    from pilotstack.registry.protocol.tls import Trust
+    from pilotstack.registry.protocol.tls import TlsTrust
 
 #: Seconds to connect, including TLS.
 CONNECT = 5.0
@@ -182,7 +182,9 @@ class Connection:
         trust: how a registry is authenticated over TLS; ``None`` for plain TCP.
     """
 
-    def __init__(self, addresses: Sequence[tuple[str, int]], *, trust: Trust | None = None) -> None:
+    def __init__(
+        self, addresses: Sequence[tuple[str, int]], *, trust: TlsTrust | None = None
+    ) -> None:
         if not addresses:
             raise InvalidArgument("no registry is given")
         self.addresses = tuple(addresses)

@@ -18,7 +18,7 @@ _FINGERPRINT_LEN = hashlib.sha256().digest_size * 2
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class TlsTrust:
     """How a client authenticates a registry over TLS.
 
     Attributes:
@@ -54,7 +54,7 @@ def fingerprint_of(certificate: bytes) -> str:
 
 def trust_of(
     *, is_tls: bool, mode: str, fingerprints: str, prefix: str = "registry"
-) -> Trust | None:
+) -> TlsTrust | None:
     """The trust that a client's flags ask for; ``None`` without TLS.
 
     Args:
@@ -79,7 +79,7 @@ def trust_of(
                 f"--{prefix}-fingerprint pins, --{prefix}-trust system does not",
                 hint="choose one of them",
             )
-        return Trust()
+        return TlsTrust()
     for pin in pins:
         if len(pin) != _FINGERPRINT_LEN or set(pin) - set("0123456789abcdef"):
             raise InvalidArgument(
@@ -91,10 +91,10 @@ def trust_of(
             f"--{prefix}-tls needs to know the registry's certificate",
             hint=f"add --{prefix}-fingerprint, or --{prefix}-trust system for a public one",
         )
-    return Trust(pins)
+    return TlsTrust(pins)
 
 
-async def open_stream(host: str, port: int, trust: Trust | None) -> anyio.abc.ByteStream:
+async def open_stream(host: str, port: int, trust: TlsTrust | None) -> anyio.abc.ByteStream:
     """A connection to a registry, over TLS if a trust is given.
 
     Raises:

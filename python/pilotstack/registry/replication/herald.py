@@ -12,7 +12,7 @@ from pilotstack.errors import PilotError
 from pilotstack.registry.protocol import framing, values
 from pilotstack.registry.protocol.requests.base import name_of
 from pilotstack.registry.protocol.requests.replication import AnnounceTerm
-from pilotstack.registry.protocol.tls import Trust, open_stream
+from pilotstack.registry.protocol.tls import TlsTrust, open_stream
 
 if TYPE_CHECKING:
     from pilotstack.registry.protocol.framing import Message
@@ -68,7 +68,7 @@ class Herald:
         host, port = _serving.split_address(self._address)
         trust = None
         if self._trust is not None:
-            trust = Trust(tuple(filter(None, self._trust.split(","))))
+            trust = TlsTrust(tuple(filter(None, self._trust.split(","))))
         with anyio.fail_after(CONNECT):
             stream = await open_stream(host, port, trust)
         try:

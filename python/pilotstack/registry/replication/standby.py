@@ -29,7 +29,7 @@ from pilotstack.registry.storage.clock import Clock
 
 if TYPE_CHECKING:
     from pilotstack.registry.model.state import State
-    from pilotstack.registry.protocol.tls import Trust
+    from pilotstack.registry.protocol.tls import TlsTrust
     from pilotstack.registry.replication.standing import Standing
     from pilotstack.registry.storage.ledger import Ledger
 
@@ -82,7 +82,7 @@ class Standby:
         address: tuple[str, int],
         *,
         token: str,
-        trust: Trust | None,
+        trust: TlsTrust | None,
         standing: Standing,
         clock: Clock | None = None,
     ) -> None:

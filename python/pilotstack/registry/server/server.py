@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pilotstack.registry.model.state import State
-    from pilotstack.registry.protocol.tls import Trust
+    from pilotstack.registry.protocol.tls import TlsTrust
     from pilotstack.registry.storage.store import Store
 
 log = _events.get_logger(__name__)
@@ -70,7 +70,7 @@ class Replication:
     #: Host and port of the primary to follow; ``None`` on the primary.
     primary: tuple[str, int] | None = None
     #: How the primary is authenticated over TLS; ``None`` for plain TCP.
-    trust: Trust | None = None
+    trust: TlsTrust | None = None
     #: Secret of standbys; without one, none is served.
     token: str = ""
     #: Serve standbys without a token.
