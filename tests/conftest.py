@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-# A shell starts jobs in the background with SIGINT ignored, and programs inherit that.
+# Jobs in the background start with SIGINT ignored, those of nohup with SIGHUP; programs inherit
+# that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(params=["asyncio", "asyncio+uvloop", "trio"])

@@ -419,7 +419,7 @@ async def test_invalid_requests_are_refused(shared_network: Network) -> None:
     async with Driver(node.socket) as driver:
         with pytest.raises(InvalidArgument):
             await driver.handshake(node.node_id)
-        with pytest.raises(InvalidArgument, match="at most 1024 are allowed"):
+        with pytest.raises(InvalidArgument, match="at most 1024 fit"):
             await driver.handshake("agent-b", "x" * 1025)
         with pytest.raises(NotFound):
             await driver.handshake(4_000_000)
