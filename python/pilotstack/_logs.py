@@ -14,6 +14,7 @@ import select
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -186,7 +187,7 @@ def stderr() -> LineWriter:
 _stderr: LineWriter | None = None
 
 
-class _Formatter(logging.Formatter):
+class _Formatter(logging.Formatter, ABC):
     """Renders a record as one line, also when the ``repr`` of one of its members fails."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -197,9 +198,9 @@ class _Formatter(logging.Formatter):
             name = record.msg.name if isinstance(record.msg, Event) else record.name
             return f"{name:.200} (its members cannot be shown: {type(error)})"
 
+    @abstractmethod
     def render(self, members: dict[str, object], record: logging.LogRecord) -> str:
         """The line of a record whose members were read."""
-        raise NotImplementedError
 
 
 class JsonFormatter(_Formatter):
