@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from pilotstack.errors import ConnectionFailed
-from pilotstack.types import Address
+from pilotstack.ipc.layout import read_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,10 +30,3 @@ def answer_of(kind: type[_Answer], reply: Mapping[str, object]) -> _Answer:
             f"registry: a malformed reply: {error}",
             hint="check that --registry names a registry, and its version",
         ) from error
-
-
-def read_address(kind: type, value: object) -> Address:
-    """Reads an address for msgspec."""
-    if kind is Address and isinstance(value, str):
-        return Address.parse(value)
-    raise NotImplementedError(kind.__name__)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from pilotstack.daemon.replies import read_address
 from pilotstack.ipc.answers import ConnectionInfo, PeerInfo  # noqa: TC001 - msgspec reads them
+from pilotstack.ipc.layout import read_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -315,7 +315,13 @@ def _encode(value: object) -> str:
     raise NotImplementedError(f"{type(value).__name__} has no JSON form")
 
 
-def _decode(kind: type, value: object) -> Address:
+def read_address(kind: type, value: object) -> Address:
+    """Reads an address for msgspec, as its ``dec_hook``.
+
+    Raises:
+        NotImplementedError: another type is wanted, as msgspec asks of hooks.
+        InvalidArgument: the text is no address.
+    """
     if kind is Address and isinstance(value, str):
         return Address.parse(value)
     raise NotImplementedError(f"{kind.__name__} has no JSON form")
@@ -339,6 +345,6 @@ def decode(reply: bytes, kind: type[A]) -> A:
         InternalError: it is malformed.
     """
     try:
-        return msgspec.json.decode(reply, type=kind, dec_hook=_decode)
+        return msgspec.json.decode(reply, type=kind, dec_hook=read_address)
     except (msgspec.DecodeError, InvalidArgument, RecursionError) as error:
         raise InternalError(f"the daemon sent a malformed answer: {error}") from error
