@@ -26,10 +26,11 @@ TERMS = frozenset(
         *("capabilities", "challenge", "cluster", "consent", "control plane", "cookie", "daemon"),
         *("design", "dialect", "driver", "endpoint", "epoch", "G1, G2", "handshake", "identity"),
         *("inbox", "IO thread", "join rule", "journal", "latch", "ledger", "native", "network"),
-        *("node", "operator", "packet", "peer", "place", "poll", "prefix", "primary"),
+        *("node", "operator", "packet", "peer", "poll", "prefix", "primary"),
         *("private node", "public node", "punch", "record", "registry", "re-key", "relay"),
         *("rendezvous", "retired", "seat", "session", "settled", "slot", "snapshot", "source"),
-        *("standby", "stranger", "stream", "suite", "term", "trust", "tunnel", "verdict", "verb"),
+        *("standby", "stranger", "stream", "suite", "term", "trust", "tunnel", "unauthenticated"),
+        *("verdict", "verb"),
     }
 )
 #: Names of documents that readers do not have, and where the first may be named as the origin.
@@ -75,6 +76,19 @@ def links(root: Path) -> Iterator[str]:
                 yield f"{page.relative_to(root)}: there is no {file}"
             elif anchor and anchor not in anchors(to):
                 yield f"{page.relative_to(root)}: there is no heading for {target}"
+
+
+def orphans(root: Path) -> Iterator[str]:
+    """Pages of ``docs`` that no other page links to."""
+    linked = {
+        (page.parent / target.partition("#")[0]).resolve()
+        for page in pages(root)
+        for target in re.findall(r"\]\(([^)\s#]+)", _prose(page))
+        if (page.parent / target).resolve() != page.resolve()
+    }
+    for page in sorted(root.glob("docs/**/*.md")):
+        if page.resolve() not in linked:
+            yield f"{page.relative_to(root)}: no page links to it"
 
 
 def snippets(root: Path) -> Iterator[str]:
@@ -165,7 +179,7 @@ def _expanded(path: str) -> list[str]:
     return [found for part in group[1].split(",") for found in _expanded(before + part + after)]
 
 
-CHECKS = (links, snippets, terms, paths, citations)
+CHECKS = (links, orphans, snippets, terms, paths, citations)
 
 
 def main() -> int:

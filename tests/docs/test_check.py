@@ -44,7 +44,8 @@ def add(repository: Path, name: str, text: str) -> None:
 
 
 def test_nothing_is_wrong_where_nothing_is(repository: Path) -> None:
-    add(repository, "README.md", "[here](docs/page.md#one-two) [there](https://example.org/x)")
+    add(repository, "README.md", "[here](docs/page.md#one-two) [words](docs/glossary.md)")
+    add(repository, "CHANGELOG.md", "[there](https://example.org/x)")
     add(repository, "rust/a.rs", "//! See `docs/page.md#one-two`.")
     assert [problem for problems in check.CHECKS for problem in problems(repository)] == []
 
@@ -53,6 +54,12 @@ def test_nothing_is_wrong_where_nothing_is(repository: Path) -> None:
 def test_a_broken_link_is_noticed(repository: Path, target: str) -> None:
     add(repository, "README.md", f"[here]({target})")
     assert len(list(check.links(repository))) == 1
+
+
+def test_a_page_that_nothing_links_to_is_noticed(repository: Path) -> None:
+    add(repository, "README.md", "[words](docs/glossary.md)")
+    add(repository, "docs/page.md", "[myself](page.md) [here](#one-two)")
+    assert list(check.orphans(repository)) == ["docs/page.md: no page links to it"]
 
 
 @pytest.mark.parametrize("text", ["\n```python\nx = (\n```\n", "\n```json\n{'a': 1}\n```\n"])
