@@ -37,6 +37,8 @@ class FakeDaemon:
         self.reads = threading.Event()
         self.reads.set()
         self.refusal = b""
+        #: Commands that it refuses: the port is in use.
+        self.refused: set[int] = set()
         self._ends: list[socket.socket] = []
         self._clients: list[socket.socket] = []
         self._socket = socket.socket(socket.AF_UNIX)
@@ -77,6 +79,10 @@ class FakeDaemon:
         theirs.close()
         return ours
 
+    def give_datagram(self, data: bytes, client: int = 0, port: int = 80) -> None:
+        """Sends a datagram to a port."""
+        self._clients[client].sendall(frame(codes.RECV_FROM, END, U16.pack(port), data))
+
     def _accept(self) -> None:
         while True:
             try:
@@ -106,12 +112,16 @@ class FakeDaemon:
 
     def _answer(self, command: int, payload: bytes) -> bytes:
         number = payload[:4]
+        if command in self.refused:
+            reason = {"code": "already_exists", "message": "port 80 already bound"}
+            return frame(codes.FAILURE, number, json.dumps(reason).encode())
         if command == codes.HELLO and self.greets:
             return frame(codes.HELLO_OK, U16.pack(1))
+        port = U16.pack(int.from_bytes(payload[4:6]) or 80)
         if command == codes.LISTEN_STREAMS:
-            return frame(codes.LISTENING, number, U16.pack(80))
+            return frame(codes.LISTENING, number, port)
         if command == codes.BIND_DATAGRAMS:
-            return frame(codes.DATAGRAMS_BOUND, number, U16.pack(80))
+            return frame(codes.DATAGRAMS_BOUND, number, port)
         if command == codes.REQUEST:
             info = {
                 "node_id": 42,

@@ -125,6 +125,8 @@ class Keeper:
             await self._reconnect()
             link.is_up = True
             self.up.set()
+            for port in link.ports():
+                port.wake()
             await self._tell(self._on_reconnect)
 
     async def _tell(self, hook: Hook | None) -> None:

@@ -13,7 +13,6 @@ import anyio.lowlevel
 from pilotstack.client import calls
 from pilotstack.client._turns import Waiter
 from pilotstack.client._wire import MAX_BACKLOG, MAX_DATAGRAMS, close_after_fork
-from pilotstack.errors import NotRunning
 from pilotstack.types import Datagram
 
 if TYPE_CHECKING:
@@ -35,17 +34,10 @@ class PortLink(Protocol):
     datagrams: dict[int, DatagramPort]
 
     @property
-    def keeper(self) -> object | None:
-        """Who brings the session back after the daemon's restart, if anybody."""
-
-    @property
     def is_forked(self) -> bool:
         """Whether this is a copy in a process that was forked off."""
 
-    async def ready(self) -> Wire:
-        """The session, once there is one."""
-
-    async def until(self, waiter: Waiter, /) -> None:
+    async def arrival(self, waiter: Waiter, /) -> None:
         """Returns when the waiter is done."""
 
     async def request(self, call: Call[T], timeout: float | None = None, /) -> T:
@@ -125,7 +117,7 @@ class Port(ABC, Generic[T]):
         return state + (f", {len(self.backlog)} {what} wait" if self.backlog else "")
 
     def wake(self) -> None:
-        """Has tasks that wait look: something arrived, or the port or the session ended."""
+        """Has tasks that wait look: something arrived, or the port or the session changed."""
         self._arrivals.wake()
 
     def close(self) -> None:
@@ -142,23 +134,20 @@ class Port(ABC, Generic[T]):
         """
         if self.backlog:
             await anyio.lowlevel.checkpoint()
-        while not self.backlog:
+        while True:
             if self.is_closed:
                 raise anyio.ClosedResourceError
+            if self.backlog:
+                return self.backlog.popleft()
             if self.failure is not None:
                 raise self.failure
             await self._arrival()
-        return self.backlog.popleft()
 
     async def _arrival(self) -> None:
-        """Returns when something arrived, over the daemon's restart if that is wanted."""
-        await self.link.ready()
+        """Returns when something arrived, or the port or the session changed."""
         waiter = self._arrivals.add()
         try:
-            await self.link.until(waiter)
-        except NotRunning:
-            if self.link.keeper is None:
-                raise
+            await self.link.arrival(waiter)
         finally:
             self._arrivals.remove(waiter)
 

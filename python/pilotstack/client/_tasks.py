@@ -198,6 +198,25 @@ class TaskLink(SharedReader):
                 raise gone()
             await self.keeper.up.wait()
 
+    async def arrival(self, waiter: Waiter) -> None:
+        """Returns when something arrived at a port, which ends its waiter, and when the session
+        ended, if there will be another.
+
+        Raises:
+            NotRunning: there is no session, and none will be.
+        """
+        is_away = not (self.is_up or self.is_closed or self.is_forked)
+        if is_away and self.keeper is not None:
+            # The keeper and whoever closes the port end this wait.
+            await waiter.wait()
+            return
+        await self.ready()
+        try:
+            await self.until(waiter)
+        except NotRunning:
+            if self.keeper is None:
+                raise
+
     def _open(self) -> sockets.socket:
         if self.is_framed:
             raise unavailable()

@@ -33,6 +33,12 @@ class Waiter:
         if self.event is not None:
             self.event.set()
 
+    async def wait(self) -> None:
+        """Returns when this is done, for those whom nothing on the socket concerns."""
+        self.event = anyio.Event()
+        if not self.is_done:
+            await self.event.wait()
+
 
 class Waiting(Waiter, Generic[T]):
     """A task that waits for a value; there is none if the session ends before."""

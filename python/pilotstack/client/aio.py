@@ -129,9 +129,12 @@ class Driver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.aclose()
-        if self._link.keeper is not None:
-            await self._link.keeper.stop()
+        try:
+            await self.aclose()
+        finally:
+            # Also when this is cancelled: a task group that was entered must be left.
+            if self._link.keeper is not None:
+                await self._link.keeper.stop()
 
     async def aclose(self) -> None:
         """Closes the session: listeners and datagram sockets end, streams live on."""
