@@ -46,6 +46,8 @@ _Arguments = ParamSpec("_Arguments")
 LEVELS = _logs.LEVELS
 FORMATS = _logs.FORMATS
 _MAX_PORT = 0xFFFF
+#: Digits of a port; converting a longer text takes long, or fails.
+_MAX_DIGITS = 5
 #: Open files assumed for a process without a limit; and how many of them are reserved for other
 #: purposes than connections, at least and at most.
 _MAX_FILES = 1 << 20
@@ -93,14 +95,22 @@ def split_address(text: str, *, default_host: str = "127.0.0.1") -> tuple[str, i
     Raises:
         InvalidArgument: the text has another form.
     """
-    host, colon, port = text.rpartition(":")
-    if not (colon and port.isascii() and port.isdecimal() and int(port) <= _MAX_PORT):
+    host, colon, digits = text.rpartition(":")
+    port = parse_port(digits)
+    if not colon or port is None:
         raise InvalidArgument(
-            f"not an address: {text!r}", hint="addresses look like 127.0.0.1:9000 or :9000"
+            f"not an address: {text[:100]!r}", hint="addresses look like 127.0.0.1:9000 or :9000"
         )
     is_bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if is_bracketed else host
-    return _resolving.check_host(host or default_host), int(port)
+    return _resolving.check_host(host or default_host), port
+
+
+def parse_port(digits: str) -> int | None:
+    """A port of 0 to 65,535; ``None`` for any other text."""
+    if not (len(digits) <= _MAX_DIGITS and digits.isascii() and digits.isdecimal()):
+        return None
+    return port if (port := int(digits)) <= _MAX_PORT else None
 
 
 def join_address(host: str, port: int) -> str:

@@ -43,6 +43,12 @@ def test_valid_hosts_are_accepted(text: str, expected: tuple[str, int]) -> None:
     assert _serving.split_address(text) == expected
 
 
+@pytest.mark.parametrize("text", ["host", "host:", "host:x", "host:65536", "h:" + "9" * 5000])
+def test_texts_without_a_port_are_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="not an address"):
+        _serving.split_address(text)
+
+
 class Resolver:
     """Stands for the system's."""
 

@@ -60,6 +60,18 @@ def test_the_endpoint_is_where_the_request_came_from_unless_a_public_one_is_name
     assert state.nodes[1].endpoint == "8.8.8.8:4001"
 
 
+@pytest.mark.parametrize(
+    "port", ["9" * 5000, "0" * 4999 + "1", "65536", "0", "-1", "", "\u0661", "1e3"]
+)
+def test_a_text_that_is_no_port_counts_as_the_port_of_the_request(port: str) -> None:
+    state = State()
+    assert register(state, ALICE, listen_addr=f"8.8.8.8:{port}")["node_id"] == 1
+    assert state.nodes[1].endpoint == "198.51.100.7:50000"
+    beacon = {"type": "beacon_register", "beacon_id": 1, "addr": f"198.51.100.7:{port}"}
+    assert "error" not in apply(state, beacon, HOME, 100.0).reply
+    assert state.beacons[1].addr == "198.51.100.7:50000"
+
+
 def test_an_unsigned_registration_cannot_move_a_node() -> None:
     state = State()
     register(state, ALICE, sign=False)
@@ -88,7 +100,7 @@ def test_names_are_unique_valid_and_refused_without_failing_the_registration() -
     assert ask(state, "resolve_hostname", BOB, "", hostname="bob")["node_id"] == 2
 
 
-def test_a_private_endpoint_is_told_to_nobody() -> None:
+def test_a_private_endpoint_is_not_disclosed() -> None:
     state = State()
     register(state, ALICE)
     register(state, BOB)
@@ -117,7 +129,7 @@ def test_a_private_endpoint_is_told_to_nobody() -> None:
         ({"type": "list_nodes", "network_id": 0}, "listing backbone nodes is not permitted"),
     ],
 )
-def test_refusals_have_the_texts_that_clients_look_for(request_: dict[str, Any], text: str) -> None:
+def test_refusals_have_the_texts_that_clients_search(request_: dict[str, Any], text: str) -> None:
     state = State()
     register(state, ALICE)
     reply = apply(state, request_, HOME, 0).reply

@@ -47,13 +47,14 @@ def endpoint_of(listen_addr: str, source: Source, *, may_name: bool) -> str:
     Args:
         may_name: accept a public address or a host name that it names.
     """
-    host, colon, port = listen_addr.rpartition(":")
-    if not (colon and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+    host, colon, digits = listen_addr.rpartition(":")
+    port = _serving.parse_port(digits) if colon else None
+    if not port:
         return _serving.join_address(source.host, source.port)
     host = host.strip("[]")
     if host != source.host and not (may_name and _is_public(host)):
         host = source.host
-    return _serving.join_address(host, int(port))
+    return _serving.join_address(host, port)
 
 
 def _is_public(host: str) -> bool:
