@@ -114,9 +114,15 @@ async def resolve(host: str) -> list[str]:
         if lookup is None:
             if len(_lookups) >= MAX_LOOKUPS:
                 raise sockets.gaierror(f"too many names are being looked up besides {host!r}")
-            lookup = _lookups[host] = _Lookup(host)
+            lookup = _Lookup(host)
             # A daemon thread: the process may exit while the resolver still waits.
-            threading.Thread(target=lookup.run, name="pilot-resolver", daemon=True).start()
+            thread = threading.Thread(target=lookup.run, name="pilot-resolver", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise sockets.gaierror(f"{host!r} cannot be looked up: {error}") from error
+            # The thread takes the entry away, and waits for the lock to do so.
+            _lookups[host] = lookup
     await lookup.wait()
     if lookup.error is not None:
         raise lookup.error

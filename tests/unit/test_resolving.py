@@ -114,6 +114,20 @@ async def test_hanging_lookups_are_bounded(resolver: Resolver) -> None:
     resolver.may_answer.set()
 
 
+async def test_a_name_without_a_thread_for_it_can_be_looked_up_later(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    resolver.may_answer.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(socket.gaierror, match="new thread"):
+            await _resolving.resolve("host.example")
+    assert await _resolving.resolve("host.example") == ["192.0.2.9", "fd77::1"]
+
+
 async def test_an_unknown_name_raises(resolver: Resolver) -> None:
     resolver.addresses = ()
     resolver.may_answer.set()
