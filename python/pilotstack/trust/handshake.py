@@ -49,8 +49,7 @@ class HandshakePort:
 
     Args:
         judge: called with each message and the node authenticated by the tunnel; returns its
-        effects, or
-            ``None`` if it is dropped.
+            effects, or ``None`` if it is dropped.
         perform: performs the effects.
     """
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.abc
 
 from pilotstack import _events, _serving
-from pilotstack.errors import AlreadyExists, ConnectionFailed, NotFound, PilotError
+from pilotstack.errors import AlreadyExists, NotFound, PilotError
 from pilotstack.trust import messages
 from pilotstack.trust.handshake import HandshakePort
 from pilotstack.trust.messages import Kind, TrustMessage
@@ -24,7 +23,6 @@ from pilotstack.trust.records import (
     Admit,
     Confirm,
     Dismiss,
-    Effect,
     Effects,
     Event,
     PeerRecord,
@@ -34,6 +32,7 @@ from pilotstack.trust.records import (
     RevokeTrust,
     Send,
 )
+from pilotstack.trust.reports import Reports
 from pilotstack.trust.state import Rows, Trust
 
 if TYPE_CHECKING:
@@ -59,8 +58,6 @@ RECORD_AGE = 30.0
 RECONCILE = 300.0
 MAX_COMPARED = 256
 MAX_COMPARED_OFTEN = 32
-#: Longest interval between attempts to report a peer to the registry, seconds.
-MAX_RETRY = 600.0
 #: Longest offline time believed from the wall clock alone, seconds.
 MAX_AWAY = 7 * 86_400.0
 #: A peer heard by the registry within this time is alive, seconds.
@@ -84,18 +81,6 @@ class Gate(Protocol):
 
     def dismiss(self, node: int) -> None:
         """Resets a peer's streams and drops its tunnel."""
-
-
-_Report = Respond | ReportTrust | RevokeTrust
-
-
-@dataclass(frozen=True, slots=True)
-class _PendingReport:
-    """A pending report to the registry: effect, due time and retry delay."""
-
-    effect: _Report
-    due: float
-    delay: float
 
 
 class TrustService:
@@ -135,13 +120,10 @@ class TrustService:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._changed = anyio.Event()
         self._in_flight: set[int] = set()
-        #: Pending reports to the registry, by type and peer.
-        self._pending_reports: dict[tuple[type[Effect], int], _PendingReport] = {}
+        self._reports = Reports(registry)
         now, newest = time.time(), self.trust.rows.newest()
         self._begin = (min(now, newest + MAX_AWAY) if newest else now) - time.monotonic()
         self._compared: list[int] = []
-        #: Peers whose trust was reported since the last registration.
-        self._reported: set[int] = set()
         #: Called when a request of ours awaits an answer.
         self.on_request: Callable[[], None] = lambda: None
 
@@ -270,7 +252,7 @@ class TrustService:
         """
         stands = await self._registry.claims_trust(peer)
         if stands is None:
-            return peer in self._reported
+            return self._reports.is_reported(peer)
         return is_asking and not stands
 
     async def _record(self, peer: int, key: bytes = b"") -> PeerRecord | None:
@@ -334,7 +316,7 @@ class TrustService:
     @_serving.contained
     async def registered(self) -> None:
         """Reports all trust to the registry after a registration."""
-        self._reported.clear()
+        self._reports.registered()
         await self.perform(self.trust.registered(time.time()))
         await self.catch_up()
         # A peer may have revoked its trust while we were offline.
@@ -343,9 +325,7 @@ class TrustService:
 
     async def alive(self) -> None:
         """Retries pending reports, because the registry answered a heartbeat."""
-        now = time.monotonic()
-        for untold in [row for row in self._pending_reports.values() if row.due <= now]:
-            await self._report(untold.effect, untold.delay)
+        await self._reports.retry()
 
     async def catch_up(self) -> None:
         """Processes approvals that were not relayed: our requests whose pair is active."""
@@ -404,7 +384,7 @@ class TrustService:
                 case Send():
                     await self._send(effect)
                 case Respond() | ReportTrust() | RevokeTrust():
-                    await self._report(effect)
+                    await self._reports.send(effect)
                 case Confirm(peer):
                     await self._confirm(peer)
                 case Admit(peer):
@@ -445,31 +425,6 @@ class TrustService:
             self._gate.expect_call(sent.peer)
             send = self.port.send
             self._tasks.start_soon(_serving.contain, "handshake", send, sent.peer, data, DIRECT)
-
-    async def _report(self, effect: _Report, delay: float = 0.0) -> None:
-        is_end = isinstance(effect, RevokeTrust)
-        overtaken = (Respond, ReportTrust) if is_end else (RevokeTrust,)
-        for kind in (*overtaken, type(effect)):
-            self._pending_reports.pop((kind, effect.peer), None)
-        try:
-            match effect:
-                case Respond(peer, accept):
-                    await self._registry.respond_handshake(peer, accept=accept)
-                case ReportTrust(peer):
-                    await self._registry.report_trust(peer)
-                    self._reported.add(peer)
-                case RevokeTrust(peer):
-                    self._reported.discard(peer)
-                    await self._registry.revoke_trust(peer)
-        except (ConnectionFailed, NotFound) as error:
-            # The registry, or the peer, is offline; retry later.
-            log.debug("registry_untold", node=effect.peer, error=str(error))
-            due = time.monotonic() + delay
-            later = _PendingReport(effect, due, min(2 * delay + 1, MAX_RETRY))
-            self._pending_reports[type(effect), effect.peer] = later
-        except PilotError as error:
-            # Refused by the registry: do not retry.
-            log.debug("registry_refused", node=effect.peer, error=str(error))
 
     async def _confirm(self, peer: int) -> None:
         try:

@@ -201,7 +201,8 @@ def _key(row: Message) -> bytes:
 
 
 def _date(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # strftime writes the year 1, which is the zero time of existing daemons, with one digit.
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _time(row: Message, name: str) -> int:

@@ -1,3 +1,5 @@
+"""The trust file."""
+
 from __future__ import annotations
 
 import errno
@@ -51,6 +53,16 @@ def test_files_of_existing_nodes_are_read(name: str, tmp_path: Path) -> None:
         assert list(getattr(rows, table)) == wanted
     for row in rows.revoked.values():
         assert row.until - row.at == COOLDOWN
+
+
+def test_times_of_any_year_are_written_as_they_are_read(tmp_path: Path) -> None:
+    # The zero time of existing nodes, and the latest.
+    times = [-62_135_596_800, 0, 253_402_300_799]
+    rows = Rows.of([Trusted(n, KEY, time, mutual=True) for n, time in enumerate(times, 1)])
+    store = TrustStore(tmp_path / "trust.json")
+    store.save(rows)
+    assert '"0001-01-01T00:00:00Z"' in (tmp_path / "trust.json").read_text()
+    assert TrustStore(store.path).load() == rows
 
 
 def test_members_of_others_are_kept(tmp_path: Path) -> None:
@@ -115,9 +127,9 @@ def test_damage_is_refused_or_read_but_never_raises_otherwise(
 ) -> None:
     path = tmp_path_factory.mktemp("trust") / "trust.json"
     TrustStore(path).save(ROWS)
-    octets = bytearray(path.read_bytes())
-    octets[cut % len(octets)] ^= flip
-    path.write_bytes(bytes(octets[: len(octets) - cut // 2]))
+    data = bytearray(path.read_bytes())
+    data[cut % len(data)] ^= flip
+    path.write_bytes(bytes(data[: len(data) - cut // 2]))
     is_whole = flip == 0 and cut < 2
     try:
         rows = TrustStore(path).load()
