@@ -137,11 +137,11 @@ async def test_a_hundred_thousand_frames_of_garbage(registries: Registries) -> N
     assert resident(registries.processes["primary"].pid) < before + 64_000_000
     client = registries.client(address)
     assert (await client.register("127.0.0.1:4000")).node_id == 1
-    assert "request_failed" not in registries.log_of("primary")
+    assert "task_failed" not in registries.log_of("primary")
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         (0).to_bytes(4),
         ((1 << 20) + 1).to_bytes(4) + b"x" * 1000,
@@ -155,12 +155,12 @@ async def test_a_hundred_thousand_frames_of_garbage(registries: Registries) -> N
     ],
 )
 async def test_an_invalid_frame_closes_the_connection_without_a_reply(
-    registries: Registries, octets: bytes
+    registries: Registries, data: bytes
 ) -> None:
     address = registries.start("primary")
     with Raw(address) as bystander, Raw(address) as raw:
         assert bystander.ask({"type": "beacon_list"})["type"] == "beacon_list_ok"
-        raw.socket.sendall(octets)
+        raw.socket.sendall(data)
         assert raw.is_closed()
         assert bystander.ask({"type": "beacon_list"})["type"] == "beacon_list_ok"
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
-from tests.support.registry import apply
+from tests.support.registry import World, apply, snapshot_of
 
 from pilotstack.daemon.identity import Identity
 from pilotstack.registry.model.rows import Node
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.model.state import State
 from pilotstack.registry.protocol.values import encode_base64
+from pilotstack.registry.storage import snapshot
 from pilotstack.types import Address
 
 ALICE, BOB = Identity(b"a" * 32), Identity(b"b" * 32)
@@ -155,3 +157,17 @@ def test_an_undone_change_leaves_no_trace() -> None:
 @pytest.mark.parametrize("node_id", [0, 1, 42, 0xFFFF, 0x1_0000, 0xDEAD_BEEF, 0xFFFF_FFFF])
 def test_a_node_knows_its_address(node_id: int) -> None:
     assert Node(node_id=node_id, public_key=b"").address == str(Address(0, node_id))
+
+
+def test_a_node_that_shares_the_key_of_an_older_one_does_not_take_it_over() -> None:
+    """Registries that index keys by their text left such nodes."""
+    world = World()
+    world.join("a")
+    rows = snapshot_of(world.state)
+    rows["nodes"]["2"] = rows["nodes"]["1"] | {"id": 2}
+    state = snapshot.load(rows, 0.0)
+    key = state.nodes[1].public_key
+    state.put("nodes", 2, msgspec.structs.replace(state.nodes[2], hostname="other"))
+    assert (state.by_key, state.shadowed) == ({key: 1}, {2})
+    state.put("nodes", 2, msgspec.structs.replace(state.nodes[2], public_key=b"n" * 32))
+    assert (state.by_key, state.shadowed) == ({key: 1, b"n" * 32: 2}, set())

@@ -199,9 +199,12 @@ class Tables(RowTables):
         self.next_node = max(self.next_node, node_id + 1)
         if old is not None:
             self._unindex_node(old)
+        if old is None or node is None or node.public_key != old.public_key:
+            self.shadowed.discard(node_id)
         if node is None:
             return
-        self.by_key[node.public_key] = node_id
+        if node_id not in self.shadowed:
+            self.by_key[node.public_key] = node_id
         if not node.gone_at:
             self.live_nodes += 1
             if node.hostname:

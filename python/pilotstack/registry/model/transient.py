@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Final
-
-from pilotstack.registry.model.rows import (
-    Key,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +36,7 @@ class RecentSignatures:
 
     def add(self, digest: bytes, until: float, now: float) -> bool:
         """Remembers a signature; ``False`` if it was used before, or there is no room."""
-        for known, end in list(self._until.items())[:2]:
+        for known, end in list(islice(self._until.items(), 2)):
             # They expire in order of insertion.
             if end <= now:
                 del self._until[known]

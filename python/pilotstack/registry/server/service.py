@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from msgspec import UNSET
 
-from pilotstack import _events
+from pilotstack import _events, _serving
 from pilotstack.registry.model.budgets import LogLimit
 from pilotstack.registry.protocol.errors import Code, Denied
 from pilotstack.registry.protocol.requests.base import Refusal
@@ -168,8 +168,8 @@ class Service:
         now, state.skew = self.clock.read()
         try:
             outcome = apply(state, request, source, now)
-        except Exception:
-            log.exception("request_failed", type=type(request).__name__)
+        except Exception as error:
+            _serving.failures.note(f"request {type(request).__name__}", error)
             return Outcome(Refusal(error=_FAILURE, code=Code.INTERNAL))
         if outcome.wrong_secrets:
             self._note(outcome.wrong_secrets, request, source)
