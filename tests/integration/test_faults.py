@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import anyio
@@ -16,10 +17,12 @@ from pilotstack.daemon.identity import Identity
 from pilotstack.errors import AlreadyExists, ConnectionFailed, NotFound, NotRunning, PilotError
 from pilotstack.registry.client import RegistryClient
 from pilotstack.registry.server.server import RegistryServer
+from pilotstack.registry.storage.journal import FileStore
 from pilotstack.registry.storage.store import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pilotstack.registry.model.rows import Change
     from pilotstack.testing import Network
@@ -193,3 +196,17 @@ async def test_a_full_disk_refuses_the_write_and_forgets_it() -> None:
         store.is_full = False
         await client.set_hostname("later")
         await client.aclose()
+
+
+async def test_a_cancelled_registry_leaves_its_store_whole_and_free(tmp_path: Path) -> None:
+    path = tmp_path / "registry.json"
+    with anyio.CancelScope() as scope:
+        async with RegistryServer("127.0.0.1", 0, FileStore(path)) as server:
+            client = RegistryClient([server.address], Identity.generate())
+            await client.register("127.0.0.1:4000", hostname="kept")
+            await client.aclose()
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert "kept" in path.read_text()
+    with closing(FileStore(path)) as store:
+        assert store.load(0.0).by_hostname == {"kept": 1}

@@ -227,11 +227,13 @@ class RegistryServer:
         trace: TracebackType | None,
     ) -> None:
         self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(kind, error, trace)
-        with anyio.CancelScope(shield=True):
-            await self._stack.aclose()
-            await self.ledger.close()
-            self.clock.save()
+        try:
+            await self._tasks.__aexit__(kind, error, trace)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._stack.aclose()
+                await self.ledger.close()
+                self.clock.save()
 
     @property
     def state(self) -> State:
