@@ -311,7 +311,7 @@ def measure_heartbeats(directory: Path, scale: float) -> Values:
         "per_second": found["per_second"],
         "core_share": found["cpu_seconds"] / found["seconds"],
         "p99_ms": found["p99_ms"],
-        "octets_written": after - written,
+        "bytes_written": after - written,
     }
 
 
@@ -352,7 +352,7 @@ def show(found: Values) -> None:
     beats = found["heartbeats"]
     console.print(
         f"heartbeats of {LIVE:,} nodes every {INTERVAL:.0f} s ({beats['per_second']:,.0f}/s): "
-        f"{100 * beats['core_share']:.1f} % of one core, {beats['octets_written']} bytes written, "
+        f"{100 * beats['core_share']:.1f} % of one core, {beats['bytes_written']} bytes written, "
         f"p99 {beats['p99_ms']:.1f} ms"
     )
 

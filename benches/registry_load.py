@@ -32,7 +32,7 @@ class Dialect(Protocol):
     def request(self, number: int) -> bytes:
         """Encodes the request with this number."""
 
-    def length_of_reply(self, octets: bytearray) -> int:
+    def length_of_reply(self, data: bytearray) -> int:
         """Length of the first reply; 0 if it is incomplete."""
 
 
@@ -69,14 +69,14 @@ class Registry:
         return self._frames[number]
 
     @staticmethod
-    def length_of_reply(octets: bytearray) -> int:
-        if len(octets) < 4:
+    def length_of_reply(data: bytearray) -> int:
+        if len(data) < 4:
             return 0
-        end = 4 + int.from_bytes(octets[:4])
-        if len(octets) < end:
+        end = 4 + int.from_bytes(data[:4])
+        if len(data) < end:
             return 0
-        if b'"error"' in octets[:end]:
-            raise Refused(bytes(octets[4:end]))
+        if b'"error"' in data[:end]:
+            raise Refused(bytes(data[4:end]))
         return end
 
 
@@ -98,15 +98,15 @@ class Redis:
         return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)
 
     @staticmethod
-    def length_of_reply(octets: bytearray) -> int:
-        end = octets.find(b"\r\n") + 2
+    def length_of_reply(data: bytearray) -> int:
+        end = data.find(b"\r\n") + 2
         if end == 1:
             return 0
-        if octets[:1] == b"$":
-            end += int(octets[1 : end - 2]) + 2
-        elif octets[:1] != b"+":
-            raise Refused(bytes(octets[:end]))
-        return end if len(octets) >= end else 0
+        if data[:1] == b"$":
+            end += int(data[1 : end - 2]) + 2
+        elif data[:1] != b"+":
+            raise Refused(bytes(data[:end]))
+        return end if len(data) >= end else 0
 
 
 class Run:
@@ -138,7 +138,7 @@ class Client(asyncio.Protocol):
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._octets = bytearray()
+        self._buffer = bytearray()
         self._since = 0.0
 
     def connection_made(self, transport: Any) -> None:
@@ -150,10 +150,10 @@ class Client(asyncio.Protocol):
             self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        self._octets += data
+        self._buffer += data
         try:
-            while end := self._run.dialect.length_of_reply(self._octets):
-                del self._octets[:end]
+            while end := self._run.dialect.length_of_reply(self._buffer):
+                del self._buffer[:end]
                 self._run.answered(time.perf_counter() - self._since)
                 self.proceed()
         except Refused as refused:

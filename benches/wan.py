@@ -206,8 +206,8 @@ class Receiver:
                 for text in lines:
                     if text == b"end":
                         return samples
-                    nanoseconds, octets = text.split()
-                    samples.append((int(nanoseconds), int(octets)))
+                    nanoseconds, received = text.split()
+                    samples.append((int(nanoseconds), int(received)))
         # The stream did not start or end: count what arrived.
         return samples
 
@@ -303,9 +303,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def rates(samples: Samples, seconds: float) -> tuple[float, float]:
     """Mbit/s of the whole time and of its second half."""
     whole = int(seconds * 1e9)
-    kept = [(at, octets) for at, octets in samples if at <= whole] or [(1, 0)]
+    kept = [(at, received) for at, received in samples if at <= whole] or [(1, 0)]
     last_at, last = kept[-1]
-    half = [(at, octets) for at, octets in kept if at <= whole // 2] or [(0, 0)]
+    half = [(at, received) for at, received in kept if at <= whole // 2] or [(0, 0)]
     half_at, middle = half[-1]
     late = (last - middle) * 8e3 / max(last_at - half_at, 1)
     return last * 8e3 / max(whole, 1), late

@@ -34,7 +34,7 @@ def say(text: str) -> None:
 
 def count(receive: Any) -> None:
     """Reads a stream to its end and reports its progress."""
-    octets, begin, shown = 0, 0, 0
+    received, begin, shown = 0, 0, 0
     while True:
         try:
             part = receive(BLOCK)
@@ -44,10 +44,10 @@ def count(receive: Any) -> None:
             break
         now = time.monotonic_ns()
         begin = begin or now
-        octets += len(part)
+        received += len(part)
         if now - begin >= shown + STEP:
             shown = now - begin
-            say(f"{shown} {octets}")
+            say(f"{shown} {received}")
     say("end")
 
 

@@ -1,3 +1,5 @@
+"""Fixtures of the integration tests."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

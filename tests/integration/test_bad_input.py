@@ -39,10 +39,10 @@ async def test_garbage_at_the_tunnel_and_the_beacon(network: Network) -> None:
         before = resident(a.pid)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as attacker:
             for _ in range(ROUNDS):
-                octets = rng.randbytes(rng.choice([0, 1, 3, 40, 136, 1400, 60_000]))
+                data = rng.randbytes(rng.choice([0, 1, 3, 40, 136, 1400, 60_000]))
                 magic = rng.choice([b"", b"PILS", b"PILA", b"PILK", b"PILT", b"\x05", b"\x06"])
                 for door in doors:
-                    attacker.sendto((magic + octets)[:65_000], door)
+                    attacker.sendto((magic + data)[:65_000], door)
         await stream.send(b"still here")
         assert await stream.receive() == b"still here"
         info = await client.call(0x0D)

@@ -128,14 +128,14 @@ async def test_other_paths_methods_and_bytes(registries: Registries) -> None:
         assert (head.status_code, head.content) == (200, b"")
         assert (await http.get("/healthz", headers={"X": "x" * 40_000})).status_code == 431
     where = host_port(registries.processes["primary"].ready["http"])
-    for octets in (b"\x16\x03\x01\x02\x00", b"GET HTTP/1.1\r\n\r\n", b"\x00" * 100 + b"\r\n\r\n"):
+    for data in (b"\x16\x03\x01\x02\x00", b"GET HTTP/1.1\r\n\r\n", b"\x00" * 100 + b"\r\n\r\n"):
         with socket.create_connection(where, timeout=30) as client:
-            client.sendall(octets)
+            client.sendall(data)
             client.shutdown(socket.SHUT_WR)
             answer = b""
             while received := client.recv(1 << 14):
                 answer += received
-            assert answer.startswith(b"HTTP/1.1 400 "), octets
+            assert answer.startswith(b"HTTP/1.1 400 "), data
     async with httpx.AsyncClient(base_url=url_of(registries)) as http:
         assert (await http.get("/healthz")).status_code == 200
 

@@ -113,5 +113,5 @@ async def test_the_beacon_notifies_a_node_that_does_not_wait(
             tunnel.sendto(b"\x01" + asked.node_id.to_bytes(4), beacon)
             assert tunnel.recv(64)[0] == 0x02
         await asker.request_handshake(asked)
-        octets, sender = await anyio.to_thread.run_sync(tunnel.recvfrom, 64)
-        assert (octets, sender) == (NOTIFY_HANDSHAKES, beacon)
+        data, sender = await anyio.to_thread.run_sync(tunnel.recvfrom, 64)
+        assert (data, sender) == (NOTIFY_HANDSHAKES, beacon)

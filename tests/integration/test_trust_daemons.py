@@ -299,9 +299,9 @@ class Liar:
         at = int(time.time() if timestamp is None else timestamp)
         return TrustMessage(kind, self._own, key, signature, at)
 
-    async def send(self, octets: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         async with await self._driver.dial(f"{self._victim}:444") as stream:
-            await stream.send(octets)
+            await stream.send(data)
             with anyio.fail_after(15):
                 # What is dropped resets the stream, so that its sender can tell.
                 with suppress(StreamBroken):
@@ -327,10 +327,10 @@ async def test_hostile_messages_change_nothing_and_are_counted(network: Network)
             "future": [messages.encode(liar.message(Kind.REVOKE, now + 60))],
             "unsolicited": [messages.encode(liar.message(Kind.ACCEPT, now))],
         }
-        for reason, octets in hostile.items():
-            for item in octets:
+        for reason, sent in hostile.items():
+            for item in sent:
                 await liar.send(item)
-            await until_dropped(driver, f"handshake_{reason}", len(octets))
+            await until_dropped(driver, f"handshake_{reason}", len(sent))
         assert (await driver.trusted(), await driver.pending()) == ((), ())
         genuine = messages.encode(liar.message(Kind.REQUEST, now + 1))
         await liar.send(genuine)
@@ -344,10 +344,10 @@ async def test_hostile_messages_change_nothing_and_are_counted(network: Network)
 async def test_a_message_may_come_in_pieces(network: Network) -> None:
     victim, own = network.start("victim"), network.start("own")
     async with Driver(victim.socket) as driver, Driver(own.socket) as outside:
-        octets = messages.encode(Liar(network, outside, own, victim).message(Kind.REQUEST))
+        data = messages.encode(Liar(network, outside, own, victim).message(Kind.REQUEST))
         async with await outside.dial(f"{victim.node_id}:444", no_delay=True) as stream:
-            for start in range(0, len(octets), 100):
-                await stream.send(octets[start : start + 100])
+            for start in range(0, len(data), 100):
+                await stream.send(data[start : start + 100])
             await until_pending(driver, own.node_id)
 
 

@@ -71,7 +71,7 @@ async def test_sequence_numbers_wrap_on_one_connection(shared_network: Network) 
         async with stream:
             async for chunk in stream:
                 at = arrived % period
-                assert chunk == pattern[at : at + len(chunk)], f"wrong after octet {arrived}"
+                assert chunk == pattern[at : at + len(chunk)], f"wrong after byte {arrived}"
                 arrived += len(chunk)
 
     a, b = shared_network.nodes["agent-a"], shared_network.nodes["agent-b"]

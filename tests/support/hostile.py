@@ -1,5 +1,5 @@
-"""A registry's session fed with hostile frames, without sockets: what a stranger may send, and what
-must be true whatever that was."""
+"""Hostile frames for a registry's session and for a standby, without sockets, and the invariants
+that hold afterwards. As a program it fuzzes for a number of seconds (``make fuzz-registry``)."""
 
 from __future__ import annotations
 
@@ -69,6 +69,8 @@ _NUMBERS = st.one_of(
 _TEXTS = st.one_of(
     st.text(max_size=20),
     st.sampled_from(["", "0", "127.0.0.1:1", "[::1]:1", ":1", "a" * 300, "\x00", "../x", "é" * 70]),
+    # More digits than Python converts to a number.
+    st.sampled_from(["9" * 5000, ":" + "9" * 5000]),
     st.sampled_from(NAMES).map(key_text),
 )
 _VALUES = st.recursive(
@@ -104,7 +106,7 @@ class _Absent(dict[str, Any]):
         return 0
 
 
-#: What a connection sends: requests, and octets that are none.
+#: What a connection sends: requests, and bytes that are none.
 STREAMS = st.lists(
     st.one_of(
         requests(),
@@ -240,7 +242,7 @@ _ROW = st.one_of(
 _CHANGE = st.fixed_dictionaries(
     {"t": st.one_of(st.sampled_from([*ROW_TYPES]), _VALUES), "k": _KEYS, "v": _ROW}
 )
-#: What a primary that lost its mind sends after a snapshot of epoch ``e`` and sequence number 0.
+#: Frames of a hostile primary after a snapshot of epoch ``e`` and sequence number 0.
 PRIMARY = st.lists(
     st.one_of(
         st.fixed_dictionaries(

@@ -19,7 +19,7 @@ class Routed:
     Args:
         left: the left host's address and network, such as ``10.77.1.2/24``.
         right: the right one's, on another network.
-        mtu: octets of the largest IP packet on the right link.
+        mtu: bytes of the largest IP packet on the right link.
     """
 
     def __init__(self, left: str, right: str, mtu: int = 1500) -> None:

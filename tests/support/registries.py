@@ -94,7 +94,7 @@ class Registries:
 
 
 class Raw:
-    """A blocking connection that sends any octets."""
+    """A blocking connection that sends any bytes."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.create_connection(host_port(address), timeout=30)
@@ -108,10 +108,10 @@ class Raw:
     def receive(self) -> dict[str, Any]:
         """The next frame; :exc:`EOFError` at the end."""
         while (body := self._framer.next_body()) is None:
-            octets = self.socket.recv(1 << 16)
-            if not octets:
+            data = self.socket.recv(1 << 16)
+            if not data:
                 raise EOFError
-            self._framer.feed(octets)
+            self._framer.feed(data)
         return framing.decode(body)
 
     def ask(self, request: object) -> dict[str, Any]:

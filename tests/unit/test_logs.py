@@ -47,8 +47,8 @@ def drained(fd: int) -> bytes:
     os.set_blocking(fd, False)
     text = b""
     try:
-        while octets := os.read(fd, 1 << 16):
-            text += octets
+        while data := os.read(fd, 1 << 16):
+            text += data
     except BlockingIOError:
         pass
     return text

@@ -72,14 +72,14 @@ async fn receive(address: SocketAddr) -> Result<(), Failure> {
             println!("end");
             continue;
         };
-        let (mut octets, mut begin, mut shown) = (0, None, Duration::ZERO);
+        let (mut received, mut begin, mut shown) = (0, None, Duration::ZERO);
         while let Ok(Some(chunk)) = stream.read_chunk(1 << 20, true).await {
             let now = std::time::Instant::now();
             let elapsed = now - *begin.get_or_insert(now);
-            octets += chunk.bytes.len();
+            received += chunk.bytes.len();
             if elapsed >= shown + Duration::from_millis(10) {
                 shown = elapsed;
-                println!("{} {octets}", elapsed.as_nanos());
+                println!("{} {received}", elapsed.as_nanos());
             }
         }
         println!("end");
@@ -101,8 +101,8 @@ async fn send(address: SocketAddr, seconds: f64) -> Result<(), Failure> {
     endpoint.set_default_client_config(config);
     let connection = endpoint.connect(address, "peer")?.await?;
     let mut stream = connection.open_uni().await?;
-    let octets = vec![0x5a; 1 << 16];
-    let sending = async { while stream.write_all(&octets).await.is_ok() {} };
+    let data = vec![0x5a; 1 << 16];
+    let sending = async { while stream.write_all(&data).await.is_ok() {} };
     let _ = tokio::time::timeout(Duration::from_secs_f64(seconds), sending).await;
     connection.close(VarInt::from_u32(0), b"");
     endpoint.wait_idle().await;

@@ -184,8 +184,9 @@ class Network:
         """Starts a daemon with this hostname; a second time with the same identity.
 
         Args:
-            flags: more flags of ``pilot-daemon``. public: reachable by everybody; otherwise only by
-            nodes that it trusts or shares a network with.
+            flags: more flags of ``pilot-daemon``.
+            public: reachable by everybody; otherwise only by nodes that it trusts or shares a
+                network with.
         """
         socket = self.path / f"{name}.sock"
         arguments = [

@@ -149,7 +149,7 @@ fn main() {
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = receiver.local_addr().unwrap();
-    // What is on its way must fit the receiver's buffer, whose bookkeeping counts more than octets.
+    // What is on its way must fit the receiver's buffer, which counts its bookkeeping, too.
     let state = UdpSocketState::new(UdpSockRef::from(&receiver)).unwrap();
     let _ = state.set_recv_buffer_size(UdpSockRef::from(&receiver), 4 << 20);
     let window = state.recv_buffer_size(UdpSockRef::from(&receiver)).unwrap() as u64 / 4;
@@ -173,7 +173,7 @@ fn main() {
     let (mut got, mut buffer) = (0, vec![0; CHUNK]);
     while got < bytes {
         let n = app_b.read(&mut buffer).unwrap();
-        assert!(n > 0, "the pipe broke after {got} octets");
+        assert!(n > 0, "the pipe broke after {got} bytes");
         got += n;
     }
     let seconds = begin.elapsed().as_secs_f64();

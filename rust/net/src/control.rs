@@ -27,7 +27,7 @@ use crate::{
 pub struct Config {
     /// The Ed25519 seed.
     pub identity_seed: [u8; 32],
-    /// Random octets, never used before.
+    /// Random bytes, never used before.
     pub seed: [u8; 32],
     /// Where the tunnel's UDP socket is bound.
     pub listen: SocketAddr,

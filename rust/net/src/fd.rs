@@ -29,9 +29,9 @@ fn set_send_buffer(fd: RawFd, bytes: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Writes octets, with a descriptor beside the first of them.
-pub(crate) fn send(socket: RawFd, octets: &[u8], fd: Option<&OwnedFd>) -> io::Result<usize> {
-    let mut iov = libc::iovec { iov_base: octets.as_ptr() as *mut libc::c_void, iov_len: octets.len() };
+/// Writes bytes, with a descriptor beside the first of them.
+pub(crate) fn send(socket: RawFd, bytes: &[u8], fd: Option<&OwnedFd>) -> io::Result<usize> {
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr() as *mut libc::c_void, iov_len: bytes.len() };
     // SAFETY: an all-zero msghdr is a valid empty one.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_iov = &raw mut iov;

@@ -202,8 +202,8 @@ def test_descriptors_without_frames_end_the_session() -> None:
 def test_random_bytes_give_events_or_one_error(data: bytes) -> None:
     session = DriverSession()
     with suppress(InternalError):
-        for octets in (data, *(frame(command, data) for command in range(0x60, 0x72))):
-            assert all(isinstance(e, Event) for e in session.receive(octets, [], is_cut=True))
+        for body in (data, *(frame(command, data) for command in range(0x60, 0x72))):
+            assert all(isinstance(e, Event) for e in session.receive(body, [], is_cut=True))
 
 
 @pytest.mark.parametrize("size", [codes.MAX_FRAME, codes.MAX_FRAME + 1])

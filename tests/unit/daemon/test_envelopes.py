@@ -1,3 +1,5 @@
+"""Signing and verifying envelopes."""
+
 from __future__ import annotations
 
 import base64

@@ -1,3 +1,5 @@
+"""The cache of registry records."""
+
 from __future__ import annotations
 
 import anyio

@@ -1,4 +1,5 @@
-"""Questions that strangers make a daemon ask: few at once, always answered, apart from its own."""
+"""Registry lookups that unauthenticated senders cause: bounded, always answered, apart from the
+daemon's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node that stops for a while stays in its networks; one that goes does not."""
+"""Memberships of nodes that deregister, for a while or for good."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def members(registry: LocalRegistry, network: int) -> list[tuple[int, bool
 
 @pytest.mark.parametrize("is_loaded", [False, True])
 @pytest.mark.parametrize("keeps", [False, True])
-async def test_memberships_over_an_absence(keeps: bool, is_loaded: bool) -> None:
+async def test_memberships_survive_an_announced_absence_only(keeps: bool, is_loaded: bool) -> None:
     state = State()
     owner, other = (LocalRegistry(state, Identity.generate()) for _ in range(2))
     for node in (owner, other):
@@ -45,7 +45,7 @@ async def test_memberships_over_an_absence(keeps: bool, is_loaded: bool) -> None
         await owner.rename_network(network, "lab2")
 
 
-async def test_a_heartbeat_for_an_id_that_is_anothers_says_so() -> None:
+async def test_a_heartbeat_for_the_id_of_another_key_is_refused_as_not_found() -> None:
     """As after a registry came back from an old backup."""
     world = World()
     world.join("first")

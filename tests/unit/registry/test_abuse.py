@@ -1,4 +1,4 @@
-"""What strangers and registered nodes can take from the registry, and what they cannot."""
+"""Budgets, bounds and replays: what one node or one source can use up, and what it cannot."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_fewer_ids_are_left_the_fewer_networks_one_node_may_own(
     assert max_owned(networks) == owned
 
 
-def test_ids_that_an_old_store_lost_are_found_again() -> None:
+def test_ids_of_deleted_networks_that_an_old_store_lost_are_reused() -> None:
     world = World()
     world.join("a")
     world.state.put("networks", 7, Network(network_id=7, name="seven"))
@@ -92,7 +92,7 @@ def test_ids_that_an_old_store_lost_are_found_again() -> None:
 # Lists
 
 
-def test_lists_are_cut_by_bytes_and_go_on() -> None:
+def test_lists_are_paged_by_bytes() -> None:
     world = World()
     world.join("a", "b")
     rules = {"links": 1, "x": "y" * 60_000}
@@ -105,7 +105,7 @@ def test_lists_are_cut_by_bytes_and_go_on() -> None:
         assert len(reply["networks"]) == 61
 
 
-def test_a_page_names_where_the_next_begins() -> None:
+def test_a_page_names_the_offset_of_the_next() -> None:
     world = World()
     world.join("a", "b")
     for number in range(1, 4000):
@@ -122,7 +122,7 @@ def test_a_page_names_where_the_next_begins() -> None:
     assert seen == list(range(4000))
 
 
-def test_a_row_longer_than_a_page_is_a_page() -> None:
+def test_a_row_longer_than_a_page_is_a_page_of_its_own() -> None:
     assert page(["x" * 100, "y"], room=10) == (["x" * 100], True)
     assert page([], room=0) == ([], False)
     assert page(range(MAX_LISTED + 1))[1] is True
@@ -176,7 +176,7 @@ def test_an_unsigned_registration_of_a_known_key_changes_nothing() -> None:
     assert "not found" in world.run({"type": "lookup", "node_id": 1}, attacker).reply["error"]
 
 
-def test_a_first_generation_node_comes_back_by_its_first_signature_or_its_address() -> None:
+def test_a_first_generation_node_is_restored_by_its_first_signature_or_its_address() -> None:
     world = World()
     world.register("a", sign=False)
     world.about("a", "set_tags", tags=["t"])
@@ -199,7 +199,7 @@ def test_a_first_generation_node_comes_back_by_its_first_signature_or_its_addres
     assert not world.state.speaking[2]
 
 
-def test_a_waiting_name_is_taken_only_if_it_is_still_free() -> None:
+def test_a_pending_hostname_is_applied_only_if_it_is_still_free() -> None:
     world = World()
     world.register("a", sign=False)
     world.register("a", sign=False, hostname="name")
@@ -212,7 +212,7 @@ def test_a_waiting_name_is_taken_only_if_it_is_still_free() -> None:
 # Guesses
 
 
-def test_wrong_tokens_are_few_cheap_and_noted() -> None:
+def test_wrong_tokens_are_limited_cheap_and_logged() -> None:
     world = World()
     world.join("a")
     made = {"join_rule": "token", "token": "right", "network_admin_token": "secret"}
@@ -236,7 +236,7 @@ def test_wrong_tokens_are_few_cheap_and_noted() -> None:
     assert "rate limited" in texts[-1]
 
 
-def test_the_operators_token_cannot_be_guessed_at_length_either() -> None:
+def test_guesses_of_the_admin_token_are_limited() -> None:
     world = World()
     world.state.policy = type(world.state.policy)(admin_token="root")
     world.join("a")
@@ -247,7 +247,7 @@ def test_the_operators_token_cannot_be_guessed_at_length_either() -> None:
     assert "error" not in world.about("a", "set_hostname", hostname="x", admin_token="root")
 
 
-def test_recovery_secrets_are_guesses_too() -> None:
+def test_guesses_of_recovery_secrets_are_limited() -> None:
     world = World()
     world.join("a")
     world.about("a", "enroll_recovery", commitment="0" * 64)
@@ -292,7 +292,7 @@ def test_a_right_token_costs_one_hash_and_a_wrong_one_none(monkeypatch: pytest.M
 # Inboxes
 
 
-def test_only_answers_that_were_asked_for_are_kept() -> None:
+def test_only_responses_to_pending_requests_are_kept() -> None:
     world = World()
     world.join("b", "friend")
     names = [f"n{number}" for number in range(MAX_INBOX + 20)]
@@ -315,7 +315,7 @@ def test_only_answers_that_were_asked_for_are_kept() -> None:
         ("invites", "too many invites for node 1"),
     ],
 )
-def test_many_nodes_of_one_source_keep_nobody_out_of_an_inbox(table: str, refusal: str) -> None:
+def test_many_nodes_of_one_source_cannot_fill_an_inbox(table: str, refusal: str) -> None:
     world = World()
     world.join("b")
     crowd = Source("203.0.113.9", 1)
@@ -343,7 +343,7 @@ def test_many_nodes_of_one_source_keep_nobody_out_of_an_inbox(table: str, refusa
     assert knock(names[-1], 1000)["error"] == refusal
 
 
-def test_answers_are_given_as_there_is_room_and_none_is_lost() -> None:
+def test_responses_that_do_not_fit_one_reply_are_in_the_next() -> None:
     world = World()
     world.join("b")
     count = 12_000
@@ -457,7 +457,7 @@ def test_plain_signatures_are_remembered_in_bounded_memory(club: World) -> None:
 # Revocations
 
 
-def test_the_end_of_a_trust_is_told_to_the_other_side_and_not_undone_by_it() -> None:
+def test_the_other_side_is_told_of_a_revocation_and_cannot_undo_it() -> None:
     world = World()
     world.join("a", "b")
     world.trust("a", "b")
@@ -486,7 +486,7 @@ def test_a_withdrawn_consent_wakes_nobody() -> None:
     assert world.poll("b") == ([], [])
 
 
-def test_a_node_is_in_a_bounded_number_of_networks() -> None:
+def test_memberships_of_a_node_are_bounded() -> None:
     world = World()
     world.join("a")
     for number in range(1, MAX_JOINED + 2):

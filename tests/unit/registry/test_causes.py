@@ -1,4 +1,4 @@
-"""Why a registry cannot be reached is said in words, with what may help."""
+"""Messages and hints for registries that cannot be reached."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def caused_by(cause: BaseException) -> OSError:
         (ProtocolError("a frame of 352518400 bytes"), "protocol"),
     ],
 )
-def test_each_cause_is_named(error: BaseException, word: str) -> None:
+def test_the_message_names_the_cause(error: BaseException, word: str) -> None:
     assert word in cause_of(error, is_tls=True).text
 
 
-def test_tls_is_suggested_to_those_who_speak_plain_tcp_and_the_other_way_round() -> None:
+def test_the_hint_suggests_the_other_of_tls_and_plain_tcp() -> None:
     assert "give --registry-tls" in cause_of(anyio.EndOfStream(), is_tls=False).hint
     assert "leave --registry-tls out" in cause_of(anyio.EndOfStream(), is_tls=True).hint

@@ -1,4 +1,4 @@
-"""The registry's time goes on whatever the wall clock says."""
+"""The registry's clock: steps of the wall clock, restarts, reboots, damaged files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Host:
 
 
 @pytest.mark.parametrize("days", [40, 100, -40, -100])
-def test_a_step_moves_nothing(days: int) -> None:
+def test_a_step_of_the_wall_clock_changes_nothing(days: int) -> None:
     host = Host()
     clock = host.clock()
     host.wall += days * DAY
@@ -44,7 +44,7 @@ def test_a_step_moves_nothing(days: int) -> None:
 
 
 @pytest.mark.parametrize("days", [40, -40])
-def test_a_restart_during_a_step_moves_nothing_either(tmp_path: Path, days: int) -> None:
+def test_a_step_during_a_restart_changes_nothing(tmp_path: Path, days: int) -> None:
     host, path = Host(), tmp_path / "clock"
     host.clock(path).save()
     host.pass_time(3600)
@@ -56,7 +56,7 @@ def test_a_restart_during_a_step_moves_nothing_either(tmp_path: Path, days: int)
 @pytest.mark.parametrize(
     ("away", "counted"), [(3600, 3600), (100 * DAY, MAX_AWAY), (-5 * DAY, 0), (0, 0)]
 )
-def test_after_a_boot_the_wall_clock_is_believed_within_bounds(
+def test_after_a_reboot_the_wall_clock_is_believed_within_bounds(
     tmp_path: Path, away: float, counted: float
 ) -> None:
     host, path = Host(), tmp_path / "clock"
@@ -67,7 +67,7 @@ def test_after_a_boot_the_wall_clock_is_believed_within_bounds(
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"boot":1}', b"\xff" * 99])
-def test_a_damaged_file_is_no_reason_not_to_start(tmp_path: Path, text: bytes) -> None:
+def test_a_damaged_clock_file_is_ignored(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "clock"
     path.write_bytes(text)
     clock = Host().clock(path)
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_no_reason_not_to_start(tmp_path: Path, text: bytes) -
     assert Host().clock(path).now() == NOW
 
 
-def test_no_link_is_followed(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     target, path = tmp_path / "target", tmp_path / "clock"
     target.write_text("mine")
     path.symlink_to(target)
@@ -85,12 +85,12 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     assert target.read_text() == "mine"
 
 
-def test_a_directory_that_cannot_be_written_is_survived(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
     Host().clock(tmp_path / "missing" / "clock").save()
     assert os.listdir(tmp_path) == []
 
 
-def test_nothing_that_waits_lapses_by_a_step() -> None:
+def test_a_clock_step_expires_nothing() -> None:
     host, world = Host(), World()
     clock = host.clock()
     world.join("a", "b", "c")

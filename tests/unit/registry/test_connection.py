@@ -103,7 +103,7 @@ async def test_a_broken_connection_is_replaced_and_the_request_sent_once_more() 
         assert [request["type"] for request in only.requests].count("third") == 2
 
 
-async def test_refusals_are_replies() -> None:
+async def test_a_refusal_is_returned_as_a_reply() -> None:
     async with registries(2) as (first, second), connected(first, second) as connection:
         first.reply = lambda number: {"type": "error", "error": "no"}
         assert (await connection.request({"type": "x"}))["error"] == "no"
@@ -124,7 +124,7 @@ async def test_a_standbys_refusal_leads_to_the_primary(refusal: framing.Message)
         assert moving.address == first.address
 
 
-async def test_standbys_alone_refuse() -> None:
+async def test_the_refusal_of_a_standby_is_returned_if_there_is_no_primary() -> None:
     async with registries(2) as (first, second), connected(first, second) as connection:
         first.reply = second.reply = lambda number: STANDBY
         assert await connection.request({"type": "write"}) == STANDBY
@@ -134,7 +134,7 @@ async def test_standbys_alone_refuse() -> None:
         assert first.connections == 1
 
 
-async def test_a_dead_registry_is_passed_over_and_found_again() -> None:
+async def test_a_dead_registry_is_skipped_and_used_again_later() -> None:
     async with registries(2) as (first, second), connected(first, second) as connection:
         first.reply = lambda number: None
         assert (await connection.request({"type": "read"}))["type"] == "ok"
@@ -155,7 +155,7 @@ async def test_a_failure_names_every_registry_that_was_tried() -> None:
         assert f"{host}:{port}" in failed.value.message
 
 
-async def test_silence_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_registry_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REPLY", 0.2)
 
     async def swallow(stream: anyio.abc.SocketStream) -> None:
@@ -177,7 +177,7 @@ async def test_silence_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatc
         tasks.cancel_scope.cancel()
 
 
-async def test_who_waits_for_a_silent_registry_hears_of_it_in_time(
+async def test_requests_queued_behind_a_silent_registry_time_out_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "REPLY", 0.5)
@@ -225,7 +225,7 @@ def standing(cluster: str, term: int = 0, **members: object) -> framing.Message:
     return {"type": "ok", "cluster": cluster, "term": term, **members}
 
 
-async def test_the_highest_term_goes_with_every_request_and_decides() -> None:
+async def test_the_highest_term_is_sent_with_every_request_and_wins() -> None:
     async with registries(2) as (old, new), connected(old, new) as connection:
         old.reply = lambda number: standing("c")
         new.reply = lambda number: standing("c", 1, term_proof="proof")
@@ -248,7 +248,7 @@ async def test_the_highest_term_goes_with_every_request_and_decides() -> None:
         assert connection.address == new.address
 
 
-async def test_a_term_that_nobody_knows_is_given_up_in_the_end(
+async def test_a_term_that_no_registry_knows_is_given_up_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with registries(2) as (first, second), connected(first, second) as connection:
@@ -271,7 +271,7 @@ async def test_a_term_that_nobody_knows_is_given_up_in_the_end(
         assert (await connection.request({"type": "f"}))["term"] == 0
 
 
-async def test_a_term_that_no_registry_reaches_is_not_believed() -> None:
+async def test_a_term_out_of_range_is_ignored() -> None:
     async with registries(1) as (only,), connected(only) as connection:
         only.reply = lambda number: standing("c", (1 << 32) - 1, term_proof="forged")
         await connection.request({"type": "a"})
@@ -279,7 +279,7 @@ async def test_a_term_that_no_registry_reaches_is_not_believed() -> None:
         assert (await connection.request({"type": "b"}))["term"] == 0
 
 
-async def test_another_cluster_is_taken_only_when_nobody_of_the_known_one_is_left(
+async def test_another_cluster_is_accepted_only_if_the_known_one_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with registries(2) as (first, second), connected(first, second) as connection:
@@ -304,7 +304,7 @@ def foreign(cluster: str) -> framing.Message:
     return standing(cluster, code="foreign", error="another cluster")
 
 
-async def test_a_registry_that_began_anew_is_asked_again_as_what_it_is() -> None:
+async def test_a_request_refused_for_the_old_cluster_is_sent_again() -> None:
     async with registries(1) as (only,), connected(only) as connection:
         only.reply = lambda number: standing("c", 3, term_proof="proof")
         await connection.request({"type": "a"})
@@ -324,7 +324,7 @@ async def test_a_registry_that_began_anew_is_asked_again_as_what_it_is() -> None
         {"cluster": "c", "term": 1 << 70},
     ],
 )
-async def test_odd_standings_are_passed_over(odd: framing.Message) -> None:
+async def test_malformed_clusters_and_terms_are_ignored(odd: framing.Message) -> None:
     async with registries(1) as (only,), connected(only) as connection:
         only.reply = lambda number: {"type": "ok", **odd}
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Processes are killed while they write; what they had acknowledged is there afterwards."""
+"""Writers that are killed at any moment: everything acknowledged is found afterwards."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ class Client:
         stream.sendall(framing.encode(self.world.sign(self.name, request)))
         framer = framing.Framer()
         while (body := framer.next_body()) is None:
-            octets = stream.recv(1 << 16)
-            if not octets:
+            data = stream.recv(1 << 16)
+            if not data:
                 raise ConnectionResetError
-            framer.feed(octets)
+            framer.feed(data)
         return framing.decode(body)
 
     def _register(self, stream: socket.socket) -> None:

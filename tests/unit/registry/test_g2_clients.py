@@ -1,4 +1,4 @@
-"""What current daemons and command lines were recorded to send is answered as they expect."""
+"""Recorded requests of second-generation daemons and commands get the answers that these expect."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def conversation(run: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_recorded_run_is_answered(name: str) -> None:
+def test_a_recorded_daemon_is_served(name: str) -> None:
     state = State(Policy(admin_token="adm-secret"))
     sources: dict[tuple[str, int], Source] = {}
     differences = dict(DIFFERENCES[name])
@@ -99,7 +99,7 @@ def test_a_recorded_run_is_answered(name: str) -> None:
     assert asked == ({True, False} if "mock" in name else set())
 
 
-def test_after_a_restart_without_a_store_daemons_come_back_by_themselves() -> None:
+def test_daemons_register_anew_after_a_restart_without_a_store() -> None:
     run = RUNS["G2 clients <-> mock registry answering in the G2 shapes"]
     state = State()
     sources: dict[tuple[str, int], Source] = {}

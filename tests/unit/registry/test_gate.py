@@ -1,5 +1,5 @@
-"""No request tells anybody what another request refuses him: two registries that differ in one
-private fact answer a stranger alike, whatever he asks and however he signs."""
+"""No request discloses what another one refuses: registries that differ in one private fact give
+the same answers to whoever may not know it."""
 
 from __future__ import annotations
 
@@ -155,13 +155,13 @@ def test_a_stranger_cannot_tell_two_registries_apart(fact: str) -> None:
         assert replies[0] == replies[1], label
 
 
-def test_every_request_is_among_the_questions() -> None:
+def test_every_request_is_tried() -> None:
     asked = {request["type"] for _, request, _ in questions()}
     assert asked == NAMES
     assert set(CHALLENGES) <= NAMES
 
 
-def test_who_may_know_is_told() -> None:
+def test_trusted_peers_and_members_are_told_the_endpoint() -> None:
     world = base()
     admit(world, 1)
     go_seen = world.run({"type": "lookup", "node_id": 2}).reply
@@ -185,7 +185,7 @@ def test_who_may_know_is_told() -> None:
     ]
 
 
-def test_the_invited_may_see_what_they_are_invited_to() -> None:
+def test_an_invited_node_may_see_the_network() -> None:
     world = base()
     about: dict[str, Any] = {"inviter_id": 1, "network_id": 1, "target_node_id": 2}
     assert "error" not in world.ask("alice", "invite_to_network", **about)
@@ -196,7 +196,7 @@ def test_the_invited_may_see_what_they_are_invited_to() -> None:
     assert "not a member" in world.ask("bob", "list_nodes", requester_id=2, network_id=1)["error"]
 
 
-def test_a_token_opens_what_a_signature_does() -> None:
+def test_an_admin_token_replaces_a_signature() -> None:
     world = World()
     world.join("alice")
     made = {"join_rule": "invite", "network_admin_token": "ours"}
@@ -209,7 +209,7 @@ def test_a_token_opens_what_a_signature_does() -> None:
     assert "not found" in world.run({"type": "list_nodes", **wrong}).reply["error"]
 
 
-def test_old_daemons_are_told_on_any_connection_from_their_address() -> None:
+def test_unsigned_questions_of_old_daemons_are_answered_at_their_address() -> None:
     world = base()
     befriend(world)
     other = Source(world.source("bob").host, 50_000)
@@ -239,7 +239,7 @@ def test_neighbours_are_bounded() -> None:
     assert list(neighbours.at("here", 1.0)) == []
 
 
-def test_a_role_is_refused_before_it_is_told() -> None:
+def test_a_wrong_signature_is_refused_before_the_role() -> None:
     world = base()
     for claimed in (1, 2):
         kick = {"type": "kick_member", "node_id": claimed, "network_id": 1, "target_node_id": 2}

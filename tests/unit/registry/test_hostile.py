@@ -1,5 +1,5 @@
-"""What strangers send to a registry ends their connection at most, and what a primary sends to its
-standby leaves a state that can be kept."""
+"""Hostile frames end only their own connection; those of a primary leave a state that can be
+stored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(st.lists(hostile.STREAMS, min_size=1, max_size=4))
-def test_hostile_frames_end_their_connection_at_most(
+def test_hostile_frames_end_only_their_connection(
     connections: Sequence[Sequence[bytes]],
 ) -> None:
     anyio.run(hostile.Target().attack, connections)
@@ -32,7 +32,7 @@ def test_hostile_frames_end_their_connection_at_most(
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(hostile.PRIMARY)
-def test_what_a_primary_sends_leaves_a_state_that_can_be_kept(
+def test_hostile_frames_of_a_primary_leave_a_state_that_can_be_stored(
     frames: Sequence[dict[str, Any]],
 ) -> None:
     anyio.run(hostile.follow, frames)

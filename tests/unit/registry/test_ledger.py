@@ -82,7 +82,7 @@ async def test_removed_files_are_noticed_when_nothing_is_written(
     store.close()
 
 
-async def test_replaced_files_end_writing_and_what_was_known_is_kept(
+async def test_replaced_files_stop_writes_and_the_state_is_kept_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledgers, "CHECK_EVERY", 0)
@@ -108,7 +108,7 @@ async def test_replaced_files_end_writing_and_what_was_known_is_kept(
     again.close()
 
 
-async def test_an_unforeseen_failure_refuses_one_batch_and_ends_nothing() -> None:
+async def test_an_unexpected_failure_refuses_only_its_batch() -> None:
     store = Failing()
     ledger = Ledger(State(), store)
     before = _serving.failures.counts["store"]
@@ -125,7 +125,7 @@ async def test_an_unforeseen_failure_refuses_one_batch_and_ends_nothing() -> Non
     assert _serving.failures.counts["store"] == before + 1
 
 
-async def test_whether_a_write_is_there_may_be_unknown() -> None:
+async def test_a_write_that_cannot_be_undone_has_an_unknown_outcome() -> None:
     store = Failing()
     ledger = Ledger(State(), store)
     async with anyio.create_task_group() as tasks:

@@ -91,14 +91,14 @@ def test_one_ipv6_prefix_is_one_source() -> None:
     assert all(text.startswith("rate limited: ") for text in refusals[10:])
 
 
-def test_this_host_can_be_included() -> None:
+def test_the_limits_can_include_loopback() -> None:
     throttle = Throttle(Limits(registrations=1, includes_loopback=True), lambda key: False)
     connection = throttle.connection(NEAR, 0.0)
     assert connection.refusal(register(1), 0.0) == ""
     assert connection.refusal(register(2), 0.0).startswith("rate limited: ")
 
 
-def test_enumeration_is_slow_from_many_connections_too() -> None:
+def test_lookups_are_limited_over_all_connections_of_a_source() -> None:
     throttle = Throttle(Limits(lookups=10, requests=0), lambda key: False)
     asked = [throttle.connection(FAR, 0.0).refusal(Lookup(node_id=n), 0.0) for n in range(150)]
     assert asked.count("") == 100

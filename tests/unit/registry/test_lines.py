@@ -1,4 +1,4 @@
-"""The end of a journal: what was never finished, and what was damaged."""
+"""Journal lines: an unfinished line at the end is told from a damaged one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_flipped_bit_is_noticed(write) -> None:  # type: ignore[no-untyped
                 list(Reader(bytes(damaged)))
 
 
-def test_every_cut_is_taken_for_what_was_not_finished() -> None:
+def test_a_line_cut_anywhere_counts_as_unfinished() -> None:
     whole = written(*BODIES)
     ends = [len(written(*BODIES[:count])) for count in range(4)]
     for length in range(len(whole)):
@@ -75,7 +75,7 @@ def test_a_sector_that_was_never_written_is_no_damage(write) -> None:  # type: i
     assert list(Reader(text + bytes(700))) == [BODIES[0], BODIES[2]]
 
 
-def test_damage_before_other_lines_is_told_where_it_is() -> None:
+def test_damage_is_reported_with_its_offset() -> None:
     first = len(written(BODIES[0]))
     text = bytearray(written(*BODIES))
     text[first + 27] ^= 4

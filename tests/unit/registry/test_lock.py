@@ -1,4 +1,4 @@
-"""Who has a store, and what becomes of it while a registry runs."""
+"""Exclusive use of a store, and files of it that are removed or replaced meanwhile."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def test_a_second_registry_is_refused_before_it_reads(running: Running) -> None:
     assert nodes_of(running.path) == {1}
 
 
-def test_the_store_is_free_again_after_the_end(running: Running) -> None:
+def test_the_store_is_unlocked_at_the_end(running: Running) -> None:
     running.store.close()
     assert [path.name for path in running.path.parent.iterdir()] == ["registry.json.journal.1"]
     Running(running.path).store.close()
 
 
 @pytest.mark.parametrize("kind", ["directory", "symlink", "hard link", "dotted", "no lock"])
-def test_other_ways_to_the_same_store_are_noticed(
+def test_other_paths_to_the_same_store_are_refused(
     running: Running, tmp_path: Path, kind: str
 ) -> None:
     running.add(1)
@@ -111,7 +111,7 @@ def test_other_ways_to_the_same_store_are_noticed(
     running.add(2)
 
 
-def test_a_linked_journal_is_noticed(running: Running, tmp_path: Path) -> None:
+def test_a_hard_link_to_a_journal_is_refused(running: Running, tmp_path: Path) -> None:
     """Before the first snapshot there is nothing else."""
     other = tmp_path / "other"
     other.mkdir()
@@ -120,7 +120,7 @@ def test_a_linked_journal_is_noticed(running: Running, tmp_path: Path) -> None:
         FileStore(other / "registry.json").load(0)
 
 
-def test_a_link_in_lock_of_the_store_is_refused(tmp_path: Path) -> None:
+def test_a_symbolic_link_in_place_of_the_store_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "target.json"
     (tmp_path / "registry.json").symlink_to(target)
     with pytest.raises(InvalidArgument, match="symbolic link") as error:
@@ -163,7 +163,7 @@ def test_a_linked_journal_is_not_even_read(tmp_path: Path) -> None:
         FileStore(tmp_path / "registry.json").load(0)
 
 
-def test_what_was_removed_is_noticed_and_written_again(running: Running) -> None:
+def test_removed_files_are_written_again(running: Running) -> None:
     running.add(1)
     for path in running.path.parent.iterdir():
         path.unlink()
@@ -178,7 +178,7 @@ def test_what_was_removed_is_noticed_and_written_again(running: Running) -> None
 
 
 @pytest.mark.parametrize("name", ["registry.json", "registry.json.journal.2"])
-def test_a_part_that_was_removed_is_noticed(running: Running, name: str) -> None:
+def test_one_removed_file_is_noticed(running: Running, name: str) -> None:
     running.add(1)
     running.fold()
     running.add(2)
@@ -191,7 +191,7 @@ def test_a_part_that_was_removed_is_noticed(running: Running, name: str) -> None
     assert nodes_of(running.path) == {1, 2}
 
 
-def test_until_everything_is_written_again_nothing_is_taken(
+def test_nothing_is_stored_until_everything_is_written_again(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running.add(1)
@@ -219,7 +219,7 @@ def test_until_everything_is_written_again_nothing_is_taken(
 
 
 @pytest.mark.parametrize("name", ["registry.json", "registry.json.journal.2"])
-def test_what_was_put_in_its_lock_is_left_alone(running: Running, name: str) -> None:
+def test_a_file_that_replaced_one_of_the_store_is_left_alone(running: Running, name: str) -> None:
     running.add(1)
     running.fold()
     replaced = running.path.with_name(name)
@@ -299,7 +299,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     (tmp_path / f".file.{'0' * 16}.tmp").write_text("half")
     (tmp_path / ".file.other.tmp").write_text("another program's")

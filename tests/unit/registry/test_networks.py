@@ -1,4 +1,4 @@
-"""Networks: who may create, join, see and rule them."""
+"""Networks: who may create, join, see and change them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def invite(world: World, inviter: str, target: str, network: int, **more: Any) -
     )
 
 
-def test_an_open_network_takes_all_and_lets_its_members_know_each_other(world: World) -> None:
+def test_anybody_joins_an_open_network_and_its_members_know_each_other(world: World) -> None:
     network = world.create("a", "lab")
     assert "private" in world.resolve("b", "a")["error"]
     joined = world.about("b", "join_network", network_id=network)
@@ -49,7 +49,7 @@ def test_an_open_network_takes_all_and_lets_its_members_know_each_other(world: W
     assert "not a member" in world.about("b", "leave_network", network_id=network)["error"]
 
 
-def test_a_token_network_takes_who_has_the_token_and_stores_only_its_hash(world: World) -> None:
+def test_a_token_network_is_joined_with_the_token_of_which_a_hash_is_stored(world: World) -> None:
     network = world.create("a", "vip", join_rule="token", token="s3cret")
     wrong = world.about("b", "join_network", network_id=network, token="guess")
     assert wrong["error"] == "invalid token for network 1"
@@ -59,7 +59,7 @@ def test_a_token_network_takes_who_has_the_token_and_stores_only_its_hash(world:
     assert "token" in none["error"]
 
 
-def test_an_invite_network_takes_who_was_invited(world: World) -> None:
+def test_only_invited_nodes_join_an_invite_network(world: World) -> None:
     network = world.create("a", "club", join_rule="invite")
     uninvited = world.about("b", "join_network", network_id=network)
     assert "invite-only networks require" in uninvited["error"]
@@ -78,7 +78,7 @@ def test_an_invite_network_takes_who_was_invited(world: World) -> None:
     assert "no pending invite for node 3 to network 1" in gone["error"]
 
 
-def test_an_invitation_lapses(world: World) -> None:
+def test_an_invitation_expires(world: World) -> None:
     network = world.create("a", "club", join_rule="invite")
     invite(world, "a", "b", network)
     world.now += INBOX_TTL + 1
@@ -123,7 +123,7 @@ def test_a_name_is_checked(world: World, name: str, text: str) -> None:
     assert "error" not in world.about("a", "rename_network", network_id=network, name="taken")
 
 
-def test_an_id_is_not_used_again_before_all_were_and_a_day_is_over(world: World) -> None:
+def test_an_id_is_reused_only_after_all_others_and_a_day(world: World) -> None:
     network = world.create("a", "first")
     assert "error" not in world.about("a", "delete_network", network_id=network)
     assert world.create("a", "second") == 2
@@ -154,7 +154,7 @@ def test_a_network_with_a_used_id_inherits_nothing(world: World) -> None:
     assert "error" not in world.about("b", "respond_invite", network_id=network, accept=True)
 
 
-def test_the_backbone_is_not_like_other_networks(world: World) -> None:
+def test_the_backbone_cannot_be_joined_left_or_changed(world: World) -> None:
     for kind in ("join_network", "leave_network", "delete_network", "rename_network"):
         reply = world.about("a", kind, network_id=0, name="x")
         assert reply["error"].startswith("cannot "), kind
@@ -163,7 +163,7 @@ def test_the_backbone_is_not_like_other_networks(world: World) -> None:
     assert (policy["max_members"], policy["allowed_ports"]) == (0, [])
 
 
-def test_with_an_admin_token_creation_takes_it_and_other_requests_may_use_it() -> None:
+def test_an_admin_token_is_required_to_create_and_accepted_elsewhere() -> None:
     world = World(Policy(admin_token="root"))
     world.join("a", "b")
     assert world.about("a", "create_network", name="x")["error"] == "invalid admin token"
@@ -183,7 +183,7 @@ def test_with_an_admin_token_creation_takes_it_and_other_requests_may_use_it() -
     assert reply["enterprise"] is True
 
 
-def test_roles_are_proven_not_claimed(world: World) -> None:
+def test_roles_take_a_signature(world: World) -> None:
     network = world.create("a", "lab")
     for name in ("b", "c"):
         world.about(name, "join_network", network_id=network)
@@ -201,7 +201,7 @@ def test_roles_are_proven_not_claimed(world: World) -> None:
     assert "not a member" in world.run({"type": "get_member_role", **target}).reply["error"]
 
 
-def test_a_policy_is_set_in_parts_and_limits_members(world: World) -> None:
+def test_a_policy_can_be_set_in_parts_and_limits_members(world: World) -> None:
     network = world.create("a", "lab")
     about = {"network_id": network}
     set_to = world.about("a", "set_network_policy", max_members=2, description="ours", **about)
@@ -221,7 +221,7 @@ def test_a_policy_is_set_in_parts_and_limits_members(world: World) -> None:
         assert "error" in world.about("a", "set_network_policy", **about, **members), members
 
 
-def test_rules_and_expressions_are_checked_kept_and_handed_out(world: World) -> None:
+def test_rules_and_policies_are_validated_stored_and_returned(world: World) -> None:
     rules = '{"links":2,"cycle":"1h","prune_by":"age"}'
     reply = world.about("a", "create_network", name="managed", rules=rules)
     assert reply["managed"] is True
@@ -242,7 +242,7 @@ def test_rules_and_expressions_are_checked_kept_and_handed_out(world: World) -> 
         assert "expr_policy" in reply["error"]
 
 
-def test_only_members_list_a_network_that_not_everybody_may_join(world: World) -> None:
+def test_only_members_list_a_network_that_is_not_open(world: World) -> None:
     network = world.create("a", "club", join_rule="invite")
     asks = {"type": "list_nodes", "network_id": network}
     assert world.run(asks).reply["error"] == "network 1: network not found"
@@ -260,7 +260,7 @@ def test_only_members_list_a_network_that_not_everybody_may_join(world: World) -
     assert "not a member" in world.run(vip, world.source("c")).reply["error"]
 
 
-def test_member_tags_are_the_staffs_to_set(world: World) -> None:
+def test_only_staff_sets_member_tags(world: World) -> None:
     network = world.create("a", "lab")
     world.about("b", "join_network", network_id=network)
     target = {"network_id": network, "target_node_id": 2}
@@ -276,7 +276,7 @@ def test_member_tags_are_the_staffs_to_set(world: World) -> None:
     assert reply["error"] == "too many member tags (max 10)"
 
 
-def test_a_long_list_comes_in_parts(world: World) -> None:
+def test_a_long_list_of_members_is_paged(world: World) -> None:
     world.create("a", "big")
     for number in range(MAX_LISTED + 5):
         world.state.put("members", (1, 100_000 + number), Member())
@@ -287,7 +287,7 @@ def test_a_long_list_comes_in_parts(world: World) -> None:
     assert "next_offset" not in rest
 
 
-def test_who_departs_leaves_every_network(world: World) -> None:
+def test_deregistering_ends_all_memberships(world: World) -> None:
     network = world.create("a", "lab")
     world.about("b", "join_network", network_id=network)
     world.about("b", "deregister")

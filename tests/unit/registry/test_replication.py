@@ -71,7 +71,7 @@ def test_deltas_are_numbered_and_the_last_ones_kept() -> None:
     assert log.since("another", 28) is None
 
 
-def test_a_slow_standby_is_sent_the_state_instead_of_being_waited_for() -> None:
+def test_a_slow_standby_is_sent_a_snapshot() -> None:
     slow = _Subscriber(takes_deltas=True)
     slow.is_behind = False
     frame = b"x" * (QUEUE // 4)
@@ -147,7 +147,7 @@ async def test_a_standby_follows_deltas_and_notices_a_gap() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_copy_goes_by_the_time_of_its_primary() -> None:
+async def test_a_standby_follows_the_clock_of_its_primary() -> None:
     pair = Pair()
     # Its own host believes to be in another year.
     clock = pair.standby._clock = Clock(monotonic=lambda: 50.0, wall=lambda: 9e9, boot="b")
@@ -167,7 +167,7 @@ async def test_a_copy_goes_by_the_time_of_its_primary() -> None:
 
 
 @pytest.mark.anyio
-async def test_standbys_are_told_the_time() -> None:
+async def test_heartbeats_tell_standbys_the_time() -> None:
     clock = Clock(monotonic=lambda: 0.0, wall=lambda: 77.0, boot="b")
     publisher = Publisher(Ledger(State(Policy()), MemoryStore()), token="secret", clock=clock)
     assert body(publisher._heartbeat(_Subscriber(takes_deltas=True)))["time"] == 77.0
@@ -207,7 +207,7 @@ async def test_pushes_go_on_while_a_standby_sleeps_and_it_ends_up_with_everythin
 
 
 @pytest.mark.anyio
-async def test_who_comes_back_soon_is_sent_what_it_missed() -> None:
+async def test_a_standby_that_reconnects_soon_is_sent_what_it_missed() -> None:
     pair = Pair()
     pair.change(1)
     await pair.take(*pair.snapshot())
@@ -226,7 +226,7 @@ async def test_who_comes_back_soon_is_sent_what_it_missed() -> None:
         tasks.cancel_scope.cancel()
 
 
-def test_a_large_state_is_sent_in_parts_that_make_it_up_again() -> None:
+def test_a_large_snapshot_is_sent_in_parts() -> None:
     state = State(Policy(salt=os.urandom(32)))
     for number in range(1, 1500):
         registered(state, number)
@@ -251,7 +251,7 @@ class FullStore(MemoryStore):
 
 
 @pytest.mark.anyio
-async def test_a_standby_whose_disk_is_full_stays_where_it_is() -> None:
+async def test_a_standby_with_a_full_disk_changes_nothing() -> None:
     pair, store = Pair(), FullStore()
     pair.copy._store = store
     await pair.take(*pair.snapshot())
@@ -292,7 +292,7 @@ async def test_a_snapshot_replaces_everything() -> None:
         {"type": "error", "error": "invalid replication token"},
     ],
 )
-async def test_nonsense_from_a_primary_changes_nothing(frame: dict[str, Any]) -> None:
+async def test_malformed_frames_of_a_primary_change_nothing(frame: dict[str, Any]) -> None:
     pair = Pair()
     with pytest.raises(Exception):  # noqa: B017, PT011 - any that the loop of the standby handles
         await pair.take(frame)
@@ -300,7 +300,7 @@ async def test_nonsense_from_a_primary_changes_nothing(frame: dict[str, Any]) ->
 
 
 @pytest.mark.anyio
-async def test_what_is_unknown_is_passed_over() -> None:
+async def test_unknown_frames_are_ignored() -> None:
     pair = Pair()
     await pair.take({"type": "heartbeat"}, {"type": "replication_delta"}, {"type": "later"}, {})
     assert not pair.standby.is_current
@@ -358,7 +358,7 @@ def waiting(state: State, targets: int, senders: int, text: str) -> None:
             state.put("requests", (target, sender), Request(text, 1))
 
 
-def test_no_inbox_makes_a_frame_that_standbys_refuse() -> None:
+def test_a_full_inbox_fits_the_frames_of_standbys() -> None:
     state = State(Policy(salt=os.urandom(32)))
     registered(state, 1)
     waiting(state, 130, 20, '\x01\u20ac\U0001f310"\\' * 200)
@@ -369,7 +369,7 @@ def test_no_inbox_makes_a_frame_that_standbys_refuse() -> None:
     assert copy.requests.groups == state.requests.groups
 
 
-def test_deltas_are_cut_by_their_length() -> None:
+def test_long_deltas_are_split() -> None:
     rows = [Request("\x01" * 1024, 1)] * 1000
     changes = [Change("requests", (1, sender), None, row) for sender, row in enumerate(rows, 1)]
     log = Log()
@@ -400,7 +400,7 @@ async def refused(pair: Pair, other: Pair, **members: object) -> str:
 
 
 @pytest.mark.anyio
-async def test_an_empty_a_foreign_and_an_earlier_primary_replace_nothing() -> None:
+async def test_an_empty_foreign_or_outdated_primary_replaces_nothing() -> None:
     pair, empty, other = Pair(), Pair(), Pair()
     for number in (1, 2, 3):
         pair.change(number)
@@ -418,7 +418,7 @@ async def test_an_empty_a_foreign_and_an_earlier_primary_replace_nothing() -> No
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("term", [MAX_TERM, (1 << 32) - 1])
-async def test_a_term_that_no_registry_reaches_is_not_adopted(tmp_path: Path, term: int) -> None:
+async def test_a_term_out_of_range_is_not_adopted(tmp_path: Path, term: int) -> None:
     pair = Pair(tmp_path / "term")
     pair.change(1)
     with pytest.raises(PilotError, match="which no registry reaches"):
@@ -432,7 +432,7 @@ async def test_a_term_that_no_registry_reaches_is_not_adopted(tmp_path: Path, te
 
 
 @pytest.mark.anyio
-async def test_what_is_replaced_by_a_higher_term_is_kept(tmp_path: Path) -> None:
+async def test_a_state_replaced_by_a_higher_term_is_kept_aside(tmp_path: Path) -> None:
     pair, other = Pair(), Pair()
     store = FileStore(tmp_path / "registry.json")
     pair.copy = pair.standby._ledger = Ledger(store.load(0), store)
@@ -478,7 +478,7 @@ BAD_ROWS: list[dict[str, Any]] = [
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("row", BAD_ROWS, ids=range(len(BAD_ROWS)))
-async def test_a_delta_is_looked_at_before_it_is_stored(
+async def test_a_delta_is_validated_before_it_is_stored(
     tmp_path: Path, row: dict[str, Any]
 ) -> None:
     pair = Pair()
@@ -497,7 +497,7 @@ async def test_a_delta_is_looked_at_before_it_is_stored(
 
 
 @pytest.mark.anyio
-async def test_a_snapshot_is_looked_at_as_a_delta_is() -> None:
+async def test_a_snapshot_is_validated_before_it_is_stored() -> None:
     pair = Pair()
     pair.change(1)
     await pair.take(*pair.snapshot())

@@ -1,4 +1,4 @@
-"""Each request is a type: what it states holds for the registry, its client and its page."""
+"""Request types: registry, client and documentation agree with what each type states."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_a_request_states_what_it_signs(name: str) -> None:
     assert request.challenge() == template.format(**members)
 
 
-def test_every_code_is_on_the_page_and_means_something() -> None:
+def test_every_code_is_documented_and_has_a_meaning() -> None:
     page = PAGE.read_text()
     for code in Code:
         assert f"`{code}`" in page
         assert error_of("any text", code).message
 
 
-def test_what_a_client_sends_is_what_the_registry_reads() -> None:
+def test_the_registry_reads_what_a_client_sends() -> None:
     for request in (
         Register(public_key="key", lan_addrs=("10.0.0.1:1",), relay_only=True),
         PollHandshakes(node_id=3, wait=0),
@@ -126,7 +126,7 @@ def test_both_decoders_read_the_same(name: str, given_values: list[object]) -> N
     assert codec.decode(msgspec.json.encode(message)) == codec.from_message(message)
 
 
-def test_a_reply_of_another_registry_is_read_as_far_as_it_makes_sense() -> None:
+def test_malformed_members_of_a_reply_count_as_absent() -> None:
     reply = lenient.convert(
         {"node_id": 3, "networks": [1, "x", -1, 1 << 16], "tags": None}, LookupReply
     )

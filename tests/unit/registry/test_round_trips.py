@@ -1,5 +1,5 @@
-"""Whatever requests come, the state is the same again from a journal, a snapshot, a stream of
-changes, and after everything was undone."""
+"""After any requests, journal, snapshot and replication stream restore the same state, and undoing
+all changes restores the first one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is connected, and who gives way."""
+"""Limits on connections, and which one is evicted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def take(seats: Seats, source: str, evicted: list[str], name: str = "") -> Seat 
     return seat if seats.enter(seat) else None
 
 
-def test_seats_are_few_for_a_source_and_bounded_for_all() -> None:
+def test_seats_are_bounded_per_source_and_in_all() -> None:
     seats, evicted = Seats(5, 2), list[str]()
     taken = [take(seats, "far", evicted) for _ in range(2)]
     for seat in taken:
@@ -29,7 +29,7 @@ def test_seats_are_few_for_a_source_and_bounded_for_all() -> None:
     assert evicted == []
 
 
-def test_the_oldest_unproven_seat_of_the_greediest_source_is_given_up() -> None:
+def test_the_oldest_unproven_seat_of_the_largest_source_is_evicted() -> None:
     seats, evicted = Seats(6), list[str]()
     for number in range(4):
         take(seats, "greedy", evicted, f"greedy-{number}")
@@ -47,7 +47,7 @@ def test_the_oldest_unproven_seat_of_the_greediest_source_is_given_up() -> None:
     assert seats.evicted == 3
 
 
-def test_a_source_over_its_limit_loses_its_own() -> None:
+def test_a_source_over_its_limit_evicts_its_own_seat() -> None:
     seats, evicted = Seats(10, 2), list[str]()
     take(seats, "other", evicted)
     for number in range(4):
@@ -56,7 +56,7 @@ def test_a_source_over_its_limit_loses_its_own() -> None:
     assert seats.total == 3
 
 
-def test_what_was_given_up_is_not_given_back_twice() -> None:
+def test_an_evicted_seat_is_released_once() -> None:
     seats, evicted = Seats(1), list[str]()
     first = take(seats, "a", evicted)
     second = take(seats, "b", evicted)
@@ -69,7 +69,7 @@ def test_what_was_given_up_is_not_given_back_twice() -> None:
     assert seats.total == 0
 
 
-def test_a_source_with_far_more_proven_seats_gives_one_up() -> None:
+def test_a_source_with_far_more_proven_seats_loses_one() -> None:
     seats, evicted = Seats(40), list[str]()
     for number in range(20):
         for source in ("first", "second"):
@@ -86,7 +86,7 @@ def test_a_source_with_far_more_proven_seats_gives_one_up() -> None:
     assert take(seats, "new", evicted) is None
 
 
-def test_those_of_this_host_are_not_given_up_when_they_are_proven() -> None:
+def test_proven_seats_of_this_host_are_not_evicted() -> None:
     seats, evicted = Seats(20), list[str]()
     for _ in range(20):
         seat = Seat("near", lambda: evicted.append("near"))
@@ -96,7 +96,7 @@ def test_those_of_this_host_are_not_given_up_when_they_are_proven() -> None:
     assert evicted == []
 
 
-def test_who_withdraws_gives_way_again() -> None:
+def test_a_withdrawn_seat_can_be_evicted_again() -> None:
     seats, evicted = Seats(2), list[str]()
     for name in ("a", "b"):
         seat = take(seats, name, evicted)

@@ -138,14 +138,14 @@ async def test_a_silent_connection_is_closed_after_its_first_deadline() -> None:
     assert FIRST_FRAME <= anyio.current_time() <= FIRST_FRAME + 2 * TICK
 
 
-async def test_a_request_sent_drop_by_drop_does_not_keep_its_place() -> None:
+async def test_a_request_sent_byte_by_byte_times_out() -> None:
     registry, pipe = Registry(), Pipe()
 
     async def dribble() -> None:
         await pipe.incoming.send(frame({"type": "beacon_list"}))
-        for octet in frame({"type": "beacon_list", "padding": "x" * 100}):
+        for byte in frame({"type": "beacon_list", "padding": "x" * 100}):
             await trio.sleep_until(trio.current_time() + 5)
-            await pipe.incoming.send(bytes([octet]))
+            await pipe.incoming.send(bytes([byte]))
 
     async def read() -> None:
         await pipe.outgoing.receive()
@@ -156,7 +156,7 @@ async def test_a_request_sent_drop_by_drop_does_not_keep_its_place() -> None:
         with pytest.raises(TimeoutError):
             await registry.serve(pipe)
         tasks.cancel_scope.cancel()
-    # The first octet came after five seconds; each later one did not extend the time.
+    # The first byte came after five seconds; each later one did not extend the time.
     assert anyio.current_time() <= 5 + FIRST_FRAME + 2 * TICK
 
 
@@ -176,7 +176,7 @@ async def test_an_idle_connection_stays_for_five_minutes() -> None:
     assert 0 <= anyio.current_time() - (4 * IDLE - 3) <= 2 * TICK
 
 
-async def test_a_reply_that_nobody_takes_is_given_up() -> None:
+async def test_an_unread_reply_times_out() -> None:
     registry, pipe = Registry(), Pipe()
     async with pipe:
         await pipe.incoming.send(frame({"type": "beacon_list"}))
@@ -185,7 +185,7 @@ async def test_a_reply_that_nobody_takes_is_given_up() -> None:
     assert WRITE <= anyio.current_time() <= WRITE + 2 * TICK
 
 
-async def test_long_requests_share_a_bounded_memory_and_the_longest_gives_way() -> None:
+async def test_long_requests_share_a_budget_and_the_longest_is_dropped() -> None:
     registry = Registry()
     pipes = [Pipe() for _ in range(4)]
     sizes = [60_000, 90_000, 30_000, 95_000]
@@ -208,7 +208,7 @@ async def test_long_requests_share_a_bounded_memory_and_the_longest_gives_way() 
         await pipe.aclose()
 
 
-async def test_who_holds_most_memory_gives_way_to_another_source() -> None:
+async def test_the_source_that_holds_most_memory_loses_a_connection() -> None:
     registry = Registry()
     greedy, modest = Pipe(), Pipe()
     ended: list[str] = []
@@ -230,7 +230,7 @@ async def test_who_holds_most_memory_gives_way_to_another_source() -> None:
         await pipe.aclose()
 
 
-async def test_replies_that_nobody_takes_share_a_bounded_memory(
+async def test_unread_replies_share_a_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     registry, ended = Registry(), list[int]()
@@ -286,7 +286,9 @@ async def test_a_flood_is_answered_for_a_while_and_then_cut() -> None:
     assert errors[:20] == [""] * 20
 
 
-async def test_an_error_of_ours_is_a_reply_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unexpected_exception_is_an_internal_error_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     registry, pipe = Registry(), Pipe()
 
     def explode(*arguments: object) -> None:
@@ -389,7 +391,7 @@ async def test_a_wake_up_between_two_polls_is_not_lost(monkeypatch: pytest.Monke
         tasks.cancel_scope.cancel()
 
 
-async def test_who_does_not_wait_is_notified(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_without_a_held_poll_is_notified(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry()
     monkeypatch.setattr(registry.ledger, "commit", committed)
     (node_id, _), sender = registry.register(), registry.register()
@@ -397,7 +399,7 @@ async def test_who_does_not_wait_is_notified(monkeypatch: pytest.MonkeyPatch) ->
     assert registry.notified == [node_id]
 
 
-async def test_a_client_that_leaves_its_poll_is_noticed() -> None:
+async def test_a_client_that_disconnects_during_its_poll_is_noticed() -> None:
     registry, pipe = Registry(), Pipe()
     node_id, identity = registry.register()
     async with pipe, anyio.create_task_group() as tasks:
@@ -454,7 +456,7 @@ async def subscribe(registry: Registry, token: str) -> dict[str, object]:
     return reply
 
 
-async def test_guesses_of_the_replication_token_are_counted_as_others_are() -> None:
+async def test_guesses_of_the_replication_token_are_limited() -> None:
     registry = Registry(token="secret")
     assert (await subscribe(registry, "secret"))["type"] == "replication_snapshot"
     for number in range(int(WRONG_BURST)):

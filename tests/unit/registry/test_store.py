@@ -1,4 +1,4 @@
-"""Journal and snapshot: what was synced comes back, and what is broken is not overwritten."""
+"""Journal and snapshot: what was synced is loaded again, and damaged files are not overwritten."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def journals(path: Path) -> dict[str, bytes]:
     }
 
 
-def test_what_was_appended_comes_back(tmp_path: Path) -> None:
+def test_appended_changes_are_loaded_again(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     write(path, node(1), node(2), node(1, hostname="renamed"))
     state = load(path)
@@ -105,7 +105,7 @@ def test_folding_keeps_everything_and_begins_a_new_journal(tmp_path: Path) -> No
     assert "node-2" not in again.by_hostname
 
 
-def test_a_tail_cut_at_any_octet_loses_only_what_was_not_synced(tmp_path: Path) -> None:
+def test_a_tail_cut_at_any_byte_loses_only_what_was_not_synced(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     write(path, node(1), node(2))
     journal = tmp_path / "store.json.journal.1"
@@ -160,12 +160,12 @@ def test_a_snapshot_of_an_existing_registry_is_read(tmp_path: Path) -> None:
     )
 
 
-def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="cannot be written"):
         FileStore(tmp_path / "none" / "store.json")
 
 
-def test_a_snapshot_of_the_first_generation_goes_there_and_back(tmp_path: Path) -> None:
+def test_a_first_generation_snapshot_survives_a_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     key = "1b9KP8znF7A4i8wnSevBSK2ZabI/Re4bYF/Vh3hXasQ="
     gone = "7MG1hyfz8SsxlIgansud4LKM57IHIw2Okw/hvOdeJWw="
@@ -229,7 +229,7 @@ def test_a_snapshot_of_the_first_generation_goes_there_and_back(tmp_path: Path) 
     assert load(path).nodes[2].gone_at
 
 
-def test_members_that_mean_nothing_to_us_are_kept(tmp_path: Path) -> None:
+def test_unknown_members_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     key = "1b9KP8znF7A4i8wnSevBSK2ZabI/Re4bYF/Vh3hXasQ="
     path.write_text(
@@ -292,10 +292,10 @@ def test_a_full_disk_keeps_nothing_of_the_write_and_goes_on_later(
     store.append([change(node(1))])
     real, is_full = os.pwrite, True
 
-    def pwrite(fd: int, octets: bytes, offset: int) -> int:
-        if is_full and len(octets) < 40:
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        if is_full and len(data) < 40:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(fd, octets[:-39] if is_full else octets, offset)
+        return real(fd, data[:-39] if is_full else data, offset)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
     with pytest.raises(OSError, match="No space"):
@@ -384,7 +384,7 @@ def test_a_snapshot_that_fails_leaves_the_old_one_and_the_journals(
     assert list(journals(path)) == ["4"]
 
 
-def test_a_repaired_tail_is_kept_aside_and_spoken_of(
+def test_a_cut_off_tail_is_kept_aside_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "store.json"
@@ -409,7 +409,7 @@ def test_an_old_snapshot_beside_later_journals_stops_the_start(tmp_path: Path) -
         load(path)
 
 
-def test_what_is_stored_together_is_there_together_or_not(tmp_path: Path) -> None:
+def test_a_batch_is_stored_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     store = FileStore(path)
     store.load(0)

@@ -1,4 +1,4 @@
-"""Clusters and terms: what is kept, what is proven, and who learns of it."""
+"""Clusters and terms: what is stored, proved and learned."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_every_flipped_bit_of_the_file_is_noticed(tmp_path: Path) -> None:
                 Term(path)
 
 
-def test_who_has_led_is_remembered_until_there_is_a_copy(tmp_path: Path) -> None:
+def test_a_former_primary_is_remembered_as_one_until_it_has_copied_another(tmp_path: Path) -> None:
     path = tmp_path / "term"
     fresh = Term(path)
     fresh.follow("a:1", None)
@@ -81,7 +81,7 @@ def test_who_has_led_is_remembered_until_there_is_a_copy(tmp_path: Path) -> None
     assert term.last_primary == ("a:1", None)
 
 
-def test_a_replaced_registry_stays_so_unless_it_is_told_otherwise(tmp_path: Path) -> None:
+def test_a_replaced_registry_stays_replaced_unless_promoted(tmp_path: Path) -> None:
     path = tmp_path / "term"
     Term(path).lead()
     Term(path).replace(7)
@@ -94,7 +94,7 @@ def test_a_replaced_registry_stays_so_unless_it_is_told_otherwise(tmp_path: Path
     assert not Term(path).lead(is_forced=True)
 
 
-def test_a_proof_takes_the_secret() -> None:
+def test_a_proof_needs_the_secret() -> None:
     fence = Fence(SECRET)
     proof = fence.prove("c", 2)
     assert fence.accepts("c", 2, proof)
@@ -176,7 +176,7 @@ async def test_a_proof_for_another_cluster_replaces_nobody() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_registry_without_a_secret_believes_nobody() -> None:
+async def test_a_registry_without_a_token_accepts_no_proof() -> None:
     asked = Asked(leading(token=""))
     await asked.ask("register", **promoted(asked.standing.term.cluster).members)
     assert not asked.standing.is_replaced
@@ -211,7 +211,7 @@ def test_what_a_full_disk_refused_is_written_later(
     assert (Term(path).cluster, Term(path).number) == ("cluster", 7)
 
 
-def test_the_last_term_that_is_believed_can_be_followed_by_others(tmp_path: Path) -> None:
+def test_the_largest_accepted_term_can_be_exceeded_by_promotions(tmp_path: Path) -> None:
     path = tmp_path / "term"
     term = Term(path)
     term.follow("127.0.0.1:1", None)

@@ -19,7 +19,9 @@ class Client(Requests):
         raise NotImplementedError
 
 
-def test_the_same_request_of_one_second_is_signed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_equal_requests_of_one_second_have_different_signatures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = 1_000_000
     monkeypatch.setattr("time.time", lambda: now)
     client = Client(Identity.generate())

@@ -148,7 +148,7 @@ def check(entry: dict[str, Any], reply: dict[str, Any], expected: dict[str, Any]
         assert "error" not in reply, entry["name"]
 
 
-def test_the_main_run_is_answered_alike_but_for_what_is_listed() -> None:
+def test_the_recorded_run_is_answered_alike_except_for_listed_differences() -> None:
     state = State(Policy(admin_token="secret"))
     sources = {host: Source(host, 40_000) for host in ("127.0.0.1", "127.0.0.2")}
     answered = set()
@@ -175,7 +175,7 @@ def test_the_main_run_is_answered_alike_but_for_what_is_listed() -> None:
     [entry for entry in ENTRIES if entry["name"].startswith("frame: ")],
     ids=lambda entry: entry["name"],
 )
-def test_what_is_no_message_ends_the_connection(entry: dict[str, Any]) -> None:
+def test_a_malformed_message_ends_the_connection(entry: dict[str, Any]) -> None:
     framer = framing.Framer()
     framer.feed(bytes.fromhex(entry["request"]["_raw_hex"]))
     if entry["name"] == "frame: JSON null":
@@ -194,7 +194,7 @@ def test_what_is_no_message_ends_the_connection(entry: dict[str, Any]) -> None:
         read()
 
 
-def test_a_store_of_an_existing_registry_goes_on_where_it_was() -> None:
+def test_the_store_of_an_existing_registry_is_continued() -> None:
     entries = {entry["name"]: entry for entry in group("restart")}
     state = snapshot.load(entries["[store file after SIGTERM]"]["response"], NOW)
     source = Source("127.0.0.1", 40_000)
@@ -205,7 +205,7 @@ def test_a_store_of_an_existing_registry_goes_on_where_it_was() -> None:
         check(entries[name], reply, entries[name]["response"])
 
 
-def test_a_copy_answers_reads_and_keeps_what_old_copies_dropped() -> None:
+def test_a_standby_answers_reads_and_keeps_what_old_standbys_dropped() -> None:
     entries = [entry for entry in group("restart") if entry["name"].startswith("[standby]")]
     by_name = {entry["name"]: entry for entry in entries}
     first = by_name["[standby] first frame the standby sends to the primary"]
@@ -250,7 +250,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_the_recorded_attacks_come_to_nothing() -> None:
+def test_the_recorded_attacks_fail() -> None:
     state = State()
     home, attacker = Source("127.0.0.1", 40_000), Source("127.0.0.9", 40_000)
     attacks = [entry for entry in group("attacks") if entry["request"] is not None]

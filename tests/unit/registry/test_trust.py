@@ -27,7 +27,7 @@ def trusted(world: World, a: str, b: str) -> bool:
     return bool(world.about(a, "check_trust", **about)["trusted"])
 
 
-def test_a_pair_takes_both_consents_in_any_form(world: World) -> None:
+def test_trust_needs_both_consents_in_any_form(world: World) -> None:
     assert world.trust("a", "b") == {"type": "report_trust_ok"}
     assert not trusted(world, "a", "b")
     assert "private" in world.resolve("a", "b")["error"]
@@ -40,7 +40,7 @@ def test_a_pair_takes_both_consents_in_any_form(world: World) -> None:
     assert trusted(world, "a", "c")
 
 
-def test_the_second_consent_wakes_both_and_a_request_the_one_it_is_for(world: World) -> None:
+def test_a_second_consent_wakes_both_and_a_request_its_receiver(world: World) -> None:
     a, b = world.ids["a"], world.ids["b"]
     seen = []
 
@@ -54,7 +54,7 @@ def test_the_second_consent_wakes_both_and_a_request_the_one_it_is_for(world: Wo
     assert seen == [(b,), (b, a), (a,)]
 
 
-def test_either_side_revokes_all_of_it(world: World) -> None:
+def test_either_side_revokes_both_consents(world: World) -> None:
     world.trust("a", "b")
     world.trust("b", "a")
     world.request("a", "b")
@@ -68,7 +68,7 @@ def test_either_side_revokes_all_of_it(world: World) -> None:
     assert not trusted(world, "a", "b")
 
 
-def test_a_rejection_takes_the_askers_consent_away(world: World) -> None:
+def test_a_rejection_removes_the_consent_of_the_asker(world: World) -> None:
     world.request("a", "b")
     world.respond("b", "a", accept=False)
     world.trust("b", "a")
@@ -77,7 +77,7 @@ def test_a_rejection_takes_the_askers_consent_away(world: World) -> None:
     assert [row["accept"] for row in reply["responses"]] == [False]
 
 
-def test_a_consent_without_counterpart_lapses_and_a_pair_does_not(world: World) -> None:
+def test_a_consent_without_counterpart_expires_and_a_pair_does_not(world: World) -> None:
     world.trust("a", "b")
     for pair in (("b", "c"), ("c", "b")):
         world.trust(*pair)
@@ -93,7 +93,7 @@ def test_a_consent_without_counterpart_lapses_and_a_pair_does_not(world: World) 
     assert world.ids["a"] not in world.state.claims.of(world.ids["b"])
 
 
-def test_a_request_is_handed_out_once_and_again_if_the_reply_was_lost(world: World) -> None:
+def test_a_request_is_delivered_once_and_again_if_the_reply_was_lost(world: World) -> None:
     world.request("a", "b")
     assert world.poll("b") == ([1], [])
     assert world.poll("b") == ([], [])
@@ -109,7 +109,7 @@ def test_a_request_is_handed_out_once_and_again_if_the_reply_was_lost(world: Wor
     assert other.poll("b") == ([1], [])
 
 
-def test_an_answer_is_handed_out_once_and_then_forgotten(world: World) -> None:
+def test_a_response_is_delivered_once_and_then_removed(world: World) -> None:
     world.request("a", "b")
     world.respond("b", "a", accept=True)
     assert world.poll("a") == ([], [2])
@@ -119,7 +119,7 @@ def test_an_answer_is_handed_out_once_and_then_forgotten(world: World) -> None:
     assert len(world.state.responses) == 0
 
 
-def test_a_repeated_request_is_fine_and_another_waits_for_the_first(world: World) -> None:
+def test_a_repeated_request_is_accepted_and_a_different_one_refused(world: World) -> None:
     assert world.request("a", "b")["status"] == "delivered"
     assert world.request("a", "b")["status"] == "delivered"
     assert "already pending from node 1" in world.request("a", "b", "again")["error"]
@@ -169,7 +169,7 @@ def test_a_request_for_a_silent_node_waits_for_it(world: World) -> None:
         ("poll_handshakes", {"node_id": 1}, "signature required"),
     ],
 )
-def test_nothing_of_it_goes_unsigned(
+def test_every_trust_request_needs_a_signature(
     world: World, kind: str, members: dict[str, Any], text: str
 ) -> None:
     assert text in world.ask("a", kind, sign=False, **members)["error"]

@@ -1,4 +1,4 @@
-"""Polls that are held."""
+"""Held polls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
     return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
 
 
-async def test_a_node_has_a_few_polls_held_and_the_oldest_is_answered() -> None:
+async def test_held_polls_of_a_node_are_bounded_and_the_oldest_is_answered() -> None:
     waiters = Waiters()
     answered: list[int] = []
 

@@ -1,5 +1,4 @@
-"""One attack for each known weakness of existing registries that rests in state or store.
-None of them gets in."""
+"""Attacks on the known weaknesses of existing registries in state and store. Each fails."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ def sign(name: str, text: str) -> str:
     return values.encode_base64(identity(name).sign(text.encode()))
 
 
-def test_1_an_unsigned_registration_moves_no_node() -> None:
+def test_an_unsigned_registration_moves_no_node() -> None:
     world = World()
     world.register("alice", sign=False)
     home = endpoint(world, "alice")
@@ -67,7 +66,7 @@ def test_1_an_unsigned_registration_moves_no_node() -> None:
     assert "unsigned registration" in world.register("alice", sign=False)["error"]
 
 
-def test_1_waiting_endpoints_are_bounded_for_each_connection() -> None:
+def test_pending_registrations_are_bounded_per_connection() -> None:
     world, attacker = World(), Source("203.0.113.66", 6666)
     names = [f"n{number}" for number in range(MAX_PENDING + 10)]
     for name in names:
@@ -77,7 +76,7 @@ def test_1_waiting_endpoints_are_bounded_for_each_connection() -> None:
     assert len(attacker.pending) == MAX_PENDING
 
 
-def test_2_an_owners_name_takes_over_no_live_node_and_tells_nothing() -> None:
+def test_the_name_of_an_owner_neither_takes_over_a_live_node_nor_discloses_it() -> None:
     world = World(Policy(allows_owner_reclaim=True, reclaim_after=0))
     world.register("alice", owner="alice@example.com")
     reply = world.register("mallory", owner="alice@example.com")
@@ -87,7 +86,7 @@ def test_2_an_owners_name_takes_over_no_live_node_and_tells_nothing() -> None:
     assert set(reply) == set(unknown)
 
 
-def test_2_a_departed_node_is_reclaimed_only_by_policy_late_and_without_a_secret() -> None:
+def test_a_departed_node_is_reclaimed_only_by_policy_late_and_without_a_secret() -> None:
     def claim(**policy: Any) -> int:
         world = World(Policy(**policy))
         world.register("alice", owner="alice@example.com")
@@ -104,7 +103,7 @@ def test_2_a_departed_node_is_reclaimed_only_by_policy_late_and_without_a_secret
     assert claim(allows_owner_reclaim=True, reclaim_after=2_000, stale_after=600.0) == 2
 
 
-def test_3_a_key_belongs_to_one_node(world: World) -> None:
+def test_a_key_belongs_to_one_node(world: World) -> None:
     stolen = world.about("mallory", "rotate_key", new_public_key=key_text("bob"))
     assert stolen["error"] == "public key already registered"
     assert world.register("bob")["node_id"] == world.ids["bob"]
@@ -116,7 +115,7 @@ def test_3_a_key_belongs_to_one_node(world: World) -> None:
     assert world.register("alice", public_key=spelled)["node_id"] == world.ids["alice"]
 
 
-def test_4_a_signature_that_does_not_cover_the_new_key_serves_once() -> None:
+def test_a_signature_that_does_not_cover_the_new_key_is_accepted_once() -> None:
     world = World()
     world.register("alice", sign=False)
     captured = sign("alice", "rotate:1")
@@ -137,7 +136,7 @@ def test_4_a_signature_that_does_not_cover_the_new_key_serves_once() -> None:
     assert reply["error"] == "signature verification failed"
 
 
-def test_5_a_signature_is_good_for_its_own_request_and_node_only(world: World) -> None:
+def test_a_signature_is_valid_for_its_own_request_and_node_only(world: World) -> None:
     heartbeat = sign("alice", "heartbeat:1")
     for kind in NAMES - READS - {"register", "heartbeat", "beacon_register"}:
         request = {"type": kind, "node_id": 1, "from_node_id": 1, "inviter_id": 1, "peer_id": 2}
@@ -149,12 +148,12 @@ def test_5_a_signature_is_good_for_its_own_request_and_node_only(world: World) -
         assert snapshot_of(world.state) == before, kind
 
 
-def test_6_a_captured_answer_neither_restores_trust_nor_ends_it(world: World) -> None:
+def test_a_replayed_response_neither_restores_trust_nor_ends_it(world: World) -> None:
     world.request("mallory", "alice")
     answer = {"type": "respond_handshake", "node_id": 1, "peer_id": 3, "accept": True}
     answer["signature"] = sign("alice", "respond:1:3")
     assert "error" not in world.run(answer).reply
-    # The same octets sign the opposite answer; they end no trust that was settled.
+    # The same bytes sign the opposite answer; they end no trust that was settled.
     world.run(answer | {"accept": False})
     assert "error" not in world.resolve("mallory", "alice")
     world.about("alice", "revoke_trust", peer_id=3)
@@ -162,7 +161,7 @@ def test_6_a_captured_answer_neither_restores_trust_nor_ends_it(world: World) ->
     assert "private" in world.resolve("mallory", "alice")["error"]
 
 
-def test_7_trust_that_one_side_reports_opens_nothing(world: World) -> None:
+def test_one_sided_trust_gives_no_access(world: World) -> None:
     for _ in range(3):
         assert world.trust("mallory", "alice") == {"type": "report_trust_ok"}
         world.request("mallory", "alice")
@@ -171,12 +170,12 @@ def test_7_trust_that_one_side_reports_opens_nothing(world: World) -> None:
     assert world.run(check).reply["trusted"] is False
 
 
-def test_8_an_answer_to_a_question_nobody_asked_opens_nothing(world: World) -> None:
+def test_an_unsolicited_response_gives_no_access(world: World) -> None:
     assert "error" not in world.respond("mallory", "alice", accept=True)
     assert "private" in world.resolve("mallory", "alice")["error"]
 
 
-def test_9_nobody_trusts_himself_and_claims_are_bounded(world: World) -> None:
+def test_a_node_cannot_trust_itself_and_claims_are_bounded(world: World) -> None:
     assert "error" in world.trust("mallory", "mallory")
     assert "error" in world.request("mallory", "mallory")
     claims = world.state.claims
@@ -184,7 +183,7 @@ def test_9_nobody_trusts_himself_and_claims_are_bounded(world: World) -> None:
     assert "too many trust claims" in world.trust("mallory", "alice")["error"]
 
 
-def test_10_punch_discloses_no_private_endpoint(world: World) -> None:
+def test_punch_discloses_no_private_endpoint(world: World) -> None:
     ids: dict[str, Any] = {"node_a": 3, "node_b": 1}
     denied = world.ask("mallory", "punch", requester_id=3, **ids)
     assert denied["error"] == "punch denied: node 1 is private (establish mutual trust first)"
@@ -195,7 +194,7 @@ def test_10_punch_discloses_no_private_endpoint(world: World) -> None:
     assert told["node_b_addr"] == endpoint(world, "alice")
 
 
-def test_11_nothing_that_is_open_tells_a_private_endpoint(world: World) -> None:
+def test_no_public_request_discloses_a_private_endpoint(world: World) -> None:
     network = world.create("alice", "lab")
     secret = endpoint(world, "alice").encode()
     requests: list[dict[str, Any]] = [
@@ -213,7 +212,7 @@ def test_11_nothing_that_is_open_tells_a_private_endpoint(world: World) -> None:
         assert secret not in framing.encode(reply), request
 
 
-def test_13_a_score_is_not_for_everyone_to_set_nor_keeps_a_node_alive() -> None:
+def test_scores_take_the_admin_token_and_keep_no_node_alive() -> None:
     world = World(Policy(admin_token="root"))
     world.join("alice")
     for request, score in (
@@ -230,7 +229,7 @@ def test_13_a_score_is_not_for_everyone_to_set_nor_keeps_a_node_alive() -> None:
         world.state.touch(1, world.now)
 
 
-def test_14_a_beacon_speaks_for_its_own_address_and_id_only(world: World) -> None:
+def test_a_beacon_registers_its_own_address_and_id_only(world: World) -> None:
     beacon, other = Source("198.51.100.50", 1), Source("203.0.113.9", 1)
     announce = {"type": "beacon_register", "beacon_id": 7, "addr": "8.8.8.8:9001"}
     assert "error" not in world.run(announce, beacon).reply
@@ -247,7 +246,7 @@ def test_14_a_beacon_speaks_for_its_own_address_and_id_only(world: World) -> Non
     assert {"id": 7, "addr": "8.8.8.8:9001"} in listed
 
 
-def test_15_an_inviter_or_a_role_that_is_only_named_counts_nothing(world: World) -> None:
+def test_a_claimed_inviter_or_role_needs_a_signature(world: World) -> None:
     network = world.create("alice", "club", join_rule="invite")
     forged = world.about("mallory", "join_network", network_id=network, inviter_id=1)
     assert "invite-only" in forged["error"]
@@ -258,7 +257,7 @@ def test_15_an_inviter_or_a_role_that_is_only_named_counts_nothing(world: World)
         assert "signature" in world.run({"type": kind, **about}).reply["error"], kind
 
 
-def test_16_every_heartbeat_is_verified(world: World) -> None:
+def test_every_heartbeat_is_verified(world: World) -> None:
     world.about("alice", "heartbeat")
     assert "error" in world.about("alice", "heartbeat", sign=False)
     assert "error" in world.about("alice", "heartbeat", sign="mallory")
@@ -268,7 +267,7 @@ def test_16_every_heartbeat_is_verified(world: World) -> None:
     assert "error" not in world.about("alice", "heartbeat", sign="alice2")
 
 
-def test_17_what_changes_nothing_is_not_stored(world: World) -> None:
+def test_requests_that_change_nothing_store_nothing(world: World) -> None:
     world.register("alice")
     world.about("alice", "set_hostname", hostname="alice")
     for request in (
@@ -289,7 +288,7 @@ def test_17_what_changes_nothing_is_not_stored(world: World) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign", "braces"])
-def test_18_a_damaged_store_stops_the_start_and_stays_as_it_is(
+def test_a_damaged_store_stops_the_start_and_is_left_unchanged(
     tmp_path: Path, world: World, damage: str
 ) -> None:
     path = tmp_path / "registry.json"
@@ -317,7 +316,7 @@ def test_18_a_damaged_store_stops_the_start_and_stays_as_it_is(
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
 
 
-def test_18_journals_without_their_snapshot_stop_the_start(tmp_path: Path, world: World) -> None:
+def test_journals_without_their_snapshot_stop_the_start(tmp_path: Path, world: World) -> None:
     path = tmp_path / "registry.json"
     store = FileStore(path)
     store.load(0)
@@ -348,7 +347,7 @@ MEMBERS = (
     members=st.dictionaries(st.sampled_from(MEMBERS), JSON | st.integers(0, 4)),
 )
 @settings(max_examples=500, deadline=None)
-def test_19_no_request_ends_in_an_exception(kind: str, members: dict[str, Any]) -> None:
+def test_no_request_raises_an_exception(kind: str, members: dict[str, Any]) -> None:
     world = World(Policy(admin_token="root"))
     world.join("alice", "bob")
     world.create("alice", "lab", admin_token="root")
@@ -359,7 +358,7 @@ def test_19_no_request_ends_in_an_exception(kind: str, members: dict[str, Any]) 
     snapshot_of(world.state)
 
 
-def test_20_signatures_are_remembered_within_bounds() -> None:
+def test_remembered_signatures_are_bounded() -> None:
     world = World(Policy(verified_signatures=10))
     world.join("alice")
     for number in range(50):
@@ -372,7 +371,7 @@ def test_20_signatures_are_remembered_within_bounds() -> None:
         assert len(world.state.verifier) <= 11
 
 
-def test_21_an_id_that_nobody_confirms_lapses_and_is_not_given_out_again() -> None:
+def test_an_unconfirmed_id_expires_and_is_not_reused() -> None:
     world = World()
     world.register("squatter", sign=False)
     world.register("late", sign=False)
@@ -386,27 +385,27 @@ def test_21_an_id_that_nobody_confirms_lapses_and_is_not_given_out_again() -> No
     assert world.state.next_node == 4
 
 
-@pytest.mark.parametrize("octets", [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\x10\0\1"])
-def test_23_a_length_is_bounded_before_anything_is_kept(octets: bytes) -> None:
+@pytest.mark.parametrize("frame", [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\x10\0\1"])
+def test_a_length_is_checked_before_anything_is_buffered(frame: bytes) -> None:
     framer = framing.Framer()
-    framer.feed(octets)
+    framer.feed(frame)
     with pytest.raises(framing.ProtocolError):
         framer.next_body()
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b"NaN", b"1"])
-def test_23_a_body_that_is_no_object_fails_in_one_way(body: bytes) -> None:
+def test_a_body_that_is_no_object_is_a_protocol_error(body: bytes) -> None:
     with pytest.raises(framing.ProtocolError):
         framing.decode(body)
 
 
-def test_24_a_poll_whose_reply_is_lost_loses_nothing(world: World) -> None:
+def test_a_poll_whose_reply_is_lost_loses_nothing(world: World) -> None:
     world.request("bob", "alice")
     world.poll("alice")
     assert world.poll("alice", Source("198.51.100.1", 50_000)) == ([2], [])
 
 
-def test_25_a_copy_of_the_registry_changes_by_no_request() -> None:
+def test_no_request_changes_a_standby() -> None:
     world = World()
     world.register("alice", sign=False)
     world.register("bob")
@@ -423,7 +422,7 @@ def test_25_a_copy_of_the_registry_changes_by_no_request() -> None:
     assert "poll_handshakes" not in READS
 
 
-def test_26_no_token_stands_in_the_store_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+def test_the_store_is_private_and_has_no_token_in_clear(tmp_path: Path) -> None:
     path = tmp_path / "registry.json"
     store = FileStore(path)
     world = World(Policy(admin_token="root-token", salt=b"x" * 32))
@@ -450,7 +449,7 @@ def test_26_no_token_stands_in_the_store_and_only_its_owner_may_read_it(tmp_path
     assert len({text.partition("$")[0] for text in hashes}) == 2
 
 
-def test_28_a_node_is_where_it_speaks_from_and_on_a_port_that_can_be(world: World) -> None:
+def test_an_endpoint_has_the_source_address_and_a_valid_port(world: World) -> None:
     for listen in ("8.8.8.8:53", "victim.example:53", "[2001:4860:4860::8888]:53"):
         world.state.policy = Policy()
         source = Source("1.2.3.4", 40_000)
@@ -467,20 +466,20 @@ def test_28_a_node_is_where_it_speaks_from_and_on_a_port_that_can_be(world: Worl
     assert endpoint(world, "eve") == "10.0.0.7:4000"
 
 
-def test_29_to_deregister_who_is_not_there_is_fine_and_changes_nothing(world: World) -> None:
+def test_deregistering_an_unknown_node_changes_nothing(world: World) -> None:
     outcome = world.run({"type": "deregister", "node_id": 99})
     assert (outcome.reply, outcome.changes) == ({"type": "deregister_ok"}, ())
     assert "signature required" in world.about("alice", "deregister", sign=False)["error"]
 
 
-def test_30_refusals_say_why_in_the_words_that_daemons_look_for(world: World) -> None:
+def test_refusals_have_the_words_that_daemons_search(world: World) -> None:
     unknown = world.run({"type": "heartbeat", "node_id": 9}).reply
     assert unknown["error"] == "node 9: node not found"
     forged = world.about("alice", "heartbeat", sign="mallory")
     assert forged["error"] == "signature verification failed"
 
 
-def test_a_bare_e_mail_recovers_nothing_and_the_secret_does_once() -> None:
+def test_a_recovery_secret_works_once_and_an_owner_name_never() -> None:
     world = World(Policy(admin_token="root"))
     world.register("alice", owner="alice@example.com")
     world.about("alice", "enroll_recovery", commitment=hashlib.sha256(b"secret").hexdigest())
@@ -521,7 +520,7 @@ def test_an_expired_key_keeps_no_node_alive(world: World) -> None:
     assert "error" not in world.about("alice", "heartbeat")
 
 
-def test_silence_marks_a_node_offline_and_takes_nothing_from_it(world: World) -> None:
+def test_a_silent_node_is_marked_offline_and_keeps_everything(world: World) -> None:
     world.about("alice", "set_hostname", hostname="alice")
     world.about("alice", "set_visibility", public=True)
     for _ in range(22):
@@ -539,7 +538,7 @@ def test_silence_marks_a_node_offline_and_takes_nothing_from_it(world: World) ->
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
-def test_a_clock_that_jumps_takes_nobody_off_line(jump: float) -> None:
+def test_a_clock_jump_marks_no_node_offline(jump: float) -> None:
     world = World()
     world.join("alice")
     world.register("new", sign=False)

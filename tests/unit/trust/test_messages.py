@@ -1,3 +1,5 @@
+"""Handshake messages as bytes."""
+
 from __future__ import annotations
 
 import json
@@ -34,7 +36,7 @@ def test_escapes_of_existing_senders_are_decoded() -> None:
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         b"",
         b"[]",
@@ -47,9 +49,9 @@ def test_escapes_of_existing_senders_are_decoded() -> None:
         b"[" * 60_000,
     ],
 )
-def test_invalid_messages_raise_value_error(octets: bytes) -> None:
+def test_invalid_messages_raise_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (texts are of libraries)
-        messages.decode(octets)
+        messages.decode(data)
 
 
 def test_members_of_wrong_types_count_as_absent() -> None:

@@ -57,10 +57,10 @@ class Verifier:
     @staticmethod
     def _check(public_key: bytes, signature: str, challenge: str) -> None:
         try:
-            octets = values.decode_base64(signature, values.SIGNATURE_LEN)
+            decoded = values.decode_base64(signature, values.SIGNATURE_LEN)
         except ValueError as error:
             raise Denied(f"invalid signature encoding: {error}", Code.SIGNATURE) from error
-        if not ed25519_verify(public_key, challenge.encode(), octets):
+        if not ed25519_verify(public_key, challenge.encode(), decoded):
             raise Denied("signature verification failed", Code.SIGNATURE)
 
 

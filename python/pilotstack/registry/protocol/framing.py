@@ -71,16 +71,16 @@ class Framer:
 
     def __init__(self, limit: int = MAX_MESSAGE) -> None:
         self._limit = limit
-        self._octets = bytearray()
+        self._buffer = bytearray()
 
-    def feed(self, octets: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Takes what was read."""
-        self._octets += octets
+        self._buffer += data
 
     @property
     def pending(self) -> int:
         """Bytes that wait for the rest of their message."""
-        return len(self._octets)
+        return len(self._buffer)
 
     def next_body(self) -> bytes | None:
         """The next complete body, if there is one.
@@ -88,15 +88,15 @@ class Framer:
         Raises:
             ProtocolError: a length field is zero or over the limit.
         """
-        octets = self._octets
-        if len(octets) < LENGTH_LEN:
+        buffer = self._buffer
+        if len(buffer) < LENGTH_LEN:
             return None
-        length = int.from_bytes(octets[:LENGTH_LEN])
+        length = int.from_bytes(buffer[:LENGTH_LEN])
         if not 0 < length <= self._limit:
             raise ProtocolError(f"message of {length} bytes")
         end = LENGTH_LEN + length
-        if len(octets) < end:
+        if len(buffer) < end:
             return None
-        body = bytes(octets[LENGTH_LEN:end])
-        del octets[:end]
+        body = bytes(buffer[LENGTH_LEN:end])
+        del buffer[:end]
         return body

@@ -41,9 +41,9 @@ def number(message: Mapping[str, object], name: str, bits: int = 32) -> int:
     return int(value) if 0 <= value < 1 << bits else 0
 
 
-def encode_base64(octets: bytes) -> str:
+def encode_base64(data: bytes) -> str:
     """Standard base64 of bytes."""
-    return base64.b64encode(octets).decode("ascii")
+    return base64.b64encode(data).decode("ascii")
 
 
 def decode_base64(value: str, length: int) -> bytes:
@@ -53,12 +53,12 @@ def decode_base64(value: str, length: int) -> bytes:
         ValueError: wrong alphabet, padding or length.
     """
     try:
-        octets = base64.b64decode(value, validate=True)
+        data = base64.b64decode(value, validate=True)
     except binascii.Error as error:
         raise ValueError(str(error)) from error
-    if len(octets) != length:
-        raise ValueError(f"{len(octets)} bytes instead of {length}")
-    return octets
+    if len(data) != length:
+        raise ValueError(f"{len(data)} bytes instead of {length}")
+    return data
 
 
 def read_key(text: str) -> bytes:
@@ -72,9 +72,9 @@ def read_key(text: str) -> bytes:
     return decode_base64(text.replace("\r", "").replace("\n", ""), KEY_LEN)
 
 
-def digest(octets: bytes) -> bytes:
+def digest(data: bytes) -> bytes:
     """A digest of 16 bytes (BLAKE2b)."""
-    return hashlib.blake2b(octets, digest_size=16).digest()
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def rfc3339(seconds: float) -> str:

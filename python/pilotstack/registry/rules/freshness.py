@@ -58,8 +58,8 @@ def _check_time(call: Call[Timed[Reply]], node: Node, at: int) -> None:
 def _use_once(call: Call[Timed[Reply]], node: Node) -> None:
     """Remembers the plain signature, which a request with a time carries for older registries."""
     request = call.request
-    octets = values.decode_base64(request.signature, values.SIGNATURE_LEN)
-    digest = MARK + values.digest(octets).hex()
+    signature = values.decode_base64(request.signature, values.SIGNATURE_LEN)
+    digest = MARK + values.digest(signature).hex()
     used = call.state.rotations.of(node.node_id)
     is_timed = request.signed_at is not UNSET
     if digest in used and not is_timed:

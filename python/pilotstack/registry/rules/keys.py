@@ -81,8 +81,8 @@ def _new_key(call: Call[RotateKey] | Call[RecoverIdentity], node: Node) -> bytes
 
 
 def _use_once(call: Call[RotateKey], node: Node) -> None:
-    octets = values.decode_base64(call.request.signature, values.SIGNATURE_LEN)
-    digest = hashlib.blake2b(octets, digest_size=16).hexdigest()
+    signature = values.decode_base64(call.request.signature, values.SIGNATURE_LEN)
+    digest = hashlib.blake2b(signature, digest_size=16).hexdigest()
     used = call.state.rotations.of(node.node_id)
     if digest in used:
         raise Denied("signature already used: sign rotate:<node>:<new key>", Code.REPLAYED)

@@ -146,11 +146,11 @@ class HttpServer:
             ("connection", "close"),
             *response.headers,
         ]
-        octets = connection.send(h11.Response(status_code=response.status, headers=headers)) or b""
+        data = connection.send(h11.Response(status_code=response.status, headers=headers)) or b""
         if method != b"HEAD":
-            octets += connection.send(h11.Data(data=response.body)) or b""
-        octets += connection.send(h11.EndOfMessage()) or b""
-        await stream.send(octets)
+            data += connection.send(h11.Data(data=response.body)) or b""
+        data += connection.send(h11.EndOfMessage()) or b""
+        await stream.send(data)
 
     async def _respond(self, request: h11.Request, stream: anyio.abc.SocketStream) -> _Response:
         path = request.target.decode("ascii", "replace").partition("?")[0]

@@ -237,7 +237,7 @@ class FileStore:
         log.warning(
             "journal_repaired",
             journal=str(path),
-            dropped_octets=len(text) - good,
+            dropped_bytes=len(text) - good,
             kept_in=str(torn),
             reason="the last write was cut off; it was never acknowledged",
         )

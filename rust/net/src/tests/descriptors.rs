@@ -184,8 +184,8 @@ fn a_forwarded_path_tells_a_reset_and_removes_only_its_own_socket() {
     let mut server = listener(&mut harness, 80, b"");
     let mut client = Program::extended(&mut harness);
     let path = harness.dir().join("forward");
-    let octets = path.as_os_str().as_encoded_bytes();
-    client.send(&[&[code::FORWARD_PATH], &1_u32.to_be_bytes(), &SELF.emit(), &80_u16.to_be_bytes(), octets]);
+    let bytes = path.as_os_str().as_encoded_bytes();
+    client.send(&[&[code::FORWARD_PATH], &1_u32.to_be_bytes(), &SELF.emit(), &80_u16.to_be_bytes(), bytes]);
     assert_eq!(client.expect(&mut harness)[0], code::REPLY);
     let mut user = UnixStream::connect(&path).unwrap();
     user.set_nonblocking(true).unwrap();

@@ -9,6 +9,9 @@ const WORDS: usize = (WINDOW / 64) as usize;
 
 /// The accepted counters of one nonce prefix. Call [`Self::check`] first, and [`Self::commit`] only after the
 /// frame was authenticated, so that a forged counter does not move the window.
+///
+/// As in existing nodes, a window that holds counter 0 alone accepts it again. Counters start at 1, and
+/// sessions refuse 0 before they ask.
 #[derive(Clone, Debug, Default)]
 pub struct ReplayWindow {
     highest: u64,
