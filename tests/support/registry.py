@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -28,51 +30,34 @@ NOW = 1_800_000_000.0
 NAMES = frozenset(map(name_of, dispatch.HANDLERS))
 READS = frozenset(name_of(kind) for kind in dispatch.HANDLERS if kind.is_read)
 
-#: What each request signs, from its own members (docs/reference/protocol/registry.md#signatures).
-CHALLENGES: dict[str, str] = {
-    "register": "register:{listen_addr}:{public_key}",
-    "resolve": "resolve:{requester_id}:{node_id}",
-    "punch": "punch:{node_a}:{node_b}",
-    "report_trust": "report_trust:{node_id}:{peer_id}",
-    "revoke_trust": "revoke_trust:{node_id}:{peer_id}",
-    "request_handshake": "handshake:{from_node_id}:{to_node_id}",
-    "respond_handshake": "respond:{node_id}:{peer_id}",
-    "rotate_key": "rotate:{node_id}:{new_public_key}",
-    "create_network": "create_network:{node_id}:{name}",
-    "join_network": "join_network:{node_id}:{network_id}",
-    "leave_network": "leave_network:{node_id}:{network_id}",
-    "invite_to_network": "invite:{inviter_id}:{network_id}:{target_node_id}",
-    "respond_invite": "respond_invite:{node_id}:{network_id}",
-    "delete_network": "delete_network:{node_id}:{network_id}",
-    "rename_network": "rename_network:{node_id}:{network_id}:{name}",
-    "set_network_policy": "set_network_policy:{node_id}:{network_id}",
-    "set_expr_policy": "set_expr_policy:{node_id}:{network_id}",
-    "kick_member": "kick_member:{node_id}:{network_id}:{target_node_id}",
-    "promote_member": "promote_member:{node_id}:{network_id}:{target_node_id}",
-    "demote_member": "demote_member:{node_id}:{network_id}:{target_node_id}",
-    "set_member_tags": "set_member_tags:{node_id}:{network_id}:{target_node_id}",
-    "transfer_ownership": "transfer_ownership:{node_id}:{network_id}:{new_owner_id}",
-    "check_trust": "check_trust:{node_id}:{peer_id}",
-    "lookup": "lookup:{requester_id}:{node_id}",
-    "resolve_hostname": "resolve_hostname:{requester_id}",
-    "list_networks": "list_networks:{requester_id}",
-    "get_member_role": "get_member_role:{requester_id}:{network_id}",
-    "get_member_tags": "get_member_tags:{requester_id}:{network_id}",
-    "get_network_policy": "get_network_policy:{requester_id}:{network_id}",
-    "get_expr_policy": "get_expr_policy:{requester_id}:{network_id}",
-    "list_nodes": "list_nodes:{requester_id}:{network_id}",
-    "enroll_recovery": "enroll_recovery:{node_id}:{commitment}",
-    "recover_identity": "recover_identity:{node_id}:{new_public_key}",
+#: Members that the page's placeholders stand for, unless they have the member's own name.
+_MEMBERS = {
+    **{name: f"{name}_id" for name in ("node", "requester", "peer", "network", "inviter")},
+    **{"from": "from_node_id", "to": "to_node_id", "target": "target_node_id"},
+    **{"a": "node_a", "b": "node_b", "new owner": "new_owner_id", "new key": "new_public_key"},
 }
+_TABLE = re.compile(r"^\| type \| members \| challenge \|.*?\n\n", re.MULTILINE | re.DOTALL)
+_ROW = re.compile(r"^\| (`[^|]+) \|[^|]*\| `([^`|]+)`([^|]*)\|", re.MULTILINE)
 
-#: Requests whose signatures serve once.
-TIMED = frozenset(
-    {
-        *("create_network", "delete_network", "rename_network", "transfer_ownership"),
-        *("set_network_policy", "set_expr_policy", "set_member_tags"),
-        *("kick_member", "promote_member", "demote_member"),
-    }
-)
+
+def _read_page() -> tuple[dict[str, str], frozenset[str]]:
+    """What each request signs, from its own members, and the requests whose signatures serve
+    once: as docs/reference/protocol/registry.md says, so that the page is tested, too."""
+    page = Path(__file__).parents[2] / "docs" / "reference" / "protocol" / "registry.md"
+    challenges, timed = {}, set()
+    for table in _TABLE.findall(page.read_text()):
+        for types, challenge, rest in _ROW.findall(table):
+            for name in re.findall(r"`(\w+)`", types):
+                text = challenge.replace("<type>", name)
+                challenges[name] = re.sub(
+                    "<([^>]+)>", lambda found: f"{{{_MEMBERS.get(found[1], found[1])}}}", text
+                )
+                if rest.startswith(", once"):
+                    timed.add(name)
+    return challenges, frozenset(timed)
+
+
+CHALLENGES, TIMED = _read_page()
 
 
 def challenge_of(request: dict[str, Any]) -> str:
