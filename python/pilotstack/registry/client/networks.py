@@ -37,12 +37,12 @@ from pilotstack.registry.protocol.requests.networks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from pilotstack.registry.protocol.framing import Message
     from pilotstack.registry.protocol.requests.base import Reply, Request
 
-#: Pages of a list that are asked for at most; a page has up to 2,000 rows.
+#: Pages of a list that are asked for after the first; a page has up to 2,000 rows.
 MAX_PAGES = 64
 
 
@@ -70,7 +70,6 @@ class NetworkRequests(Requests):
         """
         return await self._order(
             CreateNetwork(
-                node_id=self.node_id,
                 name=name,
                 join_rule=join_rule,
                 token=token,
@@ -85,42 +84,28 @@ class NetworkRequests(Requests):
     ) -> Message:
         """Becomes a member; the reply has our address there."""
         return await self._order(
-            JoinNetwork(
-                node_id=self.node_id, network_id=network_id, token=token, admin_token=admin_token
-            )
+            JoinNetwork(network_id=network_id, token=token, admin_token=admin_token)
         )
 
     async def leave_network(self, network_id: int, *, admin_token: str = "") -> Message:
         """Ends our membership."""
-        return await self._order(
-            LeaveNetwork(node_id=self.node_id, network_id=network_id, admin_token=admin_token)
-        )
+        return await self._order(LeaveNetwork(network_id=network_id, admin_token=admin_token))
 
     async def delete_network(self, network_id: int, *, admin_token: str = "") -> Message:
         """Deletes a network."""
-        return await self._order(
-            DeleteNetwork(node_id=self.node_id, network_id=network_id, admin_token=admin_token)
-        )
+        return await self._order(DeleteNetwork(network_id=network_id, admin_token=admin_token))
 
     async def rename_network(self, network_id: int, name: str, *, admin_token: str = "") -> Message:
         """Renames a network."""
         return await self._order(
-            RenameNetwork(
-                node_id=self.node_id, network_id=network_id, name=name, admin_token=admin_token
-            )
+            RenameNetwork(network_id=network_id, name=name, admin_token=admin_token)
         )
 
     async def list_networks(self) -> Message:
         """All networks that we may see."""
-        question = self.asked_by_us(ListNetworks())
-        reply = await self.send(question)
-        for _ in range(MAX_PAGES):
-            offset = values.number(reply, "next_offset")
-            if not offset:
-                break
-            page = await self.send(msgspec.structs.replace(question, offset=offset))
+        reply: Message = {}
+        async for page in self._pages(self.asked_by_us(ListNetworks())):
             reply = _joined(reply, page, "networks")
-        reply.pop("next_offset", None)
         return reply
 
     async def list_nodes(self, network_id: int, *, admin_token: str = "") -> Message:
@@ -128,14 +113,9 @@ class NetworkRequests(Requests):
         question = ListNodes(network_id=network_id, admin_token=admin_token)
         if self.signer is not None:
             question = self.signed(msgspec.structs.replace(question, requester_id=self.node_id))
-        reply = await self.send(question)
-        for _ in range(MAX_PAGES):
-            offset = values.number(reply, "next_offset")
-            if not offset:
-                break
-            page = await self.send(msgspec.structs.replace(question, offset=offset))
+        reply: Message = {}
+        async for page in self._pages(question):
             reply = _joined(reply, page, "nodes")
-        reply.pop("next_offset", None)
         return reply
 
     async def invite_to_network(
@@ -156,21 +136,14 @@ class NetworkRequests(Requests):
 
     async def respond_invite(self, network_id: int, *, accept: bool) -> Message:
         """Accepts or rejects an invitation."""
-        return await self._order(
-            RespondInvite(node_id=self.node_id, network_id=network_id, accept=accept)
-        )
+        return await self._order(RespondInvite(network_id=network_id, accept=accept))
 
     async def kick_member(
         self, network_id: int, target_id: int, *, admin_token: str = ""
     ) -> Message:
         """Ends another node's membership."""
         return await self._order(
-            KickMember(
-                node_id=self.node_id,
-                network_id=network_id,
-                target_node_id=target_id,
-                admin_token=admin_token,
-            )
+            KickMember(network_id=network_id, target_node_id=target_id, admin_token=admin_token)
         )
 
     async def promote_member(
@@ -178,12 +151,7 @@ class NetworkRequests(Requests):
     ) -> Message:
         """Makes a member an admin."""
         return await self._order(
-            PromoteMember(
-                node_id=self.node_id,
-                network_id=network_id,
-                target_node_id=target_id,
-                admin_token=admin_token,
-            )
+            PromoteMember(network_id=network_id, target_node_id=target_id, admin_token=admin_token)
         )
 
     async def demote_member(
@@ -191,12 +159,7 @@ class NetworkRequests(Requests):
     ) -> Message:
         """Makes an admin a member."""
         return await self._order(
-            DemoteMember(
-                node_id=self.node_id,
-                network_id=network_id,
-                target_node_id=target_id,
-                admin_token=admin_token,
-            )
+            DemoteMember(network_id=network_id, target_node_id=target_id, admin_token=admin_token)
         )
 
     async def transfer_ownership(
@@ -205,10 +168,7 @@ class NetworkRequests(Requests):
         """Makes another member the owner."""
         return await self._order(
             TransferOwnership(
-                node_id=self.node_id,
-                network_id=network_id,
-                new_owner_id=target_id,
-                admin_token=admin_token,
+                network_id=network_id, new_owner_id=target_id, admin_token=admin_token
             )
         )
 
@@ -220,15 +180,11 @@ class NetworkRequests(Requests):
     async def get_member_tags(self, network_id: int, target_id: int = 0) -> Message:
         """The tags of a member in a network, or with 0 of all its members."""
         question = self.asked_by_us(GetMemberTags(network_id=network_id, target_node_id=target_id))
-        reply = await self.send(question)
-        for _ in range(MAX_PAGES):
-            offset, members = values.number(reply, "next_offset"), reply.get("members")
-            if not (offset and isinstance(members, dict)):
-                break
-            page = await self.send(msgspec.structs.replace(question, offset=offset))
-            more = page.get("members")
-            reply = page | {"members": members | (more if isinstance(more, dict) else {})}
-        reply.pop("next_offset", None)
+        reply: Message = {}
+        async for page in self._pages(question):
+            known, more = reply.get("members"), page.get("members")
+            is_list = isinstance(known, dict) and isinstance(more, dict)
+            reply = page | ({"members": {**known, **more}} if is_list else {})
         return reply
 
     async def set_member_tags(
@@ -237,7 +193,6 @@ class NetworkRequests(Requests):
         """Sets the tags of a member in a network."""
         return await self._order(
             SetMemberTags(
-                node_id=self.node_id,
                 network_id=network_id,
                 target_node_id=target_id,
                 tags=tuple(tags),
@@ -249,8 +204,21 @@ class NetworkRequests(Requests):
         """A network's limits."""
         return await self.send(self.asked_by_us(GetNetworkPolicy(network_id=network_id)))
 
+    async def _pages(self, question: Request[Reply]) -> AsyncIterator[Message]:
+        """The replies to a question with an ``offset``, until one names no next offset."""
+        for _ in range(1 + MAX_PAGES):
+            reply = await self.send(question)
+            offset = values.number(reply, "next_offset")
+            reply.pop("next_offset", None)
+            yield reply
+            if not offset:
+                return
+            question = msgspec.structs.replace(question, offset=offset)
+
     async def _order(self, request: Request[Reply]) -> Message:
-        """Sends a request, signed if we have an identity, with a time where that is ours."""
+        """Sends a request of our node, signed if we have an identity, with a time where that is
+        possible."""
+        request = msgspec.structs.replace(request, node_id=self.node_id)
         if self.signer is None:
             return await self.send(request)
         if isinstance(request, Timed):
