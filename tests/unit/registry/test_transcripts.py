@@ -70,6 +70,10 @@ DIFFERENCES: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": "join_network_ok", "network_id": 1, "address": "1:0001.0000.0002"},
     ),
     "list_networks (after)": ("networks work", {"type": "list_networks_ok"}),
+    "resolve private after trust": (
+        "it registered relay_only, so it has a beacon's endpoint",
+        {"type": "resolve_ok", "node_id": 1, "real_addr": "", "relay_only": True},
+    ),
     "beacon_register ok (unauthenticated)": (
         "with an admin token configured, it takes that",
         {"error": "invalid admin token"},

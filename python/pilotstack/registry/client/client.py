@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from msgspec import UNSET
 
 from pilotstack.errors import ConnectionFailed, PermissionDenied
 from pilotstack.registry.client.connection import Connection
@@ -14,8 +17,16 @@ from pilotstack.registry.client.networks import NetworkRequests
 from pilotstack.registry.client.refusals import error_of
 from pilotstack.registry.client.trust import TrustRequests
 from pilotstack.registry.protocol import values
-from pilotstack.registry.protocol.requests.directory import Lookup, Resolve, ResolveHostname
+from pilotstack.registry.protocol.requests.beacons import BeaconList
+from pilotstack.registry.protocol.requests.directory import (
+    Lookup,
+    LookupReply,
+    Resolve,
+    ResolveHostname,
+)
 from pilotstack.registry.protocol.requests.identity import (
+    MAX_LAN_ADDRESS,
+    MAX_LAN_ADDRESSES,
     Deregister,
     Heartbeat,
     Register,
@@ -32,6 +43,9 @@ if TYPE_CHECKING:
     from pilotstack.registry.protocol.framing import Message
     from pilotstack.registry.protocol.tls import TlsTrust
 
+#: Beacons of a registry's list that are looked at.
+MAX_BEACONS: Final = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Registration:
@@ -41,6 +55,8 @@ class Registration:
     address: Address
     hostname: str
     hostname_error: str
+    #: When the registry took it, in Unix seconds; 0 if it does not tell.
+    announced_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,10 @@ class Record:
     networks: frozenset[int] = frozenset()
     #: Unix seconds of its last sign of life; 0 if the registry does not tell.
     last_seen: int = 0
+    #: Addresses on its own network, as it says: ``host:port``.
+    lan_addrs: tuple[str, ...] = ()
+    #: It takes relayed frames only; its endpoint is not told.
+    relay_only: bool = False
 
 
 class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
@@ -100,15 +120,33 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
         return {name: value for name, value in reply.items() if name not in STANDING}
 
     async def register(
-        self, listen_addr: str, *, hostname: str = "", owner: str = "", version: str = ""
+        self,
+        listen_addr: str,
+        *,
+        hostname: str = "",
+        owner: str = "",
+        version: str = "",
+        lan_addrs: Sequence[str] = (),
+        relay_only: bool = False,
     ) -> Registration:
-        """Registers our key; a known key keeps its id."""
+        """Registers our key; a known key keeps its id.
+
+        Args:
+            listen_addr: where tunnels are taken, ``host:port``.
+            hostname: name to take.
+            owner: contact that the registry keeps.
+            version: of this program.
+            lan_addrs: endpoints for peers on our own network.
+            relay_only: peers are to come through a beacon only.
+        """
         request = Register(
             public_key=self.key_text(),
             listen_addr=listen_addr,
             hostname=hostname,
             owner=owner,
             version=version,
+            lan_addrs=tuple(lan_addrs),
+            relay_only=relay_only,
         )
         reply = await self.ask(self.signed(request))
         self.node_id = reply.node_id
@@ -117,10 +155,14 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
             address=Address.parse(reply.address),
             hostname=reply.hostname,
             hostname_error=reply.hostname_error,
+            announced_at=reply.announced_at or 0,
         )
 
-    async def heartbeat(self) -> None:
+    async def heartbeat(self) -> int:
         """Says that we are alive.
+
+        Returns:
+            When our key last registered, in Unix seconds; 0 if the registry does not tell.
 
         Raises:
             NotFound: the registry does not know us, or knows another by our id.
@@ -129,6 +171,7 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
         reply = await self.ask(self.signed(request))
         if reply.time:
             self.clock_skew = reply.time - int(time.time())
+        return reply.announced_at or 0
 
     async def deregister(self, *, keep_memberships: bool = False) -> Message:
         """Ends our registration; the id stays bound to our key.
@@ -159,29 +202,51 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
 
     async def profile(self, node_id: int) -> Record:
         """A node as the registry shows it to everybody: without a private endpoint."""
-        found = await self.ask(self.asked_by_us(Lookup(node_id=node_id)))
-        try:
-            key = values.decode_base64(found.public_key, values.KEY_LEN)
-        except ValueError as error:
-            raise ConnectionFailed(f"registry: unusable key of node {node_id}") from error
-        return Record(
-            node_id=node_id,
-            public_key=key,
-            public=found.public,
-            hostname=found.hostname,
-            endpoint=found.real_addr or "",
-            networks=frozenset(found.networks),
-            last_seen=found.last_seen_unix or 0,
-        )
+        return _record_of(node_id, await self.ask(self.asked_by_us(Lookup(node_id=node_id))))
 
     async def record(self, node_id: int) -> Record:
-        """Like :meth:`profile`, with the endpoint if we may know it: for a tunnel."""
-        record = await self.profile(node_id)
-        if record.endpoint or self.signer is None:
+        """Like :meth:`profile`, with all endpoints that we may know: for a tunnel."""
+        found = await self.ask(self.asked_by_us(Lookup(node_id=node_id)))
+        record = _record_of(node_id, found)
+        is_complete = found.public and found.lan_addrs is not UNSET
+        if is_complete or self.signer is None:
             return record
         request = Resolve(node_id=node_id, requester_id=self.node_id)
         try:
             resolved = await self.ask(self.signed(request))
         except PermissionDenied:
             return record
-        return replace(record, endpoint=resolved.real_addr)
+        return replace(
+            record,
+            endpoint="" if resolved.relay_only else resolved.real_addr,
+            lan_addrs=_bounded(resolved.lan_addrs),
+            relay_only=resolved.relay_only,
+        )
+
+    async def beacons(self) -> tuple[str, ...]:
+        """Beacons that announced themselves, ``host:port`` each."""
+        reply = await self.ask(BeaconList())
+        return tuple(row.addr for row in reply.beacons[:MAX_BEACONS])
+
+
+def _record_of(node_id: int, found: LookupReply) -> Record:
+    try:
+        key = values.decode_base64(found.public_key, values.KEY_LEN)
+    except ValueError as error:
+        raise ConnectionFailed(f"registry: unusable key of node {node_id}") from error
+    return Record(
+        node_id=node_id,
+        public_key=key,
+        public=found.public,
+        hostname=found.hostname,
+        endpoint="" if found.relay_only else found.real_addr or "",
+        networks=frozenset(found.networks),
+        last_seen=found.last_seen_unix or 0,
+        lan_addrs=_bounded(found.lan_addrs or ()),
+        relay_only=found.relay_only,
+    )
+
+
+def _bounded(addresses: Sequence[str]) -> tuple[str, ...]:
+    fitting = (each for each in addresses if len(each) <= MAX_LAN_ADDRESS)
+    return tuple(itertools.islice(fitting, MAX_LAN_ADDRESSES))

@@ -159,6 +159,8 @@ class Tables(RowTables):
         self.deliveries = Deliveries()
         #: When each node was last heard of. Not durable.
         self.seen: dict[int, float] = {}
+        #: Unix seconds of the last signed registration of each node; not durable, too.
+        self.announced: dict[int, int] = {}
         #: Nodes that have been silent for long. Not durable.
         self.offline: set[int] = set()
 
@@ -193,6 +195,7 @@ class Tables(RowTables):
         if node is None:
             self.nodes.pop(node_id, None)
             self.seen.pop(node_id, None)
+            self.announced.pop(node_id, None)
             self.offline.discard(node_id)
         else:
             self.nodes[node_id] = node

@@ -16,6 +16,7 @@ from pilotstack.registry.protocol.requests.beacons import (
 from pilotstack.registry.rules.registration import endpoint_of
 
 if TYPE_CHECKING:
+    from pilotstack.registry.model.state import State
     from pilotstack.registry.rules.call import Call, Handlers
 
 #: Seconds after which a silent beacon is forgotten.
@@ -49,12 +50,15 @@ def beacon_register(call: Call[BeaconRegister]) -> BeaconRegisterReply:
 
 def beacon_list(call: Call[BeaconList]) -> BeaconListReply:
     """Beacons that were heard of lately."""
-    return BeaconListReply(
-        beacons=tuple(
-            BeaconRow(beacon_id, beacon.addr)
-            for beacon_id, beacon in call.state.beacons.items()
-            if call.now - beacon.seen <= BEACON_TTL
-        )
+    return BeaconListReply(beacons=live_beacons(call.state, call.now))
+
+
+def live_beacons(state: State, now: float) -> tuple[BeaconRow, ...]:
+    """Beacons that were heard of lately, by their ids."""
+    return tuple(
+        BeaconRow(beacon_id, beacon.addr)
+        for beacon_id, beacon in sorted(state.beacons.items())
+        if now - beacon.seen <= BEACON_TTL
     )
 
 

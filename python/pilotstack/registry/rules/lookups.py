@@ -19,6 +19,7 @@ from pilotstack.registry.protocol.requests.directory import (
     ResolveReply,
 )
 from pilotstack.registry.rules import gate
+from pilotstack.registry.rules.beacons import live_beacons
 
 if TYPE_CHECKING:
     from pilotstack.registry.model.rows import Node
@@ -34,7 +35,8 @@ def lookup(call: Call[Lookup]) -> LookupReply:
     node_id = node.node_id
     info = state.keys.get(node_id)
     may_know = gate.may_know(call, node)
-    endpoint = node.endpoint if node.public else UNSET
+    endpoint = _endpoint(call, node) if node.public else UNSET
+    is_proven = bool(call.source.proven)
     return LookupReply(
         node_id=node_id,
         address=node.address,
@@ -52,7 +54,17 @@ def lookup(call: Call[Lookup]) -> LookupReply:
         offline=may_know and node_id in state.offline,
         real_addr=endpoint,
         endpoint=endpoint,
+        lan_addrs=node.lan_addrs if node.public and is_proven else UNSET,
     )
+
+
+def _endpoint(call: Call[Lookup] | Call[Resolve] | Call[Punch], node: Node) -> str:
+    """Where to send what is for a node. One that takes relayed frames only hides its endpoint:
+    requesters that do not know of that are sent to a beacon, where they end up relaying, too."""
+    if not node.relay_only:
+        return node.endpoint
+    beacons = live_beacons(call.state, call.now)
+    return beacons[0].addr if beacons else ""
 
 
 def resolve(call: Call[Resolve]) -> ResolveReply:
@@ -69,8 +81,9 @@ def resolve(call: Call[Resolve]) -> ResolveReply:
     since = (info.rotated if info else 0) or target.registered
     return ResolveReply(
         node_id=target_id,
-        real_addr=target.endpoint,
+        real_addr=_endpoint(call, target),
         lan_addrs=target.lan_addrs,
+        relay_only=target.relay_only,
         key_age_days=max(0, int(call.now - since) // _DAY) if since else UNSET,
     )
 
@@ -99,7 +112,12 @@ def punch(call: Call[Punch]) -> PunchReply:
     call.authenticate(requester)
     other = _reachable(call, requester_id, b_id if requester_id == a_id else a_id, "punch")
     a, b = (requester, other) if requester_id == a_id else (other, requester)
-    return PunchReply(node_a=a_id, node_a_addr=a.endpoint, node_b=b_id, node_b_addr=b.endpoint)
+    return PunchReply(
+        node_a=a_id,
+        node_a_addr=_endpoint(call, a),
+        node_b=b_id,
+        node_b_addr=_endpoint(call, b),
+    )
 
 
 def resolve_hostname(call: Call[ResolveHostname]) -> ResolveHostnameReply:

@@ -11,6 +11,8 @@ import ipaddress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from msgspec import UNSET
+
 from pilotstack import _serving
 from pilotstack.registry.model.rows import Node
 from pilotstack.registry.model.source import Announcement
@@ -81,7 +83,7 @@ def register(call: Call[Register]) -> RegisterReply:
         endpoint=_endpoint(call, is_signed=is_signed),
         owner=node.owner or request.owner,
         version=request.version or node.version,
-        lan_addrs=tuple(item[:MAX_LAN_ADDRESS] for item in request.lan_addrs),
+        lan_addrs=() if request.relay_only else tuple(filter(_fits, request.lan_addrs)),
         relay_only=request.relay_only,
         hostname=hostname,
     )
@@ -99,7 +101,12 @@ def register(call: Call[Register]) -> RegisterReply:
         protocol_version=_PROTOCOL_VERSION,
         hostname="" if is_pending else hostname,
         hostname_error=problem,
+        announced_at=call.state.announced.get(node.node_id, UNSET) if is_signed else UNSET,
     )
+
+
+def _fits(address: str) -> bool:
+    return len(address) <= MAX_LAN_ADDRESS
 
 
 def _key_of(request: Register) -> bytes:
@@ -122,6 +129,9 @@ def _install(call: Call[Register], node: Node, said: Announcement, *, is_signed:
     if is_signed:
         call.source.pending.pop(node.node_id, None)
         call.prove(node.node_id)
+        # Whole seconds, and later than the registration before.
+        known = call.state.announced.get(node.node_id, 0)
+        call.state.announced[node.node_id] = max(int(call.wall), known + 1)
 
 
 def _hostname_problem(call: Call[Register], node_id: int) -> str:
@@ -237,7 +247,11 @@ def heartbeat(call: Call[Heartbeat]) -> HeartbeatReply:
             raise Denied(text, Code.EXPIRED)
         is_expiring = info.expires - call.wall < _EXPIRY_WARNING
     call.state.touch(node.node_id, call.now)
-    return HeartbeatReply(time=int(call.wall), key_expiry_warning=is_expiring)
+    return HeartbeatReply(
+        time=int(call.wall),
+        key_expiry_warning=is_expiring,
+        announced_at=call.state.announced.get(node.node_id, UNSET),
+    )
 
 
 def deregister(call: Call[Deregister]) -> DeregisterReply:

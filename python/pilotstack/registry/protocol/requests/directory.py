@@ -40,6 +40,8 @@ class LookupReply(Reply, frozen=True, tag="lookup_ok"):
     #: The endpoint of a public node, by the names of both generations.
     real_addr: str | UnsetType = UNSET
     endpoint: str | UnsetType = UNSET
+    #: Its host candidates, for a requester that proved who it is and may know the endpoint.
+    lan_addrs: tuple[str, ...] | UnsetType = UNSET
 
 
 class Lookup(Asked[LookupReply], frozen=True, kw_only=True, tag="lookup"):
@@ -59,8 +61,10 @@ class ResolveReply(Reply, frozen=True, tag="resolve_ok"):
     """An endpoint."""
 
     node_id: NodeId
+    #: Of a node that takes relayed frames only: a beacon's, or empty.
     real_addr: str
     lan_addrs: tuple[str, ...] = ()
+    relay_only: bool = False
     key_age_days: int | UnsetType = UNSET
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Final
 
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from pilotstack.registry.protocol.errors import Code
 from pilotstack.registry.protocol.requests.base import (
@@ -44,6 +44,8 @@ class RegisterReply(Reply, frozen=True, tag="register_ok"):
     hostname: str = ""
     #: Why the node does not have the hostname that it asked for.
     hostname_error: str = ""
+    #: Unix seconds of this registration, for one that is signed; see :class:`HeartbeatReply`.
+    announced_at: int | UnsetType = UNSET
 
 
 class Register(Request[RegisterReply], frozen=True, kw_only=True, tag="register"):
@@ -87,6 +89,9 @@ class HeartbeatReply(Reply, frozen=True, tag="heartbeat_ok"):
     time: int
     #: The node's key expires within a week.
     key_expiry_warning: bool = False
+    #: Unix seconds of the last signed registration that this process answered. If it is a later one
+    #: than the node's own, its key has registered elsewhere since.
+    announced_at: int | UnsetType = UNSET
 
 
 class Heartbeat(AboutNode[HeartbeatReply], frozen=True, kw_only=True, tag="heartbeat"):
