@@ -14,6 +14,7 @@ MODULES = modules_of(PACKAGE)
 BASE = {
     *("errors", "types", "wellknown", "_commands", "_events", "_files", "_flags", "_interrupts"),
     *("_logs", "_paths", "_resolving", "_serving", "_streams", "_core", "ipc"),
+    *("_interfaces", "_netlink"),
 }
 
 # The wings of the registry that its server stands on.
@@ -29,6 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "_core": set(),
     "_paths": {"errors"},
     "_resolving": {"errors"},
+    "_netlink": set(),
+    "_interfaces": {"_netlink", "_resolving"},
     "wellknown": {"_paths"},
     "_flags": {"errors", "wellknown"},
     "_files": set(),
