@@ -24,6 +24,7 @@ class DaemonConfig:
 
     #: One address, or several of registries with the same state, separated by commas.
     registry: str
+    #: Several are separated by commas, in the order of preference.
     beacon: str
     listen: str
     #: The drivers' socket; at the default place unless given.
@@ -36,8 +37,10 @@ class DaemonConfig:
     owner: str = ""
     #: The registry's admin token, for drivers that manage networks and give none.
     admin_token: str = ""
-    #: Public endpoint, if the operator knows it; the beacon is not asked then.
+    #: Public endpoint, if the operator knows it; that which beacons see does not matter then.
     endpoint: str = ""
+    #: Peers come through a beacon, and are not told where this node is.
+    relay_only: bool = False
     public: bool = False
     has_echo: bool = True
     #: Congestion controller of streams that ask for none: ``cubic``, ``bbr`` or ``reno``.

@@ -16,9 +16,11 @@ FLAGS: Final = (
     *REGISTRY_FLAGS,
     Flag(
         "--beacon",
-        default=wellknown.LOCAL_BEACON,
+        multiple=True,
+        default=(wellknown.LOCAL_BEACON,),
         show_default=True,
-        help="Beacon, host:port; empty for none.",
+        help="Beacon, host:port; several, by commas or by repeating the flag, in the order of "
+        "preference. Those that the registry lists come after them. Empty for none at all.",
     ),
     Flag(
         "--listen",
@@ -63,7 +65,12 @@ FLAGS: Final = (
         help="File that holds that token.",
         passed_on_help="File that holds the registry's admin token.",
     ),
-    Flag("--endpoint", default="", help="Public host:port, instead of asking the beacon."),
+    Flag("--endpoint", default="", help="Public host:port, instead of what beacons see."),
+    Flag(
+        "--relay-only/--no-relay-only",
+        default=False,
+        help="Let peers come through a beacon only, and tell none of them where this node is.",
+    ),
     Flag("--public/--private", default=False, help="Whether everybody may reach this node."),
     Flag("--no-echo", is_flag=True, help="Do not echo on port 7."),
     Flag(

@@ -111,6 +111,14 @@ def encode(identity: Identity, **more: object) -> bytes:
     )
 
 
+def beside(identity: Path, kind: str) -> Path:
+    """The file of other state of a node: ``KIND.json`` beside ``identity.json``, ``NAME.KIND.json``
+    beside ``NAME.json``."""
+    if identity.name == "identity.json":
+        return identity.with_name(f"{kind}.json")
+    return identity.with_name(f"{identity.stem}.{kind}.json")
+
+
 def write_new(path: Path, text: bytes) -> None:
     """Creates an identity file of mode 0600; it is durable when this returns.
 

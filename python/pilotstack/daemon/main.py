@@ -58,6 +58,7 @@ def daemon(
     registry_tls: bool,
     registry_trust: str,
     registry_fingerprint: str,
+    beacon: tuple[str, ...],
     pid_file: Path | None,
     admin_token: str,
     admin_token_file: Path | None,
@@ -81,6 +82,7 @@ def daemon(
         registry_trust=trust_of(
             is_tls=registry_tls, mode=registry_trust, fingerprints=registry_fingerprint
         ),
+        beacon=",".join(beacon),
         hostname=hostname,
         admin_token=_token(admin_token_file) if admin_token_file else admin_token,
         has_echo=not no_echo,

@@ -24,13 +24,6 @@ _MAX_FILE: Final = 1 << 16
 _MAX_ID: Final = (1 << 32) - 2
 
 
-def path_beside(identity: Path) -> Path:
-    """``peers.json`` beside ``identity.json``, ``NAME.peers.json`` beside ``NAME.json``."""
-    if identity.name == "identity.json":
-        return identity.with_name("peers.json")
-    return identity.with_name(f"{identity.stem}.peers.json")
-
-
 class RecentPeers:
     """The peers of one node, the latest last.
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pilotstack.daemon.identity import Identity
+    from pilotstack.daemon.public_endpoint import Announced
     from pilotstack.daemon.records import Records
     from pilotstack.daemon.rotation import Rotation
     from pilotstack.daemon.state import NodeState
@@ -68,7 +69,7 @@ class Registrar:
         core: is told who the node is.
         records: what the registry says about nodes.
         rotation: replaces the key.
-        endpoint: where the node is, when it is asked.
+        where: where the node is, when it is asked.
         followers: are told of every change.
     """
 
@@ -79,11 +80,11 @@ class Registrar:
         core: Node,
         records: Records,
         rotation: Rotation,
-        endpoint: Callable[[], str],
+        where: Callable[[], Announced],
         followers: Followers,
     ) -> None:
         self.state = state
-        self.endpoint = endpoint
+        self.where = where
         self._registry = registry
         self._core = core
         self._records = records
@@ -92,6 +93,14 @@ class Registrar:
         self._changing_key = anyio.Lock()
         self._registering = anyio.Lock()
         self._has_asked = False
+        #: When the registry took our registration; 0 if it does not tell.
+        self._announced_at = 0
+        #: Our key has registered elsewhere since.
+        self._has_rival = False
+
+    def endpoint(self) -> str:
+        """Where the registry sends peers."""
+        return self.where().endpoint
 
     async def enter(self) -> None:
         """Registers for the first time.
@@ -114,12 +123,17 @@ class Registrar:
     async def _register(self) -> str:
         state = self.state
         self._has_asked = True
+        where = self.where()
         registration = await self._registry.register(
-            self.endpoint(),
+            where.endpoint,
             hostname=state.hostname,
             owner=state.owner,
             version=wellknown.VERSION,
+            lan_addrs=where.lan_addrs,
+            relay_only=where.relay_only,
         )
+        self._announced_at = registration.announced_at
+        self._has_rival = False
         is_new = registration.node_id != state.node_id
         state.node_id, state.address = registration.node_id, registration.address
         self._core.set_address(state.address.network, state.address.node)
@@ -137,13 +151,19 @@ class Registrar:
         return registration.hostname_error
 
     async def heartbeat(self) -> None:
-        """Says that this node is alive.
+        """Says that this node is alive. If its key has registered elsewhere since, as when the
+        same identity was started on another machine, that one has taken over.
 
         Raises:
             NotFound: the registry does not know it, or another by its id.
             ConnectionFailed: no registry answers.
         """
-        await self._registry.heartbeat()
+        # Both as of the same registration, which an answer on the way may outrun.
+        async with self._registering:
+            latest = await self._registry.heartbeat()
+        if 0 < self._announced_at < latest and not self._has_rival:
+            self._has_rival = True
+            log.warning("identity_used_elsewhere", hint="stop one of the daemons that have it")
 
     async def deregister(self) -> a.Deregistered:
         """Takes this node off the network until it is registered again."""
@@ -216,5 +236,8 @@ class Registrar:
             if self._has_asked and not self.state.node_id:
                 # No answer arrived, so the registration may have been made.
                 await self._registry.register(self.endpoint())
-            if self._has_asked:
+            # A successor with the same identity stays registered.
+            if self._announced_at:
+                await self.heartbeat()
+            if self._has_asked and not self._has_rival:
                 await self._registry.deregister(keep_memberships=True)

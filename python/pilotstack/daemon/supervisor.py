@@ -16,15 +16,16 @@ from pilotstack import _events, _resolving, _serving, wellknown
 from pilotstack._core import Core
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon import snapshot as snapshots
+from pilotstack.daemon.beacons import Beacons, parse_beacons
+from pilotstack.daemon.candidates import Candidates
 from pilotstack.daemon.core_events import CoreEvents
 from pilotstack.daemon.ipc_socket import IpcSocket
 from pilotstack.daemon.names import Names
 from pilotstack.daemon.peers import PeerFinder
 from pilotstack.daemon.presence import Presence
-from pilotstack.daemon.public_endpoint import PublicEndpoint
+from pilotstack.daemon.public_endpoint import Changes, PublicEndpoint
 from pilotstack.daemon.ready import Ready
 from pilotstack.daemon.recent_peers import RecentPeers
-from pilotstack.daemon.recent_peers import path_beside as recent_beside
 from pilotstack.daemon.records import Records
 from pilotstack.daemon.registrar import Registrar
 from pilotstack.daemon.rotation import KeyFiles, Rotation
@@ -106,13 +107,17 @@ class Daemon:
                 why="the identity's directory is read-only: trust and recent peers are forgotten "
                 "at the end, and the key cannot be rotated",
             )
-        is_kept = config.identity is not None and not self._is_read_only
-        self._recent = RecentPeers(
-            recent_beside(config.identity) if config.identity is not None and is_kept else None
-        )
+        self._recent = RecentPeers(self._kept("peers"))
         self._store = TrustStore(
             config.identity and path_beside(config.identity), is_read_only=self._is_read_only
         )
+
+    def _kept(self, kind: str) -> Path | None:
+        """The file of other state; ``None`` if nothing can be kept."""
+        identity = self.config.identity
+        if identity is None or self._is_read_only:
+            return None
+        return identities.beside(identity, kind)
 
     def _listen_address(self) -> tuple[str, int]:
         default = "::" if _resolving.has_dual_stack() else "0.0.0.0"
@@ -143,7 +148,9 @@ class Daemon:
             ipc = stack.enter_context(IpcSocket(self.config.socket))
             core = self._start_core(host, port, ipc)
             stack.callback(core.stop)
-            running = _Running(self.config, self._state, core, self._store, self._recent)
+            running = _Running(
+                *(self.config, self._state, core, self._store, self._recent, self._kept("beacons"))
+            )
             stack.push_async_callback(running.aclose)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
@@ -203,6 +210,7 @@ class _Running:
         core: Core,
         store: TrustStore,
         recent: RecentPeers,
+        beacons_file: Path | None,
     ) -> None:
         self._state = state
         self._core = core
@@ -211,13 +219,7 @@ class _Running:
         self._polls = _new_client(config, state)
         records = Records(self._registry)
         self._names = Names(self._registry)
-        self.public_endpoint = PublicEndpoint(
-            core,
-            config.beacon,
-            config.endpoint,
-            lambda: self._registry.connection.address[0],
-            self._on_moved,
-        )
+        self.public_endpoint = self._endpoints(config, beacons_file)
         self._trust = TrustService(
             self._registry, state.identity, core, store, records.profile, records.forget
         )
@@ -236,7 +238,7 @@ class _Running:
             core,
             records,
             Rotation(KeyFiles(config.identity), self._registry),
-            lambda: self.public_endpoint.endpoint,
+            lambda: self.public_endpoint.announced,
             self,
         )
         self._presence = Presence(
@@ -247,6 +249,26 @@ class _Running:
             core, peers, self._strangers, self._trust, Control(table), self.public_endpoint.heard
         )
         self._tasks: anyio.abc.TaskGroup
+
+    def _endpoints(self, config: DaemonConfig, beacons_file: Path | None) -> PublicEndpoint:
+        registry = lambda: self._registry.connection.address[0]  # noqa: E731
+        self._beacons = Beacons(
+            parse_beacons(config.beacon),
+            self._registry.beacons,
+            registry,
+            self._state.identity.public_key,
+            beacons_file,
+        )
+        bound = self._core.local_addr()
+        return PublicEndpoint(
+            self._core,
+            self._beacons,
+            Candidates(bound, lambda rows: None, is_hidden=config.relay_only),
+            registry,
+            Changes(self._on_moved, lambda: self._presence.renew()),
+            fixed=config.endpoint,
+            is_relay_only=config.relay_only,
+        )
 
     def _verbs(self, config: DaemonConfig, records: Records, peers: PeerFinder) -> Table:
         table, trust, inbox = Table(), self._trust, self._inbox
@@ -304,6 +326,7 @@ class _Running:
         )
         await tasks.start(self._trust.port.run, ipc.path)
         tasks.start_soon(self.public_endpoint.watch)
+        tasks.start_soon(self._beacons.keep, self.public_endpoint.beacons_changed)
         tasks.start_soon(self._presence.keep)
         tasks.start_soon(self._inbox.run)
         tasks.start_soon(self._keep_networks)

@@ -25,7 +25,8 @@ GIVEN = [
     *("--registry-tls", "--registry-trust", "system", "--registry-fingerprint", "ab"),
     *("--beacon", "", "--listen", ":4000", "--identity", "/nowhere/id.json"),
     *("--hostname", "agent-a", "--owner", "a@example.com", "--admin-token-file", "/nowhere/token"),
-    *("--endpoint", "192.0.2.3:4000", "--public", "--no-echo", "--congestion", "bbr"),
+    *("--endpoint", "192.0.2.3:4000", "--relay-only", "--public", "--no-echo"),
+    *("--congestion", "bbr"),
     *("--keepalive", "5", "--log-level", "debug", "--log-format", "json"),
 ]
 

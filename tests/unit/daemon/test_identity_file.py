@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from pilotstack.daemon import identity as identities
 from pilotstack.errors import InvalidArgument
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 def test_a_link_to_an_identity_is_one(tmp_path: Path) -> None:
     made = identities.load_or_create(tmp_path / "identity.json")
     (tmp_path / "link.json").symlink_to("identity.json")
     assert identities.load(tmp_path / "link.json").public_key == made.public_key
+
+
+def test_other_state_lies_beside_the_identity() -> None:
+    assert identities.beside(Path("/d/identity.json"), "peers") == Path("/d/peers.json")
+    assert identities.beside(Path("/d/agent.json"), "beacons") == Path("/d/agent.beacons.json")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory", "long"])

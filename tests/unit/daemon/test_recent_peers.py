@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pilotstack.daemon.recent_peers import MAX_PEERS, RecentPeers, path_beside
+from pilotstack.daemon.recent_peers import MAX_PEERS, RecentPeers
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_peers_are_stored_in_a_private_file(tmp_path: Path) -> None:
@@ -47,8 +50,3 @@ def test_a_file_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     peers.note([1])
     peers.save()
     assert (peers.ids, list(tmp_path.iterdir())) == ([1], [])
-
-
-def test_the_list_lies_beside_the_identity() -> None:
-    assert path_beside(Path("/d/identity.json")) == Path("/d/peers.json")
-    assert path_beside(Path("/d/agent.json")) == Path("/d/agent.peers.json")

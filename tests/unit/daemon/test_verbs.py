@@ -13,6 +13,7 @@ from tests.support.verbs import ask, ask_for
 from pilotstack import Address
 from pilotstack.daemon.identity import Identity
 from pilotstack.daemon.names import CACHE, Names
+from pilotstack.daemon.public_endpoint import Announced
 from pilotstack.daemon.records import OUTAGE, Records
 from pilotstack.daemon.registrar import Registrar
 from pilotstack.daemon.state import NodeState
@@ -105,6 +106,7 @@ class Registry:
         self.hangs = False
         self.registration = Registration(5, Address(0, 5), "agent-a", "")
         self.networks = frozenset({0, 3})
+        self.latest = 0
 
     def __getattr__(self, name: str) -> Any:
         async def request(*arguments: object, **named: object) -> dict[str, object]:
@@ -122,6 +124,10 @@ class Registry:
         if self.error:
             raise self.error
         return self.registration
+
+    async def heartbeat(self) -> int:
+        self.asked.append(("heartbeat",))
+        return self.latest
 
     async def profile(self, node: int) -> Record:
         return Record(node, b"\1" * 32, True, "", "", self.networks)
@@ -165,7 +171,7 @@ class Node:
             self.core,
             Records(client),
             cast("Rotation", None),
-            lambda: "192.0.2.9:4000",
+            lambda: Announced("192.0.2.9:4000", ("10.0.0.9:4000",)),
             self.followers,
         )
         self.names = Names(client)
@@ -277,6 +283,18 @@ async def test_heartbeats_of_a_deregistered_node_are_not_taken_for_a_loss(node: 
     with pytest.raises(ConnectionFailed):
         await ask_for(node.verbs, r.Deregister())
     assert not node.state.is_registered
+
+
+@pytest.mark.parametrize("latest", [0, 99, 100, 101])
+async def test_a_node_whose_identity_was_started_elsewhere_leaves_that_one_registered(
+    node: Node, latest: int
+) -> None:
+    node.registry.registration = Registration(5, Address(0, 5), "", "", announced_at=100)
+    await node.registrar.register()
+    node.registry.latest = latest
+    await node.registrar.leave()
+    has_left = "deregister" in [name for name, *_ in node.registry.asked]
+    assert has_left is (latest <= 100)
 
 
 async def test_a_node_has_three_tags_at_most(node: Node) -> None:
