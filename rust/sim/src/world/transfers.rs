@@ -1,11 +1,101 @@
-//! The two programs of a transfer: one writes what the pattern says, the other compares what it reads.
+//! Bulk transfers and their two programs: one writes what the pattern says, the other compares what it reads.
 
-use pilot_proto::node::{ConnectionId, Event};
+use pilot_proto::{
+    node::{ConnectionId, DialOptions, Event, NodeError},
+    wire::addr::Port,
+};
 
 use super::{HostId, World};
-use crate::flow::{FlowId, pattern};
+use crate::flow::{Flow, FlowId, pattern};
+
+/// The port on which every host accepts transfers.
+pub(super) const FLOW_PORT: Port = Port(80);
 
 impl World {
+    /// Dials from one host to another and sends `total` bytes; with `is_echo` they come back.
+    ///
+    /// # Errors
+    /// [`NodeError`] at the node's limits.
+    pub fn start_flow(
+        &mut self,
+        from: HostId,
+        to: HostId,
+        total: u64,
+        options: DialOptions,
+        is_echo: bool,
+    ) -> Result<FlowId, NodeError> {
+        let address = self.address(to);
+        let sender = self.hosts[from].node.connect(self.now, address, FLOW_PORT, options)?;
+        let id = FlowId(self.flows.len());
+        self.flows.push(Flow {
+            from,
+            to,
+            total,
+            sent: 0,
+            received: 0,
+            started: self.now,
+            connected: None,
+            finished: None,
+            closed: None,
+            is_reading: true,
+            stats: Default::default(),
+            is_orphan: false,
+            sender,
+            receiver: None,
+            is_echo,
+            echoed: 0,
+            returned: 0,
+        });
+        self.senders.insert((from, sender), id);
+        Ok(id)
+    }
+
+    /// A transfer.
+    pub fn flow(&self, id: FlowId) -> &Flow {
+        &self.flows[id.0]
+    }
+
+    /// The `n`th transfer, from 0.
+    pub fn nth_flow(&self, n: usize) -> Option<FlowId> {
+        (n < self.flows.len()).then_some(FlowId(n))
+    }
+
+    /// All transfers.
+    pub fn flows(&self) -> &[Flow] {
+        &self.flows
+    }
+
+    /// Resets a transfer's connection from the sender's side.
+    pub fn abort(&mut self, id: FlowId) {
+        let flow = &self.flows[id.0];
+        if !flow.is_orphan {
+            self.hosts[flow.from].node.abort(self.now, flow.sender);
+        }
+    }
+
+    /// Stops writing: FIN follows the data written so far. Receiving goes on.
+    pub fn finish(&mut self, id: FlowId) {
+        let flow = &mut self.flows[id.0];
+        if flow.sent == 0 || flow.closed.is_some() || flow.is_orphan {
+            return;
+        }
+        flow.total = flow.sent;
+        let is_done = flow.received == flow.total && !flow.is_echo || flow.returned == flow.total;
+        let node = &mut self.hosts[flow.from].node;
+        node.with_connection(flow.sender, |connection| connection.shutdown());
+        if is_done {
+            flow.finished.get_or_insert(self.now);
+        }
+    }
+
+    /// Makes a transfer's receiver start or stop reading.
+    pub fn set_reading(&mut self, id: FlowId, is_reading: bool) {
+        self.flows[id.0].is_reading = is_reading;
+        if is_reading {
+            self.pump_receiver(id);
+        }
+    }
+
     pub(super) fn accept(&mut self, host: HostId, id: ConnectionId) {
         let Some(tuple) = self.hosts[host].node.connection(id).map(|connection| *connection.tuple()) else {
             return;
