@@ -10,7 +10,14 @@
 //! 07 Sync          beacon u32 | count u16 | count * node u32
 //! 09 RelayDeliverDest sender u32 | destination u32 | tunnel frame
 //! 0A Notify        kind u8
+//!
+//! A reply to Discover may end with a cookie: "PILV" | cookie 8. The node proves its address by appending
+//! the same bytes to its next Discover, after its key, and its identity by a signature after them:
+//!
+//! 01 node u32 | Ed25519 public 32 | "PILV" | cookie 8 [ | signature 64 ]
 //! ```
+//!
+//! The signature covers "beacon" | node u32 | cookie 8. Who does not know these trailers ignores them.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -18,6 +25,13 @@ use super::{ParseError, addr::NodeId};
 
 /// Length of the longest endpoint message, bytes.
 pub const MAX_ENDPOINT_LEN: usize = 1 + 1 + 16 + 2;
+/// Bytes of a Discover with a key.
+const DISCOVER_KEY_LEN: usize = 1 + 4 + 32;
+
+const _: () = assert!(MAX_ENDPOINT_LEN + AddressCookie::LEN <= DISCOVER_KEY_LEN, "a reply amplifies nothing");
+
+const PROOF: [u8; 4] = *b"PILV";
+const SIGNED_LABEL: [u8; 6] = *b"beacon";
 
 const DISCOVER: u8 = 0x01;
 const DISCOVER_REPLY: u8 = 0x02;
@@ -174,6 +188,53 @@ impl<'a> Message<'a> {
     }
 }
 
+/// Proof that a node receives at its address: a beacon appends it to a reply, the node to its next request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressCookie(pub [u8; 8]);
+
+impl AddressCookie {
+    /// Bytes of a cookie and its magic.
+    pub const LEN: usize = 4 + 8;
+    /// Bytes of the text that a signature covers.
+    pub const SIGNED_LEN: usize = SIGNED_LABEL.len() + 4 + 8;
+
+    /// The cookie at the end of a DiscoverReply.
+    pub fn in_reply(bytes: &[u8]) -> Option<Self> {
+        let ip_len = usize::from(*bytes.get(1)?);
+        Self::parse(bytes.get(1 + 1 + ip_len + 2..)?)
+    }
+
+    /// The cookie after the key of a Discover.
+    pub fn in_discover(bytes: &[u8]) -> Option<Self> {
+        Self::parse(bytes.get(DISCOVER_KEY_LEN..)?)
+    }
+
+    /// The signature after the cookie of a Discover.
+    pub fn signature_in_discover(bytes: &[u8]) -> Option<[u8; 64]> {
+        bytes.get(DISCOVER_KEY_LEN + Self::LEN..)?.first_chunk().copied()
+    }
+
+    /// Appends the magic and the cookie.
+    pub fn emit(self, out: &mut Vec<u8>) {
+        out.extend(PROOF);
+        out.extend(self.0);
+    }
+
+    /// What `node` signs with its identity to prove that the key in its Discover is its own.
+    pub fn signed_text(self, node: NodeId) -> [u8; Self::SIGNED_LEN] {
+        let mut text = [0; Self::SIGNED_LEN];
+        let parts = SIGNED_LABEL.into_iter().chain(node.0.to_be_bytes()).chain(self.0);
+        for (to, from) in text.iter_mut().zip(parts) {
+            *to = from;
+        }
+        text
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        bytes.strip_prefix(&PROOF)?.first_chunk().copied().map(Self)
+    }
+}
+
 fn node_id(bytes: &[u8]) -> Result<(NodeId, &[u8]), ParseError> {
     let (id, rest) = bytes.split_first_chunk::<4>().ok_or(ParseError::Truncated)?;
     Ok((NodeId(u32::from_be_bytes(*id)), rest))
@@ -210,4 +271,44 @@ fn emit_endpoint(code: u8, endpoint: SocketAddr, out: &mut Vec<u8>) {
         }
     }
     out.extend(endpoint.port().to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COOKIE: AddressCookie = AddressCookie(*b"12345678");
+
+    #[test]
+    fn a_cookie_stands_at_the_end_of_a_reply() {
+        for endpoint in ["192.0.2.1:4000", "[2001:db8::1]:4000"] {
+            let endpoint = endpoint.parse().unwrap();
+            let mut bytes = Vec::new();
+            Message::DiscoverReply(endpoint).emit(&mut bytes);
+            assert_eq!(AddressCookie::in_reply(&bytes), None);
+            COOKIE.emit(&mut bytes);
+            assert_eq!(Message::parse(&bytes), Ok(Message::DiscoverReply(endpoint)));
+            assert_eq!(AddressCookie::in_reply(&bytes), Some(COOKIE));
+            for len in 0..bytes.len() {
+                assert_eq!(AddressCookie::in_reply(&bytes[..len]), None, "{len}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_discover_proves_with_cookie_and_signature_after_the_key() {
+        let node = NodeId(42);
+        let plain = Message::Discover { node, identity_key: Some([7; 32]), is_extended: true };
+        let mut bytes = Vec::new();
+        plain.emit(&mut bytes);
+        COOKIE.emit(&mut bytes);
+        assert_eq!(Message::parse(&bytes), Ok(plain));
+        assert_eq!(AddressCookie::in_discover(&bytes), Some(COOKIE));
+        assert_eq!(AddressCookie::signature_in_discover(&bytes), None);
+        bytes.extend([9; 64]);
+        assert_eq!(AddressCookie::signature_in_discover(&bytes), Some([9; 64]));
+        bytes[DISCOVER_KEY_LEN] ^= 1;
+        assert_eq!(AddressCookie::in_discover(&bytes), None);
+        assert_eq!(COOKIE.signed_text(node), *b"beacon\x00\x00\x00\x2a12345678");
+    }
 }
