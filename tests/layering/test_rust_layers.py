@@ -35,6 +35,7 @@ MODULES: dict[str, set[str]] = {
         *("tunnel", "transport", "crypto", "wire", "storage", "time", "config", "trace"),
         "counters",
     },
+    "beacon": {"crypto", "wire", "storage", "time", "counters"},
     "qlog": {"node", "tunnel", "transport", "crypto", "wire", "time"},
 }
 

@@ -13,11 +13,13 @@
 //! | [`transport`] | one connection: RFC 9293 state machine and its timers | know tunnels or UDP |
 //! | [`node`] | the facade: demultiplexing, ports, limits, commands, events | touch a socket |
 //! | [`qlog`] | trace records as qlog text | write files |
+//! | [`beacon`] | the server that nodes meet at: endpoints, hole punching, relay | open relayed frames |
 //!
 //! Nothing here opens a socket, reads a clock or draws a random number: time and seeds are
 //! arguments, and the same inputs give the same output bytes.
 #![forbid(unsafe_code)]
 
+pub mod beacon;
 pub mod config;
 mod counters;
 pub mod crypto;
