@@ -12,7 +12,7 @@ use crate::{
     crypto::{CryptoError, Suite, exchange::ExchangeKey, identity::Identity},
     time::Instant,
     transport::{CloseReason, Connection, Dialect, FourTuple, Options, State},
-    tunnel::{Peer, PeerStatus, REFRESH},
+    tunnel::{Peer, PeerStatus, REFRESH, Route},
     wire::{
         addr::{Address, NodeId, Port},
         packet::{Flags, Header, MAX_PAYLOAD, Protocol},
@@ -183,7 +183,7 @@ impl Node {
         self.recorder.now = now;
         self.record_requests.remove(&node);
         self.learn_identity(now, node, identity_key, endpoint);
-        if self.peers.get(&node).is_some_and(|peer| peer.endpoint().is_none()) {
+        if self.peers.contains_key(&node) && !self.has_route(node) {
             self.fail_peer(node, CloseReason::Unreachable);
         }
     }
@@ -364,7 +364,8 @@ pub(super) fn path_of(peer: &Peer) -> (Dialect, usize) {
         let dialect = if peer.suite() == Some(Suite::G1) { Dialect::G1 } else { Dialect::G2 };
         return (dialect, SAFE_SEGMENT);
     };
-    let is_same_host = peer.endpoint().is_some_and(|endpoint| endpoint.ip().is_loopback());
+    let direct = peer.route().and_then(Route::direct);
+    let is_same_host = direct.is_some_and(|address| address.ip().is_loopback());
     let segment = if is_same_host { usize::from(capabilities.max_segment) } else { peer.segment() };
     (Dialect::Native, segment.clamp(SAFE_SEGMENT, MAX_SEGMENT))
 }

@@ -15,6 +15,8 @@ use crate::{crypto::entropy::Entropy, time::Instant, tunnel::Peer, wire::beacon:
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// First retry interval of an unanswered request; doubles up to the beacon interval.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
+/// Unanswered requests after which a beacon is no longer our home.
+const MAX_UNANSWERED: u32 = 3;
 /// Consecutive equal replies required to replace a known address.
 const CONFIRMATIONS: u32 = 3;
 /// Interval and jitter of confirming requests. Within it the true reply arrives if the first one was forged.
@@ -41,6 +43,24 @@ struct Beacon {
     retry: Duration,
     /// An address other than the known one, with the number of consecutive replies that named it.
     proposal: Option<(SocketAddr, u32)>,
+    /// Consecutive requests without a reply.
+    unanswered: u32,
+    /// It answered, and did not leave [`MAX_UNANSWERED`] requests unanswered since.
+    is_alive: bool,
+}
+
+impl Beacon {
+    fn new(now: Instant, address: SocketAddr) -> Self {
+        Self {
+            address,
+            request: None,
+            ask_at: now,
+            retry: FIRST_RETRY,
+            proposal: None,
+            unanswered: 0,
+            is_alive: false,
+        }
+    }
 }
 
 /// Outcome of a reply.
@@ -71,11 +91,14 @@ impl Discovery {
     fn set_beacons(&mut self, now: Instant, beacons: Vec<SocketAddr>) {
         let mut known = core::mem::take(&mut self.beacons);
         for address in beacons {
-            let same = known.iter().position(|beacon| beacon.address == address && beacon.proposal.is_some());
-            self.beacons.push(same.map_or_else(
-                || Beacon { address, request: None, ask_at: now, retry: FIRST_RETRY, proposal: None },
-                |at| known.swap_remove(at),
-            ));
+            let same = known.iter().position(|beacon| beacon.address == address);
+            self.beacons.push(match same.map(|at| known.swap_remove(at)) {
+                Some(beacon) if beacon.proposal.is_some() => beacon,
+                before => Beacon {
+                    is_alive: before.is_some_and(|beacon| beacon.is_alive),
+                    ..Beacon::new(now, address)
+                },
+            });
         }
         self.is_reported = false;
     }
@@ -91,8 +114,18 @@ impl Discovery {
     }
 
     /// Whether an address belongs to a beacon.
-    fn is_beacon(&self, address: SocketAddr) -> bool {
+    pub(super) fn is_beacon(&self, address: SocketAddr) -> bool {
         self.beacons.iter().any(|beacon| beacon.address == address)
+    }
+
+    /// Whether there is a beacon at all.
+    pub(super) fn has_beacons(&self) -> bool {
+        !self.beacons.is_empty()
+    }
+
+    /// The home beacon: the first one in order of preference that answers.
+    pub(super) fn home(&self) -> Option<SocketAddr> {
+        self.beacons.iter().find(|beacon| beacon.is_alive).map(|beacon| beacon.address)
     }
 
     /// When the next request is due.
@@ -105,6 +138,8 @@ impl Discovery {
         let mut asked = Vec::new();
         for beacon in self.beacons.iter_mut().filter(|beacon| beacon.ask_at <= now) {
             beacon.request = Some(Request { until: now + REQUEST_TIMEOUT, reply: None });
+            beacon.is_alive &= beacon.unanswered < MAX_UNANSWERED;
+            beacon.unanswered = beacon.unanswered.saturating_add(1);
             beacon.ask_at = now + beacon.retry.min(interval);
             beacon.retry = (beacon.retry * 2).min(interval);
             asked.push(beacon.address);
@@ -138,6 +173,7 @@ impl Discovery {
             return Outcome::Unsolicited;
         }
         request.reply = Some(endpoint);
+        (beacon.unanswered, beacon.is_alive) = (0, true);
         beacon.ask_at = now + interval;
         beacon.retry = FIRST_RETRY;
         if known.is_none_or(|known| known == endpoint) {
@@ -188,8 +224,9 @@ impl Node {
             };
             let mut bytes = Vec::new();
             message.emit(&mut bytes);
-            self.outbox.push_back((beacon, bytes));
+            self.outbox.push_back((beacon.into(), bytes));
         }
+        self.update_home(now);
         self.arm_discovery();
     }
 
@@ -231,6 +268,7 @@ impl Node {
             Outcome::Learned => self.events.push_back(Event::EndpointDiscovered(endpoint)),
             Outcome::Moved => self.on_own_move(now, endpoint),
         }
+        self.update_home(now);
         self.arm_discovery();
     }
 

@@ -1,5 +1,4 @@
-//! The facade that joins tunnels and connections: demultiplexing, ports, limits, datagrams. No sockets. No
-//! sockets.
+//! The facade that joins tunnels and connections: demultiplexing, ports, limits, datagrams. No sockets.
 //!
 //! One [`Node`] is one agent's network stack. Its inputs, each with the current time, are datagrams
 //! ([`Node::handle_datagram`]), timeouts ([`Node::handle_timeout`]), registry answers ([`Node::on_record`])
@@ -15,6 +14,7 @@ mod memory;
 mod ports;
 mod rate_limits;
 mod receive;
+mod relay;
 mod slots;
 mod stats;
 mod stream;
@@ -49,7 +49,7 @@ use crate::{
     time::Instant,
     trace::Trace,
     transport::{Algorithm, CloseReason, Connection, State},
-    tunnel::{Capabilities, Liveness, Local, Outbox, Peer, REFRESH},
+    tunnel::{Capabilities, Liveness, Local, Outbox, Peer, REFRESH, Route},
     wire::addr::{Address, NodeId, Port},
 };
 
@@ -207,7 +207,7 @@ pub struct Node {
     /// Packets that this node sends to itself.
     loopback: VecDeque<Vec<u8>>,
     /// A sealed frame larger than the segment size of its batch, sent next.
-    stash: Option<(SocketAddr, Vec<u8>)>,
+    stash: Option<(Route, Vec<u8>)>,
     /// Datagrams queued until their peer has a session.
     pending: BTreeMap<NodeId, VecDeque<Vec<u8>>>,
     /// Stream packets held until their peer's dialect is known.
@@ -215,6 +215,8 @@ pub struct Node {
     /// Peers with an open record request.
     record_requests: BTreeSet<NodeId>,
     discovery: Discovery,
+    /// The beacon through which frames are relayed.
+    home: Option<SocketAddr>,
     /// Deadline of the next discovery request.
     beacon_armed: Option<Instant>,
     scratch: Vec<u8>,
@@ -279,6 +281,7 @@ impl Node {
             early: Early::default(),
             record_requests: BTreeSet::new(),
             discovery: Discovery::default(),
+            home: None,
             beacon_armed: None,
             scratch: Vec::new(),
             syn_bucket: BTreeMap::new(),

@@ -1,15 +1,13 @@
 //! Rate limits for unauthenticated senders: in total, per host and per endpoint, in constant memory. A frame
 //! is charged to all three limiters or to none, so that a refusal by one does not use up the others.
 
-use core::{
-    hash::Hash,
-    net::{IpAddr, SocketAddr},
-};
+use core::{hash::Hash, net::IpAddr};
 
 use crate::{
     crypto::entropy::Entropy,
     storage::pace::{Pace, Pacer, PacerTable, keyed_hash, slot},
     time::{Duration, Instant},
+    tunnel::Route,
     wire::addr::NodeId,
 };
 
@@ -63,13 +61,13 @@ impl RateLimiter {
     }
 
     /// Whether the work may be done for this endpoint; if so, it is charged.
-    pub(super) fn take(&mut self, now: Instant, from: SocketAddr) -> bool {
+    pub(super) fn take(&mut self, now: Instant, from: Route) -> bool {
         self.take_for(now, from, &from)
     }
 
     /// As [`Self::take`], with another key than the endpoint.
-    pub(super) fn take_for(&mut self, now: Instant, from: SocketAddr, key: &impl Hash) -> bool {
-        let host = host_of(from.ip());
+    pub(super) fn take_for(&mut self, now: Instant, from: Route, key: &impl Hash) -> bool {
+        let host = host_of(from);
         let is_allowed =
             self.all.allows(now) && self.hosts.allows(now, &host) && self.endpoints.allows(now, key);
         if is_allowed {
@@ -113,7 +111,7 @@ impl Credit {
         Self { slots: vec![(0, 0); SLOTS].into_boxed_slice(), seed }
     }
 
-    fn of(&mut self, endpoint: SocketAddr) -> Option<&mut u16> {
+    fn of(&mut self, endpoint: Route) -> Option<&mut u16> {
         let hash = keyed_hash(self.seed, &endpoint);
         let slot = slot(hash, self.slots.len());
         let (owner, credit) = self.slots.get_mut(slot)?;
@@ -124,7 +122,7 @@ impl Credit {
     }
 
     /// Grants credit for bytes received.
-    pub(super) fn on_received(&mut self, from: SocketAddr, bytes: usize) {
+    pub(super) fn on_received(&mut self, from: Route, bytes: usize) {
         if let Some(credit) = self.of(from) {
             let sum = bytes.saturating_mul(AMPLIFICATION).saturating_add(usize::from(*credit));
             *credit = u16::try_from(sum.min(MAX_CREDIT)).unwrap_or(u16::MAX);
@@ -132,7 +130,7 @@ impl Credit {
     }
 
     /// Whether bytes may be sent; if so, they are charged.
-    pub(super) fn spend(&mut self, to: SocketAddr, bytes: usize) -> bool {
+    pub(super) fn spend(&mut self, to: Route, bytes: usize) -> bool {
         let Some(credit) = self.of(to) else { return false };
         let left = u16::try_from(bytes).ok().and_then(|bytes| credit.checked_sub(bytes));
         left.map(|left| *credit = left).is_some()
@@ -173,8 +171,15 @@ impl RateLimits {
     }
 }
 
-/// The host of an address: an IPv4 address, or an IPv6 /64, which one host may own entirely.
-pub(super) fn host_of(ip: IpAddr) -> u64 {
+/// The host at the other end: an IPv4 address, or an IPv6 /64, which one host may own entirely; through a
+/// beacon the claimed node, because all nodes behind it share its address.
+pub(super) fn host_of(route: Route) -> u64 {
+    /// The first byte of multicast addresses, which no datagram comes from.
+    const RELAYED: u64 = 0xff << 56;
+    let ip = match route {
+        Route::Direct(address) => address.ip(),
+        Route::Relayed { node, .. } => return RELAYED | u64::from(node.0),
+    };
     match ip.to_canonical() {
         IpAddr::V4(ip) => u64::from(ip.to_bits()),
         IpAddr::V6(ip) => {
@@ -186,21 +191,23 @@ pub(super) fn host_of(ip: IpAddr) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use core::net::SocketAddr;
+
     use super::*;
 
     fn limits() -> RateLimits {
         RateLimits::new(&mut Entropy::new(&[1; 32]))
     }
 
-    fn at(host: u32, port: u16) -> SocketAddr {
-        SocketAddr::from(((0x0a00_0000 + host).to_be_bytes(), port))
+    fn at(host: u32, port: u16) -> Route {
+        Route::Direct(SocketAddr::from(((0x0a00_0000 + host).to_be_bytes(), port)))
     }
 
     #[test]
     fn limits_apply_per_endpoint_per_host_and_in_total() {
         let now = Instant::from_millis(1);
         let share = &mut limits().unverified_checks;
-        let mut passed = |tries: u32, from: &dyn Fn(u32) -> SocketAddr| {
+        let mut passed = |tries: u32, from: &dyn Fn(u32) -> Route| {
             (0..tries).filter(|n| share.take(now, from(*n))).count()
         };
         assert_eq!(passed(10_000, &|_| at(1, 1)), 10);
@@ -234,10 +241,14 @@ mod tests {
 
     #[test]
     fn a_host_is_an_ipv4_address_or_an_ipv6_prefix() {
-        let host = |text: &str| host_of(text.parse().unwrap());
+        let host = |text: &str| host_of(Route::Direct(SocketAddr::new(text.parse().unwrap(), 1)));
         assert_eq!(host("10.0.0.1"), host("::ffff:10.0.0.1"));
         assert_ne!(host("10.0.0.1"), host("10.0.0.2"));
         assert_eq!(host("2001:db8::1"), host("2001:db8::ffff:1:2:3"));
         assert_ne!(host("2001:db8::1"), host("2001:db8:0:1::1"));
+        let beacon = SocketAddr::from(([10, 0, 0, 1], 1));
+        let relayed = |node| host_of(Route::Relayed { beacon, node: NodeId(node) });
+        assert_ne!(relayed(1), relayed(2));
+        assert_ne!(relayed(0x0a00_0001), host("10.0.0.1"));
     }
 }

@@ -3,12 +3,12 @@
 use core::{net::SocketAddr, time::Duration};
 use std::sync::Arc;
 
-use super::{Event, Key, Node, trace::count_drop};
+use super::{Event, Key, Node, relay::parse_delivery, trace::count_drop};
 use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
     transport::{CloseReason, Connection, Options, State, reset_for},
-    tunnel::{Capabilities, Change, OpenError, Opened, PathChange, Peer},
+    tunnel::{Capabilities, Change, OpenError, Opened, PathChange, Peer, Route},
     wire::{
         addr::{Address, NetworkId, NodeId, Port},
         packet::{Flags, Header, Protocol},
@@ -27,6 +27,20 @@ impl Node {
         self.recorder.now = now;
         self.counters.pkts_recv += 1;
         self.counters.bytes_recv += bytes.len() as u64;
+        if !matches!(Frame::parse(bytes), Ok(Frame::Beacon)) {
+            self.on_frame(now, Route::Direct(from), bytes);
+            return;
+        }
+        match parse_delivery(bytes).filter(|_| self.discovery.is_beacon(from)) {
+            Some((sender, destination, start)) => {
+                self.on_relayed(now, from, (sender, destination), &mut bytes[start..]);
+            }
+            None => self.on_beacon(now, from, bytes),
+        }
+    }
+
+    /// Processes one frame.
+    pub(super) fn on_frame(&mut self, now: Instant, from: Route, bytes: &mut [u8]) {
         match Frame::parse(bytes) {
             Ok(Frame::Sealed(header)) => self.on_sealed(now, from, header, bytes),
             Ok(Frame::SignedKey(frame)) if !self.is_own_key(frame.sender, &frame.exchange_key) => {
@@ -37,9 +51,8 @@ impl Node {
             }
             Ok(Frame::SignedKey(_) | Frame::BareKey(_)) => count_drop!(self, dropped_reflected),
             Ok(Frame::CookieReply(reply)) => self.on_cookie_reply(now, from, reply),
-            Ok(Frame::Beacon) => self.on_beacon(now, from, bytes),
             Ok(Frame::Plain) => count_drop!(self, dropped_plaintext),
-            Ok(Frame::Punch) => {}
+            Ok(Frame::Punch | Frame::Beacon) => {}
             Err(_) => count_drop!(self, dropped_malformed),
         }
     }
@@ -49,7 +62,7 @@ impl Node {
         self.peers.get(&sender).is_some_and(|peer| peer.exchange_key() == *exchange_key)
     }
 
-    fn on_sealed(&mut self, now: Instant, from: SocketAddr, header: SealedHeader, frame: &mut [u8]) {
+    fn on_sealed(&mut self, now: Instant, from: Route, header: SealedHeader, frame: &mut [u8]) {
         let (sender, len) = (header.sender, frame.len());
         let Some(peer) = self.peers.get_mut(&sender) else {
             self.on_unopened(now, from, sender, len);
@@ -80,7 +93,7 @@ impl Node {
     }
 
     /// Updates session and path state after an authenticated packet of the peer.
-    fn on_opened(&mut self, now: Instant, sender: NodeId, opened: Opened, from: SocketAddr, len: usize) {
+    fn on_opened(&mut self, now: Instant, sender: NodeId, opened: Opened, from: Route, len: usize) {
         let Some(peer) = self.peers.get_mut(&sender) else { return };
         if peer.on_opened_again(now, opened, from) {
             return;
@@ -115,10 +128,10 @@ impl Node {
     }
 
     /// The peer moved away from `before`: packets in flight to that address are lost.
-    fn on_moved(&mut self, now: Instant, node: NodeId, before: Option<SocketAddr>) {
+    fn on_moved(&mut self, now: Instant, node: NodeId, before: Option<Route>) {
         self.counters.moved += 1;
-        let ip = |endpoint: SocketAddr| endpoint.ip();
-        let is_same_host = before.map(ip) == self.peers.get(&node).and_then(Peer::endpoint).map(ip);
+        let ip = |route: Route| (route.is_relayed(), route.next_hop().ip());
+        let is_same_host = before.map(ip) == self.peers.get(&node).and_then(Peer::route).map(ip);
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
                 slot.connection.on_path_moved(now, is_same_host);
@@ -200,11 +213,14 @@ impl Node {
         }
         if is_pong {
             let mut change = PathChange::None;
-            let before = self.peers.get(&sender).and_then(Peer::endpoint);
+            let before = self.peers.get(&sender).and_then(Peer::route);
             self.with_peer(sender, |peer, _, _| change = peer.on_pong(now, header.dst_port, header.seq));
             match change {
                 PathChange::None => {}
-                PathChange::Validated => self.resume(now, sender),
+                PathChange::Validated => {
+                    self.apply_path_mtu(sender);
+                    self.resume(now, sender);
+                }
                 PathChange::Moved => self.on_moved(now, sender, before),
             }
         }

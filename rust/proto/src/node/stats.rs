@@ -11,6 +11,10 @@ crate::counters! {
         bytes_sent,
         /// Bytes received.
         bytes_recv,
+        /// Frames sent through a beacon.
+        relayed_sent,
+        /// Frames that came through a beacon.
+        relayed_recv,
         /// Frames that opened.
         opened,
         /// Sealed frames that no key opened.

@@ -6,10 +6,11 @@
 
 use core::{net::SocketAddr, time::Duration};
 
-use super::{Node, trace::count_drop};
+use super::{Node, relay::wrapping, trace::count_drop};
 use crate::{
     time::Instant,
-    wire::{addr::NodeId, tunnel::Frame},
+    tunnel::{Peer, Route},
+    wire::{addr::NodeId, beacon::Message, tunnel::Frame},
 };
 
 /// PTB messages arrive within a round trip; older quotes may be replayed by an eavesdropper.
@@ -37,7 +38,9 @@ impl Node {
         let mut was_used = false;
         for (id, since) in self.sent_too_big(now, report) {
             let mut is_new = false;
-            self.with_peer(id, |peer, _, _| is_new = peer.on_too_big(now, report.max_datagram));
+            let around = self.peers.get(&id).and_then(Peer::route).map_or(0, wrapping);
+            let most = report.max_datagram.saturating_sub(around);
+            self.with_peer(id, |peer, _, _| is_new = peer.on_too_big(now, most));
             if is_new {
                 self.reduce_path_mtu(now, id, since);
             }
@@ -53,7 +56,12 @@ impl Node {
     /// The peers whose path is concerned (one, unless this host reports), and when the datagram was sent.
     fn sent_too_big(&self, now: Instant, report: &TooBig<'_>) -> Vec<(NodeId, Instant)> {
         let TooBig { destination, quote, .. } = report;
-        let nonce = match quote.map(Frame::parse) {
+        // A relayed frame is quoted with what is in front of it.
+        let frame = quote.map(|quote| match Message::parse(quote) {
+            Ok(Message::Relay { frame, .. }) => frame,
+            _ => quote,
+        });
+        let nonce = match frame.map(Frame::parse) {
             Some(Ok(Frame::Sealed(header))) => Some(header.nonce),
             Some(_) => return Vec::new(),
             None => None,
@@ -64,7 +72,7 @@ impl Node {
         };
         self.peers
             .iter()
-            .filter(|(_, peer)| peer.endpoint().is_some_and(is_there))
+            .filter(|(_, peer)| peer.route().map(Route::next_hop).is_some_and(is_there))
             .filter_map(|(id, peer)| match nonce {
                 Some(nonce) => peer.sent_at(nonce).map(|at| (*id, at)),
                 None => Some((*id, now)),

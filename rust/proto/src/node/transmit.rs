@@ -2,10 +2,14 @@
 
 use core::net::SocketAddr;
 
-use super::{ConnectionId, Node, trace::count_drop};
+use super::{
+    ConnectionId, Node,
+    relay::{wrap, wrapping},
+    trace::count_drop,
+};
 use crate::{
     time::Instant,
-    tunnel::Peer,
+    tunnel::{Peer, Route},
     wire::{
         addr::NodeId,
         packet::{HEADER_LEN, Header},
@@ -40,12 +44,15 @@ impl Node {
                 self.on_packet(now, self.address.node, &packet);
             }
             let queued = self.outbox.pop_front().or_else(|| self.stash.take());
-            if let Some((destination, mut frame)) = queued {
-                self.add_cookie(now, destination, &mut frame);
-                if let Some(out) = buf.get_mut(..frame.len()) {
-                    out.copy_from_slice(&frame);
-                    self.count(1, frame.len());
-                    return Some(Transmit { destination, len: frame.len(), segment_size: None });
+            if let Some((route, mut frame)) = queued {
+                self.add_cookie(now, route, &mut frame);
+                let start = wrapping(route);
+                let len = start + frame.len();
+                if let Some(out) = buf.get_mut(..len) {
+                    wrap(route, self.address.node, out);
+                    out[start..].copy_from_slice(&frame);
+                    self.count(route, 1, len);
+                    return Some(Transmit { destination: route.next_hop(), len, segment_size: None });
                 }
                 continue;
             }
@@ -63,18 +70,21 @@ impl Node {
         }
     }
 
-    /// Appends a cookie to a signed key if the destination demanded one.
-    fn add_cookie(&self, now: Instant, destination: SocketAddr, frame: &mut Vec<u8>) {
+    /// Appends a cookie to a signed key if one was demanded there.
+    fn add_cookie(&self, now: Instant, route: Route, frame: &mut Vec<u8>) {
         if frame.len() == SIGNED_KEY_LEN
             && matches!(Frame::parse(frame), Ok(Frame::SignedKey(_)))
-            && let Some(cookie) = self.unauthenticated.jar.cookie(now, destination)
+            && let Some(cookie) = self.unauthenticated.jar.cookie(now, route)
         {
             frame.extend(cookie);
         }
     }
 
-    fn count(&mut self, datagrams: usize, bytes: usize) {
+    fn count(&mut self, route: Route, datagrams: usize, bytes: usize) {
         self.counters.pkts_sent += datagrams as u64;
+        if route.is_relayed() {
+            self.counters.relayed_sent += datagrams as u64;
+        }
         self.counters.bytes_sent += bytes as u64;
     }
 
@@ -102,40 +112,44 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.is_ready()) else {
             return Filled::Nothing;
         };
-        let Some(destination) = peer.endpoint() else { return Filled::Nothing };
+        let Some(route) = peer.route() else { return Filled::Nothing };
+        let start = wrapping(route);
         let own = self.address.node;
         let most = if connection.state().is_synchronized() { room } else { HEADER_LEN };
         let (mut used, mut count, mut segment_size) = (0, 0, 0);
-        while count < max_segments && used + room + SEALED_OVERHEAD <= buf.len() {
-            if !peer.has_credit(most + SEALED_OVERHEAD) {
+        while count < max_segments && used + start + room + SEALED_OVERHEAD <= buf.len() {
+            if !peer.has_credit(start + most + SEALED_OVERHEAD) {
                 break;
             }
-            let frame = &mut buf[used..];
+            let datagram = &mut buf[used..];
+            wrap(route, own, datagram);
+            let frame = &mut datagram[start..];
             let packet = &mut frame[SEALED_HEADER_LEN..SEALED_HEADER_LEN + room];
             let Some(len) = connection.dispatch(now, packet) else { break };
             let frame = &mut frame[..SEALED_HEADER_LEN + len + TAG_LEN];
             if peer.seal(now, own, frame).is_err() {
                 break;
             }
-            peer.on_sent(frame.len());
+            let size = start + frame.len();
+            peer.on_sent(size);
             if count == 0 {
-                segment_size = frame.len();
-            } else if frame.len() > segment_size {
-                self.stash = Some((destination, frame.to_vec()));
+                segment_size = size;
+            } else if size > segment_size {
+                self.stash = Some((route, frame.to_vec()));
                 break;
             }
             count += 1;
-            used += frame.len();
-            if frame.len() < segment_size {
+            used += size;
+            if size < segment_size {
                 break;
             }
         }
         if count == 0 {
             return Filled::Nothing;
         }
-        self.count(count, used);
+        self.count(route, count, used);
         let segment_size = (count > 1).then_some(segment_size);
-        Filled::Batch(Transmit { destination, len: used, segment_size })
+        Filled::Batch(Transmit { destination: route.next_hop(), len: used, segment_size })
     }
 
     /// Seals and queues one packet for a peer, or loops it back. Returns whether it was queued.
@@ -144,8 +158,8 @@ impl Node {
             self.loopback.push_back(packet.to_vec());
             return true;
         }
-        let endpoint = self.peers.get(&node).and_then(Peer::endpoint);
-        endpoint.is_some_and(|endpoint| self.seal_packet_to(now, node, endpoint, packet))
+        let route = self.peers.get(&node).and_then(Peer::route);
+        route.is_some_and(|route| self.seal_packet_to(now, node, route, packet))
     }
 
     /// The same for a response, which is sent to the source of the request.
@@ -160,7 +174,7 @@ impl Node {
         }
     }
 
-    fn seal_packet_to(&mut self, now: Instant, node: NodeId, to: SocketAddr, packet: &[u8]) -> bool {
+    fn seal_packet_to(&mut self, now: Instant, node: NodeId, to: Route, packet: &[u8]) -> bool {
         let own = self.address.node;
         let Some(peer) = self.peers.get_mut(&node) else { return false };
         let mut frame = vec![0; SEALED_HEADER_LEN + packet.len() + TAG_LEN];

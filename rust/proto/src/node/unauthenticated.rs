@@ -18,7 +18,7 @@ use crate::{
     crypto::{exchange::ExchangeKey, identity::verify_signed_key, prf::Prf},
     time::{Duration, Instant},
     tunnel::{
-        KeyVerdict, Peer,
+        KeyVerdict, Peer, Route,
         cookie::{self, CookieJar},
     },
     wire::{
@@ -45,7 +45,7 @@ const KEY_LABEL: [u8; 4] = *b"x255";
 #[derive(Debug)]
 struct Held {
     frame: SignedKey,
-    from: SocketAddr,
+    from: Route,
     until: Instant,
 }
 
@@ -85,17 +85,15 @@ impl Unauthenticated {
 
     /// Holds a frame. It replaces an older one of the same claim; at a bound, the oldest of its host, of its
     /// node or of all is dropped.
-    fn hold(&mut self, now: Instant, frame: SignedKey, from: SocketAddr) {
-        let (node, host) = (frame.sender, host_of(from.ip()));
+    fn hold(&mut self, now: Instant, frame: SignedKey, from: Route) {
+        let (node, host) = (frame.sender, host_of(from));
         let is_older = |held: &Held| {
             held.frame.sender == node && held.from == from && held.frame.identity_key == frame.identity_key
         };
         self.held.retain(|held| now < held.until && !is_older(held));
-        self.make_room(MAX_HELD_PER_CLAIM, |held| {
-            held.frame.sender == node && host_of(held.from.ip()) == host
-        });
+        self.make_room(MAX_HELD_PER_CLAIM, |held| held.frame.sender == node && host_of(held.from) == host);
         self.make_room(MAX_HELD_PER_NODE, |held| held.frame.sender == node);
-        self.make_room(MAX_HELD_PER_HOST, |held| host_of(held.from.ip()) == host);
+        self.make_room(MAX_HELD_PER_HOST, |held| host_of(held.from) == host);
         self.make_room(MAX_HELD, |_| true);
         self.held.push_back(Held { frame, from, until: now + LOOKUP_TIMEOUT });
     }
@@ -131,11 +129,11 @@ impl Node {
         is_fine
     }
 
-    fn is_at(&self, node: NodeId, from: SocketAddr) -> bool {
-        self.peers.get(&node).is_some_and(|peer| peer.endpoint() == Some(from))
+    fn is_at(&self, node: NodeId, from: Route) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.is_known_at(from))
     }
 
-    pub(super) fn on_bare_key(&mut self, now: Instant, from: SocketAddr, sender: NodeId) {
+    pub(super) fn on_bare_key(&mut self, now: Instant, from: Route, sender: NodeId) {
         if !self.is_valid_sender(sender) {
             return;
         }
@@ -152,7 +150,7 @@ impl Node {
     }
 
     /// A sealed frame of `len` bytes that no session opens: the sender may have a session that we lost.
-    pub(super) fn on_unopened(&mut self, now: Instant, from: SocketAddr, sender: NodeId, len: usize) {
+    pub(super) fn on_unopened(&mut self, now: Instant, from: Route, sender: NodeId, len: usize) {
         count_drop!(self, dropped_unauthentic);
         if self.is_at(sender, from) {
             self.with_peer(sender, |peer, local, out| peer.on_unopened(now, from, len, local, out));
@@ -172,7 +170,7 @@ impl Node {
     }
 
     /// Sends our keys for a node to an address, and asks for the node's key if `asks_back`.
-    fn push_keys(&mut self, node: NodeId, to: SocketAddr, asks_back: bool) {
+    fn push_keys(&mut self, node: NodeId, to: Route, asks_back: bool) {
         let known = self.peers.get(&node).map(Peer::exchange_key);
         let derived = || self.unauthenticated.exchange_key(node).map(|key| key.public_key());
         let Some(exchange_key) = known.or_else(derived) else { return };
@@ -186,7 +184,7 @@ impl Node {
     }
 
     /// Processes a signed key; `bytes` is the whole datagram.
-    pub(super) fn on_signed_key(&mut self, now: Instant, from: SocketAddr, frame: &SignedKey, bytes: &[u8]) {
+    pub(super) fn on_signed_key(&mut self, now: Instant, from: Route, frame: &SignedKey, bytes: &[u8]) {
         let sender = frame.sender;
         if !self.is_valid_sender(sender) {
             return;
@@ -227,21 +225,15 @@ impl Node {
     }
 
     /// Whether the rate limits allow a signature check.
-    fn may_check(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        sender: NodeId,
-        is_return_routable: bool,
-    ) -> bool {
+    fn may_check(&mut self, now: Instant, from: Route, sender: NodeId, is_return_routable: bool) -> bool {
+        let is_at_home = self.is_at(sender, from);
         let limits = &mut self.limits;
-        let is_at_home = self.peers.get(&sender).is_some_and(|peer| peer.endpoint() == Some(from));
         is_at_home && limits.expected_checks.take(now, sender)
             || is_return_routable && limits.routable_checks.take(now, from)
             || limits.unverified_checks.take(now, from)
     }
 
-    fn send_cookie(&mut self, now: Instant, from: SocketAddr, frame: &SignedKey) {
+    fn send_cookie(&mut self, now: Instant, from: Route, frame: &SignedKey) {
         if self.limits.cookies.take(now, from) {
             let cookie = cookie::cookie_for(&self.unauthenticated.prf, now, from);
             let reply = CookieReply::new(self.address.node, &frame.exchange_key, cookie);
@@ -251,9 +243,8 @@ impl Node {
     }
 
     /// A peer demands a cookie with our key.
-    pub(super) fn on_cookie_reply(&mut self, now: Instant, from: SocketAddr, reply: CookieReply) {
-        let is_expected =
-            |peer: &&Peer| peer.endpoint() == Some(from) && reply.is_about(&peer.exchange_key());
+    pub(super) fn on_cookie_reply(&mut self, now: Instant, from: Route, reply: CookieReply) {
+        let is_expected = |peer: &&Peer| peer.is_known_at(from) && reply.is_about(&peer.exchange_key());
         let is_new = self.peers.get(&reply.sender).filter(is_expected).is_some()
             && self.unauthenticated.jar.keep(now, from, reply.cookie);
         if is_new {
@@ -268,7 +259,7 @@ impl Node {
     fn look_up_identity(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Route,
         node: NodeId,
         is_return_routable: bool,
     ) -> bool {
@@ -338,7 +329,7 @@ impl Node {
         }
     }
 
-    fn take_signed_key(&mut self, now: Instant, from: SocketAddr, frame: &SignedKey) {
+    fn take_signed_key(&mut self, now: Instant, from: Route, frame: &SignedKey) {
         let mut verdict = KeyVerdict::Refused;
         let sender = frame.sender;
         self.with_peer(sender, |peer, local, out| verdict = peer.on_signed_key(now, frame, from, local, out));
@@ -373,6 +364,8 @@ impl Node {
         let mut peer = Peer::new(now, node, own);
         peer.set_trace(self.recorder.trace.detail());
         self.peers.insert(node, peer);
+        let home = self.home;
+        self.with_peer(node, |peer, local, out| peer.set_relay(now, home, local, out));
         true
     }
 
@@ -409,8 +402,8 @@ mod tests {
         SignedKey { sender: NodeId(node), exchange_key, identity_key: [0; 32], signature: [0; 64] }
     }
 
-    fn at(host: u32, port: u16) -> SocketAddr {
-        SocketAddr::from((host.to_be_bytes(), port))
+    fn at(host: u32, port: u16) -> Route {
+        Route::Direct(SocketAddr::from((host.to_be_bytes(), port)))
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{
     path::{PathChange, Paths, Token},
     path_mtu::PathMtu,
     retired::Retired,
+    route::Route,
     trace::TunnelEvent,
 };
 use crate::{
@@ -26,8 +27,8 @@ use crate::{
     },
 };
 
-/// Frames queued for transmission, with their destination.
-pub type Outbox = VecDeque<(SocketAddr, Vec<u8>)>;
+/// Frames queued for transmission, with their route.
+pub type Outbox = VecDeque<(Route, Vec<u8>)>;
 
 /// Shortest interval between two replies to key frames of a peer.
 const REPLY_INTERVAL: Duration = Duration::from_millis(250);
@@ -111,8 +112,10 @@ pub enum Liveness {
 /// Status of a peer for `peers`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerStatus {
-    /// Where frames go.
+    /// Where the peer is, as far as is known.
     pub endpoint: Option<SocketAddr>,
+    /// How frames go there.
+    pub route: Option<Route>,
     /// Whether there is a session.
     pub is_encrypted: bool,
     /// Whether the peer proved the identity that the registry names.
@@ -131,14 +134,14 @@ pub struct Peer {
     /// The last frame opened under the previous session: its capabilities are outdated.
     is_late: bool,
     /// Source of the key of a session under which nothing has opened yet.
-    first_from: Option<SocketAddr>,
-    candidate: Option<(Session, SocketAddr)>,
+    first_from: Option<Route>,
+    candidate: Option<(Session, Route)>,
     previous: Option<(Session, Instant)>,
     retired: Retired,
-    pending_key: Option<(SignedKey, SocketAddr)>,
+    pending_key: Option<(SignedKey, Route)>,
     paths: Paths,
-    /// Source address of the last frame that opened.
-    heard_from: Option<SocketAddr>,
+    /// Source of the last frame that opened.
+    heard_from: Option<Route>,
     capabilities: Option<Capabilities>,
     /// The boot id that the peer announced last.
     boot_id: Option<u64>,
@@ -206,9 +209,9 @@ impl Peer {
         self.trace.poll()
     }
 
-    /// Whether the peer has a session, an address and a known dialect.
+    /// Whether the peer has a session, a route and a known dialect.
     pub fn is_ready(&self) -> bool {
-        self.suite().is_some() && (self.capabilities.is_some() || self.is_legacy) && self.endpoint().is_some()
+        self.suite().is_some() && (self.capabilities.is_some() || self.is_legacy) && self.route().is_some()
     }
 
     /// The suite in use.
@@ -231,28 +234,52 @@ impl Peer {
         self.capabilities
     }
 
-    /// Where frames go.
+    /// Where the peer is, as far as is known.
     pub fn endpoint(&self) -> Option<SocketAddr> {
         self.paths.endpoint()
     }
 
-    /// Source address of the last frame that opened, to which a response is sent.
-    pub fn heard_from(&self) -> Option<SocketAddr> {
+    /// How frames go to the peer.
+    pub fn route(&self) -> Option<Route> {
+        self.paths.route()
+    }
+
+    /// Whether a route is one that leads to the peer as far as is known.
+    pub fn is_known_at(&self, route: Route) -> bool {
+        self.paths.is_known(route)
+    }
+
+    /// Our home beacon changed: the way through the relay. A dial that waits for an answer goes there, too.
+    pub fn set_relay(
+        &mut self,
+        now: Instant,
+        beacon: Option<SocketAddr>,
+        local: &Local<'_>,
+        out: &mut Outbox,
+    ) {
+        self.paths.set_relay(beacon, self.id);
+        if self.hello_at.is_some() && beacon.is_some() {
+            self.send_hello(now, local, out);
+        }
+    }
+
+    /// Source of the last frame that opened, to which a response is sent.
+    pub fn heard_from(&self) -> Option<Route> {
         self.heard_from
     }
 
-    /// Whether a datagram of `len` bytes may be sent to the address in use (anti-amplification limit).
+    /// Whether a datagram of `len` bytes may be sent by the route in use (anti-amplification limit).
     pub fn has_credit(&mut self, len: usize) -> bool {
         self.paths.has_credit(len)
     }
 
-    /// Charges a datagram sent to the address in use.
+    /// Charges a datagram sent by the route in use.
     pub fn on_sent(&mut self, len: usize) {
         self.paths.on_sent(len);
     }
 
-    /// Whether a datagram of `len` bytes may be sent to an address; if so, it is charged.
-    pub fn spend(&mut self, to: SocketAddr, len: usize) -> bool {
+    /// Whether a datagram of `len` bytes may be sent by a route; if so, it is charged.
+    pub fn spend(&mut self, to: Route, len: usize) -> bool {
         self.paths.spend(to, len)
     }
 
@@ -264,7 +291,7 @@ impl Peer {
     /// The largest segment that path and peer accept; meaningful for native peers.
     pub fn segment(&self) -> usize {
         let most = self.capabilities.map_or(usize::MAX, |peer| usize::from(peer.max_segment));
-        let of_path = self.paths.active().map_or(SAFE_SEGMENT, |path| path.mtu.segment());
+        let of_path = self.paths.mtu().map_or(SAFE_SEGMENT, PathMtu::segment);
         of_path.min(most)
     }
 
@@ -283,8 +310,8 @@ impl Peer {
 
     /// A connection suspects a black hole on the path.
     pub fn on_path_suspect(&mut self, now: Instant) {
-        if let Some(path) = self.paths.active_mut() {
-            path.mtu.fail(now);
+        if let Some(mtu) = self.paths.mtu_mut() {
+            mtu.fail(now);
         }
     }
 
@@ -292,7 +319,8 @@ impl Peer {
     pub fn on_pong(&mut self, now: Instant, port: Port, seq: SeqNumber) -> PathChange {
         let Some(from) = self.heard_from else { return PathChange::None };
         if Token::is_challenge_port(port) {
-            let change = self.paths.on_answer(now, from, Token { port, seq });
+            let Some(at) = from.direct() else { return PathChange::None };
+            let change = self.paths.on_answer(now, at, Token { port, seq });
             if change != PathChange::None {
                 let has_moved = change == PathChange::Moved;
                 self.trace.event(|| TunnelEvent::PathValidated { at: from, has_moved });
@@ -300,10 +328,10 @@ impl Peer {
             return change;
         }
         if port == PATH_PORT
-            && self.endpoint() == Some(from)
-            && let Some(path) = self.paths.active_mut()
+            && self.route() == Some(from)
+            && let Some(mtu) = self.paths.mtu_mut()
         {
-            path.mtu.on_answer(now, seq.value());
+            mtu.on_answer(now, seq.value());
         }
         PathChange::None
     }
@@ -316,8 +344,7 @@ impl Peer {
 
     /// Processes a PTB message for a datagram to the peer. Returns whether it was used.
     pub fn on_too_big(&mut self, now: Instant, max_datagram: usize) -> bool {
-        self.may_probe_path()
-            && self.paths.active_mut().is_some_and(|path| path.mtu.on_too_big(now, max_datagram))
+        self.may_probe_path() && self.paths.mtu_mut().is_some_and(|mtu| mtu.on_too_big(now, max_datagram))
     }
 
     /// When an authenticated frame last arrived.
@@ -343,7 +370,12 @@ impl Peer {
     /// Status of a peer for `peers`.
     pub fn status(&self) -> PeerStatus {
         let is_encrypted = self.suite().is_some();
-        PeerStatus { endpoint: self.endpoint(), is_encrypted, is_authenticated: is_encrypted }
+        PeerStatus {
+            endpoint: self.endpoint(),
+            route: self.route(),
+            is_encrypted,
+            is_authenticated: is_encrypted,
+        }
     }
 
     /// Requests a session, unless there is one.
@@ -356,9 +388,9 @@ impl Peer {
             self.send_hello(now, local, out);
         }
         if self.capabilities.is_some()
-            && let Some(path) = self.paths.active_mut()
+            && let Some(mtu) = self.paths.mtu_mut()
         {
-            path.mtu.start_if_new(now);
+            mtu.start_if_new(now);
         }
     }
 
@@ -379,8 +411,8 @@ impl Peer {
         }
         self.probe_at = None;
         self.is_legacy = false;
-        if let Some(path) = self.paths.active_mut() {
-            path.mtu.start_if_new(now);
+        if let Some(mtu) = self.paths.mtu_mut() {
+            mtu.start_if_new(now);
         }
         let is_new = self.capabilities.replace(capabilities) != Some(capabilities);
         if is_new {
@@ -432,7 +464,7 @@ impl Peer {
 
     /// The next deadline.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let mtu_at = self.paths.active().and_then(|path| path.mtu.poll_timeout());
+        let mtu_at = self.paths.mtu().and_then(PathMtu::poll_timeout);
         let mtu_at = mtu_at.filter(|_| self.may_probe_path());
         let path_at = self.paths.poll_timeout().filter(|_| self.suite().is_some());
         [self.hello_at, self.probe_at, self.check_at, mtu_at, path_at].into_iter().flatten().min()
@@ -477,7 +509,7 @@ impl Peer {
         }
         self.send_challenges(now, local, out);
         if self.may_probe_path()
-            && let Some(probe) = self.paths.active_mut().and_then(|path| path.mtu.handle_timeout(now))
+            && let Some(probe) = self.paths.mtu_mut().and_then(|mtu| mtu.handle_timeout(now))
         {
             self.send_path_probe(now, probe, local, out);
         }

@@ -1,8 +1,6 @@
 //! Trace events of a peer, for [`Trace`](crate::trace::Trace).
 
-use core::net::SocketAddr;
-
-use super::{Capabilities, session::KeyVerdict};
+use super::{Capabilities, route::Route, session::KeyVerdict};
 use crate::crypto::Suite;
 
 /// An event of the tunnel to a peer.
@@ -11,14 +9,14 @@ pub enum TunnelEvent {
     /// Our key was sent to the peer.
     KeySent {
         /// Destination.
-        to: SocketAddr,
+        to: Route,
         /// Whether a bare key, which asks for the peer's key, was sent with it.
         asks_back: bool,
     },
     /// A signed key of the peer arrived that was not known.
     KeyReceived {
         /// Source.
-        from: SocketAddr,
+        from: Route,
         /// Its outcome.
         verdict: KeyVerdict,
     },
@@ -41,11 +39,11 @@ pub enum TunnelEvent {
     /// The peer restarted.
     Restarted,
     /// An address was challenged.
-    Challenged(SocketAddr),
+    Challenged(Route),
     /// An address was validated, and is used for sending.
     PathValidated {
         /// The address.
-        at: SocketAddr,
+        at: Route,
         /// Whether another address was used before.
         has_moved: bool,
     },

@@ -32,6 +32,8 @@ const _: () = assert!(MAX_ENDPOINT_LEN + AddressCookie::LEN <= DISCOVER_KEY_LEN,
 
 const PROOF: [u8; 4] = *b"PILV";
 const SIGNED_LABEL: [u8; 6] = *b"beacon";
+/// Bytes in front of the frame in a Relay message.
+pub const RELAY_HEADER_LEN: usize = 1 + 4 + 4;
 
 const DISCOVER: u8 = 0x01;
 const DISCOVER_REPLY: u8 = 0x02;
@@ -165,9 +167,7 @@ impl<'a> Message<'a> {
             }
             Self::PunchCommand(endpoint) => emit_endpoint(PUNCH_COMMAND, endpoint, out),
             Self::Relay { sender, destination, frame } => {
-                out.push(RELAY);
-                out.extend(sender.0.to_be_bytes());
-                out.extend(destination.0.to_be_bytes());
+                out.extend(relay_header(sender, destination));
                 out.extend(frame);
             }
             Self::RelayDeliver { sender, destination, frame } => {
@@ -233,6 +233,14 @@ impl AddressCookie {
     fn parse(bytes: &[u8]) -> Option<Self> {
         bytes.strip_prefix(&PROOF)?.first_chunk().copied().map(Self)
     }
+}
+
+/// The bytes in front of the frame in a Relay message.
+pub fn relay_header(sender: NodeId, destination: NodeId) -> [u8; RELAY_HEADER_LEN] {
+    let mut bytes = [RELAY; RELAY_HEADER_LEN];
+    bytes[1..5].copy_from_slice(&sender.0.to_be_bytes());
+    bytes[5..].copy_from_slice(&destination.0.to_be_bytes());
+    bytes
 }
 
 fn node_id(bytes: &[u8]) -> Result<(NodeId, &[u8]), ParseError> {

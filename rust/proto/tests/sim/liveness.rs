@@ -221,7 +221,7 @@ fn answers_to_keys_are_rate_limited() {
     for (ms, expected) in [(0, "s"), (249, ""), (1, "s"), (249, ""), (1, "s")] {
         view.now += ms * MS;
         let now = view.now;
-        view.with_peer(|peer, local, out| peer.on_bare_key(now, endpoint(), local, out));
+        view.with_peer(|peer, local, out| peer.on_bare_key(now, endpoint().into(), local, out));
         assert_eq!(view.left(), expected);
     }
 }
@@ -230,7 +230,7 @@ fn answers_to_keys_are_rate_limited() {
 fn unopened_frames_trigger_a_key_exchange_without_a_session() {
     let unopened = |view: &mut View| {
         let now = view.now;
-        view.with_peer(|peer, local, out| peer.on_unopened(now, endpoint(), 100, local, out));
+        view.with_peer(|peer, local, out| peer.on_unopened(now, endpoint().into(), 100, local, out));
         view.left()
     };
     let mut view = View::new();

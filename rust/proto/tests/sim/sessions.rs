@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use pilot_proto::{
     crypto::{entropy::Entropy, exchange::ExchangeKey, identity::Identity},
     time::Instant,
-    tunnel::{Capabilities, KeyVerdict, Local, OpenError, Outbox, PathChange, Peer, Session},
+    tunnel::{Capabilities, KeyVerdict, Local, OpenError, Outbox, PathChange, Peer, Route, Session},
     wire::{
         addr::{Address, NodeId},
         packet::Header,
@@ -76,7 +76,9 @@ impl View {
 
     pub(crate) fn hear_key(&mut self, process: &Process) -> KeyVerdict {
         let now = self.now;
-        self.with_peer(|peer, local, out| peer.on_signed_key(now, &process.proof, endpoint(), local, out))
+        self.with_peer(|peer, local, out| {
+            peer.on_signed_key(now, &process.proof, endpoint().into(), local, out)
+        })
     }
 
     /// Whether a frame opened, and whether it changed the session.
@@ -91,7 +93,7 @@ impl View {
         for (to, frame) in std::mem::take(&mut self.out) {
             let Ok(Frame::Sealed(sealed)) = Frame::parse(&frame) else { continue };
             let mut packet = Vec::new();
-            if to != at || process.session.open_to(sealed, &frame, &mut packet).is_err() {
+            if to != Route::Direct(at) || process.session.open_to(sealed, &frame, &mut packet).is_err() {
                 continue;
             }
             let ping = Header::parse(&packet).unwrap().0;
@@ -111,7 +113,7 @@ impl View {
         let Ok(Frame::Sealed(header)) = Frame::parse(&frame) else { panic!("not sealed") };
         let (now, len) = (self.now, frame.len());
         let opened = self.peer.open(now, header, &mut frame, &mut Vec::new())?;
-        Ok(self.with_peer(|peer, local, out| peer.on_opened(now, opened, from, len, local, out)))
+        Ok(self.with_peer(|peer, local, out| peer.on_opened(now, opened, from.into(), len, local, out)))
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Local, Outbox, Peer, RECOVERY_INTERVAL, REFRESH};
 use crate::{
     crypto::{exchange::ExchangeKey, identity::verify_signed_key},
     time::Instant,
-    tunnel::{KeyVerdict, Session, TunnelEvent},
+    tunnel::{KeyVerdict, Route, Session, TunnelEvent},
     wire::tunnel::{BARE_KEY_LEN, SIGNED_KEY_LEN, SignedKey},
 };
 
@@ -21,7 +21,7 @@ impl Peer {
         out: &mut Outbox,
     ) {
         self.identity_key = Some(identity_key);
-        if self.suite().is_none() || !self.paths.has_received() && !self.paths.is_validated() {
+        if self.suite().is_none() || !self.paths.is_heard_directly() {
             if let Some(endpoint) = endpoint
                 && self.paths.on_registry_endpoint(now, endpoint)
             {
@@ -31,7 +31,7 @@ impl Peer {
         } else if let Some(other) = endpoint.filter(|other| self.endpoint() != Some(*other)) {
             // It may have moved or restarted; its answer decides.
             if self.is_silent(now, REFRESH) && self.paths.on_registry_move(now, other, local.entropy) {
-                self.push_keys(other, true, local, out);
+                self.push_keys(other.into(), true, local, out);
                 self.send_challenges(now, local, out);
             }
         }
@@ -58,8 +58,8 @@ impl Peer {
 
     /// Sends our signed key to a peer with a session.
     pub fn announce(&mut self, local: &Local<'_>, out: &mut Outbox) {
-        if let Some(endpoint) = self.endpoint().filter(|_| self.current.is_some()) {
-            self.push_keys(endpoint, false, local, out);
+        if let Some(route) = self.route().filter(|_| self.current.is_some()) {
+            self.push_keys(route, false, local, out);
         }
     }
 
@@ -79,7 +79,7 @@ impl Peer {
     }
 
     /// Counts bytes that prove nothing towards what may be sent in return.
-    pub fn on_unauthenticated(&mut self, from: SocketAddr, len: usize) {
+    pub fn on_unauthenticated(&mut self, from: Route, len: usize) {
         self.paths.on_unauthenticated(from, len);
     }
 
@@ -88,7 +88,7 @@ impl Peer {
         &mut self,
         now: Instant,
         frame: &SignedKey,
-        from: SocketAddr,
+        from: Route,
         local: &mut Local<'_>,
         out: &mut Outbox,
     ) -> KeyVerdict {
@@ -104,7 +104,7 @@ impl Peer {
         &mut self,
         now: Instant,
         frame: &SignedKey,
-        from: SocketAddr,
+        from: Route,
         local: &mut Local<'_>,
         out: &mut Outbox,
     ) -> KeyVerdict {
@@ -136,7 +136,7 @@ impl Peer {
     }
 
     /// Takes a bare key frame: unauthenticated, a request for our signed key.
-    pub fn on_bare_key(&mut self, now: Instant, from: SocketAddr, local: &mut Local<'_>, out: &mut Outbox) {
+    pub fn on_bare_key(&mut self, now: Instant, from: Route, local: &mut Local<'_>, out: &mut Outbox) {
         self.reply(now, from, BARE_KEY_LEN, local, out);
     }
 
@@ -144,7 +144,7 @@ impl Peer {
     pub fn on_unopened(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Route,
         len: usize,
         local: &mut Local<'_>,
         out: &mut Outbox,

@@ -1,12 +1,10 @@
 //! Opening frames, and the switch between candidate, current and previous session.
 
-use core::net::SocketAddr;
-
 use super::{Local, Opened, Outbox, PREVIOUS_LIFETIME, Peer, REINSTATE, SessionRole};
 use crate::{
     crypto::{Suite, exchange::ExchangeKey},
     time::Instant,
-    tunnel::{OpenError, Session, TunnelEvent},
+    tunnel::{OpenError, Route, Session, TunnelEvent},
     wire::tunnel::SealedHeader,
 };
 
@@ -59,7 +57,7 @@ impl Peer {
 
     /// Fast path of [`Self::on_opened`] for most frames: same session, same address, nothing else to do.
     /// Returns whether it applied.
-    pub fn on_opened_again(&mut self, now: Instant, opened: Opened, from: SocketAddr) -> bool {
+    pub fn on_opened_again(&mut self, now: Instant, opened: Opened, from: Route) -> bool {
         let is_usual =
             opened.role == SessionRole::Current && self.paths.is_stable_at(from) && !self.retired.is_full();
         if is_usual {
@@ -75,7 +73,7 @@ impl Peer {
         &mut self,
         now: Instant,
         opened: Opened,
-        from: SocketAddr,
+        from: Route,
         len: usize,
         local: &mut Local<'_>,
         out: &mut Outbox,
@@ -85,7 +83,13 @@ impl Peer {
         let mut is_new = false;
         match opened.role {
             SessionRole::Current => {}
-            SessionRole::Candidate => is_new = self.promote(now),
+            SessionRole::Candidate => {
+                is_new = self.promote(now);
+                if is_new && from.is_relayed() {
+                    // The other process may be elsewhere.
+                    self.paths.suspect_active(now, local.entropy);
+                }
+            }
             SessionRole::Previous if now.saturating_since(self.current_rx) >= REINSTATE => {
                 is_new = self.reinstate(now)
             }
@@ -153,13 +157,13 @@ impl Peer {
     /// one; until then the current session is used.
     pub(super) fn renew_own_key(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         let Ok(own) = ExchangeKey::from_secret(&local.entropy.next_32()) else { return };
-        let (Some(current), Some(endpoint)) = (&self.current, self.endpoint()) else { return };
+        let (Some(current), Some(route)) = (&self.current, self.route()) else { return };
         let Ok(session) = Session::new(&own, current.peer_key, local.entropy.next_u32()) else { return };
         self.own = own;
         self.retired.on_own_key();
-        self.candidate = Some((session, endpoint));
+        self.candidate = Some((session, route));
         self.trace.event(|| TunnelEvent::Candidate { is_rekey: true });
-        self.push_keys(endpoint, true, local, out);
+        self.push_keys(route, true, local, out);
         self.probes = 0;
         self.send_probe(now, local, out);
     }

@@ -1,12 +1,10 @@
 //! Frames that the tunnel itself sends: keys, pings and challenges.
 
-use core::net::SocketAddr;
-
 use super::{CHECK_INTERVAL, KEEPALIVE, Local, Outbox, PATH_PORT, PING_PORT, Peer, REPLY_INTERVAL, STALL};
 use crate::{
     crypto::Suite,
     time::Instant,
-    tunnel::{Capabilities, Session, TunnelEvent, path::Token, path_mtu::PathProbe},
+    tunnel::{Capabilities, Route, Session, TunnelEvent, path::Token, path_mtu::PathProbe},
     wire::{
         addr::{Address, Port},
         packet::{Flags, HEADER_LEN, Header, Protocol},
@@ -18,9 +16,9 @@ use core::time::Duration;
 
 impl Peer {
     /// Whether path MTU probes may be sent: only in use, to native peers, which answer padded pings with
-    /// short ones, and on a validated address.
+    /// short ones, and where the peer has proved to be.
     pub(super) fn may_probe_path(&self) -> bool {
-        self.is_active && self.capabilities.is_some() && self.is_ready() && self.paths.is_validated()
+        self.is_active && self.capabilities.is_some() && self.is_ready() && self.paths.is_proven()
     }
 
     pub(super) fn send_path_probe(
@@ -30,14 +28,14 @@ impl Peer {
         local: &Local<'_>,
         out: &mut Outbox,
     ) {
-        let Some(endpoint) = self.endpoint() else { return };
+        let Some(route) = self.route() else { return };
         let header = self.ping(local, PATH_PORT, SeqNumber::new(probe.serial));
         let end = SEALED_HEADER_LEN + HEADER_LEN + probe.size;
         let mut frame = vec![0; end + TAG_LEN];
         let packet = &mut frame[SEALED_HEADER_LEN..end];
         packet[HEADER_LEN..].copy_from_slice(&local.capabilities.emit_padded(probe.size));
         if header.emit(packet) && self.seal(now, local.address.node, &mut frame).is_ok() {
-            out.push_back((endpoint, frame));
+            out.push_back((route, frame));
         }
     }
 
@@ -59,13 +57,16 @@ impl Peer {
     /// Returns whether it does not.
     pub(super) fn check(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) -> bool {
         self.check_at = self.is_active.then_some(now + CHECK_INTERVAL);
-        let Some(endpoint) = self.endpoint().filter(|_| self.suite().is_some()) else { return false };
+        let Some(route) = self.route().filter(|_| self.suite().is_some()) else { return false };
         let is_stalled = self.last_tx > self.last_rx && self.is_silent(now, STALL);
         if self.current.as_ref().is_some_and(Session::is_exhausted) && self.candidate.is_none() {
             self.renew_own_key(now, local, out);
         } else if is_stalled {
-            self.push_keys(endpoint, true, local, out);
+            self.push_keys(route, true, local, out);
             self.send_probe(now, local, out);
+            if let Some(relay) = self.paths.relay().filter(|relay| *relay != route) {
+                self.push_keys(relay, true, local, out);
+            }
         } else if now.saturating_since(self.last_tx) >= KEEPALIVE {
             self.send_probe(now, local, out);
         }
@@ -73,15 +74,18 @@ impl Peer {
         is_stalled
     }
 
+    /// Sends our key to the peer, directly and through the relay. The first answer decides.
     pub(super) fn send_hello(&mut self, now: Instant, local: &Local<'_>, out: &mut Outbox) {
-        let Some(endpoint) = self.endpoint() else { return };
         self.hellos += 1;
-        let asks_back = self.hellos > 1;
-        self.trace.event(|| TunnelEvent::KeySent { to: endpoint, asks_back });
         // Repeats request an answer even from a peer that already has our key.
-        for frame in self.keys(asks_back, local) {
-            if self.paths.spend_hello(endpoint, frame.len()) {
-                out.push_back((endpoint, frame));
+        let asks_back = self.hellos > 1;
+        let direct = self.endpoint().map(Route::Direct);
+        for to in direct.into_iter().chain(self.paths.relay()) {
+            self.trace.event(|| TunnelEvent::KeySent { to, asks_back });
+            for frame in self.keys(asks_back, local) {
+                if self.paths.spend_hello(to, frame.len()) {
+                    out.push_back((to, frame));
+                }
             }
         }
         let wait = Duration::from_secs(1 << self.hellos.min(3).saturating_sub(1));
@@ -90,14 +94,7 @@ impl Peer {
 
     /// Answers a frame of `len` bytes (0 if they were counted already) with our key, at most once per
     /// [`REPLY_INTERVAL`].
-    pub(super) fn reply(
-        &mut self,
-        now: Instant,
-        to: SocketAddr,
-        len: usize,
-        local: &Local<'_>,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn reply(&mut self, now: Instant, to: Route, len: usize, local: &Local<'_>, out: &mut Outbox) {
         if self.replied_at.is_some_and(|at| now < at + REPLY_INTERVAL) {
             return;
         }
@@ -108,7 +105,7 @@ impl Peer {
     /// Answers an unauthenticated frame of `len` bytes with our key, within the credit that it grants.
     pub(super) fn answer(
         &mut self,
-        to: SocketAddr,
+        to: Route,
         len: usize,
         asks_back: bool,
         local: &Local<'_>,
@@ -123,8 +120,8 @@ impl Peer {
         }
     }
 
-    /// Sends our key to one of the peer's addresses.
-    pub(super) fn push_keys(&mut self, to: SocketAddr, asks_back: bool, local: &Local<'_>, out: &mut Outbox) {
+    /// Sends our key to the peer by one route.
+    pub(super) fn push_keys(&mut self, to: Route, asks_back: bool, local: &Local<'_>, out: &mut Outbox) {
         self.trace.event(|| TunnelEvent::KeySent { to, asks_back });
         for frame in self.keys(asks_back, local) {
             if self.paths.spend(to, frame.len()) {
@@ -143,11 +140,11 @@ impl Peer {
     }
 
     /// Destination of the pings that detect the suite.
-    fn probed(&self) -> Option<SocketAddr> {
+    fn probed(&self) -> Option<Route> {
         match &self.candidate {
             Some((_, from)) => Some(*from),
-            None if self.suite().is_none() => self.first_from.or(self.endpoint()),
-            None => self.endpoint(),
+            None if self.suite().is_none() => self.first_from.or(self.route()),
+            None => self.route(),
         }
     }
 
@@ -174,9 +171,9 @@ impl Peer {
     /// Our own address changed: sends a frame from which the peer learns it. G1 peers learn it from key
     /// frames only.
     pub fn announce_address(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
-        let Some(endpoint) = self.endpoint().filter(|_| self.suite().is_some()) else { return };
+        let Some(route) = self.route().filter(|_| self.suite().is_some()) else { return };
         if self.suite() == Some(Suite::G1) {
-            self.push_keys(endpoint, false, local, out);
+            self.push_keys(route, false, local, out);
         }
         self.send_probe(now, local, out);
     }
@@ -197,6 +194,7 @@ impl Peer {
         }
         let asked = self.probe_at.and(self.probed());
         for (to, token) in self.paths.handle_timeout(now, asked) {
+            let to = Route::Direct(to);
             self.trace.event(|| TunnelEvent::Challenged(to));
             let packet = self.ping_packet(token, local);
             let Some(session) = self.current.as_mut() else { return };

@@ -7,29 +7,25 @@
 //! traffic stays on the previously validated address. That one is challenged as well: if it answers, the peer
 //! has not moved (section 9.3.3).
 
+mod address;
+mod challenge;
+mod relay;
+
 use core::{net::SocketAddr, time::Duration};
 use std::collections::VecDeque;
 
-use super::path_mtu::PathMtu;
-use crate::{
-    crypto::entropy::Entropy,
-    time::Instant,
-    wire::{addr::Port, seq::SeqNumber},
+use self::{
+    address::{AMPLIFICATION, CANDIDATE_LIFETIME, IP_UDP_HEADERS, Path},
+    challenge::CHALLENGE_TIMER,
+    relay::Relay,
 };
+use super::{path_mtu::PathMtu, route::Route};
+use crate::{crypto::entropy::Entropy, time::Instant, wire::addr::NodeId};
 
-/// Anti-amplification limit: bytes sent per byte received, RFC 9000 section 8.1.
-const AMPLIFICATION: u64 = 3;
-/// Headers of IPv4 and UDP, which count too, bytes.
-const IP_UDP_HEADERS: u64 = 20 + 8;
+pub(super) use challenge::Token;
+
 /// Candidate addresses under validation at the same time.
 const MAX_CANDIDATES: usize = 4;
-/// Challenges per address, and the timeout of the first one, which doubles.
-const MAX_CHALLENGES: u32 = 4;
-const CHALLENGE_TIMER: Duration = Duration::from_millis(250);
-/// An address that failed validation may be challenged again after this.
-const RETRY: Duration = Duration::from_secs(1);
-/// A candidate without a challenge expires after this.
-const CANDIDATE_LIFETIME: Duration = Duration::from_secs(10);
 /// How long an address is ignored after the peer was found to be still at its previous one.
 const IGNORE_FOR: Duration = Duration::from_secs(2);
 /// Interval and burst of tries of addresses known only from the registry while there is a session. A peer
@@ -39,122 +35,6 @@ const REGISTRY_MOVE_BURST: u32 = 4;
 /// Credit granted to such an address, as bytes received: three times as many may be sent, enough for both of
 /// our keys and all challenges.
 const HELLO_CREDIT: u64 = 240;
-/// Lowest source port of challenges; other pings use lower ports.
-const FIRST_CHALLENGE_PORT: u16 = 0x8000;
-
-/// Challenge data that the answer echoes: 15 bits of a port and a 32-bit sequence number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Token {
-    /// Source port of the ping.
-    pub(super) port: Port,
-    /// Its sequence number.
-    pub(super) seq: SeqNumber,
-}
-
-impl Token {
-    fn new(entropy: &mut Entropy) -> Self {
-        let [high, low, ..] = entropy.next_u32().to_be_bytes();
-        Self {
-            port: Port(FIRST_CHALLENGE_PORT | u16::from_be_bytes([high, low])),
-            seq: SeqNumber::new(entropy.next_u32()),
-        }
-    }
-
-    /// Whether a port belongs to a challenge.
-    pub(super) fn is_challenge_port(port: Port) -> bool {
-        port.0 >= FIRST_CHALLENGE_PORT
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Challenge {
-    token: Token,
-    tries: u32,
-    due: Instant,
-}
-
-impl Challenge {
-    fn new(now: Instant, entropy: &mut Entropy) -> Self {
-        Self { token: Token::new(entropy), tries: 0, due: now }
-    }
-
-    fn is_exhausted(&self) -> bool {
-        self.tries >= MAX_CHALLENGES
-    }
-}
-
-/// One address of a peer.
-#[derive(Debug)]
-pub(super) struct Path {
-    /// The address.
-    address: SocketAddr,
-    /// The peer answered a challenge from this address.
-    is_validated: bool,
-    /// The registry names this address, so that we may send first.
-    is_from_registry: bool,
-    /// A sealed frame of the peer arrived from this address.
-    has_received: bool,
-    /// Bytes received from and sent to the address before validation.
-    received: u64,
-    sent: u64,
-    /// Something was not sent for lack of credit.
-    is_credit_blocked: bool,
-    challenge: Option<Challenge>,
-    /// When a candidate expires.
-    until: Instant,
-    /// Path MTU discovery.
-    pub(super) mtu: PathMtu,
-}
-
-impl Path {
-    fn new(now: Instant, address: SocketAddr) -> Self {
-        Self {
-            address,
-            is_validated: false,
-            is_from_registry: false,
-            has_received: false,
-            received: 0,
-            sent: 0,
-            is_credit_blocked: false,
-            challenge: None,
-            until: now + CANDIDATE_LIFETIME,
-            mtu: PathMtu::default(),
-        }
-    }
-
-    fn until(self, until: Instant) -> Self {
-        Self { until, ..self }
-    }
-
-    fn on_received(&mut self, len: usize) {
-        if !self.is_validated {
-            self.received = self.received.saturating_add(len as u64 + IP_UDP_HEADERS);
-        }
-    }
-
-    fn has_credit(&self, len: usize) -> bool {
-        let most = self.received.saturating_mul(AMPLIFICATION);
-        self.is_validated || self.sent.saturating_add(len as u64 + IP_UDP_HEADERS) <= most
-    }
-
-    fn on_sent(&mut self, len: usize) {
-        if !self.is_validated {
-            self.sent = self.sent.saturating_add(len as u64 + IP_UDP_HEADERS);
-        }
-    }
-
-    fn is_answered_by(&self, from: SocketAddr, token: Token) -> bool {
-        self.address == from && self.challenge.is_some_and(|challenge| challenge.token == token)
-    }
-
-    /// Starts a challenge, unless one is outstanding or has failed recently.
-    fn challenge(&mut self, now: Instant, entropy: &mut Entropy) {
-        let is_over = |last: &Challenge| last.is_exhausted() && now >= last.due + RETRY;
-        if self.challenge.as_ref().is_none_or(is_over) {
-            self.challenge = Some(Challenge::new(now, entropy));
-        }
-    }
-}
 
 /// What the answer to a challenge changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -167,10 +47,10 @@ pub enum PathChange {
     Moved,
 }
 
-/// The addresses of one peer.
+/// The addresses of one peer, and the way through a beacon.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
-    /// Address in use.
+    /// The address in use, or to be used once it is validated.
     active: Option<Path>,
     /// Addresses under validation, oldest first.
     candidates: Vec<Path>,
@@ -180,44 +60,101 @@ pub(super) struct Paths {
     ignored: VecDeque<(SocketAddr, Instant)>,
     /// When the budget for tries of registry addresses is full again.
     registry_budget_full_at: Instant,
+    /// The way through our home beacon.
+    relay: Option<Relay>,
 }
 
 impl Paths {
-    /// Address in use.
+    /// Where frames go: to a validated address; else through the relay if the peer was heard there; else to
+    /// an address that is not validated, within its credit.
+    pub(super) fn route(&self) -> Option<Route> {
+        let relay = self.relay.as_ref().map(Relay::route);
+        let direct = self.endpoint().map(Route::Direct);
+        if self.is_relayed() { relay } else { direct.or(relay) }
+    }
+
+    /// Whether frames go through the relay although an address may be known.
+    fn is_relayed(&self) -> bool {
+        !self.is_direct() && self.relay.as_ref().is_some_and(|relay| relay.has_received)
+    }
+
+    /// Whether there is a validated address.
+    pub(super) fn is_direct(&self) -> bool {
+        self.active.as_ref().is_some_and(Path::is_usable)
+    }
+
+    /// The address in use, or to be used once it is validated.
     pub(super) fn endpoint(&self) -> Option<SocketAddr> {
         self.active.as_ref().map(|path| path.address)
     }
 
-    /// Whether the address in use is validated.
-    pub(super) fn is_validated(&self) -> bool {
-        self.active.as_ref().is_some_and(|path| path.is_validated)
+    /// The way through our home beacon.
+    pub(super) fn relay(&self) -> Option<Route> {
+        self.relay.as_ref().map(Relay::route)
     }
 
-    /// Whether the address in use is known from more than a key frame, which anyone may have forwarded.
+    /// Whether a route is one that leads to the peer as far as is known.
+    pub(super) fn is_known(&self, route: Route) -> bool {
+        route.direct().is_some() && route.direct() == self.endpoint() || self.relay() == Some(route)
+    }
+
+    /// Sets or clears the home beacon.
+    pub(super) fn set_relay(&mut self, beacon: Option<SocketAddr>, node: NodeId) {
+        let has_received = self.relay.as_ref().is_some_and(|relay| relay.has_received);
+        self.relay = beacon.map(|beacon| Relay { has_received, ..Relay::new(beacon, node) });
+    }
+
+    /// Whether a frame sealed by the peer came by the route in use, or its challenge was answered.
+    pub(super) fn is_proven(&self) -> bool {
+        self.is_direct() || self.is_relayed()
+    }
+
+    /// Whether a route to the peer is known from more than a key frame, which anyone may have forwarded.
     pub(super) fn is_corroborated(&self) -> bool {
-        self.active
-            .as_ref()
-            .is_some_and(|path| path.is_from_registry || path.has_received || path.is_validated)
+        self.is_relayed()
+            || self
+                .active
+                .as_ref()
+                .is_some_and(|path| path.is_from_registry || path.has_received || path.is_validated)
     }
 
-    /// Whether `address` is in use and validated.
-    pub(super) fn is_stable_at(&self, address: SocketAddr) -> bool {
-        self.is_validated() && self.endpoint() == Some(address)
+    /// Whether the peer is known to use `route`, so that a frame from there changes nothing.
+    pub(super) fn is_stable_at(&self, route: Route) -> bool {
+        match route {
+            Route::Direct(address) => self.is_direct() && self.endpoint() == Some(address),
+            Route::Relayed { .. } => self.relay.as_ref().is_none_or(|relay| relay.has_received),
+        }
     }
 
-    /// The path in use.
-    pub(super) fn active(&self) -> Option<&Path> {
-        self.active.as_ref()
+    /// Path MTU discovery of the path in use.
+    pub(super) fn mtu(&self) -> Option<&PathMtu> {
+        match (self.route()?, &self.active, &self.relay) {
+            (Route::Direct(_), Some(path), _) => Some(&path.mtu),
+            (Route::Relayed { .. }, _, Some(relay)) => Some(&relay.mtu),
+            _ => None,
+        }
     }
 
-    /// The path in use.
-    pub(super) fn active_mut(&mut self) -> Option<&mut Path> {
-        self.active.as_mut()
+    /// Path MTU discovery of the path in use.
+    pub(super) fn mtu_mut(&mut self) -> Option<&mut PathMtu> {
+        match (self.route()?, &mut self.active, &mut self.relay) {
+            (Route::Direct(_), Some(path), _) => Some(&mut path.mtu),
+            (Route::Relayed { .. }, _, Some(relay)) => Some(&mut relay.mtu),
+            _ => None,
+        }
     }
 
-    /// Whether a sealed frame arrived from the address in use.
-    pub(super) fn has_received(&self) -> bool {
-        self.active.as_ref().is_some_and(|path| path.has_received)
+    /// Whether the address in use is validated, or a sealed frame arrived from it.
+    pub(super) fn is_heard_directly(&self) -> bool {
+        self.active.as_ref().is_some_and(|path| path.has_received || path.is_validated)
+    }
+
+    /// The peer may have left the address in use: it is not used again before it answers.
+    pub(super) fn suspect_active(&mut self, now: Instant, entropy: &mut Entropy) {
+        if let Some(path) = &mut self.active {
+            path.is_suspect = true;
+            path.challenge(now, entropy);
+        }
     }
 
     fn all_mut(&mut self) -> impl Iterator<Item = &mut Path> {
@@ -233,7 +170,9 @@ impl Paths {
         let active = self.active.take();
         let active = active
             .map(|path| Path { is_from_registry: path.is_from_registry, ..Path::new(now, path.address) });
-        *self = Self { active, ..Self::default() };
+        let relay = self.relay.take();
+        let relay = relay.map(|relay| Relay { has_received: false, ..relay });
+        *self = Self { active, relay, ..Self::default() };
     }
 
     /// Uses the address named by the registry; called while no other address is known to work. Returns
@@ -274,8 +213,9 @@ impl Paths {
         true
     }
 
-    /// A key signed by the peer arrived from this address. It may have been forwarded by anyone.
-    pub(super) fn on_key(&mut self, now: Instant, from: SocketAddr, len: usize) {
+    /// A key signed by the peer arrived by this route. It may have been forwarded by anyone.
+    pub(super) fn on_key(&mut self, now: Instant, from: Route, len: usize) {
+        let Some(from) = from.direct() else { return };
         if self.active.is_none() {
             self.active = Some(Path::new(now, from));
         }
@@ -288,25 +228,31 @@ impl Paths {
         }
     }
 
-    /// An unauthenticated frame arrived from this address; it adds to the credit.
-    pub(super) fn on_unauthenticated(&mut self, from: SocketAddr, len: usize) {
-        if let Some(path) = self.find_mut(from) {
+    /// An unauthenticated frame arrived by this route; it adds to the credit.
+    pub(super) fn on_unauthenticated(&mut self, from: Route, len: usize) {
+        if let Some(path) = from.direct().and_then(|from| self.find_mut(from)) {
             path.on_received(len);
         }
     }
 
-    /// A sealed frame of the peer arrived from this address. Reordered frames do not start a migration (RFC
-    /// 9000 section 9.3).
+    /// A sealed frame of the peer arrived by this route. Reordered frames do not start a migration (RFC 9000
+    /// section 9.3), and relayed frames never do.
     pub(super) fn on_sealed(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Route,
         len: usize,
         is_newest: bool,
         entropy: &mut Entropy,
     ) {
+        let Some(from) = from.direct() else {
+            if let Some(relay) = &mut self.relay {
+                relay.has_received = true;
+            }
+            return;
+        };
         if let Some(path) = self.active.as_mut().filter(|path| path.address == from) {
-            if !path.is_validated {
+            if !path.is_usable() {
                 path.has_received = true;
                 path.on_received(len);
                 path.challenge(now, entropy);
@@ -314,7 +260,7 @@ impl Paths {
             return;
         }
         if !is_newest {
-            self.on_unauthenticated(from, len);
+            self.on_unauthenticated(from.into(), len);
             return;
         }
         self.ignored.retain(|(_, until)| now < *until);
@@ -364,8 +310,10 @@ impl Paths {
         self.candidates.last_mut()
     }
 
-    /// Whether `len` bytes may be sent to an address; if so, they are charged.
-    pub(super) fn spend(&mut self, to: SocketAddr, len: usize) -> bool {
+    /// Whether `len` bytes may be sent by a route; if so, they are charged. A beacon is configured, so that
+    /// nothing is sent to an address that somebody made up.
+    pub(super) fn spend(&mut self, to: Route, len: usize) -> bool {
+        let Some(to) = to.direct() else { return true };
         let Some(path) = self.find_mut(to) else { return false };
         let has_credit = path.has_credit(len);
         if has_credit {
@@ -377,12 +325,13 @@ impl Paths {
 
     /// The same for the key frames of a dial, which may be sent to an address named by the registry without
     /// credit.
-    pub(super) fn spend_hello(&mut self, to: SocketAddr, len: usize) -> bool {
-        self.find_mut(to).is_some_and(|path| path.is_from_registry) || self.spend(to, len)
+    pub(super) fn spend_hello(&mut self, to: Route, len: usize) -> bool {
+        let path = to.direct().and_then(|to| self.find_mut(to));
+        path.is_some_and(|path| path.is_from_registry) || self.spend(to, len)
     }
 
     /// The credit granted by an unauthenticated frame of `len` bytes; 0 for one that was counted already.
-    pub(super) fn grant_credit(&mut self, from: SocketAddr, len: usize) -> u64 {
+    pub(super) fn grant_credit(&mut self, from: Route, len: usize) -> u64 {
         if len == 0 {
             return 0;
         }
@@ -391,8 +340,8 @@ impl Paths {
     }
 
     /// As [`Self::spend`]; for an address that is not the peer's, `credit` is charged.
-    pub(super) fn spend_credit(&mut self, credit: &mut u64, to: SocketAddr, len: usize) -> bool {
-        if self.find_mut(to).is_some() {
+    pub(super) fn spend_credit(&mut self, credit: &mut u64, to: Route, len: usize) -> bool {
+        if to.direct().is_none_or(|to| self.find_mut(to).is_some()) {
             return self.spend(to, len);
         }
         let left = credit.checked_sub(len as u64 + IP_UDP_HEADERS);
@@ -400,18 +349,24 @@ impl Paths {
         left.is_some()
     }
 
-    /// Whether `len` bytes may be sent to the address in use.
+    /// The path in use, if it is an address.
+    fn direct_in_use(&mut self) -> Option<&mut Path> {
+        if self.is_relayed() { None } else { self.active.as_mut() }
+    }
+
+    /// Whether `len` bytes may be sent by the route in use.
     pub(super) fn has_credit(&mut self, len: usize) -> bool {
-        self.active.as_mut().is_some_and(|path| {
+        let has_relay = self.relay.is_some();
+        self.direct_in_use().map_or(has_relay, |path| {
             let has_credit = path.has_credit(len);
             path.is_credit_blocked |= !has_credit;
             has_credit
         })
     }
 
-    /// Charges bytes sent to the address in use.
+    /// Charges bytes sent by the route in use.
     pub(super) fn on_sent(&mut self, len: usize) {
-        if let Some(path) = &mut self.active {
+        if let Some(path) = self.direct_in_use() {
             path.on_sent(len);
         }
     }
@@ -422,9 +377,9 @@ impl Paths {
     }
 
     /// The challenge data of a ping to an address, so that its answer validates the address; `None` if it is
-    /// validated. The ping counts as the first challenge.
-    pub(super) fn token_for(&mut self, now: Instant, to: SocketAddr, entropy: &mut Entropy) -> Option<Token> {
-        let path = self.find_mut(to).filter(|path| !path.is_validated)?;
+    /// validated, and through the relay. The ping counts as the first challenge.
+    pub(super) fn token_for(&mut self, now: Instant, to: Route, entropy: &mut Entropy) -> Option<Token> {
+        let path = self.find_mut(to.direct()?).filter(|path| !path.is_usable())?;
         path.challenge(now, entropy);
         let challenge = path.challenge.as_mut()?;
         challenge.due = challenge.due.max(now + CHALLENGE_TIMER);
@@ -440,28 +395,24 @@ impl Paths {
     }
 
     /// Returns the challenges that are due and drops candidates that failed. `asked` is pinged anyway.
-    pub(super) fn handle_timeout(
-        &mut self,
-        now: Instant,
-        asked: Option<SocketAddr>,
-    ) -> Vec<(SocketAddr, Token)> {
-        let is_over = |path: &Path| path.challenge.is_some_and(|last| last.is_exhausted() && last.due <= now);
+    pub(super) fn handle_timeout(&mut self, now: Instant, asked: Option<Route>) -> Vec<(SocketAddr, Token)> {
+        let is_over = |path: &Path| path.challenge.is_some_and(|last| last.is_failed(now));
         self.candidates.retain(|path| path.until > now && !is_over(path));
         self.previous.take_if(|path| is_over(path));
         let mut due = Vec::new();
         for path in self.all_mut() {
             let Some(challenge) = path.challenge.as_mut().filter(|last| last.due <= now) else { continue };
             if challenge.is_exhausted() {
-                if path.is_validated {
+                if path.is_usable() {
                     path.challenge = None;
                 }
                 continue;
             }
-            challenge.due = now + CHALLENGE_TIMER * (1 << challenge.tries);
-            if asked == Some(path.address) {
+            challenge.wait(now);
+            if asked == Some(Route::Direct(path.address)) {
                 continue;
             }
-            challenge.tries += 1;
+            challenge.on_sent();
             path.until = path.until.max(challenge.due + CHALLENGE_TIMER);
             due.push((path.address, challenge.token));
         }
@@ -472,8 +423,9 @@ impl Paths {
     pub(super) fn on_answer(&mut self, now: Instant, from: SocketAddr, token: Token) -> PathChange {
         if let Some(path) = self.active.as_mut().filter(|path| path.is_answered_by(from, token)) {
             path.challenge = None;
-            let is_new = !core::mem::replace(&mut path.is_validated, true);
-            if is_new {
+            let was_usable = path.is_usable();
+            (path.is_validated, path.is_suspect) = (true, false);
+            if !was_usable {
                 return PathChange::Validated;
             }
             self.ignore_candidates(now);
@@ -498,7 +450,7 @@ impl Paths {
     /// Switches to another path.
     fn switch_path(&mut self, now: Instant) -> PathChange {
         if let Some(path) = &mut self.active {
-            path.is_validated = true;
+            (path.is_validated, path.is_suspect) = (true, false);
             path.challenge = None;
             path.mtu.fail(now);
         }
