@@ -7,6 +7,7 @@
 mod channel;
 mod flow;
 pub mod model;
+pub mod nat;
 mod qlog;
 mod rng;
 mod world;
