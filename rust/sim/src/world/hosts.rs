@@ -1,15 +1,72 @@
-//! Hosts: their nodes, identities and restarts.
+//! Hosts: their nodes, identities, interfaces and restarts.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
 
-use super::{World, transfers::FLOW_PORT, wire::Parcel};
+use super::{
+    World,
+    realms::{Party, Place, RealmId, Routed},
+    transfers::FLOW_PORT,
+};
 use crate::flow::HostId;
 use pilot_proto::{
-    node::{Event, Node, TooBig},
-    time::Instant,
+    crypto::identity::Identity,
+    node::{Event, Node},
     wire::addr::{Address, NodeId},
 };
+
+/// The UDP port of every node.
+const NODE_PORT: u16 = 4000;
+
+/// How a host is attached to a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attachment {
+    /// Which network.
+    pub place: Place,
+    /// Whether it has an IPv4 address.
+    pub has_v4: bool,
+    /// Whether it has an IPv6 address.
+    pub has_v6: bool,
+}
+
+impl Attachment {
+    /// With an IPv4 address only.
+    pub fn v4(place: Place) -> Self {
+        Self { place, has_v4: true, has_v6: false }
+    }
+
+    /// With an IPv6 address only.
+    pub fn v6(place: Place) -> Self {
+        Self { place, has_v4: false, has_v6: true }
+    }
+
+    /// With both.
+    pub fn dual(place: Place) -> Self {
+        Self { place, has_v4: true, has_v6: true }
+    }
+}
+
+impl Default for Attachment {
+    fn default() -> Self {
+        Self::v4(Place::Public)
+    }
+}
+
+/// Whether a host's operating system reports a change of its addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// It does, as netlink.
+    Reported,
+    /// The node has to find out by itself.
+    Silent,
+}
+
+#[derive(Debug)]
+struct Interface {
+    realm: RealmId,
+    addresses: Vec<IpAddr>,
+    is_up: bool,
+}
 
 #[derive(Debug)]
 pub(super) struct Host {
@@ -17,35 +74,33 @@ pub(super) struct Host {
     boots: u8,
     /// Events that belong to no transfer.
     pub(super) events: VecDeque<Event>,
+    /// In order of preference.
+    interfaces: Vec<Interface>,
+    /// Whether it runs. A suspended host neither sends nor receives.
+    pub(super) is_awake: bool,
+    /// The endpoint that discovery learned, as registered.
+    pub(super) discovered: Option<SocketAddr>,
 }
 
 impl Host {
-    pub(super) fn receive(&mut self, now: Instant, parcel: Parcel) {
-        match parcel {
-            Parcel::Datagram { from, mut bytes } => {
-                self.node.handle_datagram(now, endpoint(from), &mut bytes);
-            }
-            Parcel::TooBig { destination, mtu, quote } => {
-                let destination = endpoint(destination);
-                let report = TooBig { destination, max_datagram: mtu, quote: Some(&quote) };
-                self.node.handle_too_big(now, &report);
-            }
-        }
+    /// Addresses of interfaces that are up.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let up = self.interfaces.iter().filter(|interface| interface.is_up);
+        up.flat_map(|interface| &interface.addresses).map(|ip| SocketAddr::new(*ip, NODE_PORT))
     }
-}
 
-pub(super) fn endpoint(host: HostId) -> SocketAddr {
-    let [.., high, low] = host.to_be_bytes();
-    SocketAddr::from(([10, 0, high, low], 4000))
-}
+    /// A datagram as it leaves the host; `None` without an address of its family.
+    pub(super) fn send(&self, destination: SocketAddr) -> Option<Routed> {
+        let up = self.interfaces.iter().filter(|interface| interface.is_up);
+        let mut sources =
+            up.flat_map(|interface| interface.addresses.iter().map(move |ip| (interface.realm, *ip)));
+        let (realm, ip) = sources.find(|(_, ip)| ip.is_ipv4() == destination.is_ipv4())?;
+        Some(Routed { realm, source: SocketAddr::new(ip, NODE_PORT), destination })
+    }
 
-pub(super) fn host_of(at: SocketAddr) -> HostId {
-    match at.ip() {
-        core::net::IpAddr::V4(ip) => {
-            let [_, _, high, low] = ip.octets();
-            usize::from(high) * 256 + usize::from(low)
-        }
-        core::net::IpAddr::V6(_) => HostId::MAX,
+    /// Whether a datagram to this address reaches the node.
+    pub(super) fn receives_at(&self, address: SocketAddr) -> bool {
+        self.is_awake && self.addresses().any(|own| own == address)
     }
 }
 
@@ -60,12 +115,32 @@ pub(super) fn identity_seed(host: HostId) -> [u8; 32] {
 }
 
 impl World {
-    /// Adds a host that accepts transfers.
+    /// Adds a host with a public IPv4 address that accepts transfers.
     pub fn add_host(&mut self) -> HostId {
+        self.add_host_at(Attachment::default())
+    }
+
+    /// Adds a host that accepts transfers.
+    pub fn add_host_at(&mut self, attachment: Attachment) -> HostId {
         let host = self.hosts.len();
         let node = self.boot(host, 0);
-        self.hosts.push(Host { node, boots: 0, events: VecDeque::new() });
+        let interfaces = vec![self.interface(host, attachment)];
+        self.hosts.push(Host {
+            node,
+            boots: 0,
+            events: VecDeque::new(),
+            interfaces,
+            is_awake: true,
+            discovered: None,
+        });
         host
+    }
+
+    fn interface(&mut self, host: HostId, attachment: Attachment) -> Interface {
+        let realm = self.realms.realm_of(attachment.place);
+        let v4 = attachment.has_v4.then(|| self.realms.assign_v4(realm, Party::Host(host)));
+        let v6 = attachment.has_v6.then(|| self.realms.assign_v6(realm, Party::Host(host)));
+        Interface { realm, addresses: v4.into_iter().chain(v6).collect(), is_up: true }
     }
 
     #[allow(clippy::expect_used, reason = "a derived seed is never refused")]
@@ -84,7 +159,9 @@ impl World {
     pub fn restart(&mut self, host: HostId) {
         let boots = self.hosts[host].boots.wrapping_add(1);
         let node = self.boot(host, boots);
-        self.hosts[host] = Host { node, boots, events: VecDeque::new() };
+        let at = &mut self.hosts[host];
+        (at.node, at.boots) = (node, boots);
+        at.events.clear();
         self.senders.retain(|(owner, _), _| *owner != host);
         self.receivers.retain(|(owner, _), _| *owner != host);
         for flow in self.flows.iter_mut().filter(|flow| flow.from == host || flow.to == host) {
@@ -92,12 +169,51 @@ impl World {
         }
     }
 
+    /// Adds an interface, which is used where the earlier ones have no address.
+    pub fn add_interface(&mut self, host: HostId, attachment: Attachment, notice: Notice) {
+        let interface = self.interface(host, attachment);
+        self.hosts[host].interfaces.push(interface);
+        self.on_addresses_changed(host, notice);
+    }
+
+    /// Moves a host's first interface to another network.
+    pub fn roam(&mut self, host: HostId, attachment: Attachment, notice: Notice) {
+        let interface = self.interface(host, attachment);
+        let before = core::mem::replace(&mut self.hosts[host].interfaces[0], interface);
+        for address in before.addresses {
+            self.realms.release(before.realm, address);
+        }
+        self.on_addresses_changed(host, notice);
+    }
+
+    /// Takes a host's `n`th interface up or down.
+    pub fn set_interface(&mut self, host: HostId, n: usize, is_up: bool, notice: Notice) {
+        self.hosts[host].interfaces[n].is_up = is_up;
+        self.on_addresses_changed(host, notice);
+    }
+
+    /// Suspends or resumes a host.
+    pub fn set_awake(&mut self, host: HostId, is_awake: bool) {
+        self.hosts[host].is_awake = is_awake;
+    }
+
+    fn on_addresses_changed(&mut self, host: HostId, notice: Notice) {
+        if notice == Notice::Reported {
+            self.hosts[host].node.on_own_address(self.now);
+        }
+    }
+
+    /// The addresses of a host.
+    pub fn addresses(&self, host: HostId) -> Vec<SocketAddr> {
+        self.hosts[host].addresses().collect()
+    }
+
     /// A host's node.
     pub fn node(&mut self, host: HostId) -> &mut Node {
         &mut self.hosts[host].node
     }
 
-    /// A host's address.
+    /// A host's address in the overlay network.
     pub fn address(&self, host: HostId) -> Address {
         Address::backbone(node_id(host))
     }
@@ -105,5 +221,10 @@ impl World {
     /// The next event of a host that belongs to no transfer.
     pub fn poll_event(&mut self, host: HostId) -> Option<Event> {
         self.hosts[host].events.pop_front()
+    }
+
+    /// A host's identity key.
+    pub(super) fn identity_key(host: HostId) -> Option<[u8; 32]> {
+        Identity::from_seed(&identity_seed(host)).ok().map(|identity| identity.public_key())
     }
 }

@@ -1,7 +1,10 @@
 //! The simulated network: hosts, paths and virtual time.
 
 mod hosts;
+mod realms;
 mod registry;
+#[cfg(test)]
+mod tests;
 mod transfers;
 mod wire;
 
@@ -11,7 +14,15 @@ use std::{
     path::PathBuf,
 };
 
-use self::{hosts::Host, wire::Parcel};
+use self::{
+    hosts::Host,
+    realms::{Party, Realms},
+    wire::Parcel,
+};
+pub use self::{
+    hosts::{Attachment, Notice},
+    realms::{BoxConfig, BoxId, Place},
+};
 use crate::{
     channel::{Channel, Links, Path},
     flow::{Flow, FlowId, HostId},
@@ -54,14 +65,16 @@ pub struct World {
     pub rng: Rng,
     config: NodeConfig,
     hosts: Vec<Host>,
+    realms: Realms,
+    registry_delay: Duration,
     flows: Vec<Flow>,
     senders: BTreeMap<(HostId, ConnectionId), FlowId>,
     receivers: BTreeMap<(HostId, ConnectionId), FlowId>,
     default_path: Path,
-    channels: BTreeMap<(HostId, HostId), Channel>,
+    channels: BTreeMap<(Party, Party), Channel>,
     links: Links,
     cut: BTreeSet<(HostId, HostId)>,
-    wire: BTreeMap<(Instant, u64), (HostId, Parcel)>,
+    wire: BTreeMap<(Instant, u64), Parcel>,
     serial: u64,
     datagrams: u64,
     buffer: Vec<u8>,
@@ -77,6 +90,8 @@ impl World {
             rng: Rng(seed),
             config,
             hosts: Vec::new(),
+            realms: Realms::default(),
+            registry_delay: Duration::ZERO,
             flows: Vec::new(),
             senders: BTreeMap::new(),
             receivers: BTreeMap::new(),
@@ -125,7 +140,8 @@ impl World {
         for host in 0..self.hosts.len() {
             self.drain(host);
         }
-        let timer = self.hosts.iter().filter_map(|host| host.node.poll_timeout()).min();
+        let awake = self.hosts.iter().filter(|host| host.is_awake);
+        let timer = awake.filter_map(|host| host.node.poll_timeout()).min();
         let arrival = self.wire.keys().next().map(|(at, _)| *at);
         timer.into_iter().chain(arrival).min()
     }
@@ -134,15 +150,13 @@ impl World {
     fn advance(&mut self, at: Instant) {
         self.now = self.now.max(at);
         while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
-            let (to, parcel) = entry.remove();
-            if let Some(host) = self.hosts.get_mut(to) {
-                host.receive(self.now, parcel);
-            }
-            self.drain(to);
+            let parcel = entry.remove();
+            self.deliver(parcel);
         }
         for host in 0..self.hosts.len() {
-            if self.hosts[host].node.poll_timeout().is_some_and(|at| at <= self.now) {
-                self.hosts[host].node.handle_timeout(self.now);
+            let at = &mut self.hosts[host];
+            if at.is_awake && at.node.poll_timeout().is_some_and(|at| at <= self.now) {
+                at.node.handle_timeout(self.now);
                 self.drain(host);
             }
         }
@@ -179,7 +193,7 @@ impl World {
 
     /// Drains a host's datagrams and events.
     fn drain(&mut self, host: HostId) {
-        if host >= self.hosts.len() {
+        if !self.hosts[host].is_awake {
             return;
         }
         loop {
@@ -202,7 +216,7 @@ impl World {
 
     fn on_event(&mut self, host: HostId, event: Event) {
         match event {
-            Event::RecordNeeded(id) => self.answer_record(host, id),
+            Event::RecordNeeded(id) => self.ask_record(host, id),
             Event::KeyNeeded(id) => self.answer_key(host, id),
             Event::Connected(id) => {
                 if let Some(flow) = self.senders.get(&(host, id)).copied() {
@@ -226,10 +240,11 @@ impl World {
                     self.hosts[host].events.push_back(Event::Closed(id, reason));
                 }
             }
-            Event::AdmissionNeeded(..)
-            | Event::EndpointDiscovered(_)
-            | Event::RemoteFinished(_)
-            | Event::Datagram { .. } => {
+            Event::EndpointDiscovered(endpoint) => {
+                self.hosts[host].discovered = Some(endpoint);
+                self.hosts[host].events.push_back(event);
+            }
+            Event::AdmissionNeeded(..) | Event::RemoteFinished(_) | Event::Datagram { .. } => {
                 self.hosts[host].events.push_back(event);
             }
         }

@@ -73,6 +73,16 @@ impl World {
         }
     }
 
+    /// Writes `bytes` more, unless the connection is closed.
+    pub fn append(&mut self, id: FlowId, bytes: u64) {
+        let flow = &mut self.flows[id.0];
+        if flow.closed.is_none() && !flow.is_orphan {
+            flow.total += bytes;
+            flow.finished = None;
+            self.pump_sender(id);
+        }
+    }
+
     /// Stops writing: FIN follows the data written so far. Receiving goes on.
     pub fn finish(&mut self, id: FlowId) {
         let flow = &mut self.flows[id.0];

@@ -1,28 +1,46 @@
-//! Datagrams between hosts: the paths they take and what happens to them there.
+//! Datagrams on the wire: the paths they take and what happens to them there.
 
-use super::{World, hosts::host_of};
+use core::net::SocketAddr;
+
+use super::{
+    World,
+    realms::{PUBLIC, Party, Routed},
+};
 use crate::{
     channel::{Channel, LinkId, Path},
     flow::HostId,
+};
+use pilot_proto::{
+    node::TooBig,
+    time::{Duration, Instant},
+    wire::addr::NodeId,
 };
 
 /// Bytes of a datagram quoted by an ICMP message, which has at most 576 bytes (RFC 1812 section 4.3.2.3).
 const QUOTED: usize = 576 - 20 - 8 - 20 - 8;
 /// Largest number of datagrams per batch.
 const BATCH: usize = 16;
+/// Delay between hosts of one private network.
+const LAN_DELAY: Duration = Duration::from_micros(300);
 
-/// Something in flight to a host.
+/// Something in flight.
 #[derive(Debug)]
 pub(super) enum Parcel {
     Datagram {
-        from: HostId,
+        routed: Routed,
         bytes: Vec<u8>,
     },
     /// A PTB message about the host's datagram to `destination`.
     TooBig {
-        destination: HostId,
+        host: HostId,
+        destination: SocketAddr,
         mtu: usize,
         quote: Vec<u8>,
+    },
+    /// The registry's answer.
+    Record {
+        host: HostId,
+        id: NodeId,
     },
 }
 
@@ -39,7 +57,7 @@ impl World {
 
     /// Sets one direction between two hosts.
     pub fn set_path(&mut self, from: HostId, to: HostId, path: Path) {
-        self.channels.insert((from, to), Channel::new(path));
+        self.channels.insert((Party::Host(from), Party::Host(to)), Channel::new(path));
     }
 
     /// Cuts or restores both directions between two hosts.
@@ -58,32 +76,75 @@ impl World {
         self.datagrams
     }
 
+    pub(super) fn schedule(&mut self, at: Instant, parcel: Parcel) {
+        self.serial += 1;
+        self.wire.insert((at, self.serial), parcel);
+    }
+
+    /// Sends the next batch of a host.
     pub(super) fn transmit(&mut self, from: HostId) -> bool {
-        let Some(transmit) = self.hosts[from].node.poll_transmit(self.now, &mut self.buffer, BATCH) else {
+        let host = &mut self.hosts[from];
+        let Some(transmit) = host.node.poll_transmit(self.now, &mut self.buffer, BATCH) else {
             return false;
         };
-        let to = host_of(transmit.destination);
         let size = transmit.segment_size.unwrap_or(transmit.len).max(1);
-        let default = self.default_path;
-        for frame in self.buffer[..transmit.len].chunks(size) {
+        let Some(routed) = host.send(transmit.destination) else { return true };
+        let buffer = core::mem::take(&mut self.buffer);
+        for datagram in buffer[..transmit.len].chunks(size) {
             self.datagrams += 1;
-            if self.cut.contains(&(from, to)) {
-                continue;
+            self.carry(Party::Host(from), routed, datagram);
+        }
+        self.buffer = buffer;
+        true
+    }
+
+    /// Takes one datagram through the boxes on its way out and over its path. The boxes on its way in come when
+    /// it arrives.
+    pub(super) fn carry(&mut self, from: Party, datagram: Routed, bytes: &[u8]) {
+        let Some(routed) = self.realms.send(self.now, datagram, &mut self.rng) else { return };
+        let target = self.realms.party_at(self.now, routed.realm, routed.destination);
+        let Some((realm, to)) = target else { return };
+        if let (Party::Host(from), Party::Host(to)) = (from, to)
+            && self.cut.contains(&(from, to))
+        {
+            return;
+        }
+        if realm == datagram.realm && realm != PUBLIC {
+            self.schedule(self.now + LAN_DELAY, Parcel::Datagram { routed, bytes: bytes.to_vec() });
+            return;
+        }
+        let default = self.default_path;
+        let channel = self.channels.entry((from, to)).or_insert_with(|| Channel::new(default));
+        let fate = channel.send(self.now, bytes.len(), &mut self.links, &mut self.rng);
+        let mtu = channel.path.mtu;
+        for at in [fate.first, fate.second].into_iter().flatten() {
+            self.schedule(at, Parcel::Datagram { routed, bytes: bytes.to_vec() });
+        }
+        if let (Some(at), Party::Host(host)) = (fate.refused, from) {
+            let quote = bytes[..bytes.len().min(QUOTED)].to_vec();
+            self.schedule(at, Parcel::TooBig { host, destination: datagram.destination, mtu, quote });
+        }
+    }
+
+    /// Hands out what arrives, and sends what follows from it.
+    pub(super) fn deliver(&mut self, parcel: Parcel) {
+        match parcel {
+            Parcel::Datagram { routed, mut bytes } => match self.realms.receive(self.now, routed) {
+                Some((Party::Host(host), at)) if self.hosts[host].receives_at(at) => {
+                    self.hosts[host].node.handle_datagram(self.now, routed.source, &mut bytes);
+                    self.drain(host);
+                }
+                Some((Party::Host(_) | Party::Box(_), _)) | None => {}
+            },
+            Parcel::TooBig { host, destination, mtu, quote } => {
+                let report = TooBig { destination, max_datagram: mtu, quote: Some(&quote) };
+                self.hosts[host].node.handle_too_big(self.now, &report);
+                self.drain(host);
             }
-            let channel = self.channels.entry((from, to)).or_insert_with(|| Channel::new(default));
-            let fate = channel.send(self.now, frame.len(), &mut self.links, &mut self.rng);
-            for at in [fate.first, fate.second].into_iter().flatten() {
-                self.serial += 1;
-                let parcel = Parcel::Datagram { from, bytes: frame.to_vec() };
-                self.wire.insert((at, self.serial), (to, parcel));
-            }
-            if let Some(at) = fate.refused {
-                self.serial += 1;
-                let quote = frame[..frame.len().min(QUOTED)].to_vec();
-                let parcel = Parcel::TooBig { destination: to, mtu: channel.path.mtu, quote };
-                self.wire.insert((at, self.serial), (from, parcel));
+            Parcel::Record { host, id } => {
+                self.answer_record(host, id);
+                self.drain(host);
             }
         }
-        true
     }
 }
