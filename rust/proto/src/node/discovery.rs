@@ -9,7 +9,12 @@
 use core::{net::SocketAddr, time::Duration};
 
 use super::{Event, Node, TimerOwner, trace::count_drop};
-use crate::{crypto::entropy::Entropy, time::Instant, tunnel::Peer, wire::beacon::Message};
+use crate::{
+    crypto::entropy::Entropy,
+    time::Instant,
+    tunnel::Peer,
+    wire::beacon::{AddressCookie, Message},
+};
 
 /// How long a request is open for its reply, and for one that contradicts it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,6 +37,15 @@ const MOVE_INTERVAL: Duration = Duration::from_secs(5);
 struct Request {
     until: Instant,
     reply: Option<SocketAddr>,
+    proof: Proof,
+}
+
+/// Whether a request was repeated with what proves our address, which has a reply of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Proof {
+    Nothing,
+    Sent,
+    Answered,
 }
 
 /// State of one beacon.
@@ -137,7 +151,8 @@ impl Discovery {
     fn handle_timeout(&mut self, now: Instant, interval: Duration) -> Vec<SocketAddr> {
         let mut asked = Vec::new();
         for beacon in self.beacons.iter_mut().filter(|beacon| beacon.ask_at <= now) {
-            beacon.request = Some(Request { until: now + REQUEST_TIMEOUT, reply: None });
+            beacon.request =
+                Some(Request { until: now + REQUEST_TIMEOUT, reply: None, proof: Proof::Nothing });
             beacon.is_alive &= beacon.unanswered < MAX_UNANSWERED;
             beacon.unanswered = beacon.unanswered.saturating_add(1);
             beacon.ask_at = now + beacon.retry.min(interval);
@@ -145,6 +160,15 @@ impl Discovery {
             asked.push(beacon.address);
         }
         asked
+    }
+
+    /// Whether the open request to a beacon may be repeated as a proof; once only.
+    fn start_proof(&mut self, address: SocketAddr) -> bool {
+        let beacon = self.beacons.iter_mut().find(|beacon| beacon.address == address);
+        let request = beacon.and_then(|beacon| beacon.request.as_mut());
+        let Some(request) = request.filter(|request| request.proof == Proof::Nothing) else { return false };
+        request.proof = Proof::Sent;
+        true
     }
 
     fn on_reply(
@@ -169,6 +193,9 @@ impl Discovery {
                 beacon.request = None;
                 beacon.proposal = None;
                 beacon.ask_at = beacon.ask_at.min(now + CONFIRM_AFTER + jitter);
+            } else if request.proof == Proof::Sent {
+                request.proof = Proof::Answered;
+                return Outcome::Unchanged;
             }
             return Outcome::Unsolicited;
         }
@@ -217,17 +244,35 @@ impl Node {
     /// Sends the discovery requests that are due.
     pub(super) fn send_discovery(&mut self, now: Instant) {
         for beacon in self.discovery.handle_timeout(now, self.config.beacon_interval) {
-            let message = Message::Discover {
-                node: self.address.node,
-                identity_key: Some(self.identity.public_key()),
-                is_extended: false,
-            };
-            let mut bytes = Vec::new();
-            message.emit(&mut bytes);
+            let bytes = self.discover();
             self.outbox.push_back((beacon.into(), bytes));
         }
         self.update_home(now);
         self.arm_discovery();
+    }
+
+    fn discover(&self) -> Vec<u8> {
+        let message = Message::Discover {
+            node: self.address.node,
+            identity_key: Some(self.identity.public_key()),
+            is_extended: false,
+        };
+        let mut bytes = Vec::new();
+        message.emit(&mut bytes);
+        bytes
+    }
+
+    /// Returns a cookie to its beacon with a signature: we receive at our address, and the key is ours. Only
+    /// then it relays for us, and nobody else takes our place there.
+    fn prove_address(&mut self, beacon: SocketAddr, cookie: AddressCookie) {
+        if !self.discovery.start_proof(beacon) {
+            return;
+        }
+        let mut bytes = self.discover();
+        cookie.emit(&mut bytes);
+        let Ok(signature) = self.identity.sign(&cookie.signed_text(self.address.node)) else { return };
+        bytes.extend(signature);
+        self.outbox.push_back((beacon.into(), bytes));
     }
 
     fn arm_discovery(&mut self) {
@@ -262,7 +307,13 @@ impl Node {
             }
         };
         let interval = self.config.beacon_interval;
-        match self.discovery.on_reply(now, interval, from, endpoint, &mut self.entropy) {
+        let outcome = self.discovery.on_reply(now, interval, from, endpoint, &mut self.entropy);
+        if let Some(cookie) = AddressCookie::in_reply(bytes)
+            && outcome != Outcome::Unsolicited
+        {
+            self.prove_address(from, cookie);
+        }
+        match outcome {
             Outcome::Unsolicited => count_drop!(self, dropped_beacon),
             Outcome::Unchanged => {}
             Outcome::Learned => self.events.push_back(Event::EndpointDiscovered(endpoint)),
@@ -353,6 +404,16 @@ mod tests {
             fixture.now += REQUEST_TIMEOUT;
             fixture
         }
+    }
+
+    #[test]
+    fn a_proof_has_one_more_reply() {
+        let mut fixture = Fixture::new(1);
+        fixture.ask();
+        assert_eq!(fixture.reply(1, 4000), Outcome::Learned);
+        assert!(fixture.discovery.start_proof(at(1)) && !fixture.discovery.start_proof(at(1)));
+        assert_eq!(fixture.reply(1, 4000), Outcome::Unchanged);
+        assert_eq!(fixture.reply(1, 4000), Outcome::Unsolicited);
     }
 
     #[test]
