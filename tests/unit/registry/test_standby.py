@@ -1,33 +1,22 @@
-"""Replication without sockets: numbering, resuming, slow standbys, terms."""
+"""What a standby takes from its primary, and what it must not believe."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 import pytest
-from tests.support.memory import Pipe
-from tests.support.registries import signed
-from tests.support.registry import apply, request_of, snapshot_of
+from tests.support.registry import snapshot_of
+from tests.support.replication import Pair
 
-from pilotstack.daemon.identity import Identity
 from pilotstack.errors import InternalError, PilotError
-from pilotstack.registry.model.policy import Policy
-from pilotstack.registry.model.rows import Change, Request
-from pilotstack.registry.model.source import Source
-from pilotstack.registry.model.state import State
-from pilotstack.registry.protocol import framing, lenient, values
-from pilotstack.registry.protocol.requests.replication import Frame, SubscribeReplication
+from pilotstack.registry.protocol import values
 from pilotstack.registry.protocol.standing import MAX_TERM
-from pilotstack.registry.replication import primary
 from pilotstack.registry.replication import standby as standby_module
-from pilotstack.registry.replication.primary import QUEUE, Log, Publisher, _Subscriber
-from pilotstack.registry.replication.standby import Standby, _Resync
-from pilotstack.registry.replication.standing import Standing
+from pilotstack.registry.replication.standby import _Resync
 from pilotstack.registry.storage import snapshot
 from pilotstack.registry.storage.clock import Clock
 from pilotstack.registry.storage.journal import FileStore
@@ -39,90 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-
-def registered(state: State, number: int) -> tuple[Change, ...]:
-    identity = Identity.generate()
-    key = values.encode_base64(identity.public_key)
-    request = signed(
-        identity,
-        f"register:127.0.0.1:{number}:{key}",
-        type="register",
-        public_key=key,
-        listen_addr=f"127.0.0.1:{number}",
-        hostname=f"node-{number}",
-    )
-    return apply(state, request, Source("127.0.0.1", 1), 0.0).changes
-
-
-def body(frame: bytes) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(frame[4:])
-    return message
-
-
-def test_deltas_are_numbered_and_the_last_ones_kept() -> None:
-    state, log = State(Policy(salt=os.urandom(32))), Log(limit=2000)
-    frames = [frame for number in range(1, 30) for frame in log.add(registered(state, number))]
-    assert [body(frame)["seq"] for frame in frames] == list(range(1, 30))
-    assert log.since(log.epoch, 29) == []
-    assert log.since(log.epoch, 27) == frames[-2:]
-    # Gone, not there yet, and of another life.
-    assert log.since(log.epoch, 1) is None
-    assert log.since(log.epoch, 30) is None
-    assert log.since("another", 28) is None
-
-
-def test_a_slow_standby_is_sent_a_snapshot() -> None:
-    slow = _Subscriber(takes_deltas=True)
-    slow.is_behind = False
-    frame = b"x" * (QUEUE // 4)
-    for _ in range(4):
-        slow.push(frame)
-    assert (slow.size, slow.is_behind) == (QUEUE, False)
-    slow.push(frame)
-    assert (slow.size, slow.take(), slow.is_behind) == (0, None, True)
-    # Until it has the state, deltas are no use to it.
-    slow.push(frame)
-    assert slow.size == 0
-
-
-class Pair:
-    """A primary's publisher and a standby's ledger, with the frames passed by hand."""
-
-    def __init__(self, term: Path | None = None) -> None:
-        self.state = State(Policy(salt=os.urandom(32)))
-        self.publisher = Publisher(Ledger(self.state, MemoryStore()), token="secret")
-        self.copy = Ledger(State(Policy(is_standby=True)), MemoryStore())
-        self.standby = Standby(
-            self.copy,
-            ("127.0.0.1", 1),
-            token="secret",
-            trust=None,
-            standing=Standing(Term(term), "secret"),
-        )
-
-    def change(self, number: int) -> dict[str, Any]:
-        self.publisher.publish(registered(self.state, number))
-        frames = self.publisher.log.since(self.publisher.log.epoch, self.publisher.log.seq - 1)
-        assert frames is not None
-        return body(frames[-1])
-
-    def snapshot(self, **members: object) -> list[dict[str, Any]]:
-        text = b"".join(snapshot.View(self.state).chunks()).decode()
-        parts = [text[at : at + 100] for at in range(0, len(text), 100)]
-        log = self.publisher.log
-        end = {"epoch": log.epoch, "seq": log.seq, "term": 0, **members}
-        return [
-            *({"type": "replication_snapshot_part", "text": part} for part in parts),
-            {"type": "replication_snapshot_end", **end},
-        ]
-
-    async def take(self, *frames: dict[str, Any]) -> None:
-        for frame in frames:
-            await self.standby._take(lenient.convert(frame, Frame))
-
-    @property
-    def names(self) -> set[str]:
-        return set(self.copy.state.by_hostname)
+    from pilotstack.registry.model.rows import Change
 
 
 @pytest.mark.anyio
@@ -164,80 +70,6 @@ async def test_a_standby_follows_the_clock_of_its_primary() -> None:
     # What it copies is as new as that.
     await pair.take(pair.change(2))
     assert pair.copy.state.seen[2] == 1015.0
-
-
-@pytest.mark.anyio
-async def test_heartbeats_tell_standbys_the_time() -> None:
-    clock = Clock(monotonic=lambda: 0.0, wall=lambda: 77.0, boot="b")
-    publisher = Publisher(Ledger(State(Policy()), MemoryStore()), token="secret", clock=clock)
-    assert body(publisher._heartbeat(_Subscriber(takes_deltas=True)))["time"] == 77.0
-    assert "time" not in body(publisher._heartbeat(_Subscriber(takes_deltas=False)))
-
-
-@pytest.mark.anyio
-async def test_pushes_go_on_while_a_standby_sleeps_and_it_ends_up_with_everything(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(primary, "QUEUE", 2000)
-    pair = Pair()
-    pair.change(1)
-    subscribe = SubscribeReplication(token="secret", deltas=1)
-    async with Pipe() as pipe, anyio.create_task_group() as tasks:
-        tasks.start_soon(pair.publisher.serve, pipe, subscribe)
-        # The first part is read, and then nothing for a while.
-        await pair.take(body(await pipe.outgoing.receive()))
-        for number in range(2, 100):
-            pair.change(number)
-        kinds = []
-        while pair.standby.seq < 99:
-            frame = body(await pipe.outgoing.receive())
-            kinds.append(frame["type"])
-            await pair.take(frame)
-        assert pair.names == {f"node-{number}" for number in range(1, 100)}
-        # Not delta by delta, but the state again.
-        assert kinds.count("replication_snapshot_end") == 2
-        pair.change(100)
-        await pair.take(body(await pipe.outgoing.receive()))
-        assert "node-100" in pair.names
-        assert pair.publisher.standbys == 1
-        pipe.incoming.close()
-        while pair.publisher.standbys:
-            await anyio.lowlevel.checkpoint()
-        tasks.cancel_scope.cancel()
-
-
-@pytest.mark.anyio
-async def test_a_standby_that_reconnects_soon_is_sent_what_it_missed() -> None:
-    pair = Pair()
-    pair.change(1)
-    await pair.take(*pair.snapshot())
-    missed = [pair.change(number) for number in (2, 3)]
-    log = pair.publisher.log
-    subscribe = SubscribeReplication(
-        token="secret",
-        deltas=1,
-        epoch=log.epoch,
-        seq=1,
-    )
-    async with Pipe() as pipe, anyio.create_task_group() as tasks:
-        tasks.start_soon(pair.publisher.serve, pipe, subscribe)
-        frames = [body(await pipe.outgoing.receive()) for _ in missed]
-        assert frames == missed
-        tasks.cancel_scope.cancel()
-
-
-def test_a_large_snapshot_is_sent_in_parts() -> None:
-    state = State(Policy(salt=os.urandom(32)))
-    for number in range(1, 1500):
-        registered(state, number)
-    view = snapshot.View(state)
-    frames = list(primary._parts(view))
-    assert len(frames) > 1
-    assert max(map(len, frames)) < framing.MAX_MESSAGE
-    text = "".join(body(frame)["text"] for frame in frames)
-    assert text.encode() == b"".join(view.chunks())
-    copy = snapshot.load(snapshot.decode(text.encode()), 0.0)
-    assert copy.by_hostname == state.by_hostname
 
 
 class FullStore(MemoryStore):
@@ -326,73 +158,6 @@ async def test_terms_count_promotions_and_old_primaries_are_refused(tmp_path: Pa
     assert broken.value.hint
 
 
-def refusal(publisher: Publisher, **members: object) -> str:
-    """Why a standby is not served; empty if it is."""
-    request = request_of({"type": "subscribe_replication", **members})
-    assert isinstance(request, SubscribeReplication)
-    refused = publisher._refusal(request)
-    return refused.error if refused else ""
-
-
-def test_a_standby_needs_the_token_unless_replication_is_open() -> None:
-    ledger = Ledger(State(), MemoryStore())
-    closed, guarded = Publisher(ledger), Publisher(ledger, token="secret")
-    both, legacy = Publisher(ledger, token="secret", is_open=True), Publisher(ledger, is_open=True)
-    refusals = {
-        publisher: [
-            refusal(publisher, **token)
-            for token in ({}, {"token": "secret"}, {"token": "guess"}, {"token": 7})
-        ]
-        for publisher in (closed, guarded, both, legacy)
-    }
-    no, wrong = "replication not configured", "invalid replication token"
-    assert refusals[closed] == [no] * 4
-    assert refusals[guarded] == [wrong, "", wrong, wrong]
-    assert refusals[both] == ["", "", wrong, ""]
-    assert refusals[legacy] == [""] * 4
-
-
-def waiting(state: State, targets: int, senders: int, text: str) -> None:
-    for target in range(1, targets + 1):
-        for sender in range(1, senders + 1):
-            state.put("requests", (target, sender), Request(text, 1))
-
-
-def test_a_full_inbox_fits_the_frames_of_standbys() -> None:
-    state = State(Policy(salt=os.urandom(32)))
-    registered(state, 1)
-    waiting(state, 130, 20, '\x01\u20ac\U0001f310"\\' * 200)
-    frames = list(primary._parts(snapshot.View(state)))
-    assert max(map(len, frames)) < framing.MAX_MESSAGE
-    text = "".join(body(frame)["text"] for frame in frames)
-    copy = snapshot.load(snapshot.decode(text.encode()), 0.0)
-    assert copy.requests.groups == state.requests.groups
-
-
-def test_long_deltas_are_split() -> None:
-    rows = [Request("\x01" * 1024, 1)] * 1000
-    changes = [Change("requests", (1, sender), None, row) for sender, row in enumerate(rows, 1)]
-    log = Log()
-    frames = log.add(changes)
-    assert max(map(len, frames)) < framing.MAX_MESSAGE
-    assert sum(len(body(frame)["changes"]) for frame in frames) == 1000
-    assert log.since(log.epoch, 0) == frames
-
-
-@pytest.mark.anyio
-async def test_a_state_that_first_generation_standbys_cannot_take_is_not_sent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(primary, "FRAME", 2000)
-    pair = Pair()
-    for number in range(1, 30):
-        pair.change(number)
-    subscribe = SubscribeReplication(token="secret")
-    async with Pipe() as pipe, anyio.create_task_group() as tasks:
-        tasks.start_soon(pair.publisher.serve, pipe, subscribe)
-        assert body(await pipe.outgoing.receive())["error"] == "snapshot too long"
-
-
 async def refused(pair: Pair, other: Pair, **members: object) -> str:
     with pytest.raises(PilotError) as error:
         await pair.take(*other.snapshot(**members))
@@ -451,7 +216,9 @@ def kept_in(directory: Path) -> list[Path]:
 
 
 KEY = values.encode_base64(b"k" * 32)
+
 GOOD = {"t": "nodes", "k": 1, "v": {"id": 1, "public_key": KEY}}
+
 BAD_ROWS: list[dict[str, Any]] = [
     GOOD | {"k": [1, 2], "v": None},
     GOOD | {"k": [1, "x"], "v": None},
@@ -530,16 +297,3 @@ async def test_nothing_that_a_primary_sends_ends_its_standby(
         while errors:
             await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()
-
-
-@pytest.mark.anyio
-async def test_a_standby_of_another_cluster_is_not_served() -> None:
-    own = Term(None)
-    own.lead()
-    publisher = Publisher(
-        Ledger(State(), MemoryStore()), token="secret", standing=Standing(own, "secret")
-    )
-    assert "another cluster" in refusal(publisher, token="secret", cluster="another")
-    assert refusal(publisher, token="secret", cluster=own.cluster) == ""
-    own.replace(1)
-    assert "replaced" in refusal(publisher, token="secret", cluster=own.cluster)
