@@ -16,7 +16,7 @@ import pytest
 
 from pilotstack import _paths, sync
 from pilotstack.client import Driver
-from pilotstack.client.framed import FramedLink
+from pilotstack.client._framed_link import FramedLink
 from pilotstack.errors import InvalidArgument, NotRunning, PermissionDenied
 
 if TYPE_CHECKING:

@@ -14,12 +14,13 @@ import msgspec
 
 from pilotstack import wellknown
 from pilotstack.client import calls, framed
+from pilotstack.client._framed_link import FramedLink
 from pilotstack.client._keeping import Keeper
 from pilotstack.client._opening import Opening
 from pilotstack.client._ports import DatagramPort, StreamPort
 from pilotstack.client._tasks import TaskLink, late, limit
 from pilotstack.client._wire import DIAL, GRACE, PATIENCE, SETUP
-from pilotstack.client.framed import FramedLink, FramedListener
+from pilotstack.client.framed import FramedListener
 from pilotstack.client.listeners import DatagramSocket, Listener
 from pilotstack.errors import InvalidArgument
 from pilotstack.ipc import codes, frames

@@ -183,8 +183,9 @@ class NetworkRequests(Requests):
         reply: Message = {}
         async for page in self._pages(question):
             known, more = reply.get("members"), page.get("members")
-            is_list = isinstance(known, dict) and isinstance(more, dict)
-            reply = page | ({"members": {**known, **more}} if is_list else {})
+            reply = page
+            if isinstance(known, dict) and isinstance(more, dict):
+                reply = page | {"members": known | more}
         return reply
 
     async def set_member_tags(
