@@ -38,6 +38,7 @@ TIMEOUT = 30.0
 _ENTRY = {
     "rendezvous": "from pilotstack.registry.main import run_rendezvous as run; run()",
     "registry": "from pilotstack.registry.main import run_registry as run; run()",
+    "beacon": "from pilotstack.beacon.main import run; run()",
     "daemon": "from pilotstack.daemon.main import run; run()",
 }
 
@@ -46,7 +47,7 @@ class Process:
     """A server process that prints a line of JSON when it is ready.
 
     Args:
-        kind: ``rendezvous``, ``registry`` or ``daemon``.
+        kind: ``rendezvous``, ``registry``, ``beacon`` or ``daemon``.
         arguments: its flags.
         log: file for its stderr.
         prefix: what runs the command, such as ``ip netns exec NAME``.
