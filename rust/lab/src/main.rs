@@ -17,9 +17,9 @@ mod tun;
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead, Write},
-    os::fd::{AsRawFd, RawFd},
-    sync::mpsc::{Receiver, channel},
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsFd, AsRawFd, RawFd},
     time::Duration,
 };
 
@@ -88,20 +88,45 @@ impl Router {
     }
 }
 
-/// Waits until a descriptor is readable or the timeout expires.
-fn wait(fds: [RawFd; 2], timeout: Option<Duration>) {
+/// Waits until a descriptor is readable or the timeout expires; forever without one. Returns whether the
+/// first one is.
+fn wait(fds: [RawFd; 3], timeout: Option<Duration>) -> bool {
     let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
-    // New specifications arrive on a channel, so the wait is kept short.
-    let timeout = timeout.unwrap_or(Duration::from_millis(20)).min(Duration::from_millis(20));
-    let spec = libc::timespec {
+    let spec = timeout.map(|timeout| libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(0),
         tv_nsec: timeout.subsec_nanos().into(),
-    };
+    });
+    let spec = spec.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
     // SAFETY: the array and the time outlive the call, and the count is the array's.
-    unsafe { libc::ppoll(polled.as_mut_ptr(), 2, &raw const spec, core::ptr::null()) };
+    unsafe { libc::ppoll(polled.as_mut_ptr(), 3, spec, core::ptr::null()) };
+    polled[0].revents != 0
 }
 
-fn run(names: [&str; 2], specs: &Receiver<Option<String>>) -> io::Result<()> {
+/// Standard input, line by line, as far as it has come.
+struct Lines {
+    input: File,
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    /// Reads what is there, and returns the lines that are complete; `None` at the end of input.
+    fn read(&mut self) -> io::Result<Option<Vec<String>>> {
+        let mut buffer = [0; 4096];
+        let len = self.input.read(&mut buffer)?;
+        if len == 0 {
+            return Ok(None);
+        }
+        self.rest.extend_from_slice(&buffer[..len]);
+        let mut lines = Vec::new();
+        while let Some(end) = self.rest.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            lines.push(String::from_utf8_lossy(&line).trim().to_owned());
+        }
+        Ok(Some(lines))
+    }
+}
+
+fn run(names: [&str; 2]) -> io::Result<()> {
     let mut router = Router {
         origin: start(),
         sides: [Tun::open(names[0])?, Tun::open(names[1])?],
@@ -111,23 +136,24 @@ fn run(names: [&str; 2], specs: &Receiver<Option<String>>) -> io::Result<()> {
         waiting: BTreeMap::new(),
         serial: 0,
     };
+    let mut lines = Lines { input: File::from(io::stdin().as_fd().try_clone_to_owned()?), rest: Vec::new() };
     answer("ok");
-    let fds = [router.sides[0].as_raw_fd(), router.sides[1].as_raw_fd()];
+    let fds = [lines.input.as_raw_fd(), router.sides[0].as_raw_fd(), router.sides[1].as_raw_fd()];
     let mut buffer = vec![0; 65_536];
     loop {
-        match specs.try_recv() {
-            Ok(Some(line)) => match line.parse::<Spec>() {
-                Ok(spec) => {
-                    router.apply(&spec);
-                    answer("ok");
-                }
-                Err(error) => answer(&error.to_string()),
-            },
-            Ok(None) => return Ok(()),
-            Err(_) => {}
-        }
         let timeout = router.release();
-        wait(fds, timeout);
+        if wait(fds, timeout) {
+            let Some(complete) = lines.read()? else { return Ok(()) };
+            for line in complete {
+                match line.parse::<Spec>() {
+                    Ok(spec) => {
+                        router.apply(&spec);
+                        answer("ok");
+                    }
+                    Err(error) => answer(&error.to_string()),
+                }
+            }
+        }
         for side in 0..2 {
             router.take(side, &mut buffer)?;
         }
@@ -153,15 +179,5 @@ fn main() -> io::Result<()> {
     // Reduce timer slack for exact sleeps.
     // SAFETY: takes no pointers.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        for line in io::stdin().lock().lines() {
-            let Ok(line) = line else { break };
-            if sender.send(Some(line)).is_err() {
-                return;
-            }
-        }
-        let _ = sender.send(None);
-    });
-    run([left, right], &receiver)
+    run([left, right])
 }
