@@ -10,7 +10,7 @@ JOBS ?= 2
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python fuzz fuzz-registry soak mutants bench bench-wan bench-registry lint audit hooks docs-check coverage format clean
+.PHONY: help setup demo test test-rust test-python fuzz fuzz-registry soak mutants bench bench-wan bench-registry lab lint audit hooks docs-check coverage format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,14 @@ bench-wan: setup ## measure our controllers beside kernel TCP and QUIC over long
 	$(BIN)/python benches/wan.py --lab target/release/pilot-lab \
 		--quic benches/quic-peer/target/release/quic-peer --out $(WAN_OUT) $(WAN_FLAGS)
 	$(BIN)/python benches/wan.py --lab target/release/pilot-lab --shares
+
+lab: setup ## put agents behind every pair of NATs in network namespaces (root); LONG=1, QUICK=1
+	cargo build --release --quiet -p pilot-lab
+ifdef QUICK
+	$(BIN)/python -m pytest tests/lab -m '' --numprocesses 0 $(PYTEST_FLAGS)
+else
+	$(BIN)/python -m tests.lab $(if $(LONG),--long) $(LAB_FLAGS)
+endif
 
 bench-registry: setup ## measure the registry beside itself without sync, and beside redis
 	$(BIN)/python -m benches.registry $(REGISTRY_FLAGS)

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# Every CI step, runnable by hand: ./ci.sh [lint|fuzz|demo|test|soak|audit|all]
+# Every CI step, runnable by hand: ./ci.sh [lint|fuzz|demo|test|lab|soak|audit|all]
 set -euo pipefail
 cd "$(dirname "$0")"
 
 step() { printf '\n==> %s\n' "$*"; "$@"; }
 
 system_packages() {
-    # What the tests drive from outside: a real HTTP client, and network namespaces.
-    command -v curl > /dev/null && command -v ip > /dev/null && return
-    apt-get update -qq
-    apt-get install -qq --yes curl iproute2
+    # What the tests drive from outside: a real HTTP client, network namespaces and NATs.
+    for program in curl ip nft conntrack; do
+        command -v "$program" > /dev/null && continue
+        apt-get update -qq
+        apt-get install -qq --yes curl iproute2 nftables conntrack
+        return
+    done
 }
 
 case "${1:-all}" in
@@ -18,6 +21,7 @@ case "${1:-all}" in
     fuzz) step make fuzz FUZZ_SECONDS="${FUZZ_SECONDS:-10}" ;;
     demo) step make demo ;;
     test) step system_packages; step make test ;;
+    lab) step system_packages; step make lab QUICK=1 ;;
     soak) step make soak SOAK_SECONDS="${SOAK_SECONDS:-60}" ;;
     all)
         step system_packages
@@ -27,5 +31,5 @@ case "${1:-all}" in
         step make soak SOAK_SECONDS="${SOAK_SECONDS:-60}"
         step make test
         ;;
-    *) echo "usage: $0 [lint|fuzz|demo|test|soak|audit|all]" >&2; exit 2 ;;
+    *) echo "usage: $0 [lint|fuzz|demo|test|lab|soak|audit|all]" >&2; exit 2 ;;
 esac
