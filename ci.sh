@@ -6,11 +6,12 @@ cd "$(dirname "$0")"
 step() { printf '\n==> %s\n' "$*"; "$@"; }
 
 system_packages() {
-    # What the tests drive from outside: a real HTTP client, network namespaces and NATs.
-    for program in curl ip nft conntrack; do
+    # What the tests drive from outside: a real HTTP client, network namespaces, NATs, and a home
+    # router's port mapping.
+    for program in curl ip nft conntrack miniupnpd; do
         command -v "$program" > /dev/null && continue
         apt-get update -qq
-        apt-get install -qq --yes curl iproute2 nftables conntrack
+        apt-get install -qq --yes curl iproute2 nftables conntrack miniupnpd-nftables
         return
     done
 }

@@ -14,7 +14,11 @@ PROTO = ROOT / "rust" / "proto" / "src"
 
 CRATES = {
     "proto": {"aws-lc-rs", "crc32fast", "thiserror"},
-    "net": {"pilot-proto", "libc", "mio", "nix", "quinn-udp", "socket2", "tracing"},
+    "net": {
+        *("pilot-proto", "libc", "mio", "nix", "quinn-udp", "socket2", "tracing"),
+        # Port mapping alone.
+        *("crab_nat", "igd-next", "tokio"),
+    },
     "sim": {"pilot-proto"},
     "lab": {"pilot-proto", "pilot-sim", "libc", "thiserror"},
     "py": {"pilot-proto", "pilot-net", "pilot-sim", "pyo3", "pyo3-log"},

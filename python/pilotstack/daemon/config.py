@@ -43,6 +43,8 @@ class DaemonConfig:
     relay_only: bool = False
     public: bool = False
     has_echo: bool = True
+    #: Ask the router to map the tunnel's port, where that is of use.
+    may_map_port: bool = True
     #: Congestion controller of streams that ask for none: ``cubic``, ``bbr`` or ``reno``.
     congestion: str = "cubic"
     #: Folder for a record of every connection as qlog.

@@ -71,6 +71,11 @@ FLAGS: Final = (
         default=False,
         help="Let peers come through a beacon only, and tell none of them where this node is.",
     ),
+    Flag(
+        "--no-port-mapping",
+        is_flag=True,
+        help="Do not ask the router to map the tunnel's port (PCP, NAT-PMP, UPnP).",
+    ),
     Flag("--public/--private", default=False, help="Whether everybody may reach this node."),
     Flag("--no-echo", is_flag=True, help="Do not echo on port 7."),
     Flag(

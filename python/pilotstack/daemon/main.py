@@ -64,6 +64,7 @@ def daemon(
     admin_token_file: Path | None,
     hostname: str,
     no_echo: bool,
+    no_port_mapping: bool,
     log_level: str,
     log_format: str,
     **settings: Any,
@@ -86,6 +87,7 @@ def daemon(
         hostname=hostname,
         admin_token=_token(admin_token_file) if admin_token_file else admin_token,
         has_echo=not no_echo,
+        may_map_port=not no_port_mapping,
         **settings,
     )
 

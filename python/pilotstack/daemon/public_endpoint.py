@@ -116,6 +116,8 @@ class PublicEndpoint:
         self.bound = core.local_addr()
         #: Empty until something is known.
         self.endpoint = fixed
+        #: The endpoint that a beacon saw last; empty until one has answered.
+        self.seen = ""
         self._told: list[str] = []
         self._is_known = anyio.Event()
         self._answered = anyio.Event()
@@ -156,6 +158,7 @@ class PublicEndpoint:
         endpoint = _serving.join_address(_resolving.canonical(host), port)
         self._answered.set()
         self._is_known.set()
+        self.seen = endpoint
         self._use(endpoint)
 
     def _use(self, endpoint: str) -> None:

@@ -1,6 +1,7 @@
 """What a node is and wants to be: the state that the daemon's parts share.
 
-Only :class:`~pilotstack.daemon.registrar.Registrar` changes it.
+Only :class:`~pilotstack.daemon.registrar.Registrar` changes it, and
+:class:`~pilotstack.daemon.port_mapping.PortMappings` what the router maps.
 """
 
 from __future__ import annotations
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
 BACKBONE: Final = 0
 #: The address of a node that is not registered yet.
 _NOWHERE: Final = Address(BACKBONE, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapping:
+    """What a router maps to the tunnel's port, or why it maps nothing."""
+
+    #: ``pcp``, ``nat-pmp`` or ``upnp``; empty if nothing is mapped.
+    protocol: str = ""
+    #: IPv4 address and port on the router; empty if nothing is mapped.
+    external: str = ""
+    #: End of the lease in seconds since 1970, unless it is renewed; 0 if it does not end.
+    expires: float = 0.0
+    #: Why nothing is mapped.
+    error: str = ""
 
 
 @dataclass(slots=True)
@@ -40,6 +55,8 @@ class NodeState:
     networks: frozenset[int] = frozenset()
     #: The registry should know it; not so after ``deregister``.
     is_registered: bool = False
+    #: What the router maps to the tunnel's port.
+    port_mapping: PortMapping = PortMapping(error="no router was asked yet")
 
     @property
     def memberships(self) -> list[int]:

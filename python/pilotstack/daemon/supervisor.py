@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -22,8 +23,9 @@ from pilotstack.daemon.core_events import CoreEvents
 from pilotstack.daemon.ipc_socket import IpcSocket
 from pilotstack.daemon.names import Names
 from pilotstack.daemon.peers import PeerFinder
+from pilotstack.daemon.port_mapping import PortMappings, why_off
 from pilotstack.daemon.presence import Presence
-from pilotstack.daemon.public_endpoint import Changes, PublicEndpoint
+from pilotstack.daemon.public_endpoint import Announced, Changes, PublicEndpoint
 from pilotstack.daemon.ready import Ready
 from pilotstack.daemon.recent_peers import RecentPeers
 from pilotstack.daemon.records import Records
@@ -220,6 +222,13 @@ class _Running:
         records = Records(self._registry)
         self._names = Names(self._registry)
         self.public_endpoint = self._endpoints(config, beacons_file)
+        self._mappings = PortMappings(
+            state,
+            core.local_addr(),
+            lambda: self.public_endpoint.seen,
+            self._on_mapped,
+            off=why_off(config),
+        )
         self._trust = TrustService(
             self._registry, state.identity, core, store, records.profile, records.forget
         )
@@ -238,7 +247,7 @@ class _Running:
             core,
             records,
             Rotation(KeyFiles(config.identity), self._registry),
-            lambda: self.public_endpoint.announced,
+            self._announced,
             self,
         )
         self._presence = Presence(
@@ -260,10 +269,11 @@ class _Running:
             beacons_file,
         )
         bound = self._core.local_addr()
+        self._own = Candidates(bound, lambda rows: None, is_hidden=config.relay_only)
         return PublicEndpoint(
             self._core,
             self._beacons,
-            Candidates(bound, lambda rows: None, is_hidden=config.relay_only),
+            self._own,
             registry,
             Changes(self._on_moved, lambda: self._presence.renew()),
             fixed=config.endpoint,
@@ -298,8 +308,10 @@ class _Running:
         return table
 
     async def aclose(self) -> None:
-        """Deregisters, and closes connections to the registry."""
-        await self._registrar.leave()
+        """Deregisters, closes connections to the registry, and removes the port mapping."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._mappings.aclose)
+            await self._registrar.leave()
         for close in (self._registry.aclose, self._inbox.aclose, self._strangers.aclose):
             await close()
 
@@ -327,6 +339,7 @@ class _Running:
         await tasks.start(self._trust.port.run, ipc.path)
         tasks.start_soon(self.public_endpoint.watch)
         tasks.start_soon(self._beacons.keep, self.public_endpoint.beacons_changed)
+        tasks.start_soon(self._mappings.keep)
         tasks.start_soon(self._presence.keep)
         tasks.start_soon(self._inbox.run)
         tasks.start_soon(self._keep_networks)
@@ -359,7 +372,19 @@ class _Running:
         for close in (self._registry.aclose, self._polls.aclose, self._strangers.aclose):
             self._tasks.start_soon(close)
         self._inbox.nudge()
+        self._mappings.nudge()
         self._presence.renew()
+
+    def _on_mapped(self) -> None:
+        """The router maps our port, or not any more: another endpoint may be registered."""
+        self._own.set_mapped(self._state.port_mapping.external)
+        self._presence.renew()
+
+    def _announced(self) -> Announced:
+        found = self.public_endpoint.announced
+        if found.relay_only:
+            return found
+        return replace(found, endpoint=self._mappings.endpoint(found.endpoint))
 
     # What follows the registration (see registrar.Followers)
 

@@ -24,6 +24,8 @@ mod inbox;
 mod intake;
 mod io_thread;
 mod limits;
+#[cfg(feature = "port-mapping")]
+pub mod port_mapping;
 mod ports;
 mod private_socket;
 mod readiness;

@@ -6,6 +6,7 @@ use pyo3::PyErr;
 
 /// The Python classes, imported on first use.
 mod classes {
+    pyo3::import_exception!(pilotstack.errors, ConnectionFailed);
     pyo3::import_exception!(pilotstack.errors, InternalError);
     pyo3::import_exception!(pilotstack.errors, InvalidArgument);
     pyo3::import_exception!(pilotstack.errors, NotFound);
@@ -15,6 +16,11 @@ mod classes {
 /// An argument outside its range.
 pub(crate) fn invalid(message: impl Display) -> PyErr {
     classes::InvalidArgument::new_err(message.to_string())
+}
+
+/// Nobody answers, or something refuses.
+pub(crate) fn connection_failed(message: impl Display) -> PyErr {
+    classes::ConnectionFailed::new_err(message.to_string())
 }
 
 /// The name or number does not exist.

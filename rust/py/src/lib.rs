@@ -4,6 +4,7 @@ mod beacon;
 mod core;
 mod errors;
 mod keys;
+mod port_mapping;
 mod simulation;
 
 use pyo3::prelude::*;
@@ -15,6 +16,7 @@ fn core_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let _ = pyo3_log::try_init();
     module.add_class::<core::Core>()?;
     module.add_class::<beacon::BeaconServer>()?;
+    module.add_class::<port_mapping::PortMapper>()?;
     module.add_class::<simulation::Simulation>()?;
     module.add_function(wrap_pyfunction!(keys::ed25519_public_key, module)?)?;
     module.add_function(wrap_pyfunction!(keys::ed25519_sign, module)?)?;

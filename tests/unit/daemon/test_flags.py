@@ -26,7 +26,7 @@ GIVEN = [
     *("--beacon", "", "--listen", ":4000", "--identity", "/nowhere/id.json"),
     *("--hostname", "agent-a", "--owner", "a@example.com", "--admin-token-file", "/nowhere/token"),
     *("--endpoint", "192.0.2.3:4000", "--relay-only", "--public", "--no-echo"),
-    *("--congestion", "bbr"),
+    *("--congestion", "bbr", "--no-port-mapping"),
     *("--keepalive", "5", "--log-level", "debug", "--log-format", "json"),
 ]
 
