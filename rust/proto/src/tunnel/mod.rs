@@ -18,6 +18,7 @@ pub mod cookie;
 mod path;
 mod path_mtu;
 mod peer;
+pub mod prediction;
 mod retired;
 mod route;
 mod send_times;
