@@ -45,7 +45,7 @@ class Link:
     Args:
         path: a description for ``pilot-lab``, such as ``delay=20ms loss=0.01``; empty for a cable
             without delay.
-        mtu: octets of the largest IP packet; 4 more pass on the way up.
+        mtu: bytes of the largest IP packet; 4 more pass on the way up.
     """
 
     has_ipv4: bool = True
@@ -232,7 +232,7 @@ class Internet:
         self._between(first, second, "blocked", ("drop", "drop"))
 
     def count(self, first: Host, second: Host, *, longer_than: int = 0) -> None:
-        """Begins to count packets of more than so many octets between two hosts or homes."""
+        """Begins to count packets of more than so many bytes between two hosts or homes."""
         counters = "".join(f"counter {name} {{}}\n" for name in _WAYS)
         self.hub.nft(f"table inet counted {{\n{counters}}}")
         there, back = (f"meta length > {longer_than} counter name {name}" for name in _WAYS)
