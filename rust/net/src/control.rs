@@ -12,6 +12,7 @@ use pilot_proto::{
     config::Algorithm,
     node::{Caller, NodeStats},
     transport::{FourTuple, State, Stats},
+    tunnel::{Candidate, PeerStatus},
     wire::addr::{Address, NetworkId, NodeId, Port},
 };
 
@@ -57,16 +58,14 @@ pub struct ConnectionRow {
 }
 
 /// One peer, for `peers` and `info`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PeerRow {
     /// Who.
     pub node: u32,
-    /// Where.
-    pub endpoint: Option<SocketAddr>,
-    /// Whether there is a session.
-    pub is_encrypted: bool,
-    /// Whether the identity was proved.
-    pub is_authenticated: bool,
+    /// Its sessions and paths.
+    pub status: PeerStatus,
+    /// Segments retransmitted among those sent to it, by its open connections.
+    pub loss: f64,
 }
 
 /// Everything there is to show.
@@ -87,6 +86,7 @@ pub struct Snapshot {
 pub(crate) enum Command {
     SetAddress(Address),
     SetBeacons(Vec<SocketAddr>),
+    SetCandidates(Vec<Candidate>),
     Moved,
     SendDatagram {
         remote: Address,
@@ -97,6 +97,7 @@ pub(crate) enum Command {
         node: NodeId,
         identity_key: [u8; 32],
         endpoint: Option<SocketAddr>,
+        candidates: Vec<SocketAddr>,
     },
     NoRecord(NodeId),
     Key {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use pilot_proto::{node::Caller, wire::addr::NodeId};
+use pilot_proto::{node::Caller, tunnel::Route, wire::addr::NodeId};
 
 use crate::tag::Tag;
 
@@ -17,6 +17,8 @@ pub enum HostEvent {
     AdmissionNeeded(Caller, [u8; 32]),
     /// A beacon says where our datagrams come from.
     EndpointDiscovered(SocketAddr),
+    /// Frames for a peer go by another path.
+    PathChanged(NodeId, Route),
     /// A driver asks something the IO thread cannot answer.
     Request {
         /// To be given back with the answer.

@@ -15,6 +15,7 @@ use std::{
 use mio::Waker;
 use pilot_proto::{
     node::Caller,
+    tunnel::Candidate,
     wire::addr::{Address, NetworkId, NodeId, Port},
 };
 
@@ -85,14 +86,25 @@ impl Handle {
         self.command(Command::SetBeacons(beacons));
     }
 
+    /// Names the addresses at which this host may be reached, besides the one that beacons see.
+    pub fn set_candidates(&self, candidates: Vec<Candidate>) {
+        self.command(Command::SetCandidates(candidates));
+    }
+
     /// Says that our datagrams come from another address now.
     pub fn on_moved(&self) {
         self.command(Command::Moved);
     }
 
-    /// Answers [`HostEvent::RecordNeeded`].
-    pub fn on_record(&self, node: NodeId, identity_key: [u8; 32], endpoint: Option<SocketAddr>) {
-        self.command(Command::Record { node, identity_key, endpoint });
+    /// Answers [`HostEvent::RecordNeeded`]; `candidates` are further addresses of the node.
+    pub fn on_record(
+        &self,
+        node: NodeId,
+        identity_key: [u8; 32],
+        endpoint: Option<SocketAddr>,
+        candidates: Vec<SocketAddr>,
+    ) {
+        self.command(Command::Record { node, identity_key, endpoint, candidates });
     }
 
     /// Answers [`HostEvent::RecordNeeded`] when there is no record or it cannot be asked for.

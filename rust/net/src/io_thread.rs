@@ -344,6 +344,9 @@ impl IoThread {
             Event::EndpointDiscovered(endpoint) => {
                 self.shared.push(HostEvent::EndpointDiscovered(endpoint));
             }
+            Event::PathChanged(node, route) => {
+                self.shared.push(HostEvent::PathChanged(node, route));
+            }
             Event::Connected(id) => self.on_connected(id),
             Event::Accepted(id) => self.on_accepted(id),
             Event::Closed(id, reason) => self.on_closed(id, reason),

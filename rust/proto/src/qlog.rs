@@ -188,6 +188,10 @@ fn tunnel(event: &TunnelEvent, data: &mut Data) -> &'static str {
             data.value("has_moved", has_moved);
             "tunnel:path_validated"
         }
+        TunnelEvent::PathChanged(to) => {
+            data.text("to", to);
+            "tunnel:path_changed"
+        }
         TunnelEvent::MaxSegment(max_segment) => {
             data.value("max_segment", max_segment);
             "tunnel:max_segment"

@@ -7,6 +7,7 @@ use pilot_proto::{
     config::UnknownAlgorithm,
     node::Caller,
     trace::Detail,
+    tunnel::{Candidate, CandidateKind, CandidateStatus, PathClass, Route},
     wire::addr::{Address, NetworkId, NodeId, Port},
 };
 use pyo3::{
@@ -35,6 +36,22 @@ fn detail(text: &str) -> PyResult<Detail> {
         "events" => Ok(Detail::Events),
         "packets" => Ok(Detail::Packets),
         _ => Err(errors::invalid(format!("{text:?} is neither events nor packets"))),
+    }
+}
+
+fn candidate_kind(text: &str) -> PyResult<CandidateKind> {
+    match text {
+        "host" => Ok(CandidateKind::Host),
+        "mapped" => Ok(CandidateKind::Mapped),
+        _ => Err(errors::invalid(format!("{text:?} is neither host nor mapped"))),
+    }
+}
+
+/// The kind of a path, and the endpoint of the peer or the beacon.
+fn path_of(route: Route) -> (&'static str, String) {
+    match route {
+        Route::Direct(address) => (PathClass::of(address).name(), address.to_string()),
+        Route::Relayed { beacon, .. } => ("relay", beacon.to_string()),
     }
 }
 
@@ -109,10 +126,30 @@ impl Core {
         self.handle.on_moved();
     }
 
-    #[pyo3(signature = (node, identity_key, endpoint))]
-    fn on_record(&self, node: u32, identity_key: &[u8], endpoint: Option<&str>) -> PyResult<()> {
-        let endpoint = endpoint.map(self::endpoint).transpose()?;
-        self.handle.on_record(NodeId(node), key(identity_key, "identity_key")?, endpoint);
+    /// The addresses at which this host may be reached: pairs of a kind, host or mapped, and an endpoint.
+    fn set_candidates(&self, candidates: Vec<(String, String)>) -> PyResult<()> {
+        let candidates: PyResult<Vec<_>> = candidates
+            .iter()
+            .map(|(kind, text)| Ok(Candidate { kind: candidate_kind(kind)?, address: endpoint(text)? }))
+            .collect();
+        self.handle.set_candidates(candidates?);
+        Ok(())
+    }
+
+    /// Answers `record_needed`. Nothing is sent to the addresses of a node that takes frames by relay only.
+    #[pyo3(signature = (node, identity_key, endpoint, *, candidates = Vec::new(), is_relay_only = false))]
+    fn on_record(
+        &self,
+        node: u32,
+        identity_key: &[u8],
+        endpoint: Option<&str>,
+        candidates: Vec<String>,
+        is_relay_only: bool,
+    ) -> PyResult<()> {
+        let endpoint = endpoint.map(self::endpoint).transpose()?.filter(|_| !is_relay_only);
+        let candidates: PyResult<Vec<_>> =
+            candidates.iter().filter(|_| !is_relay_only).map(|text| self::endpoint(text)).collect();
+        self.handle.on_record(NodeId(node), key(identity_key, "identity_key")?, endpoint, candidates?);
         Ok(())
     }
 
@@ -214,6 +251,10 @@ fn event_tuple<'py>(py: Python<'py>, event: HostEvent) -> PyResult<Bound<'py, Py
             let (host, port) = host_port(endpoint);
             ("endpoint", host, port).into_pyobject(py)
         }
+        HostEvent::PathChanged(node, route) => {
+            let (kind, endpoint) = path_of(route);
+            ("path", node.0, kind, endpoint).into_pyobject(py)
+        }
         HostEvent::Request { tag, command, payload } => {
             ("request", tag.client, tag.id, command, PyBytes::new(py, &payload)).into_pyobject(py)
         }
@@ -223,11 +264,30 @@ fn event_tuple<'py>(py: Python<'py>, event: HostEvent) -> PyResult<Bound<'py, Py
 
 fn peer_dict<'py>(py: Python<'py>, row: &PeerRow) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
+    let status = &row.status;
+    let text = |address: Option<SocketAddr>| address.map_or_else(String::new, |address| address.to_string());
+    let relayed = status.route.filter(|route| route.is_relayed() && status.is_encrypted);
+    let kind = if relayed.is_some() { "relay" } else { status.class.map_or("", PathClass::name) };
     dict.set_item("node_id", row.node)?;
-    dict.set_item("endpoint", row.endpoint.map_or_else(String::new, |endpoint| endpoint.to_string()))?;
-    dict.set_item("encrypted", row.is_encrypted)?;
-    dict.set_item("authenticated", row.is_authenticated)?;
-    dict.set_item("relay", false)?;
+    dict.set_item("endpoint", text(status.endpoint))?;
+    dict.set_item("encrypted", status.is_encrypted)?;
+    dict.set_item("authenticated", status.is_authenticated)?;
+    dict.set_item("relay", relayed.is_some())?;
+    dict.set_item("path", kind)?;
+    dict.set_item("beacon", text(relayed.map(Route::next_hop)))?;
+    dict.set_item("rtt", status.rtt.map_or(0.0, |rtt| rtt.as_secs_f64()))?;
+    dict.set_item("mtu", status.segment)?;
+    dict.set_item("loss", row.loss)?;
+    dict.set_item("path_age", status.path_age.map_or(0.0, |age| age.as_secs_f64()))?;
+    let candidates: Vec<_> = status
+        .candidates
+        .iter()
+        .map(|candidate| {
+            let CandidateStatus { address, source, state } = *candidate;
+            (address.to_string(), source.name(), state.name(), state.reason())
+        })
+        .collect();
+    dict.set_item("candidates", candidates)?;
     Ok(dict)
 }
 

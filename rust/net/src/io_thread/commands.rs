@@ -34,7 +34,9 @@ impl IoThread {
             }
             Command::SetBeacons(beacons) => self.node.set_beacons(self.now, beacons),
             Command::Moved => self.node.on_own_address(self.now),
-            Command::Record { node, identity_key, endpoint } => {
+            Command::SetCandidates(named) => self.node.set_candidates(self.now, named),
+            Command::Record { node, identity_key, endpoint, candidates } => {
+                self.node.on_registry_list(self.now, node, &candidates);
                 self.node.on_record(self.now, node, identity_key, endpoint);
             }
             Command::NoRecord(node) => self.node.on_no_record(node),
@@ -75,11 +77,10 @@ impl IoThread {
             state: connection.state(),
             stats: connection.stats(),
         });
-        let peers = self.node.peers().map(|(node, peer)| PeerRow {
+        let peers = self.node.peers().map(|(node, status)| PeerRow {
             node: node.0,
-            endpoint: peer.endpoint,
-            is_encrypted: peer.is_encrypted,
-            is_authenticated: peer.is_authenticated,
+            status,
+            loss: self.node.loss_to(node),
         });
         Snapshot {
             stats: self.node.stats(),

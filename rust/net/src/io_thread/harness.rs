@@ -119,6 +119,7 @@ impl Harness {
             | HostEvent::KeyNeeded(_)
             | HostEvent::AdmissionNeeded(..)
             | HostEvent::EndpointDiscovered(_)
+            | HostEvent::PathChanged(..)
             | HostEvent::Stopped(_) => None,
         };
         events.into_iter().filter_map(request).collect()

@@ -323,7 +323,7 @@ impl Node {
 
     /// All peers.
     pub fn peers(&self) -> impl Iterator<Item = (NodeId, PeerStatus)> {
-        self.peers.iter().map(|(id, peer)| (*id, peer.status()))
+        self.peers.iter().map(|(id, peer)| (*id, peer.status(self.recorder.now)))
     }
 
     /// Datagrams queued for transmission, except those of connections.

@@ -12,7 +12,7 @@ use super::{Event, Node, TimerOwner, trace::count_drop};
 use crate::{
     crypto::entropy::Entropy,
     time::Instant,
-    tunnel::Peer,
+    tunnel::{Peer, is_usable},
     wire::beacon::{AddressCookie, Message},
 };
 
@@ -142,6 +142,22 @@ impl Discovery {
         self.beacons.iter().find(|beacon| beacon.is_alive).map(|beacon| beacon.address)
     }
 
+    /// The endpoint that the beacons reported.
+    pub(super) fn known(&self) -> Option<SocketAddr> {
+        self.known
+    }
+
+    /// Asks every beacon now, unless a request is open.
+    fn ask_again(&mut self, now: Instant) {
+        for beacon in &mut self.beacons {
+            let is_open =
+                beacon.request.is_some_and(|request| now < request.until && request.reply.is_none());
+            if !is_open {
+                (beacon.ask_at, beacon.retry) = (now, FIRST_RETRY);
+            }
+        }
+    }
+
     /// When the next request is due.
     fn poll_timeout(&self) -> Option<Instant> {
         self.beacons.iter().map(|beacon| beacon.ask_at).min()
@@ -238,6 +254,8 @@ impl Node {
     pub fn set_beacons(&mut self, now: Instant, beacons: Vec<SocketAddr>) {
         self.recorder.now = now;
         self.discovery.set_beacons(now, beacons);
+        let discovery = &self.discovery;
+        self.punching.retain(|beacon| discovery.is_beacon(beacon));
         self.send_discovery(now);
     }
 
@@ -297,6 +315,10 @@ impl Node {
         }
         let endpoint = match Message::parse(bytes) {
             Ok(Message::DiscoverReply(endpoint)) if is_usable(endpoint) => endpoint,
+            Ok(Message::PunchCommand(to)) => {
+                self.on_punch_command(now, from, to);
+                return;
+            }
             Ok(_) => {
                 count_drop!(self, dropped_beacon);
                 return;
@@ -320,6 +342,7 @@ impl Node {
             Outcome::Moved => self.on_own_move(now, endpoint),
         }
         self.update_home(now);
+        self.update_candidates(now);
         self.arm_discovery();
     }
 
@@ -334,7 +357,16 @@ impl Node {
     pub fn on_own_address(&mut self, now: Instant) {
         self.recorder.now = now;
         self.discovery.forget_endpoint();
+        // First, because a beacon relays only what comes from where the node announced itself.
+        self.ask_beacons(now);
         self.announce_address(now);
+        self.update_candidates(now);
+    }
+
+    /// Asks every beacon at once, because one may have died or forgotten us.
+    pub(super) fn ask_beacons(&mut self, now: Instant) {
+        self.discovery.ask_again(now);
+        self.send_discovery(now);
     }
 
     fn announce_address(&mut self, now: Instant) {
@@ -344,11 +376,6 @@ impl Node {
             self.with_peer(id, |peer, local, out| peer.announce_address(now, local, out));
         }
     }
-}
-
-/// Whether an endpoint is a valid unicast destination.
-fn is_usable(endpoint: SocketAddr) -> bool {
-    endpoint.port() != 0 && !endpoint.ip().is_unspecified() && !endpoint.ip().is_multicast()
 }
 
 #[cfg(test)]

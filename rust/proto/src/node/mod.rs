@@ -12,9 +12,11 @@ mod discovery;
 mod early;
 mod memory;
 mod ports;
+mod punch;
 mod rate_limits;
 mod receive;
 mod relay;
+mod routes;
 mod slots;
 mod stats;
 mod stream;
@@ -39,7 +41,7 @@ pub use transmit::Transmit;
 
 use self::{
     admission::Gate, connection_limits::ConnectionCounts, discovery::Discovery, early::Early, memory::Memory,
-    ports::Ports, rate_limits::RateLimits, syn_pacing::SynPacing, trace::Recorder,
+    ports::Ports, punch::Punching, rate_limits::RateLimits, syn_pacing::SynPacing, trace::Recorder,
     unauthenticated::Unauthenticated,
 };
 use crate::{
@@ -49,13 +51,17 @@ use crate::{
     time::Instant,
     trace::Trace,
     transport::{Algorithm, CloseReason, Connection, State},
-    tunnel::{Capabilities, Liveness, Local, Outbox, Peer, REFRESH, Route},
+    tunnel::{Candidate, Candidates, Capabilities, Liveness, Local, Outbox, Peer, REFRESH, Route},
     wire::addr::{Address, NodeId, Port},
 };
 
 /// Rate (per second) and burst of processed PTB messages (RFC 8899 section 4.6); routers send few.
 const PTB_RATE: u32 = 100;
 const PTB_BURST: u32 = 100;
+
+/// Rate (per second) and burst of challenges to addresses that only peers or the registry name.
+const CHECK_RATE: u32 = 128;
+const CHECK_BURST: u32 = 1024;
 
 /// Identifies a connection; never reused during the life of the node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -105,6 +111,8 @@ pub enum Event {
     AdmissionNeeded(Caller, [u8; 32]),
     /// The beacons report this endpoint as ours.
     EndpointDiscovered(SocketAddr),
+    /// Frames for a peer go by another path.
+    PathChanged(NodeId, Route),
     /// A dialled connection is established.
     Connected(ConnectionId),
     /// A connection to a listening port is established.
@@ -172,6 +180,7 @@ enum TimerOwner {
     Peer(NodeId),
     SynPacing(NodeId),
     Beacon(Instant),
+    Punch,
     Sweep,
 }
 
@@ -217,6 +226,13 @@ pub struct Node {
     discovery: Discovery,
     /// The beacon through which frames are relayed.
     home: Option<SocketAddr>,
+    /// Where peers may reach us, as announced to them.
+    candidates: Candidates,
+    /// The part of those that the driver named.
+    named: Vec<Candidate>,
+    punching: Punching,
+    /// Budget of challenges to addresses that only peers or the registry name.
+    checks: TokenBucket,
     /// Deadline of the next discovery request.
     beacon_armed: Option<Instant>,
     scratch: Vec<u8>,
@@ -282,6 +298,10 @@ impl Node {
             record_requests: BTreeSet::new(),
             discovery: Discovery::default(),
             home: None,
+            candidates: Candidates::default(),
+            named: Vec::new(),
+            punching: Punching::new(now),
+            checks: TokenBucket::new(CHECK_RATE, CHECK_BURST, now),
             beacon_armed: None,
             scratch: Vec::new(),
             syn_bucket: BTreeMap::new(),
@@ -325,6 +345,7 @@ impl Node {
                 TimerOwner::Peer(id) => self.on_peer_timeout(now, at, id),
                 TimerOwner::SynPacing(id) => self.on_syn_pacing_timeout(now, id),
                 TimerOwner::Beacon(armed) => self.on_beacon_timeout(now, armed),
+                TimerOwner::Punch => self.send_punches(now),
                 TimerOwner::Sweep => self.sweep(now),
             }
         }
@@ -372,12 +393,19 @@ impl Node {
             return;
         }
         self.peer_armed.remove(&id);
+        self.measure_connections(now, id);
         let mut liveness = Liveness::Fine;
         self.with_peer(id, |peer, local, out| liveness = peer.handle_timeout(now, local, out));
         self.apply_path_mtu(id);
         match liveness {
             Liveness::Fine => {}
-            Liveness::Stalled => self.request_record(id),
+            Liveness::Stalled => {
+                self.request_record(id);
+                // The relay may be what is silent.
+                if self.peers.get(&id).and_then(Peer::route).is_some_and(Route::is_relayed) {
+                    self.ask_beacons(now);
+                }
+            }
             Liveness::Unreachable => self.fail_peer(id, CloseReason::Unreachable),
         }
     }
@@ -390,8 +418,11 @@ impl Node {
             identity: &self.identity,
             entropy: &mut self.entropy,
             capabilities: self.capabilities,
+            candidates: &self.candidates,
+            checks: &mut self.checks,
         };
         f(peer, &mut local, &mut self.outbox);
+        let (wants_punch, change) = (peer.take_wants_punch(), peer.take_path_change());
         if let Some(at) = peer.poll_timeout()
             && self.peer_armed.get(&id).is_none_or(|armed| at < *armed)
         {
@@ -400,6 +431,15 @@ impl Node {
         }
         if self.is_traced() {
             self.take_peer_trace(id);
+        }
+        if wants_punch {
+            self.request_punch(self.recorder.now, id);
+        }
+        if let Some((route, switch)) = change {
+            self.on_path_in_use(id, route);
+            if let Some(is_lost) = switch {
+                self.on_route_changed(self.recorder.now, id, is_lost);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
     transport::{CloseReason, Connection, Options, State, reset_for},
-    tunnel::{Capabilities, Change, OpenError, Opened, PathChange, Peer, Route},
+    tunnel::{Candidates, Capabilities, Change, OpenError, Opened, PATH_PROBE, PathChange, Peer, Route},
     wire::{
         addr::{Address, NetworkId, NodeId, Port},
         packet::{Flags, Header, Protocol},
@@ -17,6 +17,8 @@ use crate::{
     },
 };
 
+/// Source ports of pings that are neither challenges nor probes of the path MTU.
+const PLAIN_PINGS: u16 = 1;
 /// After a silence of this length, a frame from the peer triggers retransmission at once.
 const OUTAGE: Duration = Duration::from_secs(2);
 
@@ -77,7 +79,7 @@ impl Node {
                     if opened.is_in_place { &frame[SEALED_HEADER_LEN..len - TAG_LEN] } else { &scratch[..] };
                 // A packet of another source changes no state.
                 if let Some((header, payload)) = self.check_packet(sender, packet) {
-                    self.on_opened(now, sender, opened, from, len);
+                    self.on_opened(now, sender, opened, from, (len, &header));
                     self.take_packet(now, sender, &header, payload, packet);
                     self.on_heard(now, sender);
                 }
@@ -93,14 +95,26 @@ impl Node {
     }
 
     /// Updates session and path state after an authenticated packet of the peer.
-    fn on_opened(&mut self, now: Instant, sender: NodeId, opened: Opened, from: Route, len: usize) {
+    fn on_opened(
+        &mut self,
+        now: Instant,
+        sender: NodeId,
+        opened: Opened,
+        from: Route,
+        (len, header): (usize, &Header),
+    ) {
         let Some(peer) = self.peers.get_mut(&sender) else { return };
-        if peer.on_opened_again(now, opened, from) {
+        if header.protocol != Protocol::Control {
+            peer.on_traffic(now);
+        }
+        if peer.on_opened_again(now, opened, from, len) {
             return;
         }
+        let is_probing = peer.is_probing(header);
         let mut is_promoted = false;
         self.with_peer(sender, |peer, local, out| {
-            is_promoted = peer.on_opened(now, opened, from, len, local, out) && !peer.has_sent_boot_id();
+            is_promoted =
+                peer.on_opened(now, opened, from, len, is_probing, local, out) && !peer.has_sent_boot_id();
         });
         if is_promoted {
             self.on_restart(now, sender);
@@ -120,7 +134,7 @@ impl Node {
     }
 
     /// Resumes transmission to a peer.
-    fn resume(&mut self, now: Instant, node: NodeId) {
+    pub(super) fn resume(&mut self, now: Instant, node: NodeId) {
         self.send_pending(now, node);
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             self.queue(id);
@@ -210,6 +224,12 @@ impl Node {
                 Change::Ready => self.on_peer_ready(now, sender),
                 Change::Restarted => self.on_restart(now, sender),
             }
+            if let Some(told) = Candidates::parse(payload) {
+                self.with_peer(sender, |peer, local, _| peer.on_candidates(now, &told, local));
+            }
+            if Capabilities::has_moved(payload) {
+                self.with_peer(sender, |peer, local, out| peer.on_peer_moved(now, local, out));
+            }
         }
         if is_pong {
             let mut change = PathChange::None;
@@ -224,12 +244,15 @@ impl Node {
                 PathChange::Moved => self.on_moved(now, sender, before),
             }
         }
+        if is_pong && is_upgrade_probe(header, payload) {
+            self.with_peer(sender, |peer, local, out| peer.on_upgrade_probe(now, local, out));
+        }
         if is_pong || header.dst_port != Port(0) {
             return;
         }
-        // Capabilities belong to the tunnel; any other ping is an echo request and needs admission.
+        // Capabilities and probes belong to the tunnel; any other ping is an echo request and needs admission.
         let is_tunnel = Capabilities::parse(payload).is_ok();
-        if !is_tunnel && !self.check_admission(now, sender, header, payload) {
+        if !is_tunnel && payload != PATH_PROBE && !self.check_admission(now, sender, header, payload) {
             return;
         }
         let pong = Header {
@@ -243,9 +266,16 @@ impl Node {
             ack: header.seq + 1,
             window: 0,
         };
-        let ours = self.capabilities.emit();
-        let answer = if is_tunnel { &ours[..] } else { payload };
-        let packet = super::transmit::packet(&pong, answer);
+        let mut answer = payload.to_vec();
+        if is_tunnel {
+            // An answer to a challenge must not be longer than the challenge.
+            let is_challenge = header.src_port.0 > PLAIN_PINGS;
+            self.with_peer(sender, |peer, local, _| {
+                answer =
+                    if is_challenge { local.capabilities.emit().to_vec() } else { peer.announcement(local) };
+            });
+        }
+        let packet = super::transmit::packet(&pong, &answer);
         // RFC 9000 section 8.2.2: the response is sent to where the challenge came from.
         self.seal_answer(now, sender, &packet);
     }
@@ -360,4 +390,11 @@ impl Node {
         self.queue(id);
         true
     }
+}
+
+/// Whether a packet is the probe by which G2 peers look for a direct path while they use the relay. Any frame
+/// sent directly answers it.
+fn is_upgrade_probe(header: &Header, payload: &[u8]) -> bool {
+    let ports = (header.src_port, header.dst_port);
+    ports == (Port(0), Port(0)) && header.seq == SeqNumber::new(1) && payload.is_empty()
 }

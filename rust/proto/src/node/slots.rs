@@ -132,7 +132,7 @@ impl Node {
         self.timers.retain(|Reverse((at, what))| match what {
             TimerOwner::Connection(id) => slots.get(id).is_some_and(|slot| slot.armed == Some(*at)),
             TimerOwner::Peer(id) => peers.get(id) == Some(at),
-            TimerOwner::SynPacing(_) | TimerOwner::Beacon(_) | TimerOwner::Sweep => true,
+            TimerOwner::SynPacing(_) | TimerOwner::Beacon(_) | TimerOwner::Punch | TimerOwner::Sweep => true,
         });
     }
 

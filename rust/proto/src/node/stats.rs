@@ -63,6 +63,22 @@ crate::counters! {
         rekeyed,
         /// Datagrams to an unbound port.
         dropped_unbound,
+        /// How often a path within a site or host came into use for a peer.
+        path_lan,
+        /// The same over the public IPv6 network.
+        path_ipv6,
+        /// The same over the public IPv4 network.
+        path_direct,
+        /// The same through a beacon.
+        path_relay,
+        /// Changes between the relay and an address of a peer.
+        path_switches,
+        /// Those among them to the relay.
+        relay_fallbacks,
+        /// Beacons asked to make a peer and us punch.
+        punch_requests,
+        /// Punch datagrams sent.
+        punches_sent,
         /// PTB messages that were used.
         ptb_recv,
         /// PTB messages about datagrams that we did not send, or without new information.

@@ -126,6 +126,9 @@ impl Node {
             let frame = &mut datagram[start..];
             let packet = &mut frame[SEALED_HEADER_LEN..SEALED_HEADER_LEN + room];
             let Some(len) = connection.dispatch(now, packet) else { break };
+            if len > HEADER_LEN || most == HEADER_LEN {
+                peer.on_sent_eliciting(now);
+            }
             let frame = &mut frame[..SEALED_HEADER_LEN + len + TAG_LEN];
             if peer.seal(now, own, frame).is_err() {
                 break;
@@ -144,6 +147,9 @@ impl Node {
                 break;
             }
         }
+        if peer.take_needs_arming() {
+            self.with_peer(node, |_, _, _| {});
+        }
         if count == 0 {
             return Filled::Nothing;
         }
@@ -158,8 +164,14 @@ impl Node {
             self.loopback.push_back(packet.to_vec());
             return true;
         }
-        let route = self.peers.get(&node).and_then(Peer::route);
-        route.is_some_and(|route| self.seal_packet_to(now, node, route, packet))
+        let Some(route) = self.peers.get(&node).and_then(Peer::route) else { return false };
+        let has_left = self.seal_packet_to(now, node, route, packet);
+        self.with_peer(node, |peer, _, _| {
+            if has_left && packet.len() > HEADER_LEN {
+                peer.on_sent_eliciting(now);
+            }
+        });
+        has_left
     }
 
     /// The same for a response, which is sent to the source of the request.

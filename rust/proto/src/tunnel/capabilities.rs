@@ -10,11 +10,15 @@
 
 use crate::wire::ParseError;
 
+/// Payload of the path probes of G2 peers, which reset a path on which it is not echoed.
+pub const PATH_PROBE: &[u8] = b"pathprobe.v1";
+
 const MAGIC: [u8; 4] = *b"PCAP";
 const VERSION: u8 = 1;
 const BOOT_ID: u8 = 1;
 const MAX_SEGMENT: u8 = 2;
 const PADDING: u8 = 0;
+const MOVED: u8 = 4;
 
 /// Capabilities of one process of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,21 +64,26 @@ impl Capabilities {
         }
     }
 
+    /// Appends the entry that says that the sender's address changed.
+    pub(super) fn emit_moved(payload: &mut Vec<u8>) {
+        payload.extend([MOVED, 0]);
+    }
+
+    /// Whether a payload says that its sender's address changed.
+    pub fn has_moved(payload: &[u8]) -> bool {
+        entries(payload).is_ok_and(|mut entries| entries.any(|entry| matches!(entry, Ok((MOVED, _)))))
+    }
+
     /// Parses a payload.
     ///
     /// # Errors
     /// [`ParseError`] for anything that is not an announcement with a boot id.
     pub fn parse(payload: &[u8]) -> Result<Self, ParseError> {
-        let rest = payload.strip_prefix(&MAGIC).ok_or(ParseError::UnknownType)?;
-        let (version, mut rest) = rest.split_first().ok_or(ParseError::Truncated)?;
-        if *version != VERSION {
-            return Err(ParseError::Version);
-        }
         let mut boot_id = None;
         let mut max_segment = 0;
-        while let [kind, len, tail @ ..] = rest {
-            let (value, tail) = tail.split_at_checked(usize::from(*len)).ok_or(ParseError::Truncated)?;
-            match *kind {
+        for entry in entries(payload)? {
+            let (kind, value) = entry?;
+            match kind {
                 BOOT_ID => {
                     let value = value.try_into().map_err(|_| ParseError::Invalid)?;
                     boot_id = Some(u64::from_be_bytes(value));
@@ -85,10 +94,32 @@ impl Capabilities {
                 }
                 _ => {}
             }
-            rest = tail;
         }
         Ok(Self { boot_id: boot_id.ok_or(ParseError::Invalid)?, max_segment })
     }
+}
+
+/// The entries of an announcement: their types and values.
+///
+/// # Errors
+/// [`ParseError`] for a payload that is not an announcement; an entry that is cut off is one, too.
+pub(super) fn entries(
+    payload: &[u8],
+) -> Result<impl Iterator<Item = Result<(u8, &[u8]), ParseError>>, ParseError> {
+    let rest = payload.strip_prefix(&MAGIC).ok_or(ParseError::UnknownType)?;
+    let (version, mut rest) = rest.split_first().ok_or(ParseError::Truncated)?;
+    if *version != VERSION {
+        return Err(ParseError::Version);
+    }
+    Ok(core::iter::from_fn(move || {
+        let [kind, len, tail @ ..] = rest else { return None };
+        let Some((value, tail)) = tail.split_at_checked(usize::from(*len)) else {
+            rest = &[];
+            return Some(Err(ParseError::Truncated));
+        };
+        rest = tail;
+        Some(Ok((*kind, value)))
+    }))
 }
 
 #[cfg(test)]
@@ -110,7 +141,10 @@ mod tests {
         let capabilities = Capabilities { boot_id: 0x0102_0304_0506_0708, max_segment: 4096 };
         let mut payload = capabilities.emit().to_vec();
         assert_eq!(Capabilities::parse(&payload), Ok(capabilities));
+        assert!(!Capabilities::has_moved(&payload));
         payload.extend([99, 2, 1, 2]);
+        Capabilities::emit_moved(&mut payload);
+        assert!(Capabilities::has_moved(&payload) && !Capabilities::has_moved(b"ping"));
         assert_eq!(Capabilities::parse(&payload), Ok(capabilities));
         payload.extend([99, 200, 1]);
         assert_eq!(Capabilities::parse(&payload), Err(ParseError::Truncated));

@@ -13,6 +13,7 @@
 //! - The counter of a key pair never decreases, and the lowest bit of the nonce prefix says which of the two
 //!   public keys is larger, so that two native nodes never use the same nonce.
 
+mod candidates;
 mod capabilities;
 pub mod cookie;
 mod path;
@@ -25,8 +26,9 @@ mod send_times;
 mod session;
 mod trace;
 
-pub use capabilities::Capabilities;
-pub use path::PathChange;
+pub use candidates::{Candidate, CandidateKind, Candidates, PathClass, is_usable};
+pub use capabilities::{Capabilities, PATH_PROBE};
+pub use path::{CandidateState, CandidateStatus, PathChange, Source};
 pub use peer::{Change, Liveness, Local, Opened, Outbox, Peer, PeerStatus, REFRESH};
 pub use route::Route;
 pub use session::{KeyVerdict, OpenError, Session};

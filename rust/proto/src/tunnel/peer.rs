@@ -2,6 +2,7 @@
 
 mod keys;
 mod open;
+mod routes;
 mod send;
 
 use core::{net::SocketAddr, time::Duration};
@@ -9,7 +10,8 @@ use std::collections::VecDeque;
 
 use super::{
     Capabilities, Session,
-    path::{PathChange, Paths, Token},
+    candidates::{Candidates, PathClass},
+    path::{CandidateStatus, PathChange, Paths, Token},
     path_mtu::PathMtu,
     retired::Retired,
     route::Route,
@@ -18,6 +20,7 @@ use super::{
 use crate::{
     config::SAFE_SEGMENT,
     crypto::{CryptoError, Suite, entropy::Entropy, exchange::ExchangeKey, identity::Identity},
+    storage::token_bucket::TokenBucket,
     time::Instant,
     trace::{Detail, Trace},
     wire::{
@@ -67,6 +70,10 @@ pub struct Local<'a> {
     pub entropy: &'a mut Entropy,
     /// Announced in pings.
     pub capabilities: Capabilities,
+    /// Announced to peers in use.
+    pub candidates: &'a Candidates,
+    /// Budget of challenges to addresses that only a peer or the registry names.
+    pub checks: &'a mut TokenBucket,
 }
 
 /// A frame that opened. So far only its replay window has changed.
@@ -110,12 +117,22 @@ pub enum Liveness {
 }
 
 /// Status of a peer for `peers`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerStatus {
     /// Where the peer is, as far as is known.
     pub endpoint: Option<SocketAddr>,
     /// How frames go there.
     pub route: Option<Route>,
+    /// The class of the path in use; `None` through the relay, and before an address is validated.
+    pub class: Option<PathClass>,
+    /// Round-trip time of the path in use, as pings of the tunnel show it.
+    pub rtt: Option<Duration>,
+    /// Largest segment on the path in use, bytes.
+    pub segment: usize,
+    /// How long the path has been in use.
+    pub path_age: Option<Duration>,
+    /// Addresses at which the peer may be.
+    pub candidates: Vec<CandidateStatus>,
     /// Whether there is a session.
     pub is_encrypted: bool,
     /// Whether the peer proved the identity that the registry names.
@@ -160,6 +177,18 @@ pub struct Peer {
     last_tx: Instant,
     /// The segment size last applied to connections.
     applied_segment: usize,
+    /// The proven path that was last in use.
+    last_path: Option<Route>,
+    /// A beacon should be asked to punch.
+    wants_punch: bool,
+    /// There is an earlier deadline than the one that is armed.
+    needs_arming: bool,
+    /// Idle time after which a ping keeps NAT bindings alive.
+    keepalive: Duration,
+    /// When streams or datagrams were last sent or received.
+    traffic_at: Instant,
+    /// Silence before a frame that came from another address.
+    silence: Duration,
     trace: Trace<TunnelEvent>,
 }
 
@@ -194,6 +223,12 @@ impl Peer {
             last_rx: now,
             last_tx: now,
             applied_segment: PathMtu::default().segment(),
+            last_path: None,
+            wants_punch: false,
+            needs_arming: false,
+            keepalive: KEEPALIVE,
+            traffic_at: now,
+            silence: Duration::ZERO,
             trace: Trace::default(),
         }
     }
@@ -247,20 +282,6 @@ impl Peer {
     /// Whether a route is one that leads to the peer as far as is known.
     pub fn is_known_at(&self, route: Route) -> bool {
         self.paths.is_known(route)
-    }
-
-    /// Our home beacon changed: the way through the relay. A dial that waits for an answer goes there, too.
-    pub fn set_relay(
-        &mut self,
-        now: Instant,
-        beacon: Option<SocketAddr>,
-        local: &Local<'_>,
-        out: &mut Outbox,
-    ) {
-        self.paths.set_relay(beacon, self.id);
-        if self.hello_at.is_some() && beacon.is_some() {
-            self.send_hello(now, local, out);
-        }
     }
 
     /// Source of the last frame that opened, to which a response is sent.
@@ -319,14 +340,18 @@ impl Peer {
     pub fn on_pong(&mut self, now: Instant, port: Port, seq: SeqNumber) -> PathChange {
         let Some(from) = self.heard_from else { return PathChange::None };
         if Token::is_challenge_port(port) {
-            let Some(at) = from.direct() else { return PathChange::None };
-            let change = self.paths.on_answer(now, at, Token { port, seq });
+            let endpoint = self.endpoint();
+            let may_be_relayed = self.is_legacy && self.suite() == Some(Suite::G1);
+            let change = self.paths.on_answer(now, from, Token { port, seq }, may_be_relayed);
+            self.on_path_answer(endpoint, change);
             if change != PathChange::None {
                 let has_moved = change == PathChange::Moved;
-                self.trace.event(|| TunnelEvent::PathValidated { at: from, has_moved });
+                let at = self.route().unwrap_or(from);
+                self.trace.event(|| TunnelEvent::PathValidated { at, has_moved });
             }
             return change;
         }
+        self.on_relay_pong(now, from, port, seq);
         if port == PATH_PORT
             && self.route() == Some(from)
             && let Some(mtu) = self.paths.mtu_mut()
@@ -368,11 +393,16 @@ impl Peer {
     }
 
     /// Status of a peer for `peers`.
-    pub fn status(&self) -> PeerStatus {
+    pub fn status(&self, now: Instant) -> PeerStatus {
         let is_encrypted = self.suite().is_some();
         PeerStatus {
             endpoint: self.endpoint(),
             route: self.route(),
+            class: self.paths.path_class(),
+            rtt: self.paths.rtt(),
+            segment: self.segment(),
+            path_age: self.paths.age(now),
+            candidates: self.paths.candidates(),
             is_encrypted,
             is_authenticated: is_encrypted,
         }
@@ -385,8 +415,11 @@ impl Peer {
         // A key under which nothing has opened may be a replay.
         if self.suite().is_none() && self.hello_at.is_none() && self.identity_key.is_some() {
             self.hellos = 0;
+            self.wants_punch = true;
             self.send_hello(now, local, out);
         }
+        self.traffic_at = now;
+        self.paths.seek(now);
         if self.capabilities.is_some()
             && let Some(mtu) = self.paths.mtu_mut()
         {
@@ -467,7 +500,9 @@ impl Peer {
         let mtu_at = self.paths.mtu().and_then(PathMtu::poll_timeout);
         let mtu_at = mtu_at.filter(|_| self.may_probe_path());
         let path_at = self.paths.poll_timeout().filter(|_| self.suite().is_some());
-        [self.hello_at, self.probe_at, self.check_at, mtu_at, path_at].into_iter().flatten().min()
+        let upgrade_at = self.paths.poll_upgrade().filter(|_| self.suite().is_some());
+        let all = [self.hello_at, self.probe_at, self.check_at, mtu_at, path_at, upgrade_at];
+        all.into_iter().flatten().min()
     }
 
     /// Processes expired deadlines.
@@ -507,6 +542,7 @@ impl Peer {
             // No answer; the registry may know another endpoint by now.
             liveness = Liveness::Stalled;
         }
+        self.handle_routes(now, local, out);
         self.send_challenges(now, local, out);
         if self.may_probe_path()
             && let Some(probe) = self.paths.mtu_mut().and_then(|mtu| mtu.handle_timeout(now))

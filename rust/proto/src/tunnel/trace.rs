@@ -47,6 +47,8 @@ pub enum TunnelEvent {
         /// Whether another address was used before.
         has_moved: bool,
     },
+    /// Frames go by another path.
+    PathChanged(Route),
     /// The largest segment that path and peer accept, bytes.
     MaxSegment(usize),
     /// The peer does not answer; the registry may know another endpoint.

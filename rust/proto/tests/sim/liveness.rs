@@ -6,7 +6,7 @@ use crate::sessions::{BOOT_ID, PEER, Process, View, endpoint, exchange_key};
 use pilot_proto::{
     crypto::CryptoError,
     time::Instant,
-    tunnel::{Capabilities, Change, KeyVerdict, Liveness, OpenError, PathChange, Peer, Session},
+    tunnel::{Capabilities, Change, KeyVerdict, Liveness, OpenError, PathChange, Peer, Route, Session},
     wire::{
         addr::{NodeId, Port},
         seq::SeqNumber,
@@ -293,4 +293,31 @@ fn dropped_sessions_neither_open_nor_seal() {
     assert!(!view.peer.is_ready() && view.peer.suite().is_none());
     assert_eq!(view.hear_frame(&mut process), Err(OpenError::Unauthentic));
     assert_eq!(view.peer.seal(view.now, PEER, &mut [0; 100]), Err(CryptoError::Key));
+}
+
+/// A NAT whose bindings live shorter than the keepalive shows itself by a new port after a pause.
+#[test]
+fn keepalives_are_adapted_to_short_bindings() {
+    for (moves, pause, expected) in [(0, 6, 25), (1, 6, 15), (2, 6, 10), (3, 6, 5), (9, 6, 5), (3, 1, 25)] {
+        let (mut view, mut process) = View::with_legacy_peer();
+        let mut at = endpoint();
+        for n in 1..=moves {
+            view.now += pause * SECOND;
+            at.set_port(5000 + n);
+            view.hear_frame_from(&mut process, at).unwrap();
+            assert_eq!(view.answer_pings(&mut process, at), [PathChange::Moved]);
+        }
+        view.act();
+        view.send();
+        view.hear_frame_from(&mut process, at).unwrap();
+        view.left();
+        let begin = view.now;
+        // The address before is challenged, too.
+        while !view.out.drain(..).any(|(to, _)| to == Route::Direct(at)) {
+            view.hear_frame_from(&mut process, at).unwrap();
+            view.next();
+        }
+        let waited = view.now.saturating_since(begin).as_secs();
+        assert!((expected - 5..=expected + 5).contains(&waited), "{moves} {pause}: {waited}");
+    }
 }

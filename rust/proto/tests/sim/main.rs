@@ -22,6 +22,7 @@ mod outages;
 mod pair;
 mod parameters;
 mod paths;
+mod paths_direct;
 mod paths_relayed;
 mod probes;
 mod rng;

@@ -130,6 +130,12 @@ impl NatNet {
         }
     }
 
+    /// The box of a host is restarted, and the host may be moved to another site.
+    pub(crate) fn remap(&mut self, n: u32, site: u8) {
+        let host = self.hosts.get_mut(&n).unwrap();
+        (host.site, host.mappings) = (site, BTreeMap::new());
+    }
+
     fn map(&mut self, n: u32, to: SocketAddr) -> SocketAddr {
         let next = &mut self.next_port;
         let host = self.hosts.get_mut(&n).unwrap();

@@ -24,7 +24,7 @@ use crate::{
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 /// The beacon of the scripted peer.
-const BEACON: u8 = 50;
+pub(crate) const BEACON: u8 = 50;
 const RELAY: Route = Route::Relayed {
     beacon: std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, BEACON)), 4000),
     node: PEER,
@@ -100,7 +100,7 @@ fn the_next_beacon_takes_over_when_the_first_one_dies() {
 
 /// A peer of each generation behind a beacon that answers.
 impl Hand {
-    fn relayed(old: Option<Suite>) -> Self {
+    pub(crate) fn relayed(old: Option<Suite>) -> Self {
         let mut hand = Self::new(old);
         hand.node.set_beacons(hand.now, vec![at(BEACON)]);
         hand.drain();
@@ -112,14 +112,14 @@ impl Hand {
     }
 
     /// Delivers a frame through a beacon.
-    fn relay(&mut self, from: std::net::SocketAddr, frame: &[u8], destination: Option<NodeId>) {
+    pub(crate) fn relay(&mut self, from: std::net::SocketAddr, frame: &[u8], destination: Option<NodeId>) {
         let mut bytes = Vec::new();
         Message::RelayDeliver { sender: PEER, destination, frame }.emit(&mut bytes);
         self.deliver(from, &bytes);
     }
 
     /// Frames in Relay messages since the last look.
-    fn taken_from_relay(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn taken_from_relay(&mut self) -> Vec<Vec<u8>> {
         let (relayed, rest) =
             std::mem::take(&mut self.sent).into_iter().partition(|(to, _)| *to == at(BEACON));
         self.sent = rest;
@@ -134,7 +134,7 @@ impl Hand {
     }
 
     /// Answers pings that came through the beacon, and learns our key. Returns how many.
-    fn answer_relayed(&mut self) -> usize {
+    pub(crate) fn answer_relayed(&mut self) -> usize {
         let pongs: Vec<_> = self.taken_from_relay().iter().filter_map(|frame| self.take(frame)).collect();
         for pong in &pongs {
             self.relay(at(BEACON), pong, None);

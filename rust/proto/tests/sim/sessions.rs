@@ -4,8 +4,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use pilot_proto::{
     crypto::{entropy::Entropy, exchange::ExchangeKey, identity::Identity},
+    storage::token_bucket::TokenBucket,
     time::Instant,
-    tunnel::{Capabilities, KeyVerdict, Local, OpenError, Outbox, PathChange, Peer, Route, Session},
+    tunnel::{
+        Candidates, Capabilities, KeyVerdict, Local, OpenError, Outbox, PathChange, Peer, Route, Session,
+    },
     wire::{
         addr::{Address, NodeId},
         packet::Header,
@@ -31,6 +34,7 @@ pub(crate) struct View {
     identity: Identity,
     entropy: Entropy,
     pub(crate) out: Outbox,
+    checks: TokenBucket,
 }
 
 pub(crate) fn exchange_key(n: u8) -> ExchangeKey {
@@ -52,6 +56,7 @@ impl View {
             identity: Identity::from_seed(&[2; 32]).unwrap(),
             entropy: Entropy::new(&[3; 32]),
             out: Outbox::new(),
+            checks: TokenBucket::new(100, 100, now),
         };
         let named = Identity::from_seed(&[1; 32]).unwrap().public_key();
         view.with_peer(|peer, local, out| peer.on_record(now, named, Some(endpoint()), local, out));
@@ -64,6 +69,8 @@ impl View {
             identity: &self.identity,
             entropy: &mut self.entropy,
             capabilities: Capabilities { boot_id: BOOT_ID, max_segment: 4096 },
+            candidates: &Candidates::default(),
+            checks: &mut self.checks,
         };
         f(&mut self.peer, &mut local, &mut self.out)
     }
@@ -113,7 +120,8 @@ impl View {
         let Ok(Frame::Sealed(header)) = Frame::parse(&frame) else { panic!("not sealed") };
         let (now, len) = (self.now, frame.len());
         let opened = self.peer.open(now, header, &mut frame, &mut Vec::new())?;
-        Ok(self.with_peer(|peer, local, out| peer.on_opened(now, opened, from.into(), len, local, out)))
+        Ok(self
+            .with_peer(|peer, local, out| peer.on_opened(now, opened, from.into(), len, false, local, out)))
     }
 }
 

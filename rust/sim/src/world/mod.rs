@@ -244,7 +244,10 @@ impl World {
                 self.hosts[host].discovered = Some(endpoint);
                 self.hosts[host].events.push_back(event);
             }
-            Event::AdmissionNeeded(..) | Event::RemoteFinished(_) | Event::Datagram { .. } => {
+            Event::AdmissionNeeded(..)
+            | Event::PathChanged(..)
+            | Event::RemoteFinished(_)
+            | Event::Datagram { .. } => {
                 self.hosts[host].events.push_back(event);
             }
         }

@@ -6,8 +6,12 @@
 
 use core::net::SocketAddr;
 
-use crate::tunnel::{Route, path_mtu::PathMtu};
-use crate::wire::addr::NodeId;
+use super::watch::Rtt;
+use crate::{
+    time::Instant,
+    tunnel::{Route, path_mtu::PathMtu},
+    wire::{addr::NodeId, seq::SeqNumber},
+};
 
 /// The path through a beacon.
 #[derive(Debug)]
@@ -16,13 +20,36 @@ pub(super) struct Relay {
     pub(super) node: NodeId,
     /// A sealed frame of the peer came through a beacon since its identity was last in doubt.
     pub(super) has_received: bool,
+    /// The same since frames go through it.
+    pub(super) has_answered: bool,
+    /// Since when the peer is known to be there.
+    pub(super) since: Option<Instant>,
+    /// Measured by pings.
+    pub(super) rtt: Rtt,
+    /// The outstanding ping: its sequence number and when it was sent.
+    pub(super) ping: Option<(SeqNumber, Instant)>,
     /// Path MTU discovery.
     pub(super) mtu: PathMtu,
 }
 
 impl Relay {
     pub(super) fn new(beacon: SocketAddr, node: NodeId) -> Self {
-        Self { beacon, node, has_received: false, mtu: PathMtu::default() }
+        Self {
+            beacon,
+            node,
+            has_received: false,
+            has_answered: false,
+            since: None,
+            rtt: Rtt::default(),
+            ping: None,
+            mtu: PathMtu::default(),
+        }
+    }
+
+    /// A sealed frame of the peer came through a beacon.
+    pub(super) fn on_heard(&mut self, now: Instant) {
+        (self.has_received, self.has_answered) = (true, true);
+        self.since.get_or_insert(now);
     }
 
     pub(super) fn route(&self) -> Route {

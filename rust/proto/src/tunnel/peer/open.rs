@@ -4,7 +4,7 @@ use super::{Local, Opened, Outbox, PREVIOUS_LIFETIME, Peer, REINSTATE, SessionRo
 use crate::{
     crypto::{Suite, exchange::ExchangeKey},
     time::Instant,
-    tunnel::{OpenError, Route, Session, TunnelEvent},
+    tunnel::{OpenError, Route, Session, TunnelEvent, path::Arrival},
     wire::tunnel::SealedHeader,
 };
 
@@ -57,27 +57,33 @@ impl Peer {
 
     /// Fast path of [`Self::on_opened`] for most frames: same session, same address, nothing else to do.
     /// Returns whether it applied.
-    pub fn on_opened_again(&mut self, now: Instant, opened: Opened, from: Route) -> bool {
+    pub fn on_opened_again(&mut self, now: Instant, opened: Opened, from: Route, len: usize) -> bool {
         let is_usual =
             opened.role == SessionRole::Current && self.paths.is_stable_at(from) && !self.retired.is_full();
         if is_usual {
             (self.last_rx, self.current_rx) = (now, now);
             (self.is_late, self.hello_at, self.heard_from) = (false, None, Some(from));
+            self.paths.on_heard(now, from, len);
         }
         is_usual
     }
 
-    /// Updates sessions and paths after a frame of `len` bytes opened. Returns whether the peer now uses
-    /// another key.
+    /// Updates sessions and paths after a frame of `len` bytes opened; `is_probing` as
+    /// [`Self::is_probing`] says. Returns whether the peer now uses another key.
+    #[expect(clippy::too_many_arguments, reason = "inputs of one frame")]
     pub fn on_opened(
         &mut self,
         now: Instant,
         opened: Opened,
         from: Route,
         len: usize,
+        is_probing: bool,
         local: &mut Local<'_>,
         out: &mut Outbox,
     ) -> bool {
+        if from.direct().is_some_and(|from| self.endpoint() != Some(from)) {
+            self.silence = self.silence.max(now.saturating_since(self.last_rx));
+        }
         self.last_rx = now;
         self.heard_from = Some(from);
         let mut is_new = false;
@@ -102,7 +108,12 @@ impl Peer {
         self.current_rx = now;
         self.is_late = false;
         self.hello_at = None;
-        self.paths.on_sealed(now, from, len, opened.is_newest, local.entropy);
+        let may_advise = !(self.is_legacy && self.suite() == Some(Suite::G1));
+        let arrival = Arrival { len, is_newest: opened.is_newest, is_probing, may_advise };
+        self.paths.on_sealed(now, from, arrival, local.entropy);
+        if self.is_active {
+            self.paths.seek(now);
+        }
         if self.retired.is_full() {
             self.renew_own_key(now, local, out);
         }

@@ -1,6 +1,6 @@
 //! Frames that the tunnel itself sends: keys, pings and challenges.
 
-use super::{CHECK_INTERVAL, KEEPALIVE, Local, Outbox, PATH_PORT, PING_PORT, Peer, REPLY_INTERVAL, STALL};
+use super::{CHECK_INTERVAL, Local, Outbox, PATH_PORT, PING_PORT, Peer, REPLY_INTERVAL, STALL};
 use crate::{
     crypto::Suite,
     time::Instant,
@@ -67,7 +67,7 @@ impl Peer {
             if let Some(relay) = self.paths.relay().filter(|relay| *relay != route) {
                 self.push_keys(relay, true, local, out);
             }
-        } else if now.saturating_since(self.last_tx) >= KEEPALIVE {
+        } else if now.saturating_since(self.last_tx) >= self.keepalive {
             self.send_probe(now, local, out);
         }
         self.probe_at = self.probe_at.filter(|_| !self.is_ready() || self.candidate.is_some());
@@ -79,8 +79,7 @@ impl Peer {
         self.hellos += 1;
         // Repeats request an answer even from a peer that already has our key.
         let asks_back = self.hellos > 1;
-        let direct = self.endpoint().map(Route::Direct);
-        for to in direct.into_iter().chain(self.paths.relay()) {
+        for to in self.paths.hello_routes(now) {
             self.trace.event(|| TunnelEvent::KeySent { to, asks_back });
             for frame in self.keys(asks_back, local) {
                 if self.paths.spend_hello(to, frame.len()) {
@@ -154,7 +153,7 @@ impl Peer {
         let Some(to) = self.probed() else { return };
         let token = self.paths.token_for(now, to, local.entropy);
         let token = token.unwrap_or(Token { port: PING_PORT, seq: SeqNumber::new(self.probes + 1) });
-        let packet = self.ping_packet(token, local);
+        let packet = self.ping_packet(token, &self.announcement(local), local);
         let candidate = self.candidate.as_mut().map(|(session, _)| session);
         let Some(session) = candidate.or(self.current.as_mut()) else { return };
         self.probes += 1;
@@ -172,23 +171,44 @@ impl Peer {
     /// frames only.
     pub fn announce_address(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         let Some(route) = self.route().filter(|_| self.suite().is_some()) else { return };
+        let relay = self.paths.relay().filter(|relay| *relay != route);
         if self.suite() == Some(Suite::G1) {
             self.push_keys(route, false, local, out);
         }
-        self.send_probe(now, local, out);
+        if relay.is_none() {
+            self.send_probe(now, local, out);
+            return;
+        }
+        // A G1 peer that receives one relayed frame uses the relay for ever.
+        if let Some(relay) = relay.filter(|_| self.suite() != Some(Suite::G1)) {
+            let mut payload = self.announcement(local);
+            Capabilities::emit_moved(&mut payload);
+            self.send_ping_with(now, relay, &payload, local, out);
+        }
+        self.paths.on_own_move(now, local.entropy);
+        self.send_challenges(now, local, out);
     }
 
-    fn ping_packet(&self, token: Token, local: &Local<'_>) -> Vec<u8> {
+    /// The payload of pings and pongs: what we can do, and to a peer in use where we may be reached.
+    pub fn announcement(&self, local: &Local<'_>) -> Vec<u8> {
+        let mut payload = local.capabilities.emit().to_vec();
+        if self.is_active && !self.is_legacy {
+            local.candidates.emit(&mut payload);
+        }
+        payload
+    }
+
+    pub(super) fn ping_packet(&self, token: Token, payload: &[u8], local: &Local<'_>) -> Vec<u8> {
         let header = self.ping(local, token.port, token.seq);
-        let mut packet = vec![0; HEADER_LEN + Capabilities::LEN];
-        packet[HEADER_LEN..].copy_from_slice(&local.capabilities.emit());
+        let mut packet = vec![0; HEADER_LEN + payload.len()];
+        packet[HEADER_LEN..].copy_from_slice(payload);
         let is_whole = header.emit(&mut packet);
         debug_assert!(is_whole, "it has room");
         packet
     }
 
     /// Sends the challenges that are due, except where a suite-detecting ping serves as challenge.
-    pub(super) fn send_challenges(&mut self, now: Instant, local: &Local<'_>, out: &mut Outbox) {
+    pub(super) fn send_challenges(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         if self.suite().is_none() || self.paths.poll_timeout().is_none_or(|at| now < at) {
             return;
         }
@@ -196,10 +216,10 @@ impl Peer {
         for (to, token) in self.paths.handle_timeout(now, asked) {
             let to = Route::Direct(to);
             self.trace.event(|| TunnelEvent::Challenged(to));
-            let packet = self.ping_packet(token, local);
+            let packet = self.ping_packet(token, &local.capabilities.emit(), local);
             let Some(session) = self.current.as_mut() else { return };
             for frame in session.seal_both(local.address.node, &packet) {
-                if self.paths.spend(to, frame.len()) {
+                if self.paths.spend_check(now, to, frame.len(), local.checks) {
                     out.push_back((to, frame));
                 }
             }

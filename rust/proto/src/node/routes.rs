@@ -1,0 +1,104 @@
+//! Our own candidate addresses, and what follows when frames for a peer go another way.
+
+use core::{net::SocketAddr, time::Duration};
+
+use super::{Event, Node};
+use crate::{
+    time::Instant,
+    tunnel::{Candidate, CandidateKind, Candidates, PathClass, Peer, Route},
+    wire::addr::NodeId,
+};
+
+/// Connections whose timeouts are looked at for one peer.
+const MAX_MEASURED: usize = 16;
+
+impl Node {
+    /// Sets the addresses at which this host may be reached, besides the one that beacons see. Peers in use
+    /// are told.
+    pub fn set_candidates(&mut self, now: Instant, named: Vec<Candidate>) {
+        self.recorder.now = now;
+        self.named = named;
+        self.update_candidates(now);
+    }
+
+    /// The registry names further addresses of a peer; to be called before [`Node::on_record`].
+    pub fn on_registry_list(&mut self, now: Instant, node: NodeId, named: &[SocketAddr]) {
+        self.recorder.now = now;
+        self.with_peer(node, |peer, _, _| peer.on_registry_list(now, named));
+    }
+
+    /// Combines what the driver named with what beacons see.
+    pub(super) fn update_candidates(&mut self, now: Instant) {
+        let reflexive = self.discovery.known();
+        let reflexive = reflexive.map(|address| Candidate { kind: CandidateKind::Reflexive, address });
+        let candidates = Candidates::new(reflexive.into_iter().chain(self.named.iter().copied()));
+        if candidates == self.candidates {
+            return;
+        }
+        self.candidates = candidates;
+        let active: Vec<_> =
+            self.peers.iter().filter(|(_, peer)| peer.is_active()).map(|(id, _)| *id).collect();
+        for id in active {
+            self.with_peer(id, |peer, local, out| peer.announce_candidates(now, local, out));
+        }
+    }
+
+    /// Frames for a peer go to or from the relay; those on their way may be lost.
+    pub(super) fn on_route_changed(&mut self, now: Instant, node: NodeId, is_lost: bool) {
+        let Some(route) = self.peers.get(&node).and_then(Peer::route) else { return };
+        self.counters.path_switches += 1;
+        if route.is_relayed() {
+            self.counters.relay_fallbacks += 1;
+        }
+        self.apply_path_mtu(node);
+        for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
+            if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
+                if is_lost {
+                    slot.connection.on_path_moved(now, false);
+                }
+                self.drain_connection(id);
+            }
+        }
+        self.resume(now, node);
+    }
+
+    /// Another path to a peer is in use.
+    pub(super) fn on_path_in_use(&mut self, node: NodeId, route: Route) {
+        let counter = match route.direct().map(PathClass::of) {
+            None => &mut self.counters.path_relay,
+            Some(PathClass::Direct) => &mut self.counters.path_direct,
+            Some(PathClass::Ipv6) => &mut self.counters.path_ipv6,
+            Some(PathClass::Lan) => &mut self.counters.path_lan,
+        };
+        *counter += 1;
+        self.events.push_back(Event::PathChanged(node, route));
+    }
+
+    /// The part of the segments sent to a peer that were retransmitted, by its open connections.
+    pub fn loss_to(&self, node: NodeId) -> f64 {
+        let ids = self.by_peer.get(&node).into_iter().flatten();
+        let counts = ids.filter_map(|id| self.slots.get(id)).map(|slot| slot.connection.stats().counters);
+        let (sent, again) = counts.fold((0, 0), |(sent, again), counters| {
+            (sent + counters.segs_sent, again + counters.retransmits)
+        });
+        #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+        let loss = if sent == 0 { 0.0 } else { again as f64 / sent as f64 };
+        loss
+    }
+
+    /// Tells a peer's watch of the timeouts of its connections, which see the current round-trip time.
+    pub(super) fn measure_connections(&mut self, now: Instant, node: NodeId) {
+        if !self.peers.get(&node).is_some_and(|peer| peer.is_watch_due(now)) {
+            return;
+        }
+        let ids = self.by_peer.get(&node).into_iter().flatten().take(MAX_MEASURED);
+        let rto = ids.filter_map(|id| self.slots.get(id)).map(|slot| {
+            let stats = slot.connection.stats();
+            Duration::from_nanos(stats.srtt_ns + 4 * stats.rttvar_ns)
+        });
+        let rto = rto.max().unwrap_or_default();
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.set_rto_floor(rto);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The ways to the peer: candidates, rounds of checks, the relay, failover.
+
+use core::{net::SocketAddr, time::Duration};
+
+use super::{KEEPALIVE, Local, Outbox, PING_PORT, Peer};
+use crate::{
+    time::Instant,
+    tunnel::{Candidates, PathChange, Route, TunnelEvent, path::Token},
+    wire::{
+        addr::Port,
+        packet::{Flags, Header, Protocol},
+        seq::SeqNumber,
+    },
+};
+
+/// Traffic within this time is a reason to look for a better path.
+const TRAFFIC: Duration = Duration::from_secs(6);
+/// Shortest interval of keepalives, and the silence after which another port of the peer shows that a binding
+/// expired.
+const KEEPALIVE_MIN: Duration = Duration::from_secs(5);
+
+impl Peer {
+    /// Our home beacon changed: the way through the relay. A dial that waits for an answer goes there, too.
+    pub fn set_relay(
+        &mut self,
+        now: Instant,
+        beacon: Option<SocketAddr>,
+        local: &mut Local<'_>,
+        out: &mut Outbox,
+    ) {
+        self.paths.set_relay(beacon, self.id);
+        if self.hello_at.is_some() && beacon.is_some() {
+            self.wants_punch = true;
+            self.send_hello(now, local, out);
+        }
+    }
+
+    /// Whether a frame belongs to a challenge: its sender tries a path, and does not say that it uses it.
+    /// Legacy peers announce a new address by pings of any kind.
+    pub fn is_probing(&self, header: &Header) -> bool {
+        let is_pong = header.flags.contains(Flags::ACK);
+        header.protocol == Protocol::Control
+            && (is_pong && Token::is_challenge_port(header.dst_port)
+                || !is_pong && Token::is_probe_port(header.src_port) && self.capabilities.is_some())
+    }
+
+    /// The peer named its addresses in a ping or pong.
+    pub fn on_candidates(&mut self, now: Instant, told: &Candidates, local: &mut Local<'_>) {
+        if !self.is_late {
+            self.paths.on_told(now, told, local.candidates, local.entropy);
+        }
+    }
+
+    /// Our own addresses changed: tells a native peer in use.
+    pub fn announce_candidates(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
+        if self.suite().is_none() || self.capabilities.is_none() {
+            return;
+        }
+        let (route, relay) = (self.route(), self.paths.relay());
+        for to in route.into_iter().chain(relay.filter(|relay| Some(*relay) != route)) {
+            self.send_ping(now, to, local, out);
+        }
+    }
+
+    /// A G2 peer that uses the relay looks for a direct path: any frame sent there shows it one.
+    pub fn on_upgrade_probe(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
+        if let Some(from) = self.heard_from.filter(|from| self.is_legacy && !from.is_relayed()) {
+            self.send_ping(now, from, local, out);
+        }
+    }
+
+    /// The peer says that its address changed.
+    pub fn on_peer_moved(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
+        if !self.is_late && self.paths.is_direct() {
+            self.paths.suspect_active(now, local.entropy);
+            self.send_challenges(now, local, out);
+        }
+    }
+
+    /// The registry names further addresses of the peer.
+    pub fn on_registry_list(&mut self, now: Instant, named: &[SocketAddr]) {
+        self.paths.on_registry_list(now, named);
+    }
+
+    /// A beacon that was asked to punch says that the peer is at this address.
+    pub fn on_punched(&mut self, now: Instant, to: SocketAddr, local: &mut Local<'_>, out: &mut Outbox) {
+        self.paths.on_punched(now, to, local.entropy);
+        self.send_challenges(now, local, out);
+    }
+
+    /// Something that the peer answers was sent.
+    pub fn on_sent_eliciting(&mut self, now: Instant) {
+        self.needs_arming |= self.paths.on_sent_eliciting(now);
+        self.on_traffic(now);
+    }
+
+    /// Something of a stream or a datagram was sent or received.
+    pub fn on_traffic(&mut self, now: Instant) {
+        self.traffic_at = now;
+        self.needs_arming |= self.is_active && self.paths.seek(now);
+    }
+
+    /// Whether the deadline must be armed again.
+    pub fn take_needs_arming(&mut self) -> bool {
+        core::mem::take(&mut self.needs_arming)
+    }
+
+    /// Whether a beacon should be asked to punch.
+    pub fn take_wants_punch(&mut self) -> bool {
+        core::mem::take(&mut self.wants_punch) && self.paths.relay().is_some()
+    }
+
+    /// Whether the watch over the path looks at the timeouts of connections now.
+    pub fn is_watch_due(&self, now: Instant) -> bool {
+        self.paths.is_watch_due(now)
+    }
+
+    /// The largest retransmission timeout of the peer's connections.
+    pub fn set_rto_floor(&mut self, rto: Duration) {
+        self.paths.set_rto_floor(rto);
+    }
+
+    /// The path in use, if it is another one than at the last call; and if frames go to or from the relay
+    /// since, whether those on their way are lost.
+    pub fn take_path_change(&mut self) -> Option<(Route, Option<bool>)> {
+        let route = self.route().filter(|_| self.suite().is_some() && self.paths.is_proven())?;
+        if self.last_path == Some(route) {
+            return None;
+        }
+        let before = self.last_path.replace(route);
+        self.trace.event(|| TunnelEvent::PathChanged(route));
+        if self.capabilities.is_some()
+            && let Some(mtu) = self.paths.mtu_mut()
+        {
+            mtu.start_if_new(self.last_rx);
+        }
+        let is_switch = before.is_some_and(|before| before.is_relayed() != route.is_relayed());
+        Some((route, is_switch.then(|| self.paths.on_route_changed(route.is_relayed()))))
+    }
+
+    /// Handles what is due of rounds and of the watch.
+    pub(super) fn handle_routes(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
+        if self.suite().is_none() {
+            return;
+        }
+        if self.paths.is_watch_due(now) && self.paths.handle_watch(now, local.entropy) {
+            self.wants_punch = true;
+        }
+        let has_traffic = self.is_active && now.saturating_since(self.traffic_at) < TRAFFIC;
+        if self.paths.is_round_due(now, has_traffic) {
+            self.paths.begin_round(now, local.entropy);
+            if !self.paths.is_direct()
+                && let Some(relay) = self.paths.relay()
+            {
+                self.wants_punch = true;
+                self.send_ping(now, relay, local, out);
+            }
+        }
+        self.send_challenges(now, local, out);
+    }
+
+    /// Sends a ping by one route, with where we may be reached. Through the relay it measures the round-trip
+    /// time.
+    pub(super) fn send_ping(&mut self, now: Instant, to: Route, local: &mut Local<'_>, out: &mut Outbox) {
+        let payload = self.announcement(local);
+        self.send_ping_with(now, to, &payload, local, out);
+    }
+
+    pub(super) fn send_ping_with(
+        &mut self,
+        now: Instant,
+        to: Route,
+        payload: &[u8],
+        local: &mut Local<'_>,
+        out: &mut Outbox,
+    ) {
+        let seq = SeqNumber::new(local.entropy.next_u32());
+        self.paths.on_ping(now, to, seq);
+        let token = Token { port: PING_PORT, seq };
+        let packet = self.ping_packet(token, payload, local);
+        let Some(session) = self.current.as_mut() else { return };
+        for frame in session.seal_both(local.address.node, &packet) {
+            if self.paths.spend(to, frame.len()) {
+                out.push_back((to, frame));
+            }
+        }
+    }
+
+    /// A pong that may answer a ping through the relay.
+    pub(super) fn on_relay_pong(&mut self, now: Instant, from: Route, port: Port, seq: SeqNumber) {
+        if port == PING_PORT && from.is_relayed() {
+            self.paths.on_relay_pong(now, seq);
+        }
+    }
+
+    /// A challenge was answered. The peer at another port of the same host after a pause shows that the
+    /// binding of its NAT expired, so that it must be kept alive more often.
+    pub(super) fn on_path_answer(&mut self, before: Option<SocketAddr>, change: PathChange) {
+        if change == PathChange::None {
+            return;
+        }
+        let after = self.endpoint();
+        let is_rebound = change == PathChange::Moved
+            && before.is_some_and(|before| after.is_some_and(|after| before.ip() == after.ip()));
+        let silence = core::mem::take(&mut self.silence);
+        if is_rebound && silence >= KEEPALIVE_MIN {
+            self.keepalive = (self.keepalive / 2).clamp(KEEPALIVE_MIN, KEEPALIVE);
+        }
+    }
+}
