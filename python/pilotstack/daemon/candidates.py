@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import ipaddress
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from pilotstack import _interfaces, _resolving, _serving
 from pilotstack.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+#: How a candidate is known: it is on an interface, or a router maps it.
+Kind = Literal["host", "mapped"]
 
 #: Candidates of one node at most.
 MAX_CANDIDATES: Final = 8
@@ -32,7 +35,7 @@ class Candidates:
     def __init__(
         self,
         bound: tuple[str, int],
-        tell: Callable[[list[tuple[str, str]]], None],
+        tell: Callable[[list[tuple[Kind, str]]], None],
         *,
         is_hidden: bool = False,
     ) -> None:
@@ -63,7 +66,7 @@ class Candidates:
             self._announce()
 
     def _announce(self) -> None:
-        rows = [("host", endpoint) for endpoint in self.hosts]
+        rows: list[tuple[Kind, str]] = [("host", endpoint) for endpoint in self.hosts]
         if self._mapped:
             rows.append(("mapped", self._mapped))
         self._tell(rows)

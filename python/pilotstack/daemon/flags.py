@@ -20,7 +20,8 @@ FLAGS: Final = (
         default=(wellknown.LOCAL_BEACON,),
         show_default=True,
         help="Beacon, host:port; several, by commas or by repeating the flag, in the order of "
-        "preference. Those that the registry lists come after them. Empty for none at all.",
+        "preference. Those that the registry lists come after them. An empty one takes those "
+        "before it back; without any, none is used at all.",
     ),
     Flag(
         "--listen",

@@ -83,7 +83,7 @@ def daemon(
         registry_trust=trust_of(
             is_tls=registry_tls, mode=registry_trust, fingerprints=registry_fingerprint
         ),
-        beacon=",".join(beacon),
+        beacon=",".join(_after_last_empty(beacon)),
         hostname=hostname,
         admin_token=_token(admin_token_file) if admin_token_file else admin_token,
         has_echo=not no_echo,
@@ -96,6 +96,14 @@ def daemon(
             await Daemon(config).run(stopping)
 
     _serving.run(main)
+
+
+def _after_last_empty(beacons: tuple[str, ...]) -> tuple[str, ...]:
+    """An empty flag takes those before it back."""
+    listed = list(beacons)
+    while "" in listed:
+        del listed[: listed.index("") + 1]
+    return tuple(listed)
 
 
 def _token(path: Path) -> str:

@@ -9,7 +9,7 @@ import pytest
 from pilotstack import _interfaces, _resolving
 from pilotstack.daemon import public_endpoint
 from pilotstack.daemon.beacons import Beacons, parse_beacons
-from pilotstack.daemon.candidates import Candidates
+from pilotstack.daemon.candidates import Candidates, Kind
 from pilotstack.daemon.public_endpoint import Announced, Changes, PublicEndpoint, pause_after
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +22,7 @@ class FakeCore:
         self.host = host
         self.asked: list[list[str]] = []
         self.moves = 0
-        self.candidates: list[tuple[str, str]] = []
+        self.candidates: list[tuple[Kind, str]] = []
 
     def local_addr(self) -> tuple[str, int]:
         return self.host, 4000
@@ -30,7 +30,7 @@ class FakeCore:
     def set_beacons(self, beacons: list[str]) -> None:
         self.asked.append(beacons)
 
-    def set_candidates(self, candidates: list[tuple[str, str]]) -> None:
+    def set_candidates(self, candidates: list[tuple[Kind, str]]) -> None:
         self.candidates = candidates
 
     def on_moved(self) -> None:
