@@ -71,9 +71,10 @@ ALLOWED: dict[str, set[str]] = {
     "trust": BASE | {"client", "registry.client", "registry.protocol"},
     "daemon": BASE | {"client", "registry", "beacon", "trust"},
     "testing": {"errors", "_core"},
+    "netcheck": BASE,
     "cli": BASE
     | {
-        *("client", "registry.client", "testing"),
+        *("client", "registry.client", "testing", "netcheck"),
         *("daemon.lifecycle", "daemon.identity", "daemon.flags"),
     },
 }
