@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -102,5 +103,13 @@ def test_quick_commands_and_parsed_ones_answer_alike(agent_a: Pilotctl) -> None:
             )
             for code in (_PILOTCTL, parsed)
         ]
-        outcomes = [(result.returncode, result.stdout, result.stderr) for result in results]
+        # Figures of a path change all the time.
+        outcomes = [
+            (
+                result.returncode,
+                re.sub(r'"(path_age|rtt_ms|loss)": [\d.e-]+', "", result.stdout),
+                result.stderr,
+            )
+            for result in results
+        ]
         assert outcomes[0] == outcomes[1], arguments

@@ -37,11 +37,12 @@ def info(settings: Settings) -> None:
 
 @_commands.command()
 @click.option("--search", default="", help="Only peers whose id or endpoint contains this.")
+@click.option("--candidates", is_flag=True, help="Also list the ways that are not in use, and why.")
 @global_options
 @reported
-def peers(settings: Settings, search: str) -> None:
-    """List nodes that this one has tunnels to."""
-    show_peers(settings, search)
+def peers(settings: Settings, search: str, candidates: bool) -> None:
+    """List nodes that this one has tunnels to, and the paths in use."""
+    show_peers(settings, search, has_candidates=candidates)
 
 
 @_commands.command()

@@ -25,7 +25,7 @@ COMMANDS: Final = {
         "find": "Find the address behind a hostname.",
         "info": "Show this node: address, identity, peers, connections.",
         "lookup": "Ask the registry about a node, by id, address or hostname.",
-        "peers": "List nodes that this one has tunnels to.",
+        "peers": "List nodes that this one has tunnels to, and the paths in use.",
         "set-hostname": "Take a name that others can dial.",
         "set-private": "Let only trusted nodes reach this one.",
         "set-public": "Let everybody reach this node.",
@@ -45,6 +45,10 @@ COMMANDS: Final = {
     "network": {
         "broadcast": "Send one datagram to every other member of a network.",
         "network": "Networks of agents: members reach each other, others do not.",
+    },
+    "reach": {
+        "netcheck": "Find out what stands between this host and its peers.",
+        "traceroute": "Set up a connection step by step, and show times and the path.",
     },
     "service": {
         "daemon": "Start, stop and look at the daemon.",

@@ -46,3 +46,11 @@ def stdout_errors() -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputFailed(str(error)) from error
+
+
+def duration(seconds: float) -> str:
+    """A duration in its largest unit: ``40s``, ``5m``, ``3h``, ``2d``."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"

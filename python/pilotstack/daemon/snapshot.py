@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 _NANOS_PER_MS: Final = 1e6
 _DROPPED: Final = "dropped_"
+#: Counters of what happened on paths begin with one of these.
+_PATHS: Final = ("path_", "relay", "punch", "predict", "upgrade")
+#: Candidates of a peer that are shown at most.
+_MAX_CANDIDATES: Final = 16
+_CANDIDATE: Final = ("endpoint", "kind", "state", "reason")
 #: Times of a connection, which the core tells in nanoseconds and the daemon in milliseconds.
 _TIMES: Final = ("srtt", "rttvar", "min_rtt")
 #: States as existing clients know them.
@@ -57,6 +63,13 @@ class Snapshot(msgspec.Struct, frozen=True):
     conn_list: tuple[ConnectionInfo, ...]
     #: What was dropped, by reason.
     dropped: dict[str, int]
+    #: What happened on paths, by the counter's name.
+    path_events: dict[str, int]
+
+    @property
+    def paths(self) -> dict[str, int]:
+        """Peers by the kind of path that is in use."""
+        return dict(Counter(row.path for row in self.peer_list if row.path))
 
 
 def take(core: Source) -> Snapshot:
@@ -66,18 +79,34 @@ def take(core: Source) -> Snapshot:
         RuntimeError: its thread does not answer.
     """
     found = core.snapshot()
-    connections = found["conn_list"]
+    connections, peers = found["conn_list"], found["peer_list"]
     assert isinstance(connections, list), "rows of connections"
+    assert isinstance(peers, list), "rows of peers"
     members = {
         **found,
+        "peer_list": [_peer(row) for row in peers],
         "conn_list": [_connection(row) for row in connections],
         "dropped": {
             name.removeprefix(_DROPPED): value
             for name, value in found.items()
             if name.startswith(_DROPPED)
         },
+        "path_events": {name: value for name, value in found.items() if name.startswith(_PATHS)},
     }
     return msgspec.convert(members, Snapshot, dec_hook=read_address)
+
+
+def _peer(row: dict[str, object]) -> dict[str, object]:
+    shown = dict(row)
+    rtt, candidates = shown.pop("rtt", 0.0), shown.pop("candidates", [])
+    assert isinstance(rtt, int | float), "seconds"
+    assert isinstance(candidates, list), "rows of candidates"
+    shown["rtt_ms"] = round(1000 * rtt, 3)
+    shown["relay"] = shown.get("path") == "relay"
+    shown["candidates"] = [
+        dict(zip(_CANDIDATE, each, strict=True)) for each in candidates[:_MAX_CANDIDATES]
+    ]
+    return shown
 
 
 def _connection(row: dict[str, object]) -> dict[str, object]:

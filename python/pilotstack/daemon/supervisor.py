@@ -292,7 +292,7 @@ class _Running:
             self._names,
             self._core,
             handshakes,
-            beacon=config.beacon,
+            beacons=lambda: self.public_endpoint.beacons or self._beacons.addresses,
             is_kept=config.identity is not None,
         ).add_to(table)
         TrustVerbs(trust, inbox).add_to(table)
@@ -304,7 +304,7 @@ class _Running:
             config.admin_token,
         ).add_to(table)
         EnvelopeVerbs(self._state, records.profile, trust.trust).add_to(table)
-        RouteVerbs(peers.find_again, self._core).add_to(table)
+        RouteVerbs(peers.find_again, self._core, self._open_tunnel).add_to(table)
         return table
 
     async def aclose(self) -> None:
@@ -354,11 +354,15 @@ class _Running:
     @_serving.contained
     async def _call_recent(self) -> None:
         """Contacts peers from before the restart, because old peers would use our last endpoint for
-        a while. An empty datagram opens a session and is dropped."""
+        a while."""
         for peer in self._recent.ids:
             if peer != self._state.node_id:
-                self._core.send_datagram(0, peer, wellknown.ECHO_PORT, b"")
+                self._open_tunnel(peer)
                 await anyio.sleep(_BETWEEN_CALLS)
+
+    def _open_tunnel(self, node: int) -> None:
+        """Has the core set up a session; the empty datagram itself is dropped."""
+        self._core.send_datagram(0, node, wellknown.ECHO_PORT, b"")
 
     def remember_peers(self) -> None:
         """Stores the peers that have a session."""

@@ -31,14 +31,43 @@ def always(value: T) -> T:
     return made
 
 
+class CandidateInfo(Answer, frozen=True):
+    """A way to a peer that was considered (a candidate of RFC 8445).
+
+    ``kind`` is how it was learnt (``host``, ``reflexive``, ``mapped``, the registry, a frame),
+    ``state`` what became of it, and ``reason`` why it is not in use.
+    """
+
+    endpoint: str
+    kind: str = ""
+    state: str = ""
+    reason: str = ""
+
+
 class PeerInfo(Answer, frozen=True):
-    """A node that the daemon exchanged keys with, or tries to."""
+    """A node that the daemon exchanged keys with, or tries to, and the path that is in use."""
 
     node_id: int
+    #: Where it is itself, if that is known, also while a relay is in use.
     endpoint: str = ""
     encrypted: bool = False
     authenticated: bool = False
+    #: Whether a beacon relays.
     relay: bool = False
+    #: ``lan``, ``ipv6``, ``direct`` or ``relay``; empty without a session.
+    path: str = ""
+    #: The beacon that relays.
+    beacon: str = ""
+    #: Smoothed round trip; 0 if it was not measured.
+    rtt_ms: float = 0.0
+    #: Bytes of the largest segment that the path takes: its MTU without all headers.
+    mtu: int = 0
+    #: Share of segments to it that were sent again, 0 to 1.
+    loss: float = 0.0
+    #: Seconds for which this path has been in use.
+    path_age: float = 0.0
+    #: In :class:`Peers` only.
+    candidates: tuple[CandidateInfo, ...] | UnsetType = UNSET
 
 
 class ConnectionInfo(Answer, kw_only=True, frozen=True):
@@ -84,6 +113,31 @@ class ConnectionInfo(Answer, kw_only=True, frozen=True):
         return SocketAddress(self.remote_addr, self.remote_port)
 
 
+class Peers(Answer, kw_only=True, frozen=True):
+    """Peers with the ways to them that were considered."""
+
+    #: Up to 256 rows; ``total`` counts all that were asked for.
+    peers: tuple[PeerInfo, ...] = ()
+    total: int = 0
+
+
+class Phase(Answer, frozen=True):
+    """A step of the set-up of a tunnel; ``ms`` is how long it took."""
+
+    name: str
+    ms: float
+    detail: str = ""
+
+
+class Traced(Answer, kw_only=True, frozen=True):
+    """How a tunnel to a peer came about."""
+
+    node_id: int
+    #: Whether there was one already.
+    is_warm: bool = False
+    phases: tuple[Phase, ...] = ()
+
+
 class Membership(Answer, frozen=True):
     """A network that this node is in, and its address there."""
 
@@ -127,12 +181,23 @@ class Info(Answer, kw_only=True, frozen=True):
     endpoint: str = ""
     version: str = ""
     transport: str = ""
+    #: The preferred one.
     beacon_addr: str = ""
+    #: Addresses of all beacons, in the order of preference.
+    beacons: tuple[str, ...] = ()
+    #: Endpoints of this host's own interfaces, for peers nearby.
+    lan_addrs: tuple[str, ...] = ()
+    #: Peers are told to come through a beacon.
+    relay_only: bool = False
     features: tuple[str, ...] = ()
     networks: tuple[Membership, ...] | None = None
     handshake_pending_count: int = 0
     handshakes_relayed: Relayed = Relayed()
     relay_peer_count: int = 0
+    #: Peers with a session, by the kind of path that is in use.
+    paths: dict[str, int] = {}
+    #: What happened on paths: switches, fallbacks to a relay, punches, by the counter's name.
+    path_events: dict[str, int] = {}
     tunnel_encryption_success: int = 0
     tunnel_encryption_failure: int = 0
     ptb_recv: int = 0

@@ -56,6 +56,8 @@ SIGN_ENVELOPE = 0x33
 VERIFY_ENVELOPE = 0x35
 REGISTER = 0x81
 DISCONNECT = 0x83
+PEERS = 0x85
+TRACE = 0x87
 
 # The extension: requests carry ids, and a stream is a file descriptor.
 HELLO = 0x60

@@ -30,6 +30,8 @@ TRUST_PATIENCE = 60.0
 MAX_SKEW = 300
 
 _NODE = Unsigned(4, least=1)
+#: 0 stands for all.
+_ANY_NODE = Unsigned(4)
 _NOTE = Text(MAX_TEXT, may_be_empty=True, lenient=True)
 
 
@@ -130,6 +132,27 @@ class PreferDirect(Request[a.DirectPreferred], frozen=True):
     command = codes.PREFER_DIRECT
     verb = "prefer_direct"
     layout = (U32,)
+
+    node_id: int
+
+
+class ListPeers(Request[a.Peers], frozen=True):
+    """Peers, with the ways to them that were considered."""
+
+    command = codes.PEERS
+    verb = "peers"
+    layout = (_ANY_NODE,)
+
+    #: One, or 0 for all.
+    node_id: int = 0
+
+
+class Trace(Request[a.Traced], frozen=True):
+    """Sets up a tunnel to a node, and tells how long each step took."""
+
+    command = codes.TRACE
+    verb = "trace"
+    layout = (_NODE,)
 
     node_id: int
 

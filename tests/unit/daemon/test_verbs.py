@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio.testing
 from tests.support.verbs import ask, ask_for
@@ -48,6 +50,9 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
     return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
 
 
+BEACON = "192.0.2.8:9001"
+
+
 def connection(number: int, state: str = "ESTABLISHED") -> dict[str, object]:
     return {
         "id": number,
@@ -67,9 +72,23 @@ class Core:
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
         self.peers = [
-            {"node_id": 2, "endpoint": "192.0.2.1:4000", "encrypted": True, "authenticated": True}
+            {
+                "node_id": 2,
+                "endpoint": "192.0.2.1:4000",
+                "encrypted": True,
+                "authenticated": True,
+                "path": "relay",
+                "beacon": BEACON,
+                "rtt": 0.0301,
+                "mtu": 1400,
+                "loss": 0.01,
+                "path_age": 12.5,
+                "candidates": [("192.0.2.1:4000", "reflexive", "failed", "no answer")],
+            }
         ]
         self.connections = [connection(1)]
+        #: Peers that answer when a tunnel to them is wanted.
+        self.answering: set[int] = set()
 
     def set_address(self, network: int, node: int) -> None:
         self.told.append(("address", network, node))
@@ -86,11 +105,18 @@ class Core:
     def send_datagram(self, network: int, node: int, port: int, data: bytes) -> None:
         self.told.append(("datagram", network, node, port, data))
 
+    def open_tunnel(self, node: int) -> None:
+        self.told.append(("open", node))
+        if node in self.answering:
+            self.peers.append(
+                {"node_id": node, "endpoint": "192.0.2.3:1", "authenticated": True, "path": "lan"}
+            )
+
     def snapshot(self) -> dict[str, object]:
         counters = (
             *("connections", "ports", "peers", "encrypted_peers", "bytes_sent", "bytes_recv"),
             *("pkts_sent", "pkts_recv", "opened", "ptb_recv", "recv_held", "send_held"),
-            *("dropped_unauthentic", "dropped_replayed", "moved"),
+            *("dropped_unauthentic", "dropped_replayed", "moved", "path_switches"),
         )
         numbers: dict[str, object] = {name: place for place, name in enumerate(counters)}
         return numbers | {"peer_list": self.peers, "conn_list": self.connections}
@@ -177,7 +203,12 @@ class Node:
         self.names = Names(client)
         handshakes = Handshakes(lambda: 2, lambda: Relayed(1, 0), lambda: Counter(expired=3))
         self.verbs = NodeVerbs(
-            self.registrar, self.names, self.core, handshakes, beacon="192.0.2.8:9001", is_kept=True
+            self.registrar,
+            self.names,
+            self.core,
+            handshakes,
+            beacons=lambda: [BEACON],
+            is_kept=True,
         )
         self.refreshed = 0
         self.networks = NetworkVerbs(self.state, client, self.core, self._refresh, "")
@@ -395,13 +426,13 @@ async def test_preferring_the_direct_way_asks_anew(node: Node) -> None:
             raise NotFound("no such node")
         found.append(peer)
 
-    verbs = RouteVerbs(find_again, node.core)
+    verbs = RouteVerbs(find_again, node.core, node.core.open_tunnel)
     assert await ask_for(verbs, r.PreferDirect(2)) == {
         "had_tunnel": True,
         "node_id": 2,
         "pila_pushed": True,
         "resolve_error": "",
-        "was_relay_active": False,
+        "was_relay_active": True,
         "was_relay_pinned": False,
     }
     assert found == [2]
@@ -409,6 +440,68 @@ async def test_preferring_the_direct_way_asks_anew(node: Node) -> None:
     assert (answer["had_tunnel"], answer["resolve_error"]) == (False, "no such node")
     with pytest.raises(InvalidArgument):
         await ask(verbs, codes.PREFER_DIRECT, b"\0\0")
+
+
+async def nothing(_: int) -> None:
+    await anyio.lowlevel.checkpoint()
+
+
+async def test_peers_are_listed_with_the_ways_that_were_considered(node: Node) -> None:
+    node.core.peers.append({"node_id": 3})
+    verbs = RouteVerbs(nothing, node.core, node.core.open_tunnel)
+    answer = await ask_for(verbs, r.ListPeers())
+    assert (answer["total"], [row["node_id"] for row in answer["peers"]]) == (2, [2, 3])
+    (row,) = (await ask_for(verbs, r.ListPeers(2)))["peers"]
+    assert (row["path"], row["relay"], row["beacon"], row["rtt_ms"]) == (
+        *("relay", True, BEACON),
+        30.1,
+    )
+    assert row["candidates"] == [
+        {
+            "endpoint": "192.0.2.1:4000",
+            "kind": "reflexive",
+            "state": "failed",
+            "reason": "no answer",
+        }
+    ]
+    info = await ask_for(node.verbs, r.GetInfo())
+    assert all("candidates" not in row for row in info["peer_list"])
+    assert (info["paths"], info["relay_peer_count"]) == ({"relay": 1}, 1)
+    assert info["path_events"] == {"path_switches": 15}
+
+
+async def test_an_answer_about_peers_fits_a_frame(node: Node) -> None:
+    way = ("[2001:db8:1111:2222:3333:4444:5555:6666]:65535", "peer_reflexive", "failed", "x" * 80)
+    row = node.core.peers[0] | {"candidates": [way] * 100}
+    node.core.peers = [row | {"node_id": 4_000_000_000 + n} for n in range(2000)]
+    verbs = RouteVerbs(nothing, node.core, node.core.open_tunnel)
+    answer = await ask_for(verbs, r.ListPeers())
+    assert answer["total"] == 2000
+    assert len(json.dumps(answer, separators=(",", ":"))) < codes.MAX_FRAME
+    info = await ask_for(node.verbs, r.GetInfo())
+    assert len(json.dumps(info["peer_list"], separators=(",", ":"))) < codes.MAX_FRAME / 2
+
+
+async def test_a_trace_tells_what_each_step_took(node: Node) -> None:
+    async def find_again(peer: int) -> None:
+        if peer == 9:
+            raise NotFound("no such node")
+        await anyio.lowlevel.checkpoint()
+
+    node.core.answering = {7}
+    verbs = RouteVerbs(find_again, node.core, node.core.open_tunnel)
+    answer = await ask_for(verbs, r.Trace(7))
+    assert not answer["is_warm"]
+    assert [(phase["name"], phase["detail"]) for phase in answer["phases"]] == [
+        ("resolve", "asked the registry"),
+        ("tunnel", "direct to 192.0.2.3:1"),
+    ]
+    assert (await ask_for(verbs, r.Trace(7)))["is_warm"]
+    assert node.core.told == [("open", 7)]
+    with pytest.raises(ConnectionFailed, match="does not answer"):
+        await ask_for(verbs, r.Trace(8))
+    with pytest.raises(NotFound):
+        await ask_for(verbs, r.Trace(9))
 
 
 # All

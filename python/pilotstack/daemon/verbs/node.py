@@ -6,6 +6,7 @@ import base64
 import time
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from msgspec import UNSET
 
 from pilotstack import wellknown
@@ -17,7 +18,7 @@ from pilotstack.types import Address
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pilotstack.daemon.names import Names
     from pilotstack.daemon.registrar import Registrar
@@ -59,7 +60,7 @@ class NodeVerbs:
         names: resolves hostnames.
         core: tells what it does.
         handshakes: tell what there is about trust.
-        beacon: that is asked for the endpoint; empty for none.
+        beacons: addresses of those that are asked for the endpoint, the preferred one first.
         is_kept: whether the identity is kept in a file.
     """
 
@@ -70,7 +71,7 @@ class NodeVerbs:
         core: Source,
         handshakes: Handshakes,
         *,
-        beacon: str,
+        beacons: Callable[[], Sequence[str]],
         is_kept: bool,
     ) -> None:
         self._registrar = registrar
@@ -78,7 +79,7 @@ class NodeVerbs:
         self._names = names
         self._core = core
         self._handshakes = handshakes
-        self._beacon = beacon
+        self._beacons = beacons
         self._is_kept = is_kept
         self._started = time.monotonic()
 
@@ -101,6 +102,7 @@ class NodeVerbs:
         state, core, handshakes = self._state, snapshots.take(self._core), self._handshakes
         dropped = {f"handshake_{name}": count for name, count in handshakes.dropped().items()}
         open_first = sorted(core.conn_list, key=lambda row: row.state == "TIME_WAIT")
+        where, beacons = self._registrar.where(), tuple(self._beacons())
         return a.Info(
             connections=core.connections,
             ports=core.ports,
@@ -110,7 +112,9 @@ class NodeVerbs:
             bytes_recv=core.bytes_recv,
             pkts_sent=core.pkts_sent,
             pkts_recv=core.pkts_recv,
-            peer_list=core.peer_list[:MAX_ROWS],
+            peer_list=tuple(
+                msgspec.structs.replace(row, candidates=UNSET) for row in core.peer_list[:MAX_ROWS]
+            ),
             node_id=state.node_id,
             address=state.address,
             hostname=state.hostname,
@@ -121,14 +125,20 @@ class NodeVerbs:
             public_key=self._public_key(),
             owner=state.owner,
             email=state.owner,
-            endpoint=self._registrar.endpoint(),
+            endpoint=where.endpoint,
             version=wellknown.VERSION,
             transport="udp",
-            beacon_addr=self._beacon,
+            beacon_addr=next(iter(beacons), ""),
+            beacons=beacons,
+            lan_addrs=where.lan_addrs,
+            relay_only=where.relay_only,
             features=FEATURES,
             networks=self._memberships() or None,
             handshake_pending_count=handshakes.pending(),
             handshakes_relayed=handshakes.relayed(),
+            relay_peer_count=core.paths.get("relay", 0),
+            paths=core.paths,
+            path_events=core.path_events,
             tunnel_encryption_success=core.opened,
             tunnel_encryption_failure=core.dropped["unauthentic"],
             ptb_recv=core.ptb_recv,

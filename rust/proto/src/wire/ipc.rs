@@ -73,6 +73,8 @@ pub mod code {
     pub const ABORT_STREAM: u8 = 0x71;
     pub const REGISTER: u8 = 0x81;
     pub const DISCONNECT: u8 = 0x83;
+    pub const PEERS: u8 = 0x85;
+    pub const TRACE: u8 = 0x87;
 }
 
 /// A frame from a driver.
@@ -191,7 +193,9 @@ impl<'a> Frame<'a> {
             | code::ENROLL_RECOVERY
             | code::SIGN_ENVELOPE
             | code::VERIFY_ENVELOPE
-            | code::REGISTER => Self::Control { command: *command, payload },
+            | code::REGISTER
+            | code::PEERS
+            | code::TRACE => Self::Control { command: *command, payload },
             code::DISCONNECT => Self::Disconnect { conn: reader.u32().ok_or("disconnect: missing conn_id")? },
             code::HELLO => Self::Hello,
             code::REQUEST..=code::ABORT_STREAM => return reader.extended(*command).ok_or("truncated frame"),
