@@ -193,19 +193,27 @@ async def netcheck(settings: Settings, beacons: tuple[str, ...]) -> None:
     addresses are needed to tell how a NAT maps ports.
     """
     from pilotstack.netcheck.check import check
+    from pilotstack.netcheck.report import port_mapping
 
+    info = _info(settings)
     named = [part.strip() for text in beacons for part in text.split(",") if part.strip()]
-    asked = await _resolved(named or _of_daemon(settings))
-    report = await check(asked)
+    report = await check(await _resolved(named or _of_daemon(info)))
+    mapping = info.port_mapping if info else a.PortMappingInfo(error="no daemon answers")
+    finding = port_mapping(mapping.protocol, mapping.external, mapping.error or "it was not asked")
+    report = msgspec.structs.replace(report, findings=(*report.findings, finding))
     settings.output.success(report, lambda screen: _render_report(screen, report))
 
 
-def _of_daemon(settings: Settings) -> Sequence[str]:
-    try:
-        with settings.session() as session:
-            info = session.ask(r.GetInfo())
-    except NotRunning as error:
-        raise NotRunning(error.message, hint="start the daemon, or name --beacon") from error
+def _info(settings: Settings) -> a.Info | None:
+    """The daemon's state, if one answers."""
+    with suppress(NotRunning), settings.session() as session:
+        return session.ask(r.GetInfo())
+    return None
+
+
+def _of_daemon(info: a.Info | None) -> Sequence[str]:
+    if info is None:
+        raise NotRunning("no daemon answers", hint="start the daemon, or name --beacon")
     found = info.beacons or ((info.beacon_addr,) if info.beacon_addr else ())
     if not found:
         raise InvalidArgument("the daemon has no beacon", hint="name one with --beacon")

@@ -152,6 +152,19 @@ class Relayed(Answer, frozen=True):
     polled: int = 0
 
 
+class PortMappingInfo(Answer, frozen=True):
+    """What a router maps to the tunnel's port. Without a ``protocol`` nothing is mapped, and
+    ``error`` says why."""
+
+    #: ``pcp``, ``nat-pmp`` or ``upnp``.
+    protocol: str = ""
+    #: IPv4 address and port on the router.
+    external: str = ""
+    #: End of the lease in Unix seconds; 0 if it does not end.
+    expires: int = 0
+    error: str = ""
+
+
 class Info(Answer, kw_only=True, frozen=True):
     """The daemon's state. Sizes are in bytes, times in seconds."""
 
@@ -189,6 +202,7 @@ class Info(Answer, kw_only=True, frozen=True):
     lan_addrs: tuple[str, ...] = ()
     #: Peers are told to come through a beacon.
     relay_only: bool = False
+    port_mapping: PortMappingInfo = PortMappingInfo()
     features: tuple[str, ...] = ()
     networks: tuple[Membership, ...] | None = None
     handshake_pending_count: int = 0

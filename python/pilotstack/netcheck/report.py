@@ -168,3 +168,17 @@ def relays(rows: tuple[BeaconRow, ...]) -> Finding:
     result = f"{len(answered)} of {len(rows)}, {min(timed):.1f} ms"
     text = "A relayed path takes as long as the ways of both peers to the beacon together."
     return Finding("relays", result, text)
+
+
+def port_mapping(protocol: str, external: str, why: str) -> Finding:
+    """Whether the router maps the daemon's port on request.
+
+    Args:
+        protocol: that it speaks; empty if it maps nothing.
+        external: the mapped endpoint.
+        why: why it maps nothing.
+    """
+    if protocol:
+        text = f"The router maps the daemon's port by {protocol}: peers need no punching."
+        return Finding("port_mapping", external, text)
+    return Finding("port_mapping", "none", f"No port is mapped for the daemon: {why}.")

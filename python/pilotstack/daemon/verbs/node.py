@@ -132,6 +132,12 @@ class NodeVerbs:
             beacons=beacons,
             lan_addrs=where.lan_addrs,
             relay_only=where.relay_only,
+            port_mapping=a.PortMappingInfo(
+                protocol=state.port_mapping.protocol,
+                external=state.port_mapping.external,
+                expires=int(state.port_mapping.expires),
+                error=state.port_mapping.error,
+            ),
             features=FEATURES,
             networks=self._memberships() or None,
             handshake_pending_count=handshakes.pending(),
