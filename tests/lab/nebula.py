@@ -164,5 +164,5 @@ def _measure(internet: Internet, first: Host, second: Host, result: Result) -> R
                 looked = now
                 if all(internet.counted):
                     direct = now - began
-    outcome = "none" if first_byte is None else "relayed" if direct is None else "direct"
+    outcome = "none" if first_byte is None else "relayed" if direct is None else result.way
     return replace(result, outcome=outcome, first_byte=first_byte, direct=direct)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from tests.lab import port_mapper
+
 from pilotstack.testing.internet import (
     KINDS,
     Allocation,
@@ -20,6 +22,7 @@ from pilotstack.testing.internet import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import ExitStack
 
 _OPEN = Nat(Behaviour.ENDPOINT_INDEPENDENT, Behaviour.ENDPOINT_INDEPENDENT, Allocation.PRESERVING)
 
@@ -29,10 +32,16 @@ class Expected(Enum):
 
     #: A direct path, because the endpoints that the beacon sees are those that peers need.
     DIRECT = "direct"
-    #: A direct path if a port is guessed or asked for; the relay otherwise.
+    #: A direct path if a port is guessed; the relay otherwise.
     PREDICTED = "predicted"
+    #: A direct path to a port that a router was asked for.
+    MAPPED = "mapped"
     #: The relay. A direct path takes luck.
     RELAYED = "relayed"
+
+
+#: Programs that the lab runs beside iproute2.
+PROGRAMS = ("nft", "conntrack", "miniupnpd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,7 @@ class Place:
     Args:
         nat: how it maps and filters IPv4, seen from outside.
         is_cut_off: exchanges UDP with the rendezvous alone.
+        maps_ports: the router maps ports when it is asked.
     """
 
     name: str
@@ -50,6 +60,7 @@ class Place:
     has_ipv4: bool = True
     has_ipv6: bool = False
     is_cut_off: bool = False
+    maps_ports: bool = False
 
 
 _STATEFUL = Nat(
@@ -62,6 +73,12 @@ PLACES = {
         Place("public", "a public address, reachable by everybody"),
         Place("firewall", "a public address behind a stateful firewall", _STATEFUL),
         *(Place(name, nat.text, nat) for name, nat in KINDS.items()),
+        Place(
+            "port-mapping",
+            "a symmetric NAT whose router maps ports (PCP, NAT-PMP, UPnP)",
+            KINDS["symmetric"],
+            maps_ports=True,
+        ),
         Place("carrier", "a port-restricted NAT behind a remapping carrier-grade NAT", _CARRIER),
         Place(
             "dual-stack",
@@ -105,6 +122,8 @@ def expected(first: Place, second: Place) -> Expected:
     sides = (first.nat, second.nat), (second.nat, first.nat)
     if any(_is_reached(side, other) for side, other in sides):
         return Expected.DIRECT
+    if first.maps_ports or second.maps_ports:
+        return Expected.MAPPED
     if all(_is_guessable(side) for side, _ in sides):
         return Expected.PREDICTED
     return Expected.RELAYED
@@ -137,10 +156,13 @@ class Site:
         return self.host if self.home is None else self.home.router
 
 
-def build(internet: Internet, place: Place, role: str, rendezvous: Host, link: Link) -> Site:
+def build(
+    stack: ExitStack, internet: Internet, place: Place, role: str, rendezvous: Host, link: Link
+) -> Site:
     """Makes a host at such a place.
 
     Args:
+        stack: keeps what else runs there.
         link: how it is joined to the internet.
     """
     if place.name in ("public", "firewall"):
@@ -157,6 +179,8 @@ def build(internet: Internet, place: Place, role: str, rendezvous: Host, link: L
     host = home.host(role)
     if place.is_cut_off:
         _cut_off(home.router, rendezvous)
+    if place.maps_ports:
+        port_mapper.start(stack, home.router)
     return Site(host, home)
 
 

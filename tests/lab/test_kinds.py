@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import socket
+import struct
 import subprocess
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.lab import port_mapper
 from tests.lab.probe import Probe
 
 from pilotstack.testing.internet import (
@@ -204,6 +208,24 @@ def test_a_firewall_lets_answers_in_only(internet: Internet) -> None:
         assert outer.recvfrom(16)[0] == b"hello"
         outer.sendto(b"answer", (laptop.ipv6, 4000))
         assert inner.recvfrom(16)[0] == b"answer"
+
+
+@pytest.mark.skipif(shutil.which("miniupnpd") is None, reason="needs miniupnpd")
+def test_a_router_maps_a_port_when_it_is_asked(internet: Internet, probe: Probe) -> None:
+    home = internet.home("home", KINDS["symmetric"])
+    laptop = home.host("laptop")
+    server = next(iter(probe.servers))
+    with ExitStack() as stack:
+        port_mapper.start(stack, home.router)
+        inner, asking = (stack.enter_context(laptop.socket()) for _ in range(2))
+        inner.bind((laptop.ipv4, 4000))
+        for end in (inner, asking):
+            end.settimeout(5)
+        # NAT-PMP (RFC 6886): map UDP port 4000 to 4000 for an hour.
+        asking.sendto(struct.pack("!BBHHHI", 0, 1, 0, 4000, 4000, 3600), ("192.168.1.1", 5351))
+        assert asking.recv(16)[:4] == bytes([0, 129, 0, 0])
+        probe.send(server, (home.router.ipv4, 4000))
+        assert inner.recvfrom(16)[1] == server
 
 
 def test_nothing_is_left_behind_even_by_a_killed_process() -> None:

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 from tests.lab import endurance, events, narrow, trial, uses
-from tests.lab.places import PLACES
+from tests.lab.places import PLACES, PROGRAMS
 
 from pilotstack import Driver
 from pilotstack.testing.internet import missing_requirement
 
-_MISSING = missing_requirement("nft", "conntrack")
+_MISSING = missing_requirement(*PROGRAMS)
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.lab,

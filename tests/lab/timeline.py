@@ -86,10 +86,30 @@ async def watch(driver: Driver, node: int, timeline: Timeline) -> None:
         await anyio.sleep_until(anyio.current_time() + STEP)
 
 
-async def keep_busy(stream: Stream) -> None:
-    """Sends a byte to an echo and takes it back, again and again."""
-    while True:
-        with anyio.fail_after(PATIENCE):
-            await stream.send(b"x")
-            await stream.receive()
-        await anyio.sleep_until(anyio.current_time() + STEP)
+class Pings:
+    """Sends a message to an echo and takes it back, again and again.
+
+    Args:
+        size: bytes of a message.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._answered = anyio.Event()
+
+    async def run(self, stream: Stream) -> None:
+        """Does so until it is cancelled."""
+        while True:
+            with anyio.fail_after(PATIENCE):
+                await stream.send(bytes(self._size))
+                left = self._size
+                while left:
+                    left -= len(await stream.receive())
+            self._answered.set()
+            self._answered = anyio.Event()
+            await anyio.sleep_until(anyio.current_time() + STEP)
+
+    async def until_answered(self, count: int) -> None:
+        """Waits until so many more were answered."""
+        for _ in range(count):
+            await self._answered.wait()

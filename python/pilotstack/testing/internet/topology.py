@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-#: What public hosts and homes get: an address each, a network of /48 each.
-_PUBLIC4 = IPv4Network("198.18.0.0/16")
+#: What public hosts and homes get: an address each, a network of /48 each. The IPv4 addresses are
+#: not reserved ones, behind which a router refuses to map ports; nothing here joins the internet.
+_PUBLIC4 = IPv4Network("11.0.0.0/16")
 _PUBLIC6 = IPv6Network("2001:db8::/32")
 #: What homes, and carriers, give to those behind them.
 _HOME4 = IPv4Network("192.168.1.0/24")
 _CARRIER4 = IPv4Network("100.64.0.0/24")
 #: The next hop of everyone on the internet.
-_HUB4, _HUB6 = "198.19.0.1", "fe80::1"
+_HUB4, _HUB6 = "11.1.0.1", "fe80::1"
 #: Makes the kernel cut a batch into packets before a device, whose peer then sees their sizes.
 _UNBATCHED = f"link set {OUTSIDE} gso_max_segs 1"
 #: Names of counters.
