@@ -255,7 +255,8 @@ fn an_idle_connection_costs_few_datagrams() {
     let before = net.direct[&1];
     net.run_for(600 * SECOND);
     let per_minute = (net.direct[&1] - before) as f64 / 10.0;
-    assert!(per_minute <= 6.0, "{per_minute}");
+    // Two keepalives of the stream, two of the tunnel, and one search of the path MTU in ten minutes.
+    assert!(per_minute <= 4.0 + 0.5, "{per_minute}");
 }
 
 fn punch(hand: &mut Hand, from: std::net::SocketAddr, to: std::net::SocketAddr) -> usize {

@@ -67,11 +67,18 @@ impl Peer {
             if let Some(relay) = self.paths.relay().filter(|relay| *relay != route) {
                 self.push_keys(relay, true, local, out);
             }
-        } else if now.saturating_since(self.last_tx) >= self.keepalive {
+        } else if now.saturating_since(self.last_tx) >= self.keepalive_after(local) {
             self.send_probe(now, local, out);
         }
         self.probe_at = self.probe_at.filter(|_| !self.is_ready() || self.candidate.is_some());
         is_stalled
+    }
+
+    /// Idle time after which a ping is due. Ping and pong refresh the bindings of both sides, so that one of two
+    /// native peers waits for that of the other.
+    fn keepalive_after(&self, local: &Local<'_>) -> Duration {
+        let waits = self.capabilities.is_some() && local.address.node < self.id;
+        self.keepalive + if waits { CHECK_INTERVAL } else { Duration::ZERO }
     }
 
     /// Sends our key to the peer, directly and through the relay. The first answer decides.
