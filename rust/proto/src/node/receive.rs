@@ -237,7 +237,12 @@ impl Node {
             self.with_peer(sender, |peer, _, _| change = peer.on_pong(now, header.dst_port, header.seq));
             match change {
                 PathChange::None => {}
-                PathChange::Validated => {
+                // Segments on their way by the path before still arrive.
+                PathChange::Validated | PathChange::Upgraded => {
+                    self.apply_path_mtu(sender);
+                    self.resume(now, sender);
+                }
+                PathChange::Moved if before.is_some_and(Route::is_relayed) => {
                     self.apply_path_mtu(sender);
                     self.resume(now, sender);
                 }

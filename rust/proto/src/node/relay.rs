@@ -75,7 +75,9 @@ impl Node {
 
     /// Tells peers of our home beacon if it changed.
     pub(super) fn update_home(&mut self, now: Instant) {
-        let home = self.discovery.home();
+        // While none answers, the last one may come back.
+        let last = self.home.filter(|home| self.discovery.is_beacon(*home));
+        let home = self.discovery.home().or(last);
         if home == self.home {
             return;
         }

@@ -55,6 +55,8 @@ fn two_cones_talk_through_the_relay_first_and_directly_within_a_second() {
     });
     let took = at.expect("a direct path").saturating_since(begin);
     assert!(took <= SECOND, "{took:?}");
+    let stats = net.of(1).connection(a).unwrap().stats();
+    assert_eq!((stats.counters.retransmits, net.of(1).stats().counters.moved), (0, 0), "nothing was lost");
     let before = net.beacons[&beacon(1)].relayed;
     net.transfer((2, b), (1, a), &pattern(500_000));
     let relayed = net.beacons[&beacon(1)].relayed - before;
@@ -160,6 +162,32 @@ fn the_relay_takes_over_from_a_silent_path_and_gives_back() {
             }
             (net.is_direct(1, 2) && net.is_direct(2, 1)).then_some(())
         });
+    }
+}
+
+/// Neither the direct path nor the relay carries for a while, as when a site loses its uplink.
+#[test]
+fn an_outage_of_everything_ends_soon_after_it_is_over() {
+    for seconds in [2, 20] {
+        let mut net = NatNet::new(&[Nat::Cone, Nat::Cone]);
+        net.start();
+        let ((a, b), _) = net.connect(1, 2);
+        net.transfer((1, a), (2, b), &pattern(100_000));
+        until_direct(&mut net, 2 * SECOND);
+        net.of(1).with_connection(a, |c| c.send(&[7; 5000]).unwrap());
+        net.cuts.extend([(1, 2), (2, 1)]);
+        net.beacons.get_mut(&beacon(1)).unwrap().is_down = true;
+        net.run_for(seconds * SECOND);
+        net.cuts.clear();
+        net.beacons.get_mut(&beacon(1)).unwrap().is_down = false;
+        let begin = net.now;
+        net.run_until(15 * SECOND, |net| {
+            let mut scratch = [0; 65536];
+            let got = net.of(2).with_connection(b, |c| c.recv(&mut scratch));
+            matches!(got, Some(Ok(Some(1..)))).then_some(())
+        });
+        let took = net.now.saturating_since(begin);
+        assert!(took <= SECOND + seconds.min(10) * SECOND, "{seconds}: {took:?}");
     }
 }
 

@@ -84,6 +84,24 @@ fn datagrams_pass_the_relay() {
     });
 }
 
+/// Nodes that reach each other through one beacon only go on when it is back.
+#[test]
+fn relayed_streams_survive_an_outage_of_the_only_beacon() {
+    let mut net = NatNet::new(&[Nat::Symmetric, Nat::Symmetric]);
+    net.start();
+    let ((a, b), _) = net.connect(1, 2);
+    net.transfer((1, a), (2, b), &pattern(100_000));
+    net.beacons.get_mut(&beacon(1)).unwrap().is_down = true;
+    net.run_for(40 * SECOND);
+    let own = net.beacons.get_mut(&beacon(1)).unwrap();
+    // It has forgotten everybody.
+    own.nodes.clear();
+    own.is_down = false;
+    let took = net.transfer((1, a), (2, b), &pattern(100_000));
+    assert!(took <= 30 * SECOND, "{took:?}");
+    assert_eq!(net.of(1).stats().connections, 1);
+}
+
 /// Home is the first beacon of the list that answers, and another when that one stops.
 #[test]
 fn the_next_beacon_takes_over_when_the_first_one_dies() {

@@ -120,7 +120,8 @@ impl Paths {
         let path = &mut self.candidates[at];
         // The peer or the registry says that it is there now, or it was only tried.
         let is_move = path.has_received || path.is_from_registry && !path.is_told;
-        if !is_move && self.class().is_some() && !self.is_better(address) {
+        let is_upgrade = !is_move && self.class().is_some();
+        if is_upgrade && !self.is_better(address) {
             // It works, but the one in use is as good.
             let path = &mut self.candidates[at];
             path.on_answered(now);
@@ -135,7 +136,8 @@ impl Paths {
             let path = Path { has_received: false, is_told: false, ..before };
             self.candidates.push(path.until(now + STANDBY));
         }
-        self.switch_path(now)
+        let change = self.switch_path(now);
+        if is_upgrade { PathChange::Upgraded } else { change }
     }
 
     /// Switches to another path.

@@ -166,6 +166,11 @@ impl Checks {
         self.next_at = goes_on.then(|| now + WAITS[at]);
     }
 
+    /// Begins the next round at `at` if it is later.
+    pub(super) fn hasten(&mut self, at: Instant) {
+        self.next_at = self.next_at.map(|next| next.min(at));
+    }
+
     /// The peer sent `len` bytes by a proven route.
     pub(super) fn earn(&mut self, len: usize) {
         self.reserve = self.reserve.saturating_add(len as u64 + IP_UDP_HEADERS).min(MAX_RESERVE);

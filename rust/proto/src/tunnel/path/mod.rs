@@ -53,6 +53,8 @@ pub enum PathChange {
     None,
     /// The address in use is validated now.
     Validated,
+    /// A better address is used now; the one before works, too.
+    Upgraded,
     /// The peer migrated; frames go to the new address now.
     Moved,
 }

@@ -146,6 +146,10 @@ impl Paths {
         self.checks.next_round(now, is_relayed);
         if is_relayed && let Some(path) = &mut self.active {
             path.check(now, entropy);
+            if path.is_suspect && self.relay.as_ref().is_some_and(|relay| !relay.has_answered) {
+                // The relay is silent, too: whatever comes back first is used.
+                self.checks.hasten(now + DWELL_MIN);
+            }
         }
         for check in self.checks.iter().collect::<Vec<_>>() {
             let is_ignored =
