@@ -1,3 +1,4 @@
+from ipaddress import IPv4Address, IPv6Address
 from os import PathLike
 from typing import Any, Literal, final
 
@@ -64,10 +65,22 @@ def ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
 
 @final
 class BeaconServer:
-    def __new__(cls, listen: str) -> BeaconServer: ...
+    def __new__(
+        cls,
+        listen: str,
+        *,
+        seed: bytes,
+        id: int = 0,
+        trusts_loopback: bool = True,
+        probe_ports: list[int] = ...,
+        public_ips: list[IPv4Address | IPv6Address] = ...,
+    ) -> BeaconServer: ...
     def local_addr(self) -> tuple[str, int]: ...
+    def set_beacons(self, beacons: list[str]) -> None: ...
     def notify(self, nodes: list[int]) -> None: ...
-    def counters(self) -> tuple[int, int]: ...
+    def report(self) -> dict[str, int]: ...
+    @staticmethod
+    def counter_names() -> list[tuple[str, str]]: ...
     def stop(self) -> None: ...
 
 @final

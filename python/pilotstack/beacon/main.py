@@ -3,34 +3,192 @@
 from __future__ import annotations
 
 import sys
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 import click
+from prometheus_client import CollectorRegistry, generate_latest
 
 from pilotstack import _commands, _flags, _serving, wellknown
 from pilotstack.beacon import Beacon
+from pilotstack.beacon.mesh import Mesh, RegistryDirectory
+from pilotstack.beacon.metrics import BeaconMetrics
+from pilotstack.beacon.options import BeaconOptions, beacon_options
+from pilotstack.errors import InvalidArgument
+from pilotstack.registry.client import RegistryClient, parse_addresses, trust_of
+from pilotstack.registry.server.http import HttpServer, Response, json_response, text_response
 
 if TYPE_CHECKING:
-    import anyio
+    from pilotstack.registry.protocol.tls import TlsTrust
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The flags of ``pilot-beacon``."""
+
+    listen: str
+    beacon: BeaconOptions
+    registry: str
+    trust: TlsTrust | None
+    admin_token: str
+    http: str
+
+
+class _Pages:
+    """What a beacon shows over HTTP."""
+
+    def __init__(self, beacon: Beacon, options: BeaconOptions, mesh: Mesh | None) -> None:
+        self._beacon = beacon
+        self._options = options
+        self._mesh = mesh
+        self._started = time.monotonic()
+        self._metrics = CollectorRegistry()
+        self._metrics.register(BeaconMetrics(beacon))
+
+    async def health(self, is_local: bool) -> Response:
+        """Whether it serves. Without its registry it does, and tells so."""
+        del is_local
+        problem = self._beacon.problem()
+        health: dict[str, object] = {
+            "status": problem or "ok",
+            "version": wellknown.VERSION,
+            "uptime_seconds": int(time.monotonic() - self._started),
+            "beacon_id": self._options.beacon_id,
+        }
+        if self._mesh is not None:
+            health["registry"] = self._mesh.problem or "ok"
+        return json_response(503 if problem else 200, health)
+
+    async def metrics(self, is_local: bool) -> Response:
+        """What it has done."""
+        del is_local
+        return text_response(generate_latest(self._metrics))
+
+
+async def serve(options: Options, stopping: anyio.Event) -> None:
+    """Serves until ``stopping`` is set."""
+    config = await options.beacon.config()
+    if options.beacon.beacon_id and not options.registry:
+        raise InvalidArgument("a beacon with a number needs a registry", hint="add --registry")
+    ready: dict[str, object] = {}
+    async with AsyncExitStack() as stack:
+        beacon = stack.enter_context(Beacon(options.listen, config))
+        ready["beacon"] = beacon.address
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(tasks.cancel_scope.cancel)
+        mesh = None
+        if options.beacon.beacon_id:
+            client = RegistryClient(parse_addresses(options.registry), tls=options.trust)
+            stack.push_async_callback(client.aclose)
+            directory = RegistryDirectory(client, options.admin_token)
+            mesh = Mesh(
+                beacon,
+                directory,
+                beacon_id=options.beacon.beacon_id,
+                address=options.beacon.address,
+            )
+            tasks.start_soon(_serving.keep_running, "mesh", mesh.run)
+        if options.http:
+            pages = _Pages(beacon, options.beacon, mesh)
+            routes = {"/healthz": pages.health, "/metrics": pages.metrics}
+            http = HttpServer(*_serving.split_address(options.http), routes)
+            await stack.enter_async_context(http)
+            tasks.start_soon(_serving.keep_running, "http", http.serve)
+            ready["http"] = _serving.join_address(*http.address)
+        _serving.announce(**ready)
+        await stopping.wait()
 
 
 @_commands.command()
 @click.option(
     "--listen", default=f":{wellknown.BEACON_PORT}", show_default=True, help="UDP address."
 )
+@beacon_options(id_flag="--id", addr_flag="--addr")
+@click.option(
+    "--limit-loopback/--no-limit-loopback",
+    default=False,
+    show_default=True,
+    help="Whether this host is one source like others, and has to prove its addresses, too.",
+)
+@click.option(
+    "--registry",
+    default="",
+    metavar="HOST:PORT,…",
+    help="Registry at which the beacon announces itself and finds the others; several that keep "
+    "the same state, the preferred one first.",
+)
+@click.option("--registry-tls", is_flag=True, help="Talk TLS to the registry.")
+@click.option(
+    "--registry-trust",
+    type=click.Choice(["pinned", "system"]),
+    default="pinned",
+    show_default=True,
+    help="How its certificate is recognized.",
+)
+@click.option(
+    "--registry-fingerprint",
+    default="",
+    help="SHA-256 of its certificate, as it prints it at its start.",
+)
+@click.option(
+    "--admin-token-file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="File with the registry's admin token, which it demands if it has one.",
+)
+@click.option(
+    "--http",
+    default="",
+    help="Where /healthz and /metrics are served, host:port; without it, nowhere.",
+)
 @click.option("--log-level", type=click.Choice(_serving.LEVELS), default="info", show_default=True)
 @click.option(
     "--log-format", type=click.Choice(_serving.FORMATS), default="text", show_default=True
 )
 @click.version_option(wellknown.VERSION)
-def beacon(listen: str, log_level: str, log_format: str) -> None:
-    """Run a beacon: it tells nodes where their datagrams come from."""
+def beacon(
+    *,
+    listen: str,
+    beacon_id: int,
+    beacon_public_addr: str,
+    proof_ports: str,
+    limit_loopback: bool,
+    registry: str,
+    registry_tls: bool,
+    registry_trust: str,
+    registry_fingerprint: str,
+    admin_token_file: Path | None,
+    http: str,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Run a beacon: it tells nodes where their datagrams come from, and relays between those that
+    cannot reach each other."""
     _serving.configure_logging(log_level, log_format)
+    options = Options(
+        listen=listen,
+        beacon=BeaconOptions(
+            beacon_id=beacon_id,
+            address=beacon_public_addr,
+            proof_ports=proof_ports,
+            limits_loopback=limit_loopback,
+        ),
+        registry=registry,
+        trust=trust_of(
+            is_tls=registry_tls,
+            mode=registry_trust,
+            fingerprints=registry_fingerprint,
+            prefix="registry",
+        ),
+        admin_token=admin_token_file.read_text().strip() if admin_token_file else "",
+        http=http,
+    )
 
     async def main(stopping: anyio.Event) -> None:
-        with Beacon(listen) as running:
-            _serving.announce(beacon=running.address)
-            await stopping.wait()
+        await serve(options, stopping)
 
     _serving.run(main)
 

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import click
 
 from pilotstack import _commands, _events, _flags, _resolving, _serving, wellknown
 from pilotstack.beacon import Beacon
+from pilotstack.beacon.mesh import Directory, Mesh, RegistryDirectory
+from pilotstack.beacon.metrics import BeaconMetrics
+from pilotstack.beacon.options import BeaconOptions, beacon_options
 from pilotstack.errors import InvalidArgument
+from pilotstack.registry.client import RegistryClient, error_of
 from pilotstack.registry.model.policy import Policy
+from pilotstack.registry.model.source import Source
 from pilotstack.registry.protocol import tls
+from pilotstack.registry.protocol.requests.base import Refusal, Reply, Request
+from pilotstack.registry.protocol.requests.beacons import (
+    BeaconList,
+    BeaconListReply,
+    BeaconRegister,
+)
 from pilotstack.registry.server.certificate import load_or_create, server_context
 from pilotstack.registry.server.limits import Limits
 from pilotstack.registry.server.server import RegistryServer, Replication, ServerConfig
@@ -24,9 +37,7 @@ from pilotstack.registry.storage.store import MemoryStore, Store
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
-
-    import anyio
+    from collections.abc import Callable, Mapping
 
 log = _events.get_logger(__name__)
 
@@ -126,8 +137,58 @@ class Options:
         )
 
 
-async def serve(options: Options, beacon_addr: str | None, stopping: anyio.Event) -> None:
-    """Serves until ``stopping`` is set; a beacon too, if it has an address."""
+@dataclass(frozen=True, slots=True)
+class BeaconSide:
+    """The beacon of a rendezvous."""
+
+    listen: str
+    options: BeaconOptions
+
+
+class _OwnRegistry:
+    """The registry of this process, for the beacon beside it. Requests come from the beacon's
+    public address, which a registry believes without an admin token.
+
+    Args:
+        server: the registry.
+        public_ip: where the beacon is reached.
+        admin_token: the operator's secret, if there is one.
+    """
+
+    def __init__(self, server: RegistryServer, public_ip: str, admin_token: str) -> None:
+        self._service = server.service
+        self._source = Source(public_ip, 0)
+        self._token = admin_token
+
+    async def exchange(self, beacon_id: int, address: str) -> Mapping[int, str]:
+        """See :class:`~pilotstack.beacon.mesh.Directory`."""
+        await self._answer(
+            BeaconRegister(beacon_id=beacon_id, addr=address, admin_token=self._token)
+        )
+        reply = await self._answer(BeaconList())
+        assert isinstance(reply, BeaconListReply)
+        return {row.id: row.addr for row in reply.beacons}
+
+    async def _answer(self, request: Request[Reply]) -> Reply:
+        allowance = self._service.throttle.connection(self._source.host, time.monotonic())
+        reply = await self._service.answer(request, self._source, allowance)
+        if isinstance(reply, Refusal):
+            raise error_of(reply.error, reply.code)
+        return reply
+
+
+def _directory(options: Options, server: RegistryServer, public_ip: str) -> Directory:
+    """Where the beacon of a rendezvous announces itself: at the registry beside it, or at the
+    primary, if that only follows another."""
+    replication = options.replication()
+    if replication.primary is None:
+        return _OwnRegistry(server, public_ip, options.admin_token)
+    client = RegistryClient([replication.primary], tls=replication.trust)
+    return RegistryDirectory(client, options.admin_token)
+
+
+async def serve(options: Options, side: BeaconSide | None, stopping: anyio.Event) -> None:
+    """Serves until ``stopping`` is set; a beacon too, if there is one."""
     store: Store = FileStore(options.store) if options.store else MemoryStore()
     host, port = _serving.split_address(options.registry_addr, default_host=_resolving.any_host())
     async with AsyncExitStack() as stack:
@@ -136,18 +197,20 @@ async def serve(options: Options, beacon_addr: str | None, stopping: anyio.Event
         stack.callback(store.close)
         context, fingerprint = options.context()
         ready: dict[str, object] = {}
-        notify = None
-        if beacon_addr is not None:
-            beacon = stack.enter_context(Beacon(beacon_addr))
+        beacon = None
+        if side is not None:
+            settings = await side.options.config()
+            beacon = stack.enter_context(Beacon(side.listen, settings))
             ready["beacon"] = beacon.address
-            notify = beacon.notify
         config = ServerConfig(
             policy=options.policy(),
             limits=options.limits(),
             replication=options.replication(),
             tls=context,
             http=_serving.split_address(options.http) if options.http else None,
-            notify=notify,
+            notify=beacon.notify if beacon else None,
+            components={"beacon": beacon.problem} if beacon else {},
+            collectors=(BeaconMetrics(beacon),) if beacon else (),
         )
         server = await stack.enter_async_context(RegistryServer(host, port, store, config))
         ready["registry"] = _serving.join_address(*server.address)
@@ -157,7 +220,17 @@ async def serve(options: Options, beacon_addr: str | None, stopping: anyio.Event
         if server.http_address is not None:
             ready["http"] = _serving.join_address(*server.http_address)
         _announce(ready, server)
-        await stopping.wait()
+        async with anyio.create_task_group() as tasks:
+            if beacon is not None and side is not None and side.options.beacon_id:
+                mesh = Mesh(
+                    beacon,
+                    _directory(options, server, str(settings.public_ips[0])),
+                    beacon_id=side.options.beacon_id,
+                    address=side.options.address,
+                )
+                tasks.start_soon(_serving.keep_running, "mesh", mesh.run)
+            await stopping.wait()
+            tasks.cancel_scope.cancel()
 
 
 def _announce(ready: dict[str, object], server: RegistryServer) -> None:
@@ -331,12 +404,12 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _run(beacon_addr: str | None, log_level: str, log_format: str, **flags: Any) -> None:
+def _run(side: BeaconSide | None, log_level: str, log_format: str, **flags: Any) -> None:
     _serving.configure_logging(log_level, log_format)
     _serving.raise_file_limit()
 
     async def main(stopping: anyio.Event) -> None:
-        await serve(Options(**flags), beacon_addr, stopping)
+        await serve(Options(**flags), side, stopping)
 
     # Many small messages on many connections are what it is good at.
     _serving.run(main, wants_uvloop=True)
@@ -349,11 +422,20 @@ def _run(beacon_addr: str | None, log_level: str, log_format: str, **flags: Any)
     show_default=True,
     help="Where the beacon listens (UDP).",
 )
+@beacon_options(id_flag="--beacon-id", addr_flag="--beacon-public-addr")
 @_server_options
 @click.version_option(wellknown.VERSION)
-def rendezvous(beacon_addr: str, **flags: Any) -> None:
+def rendezvous(
+    beacon_addr: str, beacon_id: int, beacon_public_addr: str, proof_ports: str, **flags: Any
+) -> None:
     """Run registry and beacon in one process: what a network needs to begin with."""
-    _run(beacon_addr, **flags)
+    options = BeaconOptions(
+        beacon_id=beacon_id,
+        address=beacon_public_addr,
+        proof_ports=proof_ports,
+        limits_loopback=flags["limit_loopback"],
+    )
+    _run(BeaconSide(beacon_addr, options), **flags)
 
 
 @_commands.command()

@@ -1,88 +1,63 @@
-//! The beacon: tells nodes where their datagrams come from, and, for its registry, that something waits
-//! for them there (`docs/reference/protocol/beacon.md`).
+//! The beacon's thread: moves datagrams between its sockets and [`pilot_proto::beacon::Beacon`], which
+//! decides everything (`docs/reference/protocol/beacon.md`).
+
+mod probes;
+#[cfg(test)]
+mod tests;
+mod thread;
 
 use std::{
-    collections::BTreeMap,
     io,
-    net::{SocketAddr, UdpSocket},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::{self, JoinHandle},
+    net::{IpAddr, SocketAddr},
+    sync::mpsc::{self, Sender},
+    thread::JoinHandle,
     time::Duration,
 };
 
+use mio::Waker;
 use pilot_proto::{
-    time::Instant,
-    wire::{addr::NodeId, beacon::Message},
+    beacon::{BeaconConfig, Counters, Holdings},
+    wire::addr::NodeId,
 };
 
-use crate::clock::Clock;
+use self::thread::{BeaconThread, Command};
 
-/// Octets of the longest message that is read.
-const RECV_LEN: usize = 1 << 16;
+/// Longest wait for a report of the thread, which never blocks.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time for which a node's endpoint is good; nodes announce themselves every 30 to 60 seconds.
-const ENDPOINT_TTL: Duration = Duration::from_secs(600);
-/// Nodes whose endpoint is kept.
-const MAX_NODES: usize = 500_000;
-/// Least time between two searches for endpoints that are too old.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// Kind of a Notify: handshakes wait at the registry.
-const HANDSHAKES_WAIT: u8 = 1;
-
-/// What a beacon has done.
-#[derive(Debug, Default)]
-pub struct BeaconCounters {
-    /// Endpoints told.
-    pub discovered: AtomicU64,
-    /// Nodes that were told to ask the registry.
-    pub notified: AtomicU64,
-    /// Datagrams that are no message, or one that this beacon does not serve.
-    pub dropped: AtomicU64,
+/// How a beacon is started.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it is bound.
+    pub listen: SocketAddr,
+    /// Its number among the beacons of a registry.
+    pub id: u32,
+    /// A secret that is used once.
+    pub seed: [u8; 32],
+    /// Whether loopback addresses prove themselves, and each socket there is a source of its own.
+    pub trusts_loopback: bool,
+    /// Ports at which nodes prove their address; 0 is any.
+    pub probe_ports: Vec<u16>,
+    /// Its public addresses, if its sockets have others.
+    pub public_ips: Vec<IpAddr>,
 }
 
-/// Where nodes announced themselves from.
-#[derive(Default)]
-struct Endpoints {
-    nodes: BTreeMap<NodeId, (SocketAddr, Instant)>,
-    last_sweep: Option<Instant>,
-}
-
-impl Endpoints {
-    fn learn(&mut self, node: NodeId, endpoint: SocketAddr, now: Instant) {
-        if self.nodes.len() >= MAX_NODES && !self.nodes.contains_key(&node) {
-            if self.last_sweep.is_some_and(|last| now < last + SWEEP_INTERVAL) {
-                return;
-            }
-            self.last_sweep = Some(now);
-            self.nodes.retain(|_, (_, heard)| now < *heard + ENDPOINT_TTL);
-            if self.nodes.len() >= MAX_NODES {
-                return;
-            }
-        }
-        self.nodes.insert(node, (endpoint, now));
-    }
-
-    fn find(&self, node: NodeId, now: Instant) -> Option<SocketAddr> {
-        let (endpoint, heard) = self.nodes.get(&node)?;
-        (now < *heard + ENDPOINT_TTL).then_some(*endpoint)
-    }
-}
-
-/// What the thread and its owner share.
-struct Shared {
-    socket: UdpSocket,
-    clock: Clock,
-    counters: BeaconCounters,
-    endpoints: Mutex<Endpoints>,
-    is_stopping: AtomicBool,
+/// What a beacon has done and holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// What it has done.
+    pub counters: Counters,
+    /// What it holds.
+    pub holdings: Holdings,
+    /// Datagrams that the socket could not send or receive.
+    pub socket_errors: u64,
 }
 
 /// A beacon and its thread.
 pub struct Beacon {
-    shared: Arc<Shared>,
+    commands: Sender<Command>,
+    waker: Waker,
+    local_addr: SocketAddr,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -90,64 +65,58 @@ impl Beacon {
     /// Binds and starts.
     ///
     /// # Errors
-    /// Those of the socket.
-    pub fn start(listen: SocketAddr) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            socket: UdpSocket::bind(listen)?,
-            clock: Clock::new(),
-            counters: BeaconCounters::default(),
-            endpoints: Mutex::default(),
-            is_stopping: AtomicBool::new(false),
-        });
-        let worker = {
-            let shared = Arc::clone(&shared);
-            move || serve(&shared)
-        };
-        let thread = thread::Builder::new().name("pilot-beacon".into()).spawn(worker)?;
-        Ok(Self { shared, thread: Some(thread) })
+    /// Those of the sockets.
+    pub fn start(config: Config) -> io::Result<Self> {
+        let (commands, inbox) = mpsc::channel();
+        let (thread, waker) = BeaconThread::new(config, inbox)?;
+        let local_addr = thread.local_addr()?;
+        let thread = std::thread::Builder::new().name("pilot-beacon".into()).spawn(move || thread.run())?;
+        Ok(Self { commands, waker, local_addr, thread: Some(thread) })
     }
 
     /// Where it is bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Sets the other beacons of the registry.
     ///
     /// # Errors
-    /// Those of the socket.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.shared.socket.local_addr()
+    /// The thread has ended.
+    pub fn set_beacons(&self, beacons: Vec<SocketAddr>) -> io::Result<()> {
+        self.command(Command::SetBeacons(beacons))
     }
 
-    /// What it has done.
-    pub fn counters(&self) -> &BeaconCounters {
-        &self.shared.counters
+    /// Tells nodes that handshakes wait for them at the registry.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub fn notify(&self, nodes: Vec<NodeId>) -> io::Result<()> {
+        self.command(Command::Notify(nodes))
     }
 
-    /// Tells a node that handshakes wait for it at the registry, if it announced itself lately. A
-    /// datagram may be lost; nodes ask from time to time anyway.
-    pub fn notify(&self, node: NodeId) {
-        let shared = &*self.shared;
-        let found = shared.endpoints().find(node, shared.clock.now());
-        let Some(endpoint) = found else { return };
-        let mut octets = Vec::new();
-        Message::Notify { kind: HANDSHAKES_WAIT }.emit(&mut octets);
-        if shared.socket.send_to(&octets, endpoint).is_ok() {
-            shared.counters.notified.fetch_add(1, Ordering::Relaxed);
-        }
+    /// What it has done and holds.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub fn report(&self) -> io::Result<Report> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.command(Command::Report(sender))?;
+        receiver.recv_timeout(REPORT_TIMEOUT).map_err(|_| ended())
     }
 
     /// Stops and waits for the end.
     pub fn stop(&mut self) {
-        self.shared.is_stopping.store(true, Ordering::Relaxed);
-        let Ok(mut address) = self.local_addr() else { return };
-        if address.ip().is_unspecified() {
-            address.set_ip(match address {
-                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-            });
-        }
-        // The thread waits for a datagram.
-        let _ = self.shared.socket.send_to(&[], address);
+        // It has ended already, if this fails.
+        let _ = self.command(Command::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+
+    fn command(&self, command: Command) -> io::Result<()> {
+        self.commands.send(command).map_err(|_| ended())?;
+        self.waker.wake()
     }
 }
 
@@ -157,110 +126,17 @@ impl Drop for Beacon {
     }
 }
 
-impl Shared {
-    fn endpoints(&self) -> std::sync::MutexGuard<'_, Endpoints> {
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the beacon's thread has ended")
 }
 
-fn serve(shared: &Shared) {
-    let mut buffer = vec![0; RECV_LEN];
-    let mut answer = Vec::new();
-    loop {
-        let received = shared.socket.recv_from(&mut buffer);
-        if shared.is_stopping.load(Ordering::Relaxed) {
-            return;
-        }
-        let Ok((len, from)) = received else { continue };
-        answer.clear();
-        match Message::parse(&buffer[..len]) {
-            Ok(Message::Discover { node, .. }) => {
-                // A dual-stack socket shows IPv4 as IPv6.
-                let origin = SocketAddr::new(from.ip().to_canonical(), from.port());
-                Message::DiscoverReply(origin).emit(&mut answer);
-                let _ = shared.socket.send_to(&answer, from);
-                shared.counters.discovered.fetch_add(1, Ordering::Relaxed);
-                // Whoever asks before it has an id asks with 0.
-                if node.0 != 0 {
-                    shared.endpoints().learn(node, from, shared.clock.now());
-                }
-            }
-            Ok(_) | Err(_) => {
-                shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tells_both_families_where_they_come_from() {
-        for listen in ["127.0.0.1:0", "[::1]:0"] {
-            let mut beacon = Beacon::start(listen.parse().unwrap()).unwrap();
-            let socket = UdpSocket::bind(listen).unwrap();
-            let ours = socket.local_addr().unwrap();
-            let mut buffer = [0; 64];
-            socket.send_to(b"\x05garbage", beacon.local_addr().unwrap()).unwrap();
-            socket.send_to(&[1, 0, 0, 0, 9], beacon.local_addr().unwrap()).unwrap();
-            let (len, _) = socket.recv_from(&mut buffer).unwrap();
-            assert_eq!(Message::parse(&buffer[..len]), Ok(Message::DiscoverReply(ours)));
-            beacon.stop();
-            assert_eq!(beacon.counters().dropped.load(Ordering::Relaxed), 1);
-        }
-    }
-
-    #[test]
-    fn tells_ipv4_as_such_on_a_dual_stack_socket() {
-        let beacon = Beacon::start("[::]:0".parse().unwrap()).unwrap();
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut buffer = [0; 64];
-        socket.send_to(&[1, 0, 0, 0, 9], ("127.0.0.1", beacon.local_addr().unwrap().port())).unwrap();
-        let (len, _) = socket.recv_from(&mut buffer).unwrap();
-        let ours = socket.local_addr().unwrap();
-        assert_eq!(Message::parse(&buffer[..len]), Ok(Message::DiscoverReply(ours)));
-    }
-
-    #[test]
-    fn notifies_the_nodes_that_announced_themselves() {
-        let beacon = Beacon::start("127.0.0.1:0".parse().unwrap()).unwrap();
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut buffer = [0; 64];
-        for node in [0, 7] {
-            let mut octets = Vec::new();
-            let discover = Message::Discover { node: NodeId(node), identity_key: None, is_extended: false };
-            discover.emit(&mut octets);
-            socket.send_to(&octets, beacon.local_addr().unwrap()).unwrap();
-            socket.recv_from(&mut buffer).unwrap();
-        }
-        // The reply leaves before the endpoint is learnt.
-        while beacon.shared.endpoints().nodes.is_empty() {
-            thread::yield_now();
-        }
-        beacon.notify(NodeId(0));
-        beacon.notify(NodeId(8));
-        beacon.notify(NodeId(7));
-        let (len, from) = socket.recv_from(&mut buffer).unwrap();
-        assert_eq!(Message::parse(&buffer[..len]), Ok(Message::Notify { kind: HANDSHAKES_WAIT }));
-        assert_eq!(from, beacon.local_addr().unwrap());
-        assert_eq!(beacon.counters().notified.load(Ordering::Relaxed), 1);
-    }
-
-    #[test]
-    fn endpoints_grow_old_and_are_bounded() {
-        let mut endpoints = Endpoints::default();
-        let from = "192.0.2.1:4000".parse().unwrap();
-        let start = Instant::from_nanos(0);
-        for node in 1..=u32::try_from(MAX_NODES).unwrap() + 9 {
-            endpoints.learn(NodeId(node), from, start);
-        }
-        assert_eq!(endpoints.nodes.len(), MAX_NODES);
-        assert_eq!(endpoints.find(NodeId(1), start + ENDPOINT_TTL / 2), Some(from));
-        let later = start + ENDPOINT_TTL;
-        assert_eq!(endpoints.find(NodeId(1), later), None);
-        endpoints.learn(NodeId(0xffff_fff0), from, later);
-        assert_eq!(endpoints.nodes.len(), 1);
+/// What [`BeaconThread`] makes of the configuration.
+fn core_config(config: &Config, probe_ports: Vec<u16>) -> BeaconConfig {
+    BeaconConfig {
+        id: config.id,
+        seed: config.seed,
+        trusts_loopback: config.trusts_loopback,
+        probe_ports,
+        public_ips: config.public_ips.clone(),
     }
 }

@@ -22,7 +22,7 @@ pilot_proto::counters! {
 mod tests {
     use std::{fmt::Write, fs, path::Path};
 
-    use pilot_proto::{node::NodeCounters, transport};
+    use pilot_proto::{beacon, node::NodeCounters, transport};
 
     use super::LocalCounters;
 
@@ -39,11 +39,12 @@ mod tests {
     fn the_page_of_counters_is_written_from_the_lists() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/counters.md");
         let head = "# Counters\n\nWritten from the lists in the sources; see `rust/net/src/counters.rs`. `pilotctl info` \
-                    and `pilotctl connections` show them.\n";
+                    and `pilotctl connections` show them, and `/metrics` those of a beacon.\n";
         let tables = [
             table("Of a node", NodeCounters::NAMES),
             table("Of local programs", LocalCounters::NAMES),
             table("Of a connection", transport::Counters::NAMES),
+            table("Of a beacon", beacon::Counters::NAMES),
         ];
         let page = format!("{head}{}", tables.concat());
         if std::env::var_os("UPDATE_DOCS").is_some() {

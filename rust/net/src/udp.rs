@@ -128,6 +128,15 @@ impl Udp {
 
     /// Receives one batch and hands each datagram to `take`. Returns whether there may be more.
     pub(crate) fn recv(&mut self, mut take: impl FnMut(SocketAddr, &mut [u8])) -> bool {
+        self.recv_coalesced(|meta, datagrams| {
+            for datagram in datagrams.chunks_mut(meta.stride.max(1)) {
+                take(meta.addr, datagram);
+            }
+        })
+    }
+
+    /// As [`Self::recv`], but hands over what the kernel has coalesced (GRO) as it is.
+    pub(crate) fn recv_coalesced(&mut self, mut take: impl FnMut(&RecvMeta, &mut [u8])) -> bool {
         let mut chunks = self.buffers.chunks_exact_mut(RECV_LEN).map(IoSliceMut::new);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
             core::array::from_fn(|_| chunks.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
@@ -142,11 +151,10 @@ impl Udp {
             }
         };
         self.failures = 0;
-        for (meta, buffer) in self.metas.iter().zip(self.buffers.chunks_exact_mut(RECV_LEN)).take(count) {
-            let from = SocketAddr::new(canonical(meta.addr.ip()), meta.addr.port());
-            for datagram in buffer[..meta.len].chunks_mut(meta.stride.max(1)) {
-                take(from, datagram);
-            }
+        let metas = self.metas.iter_mut().zip(self.buffers.chunks_exact_mut(RECV_LEN));
+        for (meta, buffer) in metas.take(count) {
+            meta.addr = SocketAddr::new(canonical(meta.addr.ip()), meta.addr.port());
+            take(meta, &mut buffer[..meta.len]);
         }
         // A batch that was not filled has emptied the socket; more makes an event.
         count == BATCH_SIZE

@@ -1,13 +1,11 @@
-"""HTTP for operators and monitors: health, metrics, aggregates. Read only.
+"""HTTP for operators and monitors. Read only.
 
-Clients on this host see every node and the trust graph in ``/api/stats``, others only aggregates.
 Requests that a proxy forwarded, or that a browser sends to a foreign name, do not count as from
 this host.
 """
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -15,17 +13,13 @@ import anyio.abc
 import h11
 import msgspec
 
-from pilotstack import _serving, wellknown
+from pilotstack import _serving
 from pilotstack.registry.model.source import source_of
-from pilotstack.registry.server import statistics
 from pilotstack.registry.server.seats import Seat, Seats
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
-
-    from pilotstack.registry.server.statistics import NetworkFigures, Statistics
-    from pilotstack.registry.server.view import View
 
 #: Seconds for the head of a request, and for the whole exchange.
 HEAD_DEADLINE: Final = 5.0
@@ -34,8 +28,6 @@ DEADLINE: Final = 10.0
 AT_ONCE: Final = 64
 #: Bytes of a request's head.
 HEAD: Final = 16 << 10
-#: Seconds for which aggregates are cached.
-FRESH: Final = 5.0
 #: Headers by which proxies are recognized.
 _FORWARDING: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
 _LOCAL_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]", b""})
@@ -44,7 +36,16 @@ _JSON: Final = "application/json"
 _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class _Response:
+class Response:
+    """What is answered.
+
+    Args:
+        status: the HTTP status.
+        body: its bytes.
+        content_type: what they are.
+        is_shared: pages of other origins may read it.
+    """
+
     __slots__ = ("body", "content_type", "headers", "status")
 
     def __init__(
@@ -56,36 +57,35 @@ class _Response:
         self.headers = [("access-control-allow-origin", "*")] if is_shared else []
 
 
-def _json(status: int, value: object, *, is_shared: bool = False) -> _Response:
-    return _Response(status, msgspec.json.encode(value), is_shared=is_shared)
+def json_response(status: int, value: object, *, is_shared: bool = False) -> Response:
+    """A value as JSON."""
+    return Response(status, msgspec.json.encode(value), is_shared=is_shared)
+
+
+def text_response(text: bytes) -> Response:
+    """Metrics in the text format of Prometheus."""
+    return Response(200, text, _PROMETHEUS)
 
 
 class HttpServer:
-    """Serves a registry's figures; an async context manager that holds the port.
+    """Serves pages; an async context manager that holds the port.
 
     Args:
         host: address to listen on.
         port: port to listen on; 0 means any.
-        view: the registry.
+        routes: what answers a path; it is told whether the client is on this host.
 
     Raises:
         OSError: the address cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, view: View) -> None:
+    def __init__(
+        self, host: str, port: int, routes: Mapping[str, Callable[[bool], Awaitable[Response]]]
+    ) -> None:
         self._host = host
         self._port = port
-        self._view = view
+        self._routes = routes
         self._seats = Seats(AT_ONCE)
-        self._statistics: Statistics | None = None
-        self._gathered = 0.0
-        self._gathering = anyio.Lock()
-        self._routes: dict[str, Callable[[bool], Awaitable[_Response]]] = {
-            "/healthz": self._health,
-            "/metrics": self._metrics,
-            "/api/stats": self._stats,
-            "/api/public-stats": self._public_stats,
-        }
 
     async def __aenter__(self) -> HttpServer:
         self._listening = _serving.listen(self._host, self._port)
@@ -138,7 +138,7 @@ class HttpServer:
             # A client that does not read it may be stalling on purpose.
             self._seats.withdraw(seat)
         except h11.RemoteProtocolError as error:
-            response = _json(error.error_status_hint, {"error": "not understood"})
+            response = json_response(error.error_status_hint, {"error": "not understood"})
         headers = [
             ("content-type", response.content_type),
             ("content-length", str(len(response.body))),
@@ -152,111 +152,14 @@ class HttpServer:
         data += connection.send(h11.EndOfMessage()) or b""
         await stream.send(data)
 
-    async def _respond(self, request: h11.Request, stream: anyio.abc.SocketStream) -> _Response:
+    async def _respond(self, request: h11.Request, stream: anyio.abc.SocketStream) -> Response:
         path = request.target.decode("ascii", "replace").partition("?")[0]
         route = self._routes.get(path)
         if route is None:
-            return _json(404, {"error": "not found", "paths": sorted(self._routes)})
+            return json_response(404, {"error": "not found", "paths": sorted(self._routes)})
         if request.method not in (b"GET", b"HEAD"):
-            return _json(405, {"error": "only GET"})
+            return json_response(405, {"error": "only GET"})
         return await route(_is_local(request, stream))
-
-    async def _fresh(self) -> Statistics:
-        async with self._gathering:
-            now = time.monotonic()
-            if self._statistics is None or now - self._gathered > FRESH:
-                self._statistics = await statistics.gather(self._view.state)
-                self._gathered = now
-            return self._statistics
-
-    def _uptime(self) -> int:
-        return int(time.monotonic() - self._view.metrics.started)
-
-    async def _health(self, is_local: bool) -> _Response:
-        del is_local
-        view = self._view
-        state, standby = view.state, view.standby
-        is_failing, is_replaced = view.is_failing, view.role == "replaced"
-        health: dict[str, object] = {
-            "status": "store failing" if is_failing else "replaced" if is_replaced else "ok",
-            "version": wellknown.VERSION,
-            "uptime_seconds": self._uptime(),
-            "nodes_online": state.live_nodes - len(state.offline),
-            "role": view.role,
-            "cluster": view.term.cluster,
-            "term": view.term.number,
-        }
-        if standby is not None:
-            problem = {"problem": standby.problem} if standby.problem else {}
-            health["replication"] = {"current": standby.is_current, "seq": standby.seq, **problem}
-        elif view.publisher.is_enabled:
-            health["replication"] = {
-                "standbys": view.publisher.standbys,
-                "seq": view.publisher.log.seq,
-            }
-        return _json(503 if is_failing or is_replaced else 200, health)
-
-    async def _metrics(self, is_local: bool) -> _Response:
-        del is_local
-        view = self._view
-        text = view.metrics.render(
-            await self._fresh(),
-            connections=view.connections,
-            held_polls=view.held_polls,
-            standbys=view.publisher.standbys,
-            is_standby=view.standby is not None,
-            term=view.term.number,
-        )
-        return _Response(200, text, _PROMETHEUS)
-
-    async def _stats(self, is_local: bool) -> _Response:
-        figures = await self._fresh()
-        stats: dict[str, object] = {
-            "total_nodes": figures.total_nodes,
-            "active_nodes": figures.active_nodes,
-            "total_trust_links": figures.trust_links,
-            "total_requests": self._view.metrics.total,
-            "unique_tags": figures.unique_tags,
-            "task_executors": figures.task_executors,
-            "networks": [
-                _network(row, is_local=is_local)
-                for row in figures.networks
-                # Of which strangers hear nothing by other ways, either.
-                if is_local or row.join_rule != "invite"
-            ],
-            "uptime_secs": self._uptime(),
-        }
-        if is_local:
-            stats |= statistics.nodes_and_edges(self._view.state)
-        return _json(200, stats, is_shared=not is_local)
-
-    async def _public_stats(self, is_local: bool) -> _Response:
-        del is_local
-        state, metrics = self._view.state, self._view.metrics
-        return _json(
-            200,
-            {
-                "server_time": int(time.time()),
-                "uptime_seconds": self._uptime(),
-                "active_nodes": state.live_nodes - len(state.offline),
-                # Ever registered: ids are not given out twice.
-                "total_nodes": len(state.nodes),
-                "total_requests": metrics.total,
-                "requests_per_sec": round(metrics.rate, 3),
-                "components": {"registry": "ok"},
-            },
-            is_shared=True,
-        )
-
-
-def _network(row: NetworkFigures, *, is_local: bool) -> dict[str, object]:
-    found: dict[str, object] = {"id": row.network_id, "name": row.name}
-    if is_local or row.join_rule == "open":
-        found["members"] = row.members
-    if is_local or row.network_id == 0:
-        # Of few members it would tell who is there.
-        found["online_members"] = row.online
-    return found
 
 
 async def _receive(connection: h11.Connection, stream: anyio.abc.ByteStream) -> h11.Request:

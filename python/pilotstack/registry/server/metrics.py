@@ -142,6 +142,10 @@ class Metrics:
             lambda: time.monotonic() - self.started
         )
 
+    def add(self, collector: Collector) -> None:
+        """Adds the metrics of something else that runs in this process."""
+        self._registry.register(collector)
+
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"pilot_{name}", text, labels, registry=self._registry)
 

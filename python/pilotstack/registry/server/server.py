@@ -27,6 +27,7 @@ from pilotstack.registry.replication.standing import Standing
 from pilotstack.registry.rules.reaper import reap
 from pilotstack.registry.server.http import HttpServer
 from pilotstack.registry.server.limits import Limits
+from pilotstack.registry.server.pages import Pages
 from pilotstack.registry.server.seats import Seat, Seats
 from pilotstack.registry.server.service import Service
 from pilotstack.registry.server.session import (
@@ -44,9 +45,11 @@ from pilotstack.registry.storage.store import OutcomeUnknown
 from pilotstack.registry.storage.term import Term
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
     from types import TracebackType
+
+    from prometheus_client.registry import Collector
 
     from pilotstack.registry.model.state import State
     from pilotstack.registry.protocol.tls import TlsTrust
@@ -94,6 +97,10 @@ class ServerConfig:
     http: tuple[str, int] | None = None
     #: Receives ids of nodes that have something to fetch and hold no poll.
     notify: Callable[[Iterable[int]], None] | None = None
+    #: What else runs in this process, each with a function that tells its problem, if any.
+    components: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    #: Its metrics.
+    collectors: tuple[Collector, ...] = ()
 
 
 class RegistryServer:
@@ -159,11 +166,14 @@ class RegistryServer:
         )
         self.ledger.add_sink(self.publisher)
         self._standby = self._follow(replication) if replication.primary else None
+        for collector in config.collectors:
+            self.service.metrics.add(collector)
         self._view = View(self.service, self.publisher, self._seats, self._standby)
         async with AsyncExitStack() as stack:
             listening = stack.enter_context(_serving.listen(self._host, self._port, _BACKLOG))
             if config.http is not None:
-                self._http = HttpServer(*config.http, self._view)
+                pages = Pages(self._view, config.components)
+                self._http = HttpServer(*config.http, pages.routes)
                 await stack.enter_async_context(self._http)
             self._stack = stack.pop_all()
         self._listening = listening
