@@ -274,6 +274,17 @@ PRIMARY = st.lists(
 )
 
 
+def _removed_nodes(frame: dict[str, Any]) -> set[int]:
+    """Nodes that a delta removes one by one, as a primary may do with every node it has."""
+    changes = frame.get("changes")
+    removed = set()
+    for change in changes if isinstance(changes, list) else []:
+        with suppress(Exception):
+            if change["t"] == "nodes" and change["v"] is None:
+                removed.add(lenient.convert(change["k"], int))
+    return removed
+
+
 async def follow(frames: Sequence[dict[str, Any]]) -> None:
     """Feeds a standby and checks that what it has can always be kept and read again."""
     source = Target()
@@ -293,13 +304,15 @@ async def follow(frames: Sequence[dict[str, Any]]) -> None:
     members = source.standing.members
     end = {"type": "replication_snapshot_end", "epoch": "e", "seq": 0, **members}
     await standby._take(lenient.convert(end, Frame))
+    removed: set[int] = set()
     for frame in frames:
         whole = {"seq": standby.seq + 1, **members, **frame}
         # What goes wrong is noted and leads to another connection, as in the standby's loop.
         with suppress(Exception):
             await standby._take(lenient.convert(framing.decode(json.dumps(whole).encode()), Frame))
         state = ledger.state
-        assert state.nodes
+        removed |= _removed_nodes(frame)
+        assert state.nodes or removed.issuperset(source.ledger.state.nodes)
         assert snapshot.load(snapshot_of(state), 0.0).nodes == state.nodes
         assert standing.term.cluster == source.standing.term.cluster
 
