@@ -281,7 +281,7 @@ def _removed_nodes(frame: dict[str, Any]) -> set[int]:
     for change in changes if isinstance(changes, list) else []:
         with suppress(Exception):
             if change["t"] == "nodes" and change["v"] is None:
-                removed.add(lenient.convert(change["k"], int))
+                removed.add(int(change["k"]))
     return removed
 
 

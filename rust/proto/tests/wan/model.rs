@@ -21,3 +21,13 @@ fn a_path_without_delay_repeats_nothing_without_end() {
         95, 0,
     ]);
 }
+
+/// Found by fuzzing: the dialler had spent the credit of an address that the registry names, every answer
+/// was lost, and neither end sent anything more.
+#[test]
+fn a_dial_whose_answers_were_lost_goes_on() {
+    pilot_sim::model::run(&[
+        136, 186, 35, 255, 140, 35, 138, 247, 181, 247, 0, 0, 0, 0, 134, 255, 255, 255, 0, 0, 13, 0, 209, 29,
+        255, 255, 255, 255, 87, 163, 48,
+    ]);
+}

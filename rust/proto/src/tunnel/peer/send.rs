@@ -57,16 +57,16 @@ impl Peer {
     /// Returns whether it does not.
     pub(super) fn check(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) -> bool {
         self.check_at = self.is_active.then_some(now + CHECK_INTERVAL);
-        let Some(route) = self.route().filter(|_| self.suite().is_some()) else { return false };
+        if self.suite().is_none() || self.route().is_none() {
+            return false;
+        }
         let is_stalled = self.last_tx > self.last_rx && self.is_silent(now, STALL);
         if self.current.as_ref().is_some_and(Session::is_exhausted) && self.candidate.is_none() {
             self.renew_own_key(now, local, out);
         } else if is_stalled {
-            self.push_keys(route, true, local, out);
+            // As a dial does: without an answer, an address that is not validated gets no new credit.
+            self.push_hello(now, true, local, out);
             self.send_probe(now, local, out);
-            if let Some(relay) = self.paths.relay().filter(|relay| *relay != route) {
-                self.push_keys(relay, true, local, out);
-            }
         } else if now.saturating_since(self.last_tx) >= self.keepalive_after(local) {
             self.send_probe(now, local, out);
         }
@@ -85,7 +85,13 @@ impl Peer {
     pub(super) fn send_hello(&mut self, now: Instant, local: &Local<'_>, out: &mut Outbox) {
         self.hellos += 1;
         // Repeats request an answer even from a peer that already has our key.
-        let asks_back = self.hellos > 1;
+        self.push_hello(now, self.hellos > 1, local, out);
+        let wait = Duration::from_secs(1 << self.hellos.min(3).saturating_sub(1));
+        self.hello_at = Some(now + wait);
+    }
+
+    /// Sends our key by every route on which a dial may send first.
+    fn push_hello(&mut self, now: Instant, asks_back: bool, local: &Local<'_>, out: &mut Outbox) {
         for to in self.paths.hello_routes(now) {
             self.trace.event(|| TunnelEvent::KeySent { to, asks_back });
             for frame in self.keys(asks_back, local) {
@@ -94,8 +100,6 @@ impl Peer {
                 }
             }
         }
-        let wait = Duration::from_secs(1 << self.hellos.min(3).saturating_sub(1));
-        self.hello_at = Some(now + wait);
     }
 
     /// Answers a frame of `len` bytes (0 if they were counted already) with our key, at most once per
