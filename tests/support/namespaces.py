@@ -60,6 +60,11 @@ class Routed:
         """The namespace of the right host."""
         return self._namespaces.hosts["right"].name
 
+    @property
+    def router_name(self) -> str:
+        """The namespace of the router."""
+        return self._router.name
+
     def set_mtu(self, mtu: int) -> None:
         """Makes the right link narrower, or wider."""
         self._router.ip(f"link set to-right mtu {mtu}")
