@@ -89,6 +89,17 @@ def test_host_candidates_and_relay_only_are_registered(network: Network) -> None
     assert (info["relay_only"], info["lan_addrs"]) == (True, [])
 
 
+def test_peers_on_one_host_find_the_direct_path(network: Network) -> None:
+    a, b = network.start("agent-a"), network.start("agent-b")
+    trace = data(a.socket, "traceroute", "agent-b")
+    assert (trace["path"]["path"], trace["path"]["endpoint"]) == ("lan", b.tunnel)
+    info = data(a.socket, "info")
+    assert (info["paths"], info["relay_peer_count"]) == ({"lan": 1}, 0)
+    assert info["path_events"]["path_lan"] >= 1
+    log = (network.path / "agent-a.log").read_text()
+    assert f"node={b.node_id} path=lan" in log.replace("  ", " ")
+
+
 @pytest.fixture
 def dead() -> Iterator[str]:
     """A beacon that does not answer."""

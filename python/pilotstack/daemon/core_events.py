@@ -83,6 +83,9 @@ class CoreEvents:
                 tasks.start_soon(self._admit, node, network, key)
             case ("endpoint", host, port):
                 self._heard(_serving.join_address(host, port))
+            case ("path", node, kind, endpoint):
+                log.info("path_changed", node=node, path=kind)
+                log.debug("path_endpoint", node=node, path=kind, endpoint=endpoint)
             case ("request", client, request_id, command, payload):
                 tasks.start_soon(self._answer, client, request_id, command, payload)
             case ("stopped", why):

@@ -240,7 +240,14 @@ class _Running:
             self._trust.key_seen,
             core.on_key,
         )
-        peers = PeerFinder(records, self._trust.key_seen, core)
+        endpoints = self.public_endpoint
+        peers = PeerFinder(
+            records,
+            self._trust.key_seen,
+            core,
+            lambda: (endpoints.endpoint, endpoints.bound[0]),
+            is_relay_only=config.relay_only,
+        )
         self._registrar = Registrar(
             state,
             self._registry,
@@ -269,7 +276,7 @@ class _Running:
             beacons_file,
         )
         bound = self._core.local_addr()
-        self._own = Candidates(bound, lambda rows: None, is_hidden=config.relay_only)
+        self._own = Candidates(bound, self._core.set_candidates, is_hidden=config.relay_only)
         return PublicEndpoint(
             self._core,
             self._beacons,
@@ -304,7 +311,7 @@ class _Running:
             config.admin_token,
         ).add_to(table)
         EnvelopeVerbs(self._state, records.profile, trust.trust).add_to(table)
-        RouteVerbs(peers.find_again, self._core, self._open_tunnel).add_to(table)
+        RouteVerbs(peers.find_again, self._core, self._open_tunnel, peers.outcome).add_to(table)
         return table
 
     async def aclose(self) -> None:

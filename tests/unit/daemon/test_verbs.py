@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +16,7 @@ from tests.support.verbs import ask, ask_for
 from pilotstack import Address
 from pilotstack.daemon.identity import Identity
 from pilotstack.daemon.names import CACHE, Names
+from pilotstack.daemon.peers import Outcome
 from pilotstack.daemon.public_endpoint import Announced
 from pilotstack.daemon.records import OUTAGE, Records
 from pilotstack.daemon.registrar import Registrar
@@ -89,6 +91,9 @@ class Core:
         self.connections = [connection(1)]
         #: Peers that answer when a tunnel to them is wanted.
         self.answering: set[int] = set()
+        #: How lookups of peers end, and have ended.
+        self.found: dict[int, Exception | None] = {}
+        self.outcomes: dict[int, Outcome] = {}
 
     def set_address(self, network: int, node: int) -> None:
         self.told.append(("address", network, node))
@@ -105,8 +110,13 @@ class Core:
     def send_datagram(self, network: int, node: int, port: int, data: bytes) -> None:
         self.told.append(("datagram", network, node, port, data))
 
+    def outcome(self, node: int) -> Outcome | None:
+        return self.outcomes.get(node)
+
     def open_tunnel(self, node: int) -> None:
         self.told.append(("open", node))
+        if node in self.found:
+            self.outcomes[node] = Outcome(time.perf_counter(), self.found[node])
         if node in self.answering:
             self.peers.append(
                 {"node_id": node, "endpoint": "192.0.2.3:1", "authenticated": True, "path": "lan"}
@@ -426,7 +436,7 @@ async def test_preferring_the_direct_way_asks_anew(node: Node) -> None:
             raise NotFound("no such node")
         found.append(peer)
 
-    verbs = RouteVerbs(find_again, node.core, node.core.open_tunnel)
+    verbs = RouteVerbs(find_again, node.core, node.core.open_tunnel, node.core.outcome)
     assert await ask_for(verbs, r.PreferDirect(2)) == {
         "had_tunnel": True,
         "node_id": 2,
@@ -448,7 +458,7 @@ async def nothing(_: int) -> None:
 
 async def test_peers_are_listed_with_the_ways_that_were_considered(node: Node) -> None:
     node.core.peers.append({"node_id": 3})
-    verbs = RouteVerbs(nothing, node.core, node.core.open_tunnel)
+    verbs = RouteVerbs(nothing, node.core, node.core.open_tunnel, node.core.outcome)
     answer = await ask_for(verbs, r.ListPeers())
     assert (answer["total"], [row["node_id"] for row in answer["peers"]]) == (2, [2, 3])
     (row,) = (await ask_for(verbs, r.ListPeers(2)))["peers"]
@@ -474,7 +484,7 @@ async def test_an_answer_about_peers_fits_a_frame(node: Node) -> None:
     way = ("[2001:db8:1111:2222:3333:4444:5555:6666]:65535", "peer_reflexive", "failed", "x" * 80)
     row = node.core.peers[0] | {"candidates": [way] * 100}
     node.core.peers = [row | {"node_id": 4_000_000_000 + n} for n in range(2000)]
-    verbs = RouteVerbs(nothing, node.core, node.core.open_tunnel)
+    verbs = RouteVerbs(nothing, node.core, node.core.open_tunnel, node.core.outcome)
     answer = await ask_for(verbs, r.ListPeers())
     assert answer["total"] == 2000
     assert len(json.dumps(answer, separators=(",", ":"))) < codes.MAX_FRAME
@@ -483,25 +493,25 @@ async def test_an_answer_about_peers_fits_a_frame(node: Node) -> None:
 
 
 async def test_a_trace_tells_what_each_step_took(node: Node) -> None:
-    async def find_again(peer: int) -> None:
-        if peer == 9:
-            raise NotFound("no such node")
-        await anyio.lowlevel.checkpoint()
-
-    node.core.answering = {7}
-    verbs = RouteVerbs(find_again, node.core, node.core.open_tunnel)
+    node.core.answering = {6, 7}
+    node.core.found = {7: None, 8: None, 9: NotFound("no such node"), 10: OSError("no name")}
+    verbs = RouteVerbs(nothing, node.core, node.core.open_tunnel, node.core.outcome)
     answer = await ask_for(verbs, r.Trace(7))
     assert not answer["is_warm"]
     assert [(phase["name"], phase["detail"]) for phase in answer["phases"]] == [
         ("resolve", "asked the registry"),
         ("tunnel", "direct to 192.0.2.3:1"),
     ]
+    assert all(phase["ms"] >= 0 for phase in answer["phases"])
     assert (await ask_for(verbs, r.Trace(7)))["is_warm"]
     assert node.core.told == [("open", 7)]
+    assert (await ask_for(verbs, r.Trace(6)))["phases"][0]["detail"] == "known"
     with pytest.raises(ConnectionFailed, match="does not answer"):
         await ask_for(verbs, r.Trace(8))
     with pytest.raises(NotFound):
         await ask_for(verbs, r.Trace(9))
+    with pytest.raises(ConnectionFailed, match="no name"):
+        await ask_for(verbs, r.Trace(10))
 
 
 # All
