@@ -39,7 +39,7 @@ class DaemonConfig:
     admin_token: str = ""
     #: Public endpoint, if the operator knows it; that which beacons see does not matter then.
     endpoint: str = ""
-    #: Peers come through a beacon, and are not told where this node is.
+    #: No endpoint is registered: peers come through a beacon.
     relay_only: bool = False
     public: bool = False
     has_echo: bool = True

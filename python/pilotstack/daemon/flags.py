@@ -70,7 +70,8 @@ FLAGS: Final = (
     Flag(
         "--relay-only/--no-relay-only",
         default=False,
-        help="Let peers come through a beacon only, and tell none of them where this node is.",
+        help="Register no endpoint: peers come through a beacon, and the registry tells nobody "
+        "where this node is.",
     ),
     Flag(
         "--no-port-mapping",
