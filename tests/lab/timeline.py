@@ -24,6 +24,7 @@ class Moment:
 
     #: Seconds since the dial.
     at: float
+    #: ``lan``, ``ipv6``, ``direct`` or ``relay``.
     kind: str
     endpoint: str
 
@@ -39,9 +40,9 @@ class Timeline:
 
     def note(self, row: PeerInfo | None) -> None:
         """Keeps a change."""
-        if row is None or not row.encrypted:
+        if row is None or not row.path:
             return
-        kind, endpoint = kind_of(row), row.endpoint
+        kind, endpoint = row.path, row.endpoint
         last = self.moments[-1] if self.moments else None
         if last is None or (last.kind, last.endpoint) != (kind, endpoint):
             self.moments.append(Moment(self.now, kind, endpoint))
@@ -67,11 +68,6 @@ class Timeline:
     def first_direct(self) -> float | None:
         """When a path without a relay was first used."""
         return next((moment.at for moment in self.moments if moment.kind != "relay"), None)
-
-
-def kind_of(row: PeerInfo) -> str:
-    """``relay``, or how a direct path goes."""
-    return "relay" if row.relay else "direct"
 
 
 async def row_of(driver: Driver, node: int) -> PeerInfo | None:

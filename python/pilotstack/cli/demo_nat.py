@@ -10,7 +10,7 @@ import anyio
 from anyio import to_thread
 
 from pilotstack import wellknown
-from pilotstack.cli.demo_steps import ping, serve_http, show_info, transfer, trust
+from pilotstack.cli.demo_steps import ping, serve_http, show_info, transfer
 from pilotstack.client import Driver
 from pilotstack.errors import Unavailable
 from pilotstack.testing.internet import KINDS, Agents, Internet, missing_requirement
@@ -39,7 +39,6 @@ async def steps(run: Demo) -> None:
         a, b = (Driver(node.socket) for node in nodes)
         async with a, b:
             await show_info(a, b, run)
-            await trust(a, b, run)
             await reach(a, nodes[1].node_id, run)
             await ping(a, b, run)
             await serve_http(a, b, run)
@@ -67,10 +66,10 @@ def _set_up(stack: ExitStack, run: Demo) -> list[Agent]:
         nat=_KIND,
         homes={home.router.ipv4: host.ipv4 for host, home in zip(hosts, homes, strict=True)},
     )
-    nodes = [agents.start(host.role, host, is_public=False) for host in hosts]
+    nodes = [agents.start(host.role, host) for host in hosts]
     run.done(
         "daemons",
-        ", ".join(f"{node.name} is {node.address}" for node in nodes) + ", both private",
+        ", ".join(f"{node.name} is {node.address}" for node in nodes),
         addresses={node.name: node.address for node in nodes},
     )
     return nodes
@@ -100,9 +99,9 @@ async def reach(client: Driver, node: int, run: Demo) -> None:
     run.done(
         "reach",
         f"the first byte came back after {first_byte:.0f} ms, {way}; {then}",
-        first_path="relay" if first.relay else "direct",
+        first_path=first.path,
         first_byte_ms=first_byte,
-        path="relay" if row.relay else "direct",
+        path=row.path,
         endpoint=row.endpoint,
         direct_ms=direct,
         upgraded=first.relay and not row.relay,
