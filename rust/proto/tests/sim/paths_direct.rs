@@ -17,7 +17,7 @@ use crate::{
     hand::{Hand, PEER, at, packet},
     nat_net::{LATENCY, Nat, NatNet, beacon},
     paths_relayed::BEACON,
-    rng::pattern,
+    rng::{Rng, pattern},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -412,4 +412,65 @@ fn path_probes_of_g2_peers_are_answered() {
     let pong = hand.answer(at(1));
     assert_eq!(pong, 1);
     assert!(hand.sent.is_empty(), "and that is all");
+}
+
+/// Whether boxes that filter by address and port let two nodes meet without a prediction of ports.
+fn can_meet(nats: [Nat; 2]) -> bool {
+    nats.contains(&Nat::Open) || nats == [Nat::Cone, Nat::Cone]
+}
+
+/// Boxes reboot, hosts move with and without notice, paths break in one or both directions, the beacon comes
+/// and goes: bytes arrive once and in order, and a direct path is found wherever one is possible.
+#[test]
+fn streams_survive_any_sequence_of_changes() {
+    for seed in 0..100 {
+        let mut rng = Rng(seed);
+        let nats = [0, 1].map(|_| [Nat::Open, Nat::Cone, Nat::Symmetric][rng.below(3) as usize]);
+        let mut net = NatNet::new(&nats);
+        net.start();
+        let ((a, b), _) = net.connect(1, 2);
+        let size = 2_000_000;
+        let (mut next, mut site, mut down_until) = (size / 10, 100, net.now);
+        let mut said = Vec::new();
+        let (from, to) = if seed % 2 == 0 { ((1, a), (2, b)) } else { ((2, b), (1, a)) };
+        net.transfer_with((from, to), &pattern(size), |net, received| {
+            net.beacons.get_mut(&beacon(1)).unwrap().is_down = net.now < down_until;
+            if received < next {
+                return;
+            }
+            next += size / 10;
+            let mover = 1 + rng.below(2) as u32;
+            let event = rng.below(7);
+            said.push((received, event, mover));
+            site += 1;
+            match event {
+                // An open host that moves has another address, and its peer is told by nobody but itself.
+                0 => net.remap(mover, mover as u8),
+                1 | 2 => {
+                    net.remap(mover, site);
+                    let now = net.now;
+                    net.of(mover).on_own_address(now);
+                }
+                3 => net.cuts.extend([(1, 2), (2, 1)]),
+                4 => net.cuts.extend([(mover, 3 - mover)]),
+                5 => net.cuts.clear(),
+                _ => down_until = net.now + rng.below(3000) as u32 * MS,
+            }
+        });
+        assert_eq!(net.of(1).stats().connections, 1, "{seed} {nats:?}: {said:?}");
+        net.cuts.clear();
+        net.beacons.get_mut(&beacon(1)).unwrap().is_down = false;
+        let mut scratch = [0; 65536];
+        for _ in 0..600 {
+            for (node, id) in [(1, a), (2, b)] {
+                net.of(node).with_connection(id, |c| {
+                    while matches!(c.recv(&mut scratch), Ok(Some(1..))) {}
+                    c.send(&[7; 100]).ok()
+                });
+            }
+            net.run_for(100 * MS);
+        }
+        let are_direct = net.is_direct(1, 2) && net.is_direct(2, 1);
+        assert_eq!(are_direct, can_meet(nats), "{seed} {nats:?}: {said:?}");
+    }
 }
