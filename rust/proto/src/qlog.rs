@@ -230,14 +230,7 @@ fn transport(event: &TransportEvent, data: &mut Data) -> &'static str {
         TransportEvent::Dropped { cause, seq, len } => {
             data.number(seq.value());
             data.value("raw", format_args!("{{\"payload_length\":{len}}}"));
-            data.text(
-                "trigger",
-                match cause {
-                    DropCause::Unacceptable => "unacceptable",
-                    DropCause::Duplicate => "duplicate",
-                    DropCause::Overflow => "overflow",
-                },
-            );
+            data.text("trigger", cause_name(cause));
             "transport:packet_dropped"
         }
         TransportEvent::Lost { seq, size } => {
@@ -268,6 +261,11 @@ fn transport(event: &TransportEvent, data: &mut Data) -> &'static str {
             data.value("pto_count", count);
             "recovery:loss_timer_updated"
         }
+        TransportEvent::PathChanged { path, is_known } => {
+            data.value("path", path.0);
+            data.value("is_known", is_known);
+            "connectivity:path_updated"
+        }
         TransportEvent::Phase(phase) => {
             data.text("new", phase);
             "recovery:congestion_state_updated"
@@ -276,6 +274,14 @@ fn transport(event: &TransportEvent, data: &mut Data) -> &'static str {
             data.metrics(&metrics);
             "recovery:metrics_updated"
         }
+    }
+}
+
+fn cause_name(cause: DropCause) -> &'static str {
+    match cause {
+        DropCause::Unacceptable => "unacceptable",
+        DropCause::Duplicate => "duplicate",
+        DropCause::Overflow => "overflow",
     }
 }
 

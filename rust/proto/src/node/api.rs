@@ -148,6 +148,10 @@ impl Node {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if !slot.is_attached {
             slot.is_attached = true;
+            let peer = self.peers.get(&slot.connection.tuple().remote.node);
+            if let Some(route) = peer.and_then(Peer::route) {
+                slot.connection.set_path(super::slots::path_key(route));
+            }
             slot.connection.set_dialect(dialect);
             slot.connection.set_max_segment(segment);
             if dialect != Dialect::Native {

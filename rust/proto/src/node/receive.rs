@@ -7,7 +7,7 @@ use super::{Event, Key, Node, relay::parse_delivery, trace::count_drop};
 use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
-    transport::{CloseReason, Connection, Options, State, reset_for},
+    transport::{CloseReason, Connection, OldPath, Options, State, reset_for},
     tunnel::{Candidates, Capabilities, Change, OpenError, Opened, PATH_PROBE, PathChange, Peer, Route},
     wire::{
         addr::{Address, NetworkId, NodeId, Port},
@@ -141,14 +141,15 @@ impl Node {
         }
     }
 
-    /// The peer moved away from `before`: packets in flight to that address are lost.
-    fn on_moved(&mut self, now: Instant, node: NodeId, before: Option<Route>) {
+    /// The peer moved to another address: packets in flight to the old one are lost.
+    fn on_moved(&mut self, now: Instant, node: NodeId) {
         self.counters.moved += 1;
-        let ip = |route: Route| (route.is_relayed(), route.next_hop().ip());
-        let is_same_host = before.map(ip) == self.peers.get(&node).and_then(Peer::route).map(ip);
+        let Some(path) = self.peers.get(&node).and_then(Peer::route).map(super::slots::path_key) else {
+            return;
+        };
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
-                slot.connection.on_path_moved(now, is_same_host);
+                slot.connection.on_path_changed(now, path, OldPath::Dead);
                 self.drain_connection(id);
             }
         }
@@ -233,7 +234,6 @@ impl Node {
         }
         if is_pong {
             let mut change = PathChange::None;
-            let before = self.peers.get(&sender).and_then(Peer::route);
             self.with_peer(sender, |peer, _, _| change = peer.on_pong(now, header.dst_port, header.seq));
             match change {
                 PathChange::None => {}
@@ -246,7 +246,7 @@ impl Node {
                     self.apply_path_mtu(sender);
                     self.resume(now, sender);
                 }
-                PathChange::Moved => self.on_moved(now, sender, before),
+                PathChange::Moved => self.on_moved(now, sender),
             }
         }
         if is_pong && is_upgrade_probe(header, payload) {
@@ -390,7 +390,11 @@ impl Node {
             remote: syn.src,
             remote_port: syn.src_port,
         };
-        let id = self.insert(now, Connection::accept(now, tuple, options, iss, syn), true);
+        let mut connection = Connection::accept(now, tuple, options, iss, syn);
+        if let Some(route) = self.peers.get(&node).and_then(Peer::route) {
+            connection.set_path(super::slots::path_key(route));
+        }
+        let id = self.insert(now, connection, true);
         self.with_peer(node, |peer, local, out| peer.activate(now, local, out));
         self.queue(id);
         true

@@ -2,9 +2,10 @@
 
 use core::{net::SocketAddr, time::Duration};
 
-use super::{Event, Node};
+use super::{Event, Node, slots::path_key};
 use crate::{
     time::Instant,
+    transport::OldPath,
     tunnel::{Candidate, CandidateKind, Candidates, PathClass, Peer, Route},
     wire::addr::NodeId,
 };
@@ -50,15 +51,14 @@ impl Node {
         if route.is_relayed() {
             self.counters.relay_fallbacks += 1;
         }
-        self.apply_path_mtu(node);
+        let (path, old) = (path_key(route), if is_lost { OldPath::Dead } else { OldPath::Works });
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
-                if is_lost {
-                    slot.connection.on_path_moved(now, false);
-                }
+                slot.connection.on_path_changed(now, path, old);
                 self.drain_connection(id);
             }
         }
+        self.apply_path_mtu(node);
         self.resume(now, node);
     }
 

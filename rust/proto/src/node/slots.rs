@@ -1,11 +1,13 @@
 //! The connection table: insertion, ready queue, timers, events, removal.
 
+use core::net::IpAddr;
 use std::cmp::Reverse;
 
 use super::{ConnectionId, Event, Key, Node, Slot, TimerOwner};
 use crate::{
     time::Instant,
-    transport::{Connection, ConnectionEvent, State},
+    transport::{Connection, ConnectionEvent, PathKey, State},
+    tunnel::Route,
     wire::addr::{NodeId, Port},
 };
 
@@ -13,6 +15,15 @@ use crate::{
 const MAX_STALE: usize = 4;
 /// Heap size below which stale entries are kept.
 const FEW_TIMERS: usize = 4096;
+
+/// Names a path to connections. Another port of the same host (a NAT binding) is the same path.
+pub(super) fn path_key(route: Route) -> PathKey {
+    let key = match route.next_hop().ip() {
+        IpAddr::V4(ip) => ip.to_bits(),
+        IpAddr::V6(ip) => (0..4).fold(0, |key, word| key ^ (ip.to_bits() >> (32 * word)) as u32),
+    };
+    PathKey(if route.is_relayed() { !key } else { key })
+}
 
 impl Slot {
     /// The port whose limit it counts against, if it is inbound.

@@ -4,9 +4,10 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use super::{
-    CloseReason, Dialect, State, Stats, TimerKind,
+    CloseReason, Dialect, PathKey, State, Stats, TimerKind,
     congestion::{self, Algorithm, Controller, Parameters},
     pacing::Pacer,
+    path_state::LeftPath,
     recv::{Receiver, Supply},
     rtt::RttEstimator,
     send::{Recovery, Sender},
@@ -96,6 +97,9 @@ pub struct Connection {
     pub(super) pacer: Pacer,
     /// Latest delivery rate sample, bytes per second.
     pub(super) delivery_rate: u64,
+    /// The path in use. The four fields above belong to it.
+    pub(super) path: PathKey,
+    pub(super) left_paths: Vec<LeftPath>,
     pub(super) probe: LossProbe,
     pub(super) undo: Option<Undo>,
     pub(super) timers: Timers,
@@ -173,7 +177,7 @@ pub(super) struct Undo {
 }
 
 /// The congestion controller for these options.
-fn controller(options: &Options) -> Box<dyn Controller> {
+pub(super) fn controller(options: &Options) -> Box<dyn Controller> {
     let config = &options.config;
     let is_legacy = options.dialect.is_legacy();
     let algorithm = options.congestion.unwrap_or(config.congestion);
@@ -238,6 +242,8 @@ impl Connection {
             congestion: controller(&options),
             pacer: Pacer::default(),
             delivery_rate: 0,
+            path: PathKey::default(),
+            left_paths: Vec::new(),
             probe: LossProbe::default(),
             undo: None,
             timers,

@@ -142,7 +142,7 @@ impl Connection {
         } else {
             self.counters.fast_retx += 1;
         }
-        if let Some(undo) = &mut self.undo {
+        if let Some(undo) = self.undo.as_mut().filter(|_| !segment.is_excused) {
             undo.retransmissions += 1;
         }
         if self.sender.is_head(segment.seq) {
@@ -156,7 +156,7 @@ impl Connection {
     fn track_window_use(&mut self, is_limited: bool) {
         let in_flight = self.sender.in_flight();
         let used = &mut self.window_use;
-        let is_over = self.sender.snd_una >= used.until;
+        let is_over = self.sender.round_end() >= used.until;
         if is_over || is_limited || (!used.is_limited && in_flight > used.max_in_flight) {
             *used = WindowUse { is_limited, max_in_flight: in_flight, until: self.sender.snd_nxt };
         }
@@ -235,7 +235,7 @@ impl Connection {
     fn avoid_sack_look_alike(&self, len: usize) -> usize {
         let mut front = [0; sack::MAX_LEN];
         let front = &mut front[..len.min(sack::MAX_LEN)];
-        let segment = Outgoing { seq: self.sender.snd_nxt, len, is_fin: false };
+        let segment = Outgoing { seq: self.sender.snd_nxt, len, is_fin: false, is_excused: false };
         if !self.sender.copy(segment, front) {
             return len;
         }

@@ -71,6 +71,11 @@ impl Rack {
         true
     }
 
+    /// The highest sequence number delivered.
+    pub(super) fn fack(&self) -> SeqNumber {
+        self.fack
+    }
+
     /// Whether a segment sent after this one was delivered (RACK_sent_after).
     pub(super) fn is_after(&self, sent_at: Instant, end_seq: SeqNumber) -> bool {
         self.latest.is_some_and(|latest| {

@@ -7,7 +7,6 @@ use super::{
     CloseReason, Connection, Dialect, State, TimerKind,
     congestion::Ack,
     connection::Undo,
-    rtt::RttEstimator,
     send::{Acked, Outgoing, Recovery},
     trace::{LossTrigger, TransportEvent},
 };
@@ -60,17 +59,21 @@ impl Connection {
         if acked.delivered == 0 {
             return;
         }
+        if acked.delivered_here == 0 {
+            self.arm_retransmission(now);
+            return;
+        }
         self.congestion.on_ack(&Ack {
             now,
-            acked: acked.bytes,
-            delivered: acked.delivered,
+            acked: acked.counted,
+            delivered: acked.delivered_here,
             total_delivered: self.sender.delivered(),
             lost,
             in_flight: self.sender.in_flight(),
             rtt: sample,
             min_rtt: self.min_rtt(),
             srtt: self.srtt(),
-            snd_una: self.sender.snd_una,
+            snd_una: self.sender.round_end(),
             snd_nxt: self.sender.snd_nxt,
             is_cwnd_limited: self.is_cwnd_limited(),
             is_recovering: was_recovering || matches!(self.sender.recovery, Recovery::Fast { .. }),
@@ -119,20 +122,12 @@ impl Connection {
         self.arm_retransmission(now);
     }
 
-    /// The peer migrated: outstanding segments were sent to its old address. RTT and timers are reset, unless
-    /// `is_same_host`: then only its NAT binding changed (RFC 9000 section 9.4).
-    pub fn on_path_moved(&mut self, now: Instant, is_same_host: bool) {
-        self.retry_syn();
-        if self.sender.outstanding() == 0 || is_same_host && self.timeouts == 0 {
+    /// What a peer without SACK tells by duplicates. While the head is in flight on a path that was left,
+    /// duplicates tell that it is slower.
+    fn mark_head_lost(&mut self) {
+        if self.sender.is_head_elsewhere() {
             return;
         }
-        self.timeouts = 0;
-        self.rtt = RttEstimator::new(&self.options.config);
-        self.timers.stop(TimerKind::LossProbe);
-        self.timers.set(TimerKind::Retransmission, now);
-    }
-
-    fn mark_head_lost(&mut self) {
         let seq = self.sender.snd_una;
         if let Some(loss) = self.sender.mark_head_lost() {
             self.recorder.trace.packet(|| TransportEvent::Lost { seq, size: loss.size });
@@ -147,20 +142,30 @@ impl Connection {
         let is_sure = self.sender.recovery != Recovery::Open || self.sender.sacked() >= threshold as usize;
         let reo_wnd = self.sender.rack.reo_wnd(is_sure, self.srtt(), self.min_rtt());
         let (congestion, trace) = (&mut self.congestion, &mut self.recorder.trace);
-        let mut lost = 0;
-        let deadline = self.sender.detect_lost(now, reo_wnd, |seq, loss| {
-            lost += loss.size;
-            trace.packet(|| TransportEvent::Lost { seq, size: loss.size });
-            congestion.on_segment_lost(loss);
+        self.sender.answer_time = self.rtt.srtt().unwrap_or(self.options.config.rto_min);
+        let (mut lost, mut is_lost_elsewhere) = (0, false);
+        let deadline = self.sender.detect_lost(now, reo_wnd, |seq, size, loss| {
+            trace.packet(|| TransportEvent::Lost { seq, size });
+            match loss {
+                Some(loss) => {
+                    lost += size;
+                    congestion.on_segment_lost(loss);
+                }
+                None => is_lost_elsewhere = true,
+            }
         });
         match deadline {
             Some(at) => self.timers.set(TimerKind::Reordering, at),
             None => self.timers.stop(TimerKind::Reordering),
         }
+        if is_lost_elsewhere {
+            // All that arrived by the new path waits for it.
+            self.sender.force_retransmission();
+        }
         if self.dup_acks == threshold && !self.has_sack() && self.sender.recovery == Recovery::Open {
             self.mark_head_lost();
         }
-        if self.sender.recovery == Recovery::Open && self.sender.has_lost() {
+        if self.sender.recovery == Recovery::Open && self.sender.has_congestion_loss() {
             self.start_recovery(LossTrigger::Acknowledgement);
             self.undo = Some(Undo::default());
             self.probe.end_seq = None;
@@ -229,11 +234,13 @@ impl Connection {
             self.timers.stop(TimerKind::Retransmission);
             return;
         }
-        let rto_at = now + self.rtt.rto();
+        // A head on a path that was left has that path's time first.
+        let rto_at = self.sender.head_overdue_at().map_or(now, |at| at.max(now)) + self.rtt.rto();
         self.timers.set(TimerKind::Retransmission, rto_at);
         let may_probe = self.sender.recovery == Recovery::Open
             && self.sender.sacked() == 0
             && self.probe.end_seq.is_none()
+            && !self.sender.is_head_elsewhere()
             && self.snd_wnd > 0
             && self.state.is_synchronized();
         if let Some(srtt) = self.rtt.srtt().filter(|_| may_probe) {

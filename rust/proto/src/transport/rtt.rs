@@ -64,6 +64,11 @@ impl RttEstimator {
         (srtt + margin).clamp(self.rto_min, self.rto_max)
     }
 
+    /// The time in which an answer arrives: the RTO without its lower bound, with room for a growing queue.
+    pub fn expected(&self) -> Duration {
+        self.srtt.map_or(self.rto, |srtt| (srtt + self.rttvar * 4).max(srtt * 3 / 2).min(self.rto_max))
+    }
+
     /// RTO.
     pub fn rto(&self) -> Duration {
         self.rto

@@ -2,11 +2,16 @@
 //! 3.4, RFC 6675, RFC 8985). It selects what to send; `dispatch` builds the segments.
 
 mod loss;
+mod paths;
 
 use core::time::Duration;
 use std::collections::VecDeque;
 
+use paths::LeftFlight;
+pub(super) use paths::Patience;
+
 use super::{
+    PathKey,
     rack::Rack,
     rate::{RateSample, RateSampler, SendState},
 };
@@ -39,6 +44,12 @@ struct Sent {
     is_fin: bool,
     status: Status,
     transmissions: u32,
+    /// The path of its last transmission.
+    path: PathKey,
+    /// It was given up for another reason than congestion: its path was left, or carries only shorter ones.
+    is_excused: bool,
+    /// The congestion window already grew by it.
+    is_counted: bool,
     sent_at: Instant,
     rate: SendState,
 }
@@ -72,6 +83,10 @@ pub(super) struct Acked {
     pub(super) bytes: usize,
     /// Sequence numbers newly acknowledged cumulatively or selectively.
     pub(super) delivered: usize,
+    /// Those among them sent on the current path.
+    pub(super) delivered_here: usize,
+    /// Sequence numbers sent on the current path by which the congestion window may grow.
+    pub(super) counted: usize,
     /// Whether our FIN was acknowledged.
     pub(super) fin: bool,
     /// Latest send time among the segments sent once, for an RTT sample.
@@ -88,6 +103,8 @@ pub(super) struct Outgoing {
     pub(super) seq: SeqNumber,
     pub(super) len: usize,
     pub(super) is_fin: bool,
+    /// It was given up for another reason than congestion.
+    pub(super) is_excused: bool,
 }
 
 /// The sending half of a connection.
@@ -101,7 +118,10 @@ pub(super) struct Sender {
     pub(super) snd_nxt: SeqNumber,
     /// Sequence number of the first byte in `queue`.
     queue_seq: SeqNumber,
+    /// Sequence numbers in flight on the current path.
     in_flight: usize,
+    /// Number of segments marked lost that indicate congestion of the current path.
+    losses: usize,
     /// Number of selectively acknowledged segments.
     sacked: usize,
     /// Segments sent once before this number need no further loss check.
@@ -111,6 +131,12 @@ pub(super) struct Sender {
     pub(super) rack: Rack,
     rate: RateSampler,
     last_blocks: SackBlocks,
+    /// The current path, and since when it is used.
+    path: PathKey,
+    path_since: Instant,
+    left: Vec<LeftFlight>,
+    /// How long an answer may take on the current path.
+    pub(super) answer_time: Duration,
     pub(super) recovery: Recovery,
     /// After a timeout, only one segment may be sent before the next acknowledgement.
     is_rto_limited: bool,
@@ -132,12 +158,17 @@ impl Sender {
             snd_nxt: first,
             queue_seq: first,
             in_flight: 0,
+            losses: 0,
             sacked: 0,
             loss_checked: first,
             retransmitted: VecDeque::new(),
             rack: Rack::new(first),
             rate: RateSampler::default(),
             last_blocks: SackBlocks::default(),
+            path: PathKey::default(),
+            path_since: Instant::ZERO,
+            left: Vec::new(),
+            answer_time: Duration::ZERO,
             recovery: Recovery::Open,
             is_rto_limited: false,
             is_forced: false,
@@ -157,10 +188,10 @@ impl Sender {
         self.queue.allocated()
             + self.sent.capacity() * size_of::<Sent>()
             + self.lost.capacity() * size_of::<SeqNumber>()
-            + self.retransmitted.capacity() * size_of::<(Instant, SeqNumber)>()
+            + (self.retransmitted.capacity() + self.left_flights()) * size_of::<(Instant, SeqNumber)>()
     }
 
-    /// Sequence numbers in flight.
+    /// Sequence numbers in flight on the current path.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -168,6 +199,11 @@ impl Sender {
     /// Segments sent and not acknowledged.
     pub(super) fn outstanding(&self) -> usize {
         self.sent.len()
+    }
+
+    /// Whether a segment is marked lost that indicates congestion.
+    pub(super) fn has_congestion_loss(&self) -> bool {
+        self.losses > 0
     }
 
     /// Whether a segment is marked lost.
@@ -213,15 +249,18 @@ impl Sender {
         if self.in_flight > 0 && is_over && !self.is_forced {
             return None;
         }
+        let is_excused = core::mem::take(&mut sent.is_excused);
         self.is_forced = false;
         self.lost.pop_front();
+        self.losses -= usize::from(!is_excused);
+        sent.path = self.path;
         sent.status = Status::InFlight;
         sent.transmissions += 1;
         sent.sent_at = now;
         self.in_flight += size;
         sent.rate = self.rate.on_sent(now, self.in_flight, size);
         self.retransmitted.push_back((now, sent.seq));
-        Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin })
+        Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin, is_excused })
     }
 
     /// Splits the first lost segment after `len` bytes.
@@ -229,19 +268,22 @@ impl Sender {
         let first = &mut self.sent[at];
         let rest = Sent { seq: first.seq + len, len: first.len - len, ..*first };
         (first.len, first.is_fin) = (len, false);
+        self.losses += usize::from(!first.is_excused);
         self.sent.insert(at + 1, rest);
         self.lost.insert(1, rest.seq);
     }
 
     /// Retransmits the last segment, as a tail loss probe (RFC 8985 section 7.3).
     pub(super) fn retransmit_last(&mut self, now: Instant, max_len: usize) -> Option<Outgoing> {
-        let is_probe = |sent: &&mut Sent| sent.status == Status::InFlight && sent.len <= max_len;
+        let path = self.path;
+        let is_probe =
+            |sent: &&mut Sent| sent.status == Status::InFlight && sent.path == path && sent.len <= max_len;
         let sent = self.sent.back_mut().filter(is_probe)?;
         sent.transmissions += 1;
         sent.sent_at = now;
         sent.rate = self.rate.on_sent(now, self.in_flight, sent.size());
         self.retransmitted.push_back((now, sent.seq));
-        Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin })
+        Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin, is_excused: false })
     }
 
     /// Lets the next retransmission ignore the window.
@@ -260,11 +302,22 @@ impl Sender {
         let size = len + usize::from(is_fin);
         self.in_flight += size;
         let rate = self.rate.on_sent(now, self.in_flight, size);
-        let sent = Sent { seq, len, is_fin, status: Status::InFlight, transmissions: 1, sent_at: now, rate };
+        let sent = Sent {
+            seq,
+            len,
+            is_fin,
+            status: Status::InFlight,
+            transmissions: 1,
+            path: self.path,
+            is_excused: false,
+            is_counted: false,
+            sent_at: now,
+            rate,
+        };
         self.snd_nxt = sent.end();
         self.is_fin_sent = is_fin;
         self.sent.push_back(sent);
-        Outgoing { seq, len, is_fin }
+        Outgoing { seq, len, is_fin, is_excused: false }
     }
 
     /// Processes a cumulative acknowledgement in (SND.UNA, SND.NXT]. Partially acknowledged segments stay in
@@ -274,15 +327,16 @@ impl Sender {
         while self.sent.front().is_some_and(|sent| sent.end() <= ack) {
             let Some(sent) = self.sent.pop_front() else { break };
             let size = sent.size();
-            match sent.status {
-                Status::InFlight => self.in_flight -= size,
-                Status::Sacked => self.sacked -= 1,
-                Status::Lost => {}
-            }
-            if sent.status != Status::Sacked {
+            self.leave_queue(&sent);
+            if sent.status == Status::Sacked {
+                self.sacked -= 1;
+            } else {
                 self.deliver(now, &sent, min_rtt, acked);
             }
             acked.bytes += size;
+            if sent.path == self.path && !sent.is_counted {
+                acked.counted += size;
+            }
             acked.fin |= sent.is_fin;
             self.snd_una = sent.end();
             self.queue.release(sent.len);
@@ -293,6 +347,7 @@ impl Sender {
             self.sent = VecDeque::new();
             self.lost = VecDeque::new();
             self.retransmitted = VecDeque::new();
+            self.forget_flights();
         }
         self.loss_checked = self.loss_checked.max(self.snd_una);
         if acked.bytes > before {
@@ -302,9 +357,16 @@ impl Sender {
 
     /// A segment was delivered.
     fn deliver(&mut self, now: Instant, sent: &Sent, min_rtt: Duration, acked: &mut Acked) {
-        self.rate.on_delivered(now, sent.size());
         acked.delivered += sent.size();
-        if sent.transmissions == 1 {
+        if sent.path != self.path {
+            self.deliver_elsewhere(now, sent);
+            return;
+        }
+        acked.delivered_here += sent.size();
+        self.rate.on_delivered(now, sent.size());
+        // What was sent before the path was left and taken again includes the time between.
+        let is_recent = sent.sent_at >= self.path_since;
+        if sent.transmissions == 1 && is_recent {
             acked.sampled_at = acked.sampled_at.max(Some(sent.sent_at));
         }
         if !self.rack.on_delivered(now, sent.sent_at, sent.end(), sent.transmissions, min_rtt) {
@@ -312,7 +374,7 @@ impl Sender {
             return;
         }
         let (sent_at, end) = (sent.sent_at, sent.end());
-        if acked.newest.is_none_or(|newest| (sent_at, end) > (newest.0, newest.1)) {
+        if is_recent && acked.newest.is_none_or(|newest| (sent_at, end) > (newest.0, newest.1)) {
             acked.newest = Some((sent_at, end, sent.rate));
         }
     }
@@ -359,21 +421,35 @@ impl Sender {
     }
 
     fn mark_sacked(&mut self, now: Instant, block: SackBlock, min_rtt: Duration, acked: &mut Acked) {
+        let is_blocked = self.is_head_elsewhere();
         let from = self.sent.partition_point(|sent| sent.seq < block.left_edge);
         for at in from..self.sent.len() {
             let sent = &mut self.sent[at];
             if sent.end() > block.right_edge {
                 break;
             }
-            match sent.status {
-                Status::Sacked => continue,
-                Status::InFlight => self.in_flight -= sent.size(),
-                Status::Lost => {}
+            if sent.status == Status::Sacked {
+                continue;
             }
+            let before = *sent;
             sent.status = Status::Sacked;
+            if is_blocked && sent.path == self.path && !sent.is_counted {
+                sent.is_counted = true;
+                acked.counted += sent.size();
+            }
             self.sacked += 1;
             let sent = *sent;
+            self.leave_queue(&before);
             self.deliver(now, &sent, min_rtt, acked);
+        }
+    }
+
+    /// A segment is no longer in flight or marked lost.
+    fn leave_queue(&mut self, sent: &Sent) {
+        match sent.status {
+            Status::InFlight if sent.path == self.path => self.in_flight -= sent.size(),
+            Status::Lost if !sent.is_excused => self.losses -= 1,
+            Status::InFlight | Status::Lost | Status::Sacked => {}
         }
     }
 
@@ -388,8 +464,10 @@ impl Sender {
         self.sent = VecDeque::new();
         self.lost = VecDeque::new();
         self.in_flight = 0;
+        self.losses = 0;
         self.sacked = 0;
         self.retransmitted = VecDeque::new();
+        self.left = Vec::new();
     }
 }
 

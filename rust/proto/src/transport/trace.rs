@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Algorithm, CloseReason, Dialect, State, TimerKind};
+use super::{Algorithm, CloseReason, Dialect, PathKey, State, TimerKind};
 use crate::{
     trace::Trace,
     wire::{
@@ -71,6 +71,13 @@ pub enum TransportEvent {
         /// Consecutive retransmission timeouts before.
         count: u32,
     },
+    /// Segments take another path.
+    PathChanged {
+        /// Its name.
+        path: PathKey,
+        /// Whether its state was known.
+        is_known: bool,
+    },
     /// The congestion controller entered another phase.
     Phase(&'static str),
     /// A metric changed.
@@ -89,6 +96,7 @@ impl TransportEvent {
             | Self::Dropped { .. }
             | Self::RecoveryStarted { .. }
             | Self::RecoveryEnded { .. }
+            | Self::PathChanged { .. }
             | Self::Phase(_) => false,
         }
     }

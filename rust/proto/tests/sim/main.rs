@@ -21,6 +21,7 @@ mod node;
 mod outages;
 mod pair;
 mod parameters;
+mod path_changes;
 mod paths;
 mod paths_direct;
 mod paths_relayed;

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use pilot_proto::{
     crypto::Suite,
     node::{DialOptions, Event},
+    transport::{OldPath, PathKey},
     wire::{
         addr::{Address, NetworkId, NodeId, Port},
         beacon::Message,
@@ -436,15 +437,15 @@ fn replayed_keys_and_frames_of_forty_restarts_are_refused() {
 /// is left alone.
 #[test]
 fn migration_retransmits_outstanding_data_at_once() {
-    for (is_same_host, ms, is_repeated) in [(false, 10, true), (true, 10, false), (true, 400, true)] {
+    for (key, ms, is_repeated) in [(1, 10, true), (0, 10, false), (0, 400, true)] {
         let mut script = sending(20);
         script.wait(ms * MS);
-        script.connection.on_path_moved(script.now, is_same_host);
+        script.connection.on_path_changed(script.now, PathKey(key), OldPath::Dead);
         let sent = data(&script.wait(MS));
-        assert_eq!(sent.first().is_some_and(|first| first.0 == seg(0)), is_repeated, "{is_same_host} {ms}");
+        assert_eq!(sent.first().is_some_and(|first| first.0 == seg(0)), is_repeated, "{key} {ms}");
     }
     let mut script = Script::connecting(plain());
-    script.connection.on_path_moved(script.now, false);
+    script.connection.on_path_changed(script.now, PathKey(1), OldPath::Dead);
     assert_eq!(script.sent()[0].flags, Flags::SYN);
 }
 

@@ -366,6 +366,13 @@ impl Controller for Bbr {
             (flight_size.min(self.cwnd)).min(self.parameters.initial_window).max(self.min_pipe_cwnd());
     }
 
+    /// The model holds; its filters and waits continue where they stopped.
+    fn on_resumed(&mut self, away: Duration) {
+        self.model.on_resumed(away);
+        self.cycle.on_resumed(away);
+        self.probe_rtt_done = self.probe_rtt_done.map(|done| done + away);
+    }
+
     /// Section 5.5.11.2.
     fn undo(&mut self) {
         let undo = self.undo;

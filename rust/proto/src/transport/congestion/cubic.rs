@@ -176,6 +176,15 @@ impl Controller for Cubic {
         self.epoch = None;
     }
 
+    /// Section 5.8: time in which the path was not used does not count.
+    fn on_resumed(&mut self, away: Duration) {
+        if let Some(epoch) = &mut self.epoch {
+            epoch.start += away;
+        }
+        self.last_ack = self.last_ack.map(|last| last + away);
+        self.prior = None;
+    }
+
     fn undo(&mut self) {
         if let Some(prior) = self.prior.take() {
             let cwnd = self.window.cwnd;

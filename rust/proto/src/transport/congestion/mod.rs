@@ -123,6 +123,9 @@ pub trait Controller: fmt::Debug + Send + Sync {
     /// already had for data of the same window (RFC 5681 section 3.1, last paragraph).
     fn on_rto(&mut self, now: Instant, flight_size: usize, is_new_event: bool);
 
+    /// The path is used again after `away`, during which nothing was sent on it.
+    fn on_resumed(&mut self, _away: Duration) {}
+
     /// The last loss event or timeout was spurious: restores the state before it.
     fn undo(&mut self);
 }

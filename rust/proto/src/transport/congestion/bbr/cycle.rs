@@ -55,6 +55,11 @@ pub(super) struct Probing {
 }
 
 impl Probing {
+    /// The path was not used for this long.
+    pub(super) fn on_resumed(&mut self, away: Duration) {
+        self.stamp += away;
+    }
+
     /// A pseudo-random number per flow and cycle, so that flows do not probe in step.
     fn shuffle(&mut self, now: Instant) -> u64 {
         self.salt = (self.salt ^ now.as_nanos()).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);

@@ -107,6 +107,14 @@ impl Model {
         self.extra_acked_filter[0].1.max(self.extra_acked_filter[1].1)
     }
 
+    /// The path was not used for this long.
+    pub(super) fn on_resumed(&mut self, away: Duration) {
+        self.min_rtt_stamp += away;
+        self.probe_rtt_min_stamp += away;
+        self.extra_acked_start = None;
+        self.extra_acked_delivered = 0;
+    }
+
     /// Starts a round.
     pub(super) fn start_round(&mut self) {
         self.next_round_delivered = self.total_delivered;
