@@ -234,6 +234,7 @@ impl Node {
         }
         if is_pong {
             let mut change = PathChange::None;
+            let before = self.peers.get(&sender).and_then(Peer::route);
             self.with_peer(sender, |peer, _, _| change = peer.on_pong(now, header.dst_port, header.seq));
             match change {
                 PathChange::None => {}
