@@ -12,6 +12,7 @@ mod hand;
 mod hostile;
 mod legacy_node;
 mod legacy_peers;
+mod legacy_splits;
 mod liveness;
 mod loss;
 mod memory;
