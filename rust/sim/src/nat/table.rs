@@ -183,10 +183,9 @@ impl Nat {
     }
 
     fn expire(&mut self, now: Instant) {
-        let expired: Vec<_> = self.bindings.extract_if(.., |_, binding| binding.is_over(now)).collect();
-        for (outside, binding) in expired {
-            self.forget(&binding, outside);
-        }
+        self.bindings.retain(|_, binding| !binding.is_over(now));
+        let bindings = &self.bindings;
+        self.mappings.retain(|_, outside| bindings.contains_key(outside));
     }
 
     /// Removes the mapping of a binding, unless it was replaced.
