@@ -1,6 +1,6 @@
 //! Networks of whole nodes in virtual time.
 //!
-//! A [`World`] contains nodes, the paths and NAT boxes between them and bulk transfers ([`World::start_flow`]).
+//! A [`World`] contains nodes, the paths, NAT boxes and beacons between them and bulk transfers ([`World::start_flow`]).
 //! Time jumps from event to event, and all randomness derives from one seed, so that a seed replays a run. No
 //! clocks, sockets or threads.
 
@@ -15,4 +15,4 @@ mod world;
 pub use channel::{Channel, ETHERNET, Fate, LinkId, Links, Loss, Path};
 pub use flow::{Flow, FlowId, HostId, pattern};
 pub use rng::Rng;
-pub use world::{Attachment, BoxConfig, BoxId, Notice, Place, Stuck, World};
+pub use world::{Attachment, BeaconId, BoxConfig, BoxId, Notice, Place, Stuck, World};

@@ -12,6 +12,7 @@ use crate::flow::HostId;
 use pilot_proto::{
     crypto::identity::Identity,
     node::{Event, Node},
+    tunnel::{Candidate, CandidateKind},
     wire::addr::{Address, NodeId},
 };
 
@@ -80,6 +81,10 @@ pub(super) struct Host {
     pub(super) is_awake: bool,
     /// The endpoint that discovery learned, as registered.
     pub(super) discovered: Option<SocketAddr>,
+    /// Its addresses, as registered.
+    pub(super) named: Vec<SocketAddr>,
+    /// Beacons in order of preference.
+    pub(super) beacons: Vec<usize>,
 }
 
 impl Host {
@@ -120,7 +125,7 @@ impl World {
         self.add_host_at(Attachment::default())
     }
 
-    /// Adds a host that accepts transfers.
+    /// Adds a host that accepts transfers. Its node uses the beacons added so far.
     pub fn add_host_at(&mut self, attachment: Attachment) -> HostId {
         let host = self.hosts.len();
         let node = self.boot(host, 0);
@@ -132,7 +137,10 @@ impl World {
             interfaces,
             is_awake: true,
             discovered: None,
+            named: Vec::new(),
+            beacons: (0..self.beacons.len()).collect(),
         });
+        self.introduce(host);
         host
     }
 
@@ -167,6 +175,7 @@ impl World {
         for flow in self.flows.iter_mut().filter(|flow| flow.from == host || flow.to == host) {
             flow.is_orphan = true;
         }
+        self.introduce(host);
     }
 
     /// Adds an interface, which is used where the earlier ones have no address.
@@ -200,7 +209,20 @@ impl World {
     fn on_addresses_changed(&mut self, host: HostId, notice: Notice) {
         if notice == Notice::Reported {
             self.hosts[host].node.on_own_address(self.now);
+            self.name_candidates(host);
         }
+    }
+
+    /// Tells a node and the registry the addresses of its host, as the daemon does. In a network without beacons
+    /// everyone has one address, which the registry knows.
+    pub(super) fn name_candidates(&mut self, host: HostId) {
+        if self.hosts[host].beacons.is_empty() {
+            return;
+        }
+        let named: Vec<_> = self.hosts[host].addresses().collect();
+        let of = |address: &SocketAddr| Candidate { kind: CandidateKind::Host, address: *address };
+        self.hosts[host].node.set_candidates(self.now, named.iter().map(of).collect());
+        self.hosts[host].named = named;
     }
 
     /// The addresses of a host.

@@ -1,5 +1,6 @@
 //! The simulated network: hosts, paths and virtual time.
 
+mod beacons;
 mod hosts;
 mod realms;
 mod registry;
@@ -15,11 +16,13 @@ use std::{
 };
 
 use self::{
+    beacons::BeaconHost,
     hosts::Host,
     realms::{Party, Realms},
     wire::Parcel,
 };
 pub use self::{
+    beacons::BeaconId,
     hosts::{Attachment, Notice},
     realms::{BoxConfig, BoxId, Place},
 };
@@ -65,6 +68,7 @@ pub struct World {
     pub rng: Rng,
     config: NodeConfig,
     hosts: Vec<Host>,
+    beacons: Vec<BeaconHost>,
     realms: Realms,
     registry_delay: Duration,
     flows: Vec<Flow>,
@@ -90,6 +94,7 @@ impl World {
             rng: Rng(seed),
             config,
             hosts: Vec::new(),
+            beacons: Vec::new(),
             realms: Realms::default(),
             registry_delay: Duration::ZERO,
             flows: Vec::new(),
@@ -140,10 +145,14 @@ impl World {
         for host in 0..self.hosts.len() {
             self.drain(host);
         }
+        for beacon in 0..self.beacons.len() {
+            self.drain_beacon(beacon);
+        }
         let awake = self.hosts.iter().filter(|host| host.is_awake);
         let timer = awake.filter_map(|host| host.node.poll_timeout()).min();
+        let beacons = self.beacons.iter().filter_map(BeaconHost::poll_timeout).min();
         let arrival = self.wire.keys().next().map(|(at, _)| *at);
-        timer.into_iter().chain(arrival).min()
+        timer.into_iter().chain(beacons).chain(arrival).min()
     }
 
     /// Advances the time to `at` and processes its events.
@@ -158,6 +167,12 @@ impl World {
             if at.is_awake && at.node.poll_timeout().is_some_and(|at| at <= self.now) {
                 at.node.handle_timeout(self.now);
                 self.drain(host);
+            }
+        }
+        for beacon in 0..self.beacons.len() {
+            if self.beacons[beacon].poll_timeout().is_some_and(|at| at <= self.now) {
+                self.beacons[beacon].handle_timeout(self.now);
+                self.drain_beacon(beacon);
             }
         }
     }

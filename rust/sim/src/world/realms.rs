@@ -44,6 +44,7 @@ pub struct BoxConfig {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Party {
     Host(HostId),
+    Beacon(usize),
     Box(BoxId),
 }
 
@@ -114,7 +115,7 @@ impl Realms {
         // Homes share one private range, customers of a carrier another (RFC 6598).
         let address = match owner {
             Party::Box(_) => Ipv4Addr::new(100, 64, high, low),
-            Party::Host(_) => Ipv4Addr::new(192, 168, high + 1, low + 1),
+            Party::Host(_) | Party::Beacon(_) => Ipv4Addr::new(192, 168, high + 1, low + 1),
         };
         inside.owners.insert(IpAddr::V4(address), owner);
         IpAddr::V4(address)

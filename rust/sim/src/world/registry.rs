@@ -33,7 +33,12 @@ impl World {
         };
         let registered = &self.hosts[other];
         let endpoint = registered.discovered.or_else(|| registered.addresses().next());
-        self.hosts[host].node.on_record(self.now, id, key, endpoint);
+        let named = registered.named.clone();
+        let node = &mut self.hosts[host].node;
+        if !named.is_empty() {
+            node.on_registry_list(self.now, id, &named);
+        }
+        node.on_record(self.now, id, key, endpoint);
     }
 
     pub(super) fn answer_key(&mut self, host: HostId, id: NodeId) {

@@ -19,7 +19,7 @@ use pilot_proto::{
 /// Bytes of a datagram quoted by an ICMP message, which has at most 576 bytes (RFC 1812 section 4.3.2.3).
 const QUOTED: usize = 576 - 20 - 8 - 20 - 8;
 /// Largest number of datagrams per batch.
-const BATCH: usize = 16;
+pub(super) const BATCH: usize = 16;
 /// Delay between hosts of one private network.
 const LAN_DELAY: Duration = Duration::from_micros(300);
 
@@ -60,7 +60,7 @@ impl World {
         self.channels.insert((Party::Host(from), Party::Host(to)), Channel::new(path));
     }
 
-    /// Cuts or restores both directions between two hosts.
+    /// Cuts or restores both directions between two hosts. What a beacon relays still passes.
     pub fn set_partition(&mut self, a: HostId, b: HostId, is_cut: bool) {
         for pair in [(a, b), (b, a)] {
             if is_cut {
@@ -133,6 +133,10 @@ impl World {
                 Some((Party::Host(host), at)) if self.hosts[host].receives_at(at) => {
                     self.hosts[host].node.handle_datagram(self.now, routed.source, &mut bytes);
                     self.drain(host);
+                }
+                Some((Party::Beacon(id), at)) => {
+                    self.beacons[id].receive(self.now, routed.source, at, &bytes);
+                    self.drain_beacon(id);
                 }
                 Some((Party::Host(_) | Party::Box(_), _)) | None => {}
             },
