@@ -1,6 +1,6 @@
 //! Datagrams between the node and its UDP socket.
 
-use std::io;
+use std::{io, net::SocketAddr};
 
 use mio::{Interest, Registry, event::Event as Ready};
 use pilot_proto::{
@@ -10,6 +10,7 @@ use pilot_proto::{
 
 use crate::{
     source::Source,
+    spare_sockets::SpareSockets,
     udp::{SEND_LEN, Udp},
 };
 
@@ -21,6 +22,7 @@ pub(crate) struct Datagrams {
     out: Vec<u8>,
     /// A batch that the socket did not take.
     blocked: Option<Transmit>,
+    spare: SpareSockets,
 }
 
 impl Datagrams {
@@ -30,7 +32,14 @@ impl Datagrams {
     /// Those of the poll.
     pub(crate) fn new(registry: &Registry, mut udp: Udp) -> io::Result<Self> {
         registry.register(&mut udp.socket, Source::Udp.token(), Interest::READABLE)?;
-        Ok(Self { udp, is_readable: true, has_errors: false, out: vec![0; SEND_LEN], blocked: None })
+        Ok(Self {
+            udp,
+            is_readable: true,
+            has_errors: false,
+            out: vec![0; SEND_LEN],
+            blocked: None,
+            spare: SpareSockets::default(),
+        })
     }
 
     /// The socket.
@@ -45,7 +54,34 @@ impl Datagrams {
 
     /// Whether there may be something to take.
     pub(crate) fn may_receive(&self) -> bool {
-        self.is_readable || self.has_errors
+        self.is_readable || self.has_errors || self.spare.may_receive()
+    }
+
+    /// Sends each datagram to one address from a socket of its own. Returns when to call
+    /// [`Self::expire_spare`], unless that is known already.
+    pub(crate) fn open_spare(
+        &mut self,
+        now: Instant,
+        registry: &Registry,
+        to: SocketAddr,
+        datagrams: &[Vec<u8>],
+    ) -> Option<Instant> {
+        self.spare.open(now, registry, to, datagrams)
+    }
+
+    /// Something came to one of those sockets.
+    pub(crate) fn on_spare_ready(&mut self, id: u32) {
+        self.spare.on_ready(id);
+    }
+
+    /// Closes those that are not used. Returns when to call it again.
+    pub(crate) fn expire_spare(&mut self, now: Instant) -> Option<Instant> {
+        self.spare.expire(now)
+    }
+
+    /// Datagrams that could not be sent, and failures to receive.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.udp.dropped() + self.spare.dropped()
     }
 
     /// The socket is tried again after a rest.
@@ -64,6 +100,7 @@ impl Datagrams {
 
     /// Hands the node what arrived. Returns whether the socket fails and has to rest.
     pub(crate) fn receive(&mut self, node: &mut Node, now: Instant) -> bool {
+        self.spare.receive(node, now);
         if self.has_errors {
             self.has_errors = self.udp.errors(|report| node.handle_too_big(now, report));
         }
@@ -85,6 +122,9 @@ impl Datagrams {
             let next = || node.poll_transmit(now, &mut self.out, max_segments);
             let Some(transmit) = blocked.or_else(next) else { return false };
             let contents = &self.out[..transmit.len];
+            if !self.spare.is_empty() && self.spare.send(now, &transmit, contents) {
+                continue;
+            }
             if self.udp.send(transmit.destination, contents, transmit.segment_size).is_err() {
                 self.blocked = Some(transmit);
                 let watched = self.udp.room.watch(registry, &mut self.udp.socket, Source::Udp.token());

@@ -17,6 +17,8 @@ pub(crate) enum Due {
     Accept,
     /// The UDP socket is tried again.
     Udp,
+    /// Spare sockets that nothing comes from.
+    Spare,
     /// A driver that is gone and whose streams do not take what it left.
     Orphan(ClientId),
 }

@@ -108,6 +108,7 @@ impl IoThread {
         let node_config = NodeConfig { transport: Arc::new(transport), trace, ..NodeConfig::default() };
         let node = Node::new(now, &config.identity_seed, &config.seed, node_config);
         let mut node = node.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        node.set_opens_sockets(true);
         if config.has_echo {
             node.listen(ECHO).map_err(io::Error::other)?;
         }
@@ -240,6 +241,11 @@ impl IoThread {
                 Due::Stream(id) => self.expire_stream(id),
                 Due::Path(port) => self.retry_path(port),
                 Due::Udp => self.datagrams.retry(),
+                Due::Spare => {
+                    if let Some(at) = self.datagrams.expire_spare(self.now) {
+                        self.deadlines.push(at, Due::Spare);
+                    }
+                }
                 Due::Orphan(id) => {
                     if self.clients.get(id).is_some_and(|client| client.is_gone()) {
                         self.drop_client(id);
@@ -276,6 +282,7 @@ impl IoThread {
     fn on_ready(&mut self, event: &Ready) {
         match Source::of(event.token()) {
             Source::Udp => self.datagrams.on_ready(self.poll.registry(), event),
+            Source::Spare(id) => self.datagrams.on_spare_ready(id),
             Source::Ipc => self.is_ipc_waiting = true,
             Source::Wake => {}
             Source::Client(id) => {
@@ -346,6 +353,12 @@ impl IoThread {
             }
             Event::PathChanged(node, route) => {
                 self.shared.push(HostEvent::PathChanged(node, route));
+            }
+            Event::SocketsNeeded { to, datagrams } => {
+                let registry = self.poll.registry();
+                if let Some(at) = self.datagrams.open_spare(self.now, registry, to, &datagrams) {
+                    self.deadlines.push(at, Due::Spare);
+                }
             }
             Event::Connected(id) => self.on_connected(id),
             Event::Accepted(id) => self.on_accepted(id),

@@ -30,6 +30,7 @@ mod ports;
 mod private_socket;
 mod readiness;
 mod source;
+mod spare_sockets;
 mod streams;
 mod tag;
 #[cfg(test)]

@@ -13,6 +13,7 @@ const WAKE: usize = 2;
 const CLIENT: usize = 1 << ID_BITS;
 const BRIDGE: usize = 2 << ID_BITS;
 const FORWARD: usize = 3 << ID_BITS;
+const SPARE: usize = 4 << ID_BITS;
 
 /// A descriptor that the loop waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +30,8 @@ pub(crate) enum Source {
     Bridge(ConnectionId),
     /// A path whose connections are dialled on.
     Forward(u32),
+    /// A UDP socket opened for a moment.
+    Spare(u32),
 }
 
 impl Source {
@@ -42,6 +45,7 @@ impl Source {
             Self::Client(client) => CLIENT | id(client),
             Self::Bridge(ConnectionId(stream)) => BRIDGE | id(stream.into()),
             Self::Forward(forward) => FORWARD | id(forward.into()),
+            Self::Spare(spare) => SPARE | id(spare.into()),
         })
     }
 
@@ -53,6 +57,7 @@ impl Source {
             CLIENT => Self::Client(low as u64),
             BRIDGE => Self::Bridge(ConnectionId(short)),
             FORWARD => Self::Forward(short),
+            SPARE => Self::Spare(short),
             _ if low == UDP => Self::Udp,
             _ if low == IPC => Self::Ipc,
             _ => Self::Wake,
@@ -74,6 +79,7 @@ mod tests {
             Source::Client((1 << ID_BITS) - 1),
             Source::Bridge(ConnectionId(u32::MAX)),
             Source::Forward(7),
+            Source::Spare(u32::MAX),
         ] {
             assert_eq!(Source::of(source.token()), source);
         }

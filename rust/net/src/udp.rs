@@ -47,13 +47,22 @@ impl Udp {
         }
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        let socket = UdpSocket::from(socket);
+        let udp = Self::of(UdpSocket::from(socket), is_v6)?;
+        enlarge(&udp.state, &udp.socket);
+        Ok(udp)
+    }
+
+    /// Takes over a bound IPv4 socket that does not block.
+    pub(crate) fn adopt(socket: UdpSocket) -> io::Result<Self> {
+        Self::of(socket, false)
+    }
+
+    fn of(socket: UdpSocket, is_v6: bool) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         #[cfg(target_os = "linux")]
         if let Err(error) = crate::error_queue::enable(&socket, is_v6) {
             warn!("ICMP will not help to find the MTU of paths: {error}");
         }
-        enlarge(&state, &socket);
         Ok(Self {
             socket: mio::net::UdpSocket::from_std(socket),
             room: Room::default(),
@@ -166,7 +175,7 @@ fn canonical(ip: IpAddr) -> IpAddr {
 }
 
 /// Asks for large buffers and says how to allow them where the kernel does not.
-fn enlarge(state: &UdpSocketState, socket: &UdpSocket) {
+fn enlarge(state: &UdpSocketState, socket: &mio::net::UdpSocket) {
     let reference = || UdpSockRef::from(socket);
     let _ = state.set_recv_buffer_size(reference(), SOCKET_BUFFER);
     let _ = state.set_send_buffer_size(reference(), SOCKET_BUFFER);

@@ -93,7 +93,7 @@ impl IoThread {
 
     /// What happened to local programs.
     pub(super) fn local_counters(&self) -> LocalCounters {
-        let dropped_udp = self.datagrams.udp().dropped() + self.counters.dropped_udp;
+        let dropped_udp = self.datagrams.dropped() + self.counters.dropped_udp;
         LocalCounters { dropped_udp, ..self.counters }
     }
 

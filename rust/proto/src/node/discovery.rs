@@ -12,7 +12,10 @@ use super::{Event, Node, TimerOwner, trace::count_drop};
 use crate::{
     crypto::entropy::Entropy,
     time::Instant,
-    tunnel::{Peer, is_usable},
+    tunnel::{
+        Peer, is_usable,
+        prediction::{NatBehaviour, Observation},
+    },
     wire::beacon::{AddressCookie, Message},
 };
 
@@ -330,6 +333,9 @@ impl Node {
         };
         let interval = self.config.beacon_interval;
         let outcome = self.discovery.on_reply(now, interval, from, endpoint, &mut self.entropy);
+        if outcome != Outcome::Unsolicited {
+            self.nat.note(now, Observation { local_port: 0, server: from, endpoint });
+        }
         if let Some(cookie) = AddressCookie::in_reply(bytes)
             && outcome != Outcome::Unsolicited
         {
@@ -357,10 +363,21 @@ impl Node {
     pub fn on_own_address(&mut self, now: Instant) {
         self.recorder.now = now;
         self.discovery.forget_endpoint();
+        self.nat.forget();
         // First, because a beacon relays only what comes from where the node announced itself.
         self.ask_beacons(now);
         self.announce_address(now);
         self.update_candidates(now);
+    }
+
+    /// What beacons report of the NAT in front of us.
+    pub fn nat_behaviour(&self, now: Instant) -> NatBehaviour {
+        self.nat.behaviour(now)
+    }
+
+    /// Whether [`Event::SocketsNeeded`] is understood.
+    pub fn set_opens_sockets(&mut self, opens_sockets: bool) {
+        self.nat.set_opens_sockets(opens_sockets);
     }
 
     /// Asks every beacon at once, because one may have died or forgotten us.

@@ -51,7 +51,10 @@ use crate::{
     time::Instant,
     trace::Trace,
     transport::{Algorithm, CloseReason, Connection, State},
-    tunnel::{Candidate, Candidates, Capabilities, Liveness, Local, Outbox, Peer, REFRESH, Route},
+    tunnel::{
+        Candidate, Candidates, Capabilities, Liveness, Local, Outbox, Peer, REFRESH, Route,
+        prediction::Observations,
+    },
     wire::addr::{Address, NodeId, Port},
 };
 
@@ -113,6 +116,14 @@ pub enum Event {
     EndpointDiscovered(SocketAddr),
     /// Frames for a peer go by another path.
     PathChanged(NodeId, Route),
+    /// Each datagram is to be sent to this address from a socket of its own, and what comes back there from
+    /// it, to be handed in. Asked for only after [`Node::set_opens_sockets`].
+    SocketsNeeded {
+        /// The address.
+        to: SocketAddr,
+        /// The datagrams.
+        datagrams: Vec<Vec<u8>>,
+    },
     /// A dialled connection is established.
     Connected(ConnectionId),
     /// A connection to a listening port is established.
@@ -233,6 +244,8 @@ pub struct Node {
     punching: Punching,
     /// Budget of challenges to addresses that only peers or the registry name.
     checks: TokenBucket,
+    /// What beacons report of our NAT.
+    nat: Observations,
     /// Deadline of the next discovery request.
     beacon_armed: Option<Instant>,
     scratch: Vec<u8>,
@@ -302,6 +315,7 @@ impl Node {
             named: Vec::new(),
             punching: Punching::new(now),
             checks: TokenBucket::new(CHECK_RATE, CHECK_BURST, now),
+            nat: Observations::default(),
             beacon_armed: None,
             scratch: Vec::new(),
             syn_bucket: BTreeMap::new(),
@@ -426,9 +440,13 @@ impl Node {
             capabilities: self.capabilities,
             candidates: &self.candidates,
             checks: &mut self.checks,
+            nat: &mut self.nat,
         };
         f(peer, &mut local, &mut self.outbox);
         let (wants_punch, change) = (peer.take_wants_punch(), peer.take_path_change());
+        if let Some((to, datagrams)) = peer.take_sockets() {
+            self.events.push_back(Event::SocketsNeeded { to, datagrams });
+        }
         if let Some(at) = peer.poll_timeout()
             && self.peer_armed.get(&id).is_none_or(|armed| at < *armed)
         {

@@ -8,7 +8,10 @@ use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
     transport::{CloseReason, Connection, OldPath, Options, State, reset_for},
-    tunnel::{Candidates, Capabilities, Change, OpenError, Opened, PATH_PROBE, PathChange, Peer, Route},
+    tunnel::{
+        Candidates, Capabilities, Change, OpenError, Opened, PATH_PROBE, PathChange, Peer, Route,
+        prediction::NatBehaviour,
+    },
     wire::{
         addr::{Address, NetworkId, NodeId, Port},
         packet::{Flags, Header, Protocol},
@@ -231,6 +234,9 @@ impl Node {
             if Capabilities::has_moved(payload) {
                 self.with_peer(sender, |peer, local, out| peer.on_peer_moved(now, local, out));
             }
+            if let Some(told) = NatBehaviour::announced(payload) {
+                self.with_peer(sender, |peer, local, _| peer.on_nat_behaviour(now, told, local));
+            }
         }
         if is_pong {
             let mut change = PathChange::None;
@@ -277,8 +283,11 @@ impl Node {
             // An answer to a challenge must not be longer than the challenge.
             let is_challenge = header.src_port.0 > PLAIN_PINGS;
             self.with_peer(sender, |peer, local, _| {
-                answer =
-                    if is_challenge { local.capabilities.emit().to_vec() } else { peer.announcement(local) };
+                answer = if is_challenge {
+                    local.capabilities.emit().to_vec()
+                } else {
+                    peer.announcement(now, local)
+                };
             });
         }
         let packet = super::transmit::packet(&pong, &answer);

@@ -2,17 +2,20 @@
 
 mod keys;
 mod open;
+mod prediction;
 mod routes;
 mod send;
 
 use core::{net::SocketAddr, time::Duration};
 use std::collections::VecDeque;
 
+use self::prediction::Prediction;
 use super::{
     Capabilities, Session,
     candidates::{Candidates, PathClass},
     path::{CandidateStatus, PathChange, Paths, Token},
     path_mtu::PathMtu,
+    prediction::Observations,
     retired::Retired,
     route::Route,
     trace::TunnelEvent,
@@ -74,6 +77,8 @@ pub struct Local<'a> {
     pub candidates: &'a Candidates,
     /// Budget of challenges to addresses that only a peer or the registry names.
     pub checks: &'a mut TokenBucket,
+    /// What beacons report of our NAT.
+    pub nat: &'a mut Observations,
 }
 
 /// A frame that opened. So far only its replay window has changed.
@@ -189,6 +194,7 @@ pub struct Peer {
     traffic_at: Instant,
     /// Silence before a frame that came from another address.
     silence: Duration,
+    prediction: Prediction,
     trace: Trace<TunnelEvent>,
 }
 
@@ -229,6 +235,7 @@ impl Peer {
             keepalive: KEEPALIVE,
             traffic_at: now,
             silence: Duration::ZERO,
+            prediction: Prediction::default(),
             trace: Trace::default(),
         }
     }
@@ -510,7 +517,8 @@ impl Peer {
         let mtu_at = mtu_at.filter(|_| self.may_probe_path());
         let path_at = self.paths.poll_timeout().filter(|_| self.suite().is_some());
         let upgrade_at = self.paths.poll_upgrade().filter(|_| self.suite().is_some());
-        let all = [self.hello_at, self.probe_at, self.check_at, mtu_at, path_at, upgrade_at];
+        let predicted_at = self.poll_prediction();
+        let all = [self.hello_at, self.probe_at, self.check_at, mtu_at, path_at, upgrade_at, predicted_at];
         all.into_iter().flatten().min()
     }
 
@@ -552,6 +560,7 @@ impl Peer {
             liveness = Liveness::Stalled;
         }
         self.handle_routes(now, local, out);
+        self.handle_prediction(now, local, out);
         self.send_challenges(now, local, out);
         let limit = self.accepted_segment();
         while self.may_probe_path()

@@ -25,6 +25,7 @@ mod parameters;
 mod path_changes;
 mod paths;
 mod paths_direct;
+mod paths_predicted;
 mod paths_relayed;
 mod probes;
 mod rng;

@@ -33,6 +33,8 @@ pub(crate) enum Nat {
     Cone,
     /// Address- and port-dependent mapping.
     Symmetric,
+    /// The same, with ports that follow each other at this distance.
+    Sequential(u16),
 }
 
 struct Host {
@@ -41,6 +43,8 @@ struct Host {
     nat: Nat,
     /// External ports by destination (the same for all behind a cone), with whom may answer there.
     mappings: BTreeMap<Option<SocketAddr>, (u16, BTreeSet<SocketAddr>)>,
+    /// The last port of a sequential box.
+    last_port: u16,
     events: Vec<Event>,
     endpoint: Option<SocketAddr>,
 }
@@ -102,7 +106,15 @@ impl NatNet {
 
     pub(crate) fn add(&mut self, n: u32, site: u8, nat: Nat) {
         let node = configured(n, n as u8 + 100, NodeConfig::default());
-        let host = Host { node, site, nat, mappings: BTreeMap::new(), events: Vec::new(), endpoint: None };
+        let host = Host {
+            node,
+            site,
+            nat,
+            mappings: BTreeMap::new(),
+            last_port: 30_000 + 1000 * u16::from(site),
+            events: Vec::new(),
+            endpoint: None,
+        };
         self.hosts.insert(n, host);
     }
 
@@ -136,15 +148,27 @@ impl NatNet {
         (host.site, host.mappings) = (site, BTreeMap::new());
     }
 
+    /// Others behind the same box use ports.
+    pub(crate) fn waste(&mut self, n: u32, count: u16) {
+        let host = self.hosts.get_mut(&n).unwrap();
+        if let Nat::Sequential(step) = host.nat {
+            host.last_port += count * step;
+        }
+    }
+
     fn map(&mut self, n: u32, to: SocketAddr) -> SocketAddr {
         let next = &mut self.next_port;
         let host = self.hosts.get_mut(&n).unwrap();
         let key = match host.nat {
             Nat::Open => return SocketAddr::from((outside(host.site), 4000)),
             Nat::Cone => None,
-            Nat::Symmetric => Some(to),
+            Nat::Symmetric | Nat::Sequential(_) => Some(to),
         };
         let (port, peers) = host.mappings.entry(key).or_insert_with(|| {
+            if let Nat::Sequential(step) = host.nat {
+                host.last_port += step;
+                return (host.last_port, BTreeSet::new());
+            }
             *next += 7;
             (*next, BTreeSet::new())
         });

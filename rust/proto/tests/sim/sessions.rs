@@ -8,6 +8,7 @@ use pilot_proto::{
     time::Instant,
     tunnel::{
         Candidates, Capabilities, KeyVerdict, Local, OpenError, Outbox, PathChange, Peer, Route, Session,
+        prediction::Observations,
     },
     wire::{
         addr::{Address, NodeId},
@@ -71,6 +72,7 @@ impl View {
             capabilities: Capabilities { boot_id: BOOT_ID, max_segment: 4096 },
             candidates: &Candidates::default(),
             checks: &mut self.checks,
+            nat: &mut Observations::default(),
         };
         f(&mut self.peer, &mut local, &mut self.out)
     }

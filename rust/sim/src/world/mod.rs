@@ -261,6 +261,7 @@ impl World {
             }
             Event::AdmissionNeeded(..)
             | Event::PathChanged(..)
+            | Event::SocketsNeeded { .. }
             | Event::RemoteFinished(_)
             | Event::Datagram { .. } => {
                 self.hosts[host].events.push_back(event);

@@ -31,7 +31,8 @@ pub(in crate::tunnel) struct Token {
 }
 
 impl Token {
-    fn new(entropy: &mut Entropy) -> Self {
+    /// A challenge that only tries a path.
+    pub(in crate::tunnel) fn new(entropy: &mut Entropy) -> Self {
         let [high, low, ..] = entropy.next_u32().to_be_bytes();
         Self {
             port: Port(FIRST_PROBE_PORT | u16::from_be_bytes([high, low])),

@@ -158,7 +158,7 @@ impl Peer {
     /// Sends a ping by one route, with where we may be reached. Through the relay it measures the round-trip
     /// time.
     pub(super) fn send_ping(&mut self, now: Instant, to: Route, local: &mut Local<'_>, out: &mut Outbox) {
-        let payload = self.announcement(local);
+        let payload = self.announcement(now, local);
         self.send_ping_with(now, to, &payload, local, out);
     }
 

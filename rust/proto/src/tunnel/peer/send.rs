@@ -164,7 +164,7 @@ impl Peer {
         let Some(to) = self.probed() else { return };
         let token = self.paths.token_for(now, to, local.entropy);
         let token = token.unwrap_or(Token { port: PING_PORT, seq: SeqNumber::new(self.probes + 1) });
-        let packet = self.ping_packet(token, &self.announcement(local), local);
+        let packet = self.ping_packet(token, &self.announcement(now, local), local);
         let candidate = self.candidate.as_mut().map(|(session, _)| session);
         let Some(session) = candidate.or(self.current.as_mut()) else { return };
         self.probes += 1;
@@ -192,7 +192,7 @@ impl Peer {
         }
         // A G1 peer that receives one relayed frame uses the relay for ever.
         if let Some(relay) = relay.filter(|_| self.suite() != Some(Suite::G1)) {
-            let mut payload = self.announcement(local);
+            let mut payload = self.announcement(now, local);
             Capabilities::emit_moved(&mut payload);
             self.send_ping_with(now, relay, &payload, local, out);
         }
@@ -200,11 +200,13 @@ impl Peer {
         self.send_challenges(now, local, out);
     }
 
-    /// The payload of pings and pongs: what we can do, and to a peer in use where we may be reached.
-    pub fn announcement(&self, local: &Local<'_>) -> Vec<u8> {
+    /// The payload of pings and pongs: what we can do, and to a peer in use where we may be reached and what
+    /// our NAT does.
+    pub fn announcement(&self, now: Instant, local: &Local<'_>) -> Vec<u8> {
         let mut payload = local.capabilities.emit().to_vec();
         if self.is_active && !self.is_legacy {
             local.candidates.emit(&mut payload);
+            local.nat.behaviour(now).announce(&mut payload);
         }
         payload
     }

@@ -1,13 +1,15 @@
-//! What a NAT does with ports, and its encoding for the peer.
+//! What a NAT does with ports, and its encoding for the peer: an entry of a capability ping.
 //!
 //! ```text
-//!  0      1              2              4          6
-//! +------+--------------+--------------+----------+
-//! |flags | step, offset (signed)       | next port|      flags: mapping 0x07, allocation 0x38,
-//! +------+--------------+--------------+----------+             opens sockets 0x40
+//!  0      1       2       3      5           7
+//! +------+-------+-------+------+-----------+
+//! | 5    | len 5 | flags | step | next port |    flags: mapping 0x07, allocation 0x38, opens sockets 0x40,
+//! +------+-------+-------+------+-----------+    begins 0x80; step, or offset: signed
 //! ```
 
-use crate::wire::ParseError;
+use crate::{tunnel::capabilities::entries, wire::ParseError};
+
+const NAT_BEHAVIOUR: u8 = 5;
 
 /// How mappings depend on the destination (RFC 4787 section 4.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -80,9 +82,12 @@ pub struct NatBehaviour {
     pub next_port: u16,
     /// The node opens more sockets for a moment where that helps.
     pub opens_sockets: bool,
+    /// The node asks for an attempt to begin now.
+    pub begins: bool,
 }
 
 const OPENS_SOCKETS: u8 = 0x40;
+const BEGINS: u8 = 0x80;
 
 impl NatBehaviour {
     /// Length of the encoding, bytes.
@@ -98,6 +103,21 @@ impl NatBehaviour {
             | Allocation::Random
             | Allocation::Unknown => None,
         }
+    }
+
+    /// Appends the entry to the payload of a capability ping.
+    pub fn announce(&self, payload: &mut Vec<u8>) {
+        payload.extend([NAT_BEHAVIOUR, 5]);
+        payload.extend(self.emit());
+    }
+
+    /// The last entry in the payload of a capability ping, if it has one.
+    pub fn announced(payload: &[u8]) -> Option<Self> {
+        let entries = entries(payload).ok()?.filter_map(Result::ok);
+        entries
+            .filter(|(kind, _)| *kind == NAT_BEHAVIOUR)
+            .last()
+            .and_then(|(_, value)| Self::parse(value).ok())
     }
 
     /// Encodes it.
@@ -116,9 +136,10 @@ impl NatBehaviour {
             Allocation::Random => (4, 0),
         };
         let sockets = if self.opens_sockets { OPENS_SOCKETS } else { 0 };
+        let begins = if self.begins { BEGINS } else { 0 };
         let [step_high, step_low] = step.to_be_bytes();
         let [port_high, port_low] = self.next_port.to_be_bytes();
-        [mapping | allocation << 3 | sockets, step_high, step_low, port_high, port_low]
+        [mapping | allocation << 3 | sockets | begins, step_high, step_low, port_high, port_low]
     }
 
     /// Parses an encoding; what later versions append is ignored, and so are kinds that they add.
@@ -146,6 +167,7 @@ impl NatBehaviour {
             },
             next_port: u16::from_be_bytes([port_high, port_low]),
             opens_sockets: flags & OPENS_SOCKETS != 0,
+            begins: flags & BEGINS != 0,
         })
     }
 }
@@ -155,6 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tunnel::Capabilities;
 
     #[test]
     fn every_behaviour_survives_its_encoding() {
@@ -173,11 +196,30 @@ mod tests {
                 Allocation::Random,
             ] {
                 for opens_sockets in [false, true] {
-                    let told = NatBehaviour { mapping, allocation, next_port: 40_001, opens_sockets };
+                    let told = NatBehaviour {
+                        mapping,
+                        allocation,
+                        next_port: 40_001,
+                        opens_sockets,
+                        begins: opens_sockets,
+                    };
                     assert_eq!(NatBehaviour::parse(&told.emit()), Ok(told));
                 }
             }
         }
+    }
+
+    #[test]
+    fn it_stands_beside_the_capabilities() {
+        let told = NatBehaviour { mapping: Mapping::AddressDependent, next_port: 7, ..Default::default() };
+        let mut payload = Capabilities { boot_id: 1, max_segment: 4096 }.emit().to_vec();
+        assert_eq!(NatBehaviour::announced(&payload), None);
+        told.announce(&mut payload);
+        assert_eq!(NatBehaviour::announced(&payload), Some(told));
+        assert!(Capabilities::parse(&payload).is_ok());
+        assert_eq!(NatBehaviour::announced(b"ping"), None);
+        payload.pop();
+        assert_eq!(NatBehaviour::announced(&payload), None);
     }
 
     #[test]
@@ -188,6 +230,7 @@ mod tests {
                 allocation: Allocation::Sequential(step),
                 next_port,
                 opens_sockets: false,
+                begins: false,
             };
             assert_eq!(told.predictable_step(), None);
         }

@@ -16,7 +16,7 @@ mod tests;
 pub use behaviour::{Allocation, Mapping, NatBehaviour};
 pub use observations::{Observation, Observations};
 pub use plan::{Plan, Role};
-pub use probing::{Attempt, Probing};
+pub use probing::Probing;
 
 /// Ports that NATs map to: those below are left to the router itself (RFC 4787 section 4.2.1).
 const FIRST_PORT: u16 = 1024;

@@ -42,6 +42,7 @@ pub struct Observations {
     made: u64,
     /// Destinations without a report that we sent to since the newest mapping appeared.
     consumed: u32,
+    opens_sockets: bool,
 }
 
 impl Observations {
@@ -70,7 +71,12 @@ impl Observations {
 
     /// Our address changed: there is another NAT now, or none.
     pub fn forget(&mut self) {
-        *self = Self::default();
+        *self = Self { opens_sockets: self.opens_sockets, ..Self::default() };
+    }
+
+    /// Whether this node can open sockets for a moment.
+    pub fn set_opens_sockets(&mut self, opens_sockets: bool) {
+        self.opens_sockets = opens_sockets;
     }
 
     /// What the reports say about the NAT.
@@ -89,7 +95,7 @@ impl Observations {
             let steps = i32::try_from(self.consumed).unwrap_or(i32::MAX).saturating_add(1);
             port_after(newest.what.endpoint.port(), step.saturating_mul(steps))
         });
-        NatBehaviour { mapping, allocation, next_port, opens_sockets: false }
+        NatBehaviour { mapping, allocation, next_port, opens_sockets: self.opens_sockets, begins: false }
     }
 
     fn mapping(&self, now: Instant) -> Mapping {
@@ -247,6 +253,7 @@ mod tests {
                 allocation: *allocation,
                 next_port: *next_port,
                 opens_sockets: false,
+                begins: false,
             };
             assert_eq!(after(reports), expected, "{reports:?}");
         }

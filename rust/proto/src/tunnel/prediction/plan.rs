@@ -90,6 +90,12 @@ impl Plan {
         Self::Scatter { start, stride: stride.unwrap_or(25_097) }
     }
 
+    /// Whether either end can do more than ordinary checks.
+    pub fn is_of_use(ours: &NatBehaviour, theirs: &NatBehaviour, entropy: &mut Entropy) -> bool {
+        let mut is_more = |ours, theirs| Self::choose(ours, theirs, Role::First, entropy) != Self::Ordinary;
+        is_more(ours, theirs) || is_more(theirs, ours)
+    }
+
     /// How many pings an attempt has.
     pub(super) fn len(&self) -> u32 {
         match self {
@@ -100,8 +106,8 @@ impl Plan {
         }
     }
 
-    /// The port of ping `index`; `skipped` ports are left out at the begin of a sweep.
-    pub(super) fn port(&self, index: u32, skipped: u32) -> Option<u16> {
+    /// The port of ping `index`.
+    pub(super) fn port(&self, index: u32) -> Option<u16> {
         if index >= self.len() {
             return None;
         }
@@ -113,9 +119,7 @@ impl Plan {
                 let half = (index + 1) / 2;
                 Some(port_after(port, step * if index % 2 == 1 { -half } else { half }))
             }
-            Self::Sweep { port, step } => {
-                Some(port_after(port, step * (index + i32::try_from(skipped).unwrap_or(0))))
-            }
+            Self::Sweep { port, step } => Some(port_after(port, step.saturating_mul(index))),
             Self::Scatter { start, stride } => {
                 // In wide arithmetic: the product exceeds 32 bits.
                 let steps = (i64::from(stride) * i64::from(index)) % i64::from(PORTS);
@@ -145,7 +149,7 @@ mod tests {
 
     fn nat(mapping: Mapping, allocation: Allocation) -> NatBehaviour {
         let next_port = if matches!(allocation, Allocation::Sequential(_)) { 5000 } else { 0 };
-        NatBehaviour { mapping, allocation, next_port, opens_sockets: true }
+        NatBehaviour { mapping, allocation, next_port, opens_sockets: true, begins: false }
     }
 
     #[test]
@@ -191,7 +195,7 @@ mod tests {
             for plan in
                 [scatter, Plan::Around { port: 1030, step: 2 }, Plan::Sweep { port: 65_530, step: -3 }]
             {
-                let ports: BTreeSet<_> = (0..).map_while(|index| plan.port(index, 0)).collect();
+                let ports: BTreeSet<_> = (0..).map_while(|index| plan.port(index)).collect();
                 assert_eq!(ports.len(), plan.len() as usize, "{plan:?}, seed {seed}");
             }
         }
@@ -200,7 +204,7 @@ mod tests {
     #[test]
     fn pings_around_a_port_begin_with_it() {
         let plan = Plan::Around { port: 5000, step: 2 };
-        let ports: Vec<_> = (0..5).filter_map(|index| plan.port(index, 0)).collect();
+        let ports: Vec<_> = (0..5).filter_map(|index| plan.port(index)).collect();
         assert_eq!(ports, [5000, 4998, 5002, 4996, 5004]);
     }
 

@@ -1,4 +1,4 @@
-//! A NAT with a mapping for each destination, and filtering by address and port.
+//! A NAT with a mapping for each destination, or one for all, and filtering by address and port.
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +13,8 @@ use crate::crypto::entropy::Entropy;
 pub(super) enum Ports {
     Sequential(i32),
     Random,
+    /// One mapping of each socket for all destinations.
+    Same,
 }
 
 pub(super) struct Nat {
@@ -22,13 +24,22 @@ pub(super) struct Nat {
     entropy: Entropy,
     /// Ports by socket and destination.
     mappings: BTreeMap<(u32, SocketAddr), u16>,
+    /// Ports by socket.
+    same: BTreeMap<u32, u16>,
 }
 
 impl Nat {
     pub(super) fn new(host: u8, seed: u8, ports: Ports) -> Self {
         let mut entropy = Entropy::new(&[seed.wrapping_add(host.wrapping_mul(100)); 32]);
         let last = port_after(1024, i32::from((entropy.next_u32() >> 16) as u16));
-        Self { outside: IpAddr::from([203, 0, 113, host]), ports, last, entropy, mappings: BTreeMap::new() }
+        Self {
+            outside: IpAddr::from([203, 0, 113, host]),
+            ports,
+            last,
+            entropy,
+            mappings: BTreeMap::new(),
+            same: BTreeMap::new(),
+        }
     }
 
     pub(super) fn outside(&self) -> IpAddr {
@@ -38,7 +49,9 @@ impl Nat {
     fn next_port(&mut self) -> u16 {
         self.last = match self.ports {
             Ports::Sequential(step) => port_after(self.last, step),
-            Ports::Random => port_after(1024, i32::from((self.entropy.next_u32() >> 16) as u16)),
+            Ports::Random | Ports::Same => {
+                port_after(1024, i32::from((self.entropy.next_u32() >> 16) as u16))
+            }
         };
         self.last
     }
@@ -53,7 +66,9 @@ impl Nat {
         let port = match self.mappings.get(&(socket, destination)) {
             Some(port) => *port,
             None => {
-                let port = self.next_port();
+                let known = self.same.get(&socket).copied().filter(|_| matches!(self.ports, Ports::Same));
+                let port = known.unwrap_or_else(|| self.next_port());
+                self.same.insert(socket, port);
                 self.mappings.insert((socket, destination), port);
                 port
             }
