@@ -27,7 +27,7 @@ impl Beacon {
         (node, key, is_extended): (NodeId, Option<[u8; 32]>, bool),
     ) {
         let from = arrival.from;
-        if !self.is_trusted(from.ip()) && !self.limits.discovers.take(now, from.ip()) {
+        if !self.limits.discovers.take(now, self.source_of(from)) {
             self.counters.dropped_rate += 1;
             return;
         }
@@ -70,8 +70,7 @@ impl Beacon {
         if self.nodes.is_signed(now, announcement) {
             return true;
         }
-        let ip = announcement.endpoint.ip();
-        if !self.is_trusted(ip) && !self.limits.signatures.take(now, ip) {
+        if !self.limits.signatures.take(now, self.source_of(announcement.endpoint)) {
             self.counters.dropped_rate += 1;
             return false;
         }

@@ -33,9 +33,8 @@ impl HostLimiter {
         Self { hosts: PacerTable::new(host, SLOTS, entropy.next_u64()), all: Pacer::new(all) }
     }
 
-    /// Whether the work may be done for `ip`; if so, it is charged.
-    pub(super) fn take(&mut self, now: Instant, ip: IpAddr) -> bool {
-        let host = host_of(ip);
+    /// Whether the work may be done for a host; if so, it is charged.
+    pub(super) fn take(&mut self, now: Instant, host: u64) -> bool {
         let is_allowed = self.hosts.allows(now, &host) && self.all.allows(now);
         if is_allowed {
             self.hosts.take(now, &host);
@@ -96,8 +95,9 @@ mod tests {
     fn a_host_has_its_rate_and_others_theirs() {
         let mut limits = Limits::new(&mut Entropy::new(&[1; 32]));
         let now = Instant::from_millis(1);
-        let mut passed =
-            |tries: u32, now, ip: IpAddr| (0..tries).filter(|_| limits.punches.take(now, ip)).count();
+        let mut passed = |tries: u32, now, ip: IpAddr| {
+            (0..tries).filter(|_| limits.punches.take(now, host_of(ip))).count()
+        };
         assert_eq!(passed(1000, now, host(1)), 20);
         assert_eq!(passed(1000, now, host(2)), 20);
         let prefix = |n: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, n, 0, 0, 1]);

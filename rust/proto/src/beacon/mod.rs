@@ -27,7 +27,13 @@ use std::collections::VecDeque;
 
 pub use self::counters::Counters;
 use self::{
-    claims::Claims, gossip::Gossip, limits::Limits, nodes::Nodes, queue::Queue, relay::Flow, routes::Routes,
+    claims::Claims,
+    gossip::Gossip,
+    limits::{Limits, host_of},
+    nodes::Nodes,
+    queue::Queue,
+    relay::Flow,
+    routes::Routes,
 };
 use crate::{
     crypto::{entropy::Entropy, prf::Prf},
@@ -49,8 +55,8 @@ pub struct BeaconConfig {
     pub id: u32,
     /// Secret from which cookies and choices derive.
     pub seed: [u8; 32],
-    /// Whether datagrams from loopback addresses prove their source and have no limits: they cannot come from
-    /// another host (RFC 1122 section 3.2.1.3).
+    /// Whether datagrams from loopback addresses prove their source, and each socket there is a source of its
+    /// own: they cannot come from another host (RFC 1122 section 3.2.1.3).
     pub trusts_loopback: bool,
     /// Ports, other than the beacon's own, at which nodes are told to punch to prove their address.
     pub probe_ports: Vec<u16>,
@@ -163,11 +169,16 @@ impl Beacon {
         if bytes.is_empty() {
             self.counters.dropped_malformed += 1;
         }
-        for datagram in bytes.chunks(arrival.stride.max(1)) {
-            if !self.relay_like_last(arrival.from, datagram) {
+        let stride = arrival.stride.max(1);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let mut len = self.relay_like_last(arrival.from, rest, stride);
+            if len == 0 {
+                len = rest.len().min(stride);
                 self.flow = None;
-                self.handle_one(now, &arrival, datagram);
+                self.handle_one(now, &arrival, &rest[..len]);
             }
+            rest = &rest[len..];
         }
     }
 
@@ -281,6 +292,11 @@ impl Beacon {
     /// Whether datagrams from this address prove that they come from there.
     fn is_trusted(&self, ip: IpAddr) -> bool {
         self.config.trusts_loopback && ip.is_loopback()
+    }
+
+    /// Whose limits are charged for a datagram: its host's, and on this host those of its socket.
+    fn source_of(&self, from: SocketAddr) -> u64 {
+        if self.is_trusted(from.ip()) { u64::MAX - u64::from(from.port()) } else { host_of(from.ip()) }
     }
 
     /// Where a node is: at its proven address, else where it claims to be.

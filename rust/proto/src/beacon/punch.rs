@@ -22,8 +22,7 @@ impl Beacon {
         target: NodeId,
     ) {
         let from = arrival.from;
-        let is_trusted = self.is_trusted(from.ip());
-        if !is_trusted && !self.limits.punches.take(now, from.ip()) {
+        if !self.limits.punches.take(now, self.source_of(from)) {
             self.counters.dropped_rate += 1;
             return;
         }
@@ -35,6 +34,7 @@ impl Beacon {
             }
             // A request announces its sender, too: it may have been forgotten here.
             None if requester.0 != 0 => {
+                let is_trusted = self.is_trusted(from.ip());
                 let proof = if is_trusted { Proof::Address } else { Proof::Nothing };
                 let announcement =
                     Announcement { node: requester, endpoint: from, key: None, is_extended: false, proof };
@@ -50,7 +50,7 @@ impl Beacon {
             self.counters.dropped_unknown += 1;
             return;
         }
-        if !is_trusted && !self.limits.take_target(now, target) {
+        if !self.limits.take_target(now, target) {
             self.counters.dropped_rate += 1;
             return;
         }

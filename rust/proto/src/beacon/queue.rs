@@ -218,6 +218,55 @@ impl Queue {
         Queued::Waits
     }
 
+    /// Adds datagrams of one pair, all `stride` long but the last, as they are but for their first byte,
+    /// `code`. Returns how many wait, and what happened to the others.
+    pub(super) fn push_run(
+        &mut self,
+        index: usize,
+        to: SocketAddr,
+        code: u8,
+        run: &[u8],
+        stride: usize,
+    ) -> (usize, Queued) {
+        let (mut waiting, mut rest) = (0, run);
+        while !rest.is_empty() {
+            // The first one finds its batch, and is checked against all bounds.
+            let len = rest.len().min(stride);
+            match self.push(index, to, &[code], &rest[1..len]) {
+                Queued::Waits => waiting += 1,
+                refused @ (Queued::PairFull | Queued::Full) => return (waiting, refused),
+            }
+            rest = &rest[len..];
+            let count = self.append(index, code, rest, len);
+            waiting += count;
+            rest = &rest[count * len..];
+        }
+        (waiting, Queued::Waits)
+    }
+
+    /// Adds datagrams of this length to the last batch of a pair, as many as it and the pair have room for.
+    fn append(&mut self, index: usize, code: u8, run: &[u8], len: usize) -> usize {
+        let pair = &mut self.pairs[index];
+        let Some(batch) = pair.batches.back_mut().filter(|batch| !batch.is_closed && batch.segment == len)
+        else {
+            return 0;
+        };
+        let of_batch = MAX_BATCH.min(len * MAX_SEGMENTS).saturating_sub(batch.data.len());
+        let of_pair = MAX_BYTES_OF_PAIR.saturating_sub(pair.bytes);
+        let count = of_batch.min(of_pair).min(run.len()) / len;
+        let begin = batch.data.len();
+        batch.data.extend_from_slice(&run[..count * len]);
+        for first in batch.data[begin..].iter_mut().step_by(len) {
+            *first = code;
+        }
+        let before = pair.bytes;
+        pair.bytes += count * len;
+        self.bytes += count * len;
+        self.track(index, before);
+        self.place(index);
+        count
+    }
+
     /// Takes the batch whose turn it is, at most `max_segments` of it; `buf` is replaced.
     pub(super) fn take(&mut self, max_segments: usize, buf: &mut Vec<u8>) -> Option<Taken> {
         let index = self.next_pair()?;

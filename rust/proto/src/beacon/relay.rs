@@ -37,15 +37,40 @@ pub(super) struct Flow {
 }
 
 impl Beacon {
-    /// Relays a datagram that has source and header of the last one; `false` if it has not.
-    pub(super) fn relay_like_last(&mut self, from: SocketAddr, bytes: &[u8]) -> bool {
-        let Some(flow) = self.flow else { return false };
-        match bytes.split_first_chunk::<HEAD>() {
-            Some((head, frame)) if flow.from == from && flow.head == *head && !frame.is_empty() => {
-                self.enqueue(&flow, bytes, frame);
-                true
+    /// Relays the datagrams at the begin of a batch that have source and header of the last one, and returns
+    /// their bytes.
+    pub(super) fn relay_like_last(&mut self, from: SocketAddr, bytes: &[u8], stride: usize) -> usize {
+        let Some(flow) = self.flow.filter(|flow| flow.from == from) else { return 0 };
+        let is_alike = |datagram: &&[u8]| datagram.len() > HEAD && datagram.starts_with(&flow.head);
+        let len: usize = bytes.chunks(stride).take_while(is_alike).map(<[u8]>::len).sum();
+        let run = &bytes[..len];
+        match flow.form {
+            Form::Forward => self.enqueue_run(&flow, flow.head[0], run, stride),
+            Form::DeliverDest => self.enqueue_run(&flow, RELAY_DELIVER_DEST, run, stride),
+            Form::Deliver => {
+                for datagram in run.chunks(stride) {
+                    self.enqueue(&flow, datagram, &datagram[HEAD..]);
+                }
             }
-            Some(_) | None => false,
+        }
+        len
+    }
+
+    /// Queues datagrams that leave as they came, but for their code.
+    fn enqueue_run(&mut self, flow: &Flow, code: u8, run: &[u8], stride: usize) {
+        let (waiting, others) = self.queue.push_run(flow.pair, flow.to, code, run, stride);
+        let count = |number: usize| u64::try_from(number).unwrap_or(0);
+        let refused = count(run.len().div_ceil(stride) - waiting);
+        match others {
+            Queued::Waits => {}
+            Queued::PairFull => self.counters.dropped_pair += refused,
+            Queued::Full => self.counters.dropped_greedy += refused,
+        }
+        if flow.form == Form::Forward {
+            self.counters.forwarded += count(waiting);
+        } else {
+            self.counters.relayed += count(waiting);
+            self.counters.relayed_bytes += count(run.len().min(waiting * stride));
         }
     }
 

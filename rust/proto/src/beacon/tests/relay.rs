@@ -35,6 +35,28 @@ fn a_batch_leaves_as_a_batch() {
     assert_eq!(fixture.beacon.holdings().waiting_bytes, 0);
 }
 
+/// Frames that keep their length leave as they came but for their code, whatever their number.
+#[test]
+fn long_batches_of_the_extended_form_are_whole_and_in_order() {
+    let mut fixture = pair();
+    fixture.send(at(2, 4000), &[&[0x08][..], &2_u32.to_be_bytes()].concat());
+    for count in [1_u8, 2, 16, 53, 54, 120, 200] {
+        let datagrams: Vec<_> = (0..count).map(|n| relay(1, 2, &[n.max(0x10); 1222])).collect();
+        let mut batch = datagrams.concat();
+        batch.extend(relay(1, 2, b"PILS short"));
+        let arrival = Arrival { from: at(1, 4000), local: None, stride: 1231 };
+        fixture.beacon.handle_batch(fixture.now, arrival, &batch);
+        let mut expected = datagrams;
+        expected.push(relay(1, 2, b"PILS short"));
+        for datagram in &mut expected {
+            datagram[0] = 0x09;
+        }
+        let sent: Vec<_> = fixture.sent().into_iter().map(|(_, bytes)| bytes).collect();
+        assert_eq!(sent, expected, "{count}");
+    }
+    assert_eq!(fixture.beacon.counters().dropped_pair, 0);
+}
+
 #[test]
 fn only_who_announced_itself_from_there_is_a_sender() {
     let mut fixture = pair();

@@ -105,6 +105,22 @@ fn announcements_are_limited_per_source_and_leave_others_alone() {
     assert_eq!(answered(2, 10), 10);
 }
 
+/// Programs of one host share its address; each has the limits of a source.
+#[test]
+fn sockets_of_this_host_are_sources_of_their_own() {
+    let mut fixture = Fixture::new();
+    for node in 1..=3 {
+        fixture.send(local(u16::try_from(node).unwrap()), &discover(node, None));
+    }
+    let commands = |fixture: &mut Fixture, from: u16, target: u32| {
+        let requests = (0..100).map(|_| fixture.send(local(from), &request(u32::from(from), target)).len());
+        requests.sum::<usize>()
+    };
+    assert_eq!(commands(&mut fixture, 1, 2), 2 * 20);
+    assert_eq!(commands(&mut fixture, 3, 1), 2 * 20);
+    assert_eq!(commands(&mut fixture, 2, 2), 0);
+}
+
 /// A node of another generation behind a NAT that maps each destination to another port.
 #[test]
 fn nodes_of_other_generations_prove_themselves_by_punching() {
