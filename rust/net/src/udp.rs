@@ -137,19 +137,21 @@ impl Udp {
 
     /// Receives one batch and hands each datagram to `take`. Returns whether there may be more.
     pub(crate) fn recv(&mut self, mut take: impl FnMut(SocketAddr, &mut [u8])) -> bool {
-        self.recv_coalesced(|meta, datagrams| {
+        self.recv_coalesced(BATCH_SIZE, |meta, datagrams| {
             for datagram in datagrams.chunks_mut(meta.stride.max(1)) {
                 take(meta.addr, datagram);
             }
         })
     }
 
-    /// As [`Self::recv`], but hands over what the kernel has coalesced (GRO) as it is.
-    pub(crate) fn recv_coalesced(&mut self, mut take: impl FnMut(&RecvMeta, &mut [u8])) -> bool {
+    /// As [`Self::recv`], but hands over what the kernel has coalesced (GRO) as it is, at most `most` times.
+    pub(crate) fn recv_coalesced(&mut self, most: usize, mut take: impl FnMut(&RecvMeta, &mut [u8])) -> bool {
+        let most = most.clamp(1, BATCH_SIZE);
         let mut chunks = self.buffers.chunks_exact_mut(RECV_LEN).map(IoSliceMut::new);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
             core::array::from_fn(|_| chunks.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
-        let count = match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut self.metas) {
+        let slices = &mut slices[..most];
+        let count = match self.state.recv(UdpSockRef::from(&self.socket), slices, &mut self.metas) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
             Err(error) => {
@@ -166,7 +168,7 @@ impl Udp {
             take(meta, &mut buffer[..meta.len]);
         }
         // A batch that was not filled has emptied the socket; more makes an event.
-        count == BATCH_SIZE
+        count == most
     }
 }
 

@@ -23,13 +23,29 @@ const UDP: Token = Token(1);
 const FIRST_PROBE: Token = Token(2);
 /// Kind of a Notify: handshakes wait at the registry.
 const HANDSHAKES_WAIT: u8 = 1;
+/// Bytes of the kernel's buffer for what arrives while the thread sends.
+const RECV_BUFFER: usize = 8 << 20;
 /// Bytes received, and bytes sent, before the other has its turn. Receiving has the larger share: what waits
-/// in the socket is dropped without regard to fairness, what waits in the queue is not.
-const RECV_TURN: usize = 1 << 20;
-const SEND_TURN: usize = 256 << 10;
+/// in the socket has no order but that of its arrival, and is dropped without regard to fairness; what waits in
+/// the queue is not. But receiving what is dropped from a full queue is in vain, so while that is most of
+/// what arrives, both have the same share.
+const RECV_TURN: usize = 4 << 20;
+const SEND_TURN: usize = 128 << 10;
+/// Batches, of 64 KiB at most, received by one system call, and by one of those that receive in vain.
+const RECV_AT_ONCE: usize = 32;
+const RECV_IN_VAIN: usize = 8;
 /// Time before a socket that fails is tried again.
 const REST: Duration = Duration::from_millis(100);
 const MAX_READY: usize = 128;
+
+/// Asks for a receive buffer beyond the limit of the system, which privileged processes may.
+fn enlarge(udp: &Udp) {
+    #[cfg(target_os = "linux")]
+    // Without the privilege the limit holds, which was logged.
+    let _ = nix::sys::socket::setsockopt(&udp.socket, nix::sys::socket::sockopt::RcvBufForce, &RECV_BUFFER);
+    #[cfg(not(target_os = "linux"))]
+    let _ = udp;
+}
 
 /// What the owner asks of the thread.
 pub(super) enum Command {
@@ -52,6 +68,8 @@ pub(super) struct BeaconThread {
     blocked: Option<Transmit>,
     is_readable: bool,
     has_errors: bool,
+    /// Whether most of what arrived was dropped, because too much waits already.
+    is_overloaded: bool,
     retry_at: Option<Instant>,
     is_stopping: bool,
 }
@@ -61,6 +79,7 @@ impl BeaconThread {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
         let mut udp = Udp::bind(config.listen)?;
+        enlarge(&udp);
         poll.registry().register(&mut udp.socket, UDP, Interest::READABLE)?;
         let probes = Probes::bind(poll.registry(), FIRST_PROBE, config.listen.ip(), &config.probe_ports)?;
         let beacon = Beacon::new(core_config(&config, probes.ports()?));
@@ -75,6 +94,7 @@ impl BeaconThread {
             blocked: None,
             is_readable: true,
             has_errors: false,
+            is_overloaded: false,
             retry_at: None,
             is_stopping: false,
         };
@@ -170,10 +190,13 @@ impl BeaconThread {
             self.retry_at = None;
             self.is_readable = true;
         }
+        let before = *self.beacon.counters();
+        let (most, at_once) =
+            if self.is_overloaded { (SEND_TURN, RECV_IN_VAIN) } else { (RECV_TURN, RECV_AT_ONCE) };
         let mut received = 0;
-        while self.is_readable && received < RECV_TURN {
+        while self.is_readable && received < most {
             let beacon = &mut self.beacon;
-            self.is_readable = self.udp.recv_coalesced(|meta, datagrams| {
+            self.is_readable = self.udp.recv_coalesced(at_once, |meta, datagrams| {
                 received += datagrams.len();
                 let arrival = Arrival { from: meta.addr, local: meta.dst_ip, stride: meta.stride };
                 beacon.handle_batch(now, arrival, datagrams);
@@ -184,6 +207,10 @@ impl BeaconThread {
                 self.retry_at = Some(now + REST);
             }
         }
+        let after = self.beacon.counters();
+        let dropped = after.dropped_pair - before.dropped_pair;
+        let taken = (after.relayed + after.forwarded) - (before.relayed + before.forwarded);
+        self.is_overloaded = dropped > taken;
     }
 
     /// Sends what waits, as far as the socket takes it. Returns whether there is more that it may take.
