@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 from tests.lab import endurance, events, idle, narrow, uses
 from tests.lab.figures import Figure
-from tests.lab.trial import text_of
+from tests.lab.trial import DELAY, text_of
 
 from pilotstack.errors import PilotError
 
@@ -40,27 +40,50 @@ class Check:
         return [Figure(self.name, "works", reason, False)]
 
 
-async def _one(figure: Awaitable[Figure]) -> list[Figure]:
-    return [await figure]
+async def _happen(
+    what: Callable[[Pair, Path | None, int], Awaitable[Figure]],
+    side: int,
+    lab: Path | None,
+    pair: Pair,
+) -> list[Figure]:
+    return [await what(pair, lab, side)]
 
 
-def _numbered(number: int) -> Pair:
-    """The usual pair, told apart from the others of a run."""
-    return replace(events.PAIR, number=number)
+async def _silence(lab: Path | None, pair: Pair) -> list[Figure]:
+    return await events.silence_path(pair, lab)
 
 
-async def _use(first: str, second: str, lab: Path | None, number: int) -> list[Figure]:
-    done = await uses.use(first, second, lab, number)
+async def _beacon(comes_back: bool, lab: Path | None, pair: Pair) -> list[Figure]:
+    return [await events.lose_beacon(pair, lab, comes_back=comes_back)]
+
+
+async def _use(first: str, second: str, lab: Path | None, pair: Pair) -> list[Figure]:
+    done = await uses.use(first, second, lab, pair.number)
     what = f"private nodes, {first} to {second}: handshake, echo, HTTP, 64 MB"
     return [Figure(what, "all work", f"{len(done)} steps", True)]
 
 
-async def _narrow(way: str, place: str, lab: Path | None, number: int) -> list[Figure]:
+async def _narrow(way: str, place: str, lab: Path | None, pair: Pair) -> list[Figure]:
     seconds = {}
     for mtu in narrow.MTUS:
-        times = [await narrow.transfer(place, mtu, lab, number) for _ in range(3)]
+        times = [await narrow.transfer(place, mtu, lab, pair.number) for _ in range(3)]
         seconds[mtu] = sorted(times)[1]
     return narrow.figures(way, seconds)
+
+
+async def _keepalives(lab: Path | None, pair: Pair) -> list[Figure]:
+    return await idle.count_keepalives(pair, lab)
+
+
+async def _bindings(lab: Path | None, pair: Pair) -> list[Figure]:
+    return [await idle.outlive_bindings(pair, lab)]
+
+
+async def _endure(
+    octets: int, rate: int, tell: Callable[[str], None], lab: Path | None, pair: Pair
+) -> list[Figure]:
+    path = f"delay={DELAY}ms rate={rate}mbit"
+    return [await endurance.endure(replace(pair, path=path), octets, lab, tell)]
 
 
 def checks(lab: Path | None, *, is_long: bool, tell: Callable[[str], None]) -> list[Check]:
@@ -70,44 +93,32 @@ def checks(lab: Path | None, *, is_long: bool, tell: Callable[[str], None]) -> l
         is_long: the endurance transfer has 500 MB instead of 50.
         tell: called with what happens in it.
     """
-    numbers = iter(range(500, 600))
-    found: list[Check] = []
-
-    def add(group: str, name: str, measure: Callable[[Pair], Awaitable[list[Figure]]]) -> None:
-        found.append(Check(group, name, partial(measure, _numbered(next(numbers)))))
-
-    for side in (0, 1):
-        role = events.ROLES[side]
+    size, rate = (500_000_000, 200) if is_long else (50_000_000, 50)
+    rows: list[tuple[str, str, Callable[[Pair], Awaitable[list[Figure]]]]] = [
+        ("events", f"{role}'s {what}", partial(_happen, happen, side, lab))
+        for side, role in enumerate(events.ROLES)
         for what, happen in (
             ("host moves", events.move_host),
             ("router gets another address", events.renumber_home),
             ("NAT forgets", events.reboot_nat),
-        ):
-            add("events", f"{role}'s {what}", lambda p, s=side, h=happen: _one(h(p, lab, s)))
-    add("events", "direct path goes silent", lambda p: events.silence_path(p, lab))
-    for back in (True, False):
-        name = "beacon restarts" if back else "beacon dies"
-        add(
-            "events",
-            name,
-            lambda p, b=back: _one(events.lose_beacon(p, lab, comes_back=b)),
         )
-    for way, place in (("direct", "port-restricted"), ("relayed", "cut-off")):
-        add("mtu", f"MTU, {way}", lambda p, w=way, at=place: _narrow(w, at, lab, p.number))
-    add("idle", "keepalives", lambda p: idle.count_keepalives(p, lab))
-    add("idle", "short bindings", lambda p: _one(idle.outlive_bindings(p, lab)))
-    for first, second in uses.COMBINATIONS:
-        add(
-            "uses",
-            f"{first} to {second}",
-            lambda p, a=first, b=second: _use(a, b, lab, p.number),
-        )
-    size, rate = (500_000_000, 200) if is_long else (50_000_000, 50)
-    add(
-        "endurance",
-        f"{size // 1_000_000} MB",
-        lambda p: _one(
-            endurance.endure(replace(p, path=f"delay=10ms rate={rate}mbit"), size, lab, tell)
-        ),
-    )
-    return found
+    ]
+    rows += [
+        ("events", "direct path goes silent", partial(_silence, lab)),
+        ("events", "beacon restarts", partial(_beacon, True, lab)),
+        ("events", "beacon dies", partial(_beacon, False, lab)),
+        ("mtu", "MTU, direct", partial(_narrow, "direct", "port-restricted", lab)),
+        ("mtu", "MTU, relayed", partial(_narrow, "relayed", "cut-off", lab)),
+        ("idle", "keepalives", partial(_keepalives, lab)),
+        ("idle", "short bindings", partial(_bindings, lab)),
+    ]
+    rows += [
+        ("uses", f"{first} to {second}", partial(_use, first, second, lab))
+        for first, second in uses.COMBINATIONS
+    ]
+    rows.append(("endurance", f"{size // 1_000_000} MB", partial(_endure, size, rate, tell, lab)))
+    return [
+        # Numbers tell the namespaces of one from those of another.
+        Check(group, name, partial(measure, replace(events.PAIR, number=500 + index)))
+        for index, (group, name, measure) in enumerate(rows)
+    ]

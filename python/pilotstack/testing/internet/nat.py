@@ -123,9 +123,14 @@ def remember(host: Host, seconds: int) -> None:
     )
 
 
-def reboot(router: Host) -> None:
+def reboot(router: Host, nat: Nat | None) -> None:
     """Forgets every binding, as a NAT that lost power."""
-    router.nft("flush map ip nat bindings\nflush set ip nat contacted")
+    set_up(router, nat)
+    forget_flows(router)
+
+
+def forget_flows(router: Host) -> None:
+    """Forgets which flows were mapped to what."""
     router.run("conntrack", "--flush")
 
 

@@ -327,6 +327,7 @@ class Home:
         else:
             self._internet.leave(self.router)
         self._connect()
+        nats.forget_flows(self.router)
         for host, number in self._hosts.values():
             if host.ipv6:
                 host.ip(f"address delete {host.ipv6}/64 dev {OUTSIDE}")
@@ -339,7 +340,7 @@ class Home:
 
     def reboot(self) -> None:
         """Forgets every binding."""
-        nats.reboot(self.router)
+        nats.reboot(self.router, self.nat)
 
     def host(self, role: str) -> Host:
         """A host of this network."""
