@@ -38,6 +38,10 @@ pub(super) struct DialRequest {
 impl IoThread {
     pub(super) fn dial(&mut self, tag: Tag, request: &DialRequest) {
         let Some(client) = self.clients.get(tag.client) else { return };
+        if client.is_gone() {
+            self.fail(tag, "cancelled", "context canceled", "");
+            return;
+        }
         if !client.may_dial() {
             self.counters.dropped_requests += 1;
             let text = "dial: this program has too many dials or streams";

@@ -155,3 +155,22 @@ fn a_panic_of_the_thread_is_told() {
     assert!(text.contains("panicked: as asked"), "{text}");
     assert!(handle.snapshot().is_none());
 }
+
+/// Found by fuzzing: the end of the program was noticed before its dial was read.
+#[test]
+fn a_dial_read_after_its_program_has_gone_is_not_begun() {
+    let mut harness = Harness::new().unwrap();
+    let nobody = [0, 0, 0, 0, 0, 99];
+    for dial in [
+        ipc::frame(&[&[code::DIAL], &nobody, &[0, 7]]),
+        ipc::frame(&[&[code::OPEN_STREAM], &[0; 4], &nobody, &[0, 7], &[0; 5]]),
+    ] {
+        let mut program = harness.connect().unwrap();
+        program.write_all(&dial).unwrap();
+        drop(program);
+        for _ in 0..3 {
+            harness.turn().unwrap();
+        }
+        assert_eq!(harness.load(), (0, 0, 0, 0));
+    }
+}
