@@ -196,7 +196,8 @@ impl Node {
                 return;
             }
             Some(KeyVerdict::Accepted | KeyVerdict::NeedsIdentity) => {
-                self.with_peer(sender, |peer, _, _| peer.on_unauthenticated(from, bytes.len()));
+                let len = bytes.len();
+                self.with_peer(sender, |peer, local, out| peer.on_repeated_key(now, from, len, local, out));
                 return;
             }
             None => {}

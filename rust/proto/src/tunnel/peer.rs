@@ -177,6 +177,8 @@ pub struct Peer {
     probe_at: Option<Instant>,
     check_at: Option<Instant>,
     replied_at: Option<Instant>,
+    /// The same for replies through the relay: one of the two ways may not lead back.
+    relay_replied_at: Option<Instant>,
     recovery_at: Option<Instant>,
     last_rx: Instant,
     last_tx: Instant,
@@ -225,6 +227,7 @@ impl Peer {
             probe_at: None,
             check_at: None,
             replied_at: None,
+            relay_replied_at: None,
             recovery_at: None,
             last_rx: now,
             last_tx: now,

@@ -52,7 +52,8 @@ impl Peer {
         (self.current, self.candidate, self.previous) = (None, None, None);
         (self.capabilities, self.boot_id, self.is_legacy) = (None, None, false);
         self.paths.invalidate(now);
-        (self.hello_at, self.probe_at, self.replied_at) = (None, None, None);
+        (self.hello_at, self.probe_at) = (None, None);
+        (self.replied_at, self.relay_replied_at) = (None, None);
         self.trace.event(|| TunnelEvent::Forgotten);
     }
 
@@ -81,6 +82,22 @@ impl Peer {
     /// Counts bytes that prove nothing towards what may be sent in return.
     pub fn on_unauthenticated(&mut self, from: Route, len: usize) {
         self.paths.on_unauthenticated(from, len);
+    }
+
+    /// A signed key arrived again that was accepted before. While nothing has opened under it, the copy that came
+    /// through the relay is answered there, because our answer to the first may have been lost on its way.
+    pub fn on_repeated_key(
+        &mut self,
+        now: Instant,
+        from: Route,
+        len: usize,
+        local: &mut Local<'_>,
+        out: &mut Outbox,
+    ) {
+        self.on_unauthenticated(from, len);
+        if from.is_relayed() && self.first_from.is_some() && self.reply(now, from, 0, local, out) {
+            self.send_probe_to(now, from, local, out);
+        }
     }
 
     /// Processes a signed key frame.
@@ -128,7 +145,7 @@ impl Peer {
             self.trace.event(|| TunnelEvent::Candidate { is_rekey: false });
         }
         // A verified new key is answered at once, regardless of the reply interval.
-        self.replied_at = None;
+        (self.replied_at, self.relay_replied_at) = (None, None);
         self.reply(now, from, 0, local, out);
         self.probes = 0;
         self.send_probe(now, local, out);

@@ -103,13 +103,22 @@ impl Peer {
     }
 
     /// Answers a frame of `len` bytes (0 if they were counted already) with our key, at most once per
-    /// [`REPLY_INTERVAL`].
-    pub(super) fn reply(&mut self, now: Instant, to: Route, len: usize, local: &Local<'_>, out: &mut Outbox) {
-        if self.replied_at.is_some_and(|at| now < at + REPLY_INTERVAL) {
-            return;
+    /// [`REPLY_INTERVAL`] directly, and as often through the relay. Returns whether it did.
+    pub(super) fn reply(
+        &mut self,
+        now: Instant,
+        to: Route,
+        len: usize,
+        local: &Local<'_>,
+        out: &mut Outbox,
+    ) -> bool {
+        let last = if to.is_relayed() { &mut self.relay_replied_at } else { &mut self.replied_at };
+        if last.is_some_and(|at| now < at + REPLY_INTERVAL) {
+            return false;
         }
-        self.replied_at = Some(now);
+        *last = Some(now);
         self.answer(to, len, false, local, out);
+        true
     }
 
     /// Answers an unauthenticated frame of `len` bytes with our key, within the credit that it grants.
@@ -161,7 +170,13 @@ impl Peer {
     /// Pings the peer under the newest session, to learn its suite and capabilities and whether the path
     /// works.
     pub(super) fn send_probe(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
-        let Some(to) = self.probed() else { return };
+        if let Some(to) = self.probed() {
+            self.send_probe_to(now, to, local, out);
+        }
+    }
+
+    /// The same by one route.
+    pub(super) fn send_probe_to(&mut self, now: Instant, to: Route, local: &mut Local<'_>, out: &mut Outbox) {
         let token = self.paths.token_for(now, to, local.entropy);
         let token = token.unwrap_or(Token { port: PING_PORT, seq: SeqNumber::new(self.probes + 1) });
         let packet = self.ping_packet(token, &self.announcement(now, local), local);
