@@ -181,12 +181,16 @@ impl Discovery {
         asked
     }
 
-    /// Whether the open request to a beacon may be repeated as a proof; once only.
-    fn start_proof(&mut self, address: SocketAddr) -> bool {
-        let beacon = self.beacons.iter_mut().find(|beacon| beacon.address == address);
-        let request = beacon.and_then(|beacon| beacon.request.as_mut());
-        let Some(request) = request.filter(|request| request.proof == Proof::Nothing) else { return false };
+    /// Whether the open request to a beacon may be repeated as a proof; once only. If that or its reply is lost, the
+    /// beacon is asked again soon.
+    fn start_proof(&mut self, now: Instant, address: SocketAddr) -> bool {
+        let Some(beacon) = self.beacons.iter_mut().find(|beacon| beacon.address == address) else {
+            return false;
+        };
+        let request = beacon.request.as_mut().filter(|request| request.proof == Proof::Nothing);
+        let Some(request) = request else { return false };
         request.proof = Proof::Sent;
+        beacon.ask_at = beacon.ask_at.min(now + REQUEST_TIMEOUT);
         true
     }
 
@@ -214,6 +218,7 @@ impl Discovery {
                 beacon.ask_at = beacon.ask_at.min(now + CONFIRM_AFTER + jitter);
             } else if request.proof == Proof::Sent {
                 request.proof = Proof::Answered;
+                beacon.ask_at = beacon.ask_at.max(now + interval);
                 return Outcome::Unchanged;
             }
             return Outcome::Unsolicited;
@@ -285,8 +290,8 @@ impl Node {
 
     /// Returns a cookie to its beacon with a signature: we receive at our address, and the key is ours. Only
     /// then it relays for us, and nobody else takes our place there.
-    fn prove_address(&mut self, beacon: SocketAddr, cookie: AddressCookie) {
-        if !self.discovery.start_proof(beacon) {
+    fn prove_address(&mut self, now: Instant, beacon: SocketAddr, cookie: AddressCookie) {
+        if !self.discovery.start_proof(now, beacon) {
             return;
         }
         let mut bytes = self.discover();
@@ -339,7 +344,7 @@ impl Node {
         if let Some(cookie) = AddressCookie::in_reply(bytes)
             && outcome != Outcome::Unsolicited
         {
-            self.prove_address(from, cookie);
+            self.prove_address(now, from, cookie);
         }
         match outcome {
             Outcome::Unsolicited => count_drop!(self, dropped_beacon),
@@ -455,8 +460,15 @@ mod tests {
         let mut fixture = Fixture::new(1);
         fixture.ask();
         assert_eq!(fixture.reply(1, 4000), Outcome::Learned);
-        assert!(fixture.discovery.start_proof(at(1)) && !fixture.discovery.start_proof(at(1)));
+        let now = fixture.now;
+        assert!(fixture.discovery.start_proof(now, at(1)) && !fixture.discovery.start_proof(now, at(1)));
+        assert_eq!(
+            fixture.discovery.poll_timeout(),
+            Some(now + REQUEST_TIMEOUT),
+            "one of the two may be lost"
+        );
         assert_eq!(fixture.reply(1, 4000), Outcome::Unchanged);
+        assert_eq!(fixture.discovery.poll_timeout(), Some(now + INTERVAL));
         assert_eq!(fixture.reply(1, 4000), Outcome::Unsolicited);
     }
 
