@@ -10,7 +10,7 @@ JOBS ?= 2
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python fuzz fuzz-registry soak mutants bench bench-wan bench-registry bench-relay lab lint audit hooks docs-check coverage format clean
+.PHONY: help setup demo test test-rust test-nat test-python fuzz fuzz-registry soak mutants bench bench-wan bench-registry bench-relay lab lint audit hooks docs-check coverage format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: test-rust test-python ## run every test
 
 test-rust:
 	cargo test --workspace --quiet
+
+test-nat: ## try SEEDS (default 10000) networks behind NAT boxes, in virtual time
+	SIM_SEEDS=$(or $(SEEDS),10000) cargo test --release -p pilot-proto --test nat --quiet
 
 test-python: setup ## tests in Python, with JOBS processes (default 2)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_FLAGS)
