@@ -47,7 +47,7 @@ def _arguments() -> argparse.Namespace:
         action="append",
         default=[],
         choices=("pairs", "events", "mtu", "idle", "uses", "endurance"),
-        help="these figures only",
+        help="these figures only; the page needs those of pairs",
     )
     parser.add_argument(
         "--nebula",
@@ -136,7 +136,8 @@ def main() -> int:
     else:
         for table in found.tables():
             Console().print(table)
-    if not (options.no_page or options.pair or options.group):
+    has_pairs = not options.pair and (not options.group or "pairs" in options.group)
+    if has_pairs and not options.no_page:
         found.write_page(options.page)
     return 0 if found.has_passed else 1
 

@@ -145,15 +145,17 @@ def _is_guessable(side: Nat) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """An agent's host and, where it is behind one, the network it is in."""
+    """An agent's host and, where there are any, the network it is in and the carrier's."""
 
     host: Host
     home: Home | None = None
+    carrier: Home | None = None
 
     @property
     def outside(self) -> Host:
         """Whose addresses the internet sees."""
-        return self.host if self.home is None else self.home.router
+        network = self.carrier or self.home
+        return self.host if network is None else network.router
 
 
 def build(
@@ -173,7 +175,7 @@ def build(
     if place.name == "carrier":
         carrier = internet.carrier(f"{role}-carrier", _CARRIER, link)
         home = internet.home(f"{role}-router", KINDS["port-restricted"], at=carrier)
-        return Site(home.host(role), home)
+        return Site(home.host(role), home, carrier)
     has_nat = place.has_ipv4
     home = internet.home(f"{role}-router", place.nat if has_nat else None, link)
     host = home.host(role)

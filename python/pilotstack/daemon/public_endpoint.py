@@ -176,6 +176,11 @@ class PublicEndpoint:
         """There are other beacons than before."""
         self._again.set()
 
+    def tell_again(self) -> None:
+        """This node has another id: beacons that know it by the one before cannot relay for it."""
+        if self._told:
+            self._core.set_beacons(self._told)
+
     @_serving.endless
     async def ask(self) -> None:
         """Has the core ask the beacons, from now on until cancelled. It asks them all; the list is

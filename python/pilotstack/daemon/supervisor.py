@@ -408,6 +408,7 @@ class _Running:
         self._trust.trust.own = node_id
         if is_new:
             self._names.forget()
+            self.public_endpoint.tell_again()
 
     def networks_changed(self, networks: frozenset[int]) -> None:
         """Members of our networks are let in."""

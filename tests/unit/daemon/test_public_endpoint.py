@@ -202,6 +202,24 @@ async def test_all_beacons_are_asked_in_the_order_of_preference(host: Host) -> N
         tasks.cancel_scope.cancel()
 
 
+async def test_beacons_are_asked_again_for_another_id(host: Host) -> None:
+    host.names["one"] = ["192.0.2.9"]
+    host.sources["192.0.2.9"] = "10.0.0.2"
+    core = FakeCore()
+    place = make(core, "one:9001", [])
+    place.tell_again()
+    assert not core.asked
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(place.ask)
+        await until(lambda: asks_for(core, "192.0.2.9:9001"))
+        place.heard("203.0.113.1:4000")
+        await anyio.wait_all_tasks_blocked()
+        asked = len(core.asked)
+        place.tell_again()
+        assert core.asked[asked:] == [["192.0.2.9:9001"]]
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_beacon_behind_a_name_that_moves_is_found(host: Host) -> None:
     host.names["beacon"] = ["192.0.2.1"]
     host.sources |= {"192.0.2.1": "10.0.0.2", "192.0.2.2": "10.0.0.2"}
