@@ -6,21 +6,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import anyio
 from tests.lab import endurance, events, idle, narrow, uses
 from tests.lab.figures import Figure
-from tests.lab.trial import DELAY, text_of
-
-from pilotstack.errors import PilotError
+from tests.lab.trial import DELAY, FAULTS, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from tests.lab.trial import Pair
-
-#: What may go wrong in a network; anything else is a mistake of the lab.
-FAULTS = (PilotError, anyio.BrokenResourceError, TimeoutError, AssertionError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,16 @@ RELAY_RTT = 4 * DELAY / 1000
 BEACONS = ("beacon-1", "beacon-2")
 
 
+#: What may go wrong in a network; anything else is a mistake of the lab.
+FAULTS = (
+    PilotError,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    TimeoutError,
+    AssertionError,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """What to try.
@@ -168,7 +178,7 @@ async def run(pair: Pair, lab: Path | None) -> Result:
             Driver(made.nodes[1].socket) as b,
         ):
             result = await _dial(a, b, made, result)
-    except* (PilotError, anyio.BrokenResourceError, TimeoutError, AssertionError) as errors:
+    except* FAULTS as errors:
         result = replace(result, error=text_of(errors))
     return result
 
