@@ -18,7 +18,7 @@ _ROUTE: Final = 2.0
 
 async def default_gateway() -> str | None:
     """The IPv4 address of the router that packets to the internet go to; ``None`` without one."""
-    if sys.platform == "linux":
+    if _ROUTES.exists():
         try:
             return gateway_in(_ROUTES.read_text())
         except OSError:

@@ -3,7 +3,7 @@
 //!
 //! It knows nothing of tunnels: relayed frames are opaque, and only the nodes' own encryption protects them.
 //! No message is authenticated by itself, so what one may change depends on what its sender has proven
-//! ([`nodes`]), and an address that has proven nothing is sent no more than came from it ([`claims`]).
+//! (`nodes`), and an address that has proven nothing is sent no more than came from it (`claims`).
 //!
 //! As elsewhere in the core, time is an argument and nothing is sent from here: after every input, the driver
 //! drains [`Beacon::poll_transmit`].

@@ -89,7 +89,7 @@ struct Narrowing {
 impl Narrowing {
     fn new(seed: u64) -> Self {
         let mut rng = Rng(seed);
-        let dialect = if seed % 2 == 0 { Dialect::G1 } else { Dialect::G2 };
+        let dialect = if seed.is_multiple_of(2) { Dialect::G1 } else { Dialect::G2 };
         let now = Instant::from_millis(1);
         let options = Options { max_segment: 1152, ..options(dialect) };
         let mut connection = Connection::connect(now, tuple(0), options, SeqNumber::new(0));
