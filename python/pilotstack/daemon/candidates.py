@@ -29,7 +29,7 @@ class Candidates:
     Args:
         bound: address and port of the tunnel's socket.
         tell: takes kinds and endpoints whenever they change.
-        is_hidden: peers are to come through a beacon only, so there are none.
+        is_hidden: there are none: peers are to come through a beacon, or to the stated endpoint.
     """
 
     def __init__(

@@ -42,6 +42,9 @@ class PeerTable(Protocol):
         """A peer has this key and, if that may be told, is there, or at one of the candidates;
         unless it takes relayed frames only."""
 
+    def on_no_record(self, node: int) -> None:
+        """A peer cannot be reached, unless there is a session with it."""
+
 
 class PeerFinder:
     """Finds peers.
@@ -110,6 +113,9 @@ class PeerFinder:
             candidates=list(candidates),
             is_relay_only=record.relay_only or self._is_relay_only,
         )
+        if not (record.public or record.endpoint or record.relay_only):
+            # It is hidden from us and would not answer; without this, a dial by relay would wait.
+            self._core.on_no_record(node)
 
     async def find_again(self, node: int) -> None:
         """As :meth:`find`, and not from memory."""

@@ -276,7 +276,9 @@ class _Running:
             beacons_file,
         )
         bound = self._core.local_addr()
-        self._own = Candidates(bound, self._core.set_candidates, is_hidden=config.relay_only)
+        # An operator who states the endpoint wants peers there, and nowhere else.
+        is_hidden = config.relay_only or bool(config.endpoint)
+        self._own = Candidates(bound, self._core.set_candidates, is_hidden=is_hidden)
         return PublicEndpoint(
             self._core,
             self._beacons,
