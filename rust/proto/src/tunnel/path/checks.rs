@@ -66,6 +66,8 @@ pub(super) struct Checks {
     /// Rounds since the list or the path changed.
     rounds: u32,
     reserve: u64,
+    /// The IPv4 address that a beacon named last, whoever else names it.
+    punched: Option<SocketAddr>,
 }
 
 impl Checks {
@@ -100,6 +102,8 @@ impl Checks {
 
     /// A beacon told us to punch towards an address. Returns whether it is new.
     pub(super) fn add_punched(&mut self, address: SocketAddr) -> bool {
+        let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
+        self.punched = Some(canonical).filter(SocketAddr::is_ipv4).or(self.punched);
         let before = self.list.iter().filter(|check| check.source == Source::Beacon);
         let mut named: Vec<_> = before.map(|check| (check.address, Source::Beacon)).collect();
         if named.len() >= MAX_PUNCHED {
@@ -107,6 +111,11 @@ impl Checks {
         }
         named.push((address, Source::Beacon));
         self.replace(named, |source| source == Source::Beacon)
+    }
+
+    /// The IPv4 address that a beacon named last.
+    pub(super) fn punched(&self) -> Option<SocketAddr> {
+        self.punched
     }
 
     fn replace(&mut self, named: Vec<(SocketAddr, Source)>, is_replaced: impl Fn(Source) -> bool) -> bool {
@@ -213,6 +222,9 @@ mod tests {
         assert_eq!(checks.iter().count(), 2 + MAX_PUNCHED);
         checks.set_registry((1..100).map(|port| at(&format!("203.0.113.10:{port}"))));
         assert_eq!(checks.iter().count(), MAX_REGISTRY + MAX_PUNCHED);
+        checks.add_punched(at("[2001:db8::9]:1"));
+        checks.add_punched(at("203.0.113.10:1"));
+        assert_eq!(checks.punched(), Some(at("203.0.113.10:1")), "the registry names it as well");
     }
 
     #[test]

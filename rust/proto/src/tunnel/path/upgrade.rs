@@ -3,7 +3,7 @@
 use core::{net::SocketAddr, time::Duration};
 
 use super::{
-    Paths, Source,
+    Paths,
     challenge::Challenge,
     watch::{Alarm, Rtt},
 };
@@ -82,12 +82,7 @@ impl Paths {
 
     /// The IPv4 endpoint at which a beacon saw the peer last.
     pub(in crate::tunnel) fn punched(&self) -> Option<SocketAddr> {
-        let punched = self.checks.iter().filter(|check| check.source == Source::Beacon);
-        let punched = punched.map(|check| check.address);
-        punched
-            .map(|at| SocketAddr::new(at.ip().to_canonical(), at.port()))
-            .filter(SocketAddr::is_ipv4)
-            .last()
+        self.checks.punched()
     }
 
     /// The peer may have left the address in use: it is not used again before it answers.
