@@ -104,10 +104,11 @@ impl Pair {
         let ports = end.probing.handle_timeout(now);
         end.observations.on_new_destinations(u32::try_from(ports.len()).unwrap());
         let outside = self.ends[1 - at].nat.outside();
+        let wasted = if ports.is_empty() { 0 } else { self.waste_per_burst };
         for port in ports {
             self.ping(now, at, 0, SocketAddr::new(outside, port));
         }
-        for _ in 0..self.waste_per_burst {
+        for _ in 0..wasted {
             self.ends[at].nat.waste();
         }
     }
