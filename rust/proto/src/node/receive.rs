@@ -235,7 +235,7 @@ impl Node {
                 self.with_peer(sender, |peer, local, out| peer.on_peer_moved(now, local, out));
             }
             if let Some(told) = NatBehaviour::announced(payload) {
-                self.with_peer(sender, |peer, local, _| peer.on_nat_behaviour(now, told, local));
+                self.with_peer(sender, |peer, local, out| peer.on_nat_behaviour(now, told, local, out));
             }
         }
         if is_pong {

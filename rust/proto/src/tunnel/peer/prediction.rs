@@ -32,7 +32,13 @@ pub(super) struct Prediction {
 impl Peer {
     /// The peer said what its NAT does: begins a series of attempts if there is something to predict, or an
     /// attempt of one.
-    pub fn on_nat_behaviour(&mut self, now: Instant, told: NatBehaviour, local: &mut Local<'_>) {
+    pub fn on_nat_behaviour(
+        &mut self,
+        now: Instant,
+        told: NatBehaviour,
+        local: &mut Local<'_>,
+        out: &mut Outbox,
+    ) {
         if self.is_late || !self.is_active || !self.paths.is_relayed() {
             return;
         }
@@ -49,7 +55,10 @@ impl Peer {
             self.prediction.probing = Some(Probing::new(now, role));
         }
         let Some(probing) = &mut self.prediction.probing else { return };
-        let sockets = probing.on_told(now, &ours, &told, local.entropy);
+        let Some(sockets) = probing.on_told(now, &ours, &told, local.entropy) else { return };
+        if role == Role::Second {
+            self.send_begins(now, ours, local, out);
+        }
         if sockets > 0 {
             self.fill_sockets(sockets, local);
         }
@@ -67,10 +76,8 @@ impl Peer {
             return;
         };
         let (asks, ports) = (probing.ask(now), probing.handle_timeout(now));
-        if asks && let Some(relay) = self.paths.relay() {
-            let mut payload = self.announcement(now, local);
-            NatBehaviour { begins: true, ..local.nat.behaviour(now) }.announce(&mut payload);
-            self.send_ping_with(now, relay, &payload, local, out);
+        if asks {
+            self.send_begins(now, local.nat.behaviour(now), local, out);
         }
         let mut sent = 0;
         for port in ports {
@@ -81,6 +88,14 @@ impl Peer {
             sent += 1;
         }
         local.nat.on_new_destinations(sent);
+    }
+
+    /// Asks for an attempt, or says that it began.
+    fn send_begins(&mut self, now: Instant, ours: NatBehaviour, local: &mut Local<'_>, out: &mut Outbox) {
+        let Some(relay) = self.paths.relay() else { return };
+        let mut payload = self.announcement(now, local);
+        NatBehaviour { begins: true, ..ours }.announce(&mut payload);
+        self.send_ping_with(now, relay, &payload, local, out);
     }
 
     /// Pings that are to be sent to an address from sockets of their own.

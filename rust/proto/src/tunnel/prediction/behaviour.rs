@@ -82,7 +82,7 @@ pub struct NatBehaviour {
     pub next_port: u16,
     /// The node opens more sockets for a moment where that helps.
     pub opens_sockets: bool,
-    /// The node asks for an attempt to begin now.
+    /// The node asks for an attempt to begin now, or answers that it begins.
     pub begins: bool,
 }
 

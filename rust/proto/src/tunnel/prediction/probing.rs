@@ -2,7 +2,8 @@
 //!
 //! Ports of a sequential NAT are used up by the pings themselves, so both ends must begin an attempt at the
 //! same time and from what they know of each other just before. The first end leads: it asks, the second
-//! begins when it is asked, and the first when it is answered.
+//! begins when it is asked and says so, and the first begins when it is told. Pings of one end alone would use
+//! up the mappings to the ports that it expects, for later attempts as well.
 
 use core::time::Duration;
 
@@ -68,27 +69,29 @@ impl Probing {
         asks
     }
 
-    /// The peer said what its NAT does. Begins an attempt if it asks for one or answers. Returns how many
-    /// sockets are to be opened for a moment, each of which pings the peer's known endpoint.
+    /// The peer said what its NAT does. Begins an attempt if it asks for one, or answers that it begins.
+    /// Returns then how many sockets are to be opened for a moment, each of which pings the peer's known
+    /// endpoint. The second end must tell the first one that it begins.
     pub fn on_told(
         &mut self,
         now: Instant,
         ours: &NatBehaviour,
         theirs: &NatBehaviour,
         entropy: &mut Entropy,
-    ) -> u32 {
-        let begins = match self.role {
-            Role::First => core::mem::take(&mut self.is_asked),
-            Role::Second => theirs.begins && self.attempts < ATTEMPTS,
+    ) -> Option<u32> {
+        let may_begin = match self.role {
+            Role::First => self.is_asked,
+            Role::Second => self.attempts < ATTEMPTS,
         };
-        if !begins {
-            return 0;
+        if !(may_begin && theirs.begins) {
+            return None;
         }
+        self.is_asked = false;
         self.attempts += u32::from(self.role == Role::Second);
         self.plan = Plan::choose(ours, theirs, self.role, entropy);
         self.index = 0;
         self.due = Some(now);
-        if let Plan::OpenSockets { count } = self.plan { count } else { 0 }
+        Some(if let Plan::OpenSockets { count } = self.plan { count } else { 0 })
     }
 
     /// Ports on the peer's external address that a ping goes to now.
@@ -149,7 +152,8 @@ mod tests {
         let (mut pings, mut sockets) = (Vec::new(), Vec::new());
         while let Some(now) = probing.poll_timeout() {
             if probing.ask(now) {
-                sockets.push(probing.on_told(now, ours, theirs, &mut entropy));
+                let theirs = NatBehaviour { begins: true, ..*theirs };
+                sockets.extend(probing.on_told(now, ours, &theirs, &mut entropy));
             }
             let ports = probing.handle_timeout(now);
             pings.extend(ports.iter().map(|port| (now.as_nanos() / 1_000_000, *port)));
@@ -203,11 +207,12 @@ mod tests {
         let mut entropy = Entropy::new(&[3; 32]);
         assert!(probing.ask(Instant::ZERO) && !probing.ask(Instant::ZERO));
         assert!(probing.handle_timeout(Instant::ZERO + INTERVAL).is_empty());
-        probing.on_told(Instant::ZERO + INTERVAL, &ONE, &RANDOM, &mut entropy);
+        let begins = NatBehaviour { begins: true, ..RANDOM };
+        assert_eq!(probing.on_told(Instant::ZERO + INTERVAL, &ONE, &RANDOM, &mut entropy), None, "no answer");
+        assert!(probing.on_told(Instant::ZERO + INTERVAL, &ONE, &begins, &mut entropy).is_some());
         assert_eq!(probing.handle_timeout(Instant::ZERO + INTERVAL).len(), BURST);
-        let index = probing.index;
-        probing.on_told(Instant::ZERO + INTERVAL, &ONE, &RANDOM, &mut entropy);
-        assert_eq!(probing.index, index, "one answer for a question");
+        let again = probing.on_told(Instant::ZERO + INTERVAL, &ONE, &begins, &mut entropy);
+        assert_eq!(again, None, "one answer for a question");
     }
 
     proptest! {
@@ -228,7 +233,7 @@ mod tests {
                     sent += ports.len();
                 }
                 let theirs = NatBehaviour::parse(&told).unwrap();
-                sockets += probing.on_told(now, &ours, &theirs, &mut entropy);
+                sockets += probing.on_told(now, &ours, &theirs, &mut entropy).unwrap_or(0);
             }
             prop_assert!(sent <= BUDGET as usize && sockets <= 3 * 64);
         }

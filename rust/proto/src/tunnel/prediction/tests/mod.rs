@@ -84,10 +84,11 @@ impl Pair {
     fn on_told(&mut self, now: Instant, Told { to: at, behaviour, .. }: Told) {
         let end = &mut self.ends[at];
         let ours = end.observations.behaviour(now);
-        if behaviour.begins {
-            self.told.push(Told { arrives: now + RELAY_LATENCY, to: 1 - at, behaviour: ours });
+        let Some(sockets) = end.probing.on_told(now, &ours, &behaviour, &mut end.entropy) else { return };
+        if at == 1 {
+            let behaviour = NatBehaviour { begins: true, ..ours };
+            self.told.push(Told { arrives: now + RELAY_LATENCY, to: 0, behaviour });
         }
-        let sockets = end.probing.on_told(now, &ours, &behaviour, &mut end.entropy);
         let known = self.ends[1 - at].observed();
         for _ in 0..sockets {
             self.ends[at].sockets += 1;
