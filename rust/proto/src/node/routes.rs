@@ -58,7 +58,7 @@ impl Node {
                 self.drain_connection(id);
             }
         }
-        self.apply_path_mtu(now, node, Instant::ZERO);
+        self.apply_path_mtu(node);
         self.resume(now, node);
     }
 

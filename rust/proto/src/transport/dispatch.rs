@@ -11,6 +11,7 @@ use crate::{
     time::Instant,
     wire::{
         packet::{Flags, HEADER_LEN, Header, Protocol},
+        sack,
         seq::SeqNumber,
     },
 };
@@ -103,7 +104,7 @@ impl Connection {
         }
         if self.sender.has_lost()
             && let Some(segment) =
-                self.sender.next_retransmission(now, self.retransmission_window(), self.options.max_segment)
+                self.sender.next_retransmission(now, self.congestion.cwnd(), self.max_retransmit_len())
         {
             self.on_retransmission(now, segment);
             return Some(segment);
@@ -225,23 +226,25 @@ impl Connection {
         Some(self.avoid_sack_look_alike(len))
     }
 
-    /// Bytes that may be in flight while lost segments are retransmitted. A legacy peer holds few segments out of
-    /// order, and there are more of them when they were split.
-    fn retransmission_window(&self) -> usize {
-        let cwnd = self.congestion.cwnd();
-        let config = &self.options.config;
-        let is_legacy = self.options.dialect.is_legacy();
-        if is_legacy { cwnd.min(config.legacy_outstanding * self.options.max_segment) } else { cwnd }
+    /// Longest segment that is retransmitted unsplit, bytes.
+    pub(super) fn max_retransmit_len(&self) -> usize {
+        if self.options.dialect.is_legacy() { usize::MAX } else { self.options.max_segment }
     }
 
     /// Shortens a data segment whose payload a receiver would parse as SACK blocks.
     fn avoid_sack_look_alike(&self, len: usize) -> usize {
-        self.sender.look_alike_len(self.sender.snd_nxt, len).unwrap_or(len)
+        let mut front = [0; sack::MAX_LEN];
+        let front = &mut front[..len.min(sack::MAX_LEN)];
+        let segment = Outgoing { seq: self.sender.snd_nxt, len, is_fin: false, is_excused: false };
+        if !self.sender.copy(segment, front) {
+            return len;
+        }
+        sack::look_alike_len(front).unwrap_or(len)
     }
 
     fn emit_segment(&mut self, now: Instant, segment: Outgoing, out: &mut [u8]) -> Option<usize> {
         let bytes = out.get_mut(..HEADER_LEN + segment.len)?;
-        if !self.sender.copy(segment.seq, &mut bytes[HEADER_LEN..]) {
+        if !self.sender.copy(segment, &mut bytes[HEADER_LEN..]) {
             return None;
         }
         if segment.len > 0 {

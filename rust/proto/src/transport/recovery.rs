@@ -10,7 +10,10 @@ use super::{
     send::{Acked, Outgoing, Recovery},
     trace::{LossTrigger, TransportEvent},
 };
-use crate::{time::Instant, wire::seq::SeqNumber};
+use crate::{config::SAFE_SEGMENT, time::Instant, wire::seq::SeqNumber};
+
+/// Consecutive timeouts after which a black hole for large segments is suspected (RFC 8899 section 4.3).
+const PATH_SUSPECT_TIMEOUTS: u32 = 2;
 
 impl Connection {
     pub(super) fn min_rtt(&self) -> Duration {
@@ -105,12 +108,15 @@ impl Connection {
         }
     }
 
-    /// A segment sent at `since` was dropped because it exceeds the new [`Self::max_segment`]. It and others on
-    /// this path that are longer and were sent later are retransmitted at once, in parts, without a
-    /// congestion response.
+    /// A segment sent at `since` was dropped because it exceeds the new [`Self::max_segment`]. It and longer
+    /// segments sent later are retransmitted at once, without a congestion response.
     pub fn on_path_mtu_reduced(&mut self, now: Instant, since: Instant) {
         if !self.sender.mark_longer_lost(self.options.max_segment, since) {
             return;
+        }
+        if self.sender.recovery == Recovery::Open {
+            self.start_recovery(LossTrigger::PathMtu);
+            self.undo = None;
         }
         self.probe.end_seq = None;
         self.arm_retransmission(now);
@@ -256,7 +262,7 @@ impl Connection {
     pub(super) fn next_probe(&mut self, now: Instant, new_len: Option<usize>) -> Option<Outgoing> {
         let segment = match new_len {
             Some(len) => self.sender.send_new(now, len, false),
-            None => self.sender.retransmit_last(now, self.options.max_segment)?,
+            None => self.sender.retransmit_last(now, self.max_retransmit_len())?,
         };
         self.probe.is_retrans = new_len.is_none();
         self.probe.end_seq = Some(segment.seq + segment.len + usize::from(segment.is_fin));
@@ -288,7 +294,13 @@ impl Connection {
             self.fail(CloseReason::RetransmissionTimeout);
             return;
         }
-        self.is_path_suspect |= self.sender.is_head_large();
+        if self.timeouts == PATH_SUSPECT_TIMEOUTS
+            && self.options.max_segment > SAFE_SEGMENT
+            && !self.options.dialect.is_legacy()
+        {
+            self.set_max_segment(SAFE_SEGMENT);
+            self.is_path_suspect = true;
+        }
         let is_new_event = !matches!(self.sender.recovery, Recovery::Timeout { .. });
         // Protocol: back off once per loss event. A closed window is no loss. During an outage each timeout
         // backs off (RFC 6298 (5.5)).

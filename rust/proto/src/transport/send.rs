@@ -16,11 +16,10 @@ use super::{
     rate::{RateSample, RateSampler, SendState},
 };
 use crate::{
-    config::MIN_SEGMENT,
     storage::send_queue::SendQueue,
     time::Instant,
     wire::{
-        sack::{self, SackBlock, SackBlocks},
+        sack::{SackBlock, SackBlocks},
         seq::SeqNumber,
     },
 };
@@ -36,10 +35,8 @@ enum Status {
     Lost,
 }
 
-/// A segment in the retransmission queue. One that exceeds a reduced path MTU is split when it is retransmitted;
-/// segments are never merged and never get other boundaries. Legacy receivers cannot trim overlaps, and need not:
-/// what they expect next is always the start of a part, because an original that arrived ends where its last part
-/// ends.
+/// A segment in the retransmission queue. Segments are split only for native peers, and only when the path
+/// MTU was reduced: legacy receivers cannot trim overlaps.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     seq: SeqNumber,
@@ -148,8 +145,6 @@ pub(super) struct Sender {
     /// SND.SML: end of the last partial segment (Minshall's variant of Nagle's algorithm).
     pub(super) snd_sml: SeqNumber,
     pub(super) is_fin_sent: bool,
-    /// A large segment was lost again and again while others arrived.
-    pub(super) is_path_suspect: bool,
 }
 
 impl Sender {
@@ -179,7 +174,6 @@ impl Sender {
             is_forced: false,
             snd_sml: first,
             is_fin_sent: false,
-            is_path_suspect: false,
         }
     }
 
@@ -229,19 +223,12 @@ impl Sender {
         None
     }
 
-    /// Copies bytes from the queue.
-    pub(super) fn copy(&self, seq: SeqNumber, out: &mut [u8]) -> bool {
-        match seq.bytes_since(self.queue_seq) {
+    /// Copies a segment's bytes from the queue.
+    pub(super) fn copy(&self, segment: Outgoing, out: &mut [u8]) -> bool {
+        match segment.seq.bytes_since(self.queue_seq) {
             Some(offset) => self.queue.copy_to(offset, out),
             None => false,
         }
-    }
-
-    /// The length to which data must be shortened so that no receiver parses it as SACK; `None` if it is safe.
-    pub(super) fn look_alike_len(&self, seq: SeqNumber, len: usize) -> Option<usize> {
-        let mut front = [0; sack::MAX_LEN];
-        let front = &mut front[..len.min(sack::MAX_LEN)];
-        if self.copy(seq, front) { sack::look_alike_len(front) } else { None }
     }
 
     /// The next retransmission that `cwnd` allows. At least one segment may always be in flight. A segment
@@ -255,10 +242,6 @@ impl Sender {
         let at = self.first_lost()?;
         if self.sent[at].len > max_len {
             self.split_lost(at, max_len);
-            let rest = self.sent[at + 1];
-            if let Some(len) = self.look_alike_len(rest.seq, rest.len) {
-                self.split_lost(at + 1, len);
-            }
         }
         let sent = &mut self.sent[at];
         let size = sent.size();
@@ -280,15 +263,14 @@ impl Sender {
         Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin, is_excused })
     }
 
-    /// Splits a lost segment after `len` bytes.
+    /// Splits the first lost segment after `len` bytes.
     fn split_lost(&mut self, at: usize, len: usize) {
         let first = &mut self.sent[at];
         let rest = Sent { seq: first.seq + len, len: first.len - len, ..*first };
         (first.len, first.is_fin) = (len, false);
         self.losses += usize::from(!first.is_excused);
         self.sent.insert(at + 1, rest);
-        let position = self.lost.partition_point(|known| *known < rest.seq);
-        self.lost.insert(position, rest.seq);
+        self.lost.insert(1, rest.seq);
     }
 
     /// Retransmits the last segment, as a tail loss probe (RFC 8985 section 7.3).
@@ -302,11 +284,6 @@ impl Sender {
         sent.rate = self.rate.on_sent(now, self.in_flight, sent.size());
         self.retransmitted.push_back((now, sent.seq));
         Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin, is_excused: false })
-    }
-
-    /// Whether the first unacknowledged segment is larger than the smallest path MTU.
-    pub(super) fn is_head_large(&self) -> bool {
-        self.sent.front().is_some_and(|head| head.len > MIN_SEGMENT)
     }
 
     /// Lets the next retransmission ignore the window.

@@ -157,6 +157,8 @@ pub enum LossTrigger {
     Acknowledgement,
     /// The retransmission timer.
     Timeout,
+    /// A reduced path MTU.
+    PathMtu,
 }
 
 /// Metrics of recovery and congestion control.

@@ -231,7 +231,7 @@ impl Peer {
             recovery_at: None,
             last_rx: now,
             last_tx: now,
-            applied_segment: SAFE_SEGMENT,
+            applied_segment: PathMtu::default().segment(),
             last_path: None,
             wants_punch: false,
             needs_arming: false,
@@ -319,25 +319,11 @@ impl Peer {
         self.paths.take_credit_blocked()
     }
 
-    /// The largest segment that path and peer accept.
+    /// The largest segment that path and peer accept; meaningful for native peers.
     pub fn segment(&self) -> usize {
-        self.paths.mtu().map_or(SAFE_SEGMENT, PathMtu::segment).min(self.accepted_segment())
-    }
-
-    /// The largest segment that the peer accepts; a legacy peer is sent no more than the base size.
-    fn accepted_segment(&self) -> usize {
-        self.capabilities.map_or(SAFE_SEGMENT, |peer| usize::from(peer.max_segment))
-    }
-
-    /// Starts path MTU discovery on a path used for the first time. To a legacy peer the base size is used
-    /// until a black hole is suspected.
-    fn start_path_search(&mut self, now: Instant) {
-        let limit = self.accepted_segment();
-        if self.capabilities.is_some()
-            && let Some(mtu) = self.paths.mtu_mut()
-        {
-            mtu.start_if_new(now, limit);
-        }
+        let most = self.capabilities.map_or(usize::MAX, |peer| usize::from(peer.max_segment));
+        let of_path = self.paths.mtu().map_or(SAFE_SEGMENT, PathMtu::segment);
+        of_path.min(most)
     }
 
     /// Whether [`Self::segment`] changed since [`Self::take_segment`].
@@ -353,10 +339,10 @@ impl Peer {
         segment
     }
 
-    /// A connection suspects a black hole on the path: the size in use is probed again.
+    /// A connection suspects a black hole on the path.
     pub fn on_path_suspect(&mut self, now: Instant) {
         if let Some(mtu) = self.paths.mtu_mut() {
-            mtu.suspect(now);
+            mtu.fail(now);
         }
     }
 
@@ -372,7 +358,6 @@ impl Peer {
                 let has_moved = change == PathChange::Moved;
                 let at = self.route().unwrap_or(from);
                 self.trace.event(|| TunnelEvent::PathValidated { at, has_moved });
-                self.start_path_search(now);
             }
             return change;
         }
@@ -445,7 +430,11 @@ impl Peer {
         }
         self.traffic_at = now;
         self.paths.seek(now);
-        self.start_path_search(now);
+        if self.capabilities.is_some()
+            && let Some(mtu) = self.paths.mtu_mut()
+        {
+            mtu.start_if_new(now);
+        }
     }
 
     /// The session is no longer needed.
@@ -465,8 +454,10 @@ impl Peer {
         }
         self.probe_at = None;
         self.is_legacy = false;
+        if let Some(mtu) = self.paths.mtu_mut() {
+            mtu.start_if_new(now);
+        }
         let is_new = self.capabilities.replace(capabilities) != Some(capabilities);
-        self.start_path_search(now);
         if is_new {
             self.trace.event(|| TunnelEvent::Capabilities(capabilities));
         }
@@ -565,9 +556,8 @@ impl Peer {
         self.handle_routes(now, local, out);
         self.handle_prediction(now, local, out);
         self.send_challenges(now, local, out);
-        let limit = self.accepted_segment();
-        while self.may_probe_path()
-            && let Some(probe) = self.paths.mtu_mut().and_then(|mtu| mtu.handle_timeout(now, limit))
+        if self.may_probe_path()
+            && let Some(probe) = self.paths.mtu_mut().and_then(|mtu| mtu.handle_timeout(now))
         {
             self.send_path_probe(now, probe, local, out);
         }

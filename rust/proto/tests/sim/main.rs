@@ -12,7 +12,6 @@ mod hand;
 mod hostile;
 mod legacy_node;
 mod legacy_peers;
-mod legacy_splits;
 mod liveness;
 mod loss;
 mod memory;

@@ -7,7 +7,7 @@ use pilot_proto::{
     node::{DialOptions, NodeCounters, TooBig},
     wire::{addr::NodeId, tunnel},
 };
-use pilot_sim::{ETHERNET, FlowId, Loss, Path, World};
+use pilot_sim::{ETHERNET, FlowId, Path, World};
 
 /// Bytes around a segment in a UDP datagram.
 const AROUND: usize = 70;
@@ -177,79 +177,4 @@ fn reports_of_this_host_need_no_quote() {
     world.node(0).handle_too_big(now, &report);
     world.run_for(SECOND / 2);
     assert_eq!(segment(&mut world), 1300 - AROUND);
-}
-
-/// Time to dial and send one MiB over links of this MTU (IPv4) without ICMP.
-fn time(congestion: Algorithm, latency: Duration, rate: u64, link: usize) -> Duration {
-    let mut world = World::pair(1, NodeConfig::default(), Path::default());
-    for (from, to) in [(0, 1), (1, 0)] {
-        let queue = (2 * rate * latency.as_micros() as u64 / 1_000_000) as usize;
-        let bottleneck = Some(world.add_link(rate, queue.max(50_000)));
-        let path = Path { latency, link: bottleneck, mtu: link - 28, ..Path::default() };
-        world.set_path(from, to, path);
-    }
-    let options = DialOptions { congestion: Some(congestion), ..DialOptions::default() };
-    let flow = world.start_flow(0, 1, 1 << 20, options, false).unwrap();
-    world.run_until(60 * SECOND, |world| world.flow(flow).finished.is_some()).unwrap();
-    let flow = world.flow(flow);
-    flow.finished.unwrap().saturating_since(flow.started)
-}
-
-#[test]
-fn a_megabyte_takes_at_most_half_as_long_again_over_narrow_links() {
-    let ms = Duration::from_millis;
-    for congestion in Algorithm::ALL {
-        for (latency, rate) in
-            [(ms(10), 5_000_000), (ms(50), 1_250_000), (ms(1), 12_500_000), (ms(100), 5_000_000)]
-        {
-            let wide = time(congestion, latency, rate, 1500);
-            for link in [1280, 1124, 900, 600] {
-                let narrow = time(congestion, latency, rate, link);
-                assert!(
-                    narrow <= wide * 3 / 2,
-                    "{congestion}, {latency:?}, {rate} bytes/s, MTU {link}: {narrow:?} instead of {wide:?}"
-                );
-            }
-        }
-    }
-}
-
-/// Without ICMP, below the base size too.
-#[test]
-fn a_stream_survives_black_holes_down_to_600_bytes() {
-    for (link, segment_size) in [(1300, 1152), (1280, 1152), (1000, 802), (600, 502)] {
-        let mut world = world(ETHERNET);
-        let flow = start(&mut world, 20_000_000);
-        world.run_for(SECOND);
-        assert_eq!(segment(&mut world), 1402);
-        let before = world.flow(flow).received;
-        set_mtu(&mut world, link - 28);
-        world.run_for(SECOND);
-        assert!(segment(&mut world) <= link - 98, "{link}: within a second");
-        let received = world.flow(flow).received - before;
-        assert!(received > RATE / 4, "{link}: {received}");
-        world.run_until(60 * SECOND, |world| world.flow(flow).finished.is_some()).unwrap();
-        assert_eq!(segment(&mut world), segment_size, "{link}");
-        let counters = world.flow(flow).stats.counters;
-        assert!(counters.retransmits < 20, "{link}: {counters:?}");
-    }
-}
-
-/// Random loss is no black hole.
-#[test]
-fn losses_do_not_narrow_the_path() {
-    for percent in [1, 5] {
-        let mut world = World::pair(1, NodeConfig::default(), Path::default());
-        let loss = Loss::Random(f64::from(percent) / 100.0);
-        set_path(&mut world, 200_000, Path { loss, ..Path::default() });
-        let options = DialOptions { congestion: Some(Algorithm::Bbr), ..DialOptions::default() };
-        world.start_flow(0, 1, u64::MAX, options, false).unwrap();
-        world.run_for(5 * SECOND);
-        let mut narrow = 0;
-        for _ in 0..200 {
-            world.run_for(SECOND / 10);
-            narrow += usize::from(segment(&mut world) < 1402);
-        }
-        assert!(narrow <= 10, "{percent} %: {narrow} of 200");
-    }
 }

@@ -145,6 +145,7 @@ impl Paths {
         if let Some(path) = &mut self.active {
             path.on_answered(now);
             (path.is_suspect, path.is_told) = (false, false);
+            path.mtu.fail(now);
         }
         self.watch.reset();
         self.watch.on_heard(now);

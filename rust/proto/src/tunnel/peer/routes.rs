@@ -129,7 +129,11 @@ impl Peer {
         }
         let before = self.last_path.replace(route);
         self.trace.event(|| TunnelEvent::PathChanged(route));
-        self.start_path_search(self.last_rx);
+        if self.capabilities.is_some()
+            && let Some(mtu) = self.paths.mtu_mut()
+        {
+            mtu.start_if_new(self.last_rx);
+        }
         let is_switch = before.is_some_and(|before| before.is_relayed() != route.is_relayed());
         Some((route, is_switch.then(|| self.paths.on_route_changed(route.is_relayed()))))
     }

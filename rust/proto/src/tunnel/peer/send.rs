@@ -18,7 +18,7 @@ impl Peer {
     /// Whether path MTU probes may be sent: only in use, to native peers, which answer padded pings with
     /// short ones, and where the peer has proved to be.
     pub(super) fn may_probe_path(&self) -> bool {
-        self.is_active && self.is_ready() && self.paths.is_proven()
+        self.is_active && self.capabilities.is_some() && self.is_ready() && self.paths.is_proven()
     }
 
     pub(super) fn send_path_probe(
