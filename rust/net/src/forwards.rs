@@ -71,6 +71,10 @@ impl Forwards {
         target: Target,
         path: &Path,
     ) -> io::Result<()> {
+        // Asking a listener of ours whether it is in use would be a connection to dial on.
+        if identify(path).is_ok_and(|file| self.table.values().any(|forward| forward.file == file)) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
         let id = self.last.wrapping_add(1);
         let mut listener = private_socket::listen(path)?;
         let file = identify(path)?;

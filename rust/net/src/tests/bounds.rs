@@ -174,3 +174,29 @@ fn a_dial_read_after_its_program_has_gone_is_not_begun() {
         assert_eq!(harness.load(), (0, 0, 0, 0));
     }
 }
+
+/// Found by fuzzing: the question whether the path is in use was taken for a connection to dial on.
+#[test]
+fn a_path_forwarded_twice_begins_no_stream() {
+    let mut harness = Harness::new().unwrap();
+    let mut program = Program::extended(&mut harness);
+    let path = harness.dir().join("forwarded");
+    let nobody = [0, 0, 0, 0, 0, 99];
+    let forward = |id: u8| {
+        ipc::frame(&[
+            &[code::FORWARD_PATH],
+            &[0, 0, 0, id],
+            &nobody,
+            &[0, 7],
+            path.as_os_str().as_encoded_bytes(),
+        ])
+    };
+    program.socket.write_all(&forward(1)).unwrap();
+    turns(&mut harness, 3);
+    program.socket.write_all(&forward(2)).unwrap();
+    turns(&mut harness, 3);
+    assert_eq!(harness.load().1, 0);
+    drop(program);
+    turns(&mut harness, 3);
+    assert_eq!(harness.load(), (0, 0, 0, 0));
+}
