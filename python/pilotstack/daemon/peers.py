@@ -100,6 +100,10 @@ class PeerFinder:
     async def _find(self, node: int) -> None:
         record = await self._records.resolved(node)
         await self._key_seen(node, record.public_key)
+        if not (record.public or record.endpoint or record.relay_only):
+            # It is hidden from us and would not answer, so a dial through a beacon would wait in vain.
+            self._core.on_no_record(node)
+            return
         found = await _resolve(record.endpoint) if record.endpoint else []
         endpoint = found[0] if found else None
         own, bound = self._own()
@@ -113,9 +117,6 @@ class PeerFinder:
             candidates=list(candidates),
             is_relay_only=record.relay_only or self._is_relay_only,
         )
-        if not (record.public or record.endpoint or record.relay_only):
-            # It is hidden from us and would not answer; without this, a dial by relay would wait.
-            self._core.on_no_record(node)
 
     async def find_again(self, node: int) -> None:
         """As :meth:`find`, and not from memory."""
