@@ -101,7 +101,7 @@ class PeerFinder:
         record = await self._records.resolved(node)
         await self._key_seen(node, record.public_key)
         if not (record.public or record.endpoint or record.relay_only):
-            # It is hidden from us and would not answer, so a dial through a beacon would wait in vain.
+            # It is hidden from us and would not answer a dial through a beacon either.
             self._core.on_no_record(node)
             return
         found = await _resolve(record.endpoint) if record.endpoint else []

@@ -34,6 +34,9 @@ class Core:
     ) -> None:
         self.told.append((*what, candidates, is_relay_only))
 
+    def on_no_record(self, node: int) -> None:
+        self.told.append((node, None))
+
 
 async def told_of(record: Record, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
     class Registry:
@@ -80,3 +83,8 @@ async def test_a_name_has_an_address_with_a_route(monkeypatch: pytest.MonkeyPatc
 async def test_a_node_behind_a_beacon_has_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     record = Record(7, KEY, True, "", "", relay_only=True)
     assert await told_of(record, monkeypatch) == (7, KEY, None, [], True)
+
+
+async def test_a_hidden_node_is_not_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Record(7, KEY, False, "", "")
+    assert await told_of(record, monkeypatch) == (7, None)
