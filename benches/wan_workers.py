@@ -1,6 +1,6 @@
 """Senders and receivers of the wide-area benchmark: ``wan_workers.py ROLE JSON``.
 
-A receiver says ``ready``, then for each stream that arrives a line ``NANOSECONDS OCTETS`` about
+A receiver says ``ready``, then for each stream that arrives a line ``NANOSECONDS BYTES`` about
 every ten milliseconds since its first byte, and ``end``. A sender sends for some seconds and
 resets.
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.support.namespaces import Routed, inside
 
 from pilotstack.errors import ConnectionFailed
 from pilotstack.testing import Process
@@ -212,3 +215,16 @@ def test_flags_that_make_no_sense_are_refused(
         Process("beacon", ["--listen", "127.0.0.1:0", *flags], tmp_path / "log")
     report = json.loads((tmp_path / "log").read_text().splitlines()[-1])
     assert told in report["message"], caught.value
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None,
+    reason="network namespaces need root and iproute2",
+)
+def test_a_beacon_whose_interface_is_gone_can_be_stopped(tmp_path: Path) -> None:
+    with Routed("10.77.1.2/24", "10.77.2.2/24") as routed:
+        flags = ["--listen", f"{routed.left.ip}:0"]
+        beacon = Process("beacon", flags, tmp_path / "log", prefix=inside(routed.left_name))
+        assert beacon.ready["beacon"].startswith(f"{routed.left.ip}:")
+        routed.unplug_left()
+        assert beacon.stop() == 0

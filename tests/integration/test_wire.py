@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pilotstack.testing import Network
 
 pytestmark = pytest.mark.anyio
-#: Octets moved over the impaired path; the full size is moved by hand and by benchmarks.
+#: Bytes moved over the impaired path; the full size is moved by hand and by benchmarks.
 IMPAIRED = int(os.environ.get("PILOT_TEST_IMPAIRED_BYTES", 30_000_000))
 
 

@@ -74,10 +74,10 @@ async def _bindings(lab: Path | None, pair: Pair) -> list[Figure]:
 
 
 async def _endure(
-    octets: int, rate: int, tell: Callable[[str], None], lab: Path | None, pair: Pair
+    size: int, rate: int, tell: Callable[[str], None], lab: Path | None, pair: Pair
 ) -> list[Figure]:
     path = f"delay={DELAY}ms rate={rate}mbit"
-    return [await endurance.endure(replace(pair, path=path), octets, lab, tell)]
+    return [await endurance.endure(replace(pair, path=path), size, lab, tell)]
 
 
 def checks(lab: Path | None, *, is_long: bool, tell: Callable[[str], None]) -> list[Check]:

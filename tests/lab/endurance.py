@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _STEPS = 8
 
 
-async def endure(pair: Pair, octets: int, lab: Path | None, tell: Callable[[str], None]) -> Figure:
+async def endure(pair: Pair, size: int, lab: Path | None, tell: Callable[[str], None]) -> Figure:
     """Transfers at least so many bytes.
 
     Args:
@@ -35,12 +35,12 @@ async def endure(pair: Pair, octets: int, lab: Path | None, tell: Callable[[str]
         async for text in _happenings(here):
             tell(f"{here.flow.received / 1e6:.0f} MB came; {text}")
             # Each finds the stream in full flow.
-            await here.flow.advance(octets // _STEPS)
-        await here.flow.until(octets)
+            await here.flow.advance(size // _STEPS)
+        await here.flow.until(size)
         received = here.flow.received
     seconds = time.perf_counter() - begun
     return Figure(
-        f"{octets // 1_000_000} MB through two address changes, a beacon's restart and "
+        f"{size // 1_000_000} MB through two address changes, a beacon's restart and "
         "relay-direct-relay-direct",
         "SHA-256 equal",
         f"equal, {received / 1e6:.0f} MB in {seconds:.0f} s",

@@ -72,14 +72,14 @@ class Flow:
             self._moved.set()
             self._moved = anyio.Event()
 
-    async def until(self, octets: int) -> None:
+    async def until(self, size: int) -> None:
         """Waits until this many came in all."""
-        while self.received < octets:
+        while self.received < size:
             await self._moved.wait()
 
-    async def advance(self, octets: int) -> None:
+    async def advance(self, size: int) -> None:
         """Waits until this many more came."""
-        await self.until(self.received + octets)
+        await self.until(self.received + size)
 
     def longest_gap(self, since: float) -> float:
         """The longest time without a byte after a moment, seconds."""

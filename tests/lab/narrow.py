@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pilotstack import Listener
 
 MTUS = (1500, 1280, 1124, 900, 600)
-_OCTETS = 1 << 20
+_SIZE = 1 << 20
 _PORT = 1002
 #: How much longer a transfer may take than with an MTU of 1500.
 _BOUND = 1.5
@@ -43,7 +43,7 @@ async def move(a: Driver, b: Driver) -> float:
 
     async def take(listener: Listener) -> None:
         nonlocal came_at
-        left = _OCTETS
+        left = _SIZE
         async with await listener.accept() as stream:
             while left:
                 left -= len(await stream.receive())
@@ -54,7 +54,7 @@ async def move(a: Driver, b: Driver) -> float:
             tasks.start_soon(take, listener)
             began = time.perf_counter()
             async with await a.dial(f"agent-b:{_PORT}", timeout=PATIENCE) as stream:
-                await stream.send(bytes(_OCTETS))
+                await stream.send(bytes(_SIZE))
                 await stream.send_eof()
                 # The other end closes when it has everything.
                 with suppress(anyio.EndOfStream):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _PORT, _ECHO = 4242, 4243
 _NETWORK = "10.99.0."
-#: Octets of a datagram: more than any packet that nebula sends for itself.
+#: Bytes of a datagram: more than any packet that nebula sends for itself.
 _PAYLOAD = 1000
 #: Seconds for a process to be ready, between packets, between looks, and for a direct path.
 _READY, _STEP, _LOOK, _CHANCE = 20.0, 0.02, 0.05, 8.0

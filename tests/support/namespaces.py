@@ -15,7 +15,7 @@ class Routed:
     Args:
         left: the left host's address and network, such as ``10.77.1.2/24``.
         right: the right one's, on another network.
-        mtu: octets of the largest IP packet on the right link.
+        mtu: bytes of the largest IP packet on the right link.
     """
 
     def __init__(self, left: str, right: str, mtu: int = 1500) -> None:
@@ -64,6 +64,10 @@ class Routed:
     def router_name(self) -> str:
         """The namespace of the router."""
         return self._router.name
+
+    def unplug_left(self) -> None:
+        """Removes the left host's interface."""
+        self._namespaces.hosts["left"].ip("link delete up0")
 
     def set_mtu(self, mtu: int) -> None:
         """Makes the right link narrower, or wider."""

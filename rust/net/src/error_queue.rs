@@ -16,13 +16,13 @@ use nix::{
 };
 use pilot_proto::node::TooBig;
 
-/// Octets of a datagram that are read back; its front is enough to know it again.
+/// Bytes of a datagram that are read back; its front is enough to know it again.
 const QUOTE_LEN: usize = 64;
-/// Octets of what the kernel says beside it: the error, and all else that it was asked to say of datagrams.
+/// Bytes of what the kernel says beside it: the error, and all else that it was asked to say of datagrams.
 const CONTROL_LEN: usize = 256;
 /// Errors read in one go, so that a flood of them delays nothing else.
 const MAX_READ: usize = 64;
-/// Octets of the headers of IPv4, IPv6 and UDP.
+/// Bytes of the headers of IPv4, IPv6 and UDP.
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 const UDP: usize = 8;

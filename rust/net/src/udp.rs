@@ -12,11 +12,11 @@ use tracing::warn;
 
 use crate::readiness::Room;
 
-/// Octets of the kernel's buffer that we ask for, each way.
+/// Bytes of the kernel's buffer that we ask for, each way.
 const SOCKET_BUFFER: usize = 4 << 20;
-/// Octets of one receive buffer: a whole GRO batch.
+/// Bytes of one receive buffer: a whole GRO batch.
 const RECV_LEN: usize = 1 << 16;
-/// Octets of one send batch: what one UDP datagram to segment may hold.
+/// Bytes of one send batch: what one UDP datagram to segment may hold.
 pub(crate) const SEND_LEN: usize = 65_507;
 
 /// A bound socket and its receive buffers.
@@ -188,7 +188,7 @@ fn enlarge(state: &UdpSocketState, socket: &mio::net::UdpSocket) {
         // Linux reports twice what it grants.
         let granted = size.unwrap_or(0) / if cfg!(target_os = "linux") { 2 } else { 1 };
         if granted < SOCKET_BUFFER {
-            warn!("UDP buffer is {granted} octets; for full speed: sysctl -w {name}={SOCKET_BUFFER}");
+            warn!("UDP buffer is {granted} bytes; for full speed: sysctl -w {name}={SOCKET_BUFFER}");
         }
     }
 }
