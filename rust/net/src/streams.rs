@@ -14,7 +14,9 @@ use pilot_proto::{
 use tracing::debug;
 
 use self::bridge::{Bridge, Ending, Pumped};
-use crate::{clients::Clients, counters::LocalCounters, tag::ClientId};
+#[cfg(test)]
+pub(crate) use self::framed::RECV_LEN;
+use crate::{clients::Clients, counters::LocalCounters, limits::OUT_STREAMS, tag::ClientId};
 
 /// A dial that was not answered yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +58,11 @@ impl Stream {
     fn ending(&self) -> Ending {
         let is_closed = self.closed.is_some();
         Ending { is_last: self.is_remote_finished || is_closed, is_closed }
+    }
+
+    /// Whether nothing more will arrive and its driver, that of a framed stream, was not told.
+    fn owes_end(&self) -> bool {
+        matches!(self.owner, Owner::Framed { is_end_told: false, .. }) && self.ending().is_last
     }
 
     /// Whether an application has, or may yet have, more to send.
@@ -385,9 +392,18 @@ impl Streams {
         framed::send(around, client, id, data);
     }
 
-    /// Continues framed streams whose driver was slow to read.
+    /// Continues framed streams whose driver was slow to read: with bytes, or with their end.
     pub(crate) fn resume_framed(&mut self, around: &mut Around<'_>, client: ClientId) {
-        for id in framed::waiting(around, client) {
+        let Some(client) = around.clients.get(client).filter(|client| client.output_len() < OUT_STREAMS / 2)
+        else {
+            return;
+        };
+        let waits = |id: &ConnectionId| {
+            let is_end_due = self.0.get(id).is_some_and(Stream::owes_end);
+            is_end_due || around.node.connection(*id).is_some_and(|connection| connection.readable() > 0)
+        };
+        let waiting: Vec<ConnectionId> = client.owned().framed.iter().copied().filter(waits).collect();
+        for id in waiting {
             self.pump(around, id);
         }
     }

@@ -9,7 +9,7 @@ use super::{Around, bridge::Ending};
 use crate::{clients::Stalled, limits::OUT_STREAMS, tag::ClientId};
 
 /// Bytes of one framed Recv.
-const RECV_LEN: usize = 64 << 10;
+pub(crate) const RECV_LEN: usize = 64 << 10;
 
 /// Tells a driver that a stream is at its end.
 pub(super) fn end_frame(id: ConnectionId) -> Vec<u8> {
@@ -77,14 +77,4 @@ fn hand_over(around: &mut Around<'_>, data: &mut Stalled) -> bool {
         // Existing drivers never learn; the end of the stream was or will be told.
         Some(Err(_)) | None => true,
     }
-}
-
-/// Framed streams of a driver that has read everything, with bytes that wait for it.
-pub(super) fn waiting(around: &Around<'_>, client: ClientId) -> Vec<ConnectionId> {
-    let Some(client) = around.clients.get(client).filter(|client| client.output_len() == 0) else {
-        return Vec::new();
-    };
-    let has_bytes =
-        |id: &ConnectionId| around.node.connection(*id).is_some_and(|connection| connection.readable() > 0);
-    client.owned().framed.iter().copied().filter(has_bytes).collect()
 }
