@@ -7,10 +7,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+# Virtual ports: docs/reference/protocol/services.md. No stream is dialled to port 0: the tunnel
+# answers its control packets.
+LIVENESS_PORT = 0
+STATUS_PORT = 1
 ECHO_PORT = 7
+NAME_PORT = 53
 HTTP_PORT = 80
+SECURE_PORT = 443
 HANDSHAKE_PORT = 444
 STDIO_PORT = 1000
+DATA_EXCHANGE_PORT = 1001
+EVENT_STREAM_PORT = 1002
+
+#: What is expected on each of them.
+SERVICES = {
+    LIVENESS_PORT: "liveness",
+    STATUS_PORT: "status",
+    ECHO_PORT: "echo",
+    NAME_PORT: "names",
+    HTTP_PORT: "http",
+    SECURE_PORT: "secure channel",
+    HANDSHAKE_PORT: "trust handshake",
+    STDIO_PORT: "stdio",
+    DATA_EXCHANGE_PORT: "data exchange",
+    EVENT_STREAM_PORT: "event stream",
+}
 
 REGISTRY_PORT = 9000
 BEACON_PORT = 9001

@@ -70,12 +70,15 @@ ALLOWED: dict[str, set[str]] = {
     "beacon": BASE | {"registry.client", "registry.protocol"},
     "beacon.main": BASE | {"beacon", "registry.client", "registry.protocol", "registry.server"},
     "trust": BASE | {"client", "registry.client", "registry.protocol"},
-    "daemon": BASE | {"client", "registry", "beacon", "trust"},
+    "services": BASE | {"client"},
+    "gateway": BASE | {"client", "services"},
+    "daemon": BASE | {"client", "registry", "beacon", "trust", "services"},
     "testing": {"errors", "_core"},
     "netcheck": BASE,
     "cli": BASE
     | {
         *("client", "registry.client", "testing", "netcheck"),
+        *("services", "gateway"),
         *("daemon.lifecycle", "daemon.identity", "daemon.flags"),
     },
 }

@@ -53,6 +53,10 @@ COMMANDS: Final = {
     "service": {
         "daemon": "Start, stop and look at the daemon.",
     },
+    "services": {
+        "services": "List what a node offers on the well-known ports; this node unless TARGET is "
+        "given.",
+    },
     "traffic": {
         "bench": "Send SIZE_MB MiB to a node's echo service and back, and report MiB per second.",
         "connect": "Join stdin and stdout to a stream, until the peer closes; the port is 1000 "

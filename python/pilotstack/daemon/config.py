@@ -43,6 +43,7 @@ class DaemonConfig:
     relay_only: bool = False
     public: bool = False
     has_echo: bool = True
+    has_status: bool = True
     #: Ask the router to map the tunnel's port, where that is of use.
     may_map_port: bool = True
     #: Congestion controller of streams that ask for none: ``cubic``, ``bbr`` or ``reno``.

@@ -80,6 +80,7 @@ FLAGS: Final = (
     ),
     Flag("--public/--private", default=False, help="Whether everybody may reach this node."),
     Flag("--no-echo", is_flag=True, help="Do not echo on port 7."),
+    Flag("--no-status", is_flag=True, help="Do not tell peers on port 1 what this node offers."),
     Flag(
         "--congestion",
         type=click.Choice(list(CONGESTION)),

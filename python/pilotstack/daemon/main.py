@@ -64,6 +64,7 @@ def daemon(
     admin_token_file: Path | None,
     hostname: str,
     no_echo: bool,
+    no_status: bool,
     no_port_mapping: bool,
     log_level: str,
     log_format: str,
@@ -87,6 +88,7 @@ def daemon(
         hostname=hostname,
         admin_token=_token(admin_token_file) if admin_token_file else admin_token,
         has_echo=not no_echo,
+        has_status=not no_status,
         may_map_port=not no_port_mapping,
         **settings,
     )

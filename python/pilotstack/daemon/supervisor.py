@@ -18,6 +18,7 @@ from pilotstack._core import Core
 from pilotstack.daemon import identity as identities
 from pilotstack.daemon import snapshot as snapshots
 from pilotstack.daemon.beacons import Beacons, parse_beacons
+from pilotstack.daemon.builtins import Builtins
 from pilotstack.daemon.candidates import Candidates
 from pilotstack.daemon.core_events import CoreEvents
 from pilotstack.daemon.ipc_socket import IpcSocket
@@ -232,6 +233,7 @@ class _Running:
         self._trust = TrustService(
             self._registry, state.identity, core, store, records.profile, records.forget
         )
+        self._builtins = Builtins(config, state)
         self._inbox = InboxReader(self._polls, self._trust)
         self._trust.on_request = self._inbox.expect
         self._strangers = StrangerKeys(
@@ -295,6 +297,7 @@ class _Running:
             lambda: len(trust.trust.rows.pending),
             lambda: Relayed(**inbox.taken),
             lambda: trust.dropped,
+            lambda: self._builtins.dropped,
         )
         NodeVerbs(
             self._registrar,
@@ -346,6 +349,7 @@ class _Running:
             "registered", address=str(self._state.address), endpoint=self.public_endpoint.endpoint
         )
         await tasks.start(self._trust.port.run, ipc.path)
+        await tasks.start(self._builtins.run, ipc.path)
         tasks.start_soon(self.public_endpoint.watch)
         tasks.start_soon(self._beacons.keep, self.public_endpoint.beacons_changed)
         tasks.start_soon(self._mappings.keep)

@@ -211,7 +211,9 @@ class Node:
             self.followers,
         )
         self.names = Names(client)
-        handshakes = Handshakes(lambda: 2, lambda: Relayed(1, 0), lambda: Counter(expired=3))
+        handshakes = Handshakes(
+            lambda: 2, lambda: Relayed(1, 0), lambda: Counter(expired=3), lambda: {"busy": 4}
+        )
         self.verbs = NodeVerbs(
             self.registrar,
             self.names,
@@ -243,7 +245,12 @@ async def test_info_tells_what_core_and_registrar_know(node: Node) -> None:
     assert info["networks"] == [{"network_id": 3, "address": "3:0003.0000.0005"}]
     assert info["authenticated_peers"] == 1
     assert info["handshake_pending_count"] == 2
-    assert info["dropped"] == {"unauthentic": 12, "replayed": 13, "handshake_expired": 3}
+    assert info["dropped"] == {
+        "unauthentic": 12,
+        "replayed": 13,
+        "handshake_expired": 3,
+        "service_busy": 4,
+    }
     assert info["tunnel_encryption_failure"] == 12
     assert info["conn_list"][0]["srtt_ms"] == 1.235
     assert "conn_list_truncated" not in info

@@ -39,6 +39,7 @@ class Handshakes:
         pending: how many requests wait for an answer.
         relayed: messages that came through the registry, by how.
         dropped: messages that were dropped, by reason.
+        services: what other services dropped, by reason.
     """
 
     def __init__(
@@ -46,10 +47,12 @@ class Handshakes:
         pending: Callable[[], int],
         relayed: Callable[[], a.Relayed],
         dropped: Callable[[], Counter[str]],
+        services: Callable[[], dict[str, int]],
     ) -> None:
         self.pending = pending
         self.relayed = relayed
         self.dropped = dropped
+        self.services = services
 
 
 class NodeVerbs:
@@ -101,6 +104,7 @@ class NodeVerbs:
         del request
         state, core, handshakes = self._state, snapshots.take(self._core), self._handshakes
         dropped = {f"handshake_{name}": count for name, count in handshakes.dropped().items()}
+        dropped |= {f"service_{name}": count for name, count in handshakes.services().items()}
         open_first = sorted(core.conn_list, key=lambda row: row.state == "TIME_WAIT")
         where, beacons = self._registrar.where(), tuple(self._beacons())
         return a.Info(

@@ -1,0 +1,195 @@
+"""Services that the daemon offers by itself, through one ordinary driver on its own socket
+(docs/decisions/0023-port-444-is-served-by-an-ordinary-driver.md).
+
+To add one, write how its handler is made, and a row of :data:`BUILTINS`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.abc
+
+from pilotstack import _events, _serving, wellknown
+from pilotstack.client import Driver
+from pilotstack.errors import AlreadyExists, PilotError
+from pilotstack.services.limits import Limited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pilotstack.client import Listener, Stream
+    from pilotstack.daemon.config import DaemonConfig
+    from pilotstack.daemon.state import NodeState
+    from pilotstack.services.limits import Handler
+    from pilotstack.services.status import Service, Status
+
+log = _events.get_logger(__name__)
+
+#: Streams of one service at once, and those of one peer among them, unless its row says otherwise.
+TOTAL: Final = 256
+PER_PEER: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What services are made from.
+
+    Args:
+        config: the daemon's settings.
+        state: the node, as registered.
+        driver: the session that serves.
+        tasks: ends with the services; for tasks that outlive a stream.
+        offered: the services of this node.
+        dropped: what services dropped, by service and reason; shown with the daemon's counters.
+    """
+
+    config: DaemonConfig
+    state: NodeState
+    driver: Driver
+    tasks: anyio.abc.TaskGroup
+    offered: Callable[[], tuple[Service, ...]]
+    dropped: Counter[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """One service.
+
+    Args:
+        port: where it listens.
+        is_on: whether the settings want it.
+        make: makes the handler of its streams when the first one arrives. It imports what it needs:
+            a service that nobody uses costs no memory.
+        total: streams at once; others are reset.
+        per_peer: those of one node.
+    """
+
+    port: int
+    is_on: Callable[[DaemonConfig], bool]
+    make: Callable[[Parts], Handler]
+    total: int = TOTAL
+    per_peer: int = PER_PEER
+
+    @property
+    def name(self) -> str:
+        """What others know it as."""
+        return wellknown.SERVICES[self.port]
+
+
+def _status(parts: Parts) -> Handler:
+    from pilotstack.services import status
+
+    state, begin = parts.state, time.monotonic()
+
+    def now() -> Status:
+        return status.Status(
+            address=state.address,
+            hostname=state.hostname,
+            version=wellknown.VERSION,
+            uptime_secs=int(time.monotonic() - begin),
+            services=parts.offered(),
+        )
+
+    return status.handler(now)
+
+
+#: In the order of their ports.
+BUILTINS: Final = (Builtin(wellknown.STATUS_PORT, lambda config: config.has_status, _status),)
+
+
+class Builtins:
+    """The services of one daemon.
+
+    Args:
+        config: says which are wanted.
+        state: the node.
+    """
+
+    def __init__(self, config: DaemonConfig, state: NodeState) -> None:
+        self._config = config
+        self._state = state
+        self._doors: dict[int, _Door] = {}
+        self._dropped: Counter[str] = Counter()
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """What services dropped, by reason; ``busy`` are streams that found no seat."""
+        busy = sum(door.refused for door in self._doors.values())
+        return {"busy": busy, **self._dropped}
+
+    def offered(self) -> tuple[Service, ...]:
+        """What this node offers by itself."""
+        from pilotstack.services.status import Service
+
+        ports = {wellknown.LIVENESS_PORT, wellknown.HANDSHAKE_PORT, *self._doors}
+        if self._config.has_echo:
+            ports.add(wellknown.ECHO_PORT)
+        return tuple(Service(port, wellknown.SERVICES[port]) for port in sorted(ports))
+
+    async def run(self, socket: Path, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Serves until cancelled; starts when every port is bound.
+
+        A port that a program has taken is the program's: the service stays away.
+        """
+        async with Driver(socket) as driver, anyio.create_task_group() as tasks:
+            parts = Parts(self._config, self._state, driver, tasks, self.offered, self._dropped)
+            for builtin in BUILTINS:
+                if builtin.is_on(self._config):
+                    await self._open(builtin, parts)
+            task_status.started()
+            # The driver stays open for services that dial.
+            await anyio.sleep_forever()
+
+    async def _open(self, builtin: Builtin, parts: Parts) -> None:
+        try:
+            listener = await parts.driver.listen(builtin.port)
+        except AlreadyExists:
+            log.warning("service_not_offered", service=builtin.name, port=builtin.port)
+            return
+        door = self._doors[builtin.port] = _Door(builtin, parts)
+        parts.tasks.start_soon(_keep_open, listener, door)
+
+
+async def _keep_open(listener: Listener, door: _Door) -> None:
+    try:
+        await listener.serve(door, on_error=door.failed)
+    except (PilotError, OSError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        # The core stopped; the daemon learns that from the core itself.
+        log.debug("service_closed", port=listener.port)
+
+
+class _Door:
+    """Serves the streams of one port; the service behind it is made for the first one."""
+
+    def __init__(self, builtin: Builtin, parts: Parts) -> None:
+        self._builtin = builtin
+        self._parts = parts
+        self._limited: Limited | None = None
+
+    @property
+    def refused(self) -> int:
+        """Streams that were reset, because there were too many."""
+        return self._limited.refused if self._limited is not None else 0
+
+    async def __call__(self, stream: Stream) -> None:
+        if self._limited is None:
+            builtin, parts = self._builtin, self._parts
+            self._limited = Limited(
+                builtin.make(parts),
+                parts.driver.abort,
+                total=builtin.total,
+                per_peer=builtin.per_peer,
+            )
+        await self._limited(stream)
+
+    def failed(self, error: Exception, stream: Stream) -> None:
+        """A stream must not stop the others, nor fill the log."""
+        del stream
+        if not isinstance(error, TimeoutError):
+            _serving.failures.note(f"service_{self._builtin.port}", error)

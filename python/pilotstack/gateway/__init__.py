@@ -1,0 +1,1 @@
+"""The gateway between the overlay and IP: programs that know nothing of it reach agents."""
