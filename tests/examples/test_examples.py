@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.pilotctl import Pilotctl
 
 from pilotstack import sync
 
@@ -79,6 +81,14 @@ def test_echo(agents: Network) -> None:
         port = server.line().rpartition(" ")[2]
         for text in ("hello", "a" * 100_000):
             assert run(agents, "agent-a", "echo", "dial", f"agent-b:{port}", text) == f"{text}\n"
+
+
+def test_secure_echo(agents: Network) -> None:
+    with Program(agents, "agent-b", "secure_echo", "0") as server:
+        port = server.line().rpartition(" ")[2]
+        pilotctl = Pilotctl.of(agents, "agent-a")
+        sent = ("connect", "--secure", "agent-b", port, "--message", "hello encrypted world")
+        assert json.loads(pilotctl(*sent))["data"]["response"] == "hello encrypted world"
 
 
 def test_chat(agents: Network) -> None:

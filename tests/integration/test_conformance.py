@@ -15,23 +15,25 @@ import trio.testing
 
 from pilotstack import Driver, Stream
 from pilotstack.errors import InvalidArgument
+from pilotstack.services import secure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from pilotstack.services.secure import SecureStream
     from pilotstack.testing import Network
 
     #: Makes two ends of a stream.
-    Maker = Callable[[], Awaitable[tuple[Stream, Stream]]]
+    Maker = Callable[[], Awaitable[tuple[Stream | SecureStream, Stream | SecureStream]]]
 
 pytestmark = pytest.mark.anyio
 T = TypeVar("T")
 PORT = 4700
 
 
-@pytest.fixture(params=[False, True], ids=["native", "framed"])
+@pytest.fixture(params=["native", "framed", "secure", "secure-framed"])
 async def make(shared_network: Network, request: pytest.FixtureRequest) -> AsyncIterator[Maker]:
-    framed = request.param
+    framed = request.param.endswith("framed")
     a, b = (shared_network.nodes[name].socket for name in ("agent-a", "agent-b"))
     async with (
         Driver(a, framed=framed) as dialler,
@@ -44,7 +46,23 @@ async def make(shared_network: Network, request: pytest.FixtureRequest) -> Async
             dialled = await dialler.dial((address, listener.port))
             return dialled, await listener.accept()
 
-        yield make
+        async def make_secure() -> tuple[SecureStream, SecureStream]:
+            return await secured(*await make())
+
+        yield make_secure if request.param.startswith("secure") else make
+
+
+async def secured(dialled: Stream, accepted: Stream) -> tuple[SecureStream, SecureStream]:
+    """Both ends of a secure channel over a stream."""
+    ends: dict[str, SecureStream] = {}
+
+    async def serve() -> None:
+        ends["server"] = await secure.wrap_server(accepted)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        ends["client"] = await secure.wrap_client(dialled)
+    return ends["client"], ends["server"]
 
 
 async def turn(operation: Awaitable[T]) -> T:
@@ -152,7 +170,7 @@ async def test_one_task_reads_at_a_time(make: Maker) -> None:
         await ours.send(b"x")
 
 
-async def receive_one(stream: Stream) -> None:
+async def receive_one(stream: Stream | SecureStream) -> None:
     assert await stream.receive() == b"x"
 
 
@@ -212,7 +230,7 @@ def translated() -> Iterator[None]:
 class TrioStream(trio.abc.Stream):
     """A stream by the names that Trio has for its operations."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream | SecureStream) -> None:
         self._stream = stream
 
     async def send_all(self, data: Any) -> None:

@@ -15,6 +15,7 @@ from pilotstack.cli.text import visible
 
 if TYPE_CHECKING:
     from pilotstack.client import Driver, Stream
+    from pilotstack.services.secure import SecureStream
 
 _CHUNK = 1 << 18
 #: Seconds of silence after which stdin is over once the peer has finished, or an answer that began.
@@ -32,7 +33,7 @@ async def read_all(stream: Stream) -> bytes:
     return b"".join(chunks)
 
 
-async def answer(driver: Driver, stream: Stream) -> bytes:
+async def answer(driver: Driver, stream: Stream | SecureStream) -> bytes:
     """Sends our FIN and reads the peer's answer.
 
     Older daemons have no half-close: they send the FIN when the stream is closed, so a peer that
@@ -52,7 +53,7 @@ async def answer(driver: Driver, stream: Stream) -> bytes:
     return b"".join(chunks)
 
 
-async def _is_finished(driver: Driver, stream: Stream) -> bool:
+async def _is_finished(driver: Driver, stream: Stream | SecureStream) -> bool:
     """Whether our FIN was sent."""
     if not stream.has_half_close:
         return False
@@ -60,7 +61,7 @@ async def _is_finished(driver: Driver, stream: Stream) -> bool:
     return states.get(stream.connection_id) != _ESTABLISHED
 
 
-async def join(stream: Stream, *, is_raw: bool) -> None:
+async def join(stream: Stream | SecureStream, *, is_raw: bool) -> None:
     """Copies stdin to the stream and the stream to stdout until the peer finishes.
 
     The rest of stdin is still sent then, unless it is a terminal.
@@ -101,7 +102,7 @@ async def _read_in() -> bytes:
         return b""
 
 
-async def _downstream(stream: Stream, is_raw: bool) -> None:
+async def _downstream(stream: Stream | SecureStream, is_raw: bool) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     with suppress(anyio.EndOfStream):
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -17,16 +18,17 @@ from pilotstack.cli.context import (
     asynchronous,
     find,
     global_options,
+    registry_options,
     split_target,
 )
 from pilotstack.cli.durations import Duration
 from pilotstack.cli.outcome import Incomplete
 from pilotstack.cli.pipe import answer, join, read_all
 from pilotstack.cli.text import members_of
-from pilotstack.errors import ConnectionFailed, PilotError, TimedOut
+from pilotstack.errors import ConnectionFailed, InvalidArgument, PilotError, TimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from rich.progress import Progress
 
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from pilotstack.cli.screen import Screen
     from pilotstack.cli.settings import Settings
     from pilotstack.client import Driver, Stream
+    from pilotstack.services.secure import SecureStream
+
+    #: Puts a channel over a stream.
+    Wrap = Callable[[Driver, Stream], Awaitable[SecureStream]]
 
 MIB = 1 << 20
 _CHUNK = 1 << 18
@@ -226,7 +232,23 @@ def _progress(output: Output) -> Progress:
 @click.argument("port", type=PORT, required=False)
 @click.option("--message", help="Send this, print the answer, and end.")
 @click.option("--raw", is_flag=True, help="Do not escape control characters on a terminal.")
+@click.option(
+    "--secure",
+    is_flag=True,
+    help="Encrypt from program to program (X25519, AES-256-GCM); the port is 443 unless given.",
+)
+@click.option(
+    "--suite",
+    type=click.Choice(["g1", "g2"]),
+    help="With --secure: how the server derives its key; g1, unless it speaks first.",
+)
+@click.option(
+    "--identity",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --secure: this node's identity file, for servers that authenticate their clients.",
+)
 @TIMEOUT
+@registry_options
 @global_options
 @asynchronous
 async def connect(
@@ -235,20 +257,35 @@ async def connect(
     port: int | None,
     message: str | None,
     raw: bool,
+    secure: bool,
+    suite: str | None,
+    identity: Path | None,
     timeout: float,
 ) -> None:
     """Join stdin and stdout to a stream, until the peer closes; the port is 1000 unless given.
 
     What the peer sends is shown with control characters escaped, if stdout is a terminal.
     """
-    host, chosen = split_target(target, port, wellknown.STDIO_PORT)
+    if not secure and (suite or identity):
+        raise InvalidArgument("--suite and --identity are for --secure")
+    default = wellknown.SECURE_PORT if secure else wellknown.STDIO_PORT
+    host, chosen = split_target(target, port, default)
+    wrap: Wrap | None = None
+    if secure:
+        # It imports what no other command needs.
+        from pilotstack.cli import secured
+
+        async def wrap(driver: Driver, stream: Stream) -> SecureStream:
+            return await secured.wrap(settings, driver, stream, suite, identity)
+
     if message is not None:
-        await _exchange(settings, host, chosen, message, timeout)
+        await _exchange(settings, host, chosen, message, timeout, wrap)
         return
     async with settings.driver() as driver:
         address = await find(driver, host)
         async with await driver.dial((address, chosen), timeout=timeout) as stream:
-            await join(stream, is_raw=raw or not sys.stdout.isatty())
+            used = stream if wrap is None else await wrap(driver, stream)
+            await join(used, is_raw=raw or not sys.stdout.isatty())
 
 
 @_commands.command()
@@ -267,14 +304,20 @@ async def send(
 
 
 async def _exchange(
-    settings: Settings, target: str, port: int, message: str, timeout: float
+    settings: Settings,
+    target: str,
+    port: int,
+    message: str,
+    timeout: float,
+    wrap: Wrap | None = None,
 ) -> None:
     async with settings.driver() as driver:
         address = await find(driver, target)
         with anyio.fail_after(timeout):
             async with await driver.dial((address, port), timeout=timeout) as stream:
-                await stream.send(message.encode())
-                response = await answer(driver, stream)
+                used = stream if wrap is None else await wrap(driver, stream)
+                await used.send(message.encode())
+                response = await answer(driver, used)
     text = response.decode(errors="replace")
     data = {"target": target, "port": port, "sent": message, "response": text}
     settings.output.success(data, lambda screen: screen.print(text))
