@@ -60,6 +60,14 @@ def pilot_beacon() -> None:
     run()
 
 
+def pilot_nameserver() -> None:
+    """``pilot-nameserver``."""
+    _begin()
+    from pilotstack.services.nameserver.main import run
+
+    run()
+
+
 def _begin() -> None:
     _interrupts.end_process()
     gc.disable()

@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
             "daemon.main",
             "registry.main",
             "beacon.main",
+            "services.nameserver.main",
         ),
     },
     "client": BASE,

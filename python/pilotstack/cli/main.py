@@ -42,6 +42,13 @@ COMMANDS: Final = {
         "rotate-key": "Replace this node's key; or, with NODE, that of a node whose key was lost.",
         "set-tags": "Say what this node can be found by: 1 to 3 tags.",
     },
+    "names": {
+        "name-list": "List the names that this node has at the nameserver.",
+        "name-register": "Register a name for this node, for five minutes.",
+        "name-unregister": "Give a name of this node up.",
+        "resolve": "Ask the nameserver what is behind a name; with --type S, who offers --port in "
+        "NETWORK.",
+    },
     "network": {
         "broadcast": "Send one datagram to every other member of a network.",
         "network": "Networks of agents: members reach each other, others do not.",

@@ -20,7 +20,7 @@ from pilotstack.errors import AlreadyExists, PilotError
 from pilotstack.services.limits import Limited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from pilotstack.client import Listener, Stream
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pilotstack.daemon.state import NodeState
     from pilotstack.services.limits import Handler
     from pilotstack.services.status import Service, Status
+    from pilotstack.types import Address
 
 log = _events.get_logger(__name__)
 
@@ -47,6 +48,8 @@ class Parts:
         tasks: ends with the services; for tasks that outlive a stream.
         offered: the services of this node.
         dropped: what services dropped, by service and reason; shown with the daemon's counters.
+        hostname: the node behind a hostname of the registry, if there is one.
+        kept: the file for state of a kind, beside the identity; ``None`` if nothing is kept.
     """
 
     config: DaemonConfig
@@ -55,6 +58,8 @@ class Parts:
     tasks: anyio.abc.TaskGroup
     offered: Callable[[], tuple[Service, ...]]
     dropped: Counter[str]
+    hostname: Callable[[str], Awaitable[Address | None]]
+    kept: Callable[[str], Path | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class Builtin:
             a service that nobody uses costs no memory.
         total: streams at once; others are reset.
         per_peer: those of one node.
+        is_eager: make the handler at the start, for what may fail.
     """
 
     port: int
@@ -75,6 +81,7 @@ class Builtin:
     make: Callable[[Parts], Handler]
     total: int = TOTAL
     per_peer: int = PER_PEER
+    is_eager: bool = False
 
     @property
     def name(self) -> str:
@@ -99,8 +106,21 @@ def _status(parts: Parts) -> Handler:
     return status.handler(now)
 
 
+def _names(parts: Parts) -> Handler:
+    from pilotstack.services.nameserver.server import DriverDirectory, Nameserver
+    from pilotstack.services.nameserver.store import Store
+
+    directory = DriverDirectory(parts.driver, parts.hostname)
+    server = Nameserver(directory, Store(parts.kept("names")), dropped=parts.dropped)
+    parts.tasks.start_soon(server.keep)
+    return server.handle
+
+
 #: In the order of their ports.
-BUILTINS: Final = (Builtin(wellknown.STATUS_PORT, lambda config: config.has_status, _status),)
+BUILTINS: Final = (
+    Builtin(wellknown.STATUS_PORT, lambda config: config.has_status, _status),
+    Builtin(wellknown.NAME_PORT, lambda config: config.is_nameserver, _names, is_eager=True),
+)
 
 
 class Builtins:
@@ -109,11 +129,23 @@ class Builtins:
     Args:
         config: says which are wanted.
         state: the node.
+        hostname: see :class:`Parts`.
+        kept: see :class:`Parts`.
     """
 
-    def __init__(self, config: DaemonConfig, state: NodeState) -> None:
+    def __init__(
+        self,
+        config: DaemonConfig,
+        state: NodeState,
+        hostname: Callable[[str], Awaitable[Address | None]],
+        kept: Callable[[str], Path | None],
+    ) -> None:
         self._config = config
         self._state = state
+        self._hostname = hostname
+        self._kept = kept
+        #: The session of all services, once it is open.
+        self.driver: Driver | None = None
         self._doors: dict[int, _Door] = {}
         self._dropped: Counter[str] = Counter()
 
@@ -138,7 +170,17 @@ class Builtins:
         A port that a program has taken is the program's: the service stays away.
         """
         async with Driver(socket) as driver, anyio.create_task_group() as tasks:
-            parts = Parts(self._config, self._state, driver, tasks, self.offered, self._dropped)
+            self.driver = driver
+            parts = Parts(
+                self._config,
+                self._state,
+                driver,
+                tasks,
+                self.offered,
+                self._dropped,
+                self._hostname,
+                self._kept,
+            )
             for builtin in BUILTINS:
                 if builtin.is_on(self._config):
                     await self._open(builtin, parts)
@@ -153,6 +195,8 @@ class Builtins:
             log.warning("service_not_offered", service=builtin.name, port=builtin.port)
             return
         door = self._doors[builtin.port] = _Door(builtin, parts)
+        if builtin.is_eager:
+            door.make()
         parts.tasks.start_soon(_keep_open, listener, door)
 
 
@@ -177,16 +221,19 @@ class _Door:
         """Streams that were reset, because there were too many."""
         return self._limited.refused if self._limited is not None else 0
 
+    def make(self) -> Limited:
+        """Makes the service."""
+        builtin, parts = self._builtin, self._parts
+        self._limited = Limited(
+            builtin.make(parts),
+            parts.driver.abort,
+            total=builtin.total,
+            per_peer=builtin.per_peer,
+        )
+        return self._limited
+
     async def __call__(self, stream: Stream) -> None:
-        if self._limited is None:
-            builtin, parts = self._builtin, self._parts
-            self._limited = Limited(
-                builtin.make(parts),
-                parts.driver.abort,
-                total=builtin.total,
-                per_peer=builtin.per_peer,
-            )
-        await self._limited(stream)
+        await (self._limited or self.make())(stream)
 
     def failed(self, error: Exception, stream: Stream) -> None:
         """A stream must not stop the others, nor fill the log."""

@@ -44,6 +44,10 @@ class DaemonConfig:
     public: bool = False
     has_echo: bool = True
     has_status: bool = True
+    #: Serve names on port 53.
+    is_nameserver: bool = False
+    #: Where names are asked for that the registry does not know; nowhere if empty.
+    names: str = "nameserver"
     #: Ask the router to map the tunnel's port, where that is of use.
     may_map_port: bool = True
     #: Congestion controller of streams that ask for none: ``cubic``, ``bbr`` or ``reno``.

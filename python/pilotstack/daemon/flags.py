@@ -80,6 +80,14 @@ FLAGS: Final = (
     ),
     Flag("--public/--private", default=False, help="Whether everybody may reach this node."),
     Flag("--no-echo", is_flag=True, help="Do not echo on port 7."),
+    Flag("--nameserver", is_flag=True, help="Serve names on port 53, for every node."),
+    Flag(
+        "--names",
+        default="nameserver",
+        show_default=True,
+        help="Nameserver that is asked for names which the registry does not know: an address, "
+        "node id or hostname. An empty one asks nobody.",
+    ),
     Flag("--no-status", is_flag=True, help="Do not tell peers on port 1 what this node offers."),
     Flag(
         "--congestion",

@@ -65,6 +65,7 @@ def daemon(
     hostname: str,
     no_echo: bool,
     no_status: bool,
+    nameserver: bool,
     no_port_mapping: bool,
     log_level: str,
     log_format: str,
@@ -89,6 +90,7 @@ def daemon(
         admin_token=_token(admin_token_file) if admin_token_file else admin_token,
         has_echo=not no_echo,
         has_status=not no_status,
+        is_nameserver=nameserver,
         may_map_port=not no_port_mapping,
         **settings,
     )

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from pilotstack.daemon.records import OUTAGE
 from pilotstack.daemon.replies import answer_of
-from pilotstack.errors import ConnectionFailed
+from pilotstack.errors import ConnectionFailed, NotFound
 from pilotstack.ipc.answers import Resolved
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from pilotstack.registry.client import RegistryClient
+    from pilotstack.types import Address
 
 #: Seconds for which a resolved name is taken from memory. A registry that was restored may name
 #: another node, and nobody tells us of that.
@@ -24,10 +27,16 @@ class Names:
 
     Args:
         registry: whom to ask.
+        others: asked for names that the registry does not know.
     """
 
-    def __init__(self, registry: RegistryClient) -> None:
+    def __init__(
+        self,
+        registry: RegistryClient,
+        others: Callable[[str], Awaitable[Address | None]] | None = None,
+    ) -> None:
         self._registry = registry
+        self._others = others
         self._found: dict[str, tuple[float, Resolved]] = {}
 
     async def resolve(self, name: str) -> Resolved:
@@ -48,10 +57,27 @@ class Names:
             if known is None or now - until > OUTAGE:
                 raise
             return known
+        except NotFound:
+            address = await self._others(name) if self._others is not None else None
+            if address is None:
+                raise
+            found = Resolved(address.node, address, hostname=name)
         if len(self._found) >= _MAX_CACHED:
             self._found.clear()
         self._found[name] = (now + CACHE, found)
         return found
+
+    async def hostname(self, name: str) -> Address | None:
+        """The node with a hostname at the registry, which alone is asked.
+
+        Raises:
+            ConnectionFailed: no registry answers.
+        """
+        try:
+            found = answer_of(Resolved, await self._registry.resolve_hostname(name))
+        except NotFound:
+            return None
+        return found.address
 
     def forget(self) -> None:
         """Asks the registry again: it may have been emptied or restored."""

@@ -23,6 +23,7 @@ from pilotstack.daemon.candidates import Candidates
 from pilotstack.daemon.core_events import CoreEvents
 from pilotstack.daemon.ipc_socket import IpcSocket
 from pilotstack.daemon.names import Names
+from pilotstack.daemon.other_names import OtherNames
 from pilotstack.daemon.peers import PeerFinder
 from pilotstack.daemon.port_mapping import PortMappings, why_off
 from pilotstack.daemon.presence import Presence
@@ -49,6 +50,7 @@ from pilotstack.trust.service import TrustService
 from pilotstack.trust.store import TrustStore, path_beside
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from pilotstack.daemon.config import DaemonConfig
@@ -152,7 +154,7 @@ class Daemon:
             core = self._start_core(host, port, ipc)
             stack.callback(core.stop)
             running = _Running(
-                *(self.config, self._state, core, self._store, self._recent, self._kept("beacons"))
+                *(self.config, self._state, core, self._store, self._recent, self._kept)
             )
             stack.push_async_callback(running.aclose)
             tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -213,7 +215,7 @@ class _Running:
         core: Core,
         store: TrustStore,
         recent: RecentPeers,
-        beacons_file: Path | None,
+        kept: Callable[[str], Path | None],
     ) -> None:
         self._state = state
         self._core = core
@@ -221,8 +223,9 @@ class _Running:
         self._registry = _new_client(config, state)
         self._polls = _new_client(config, state)
         records = Records(self._registry)
-        self._names = Names(self._registry)
-        self.public_endpoint = self._endpoints(config, beacons_file)
+        others = OtherNames(config.names, lambda: self._builtins.driver)
+        self._names = Names(self._registry, others.resolve)
+        self.public_endpoint = self._endpoints(config, kept("beacons"))
         self._mappings = PortMappings(
             state,
             core.local_addr(),
@@ -233,7 +236,7 @@ class _Running:
         self._trust = TrustService(
             self._registry, state.identity, core, store, records.profile, records.forget
         )
-        self._builtins = Builtins(config, state)
+        self._builtins = Builtins(config, state, self._names.hostname, kept)
         self._inbox = InboxReader(self._polls, self._trust)
         self._trust.on_request = self._inbox.expect
         self._strangers = StrangerKeys(

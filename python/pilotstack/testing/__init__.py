@@ -40,6 +40,7 @@ _ENTRY = {
     "registry": "from pilotstack.registry.main import run_registry as run; run()",
     "beacon": "from pilotstack.beacon.main import run; run()",
     "daemon": "from pilotstack.daemon.main import run; run()",
+    "nameserver": "from pilotstack.services.nameserver.main import run; run()",
 }
 
 
@@ -47,7 +48,7 @@ class Process:
     """A server process that prints a line of JSON when it is ready.
 
     Args:
-        kind: ``rendezvous``, ``registry``, ``beacon`` or ``daemon``.
+        kind: ``rendezvous``, ``registry``, ``beacon``, ``daemon`` or ``nameserver``.
         arguments: its flags.
         log: file for its stderr.
         prefix: what runs the command, such as ``ip netns exec NAME``.

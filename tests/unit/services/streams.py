@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import anyio
 import anyio.abc
 import anyio.lowlevel
 
-if TYPE_CHECKING:
-    from pilotstack.types import SocketAddress
+from pilotstack.types import Address, SocketAddress
 
 
 class Pipe(anyio.abc.ByteStream):
@@ -30,6 +27,11 @@ class Pipe(anyio.abc.ByteStream):
         self._unread = b""
         self._remote = remote
         self.is_closed = False
+
+    @property
+    def local_address(self) -> SocketAddress:
+        """Who we are: node 5."""
+        return SocketAddress(Address(0, 5), 53)
 
     @property
     def remote_address(self) -> SocketAddress:

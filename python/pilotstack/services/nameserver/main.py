@@ -1,0 +1,97 @@
+"""``pilot-nameserver``: serves names on port 53 of a node whose daemon runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import anyio
+import click
+
+from pilotstack import _commands, _flags, _serving, wellknown
+from pilotstack.client import Driver
+from pilotstack.services.limits import Limited
+from pilotstack.services.nameserver.server import DriverDirectory, Nameserver
+from pilotstack.services.nameserver.store import Store
+from pilotstack.services.nameserver.zone import TTL
+
+#: Streams at once, in all and of one node.
+TOTAL = 256
+PER_PEER = 16
+
+
+@_commands.command(context_settings={"auto_envvar_prefix": "PILOT_NAMESERVER"})
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    envvar="PILOT_SOCKET",
+    help="The daemon's socket (PILOT_SOCKET).",
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65_535), default=wellknown.NAME_PORT, show_default=True
+)
+@click.option("--store", type=click.Path(path_type=Path), help="File that keeps the records.")
+@click.option(
+    "--ttl",
+    type=click.FloatRange(1, 86_400),
+    default=TTL,
+    show_default=True,
+    help="Seconds for which a record is kept after it was registered last.",
+)
+@click.option(
+    "--short-replies",
+    is_flag=True,
+    help="Answer OK ADDRESS instead of A NAME ADDRESS, for clients that know nothing else.",
+)
+@click.option("--log-level", type=click.Choice(_serving.LEVELS), default="info", show_default=True)
+@click.option(
+    "--log-format", type=click.Choice(_serving.FORMATS), default="text", show_default=True
+)
+@click.version_option(wellknown.VERSION)
+def nameserver(
+    *,
+    socket: Path | None,
+    port: int,
+    store: Path | None,
+    ttl: float,
+    short_replies: bool,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Serve names of nodes, networks and services on port 53, through the daemon of this node.
+
+    pilot-daemon --nameserver does so without another process.
+    """
+    _serving.configure_logging(log_level, log_format)
+
+    async def main(stopping: anyio.Event) -> None:
+        dialect: Literal["short", "records"] = "short" if short_replies else "records"
+        await _serve(socket, port, Store(store), ttl, dialect, stopping)
+
+    _serving.run(main)
+
+
+async def _serve(
+    socket: Path | None,
+    port: int,
+    store: Store,
+    ttl: float,
+    dialect: Literal["short", "records"],
+    stopping: anyio.Event,
+) -> None:
+    # Names outlive restarts of the daemon.
+    async with Driver(socket, reconnect=True) as driver:
+        server = Nameserver(DriverDirectory(driver), store, ttl=ttl, dialect=dialect)
+        handler = Limited(server.handle, driver.abort, total=TOTAL, per_peer=PER_PEER)
+        async with driver.listen(port) as listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(server.keep)
+            tasks.start_soon(listener.serve, handler)
+            _serving.announce(address=str((await driver.info()).address), port=port)
+            await stopping.wait()
+            tasks.cancel_scope.cancel()
+
+
+def run() -> None:
+    """Entry point of ``pilot-nameserver``."""
+    _serving.run_command(nameserver, _flags.normalize(sys.argv[1:]))
