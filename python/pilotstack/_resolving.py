@@ -7,7 +7,6 @@ import itertools
 import socket as sockets
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 import anyio
@@ -188,7 +187,7 @@ def source_towards(address: str) -> str | None:
         return None
 
 
-def has_dual_stack() -> bool:
+def _has_dual_stack() -> bool:
     """Whether one socket can serve IPv6 and IPv4."""
     try:
         with sockets.socket(sockets.AF_INET6, sockets.SOCK_DGRAM) as probe:
@@ -200,14 +199,9 @@ def has_dual_stack() -> bool:
 
 
 def any_host() -> str:
-    """The address that a server binds if only a port is given: any IPv4 address, or any address at
-    all on a host without IPv4 beyond its loopback."""
-    with suppress(OSError):
-        # The first line is a header.
-        has_v4 = len(Path("/proc/net/route").read_text().splitlines()) > 1
-        if not has_v4 and has_dual_stack():
-            return "::"
-    return "0.0.0.0"
+    """The address that a server binds if only a port is given: every address of both families, or
+    of IPv4 on a host without IPv6."""
+    return "::" if _has_dual_stack() else "0.0.0.0"
 
 
 def canonical(address: str) -> str:

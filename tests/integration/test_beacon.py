@@ -132,6 +132,25 @@ def test_nodes_that_know_no_cookies_prove_their_address_by_punching(
     assert received == bytes.fromhex("060000002a") + b"PILS"
 
 
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        ("beacon", ["--listen", ":0"]),
+        ("registry", ["--registry-addr", ":0"]),
+        ("rendezvous", ["--registry-addr", ":0", "--beacon-addr", ":0"]),
+    ],
+)
+def test_a_port_without_a_host_serves_both_families(
+    world: World, kind: str, flags: list[str]
+) -> None:
+    ready = world.start(kind, *flags)
+    for host in ("127.0.0.1", "::1"):
+        if beacon := ready.get("beacon"):
+            world.node(f"{host}:{beacon.rpartition(':')[2]}", 42)
+        if registry := ready.get("registry"):
+            socket.create_connection((host, int(registry.rpartition(":")[2])), 20).close()
+
+
 def metrics_of(address: str) -> dict[str, float]:
     text = httpx.get(f"http://{address}/metrics").text
     return {

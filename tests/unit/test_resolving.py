@@ -192,6 +192,14 @@ def test_ipv4_seen_by_a_dual_stack_socket() -> None:
     assert _resolving.canonical("192.0.2.1") == "192.0.2.1"
 
 
+def test_a_server_binds_ipv4_alone_where_there_is_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no such family")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert _resolving.any_host() == "0.0.0.0"
+
+
 def test_a_port_in_use_is_named() -> None:
     listening = _serving.listen("127.0.0.1", 0)
     with listening, pytest.raises(FileExistsError, match=str(listening.getsockname()[1])):

@@ -125,8 +125,8 @@ class Daemon:
         return identities.beside(identity, kind)
 
     def _listen_address(self) -> tuple[str, int]:
-        default = "::" if _resolving.has_dual_stack() else "0.0.0.0"
-        host, port = _serving.split_address(self.config.listen, default_host=default)
+        default_host = _resolving.any_host()
+        host, port = _serving.split_address(self.config.listen, default_host=default_host)
         try:
             ipaddress.ip_address(host)
         except ValueError as error:
