@@ -68,10 +68,10 @@ bench-wan: setup ## measure our controllers beside kernel TCP and QUIC over long
 	$(BIN)/python benches/wan.py --lab target/release/pilot-lab --shares
 
 lab: setup ## put agents behind every pair of NATs in network namespaces (root); LONG=1, QUICK=1
-	cargo build --release --quiet -p pilot-lab
 ifdef QUICK
-	$(BIN)/python -m pytest tests/lab -m '' --numprocesses 0 $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest tests/lab -m lab --numprocesses $(JOBS) --dist worksteal $(PYTEST_FLAGS)
 else
+	cargo build --release --quiet -p pilot-lab
 	$(BIN)/python -m tests.lab $(if $(LONG),--long) $(LAB_FLAGS)
 endif
 

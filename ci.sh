@@ -31,6 +31,7 @@ case "${1:-all}" in
         step make demo
         step make soak SOAK_SECONDS="${SOAK_SECONDS:-60}"
         step make test
+        step make lab QUICK=1
         ;;
     *) echo "usage: $0 [lint|fuzz|demo|test|lab|soak|audit|all]" >&2; exit 2 ;;
 esac

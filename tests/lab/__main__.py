@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from functools import partial
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from tests.lab.trial import Result
 
 _PAGE = Path(__file__).parents[2] / "docs" / "reference" / "nat-lab.md"
-_LAB = Path(__file__).parents[2] / "target" / "release" / "pilot-lab"
+_TARGET = os.environ.get("CARGO_TARGET_DIR", Path(__file__).parents[2] / "target")
+_LAB = Path(_TARGET) / "release" / "pilot-lab"
 #: Pairs that are tried again, for percentiles and shares.
 _AGAIN = (
     *((first, second) for first in places.EASY[2:6] for second in places.EASY[2:6]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -58,11 +59,17 @@ async def _use(first: str, second: str, lab: Path | None, pair: Pair) -> list[Fi
 
 
 async def _narrow(way: str, place: str, lab: Path | None, pair: Pair) -> list[Figure]:
-    seconds = {}
-    for mtu in narrow.MTUS:
-        times = [await narrow.transfer(place, mtu, lab, pair.number) for _ in range(3)]
-        seconds[mtu] = sorted(times)[1]
+    seconds = {mtu: await _median(place, mtu, lab, pair.number) for mtu in narrow.MTUS}
     return narrow.figures(way, seconds)
+
+
+async def _median(place: str, mtu: int, lab: Path | None, number: int) -> float:
+    """Of three transfers; infinite if one of them fails."""
+    try:
+        times = [await narrow.transfer(place, mtu, lab, number) for _ in range(3)]
+    except* FAULTS:
+        times = [math.inf] * 3
+    return sorted(times)[1]
 
 
 async def _keepalives(lab: Path | None, pair: Pair) -> list[Figure]:

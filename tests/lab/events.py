@@ -29,7 +29,7 @@ _RTT = 4 * DELAY / 1000
 _SOME = 2_000_000
 ROLES = ("sender", "receiver")
 #: Seconds for a path of another kind.
-_CHANCE = 30.0
+_CHANCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -66,13 +67,14 @@ def figures(way: str, seconds: Mapping[int, float]) -> list[Figure]:
     """The bound on each MTU."""
     found = []
     for mtu in MTUS[1:]:
-        ratio = seconds[mtu] / seconds[1500]
+        took, usual = seconds[mtu], seconds[1500]
+        is_whole = math.isfinite(took) and math.isfinite(usual)
         found.append(
             Figure(
                 f"1 MiB over MTU {mtu}, {way}, no ICMP",
-                f"{_BOUND} x the time at 1500 ({seconds[1500] * 1000:.0f} ms)",
-                f"{seconds[mtu] * 1000:.0f} ms, {ratio:.2f} x",
-                ratio <= _BOUND,
+                f"{_BOUND} x the time at 1500",
+                f"{took * 1000:.0f} ms, {took / usual:.2f} x" if is_whole else "not in time",
+                is_whole and took / usual <= _BOUND,
             )
         )
     return found

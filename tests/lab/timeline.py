@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: Seconds between looks, in which one byte goes to the peer and back.
 STEP = 0.02
 #: Seconds for anything that passes a network of the lab.
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
