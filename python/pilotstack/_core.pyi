@@ -7,6 +7,7 @@ _Event = (
     | tuple[Literal["key_needed"], int]
     | tuple[Literal["admission_needed"], int, int, bytes]
     | tuple[Literal["endpoint"], str, int]
+    | tuple[Literal["home"], str]
     | tuple[Literal["path"], int, Literal["lan", "ipv6", "direct", "relay"], str]
     | tuple[Literal["request"], int, int | None, int, bytes]
     | tuple[Literal["stopped"], str]

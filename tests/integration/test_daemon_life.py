@@ -11,6 +11,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.daemon_log import Log
 from tests.support.programs import environment, run, spawn
 
 from pilotstack import sync
@@ -302,3 +303,10 @@ def test_the_admin_token_comes_from_a_file(env: dict[str, str], tmp_path: Path) 
             driver.call(0x29, (1).to_bytes(2) + (5).to_bytes(2) + (0).to_bytes(2) + b"x")
     finally:
         ctl(env, "daemon", "stop")
+
+
+def test_the_log_names_the_home_beacon(network: Network) -> None:
+    with Log(network.path / "agent.log") as log:
+        network.start("agent", "--log-format", "json")
+        record = log.wait_for(event="home_beacon_changed")
+        assert record["beacon"] == network.rendezvous.ready["beacon"]

@@ -83,6 +83,8 @@ class CoreEvents:
                 tasks.start_soon(self._admit, node, network, key)
             case ("endpoint", host, port):
                 self._heard(_serving.join_address(host, port))
+            case ("home", beacon):
+                log.info("home_beacon_changed", beacon=beacon)
             case ("path", node, kind, endpoint):
                 log.info("path_changed", node=node, path=kind)
                 log.debug("path_endpoint", node=node, path=kind, endpoint=endpoint)

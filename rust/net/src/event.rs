@@ -17,6 +17,8 @@ pub enum HostEvent {
     AdmissionNeeded(Caller, [u8; 32]),
     /// A beacon says where our datagrams come from.
     EndpointDiscovered(SocketAddr),
+    /// Another beacon relays for us.
+    HomeChanged(SocketAddr),
     /// Frames for a peer go by another path.
     PathChanged(NodeId, Route),
     /// A driver asks something the IO thread cannot answer.

@@ -81,6 +81,7 @@ fn tag_of(event: &HostEvent) -> Option<Tag> {
         | HostEvent::KeyNeeded(_)
         | HostEvent::AdmissionNeeded(..)
         | HostEvent::EndpointDiscovered(_)
+        | HostEvent::HomeChanged(_)
         | HostEvent::PathChanged(..)
         | HostEvent::Stopped(_) => None,
     }

@@ -351,6 +351,9 @@ impl IoThread {
             Event::EndpointDiscovered(endpoint) => {
                 self.shared.push(HostEvent::EndpointDiscovered(endpoint));
             }
+            Event::HomeChanged(beacon) => {
+                self.shared.push(HostEvent::HomeChanged(beacon));
+            }
             Event::PathChanged(node, route) => {
                 self.shared.push(HostEvent::PathChanged(node, route));
             }

@@ -251,6 +251,7 @@ fn event_tuple<'py>(py: Python<'py>, event: HostEvent) -> PyResult<Bound<'py, Py
             let (host, port) = host_port(endpoint);
             ("endpoint", host, port).into_pyobject(py)
         }
+        HostEvent::HomeChanged(beacon) => ("home", beacon.to_string()).into_pyobject(py),
         HostEvent::PathChanged(node, route) => {
             let (kind, endpoint) = path_of(route);
             ("path", node.0, kind, endpoint).into_pyobject(py)

@@ -119,6 +119,7 @@ impl Harness {
             | HostEvent::KeyNeeded(_)
             | HostEvent::AdmissionNeeded(..)
             | HostEvent::EndpointDiscovered(_)
+            | HostEvent::HomeChanged(_)
             | HostEvent::PathChanged(..)
             | HostEvent::Stopped(_) => None,
         };

@@ -114,6 +114,8 @@ pub enum Event {
     AdmissionNeeded(Caller, [u8; 32]),
     /// The beacons report this endpoint as ours.
     EndpointDiscovered(SocketAddr),
+    /// Another beacon relays for us from now on.
+    HomeChanged(SocketAddr),
     /// Frames for a peer go by another path.
     PathChanged(NodeId, Route),
     /// Each datagram is to be sent to this address from a socket of its own, and what comes back there from

@@ -6,7 +6,7 @@
 
 use core::net::SocketAddr;
 
-use super::{Node, trace::count_drop};
+use super::{Event, Node, trace::count_drop};
 use crate::{
     time::Instant,
     tunnel::{Peer, Route},
@@ -82,6 +82,7 @@ impl Node {
             return;
         }
         self.home = home;
+        self.events.extend(home.map(Event::HomeChanged));
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.with_peer(id, |peer, local, out| peer.set_relay(now, home, local, out));
         }

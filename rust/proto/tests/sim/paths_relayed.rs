@@ -114,6 +114,9 @@ fn the_next_beacon_takes_over_when_the_first_one_dies() {
     net.beacons.get_mut(&beacon(1)).unwrap().is_down = true;
     net.transfer((1, a), (2, b), &pattern(100_000));
     assert_eq!(net.peer(1, 2).route.unwrap().next_hop(), beacon(2));
+    let home_of = |event: &Event| if let Event::HomeChanged(home) = event { Some(*home) } else { None };
+    let homes: Vec<_> = core::iter::from_fn(|| net.take_event(1, home_of)).collect();
+    assert_eq!(homes, [beacon(1), beacon(2)]);
 }
 
 /// A peer of each generation behind a beacon that answers.
