@@ -34,6 +34,8 @@ DELAY = 10
 RELAY_RTT = 4 * DELAY / 1000
 #: Names of beacons that can be stopped alone, the preferred one first.
 BEACONS = ("beacon-1", "beacon-2")
+#: Name of the beacon beside that of the rendezvous.
+SECOND_BEACON = "second-beacon"
 
 
 #: What may go wrong in a network; anything else is a mistake of the lab.
@@ -140,7 +142,7 @@ def lay_out(
 
 
 def set_up(stack: ExitStack, pair: Pair, lab: Path | None) -> Scene:
-    """Builds and starts everything that a pair needs."""
+    """Builds and starts everything that a pair needs. There are always two beacons."""
     internet, rendezvous, sites = lay_out(stack, pair, lab)
     agents = stack.enter_context(Agents())
     beacons = {}
@@ -151,6 +153,9 @@ def set_up(stack: ExitStack, pair: Pair, lab: Path | None) -> Scene:
             beacons[name] = host, agents.beacon(name, host)
     else:
         agents.rendezvous(rendezvous)
+        # What a NAT does shows in what two beacons see.
+        second = internet.public(SECOND_BEACON, Link(has_ipv6=True))
+        agents.beacon(SECOND_BEACON, second)
     a, b = (
         agents.start(name, site.host, is_public=pair.is_public)
         for name, site in zip(("agent-a", "agent-b"), sites, strict=True)
