@@ -293,7 +293,7 @@ fn beacon_messages() {
 #[test]
 fn replay_windows() {
     for case in list(&vectors!("replay"), "sequences") {
-        let mut window = ReplayWindow::default();
+        let mut window = <ReplayWindow>::default();
         for (counter, expected) in list(case, "counters").iter().zip(list(case, "accept")) {
             let counter: u64 = counter.as_str().unwrap().parse().unwrap();
             let is_new = window.check(counter);

@@ -1,46 +1,59 @@
 //! Replay protection with sliding windows in the manner of RFC 6479, one per nonce prefix.
 
-/// Size of the window behind the highest counter.
-pub const WINDOW: u64 = 256;
+/// Words of the window of a nonce prefix: 4,096 counters. Frames through the relay arrive behind those that were
+/// sent later directly, by as many as the direct path carries in the difference of their times.
+const PREFIX_WORDS: usize = 64;
 /// Prefixes tracked per key; a peer that needs more must exchange keys again.
 pub const MAX_PREFIXES: usize = 64;
-
-const WORDS: usize = (WINDOW / 64) as usize;
 
 /// The accepted counters of one nonce prefix. Call [`Self::check`] first, and [`Self::commit`] only after the
 /// frame was authenticated, so that a forged counter does not move the window.
 ///
 /// As in existing nodes, a window that holds counter 0 alone accepts it again. Counters start at 1, and
 /// sessions refuse 0 before they ask.
-#[derive(Clone, Debug, Default)]
-pub struct ReplayWindow {
+///
+/// Its size behind the highest counter is 64 times `WORDS`; existing nodes have 256.
+#[derive(Clone, Debug)]
+pub struct ReplayWindow<const WORDS: usize = 4> {
     highest: u64,
     bitmap: [u64; WORDS],
 }
 
-impl ReplayWindow {
+impl<const WORDS: usize> Default for ReplayWindow<WORDS> {
+    fn default() -> Self {
+        Self { highest: 0, bitmap: [0; WORDS] }
+    }
+}
+
+impl<const WORDS: usize> ReplayWindow<WORDS> {
+    const SIZE: u64 = 64 * WORDS as u64;
+
     /// Whether `counter` is new.
     pub fn check(&self, counter: u64) -> bool {
         if self.highest == 0 || counter > self.highest {
             return true;
         }
-        self.highest - counter < WINDOW && self.bitmap[word(counter)] & bit(counter) == 0
+        self.highest - counter < Self::SIZE && self.bitmap[Self::word(counter)] & bit(counter) == 0
     }
 
     /// Marks an authenticated `counter` as accepted.
     pub fn commit(&mut self, counter: u64) {
         if self.highest == 0 || counter > self.highest {
             let ahead = counter - self.highest;
-            if ahead >= WINDOW {
+            if ahead >= Self::SIZE {
                 self.bitmap = [0; WORDS];
             } else {
                 for skipped in self.highest + 1..=counter {
-                    self.bitmap[word(skipped)] &= !bit(skipped);
+                    self.bitmap[Self::word(skipped)] &= !bit(skipped);
                 }
             }
             self.highest = counter;
         }
-        self.bitmap[word(counter)] |= bit(counter);
+        self.bitmap[Self::word(counter)] |= bit(counter);
+    }
+
+    fn word(counter: u64) -> usize {
+        (counter % Self::SIZE / 64) as usize
     }
 }
 
@@ -48,7 +61,7 @@ impl ReplayWindow {
 /// prefix whenever it installs our key again.
 #[derive(Clone, Debug, Default)]
 pub struct PrefixWindows {
-    windows: Vec<(u32, ReplayWindow)>,
+    windows: Vec<(u32, ReplayWindow<PREFIX_WORDS>)>,
 }
 
 impl PrefixWindows {
@@ -79,10 +92,6 @@ impl PrefixWindows {
     pub fn is_full(&self) -> bool {
         self.windows.len() >= MAX_PREFIXES
     }
-}
-
-fn word(counter: u64) -> usize {
-    (counter % WINDOW / 64) as usize
 }
 
 fn bit(counter: u64) -> u64 {

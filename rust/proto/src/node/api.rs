@@ -149,8 +149,8 @@ impl Node {
         if !slot.is_attached {
             slot.is_attached = true;
             let peer = self.peers.get(&slot.connection.tuple().remote.node);
-            if let Some(route) = peer.and_then(Peer::route) {
-                slot.connection.set_path(super::slots::path_key(route));
+            if let Some(path) = peer.and_then(super::slots::path_key) {
+                slot.connection.set_path(path);
             }
             slot.connection.set_dialect(dialect);
             slot.connection.set_max_segment(segment);

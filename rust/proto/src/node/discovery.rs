@@ -299,6 +299,18 @@ impl Node {
         let Ok(signature) = self.identity.sign(&cookie.signed_text(self.address.node)) else { return };
         bytes.extend(signature);
         self.outbox.push_back((beacon.into(), bytes));
+        self.on_beacon_ready(now, beacon);
+    }
+
+    /// A beacon knows our address, or will before what is sent to it from now on arrives.
+    fn on_beacon_ready(&mut self, now: Instant, beacon: SocketAddr) {
+        if self.home != Some(beacon) {
+            return;
+        }
+        let ids: Vec<_> = self.peers.keys().copied().collect();
+        for id in ids {
+            self.with_peer(id, |peer, local, out| peer.on_relay_ready(now, local, out));
+        }
     }
 
     fn arm_discovery(&mut self) {
@@ -341,11 +353,6 @@ impl Node {
         if outcome != Outcome::Unsolicited {
             self.nat.note(now, Observation { local_port: 0, server: from, endpoint });
         }
-        if let Some(cookie) = AddressCookie::in_reply(bytes)
-            && outcome != Outcome::Unsolicited
-        {
-            self.prove_address(now, from, cookie);
-        }
         match outcome {
             Outcome::Unsolicited => count_drop!(self, dropped_beacon),
             Outcome::Unchanged => {}
@@ -353,6 +360,11 @@ impl Node {
             Outcome::Moved => self.on_own_move(now, endpoint),
         }
         self.update_home(now);
+        match AddressCookie::in_reply(bytes) {
+            _ if outcome == Outcome::Unsolicited => {}
+            Some(cookie) => self.prove_address(now, from, cookie),
+            None => self.on_beacon_ready(now, from),
+        }
         self.update_candidates(now);
         self.arm_discovery();
     }

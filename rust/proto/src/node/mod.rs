@@ -455,11 +455,11 @@ impl Node {
         if wants_punch {
             self.request_punch(self.recorder.now, id);
         }
-        if let Some((route, switch)) = change {
-            self.on_path_in_use(id, route);
-            if let Some(is_lost) = switch {
-                self.on_route_changed(self.recorder.now, id, is_lost);
+        if let Some(switch) = change {
+            if switch.is_other {
+                self.on_path_in_use(id, switch.route);
             }
+            self.on_route_changed(self.recorder.now, id, switch);
         }
     }
 

@@ -113,11 +113,10 @@ impl Node {
         if peer.on_opened_again(now, opened, from, len) {
             return;
         }
-        let is_probing = peer.is_probing(header);
         let mut is_promoted = false;
         self.with_peer(sender, |peer, local, out| {
             is_promoted =
-                peer.on_opened(now, opened, from, len, is_probing, local, out) && !peer.has_sent_boot_id();
+                peer.on_opened(now, opened, from, len, header, local, out) && !peer.has_sent_boot_id();
         });
         if is_promoted {
             self.on_restart(now, sender);
@@ -147,7 +146,7 @@ impl Node {
     /// The peer moved to another address: packets in flight to the old one are lost.
     fn on_moved(&mut self, now: Instant, node: NodeId) {
         self.counters.moved += 1;
-        let Some(path) = self.peers.get(&node).and_then(Peer::route).map(super::slots::path_key) else {
+        let Some(path) = self.peers.get(&node).and_then(super::slots::path_key) else {
             return;
         };
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
@@ -401,8 +400,8 @@ impl Node {
             remote_port: syn.src_port,
         };
         let mut connection = Connection::accept(now, tuple, options, iss, syn);
-        if let Some(route) = self.peers.get(&node).and_then(Peer::route) {
-            connection.set_path(super::slots::path_key(route));
+        if let Some(path) = self.peers.get(&node).and_then(super::slots::path_key) {
+            connection.set_path(path);
         }
         let id = self.insert(now, connection, true);
         self.with_peer(node, |peer, local, out| peer.activate(now, local, out));

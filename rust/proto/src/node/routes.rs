@@ -6,7 +6,7 @@ use super::{Event, Node, slots::path_key};
 use crate::{
     time::Instant,
     transport::OldPath,
-    tunnel::{Candidate, CandidateKind, Candidates, PathClass, Peer, Route},
+    tunnel::{Candidate, CandidateKind, Candidates, PathClass, PathSwitch, Route},
     wire::addr::NodeId,
 };
 
@@ -44,14 +44,13 @@ impl Node {
         }
     }
 
-    /// Frames for a peer go to or from the relay; those on their way may be lost.
-    pub(super) fn on_route_changed(&mut self, now: Instant, node: NodeId, is_lost: bool) {
-        let Some(route) = self.peers.get(&node).and_then(Peer::route) else { return };
-        self.counters.path_switches += 1;
-        if route.is_relayed() {
-            self.counters.relay_fallbacks += 1;
-        }
-        let (path, old) = (path_key(route), if is_lost { OldPath::Dead } else { OldPath::Works });
+    /// Frames for a peer go another way; those on their way may be lost.
+    pub(super) fn on_route_changed(&mut self, now: Instant, node: NodeId, switch: PathSwitch) {
+        let Some(path) = self.peers.get(&node).and_then(path_key) else { return };
+        let Some(is_lost) = switch.is_lost else { return };
+        self.counters.path_switches += u64::from(switch.is_switch);
+        self.counters.relay_fallbacks += u64::from(switch.is_switch && switch.route.is_relayed());
+        let old = if is_lost { OldPath::Dead } else { OldPath::Works };
         for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
             if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
                 slot.connection.on_path_changed(now, path, old);

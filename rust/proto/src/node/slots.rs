@@ -7,22 +7,27 @@ use super::{ConnectionId, Event, Key, Node, Slot, TimerOwner};
 use crate::{
     time::Instant,
     transport::{Connection, ConnectionEvent, PathKey, State},
-    tunnel::Route,
+    tunnel::Peer,
     wire::addr::{NodeId, Port},
 };
 
 /// Heap entries per timer owner above which stale entries are removed.
 const MAX_STALE: usize = 4;
+/// Spreads the numbers of moves over the keys of paths.
+const ODD: u32 = 0x9e37_79b1;
 /// Heap size below which stale entries are kept.
 const FEW_TIMERS: usize = 4096;
 
-/// Names a path to connections. Another port of the same host (a NAT binding) is the same path.
-pub(super) fn path_key(route: Route) -> PathKey {
+/// Names the path to a peer to connections. Another port of the same host (a NAT binding) is the same path;
+/// another network at either end is another one.
+pub(super) fn path_key(peer: &Peer) -> Option<PathKey> {
+    let route = peer.route()?;
     let key = match route.next_hop().ip() {
         IpAddr::V4(ip) => ip.to_bits(),
         IpAddr::V6(ip) => (0..4).fold(0, |key, word| key ^ (ip.to_bits() >> (32 * word)) as u32),
     };
-    PathKey(if route.is_relayed() { !key } else { key })
+    let key = if route.is_relayed() { !key } else { key };
+    Some(PathKey(key.wrapping_add(peer.moves().wrapping_mul(ODD))))
 }
 
 impl Slot {

@@ -18,6 +18,8 @@ use crate::time::Instant;
 
 /// How long the state of a path is kept after it was left.
 const LIFETIME: Duration = Duration::from_secs(60);
+/// What arrived within this time was perhaps acknowledged in vain.
+const RECENT: Duration = Duration::from_secs(2);
 
 /// What is known of the path that is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +75,9 @@ impl Connection {
         }
         for kind in [TimerKind::LossProbe, TimerKind::Reordering, TimerKind::Pacing] {
             self.timers.stop(kind);
+        }
+        if old == OldPath::Dead && now.saturating_since(self.last_arrival) < RECENT {
+            self.receiver.ack.request();
         }
         self.pacer.set_rate(self.congestion.pacing_rate(self.rtt.srtt()));
         self.detect_loss(now, self.sender.in_flight());

@@ -10,6 +10,7 @@ use core::{net::SocketAddr, time::Duration};
 use std::collections::VecDeque;
 
 use self::prediction::Prediction;
+pub use self::routes::PathSwitch;
 use super::{
     Capabilities, Session,
     candidates::{Candidates, PathClass},
@@ -186,6 +187,12 @@ pub struct Peer {
     applied_segment: usize,
     /// The proven path that was last in use.
     last_path: Option<Route>,
+    /// How often either end has moved.
+    moves: u32,
+    /// The same at the time of `last_path`.
+    last_moves: u32,
+    /// Frames on their way at the last move do not arrive.
+    is_lost_by_move: bool,
     /// A beacon should be asked to punch.
     wants_punch: bool,
     /// There is an earlier deadline than the one that is armed.
@@ -233,6 +240,9 @@ impl Peer {
             last_tx: now,
             applied_segment: PathMtu::default().segment(),
             last_path: None,
+            moves: 0,
+            last_moves: 0,
+            is_lost_by_move: false,
             wants_punch: false,
             needs_arming: false,
             keepalive: KEEPALIVE,

@@ -7,6 +7,7 @@
 
 mod changes;
 mod figures;
+mod moves;
 mod oracle;
 mod reach;
 mod scenario;

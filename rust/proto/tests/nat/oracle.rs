@@ -19,7 +19,7 @@ use crate::scenario::{Access, Family, Scenario, Shared, Side};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain {
     pub(crate) mapping: Behaviour,
-    filtering: Behaviour,
+    pub(crate) filtering: Behaviour,
 }
 
 impl Chain {

@@ -500,7 +500,8 @@ fn an_own_address_change_is_announced_to_peers() {
             hand.wait(if n < 2 { 700 * MS } else { Duration::ZERO });
         }
         assert_eq!(hand.discovered(), 2);
-        let expected = if old == Some(Suite::G1) { 2 } else { 1 };
-        assert_eq!(hand.sent_to(1), expected, "{old:?}: a ping, and a key for who learns from nothing else");
+        let expected = if old == Some(Suite::G2) { 1 } else { 2 };
+        let what = "a ping, a long one for credit, and a key for who learns from nothing else";
+        assert_eq!(hand.sent_to(1), expected, "{old:?}: {what}");
     }
 }

@@ -247,7 +247,7 @@ fn a_transfer_survives_a_change_of_address() {
             }
         });
         let stall = resumed_at.unwrap().saturating_since(moved_at.unwrap());
-        assert!(stall <= 8 * LATENCY + 200 * MS, "{mover} {is_cone}: {stall:?}");
+        assert!(stall <= 4 * LATENCY + 200 * MS, "{mover} {is_cone}: {stall:?}");
         assert_eq!(net.of(1).stats().connections, 1, "nothing was reset");
     }
 }

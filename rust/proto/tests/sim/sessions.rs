@@ -12,10 +12,12 @@ use pilot_proto::{
     },
     wire::{
         addr::{Address, NodeId},
-        packet::Header,
+        packet::{Flags, Header, Protocol},
         tunnel::{Frame, SignedKey},
     },
 };
+
+use crate::hand::packet;
 
 pub(crate) const PEER: NodeId = NodeId(1);
 const SELF: NodeId = NodeId(2);
@@ -122,8 +124,9 @@ impl View {
         let Ok(Frame::Sealed(header)) = Frame::parse(&frame) else { panic!("not sealed") };
         let (now, len) = (self.now, frame.len());
         let opened = self.peer.open(now, header, &mut frame, &mut Vec::new())?;
+        let header = packet(Protocol::Datagram, Flags::NONE, (5, 9), 0);
         Ok(self
-            .with_peer(|peer, local, out| peer.on_opened(now, opened, from.into(), len, false, local, out)))
+            .with_peer(|peer, local, out| peer.on_opened(now, opened, from.into(), len, &header, local, out)))
     }
 }
 

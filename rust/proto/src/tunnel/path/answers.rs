@@ -99,6 +99,7 @@ impl Paths {
     }
 
     fn on_active_answer(&mut self, now: Instant) -> PathChange {
+        let is_on_trial = self.is_on_trial();
         let Some(path) = &mut self.active else { return PathChange::None };
         let was_usable = path.is_usable();
         path.on_answered(now);
@@ -107,6 +108,10 @@ impl Paths {
             return PathChange::None;
         }
         path.is_suspect = false;
+        self.on_settled();
+        if is_on_trial {
+            return PathChange::Moved;
+        }
         if !was_usable {
             return PathChange::Validated;
         }
@@ -147,6 +152,7 @@ impl Paths {
             (path.is_suspect, path.is_told) = (false, false);
             path.mtu.fail(now);
         }
+        self.on_settled();
         self.watch.reset();
         self.watch.on_heard(now);
         PathChange::Moved

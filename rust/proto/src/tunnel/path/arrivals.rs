@@ -16,6 +16,17 @@ const HELLO_CREDIT: u64 = 240;
 /// Addresses of a registry's list that a dial sends its key to.
 const MAX_HELLOS: usize = 4;
 
+/// What the sender of a frame says by the path that it took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::tunnel) enum Purpose {
+    /// It uses the path.
+    Use,
+    /// It only tries the path (RFC 9000 section 9.1).
+    Try,
+    /// It has moved there.
+    Move,
+}
+
 /// A frame that opened, as far as paths are concerned.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::tunnel) struct Arrival {
@@ -23,9 +34,8 @@ pub(in crate::tunnel) struct Arrival {
     pub(in crate::tunnel) len: usize,
     /// No frame sent later arrived before it.
     pub(in crate::tunnel) is_newest: bool,
-    /// It belongs to a challenge: its sender tries a path, and does not say that it uses it (RFC 9000 section
-    /// 9.1).
-    pub(in crate::tunnel) is_probing: bool,
+    /// Why it took its path.
+    pub(in crate::tunnel) purpose: Purpose,
     /// If it came through a beacon, that is because its sender found the direct path silent. Some legacy
     /// peers send everything there.
     pub(in crate::tunnel) may_advise: bool,
@@ -148,30 +158,31 @@ impl Paths {
     }
 
     /// A sealed frame of the peer arrived by this route. Reordered frames do not start a migration (RFC 9000
-    /// section 9.3), nor do probes of other paths, and relayed frames never do.
+    /// section 9.3), nor do probes of other paths, and relayed frames never do. Returns whether frames go to a new
+    /// address from now on.
     pub(in crate::tunnel) fn on_sealed(
         &mut self,
         now: Instant,
         from: Route,
         arrival: Arrival,
         entropy: &mut Entropy,
-    ) {
+    ) -> bool {
         let len = arrival.len;
         let Some(address) = from.direct() else {
             if let Some(relay) = &mut self.relay {
                 relay.on_heard(now);
             }
             self.checks.earn(len);
-            if arrival.is_newest && !arrival.is_probing && arrival.may_advise {
+            if arrival.is_newest && arrival.purpose != Purpose::Try && arrival.may_advise {
                 self.on_advice(now, entropy);
             }
-            return;
+            return false;
         };
         if self.endpoint() == Some(address) {
             self.on_sealed_at_active(now, arrival, entropy);
-            return;
+            return false;
         }
-        if arrival.is_probing && self.is_proven() {
+        if arrival.purpose == Purpose::Try && self.is_proven() {
             let is_wanted = self.is_better(address);
             if let Some(path) = self.candidate(now, address, true) {
                 path.on_received(len);
@@ -179,20 +190,23 @@ impl Paths {
                     path.challenge(now, entropy);
                 }
             }
-            return;
+            return false;
         }
         if !arrival.is_newest {
             self.on_unauthenticated(from, len);
-            return;
+            return false;
         }
         self.ignored.retain(|(_, until)| now < *until);
         if self.ignored.iter().any(|(ignored, _)| *ignored == address) {
-            return;
+            return false;
         }
         if let Some(path) = self.candidate(now, address, true) {
             path.has_received = true;
             path.on_received(len);
             path.challenge(now, entropy);
+        }
+        if arrival.purpose == Purpose::Move && self.begin_trial(now, address, entropy) {
+            return true;
         }
         if self.active.as_ref().is_none_or(|path| !path.is_validated && !path.has_received) {
             // The unconfirmed address in use was wrong; keep it as a candidate.
@@ -203,6 +217,7 @@ impl Paths {
         } else {
             self.challenge_active(now, entropy);
         }
+        false
     }
 
     fn on_sealed_at_active(&mut self, now: Instant, arrival: Arrival, entropy: &mut Entropy) {

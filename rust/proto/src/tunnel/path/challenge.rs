@@ -51,6 +51,11 @@ impl Token {
         port.0 >= FIRST_PROBE_PORT
     }
 
+    /// Whether a ping from this port says that its sender has moved.
+    pub(in crate::tunnel) fn is_announcing_port(port: Port) -> bool {
+        Self::is_challenge_port(port) && !Self::is_probe_port(port)
+    }
+
     /// Whether a port belongs to a challenge.
     pub(in crate::tunnel) fn is_challenge_port(port: Port) -> bool {
         port.0 >= FIRST_CHALLENGE_PORT

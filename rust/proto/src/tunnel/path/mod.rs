@@ -18,6 +18,7 @@ mod arrivals;
 mod challenge;
 mod checks;
 mod credit;
+mod moves;
 mod relay;
 mod status;
 mod upgrade;
@@ -30,6 +31,7 @@ use self::{
     address::{CANDIDATE_LIFETIME, Path},
     challenge::CHALLENGE_TIMER,
     checks::Checks,
+    moves::Moves,
     relay::Relay,
     upgrade::Failovers,
     watch::Watch,
@@ -37,7 +39,10 @@ use self::{
 use super::{candidates::PathClass, path_mtu::PathMtu, route::Route};
 use crate::{time::Instant, wire::addr::NodeId};
 
-pub(super) use self::{arrivals::Arrival, challenge::Token};
+pub(super) use self::{
+    arrivals::{Arrival, Purpose},
+    challenge::Token,
+};
 pub use self::{
     checks::Source,
     status::{CandidateState, CandidateStatus},
@@ -77,6 +82,7 @@ pub(super) struct Paths {
     checks: Checks,
     watch: Watch,
     failovers: Failovers,
+    moves: Moves,
 }
 
 impl Paths {
@@ -91,7 +97,8 @@ impl Paths {
     /// Whether frames go through the relay although an address may be known.
     pub(super) fn is_relayed(&self) -> bool {
         let has_failed = self.active.as_ref().is_some_and(|path| path.is_suspect);
-        !self.is_direct() && self.relay.as_ref().is_some_and(|relay| relay.has_received || has_failed)
+        let is_direct = self.is_direct() || self.is_on_trial();
+        !is_direct && self.relay.as_ref().is_some_and(|relay| relay.has_received || has_failed)
     }
 
     /// Whether there is a validated address.

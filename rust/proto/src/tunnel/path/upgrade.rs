@@ -4,7 +4,6 @@ use core::{net::SocketAddr, time::Duration};
 
 use super::{
     Paths,
-    challenge::Challenge,
     watch::{Alarm, Rtt},
 };
 use crate::{
@@ -108,17 +107,6 @@ impl Paths {
         }
     }
 
-    /// Our own address changed: the address in use is challenged from the new one, and what lies between may
-    /// have changed, so that it is in doubt if there is a relay.
-    pub(in crate::tunnel) fn on_own_move(&mut self, now: Instant, entropy: &mut Entropy) {
-        if self.relay.is_some() {
-            self.suspect_active(now, entropy);
-        }
-        if let Some(path) = &mut self.active {
-            path.challenge = Some(Challenge::announcing(now, entropy));
-        }
-    }
-
     /// Frames go through the relay: begins to look for something better, unless that is under way. Returns
     /// whether it began.
     pub(in crate::tunnel) fn seek(&mut self, now: Instant) -> bool {
@@ -131,7 +119,8 @@ impl Paths {
 
     /// The next deadline of rounds and of the watch.
     pub(in crate::tunnel) fn poll_upgrade(&self) -> Option<Instant> {
-        self.checks.poll_timeout().into_iter().chain(self.watch.poll_timeout()).min()
+        let all = [self.checks.poll_timeout(), self.watch.poll_timeout(), self.poll_moves()];
+        all.into_iter().flatten().min()
     }
 
     /// Whether a round of the check list is due. Without traffic there are no more.

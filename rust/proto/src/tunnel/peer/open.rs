@@ -5,7 +5,7 @@ use crate::{
     crypto::{Suite, exchange::ExchangeKey},
     time::Instant,
     tunnel::{OpenError, Route, Session, TunnelEvent, path::Arrival},
-    wire::tunnel::SealedHeader,
+    wire::{packet::Header, tunnel::SealedHeader},
 };
 
 impl Peer {
@@ -68,8 +68,8 @@ impl Peer {
         is_usual
     }
 
-    /// Updates sessions and paths after a frame of `len` bytes opened; `is_probing` as
-    /// [`Self::is_probing`] says. Returns whether the peer now uses another key.
+    /// Updates sessions and paths after a frame of `len` bytes opened, whose packet has
+    /// this header. Returns whether the peer now uses another key.
     #[expect(clippy::too_many_arguments, reason = "inputs of one frame")]
     pub fn on_opened(
         &mut self,
@@ -77,13 +77,14 @@ impl Peer {
         opened: Opened,
         from: Route,
         len: usize,
-        is_probing: bool,
+        header: &Header,
         local: &mut Local<'_>,
         out: &mut Outbox,
     ) -> bool {
         if from.direct().is_some_and(|from| self.endpoint() != Some(from)) {
             self.silence = self.silence.max(now.saturating_since(self.last_rx));
         }
+        let purpose = self.purpose(header);
         self.last_rx = now;
         self.heard_from = Some(from);
         let mut is_new = false;
@@ -109,8 +110,10 @@ impl Peer {
         self.is_late = false;
         self.hello_at = None;
         let may_advise = !(self.is_legacy && self.suite() == Some(Suite::G1));
-        let arrival = Arrival { len, is_newest: opened.is_newest, is_probing, may_advise };
-        self.paths.on_sealed(now, from, arrival, local.entropy);
+        let arrival = Arrival { len, is_newest: opened.is_newest, purpose, may_advise };
+        if self.paths.on_sealed(now, from, arrival, local.entropy) {
+            self.on_move(true);
+        }
         if self.is_active {
             self.paths.seek(now);
         }

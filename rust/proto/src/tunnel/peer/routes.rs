@@ -5,7 +5,10 @@ use core::{net::SocketAddr, time::Duration};
 use super::{KEEPALIVE, Local, Outbox, PING_PORT, Peer};
 use crate::{
     time::Instant,
-    tunnel::{Candidates, PathChange, Route, TunnelEvent, path::Token},
+    tunnel::{
+        Candidates, Capabilities, PathChange, Route, TunnelEvent,
+        path::{Purpose, Token},
+    },
     wire::{
         addr::Port,
         packet::{Flags, Header, Protocol},
@@ -18,6 +21,19 @@ const TRAFFIC: Duration = Duration::from_secs(6);
 /// Shortest interval of keepalives, and the silence after which another port of the peer shows that a binding
 /// expired.
 const KEEPALIVE_MIN: Duration = Duration::from_secs(5);
+
+/// Frames for a peer go another way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathSwitch {
+    /// How they go.
+    pub route: Route,
+    /// Whether the route is another one: it may be the same between other networks.
+    pub is_other: bool,
+    /// Whether they go to or from the relay since.
+    pub is_switch: bool,
+    /// If the path has properties of its own, whether frames on their way by the one before are lost.
+    pub is_lost: Option<bool>,
+}
 
 impl Peer {
     /// Our home beacon changed: the way through the relay. A dial that waits for an answer goes there, too.
@@ -35,13 +51,15 @@ impl Peer {
         }
     }
 
-    /// Whether a frame belongs to a challenge: its sender tries a path, and does not say that it uses it.
-    /// Legacy peers announce a new address by pings of any kind.
-    pub fn is_probing(&self, header: &Header) -> bool {
+    /// What a frame says of the path that it took. Legacy peers announce a new address by pings of any kind.
+    pub(super) fn purpose(&self, header: &Header) -> Purpose {
         let is_pong = header.flags.contains(Flags::ACK);
-        header.protocol == Protocol::Control
-            && (is_pong && Token::is_challenge_port(header.dst_port)
-                || !is_pong && Token::is_probe_port(header.src_port) && self.capabilities.is_some())
+        match (header.protocol, is_pong, self.capabilities.is_some()) {
+            (Protocol::Control, true, _) if Token::is_challenge_port(header.dst_port) => Purpose::Try,
+            (Protocol::Control, false, true) if Token::is_probe_port(header.src_port) => Purpose::Try,
+            (Protocol::Control, false, true) if Token::is_announcing_port(header.src_port) => Purpose::Move,
+            _ => Purpose::Use,
+        }
     }
 
     /// The peer named its addresses in a ping or pong.
@@ -71,10 +89,36 @@ impl Peer {
 
     /// The peer says that its address changed.
     pub fn on_peer_moved(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
-        if !self.is_late && self.paths.is_direct() {
-            self.paths.suspect_active(now, local.entropy);
+        if !self.is_late && self.paths.on_peer_moved(now, local.entropy) {
+            self.on_move(true);
             self.send_challenges(now, local, out);
         }
+    }
+
+    /// Our home beacon knows our new address: tells the peer through it if nothing else reaches it.
+    pub fn on_relay_ready(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
+        let Some(relay) = self.paths.relay() else { return };
+        if !self.paths.on_relay_ready(now) {
+            return;
+        }
+        if self.paths.is_relayed() {
+            // The beacon dropped what it could not attribute.
+            self.on_move(true);
+        }
+        let mut payload = self.announcement(now, local);
+        Capabilities::emit_moved(&mut payload);
+        self.send_ping_with(now, relay, &payload, local, out);
+    }
+
+    /// Either end has moved; with `is_lost` frames on their way do not arrive.
+    pub(super) fn on_move(&mut self, is_lost: bool) {
+        self.moves = self.moves.wrapping_add(1);
+        self.is_lost_by_move |= is_lost;
+    }
+
+    /// How often either end has moved, which begins another path.
+    pub fn moves(&self) -> u32 {
+        self.moves
     }
 
     /// The registry names further addresses of the peer.
@@ -120,22 +164,33 @@ impl Peer {
         self.paths.set_rto_floor(rto);
     }
 
-    /// The path in use, if it is another one than at the last call; and if frames go to or from the relay
-    /// since, whether those on their way are lost.
-    pub fn take_path_change(&mut self) -> Option<(Route, Option<bool>)> {
-        let route = self.route().filter(|_| self.suite().is_some() && self.paths.is_proven())?;
-        if self.last_path == Some(route) {
+    /// The path in use, if it is another one than at the last call.
+    pub fn take_path_change(&mut self) -> Option<PathSwitch> {
+        let is_sound = self.paths.is_proven() || self.paths.is_on_trial();
+        let route = self.route().filter(|_| self.suite().is_some() && is_sound)?;
+        let has_moved = core::mem::replace(&mut self.last_moves, self.moves) != self.moves;
+        if self.last_path == Some(route) && !has_moved {
             return None;
         }
         let before = self.last_path.replace(route);
-        self.trace.event(|| TunnelEvent::PathChanged(route));
+        if before != Some(route) {
+            self.trace.event(|| TunnelEvent::PathChanged(route));
+        }
         if self.capabilities.is_some()
             && let Some(mtu) = self.paths.mtu_mut()
         {
             mtu.start_if_new(self.last_rx);
         }
         let is_switch = before.is_some_and(|before| before.is_relayed() != route.is_relayed());
-        Some((route, is_switch.then(|| self.paths.on_route_changed(route.is_relayed()))))
+        // One relay replaces another because that is silent.
+        let is_new_relay = before.is_some_and(|before| before != route && route.is_relayed());
+        let is_elsewhere = has_moved && before.is_some();
+        let mut is_lost = core::mem::take(&mut self.is_lost_by_move);
+        if is_switch || is_new_relay {
+            is_lost |= self.paths.on_route_changed(route.is_relayed());
+        }
+        let is_lost = (is_switch || is_elsewhere || is_new_relay).then_some(is_lost);
+        Some(PathSwitch { route, is_other: before != Some(route), is_switch, is_lost })
     }
 
     /// Handles what is due of rounds and of the watch.
@@ -143,6 +198,7 @@ impl Peer {
         if self.suite().is_none() {
             return;
         }
+        self.paths.handle_moves(now, local.entropy);
         if self.paths.is_watch_due(now) && self.paths.handle_watch(now, local.entropy) {
             self.wants_punch = true;
         }
@@ -201,6 +257,7 @@ impl Peer {
         }
         let after = self.endpoint();
         let is_rebound = change == PathChange::Moved
+            && before != after
             && before.is_some_and(|before| after.is_some_and(|after| before.ip() == after.ip()));
         let silence = core::mem::take(&mut self.silence);
         if is_rebound && silence >= KEEPALIVE_MIN {

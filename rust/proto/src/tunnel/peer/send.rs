@@ -2,6 +2,7 @@
 
 use super::{CHECK_INTERVAL, Local, Outbox, PATH_PORT, PING_PORT, Peer, REPLY_INTERVAL, STALL};
 use crate::{
+    config::SAFE_SEGMENT,
     crypto::Suite,
     time::Instant,
     tunnel::{Capabilities, Route, Session, TunnelEvent, path::Token, path_mtu::PathProbe},
@@ -197,6 +198,13 @@ impl Peer {
     /// frames only.
     pub fn announce_address(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         let Some(route) = self.route().filter(|_| self.suite().is_some()) else { return };
+        if self.capabilities.is_some() {
+            // What we sent before arrives. The acknowledgements of it do not.
+            self.on_move(false);
+            self.paths.on_own_move(now, true, local.entropy);
+            self.send_challenges(now, local, out);
+            return;
+        }
         let relay = self.paths.relay().filter(|relay| *relay != route);
         if self.suite() == Some(Suite::G1) {
             self.push_keys(route, false, local, out);
@@ -211,7 +219,7 @@ impl Peer {
             Capabilities::emit_moved(&mut payload);
             self.send_ping_with(now, relay, &payload, local, out);
         }
-        self.paths.on_own_move(now, local.entropy);
+        self.paths.on_own_move(now, false, local.entropy);
         self.send_challenges(now, local, out);
     }
 
@@ -244,11 +252,19 @@ impl Peer {
         for (to, token) in self.paths.handle_timeout(now, asked) {
             let to = Route::Direct(to);
             self.trace.event(|| TunnelEvent::Challenged(to));
-            let packet = self.ping_packet(token, &local.capabilities.emit(), local);
+            let mut packets = vec![self.ping_packet(token, &local.capabilities.emit(), local)];
+            if Token::is_announcing_port(token.port) && self.capabilities.is_some() && self.paths.is_direct()
+            {
+                // The peer may send three times as much to our new address before it is validated.
+                let padded = local.capabilities.emit_padded(SAFE_SEGMENT);
+                packets.push(self.ping_packet(token, &padded, local));
+            }
             let Some(session) = self.current.as_mut() else { return };
-            for frame in session.seal_both(local.address.node, &packet) {
-                if self.paths.spend_check(now, to, frame.len(), local.checks) {
-                    out.push_back((to, frame));
+            for packet in packets {
+                for frame in session.seal_both(local.address.node, &packet) {
+                    if self.paths.spend_check(now, to, frame.len(), local.checks) {
+                        out.push_back((to, frame));
+                    }
                 }
             }
         }
