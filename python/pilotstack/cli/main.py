@@ -33,6 +33,10 @@ COMMANDS: Final = {
     "demo": {
         "demo": "Run the whole stack on an embedded loopback network, and clean up.",
     },
+    "forward": {
+        "expose": "Carry streams to a port of this node to a local service.",
+        "forward": "Carry connections to a local port to a port of an agent.",
+    },
     "identity": {
         "clear-tags": "Take all tags away.",
         "deregister": "Take this node off the network, and out of its networks; "
@@ -65,6 +69,8 @@ COMMANDS: Final = {
         "given.",
     },
     "traffic": {
+        "accept": "Take one stream on a port, and join stdin and stdout to it; the port is 1000 "
+        "unless given.",
         "bench": "Send SIZE_MB MiB to a node's echo service and back, and report MiB per second.",
         "connect": "Join stdin and stdout to a stream, until the peer closes; the port is 1000 "
         "unless given.",

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 
 from pilotstack.cli.text import visible
+from pilotstack.services import stdio
 
 if TYPE_CHECKING:
     from pilotstack.client import Driver, Stream
@@ -69,23 +70,19 @@ async def join(stream: Stream | SecureStream, *, is_raw: bool) -> None:
     Args:
         is_raw: copy bytes unchanged; otherwise control characters are escaped.
     """
-    has_peer_finished = False
+    is_terminal = sys.stdin is not None and sys.stdin.isatty()
+    patience = 0.0 if is_terminal else _SILENCE
+    await stdio.session(stream, _Stdin(), _Stdout(is_raw), patience=patience)
 
-    async def upstream(sending: anyio.CancelScope) -> None:
-        with sending:
-            while chunk := await _read_in():
-                await stream.send(chunk)
-                if has_peer_finished:
-                    sending.deadline = anyio.current_time() + _SILENCE
-            await stream.send_eof()
 
-    async with anyio.create_task_group() as tasks:
-        sending = anyio.CancelScope()
-        tasks.start_soon(upstream, sending)
-        await _downstream(stream, is_raw)
-        has_peer_finished = True
-        is_terminal = sys.stdin is not None and sys.stdin.isatty()
-        sending.deadline = anyio.current_time() + (0 if is_terminal else _SILENCE)
+class _Stdin:
+    """Standard input."""
+
+    async def receive(self) -> bytes:
+        """The next bytes."""
+        if chunk := await _read_in():
+            return chunk
+        raise anyio.EndOfStream
 
 
 async def _read_in() -> bytes:
@@ -102,14 +99,22 @@ async def _read_in() -> bytes:
         return b""
 
 
-async def _downstream(stream: Stream | SecureStream, is_raw: bool) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-    with suppress(anyio.EndOfStream):
-        while True:
-            chunk = await stream.receive()
-            if not is_raw:
-                chunk = visible(decoder.decode(chunk), keeps_lines=True).encode()
-            await anyio.to_thread.run_sync(_write_out, chunk, abandon_on_cancel=True)
+class _Stdout:
+    """Standard output.
+
+    Args:
+        is_raw: bytes are not changed; otherwise control characters are escaped.
+    """
+
+    def __init__(self, is_raw: bool) -> None:
+        self._is_raw = is_raw
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    async def send(self, item: bytes) -> None:
+        """Writes bytes."""
+        if not self._is_raw:
+            item = visible(self._decoder.decode(item), keeps_lines=True).encode()
+        await anyio.to_thread.run_sync(_write_out, item, abandon_on_cancel=True)
 
 
 def _write_out(chunk: bytes) -> None:

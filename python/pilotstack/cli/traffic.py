@@ -289,6 +289,25 @@ async def connect(
 
 
 @_commands.command()
+@click.argument("port", type=PORT, default=wellknown.STDIO_PORT)
+@click.option("--raw", is_flag=True, help="Do not escape control characters on a terminal.")
+@click.option("--timeout", type=Duration(), default=None, help="For somebody to connect.")
+@global_options
+@asynchronous
+async def accept(settings: Settings, port: int, raw: bool, timeout: float | None) -> None:
+    """Take one stream on a port, and join stdin and stdout to it; the port is 1000 unless given.
+
+    It is the other side of `pilotctl connect`.
+    """
+    async with settings.driver() as driver, await driver.listen(port) as listener:
+        with anyio.fail_after(timeout):
+            stream = await listener.accept()
+        await listener.aclose()
+        async with stream:
+            await join(stream, is_raw=raw or not sys.stdout.isatty())
+
+
+@_commands.command()
 @click.argument("target")
 @click.argument("port", type=PORT, required=False)
 @click.option("--data", required=True, help="What to send.")
@@ -458,4 +477,4 @@ async def listen(settings: Settings, port: int, count: int, timeout: float | Non
     _report_arrivals(output, messages, count, render)
 
 
-COMMANDS = (ping, bench, connect, send, recv, dgram, listen)
+COMMANDS = (ping, bench, connect, accept, send, recv, dgram, listen)
