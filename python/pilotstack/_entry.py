@@ -68,6 +68,14 @@ def pilot_nameserver() -> None:
     run()
 
 
+def pilot_gateway() -> None:
+    """``pilot-gateway``."""
+    _begin()
+    from pilotstack.gateway.main import run
+
+    run()
+
+
 def _begin() -> None:
     _interrupts.end_process()
     gc.disable()

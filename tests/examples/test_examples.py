@@ -112,6 +112,13 @@ def test_web(agents: Network) -> None:
         assert shown == f"200 hello {address}, this is /some/path\n"
 
 
+def test_site(agents: Network) -> None:
+    with Program(agents, "agent-b", "site", "0") as server:
+        port = server.line().rpartition(" ")[2]
+        shown = run(agents, "agent-a", "web", "get", f"agent-b:{port}", "/status")
+        assert shown == f'200 {{"status":"ok","protocol":"pilot","port":{port}}}'
+
+
 def test_trust(network: Network) -> None:
     network.start("agent-a", public=False)
     network.start("agent-b", public=False)

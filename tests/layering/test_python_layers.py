@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
             "registry.main",
             "beacon.main",
             "services.nameserver.main",
+            "gateway.main",
         ),
     },
     "client": BASE,

@@ -37,6 +37,9 @@ COMMANDS: Final = {
         "expose": "Carry streams to a port of this node to a local service.",
         "forward": "Carry connections to a local port to a port of an agent.",
     },
+    "gateway": {
+        "gateway": "Reach agents through local IP addresses, and through a proxy.",
+    },
     "identity": {
         "clear-tags": "Take all tags away.",
         "deregister": "Take this node off the network, and out of its networks; "

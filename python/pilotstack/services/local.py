@@ -33,6 +33,9 @@ _READ = 1 << 16
 _RESET = struct.pack("ii", 1, 0)
 #: Connections accepted before other tasks get a turn.
 _BURST = 64
+#: Seconds, and reads, for bytes that still come while a connection is closed.
+_FAREWELL = 2.0
+_DISCARDED = 32
 #: Seconds before the next attempt after ``accept`` failed.
 _AGAIN = 0.1
 
@@ -126,6 +129,16 @@ def _error(error: OSError) -> Exception:
     if error.errno == errno.EBADF:
         return anyio.ClosedResourceError()
     return anyio.BrokenResourceError()
+
+
+async def close_gently(stream: LocalStream) -> None:
+    """Closes a connection so that what was sent last arrives, though more may be coming: closing
+    with unread bytes would send RST, which overtakes it."""
+    with anyio.move_on_after(_FAREWELL), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+        await stream.send_eof()
+        for _ in range(_DISCARDED):
+            await stream.receive()
+    await stream.aclose()
 
 
 async def accept_forever(

@@ -12,7 +12,7 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
@@ -24,12 +24,12 @@ from anyio.abc import ByteStream, SocketAttribute
 from pilotstack._serving import join_address
 from pilotstack.client import Stream
 from pilotstack.errors import PilotError, StreamBroken, Throttled
-from pilotstack.services.local import LocalStream, connect
+from pilotstack.services.local import LocalStream, close_gently, connect
 from pilotstack.types import Address, SocketAddress
 
 if TYPE_CHECKING:
     import socket as sockets
-    from collections.abc import Hashable, Iterator
+    from collections.abc import AsyncIterator, Hashable, Iterator
     from types import TracebackType
 
     from pilotstack.client import Driver
@@ -125,6 +125,8 @@ class Refused(msgspec.Struct, tag="refused", tag_field="type", frozen=True):
     message: str
 
 
+#: An agent's port.
+Named = SocketAddress | tuple[Address | str, int]
 OnEvent = Callable[[Opened | Closed | Refused], object]
 
 
@@ -322,10 +324,35 @@ class Carrier:
         self.relays = relays
         self._on_event = on_event
 
+    @asynccontextmanager
+    async def dialled(self, peer: str, target: Named) -> AsyncIterator[tuple[Flow, Stream]]:
+        """A stream to an agent for a connection of ``peer``; it is closed at the end, and reset if
+        ``flow.reason`` says why it broke.
+
+        Raises:
+            PilotError: there is none, for this reason.
+        """
+        name = name_of(target)
+        with ExitStack() as stack:
+            try:
+                flow = stack.enter_context(self.relays.admitted(name))
+                remote = await self.driver.dial(target, no_delay=True)
+            except PilotError as error:
+                self._on_event(Refused(peer, name, error.code, str(error)))
+                raise
+            self._on_event(Opened(flow.number, peer, name))
+            try:
+                yield flow, remote
+            except BaseException:
+                flow.reason = flow.reason or "stopped"
+                raise
+            finally:
+                await self._end(flow, remote)
+
     async def outward(
         self,
         local: LocalStream,
-        target: SocketAddress | tuple[Address | str, int],
+        target: Named,
         *,
         early: bytes = b"",
         answer: Callable[[PilotError | None], bytes] | None = None,
@@ -337,21 +364,23 @@ class Carrier:
             answer: what it is told before anything of the agent: that the stream is there, or why
                 not. Unless given, it is reset if there is none.
         """
-        peer, name = local.peer, name_of(target)
         try:
-            with self.relays.admitted(name) as flow:
-                async with await self.driver.dial(target, no_delay=True) as remote:
-                    self._on_event(Opened(flow.number, peer, name))
+            async with self.dialled(local.peer, target) as (flow, remote):
+                try:
                     if answer is not None:
                         await local.send(answer(None))
                     await remote.send(early)
-                    await self._join(flow, local, remote)
+                except anyio.BrokenResourceError:
+                    flow.reason = "reset"
+                else:
+                    await self.relays.join(flow, local, remote)
+                if flow.reason is None:
+                    await local.aclose()
         except PilotError as error:
-            self._on_event(Refused(peer, name, error.code, str(error)))
             if answer is not None:
                 with suppress(anyio.BrokenResourceError):
                     await local.send(answer(error))
-                    await local.aclose()
+                    await close_gently(local)
         finally:
             local.reset()
 
@@ -359,49 +388,38 @@ class Carrier:
         """Carries a stream of an agent to a local service, and closes it."""
         peer, name = str(remote.remote_address), join_address(host, port)
         try:
-            with self.relays.admitted(peer_of(remote)) as flow:
+            with self.relays.admitted(remote.remote_address.address) as flow:
                 local = await connect(host, port)
+                self._on_event(Opened(flow.number, peer, name))
                 try:
-                    self._on_event(Opened(flow.number, peer, name))
-                    await self._join(flow, local, remote)
+                    await self.relays.join(flow, local, remote)
+                    if flow.reason is None:
+                        await local.aclose()
                 finally:
                     local.reset()
+                    await self._end(flow, remote)
         except PilotError as error:
             self._on_event(Refused(peer, name, error.code, str(error)))
-            with suppress(PilotError, anyio.ClosedResourceError):
-                await self.driver.abort(remote)
+            await self._abort(remote)
         finally:
             with anyio.CancelScope(shield=True):
                 await remote.aclose()
 
-    async def _join(self, flow: Flow, local: LocalStream, remote: Stream) -> None:
-        try:
-            await self.relays.join(flow, local, remote)
-        finally:
-            await _finish(self.driver, flow, local, remote)
-            self._on_event(Closed(flow.number, flow.sent, flow.received, flow.reason))
+    async def _end(self, flow: Flow, remote: Stream) -> None:
+        with anyio.CancelScope(shield=True):
+            if flow.reason is not None:
+                await self._abort(remote)
+            await remote.aclose()
+        self._on_event(Closed(flow.number, flow.sent, flow.received, flow.reason))
+
+    async def _abort(self, remote: Stream) -> None:
+        with suppress(PilotError, anyio.ClosedResourceError):
+            await self.driver.abort(remote)
 
 
-def name_of(target: SocketAddress | tuple[Address | str, int]) -> str:
+def name_of(target: Named) -> str:
     """A target as text."""
     if isinstance(target, SocketAddress):
         return str(target)
     host, port = target
     return f"{host}:{port}"
-
-
-def peer_of(remote: Stream) -> Address:
-    """Who a stream is with."""
-    return remote.remote_address.address
-
-
-async def _finish(driver: Driver, flow: Flow, local: LocalStream, remote: Stream) -> None:
-    """Closes both streams; if one broke, both peers see an error."""
-    with anyio.CancelScope(shield=True):
-        if flow.reason is None:
-            await local.aclose()
-        else:
-            local.reset()
-            with suppress(PilotError, anyio.ClosedResourceError):
-                await driver.abort(remote)
-        await remote.aclose()

@@ -41,6 +41,7 @@ _ENTRY = {
     "beacon": "from pilotstack.beacon.main import run; run()",
     "daemon": "from pilotstack.daemon.main import run; run()",
     "nameserver": "from pilotstack.services.nameserver.main import run; run()",
+    "gateway": "from pilotstack.gateway.main import run; run()",
 }
 
 
@@ -48,7 +49,7 @@ class Process:
     """A server process that prints a line of JSON when it is ready.
 
     Args:
-        kind: ``rendezvous``, ``registry``, ``beacon``, ``daemon`` or ``nameserver``.
+        kind: ``rendezvous``, ``registry``, ``beacon``, ``daemon``, ``nameserver`` or ``gateway``.
         arguments: its flags.
         log: file for its stderr.
         prefix: what runs the command, such as ``ip netns exec NAME``.

@@ -44,6 +44,7 @@ def test_the_table_has_every_command_of_a_module_with_the_first_sentence_of_its_
     [
         *("pilotctl", "pilot_daemon", "pilot_rendezvous", "pilot_registry", "pilot_beacon"),
         "pilot_nameserver",
+        "pilot_gateway",
     ],
 )
 def test_an_interruption_while_a_command_imports_ends_it_quietly(entry: str) -> None:

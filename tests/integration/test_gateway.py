@@ -1,0 +1,216 @@
+"""The gateway with real daemons, real programs, and local IPs in a network namespace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from tests.support.gateways import Gateway, running
+from tests.support.site import SiteProcess
+
+from pilotstack.errors import PilotError
+from pilotstack.testing import Network
+from pilotstack.testing.internet import Host, Namespaces, missing_requirement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STATUS = '{"status":"ok","protocol":"pilot","port":80}'
+PROXY = ("--proxy", "127.0.0.1:0")
+MISSING = missing_requirement("curl")
+root_only = pytest.mark.skipif(bool(MISSING), reason=f"local IPs need {MISSING}")
+
+
+@pytest.fixture(scope="module")
+def agents() -> Iterator[Network]:
+    """Three agents, of which one has a site."""
+    with Network() as network:
+        for name in ("agent-a", "agent-b", "agent-c"):
+            network.start(name)
+        with SiteProcess(network.nodes["agent-b"]):
+            yield network
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """A host with nothing but its loopback interface."""
+    with Namespaces("pilotgate") as namespaces:
+        yield namespaces.add("gateway")
+
+
+@pytest.fixture
+def fresh(agents: Network) -> Network:
+    """The agents, of whom no gateway knows anything."""
+    (agents.path / "gateway").mkdir(exist_ok=True)
+    (agents.path / "gateway" / "gateway.json").unlink(missing_ok=True)
+    return agents
+
+
+@root_only
+def test_curl_reaches_an_agent_through_a_local_ip(fresh: Network, host: Host) -> None:
+    address = fresh.nodes["agent-b"].address
+    with running(fresh, "agent-a", address, host=host) as gateway:
+        (row,) = gateway.rows
+        assert (row["local_ip"], row["pilot_addr"]) == ("10.4.0.1", address)
+        assert list(row["ports"]) == ["7", "80", "443", "1000", "1001", "1002", "8080", "8443"]
+        assert gateway.curl("http://10.4.0.1/status") == STATUS
+        assert "<h1>Hello from Pilot Protocol</h1>" in gateway.curl("http://10.4.0.1/")
+        before = gateway.descriptors()
+        for _ in range(5):
+            assert gateway.curl("http://10.4.0.1/status") == STATUS
+        assert gateway.descriptors() <= before
+        listed = gateway.ctl("list")["data"]
+        assert (listed["connections"], listed["connections_total"]) == (0, 7)
+        assert gateway.aliases() == ["10.4.0.1"]
+    assert gateway.process.stop() == 0
+    assert gateway.aliases() == []
+
+
+@root_only
+def test_many_requests_leave_no_descriptor(fresh: Network, host: Host) -> None:
+    with running(fresh, "agent-a", "agent-b", host=host) as gateway:
+        gateway.curl("http://10.4.0.1/status?[1-20]", "-H", "Connection: close", "--parallel")
+        before = gateway.descriptors()
+        daemons = [len(open_files(node.pid)) for node in fresh.nodes.values()]
+        count = 500
+        shown = gateway.curl("http://10.4.0.1/status?[1-500]", "-H", "Connection: close")
+        assert shown.count("there is no such page") == count
+        assert gateway.descriptors() <= before
+        after = [len(open_files(node.pid)) for node in fresh.nodes.values()]
+        assert all(now <= was for now, was in zip(after, daemons, strict=True))
+
+
+def open_files(pid: int) -> list[str]:
+    return os.listdir(f"/proc/{pid}/fd")
+
+
+def echo_of(host: Host, ip: str) -> bytes:
+    """What an agent's echo service answers after our end."""
+    with host.socket(socket.SOCK_STREAM) as echo:
+        echo.settimeout(30)
+        echo.connect((ip, 7))
+        echo.sendall(b"half")
+        echo.shutdown(socket.SHUT_WR)
+        answer = b""
+        while chunk := echo.recv(100):
+            answer += chunk
+    return answer
+
+
+@root_only
+def test_agents_are_mapped_while_it_runs(fresh: Network, host: Host) -> None:
+    with running(fresh, "agent-a", "agent-b", host=host) as gateway:
+        mapped = gateway.ctl("map", "agent-c", "10.4.7.7")["data"]
+        assert (mapped["local_ip"], mapped["name"]) == ("10.4.7.7", "agent-c")
+        assert gateway.ctl("map", "agent-b")["data"]["local_ip"] == "10.4.0.1"
+        assert sorted(gateway.aliases()) == ["10.4.0.1", "10.4.7.7"]
+        assert echo_of(host, "10.4.7.7") == b"half"
+        assert gateway.ctl("map", "agent-c", "10.4.7.8")["code"] == "already_exists"
+        assert gateway.ctl("map", "agent-a", "10.4.7.7")["message"] == "IP 10.4.7.7 already mapped"
+        assert gateway.ctl("map", "agent-a", "10.5.0.1")["code"] == "invalid_argument"
+        assert gateway.ctl("map", "nobody")["code"] == "not_found"
+        assert gateway.ctl("unmap", "agent-c")["data"]["unmapped"] == "10.4.7.7"
+        assert gateway.ctl("unmap", "10.4.7.7")["message"] == "no mapping for 10.4.7.7"
+        assert gateway.aliases() == ["10.4.0.1"]
+        assert [row["local_ip"] for row in gateway.ctl("list")["data"]["mappings"]] == ["10.4.0.1"]
+        assert gateway.ctl("stop")["data"] == {"pid": gateway.pid}
+        # It had ended when the answer came.
+        assert gateway.aliases() == []
+        assert gateway.ctl("list")["code"] == "not_running"
+
+
+@root_only
+def test_mappings_outlive_the_gateway(fresh: Network, host: Host) -> None:
+    with running(fresh, "agent-a", "agent-b", "agent-c", host=host) as gateway:
+        assert [row["name"] for row in gateway.rows] == ["agent-b", "agent-c"]
+        gateway.ctl("unmap", "agent-b")
+    with running(fresh, "agent-a", "agent-a", "agent-b", host=host) as gateway:
+        found = {row["name"]: row["local_ip"] for row in gateway.rows}
+        assert found == {"agent-c": "10.4.0.2", "agent-a": "10.4.0.3", "agent-b": "10.4.0.1"}
+
+
+@root_only
+def test_a_killed_gateway_leaves_addresses_for_a_minute_at_most(fresh: Network, host: Host) -> None:
+    with running(fresh, "agent-a", "agent-b", host=host) as gateway:
+        gateway.process.kill()
+        shown = json.loads(gateway.run("ip", "-json", "address", "show", "lo"))
+        (left,) = [row for row in shown[0]["addr_info"] if row["local"] == "10.4.0.1"]
+        assert 0 < left["valid_life_time"] <= 60
+    # The next one takes it up, and takes it back.
+    with running(fresh, "agent-a", host=host) as gateway:
+        assert gateway.curl("http://10.4.0.1/status") == STATUS
+    assert gateway.aliases() == []
+
+
+@root_only
+def test_what_fails_is_said(fresh: Network, host: Host) -> None:
+    host.ip("address add 10.4.0.1/32 dev lo")
+    taken = host.socket(socket.SOCK_STREAM)
+    with taken:
+        taken.bind(("10.4.0.1", 80))
+        taken.listen()
+        with running(fresh, "agent-a", "agent-b", "nobody", host=host) as gateway:
+            (row,) = gateway.rows
+            assert row["failed"] == {"80": "TCP port 80 is in use: 10.4.0.1:80"}
+            assert "80" not in row["ports"]
+            assert [each["code"] for each in gateway.ready["failed"]] == ["not_found"]
+            with pytest.raises(PilotError, match="a gateway runs already"):
+                Gateway(fresh, fresh.nodes["agent-a"], host=host)
+            assert echo_of(host, "10.4.0.1") == b"half"
+    # It was somebody else's before.
+    assert gateway.aliases() == ["10.4.0.1"]
+
+
+@root_only
+def test_no_other_host_reaches_a_local_ip(fresh: Network) -> None:
+    with Namespaces("pilotgate") as namespaces:
+        inner, outer = namespaces.add("inner"), namespaces.add("outer")
+        inner.ip(f"link add out type veth peer name in netns {outer.name}")
+        inner.ip("address add 10.99.0.1/24 dev out", "link set out up")
+        outer.ip("address add 10.99.0.2/24 dev in", "link set in up")
+        outer.ip("route add 10.4.0.0/16 via 10.99.0.1")
+        with running(fresh, "agent-a", "agent-b", host=inner) as gateway:
+            assert gateway.curl("http://10.4.0.1/status") == STATUS
+            stranger = outer.socket(socket.SOCK_STREAM)
+            stranger.settimeout(10)
+            with stranger, pytest.raises(ConnectionRefusedError):
+                stranger.connect(("10.4.0.1", 80))
+
+
+def test_without_privileges_local_ips_are_of_127(fresh: Network) -> None:
+    flags = ("--unprivileged", "--ports", "7,80,8080")
+    with running(fresh, "agent-a", "agent-b", flags=flags) as gateway:
+        (row,) = gateway.rows
+        ip, ports = row["local_ip"], row["ports"]
+        assert ip.startswith("127.64.")
+        assert ports["8080"] == 8080
+        assert ports["80"] in {80, 20_080}
+        assert httpx.get(f"http://{ip}:{ports['80']}/status").text == STATUS
+        with socket.create_connection((ip, ports["7"]), timeout=30) as echo:
+            echo.sendall(b"half")
+            echo.shutdown(socket.SHUT_WR)
+            assert (echo.recv(10), echo.recv(10)) == (b"half", b"")
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
+def test_a_gateway_ends_in_order(fresh: Network, signal_: signal.Signals) -> None:
+    with running(fresh, "agent-a", flags=("--unprivileged", *PROXY)) as gateway:
+        os.kill(gateway.pid, signal_)
+        assert gateway.process.stop() == 0
+        assert not gateway.control.exists()
+
+
+def test_it_needs_a_daemon_and_a_subnet(fresh: Network) -> None:
+    for flags, message in (
+        (("--subnet", "x"), "invalid CIDR"),
+        (("--unprivileged", "--subnet", "10.4.0.0/16"), "not part of 127"),
+        (("--proxy", "nowhere"), "not an address"),
+        (("--socket", "/nowhere/pilot.sock", "--unprivileged"), "daemon"),
+    ):
+        with pytest.raises(PilotError, match=message):
+            Gateway(fresh, fresh.nodes["agent-a"], flags=flags, host=None)

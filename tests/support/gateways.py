@@ -1,0 +1,128 @@
+"""A gateway as a process, in a network namespace if it needs one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from pilotstack.testing import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pilotstack.testing import Network, Node
+    from pilotstack.testing.internet import Host
+
+_CTL = [sys.executable, "-c", "from pilotstack.cli.main import run; run()"]
+
+
+class Gateway:
+    """A gateway of one agent.
+
+    Args:
+        network: whose directory has its files.
+        node: whose daemon it uses.
+        agents: that it maps at its start.
+        flags: more flags.
+        host: where it runs; on this host unless given.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        node: Node,
+        *agents: str,
+        flags: tuple[str, ...] = (),
+        host: Host | None,
+    ) -> None:
+        self.home = network.path / "gateway"
+        self.home.mkdir(exist_ok=True)
+        self._host = host
+        self.socket = node.socket
+        self.control = self.home / "gateway.sock"
+        self.log = network.path / "gateway.log"
+        arguments = ["run", "--socket", str(node.socket), "--control", str(self.control)]
+        arguments += ["--state", str(self.home / "gateway.json"), "--log-level", "debug"]
+        prefix = host.command() if host is not None else []
+        self.process = Process(
+            "gateway", [*arguments, *flags, "--", *agents], self.log, prefix=prefix
+        )
+        self.ready = self.process.ready
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Mappings at the start."""
+        found: list[dict[str, Any]] = self.ready["mappings"]
+        return found
+
+    @property
+    def proxy(self) -> str:
+        """The proxy's address."""
+        found: str = self.ready["proxy"]
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Also when it has ended: its output is closed then.
+        self.process.stop()
+
+    def command(self, *words: str) -> list[str]:
+        """What runs a command where the gateway is."""
+        return self._host.command(*words) if self._host is not None else list(words)
+
+    def run(self, *words: str, stdin: bytes = b"") -> bytes:
+        """Runs a command there, and returns its output."""
+        result = subprocess.run(
+            self.command(*words), input=stdin, capture_output=True, check=False, timeout=60
+        )
+        assert result.returncode == 0, (words, result.stderr)
+        return result.stdout
+
+    def curl(self, *arguments: str) -> str:
+        """What curl shows."""
+        return self.run("curl", "-sS", "--max-time", "30", *arguments).decode()
+
+    def ctl(self, *arguments: str) -> dict[str, Any]:
+        """The answer to a command of ``pilotctl gateway``."""
+        command = [*_CTL, "--json", "gateway", *arguments, "--control", str(self.control)]
+        result = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        answer: dict[str, Any] = json.loads(result.stdout)
+        return answer
+
+    def descriptors(self) -> int:
+        """Open descriptors of the process once it has no connection."""
+        while self.ctl("list")["data"]["connections"]:
+            pass
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    @property
+    def pid(self) -> int:
+        """The gateway itself, not what runs it."""
+        found: int = self.ready["pid"]
+        return found
+
+    def aliases(self) -> list[str]:
+        """Addresses of the loopback interface, without its own."""
+        shown = json.loads(self.run("ip", "-json", "address", "show", "lo"))
+        found = [row["local"] for row in shown[0]["addr_info"]]
+        return [ip for ip in found if ip not in {"127.0.0.1", "::1"}]
+
+
+@contextmanager
+def running(
+    network: Network,
+    node: str,
+    *agents: str,
+    flags: tuple[str, ...] = (),
+    host: Host | None = None,
+) -> Iterator[Gateway]:
+    """A gateway, which is stopped at the end."""
+    with ExitStack() as stack:
+        gateway = Gateway(network, network.nodes[node], *agents, flags=flags, host=host)
+        yield stack.enter_context(gateway)
