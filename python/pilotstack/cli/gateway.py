@@ -65,6 +65,7 @@ def start(settings: Settings, /, agents: tuple[str, ...], **options: Any) -> Non
         "subnet": ready.subnet,
         "mappings": [_data(row) for row in ready.mappings],
         "proxy": ready.proxy,
+        "dns": ready.dns,
         "control": ready.control,
         "log_file": str(lifecycle.log_file()),
     }

@@ -31,6 +31,8 @@ class GatewayConfig:
     is_unprivileged: bool = False
     #: ``host:port`` of the proxy; none if empty.
     proxy: str = ""
+    #: ``host:port`` where DNS is served; nowhere if empty.
+    dns: str = ""
     #: Connections at most; what fits into open files unless given.
     limit: int | None = None
     #: The daemon's socket.

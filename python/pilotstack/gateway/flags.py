@@ -37,6 +37,12 @@ FLAGS: Final = (
         help="Serve SOCKS 5 and HTTP as a proxy at HOST:PORT; port 0 means any.",
     ),
     Flag(
+        "--dns",
+        default="",
+        help="Answer DNS for NAME.pilot at HOST:PORT, over UDP and TCP; port 0 means any. An agent "
+        "that is asked for is mapped. Needs dnspython.",
+    ),
+    Flag(
         "--limit",
         type=click.IntRange(1),
         help="Connections at once; what fits into open files unless given. A quarter of them may "

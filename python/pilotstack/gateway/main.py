@@ -50,6 +50,7 @@ def run_command(
     ports: str,
     unprivileged: bool,
     proxy: str,
+    dns: str,
     limit: int | None,
     idle: float | None,
     state: Path | None,
@@ -72,6 +73,7 @@ def run_command(
         ports=parse_ports(ports) if ports else PORTS,
         is_unprivileged=unprivileged,
         proxy=proxy,
+        dns=dns,
         limit=limit,
         socket=socket,
         control=control.absolute() if control else None,
@@ -126,7 +128,8 @@ def _lines(event: Mapped | Failed | Ready) -> list[str]:
             return [f"cannot map {event.agent or 'an agent of before'}: {event.message}"]
         case _:
             proxied = [f"SOCKS 5 and HTTP proxy on {event.proxy}"] if event.proxy else []
-            return [*proxied, f"ready, control socket {event.control}"]
+            named = [f"DNS for *.pilot on {event.dns}"] if event.dns else []
+            return [*proxied, *named, f"ready, control socket {event.control}"]
 
 
 def _of_row(row: Row) -> list[str]:

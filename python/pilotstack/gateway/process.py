@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections import Counter
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import msgspec
 from pilotstack import _events, _paths, _serving, wellknown
 from pilotstack.client import Driver
 from pilotstack.errors import AlreadyExists, InvalidArgument, PilotError
-from pilotstack.gateway import control
+from pilotstack.gateway import control, dns
 from pilotstack.gateway.aliases import Aliases, LoopbackAliases, NoAliases
 from pilotstack.gateway.gateway import Gateway
 from pilotstack.gateway.mapping import Mapping, Row, parse_subnet
@@ -56,6 +57,8 @@ class Ready(msgspec.Struct, tag="ready", tag_field="event", frozen=True):
     subnet: str
     control: str
     proxy: str
+    #: Where DNS is served; empty if it is not.
+    dns: str
     mappings: list[Row]
     failed: list[Failed]
 
@@ -102,10 +105,17 @@ async def run(
         store = Store(config.state_path)
         gateway = Gateway(config, driver, carrier, aliases, mapping, store, tasks)
         proxy = Proxy(carrier, mapping, limit)
+        dropped: Counter[str] = Counter()
+        names = None
+        if config.dns:
+            names = await stack.enter_async_context(
+                dns.server(config.dns, driver, gateway, dropped)
+            )
+        named = _serving.join_address(*names.address) if names is not None else ""
         proxied = _serving.join_address(*proxy_socket.getsockname()[:2]) if proxy_socket else ""
 
         def status() -> control.Status:
-            refused = dict(relays.refused + proxy.dropped)
+            refused = dict(relays.refused + proxy.dropped + dropped)
             return control.Status(
                 os.getpid(),
                 str(mapping.subnet),
@@ -120,10 +130,13 @@ async def run(
         tasks.start_soon(aliases.renew)
         if proxy_socket is not None:
             tasks.start_soon(proxy.serve, proxy_socket)
+        if names is not None:
+            tasks.start_soon(names.serve)
         served = control.ControlSocket(listening, gateway, status, stopping.set)
         tasks.start_soon(served.serve)
         place = str(config.control_path)
-        tell(Ready(os.getpid(), str(mapping.subnet), place, proxied, gateway.rows(), failed))
+        rows = gateway.rows()
+        tell(Ready(os.getpid(), str(mapping.subnet), place, proxied, named, rows, failed))
         await stopping.wait()
         tasks.cancel_scope.cancel()
 
@@ -143,7 +156,7 @@ async def _map_all(
         except PilotError as error:
             errors.append((agent, error))
     rows = gateway.rows()
-    if errors and not rows and not config.proxy:
+    if errors and not rows and not (config.proxy or config.dns):
         raise errors[0][1]
     for row in rows:
         tell(Mapped(row))
