@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -132,9 +133,35 @@ def test_a_nameserver_of_its_own_process(network: Network, tmp_path: Path) -> No
         with sync.Driver(node.socket) as driver, driver.dial("agent-a:53") as stream:
             stream.sendall(b"QUERY A beta")
             assert stream.recv(100) == f"OK {address}".encode()
+        # It goes on with the next daemon of its node.
+        node.process.stop()
+        network.start("agent-a")
+        while ask(network, "agent-b", "resolve", "beta", *at).get("address") != address:
+            pass
     finally:
         server.stop()
     assert "beta" in (tmp_path / "n.json").read_text()
+
+
+def test_one_peer_cannot_keep_others_from_asking(named: Network) -> None:
+    with ExitStack() as stack:
+        driver = stack.enter_context(sync.Driver(named.nodes["agent-a"].socket))
+        # Streams that ask nothing, and some that send what is no request.
+        streams = [stack.enter_context(driver.dial("nameserver:53")) for _ in range(20)]
+        for stream in streams[:3]:
+            stream.sendall(b"\xff\x00" * 4000)
+        is_reset = 0
+        for stream in streams[16:]:
+            try:
+                is_reset += stream.recv(100) == b"never"
+            except ConnectionResetError:
+                is_reset += 1
+        assert is_reset == 4
+        found = ask(named, "agent-b", "resolve", "agent-b")
+        assert found["address"] == named.nodes["agent-b"].address
+    dropped = ask(named, "nameserver", "info")["dropped"]
+    assert dropped["service_busy"] >= 4
+    assert dropped["service_names_malformed"] >= 1
 
 
 def test_without_a_nameserver_there_is_an_error(shared_network: Network) -> None:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pilotstack import _events
-from pilotstack.errors import NotFound, PilotError
+from pilotstack.errors import InvalidArgument, NotFound, PilotError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,17 +51,26 @@ class OtherNames:
         try:
             return await names.resolve(name)
         except NotFound:
-            return None
+            if not names.is_found:
+                # There is no nameserver.
+                self._lose()
+        except InvalidArgument as error:
+            # No record can have this name.
+            log.debug("name_not_asked_for", error=error.message)
         except PilotError as error:
             log.debug("nameserver_not_asked", error=error.message)
-            self._names, self._until = None, time.monotonic() + _LOST_FOR
-            return None
+            self._lose()
+        return None
+
+    def _lose(self) -> None:
+        """Asks nobody for a moment."""
+        self._names, self._until = None, time.monotonic() + _LOST_FOR
 
     def _current(self, driver: Driver) -> Names | None:
         now = time.monotonic()
+        if self._names is None and now < self._until:
+            return None
         if self._names is None or now >= self._until:
-            if self._names is None and now < self._until:
-                return None
             from pilotstack.services.nameserver.client import Names
 
             self._names = Names(driver, self._server, timeout=PATIENCE)

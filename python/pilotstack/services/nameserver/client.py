@@ -57,6 +57,11 @@ class Names:
         self._timeout = timeout
         self._found: SocketAddress | None = None
 
+    @property
+    def is_found(self) -> bool:
+        """Whether it is known where the nameserver is."""
+        return self._found is not None
+
     async def find(self) -> SocketAddress:
         """Where the nameserver is.
 
