@@ -13,7 +13,8 @@ import pytest
 from tests.support.gateways import Gateway, running
 from tests.support.site import SiteProcess
 
-from pilotstack.errors import PilotError
+from pilotstack import sync
+from pilotstack.errors import PilotError, StreamBroken
 from pilotstack.testing import Network
 from pilotstack.testing.internet import Host, Namespaces, missing_requirement
 
@@ -187,7 +188,7 @@ def test_without_privileges_local_ips_are_of_127(fresh: Network) -> None:
     with running(fresh, "agent-a", "agent-b", flags=flags) as gateway:
         (row,) = gateway.rows
         ip, ports = row["local_ip"], row["ports"]
-        assert ip.startswith("127.64.")
+        assert ip.startswith("127.")
         assert ports["8080"] == 8080
         assert ports["80"] in {80, 20_080}
         assert httpx.get(f"http://{ip}:{ports['80']}/status").text == STATUS
@@ -214,3 +215,80 @@ def test_it_needs_a_daemon_and_a_subnet(fresh: Network) -> None:
     ):
         with pytest.raises(PilotError, match=message):
             Gateway(fresh, fresh.nodes["agent-a"], flags=flags, host=None)
+
+
+@root_only
+def test_ips_may_be_of_ipv6(fresh: Network, host: Host) -> None:
+    flags = ("--subnet", "fd00:4::/64", "--ports", "80")
+    with running(fresh, "agent-a", "agent-b", flags=flags, host=host) as gateway:
+        assert gateway.rows[0]["local_ip"] == "fd00:4::1"
+        assert gateway.curl("http://[fd00:4::1]/status") == STATUS
+    assert gateway.aliases() == []
+
+
+@root_only
+def test_a_gateway_without_descriptors_goes_on(fresh: Network, host: Host) -> None:
+    files = 96
+    prefix = ["prlimit", f"--nofile={files}:{files}"]
+    flags = ("--limit", "1000")
+    with running(fresh, "agent-a", "agent-b", flags=flags, host=host, prefix=prefix) as gateway:
+        clients = []
+        for _ in range(200):
+            client = host.socket(socket.SOCK_STREAM)
+            client.settimeout(30)
+            client.connect(("10.4.0.1", 7))
+            clients.append(client)
+        for client in clients:
+            client.close()
+        while True:
+            try:
+                assert gateway.curl("http://10.4.0.1/status") == STATUS
+                break
+            except AssertionError:
+                # Those that were closed wait to be accepted still.
+                assert gateway.process.is_running
+        assert "Traceback" not in gateway.log.read_text()
+
+
+def test_unmapping_resets_what_is_open(fresh: Network) -> None:
+    flags = ("--unprivileged", "--ports", "8080")
+    node = fresh.nodes["agent-b"]
+    with (
+        sync.Driver(node.socket) as driver,
+        driver.listen(8080) as listener,
+        running(fresh, "agent-a", "agent-b", flags=flags) as gateway,
+        socket.create_connection((gateway.rows[0]["local_ip"], 8080), timeout=30) as client,
+        listener.accept() as stream,
+    ):
+        client.sendall(b"x")
+        assert stream.recv(10) == b"x"
+        gateway.ctl("unmap", "agent-b")
+        with pytest.raises(ConnectionResetError):
+            client.recv(10)
+        with pytest.raises(StreamBroken):
+            stream.recv(10)
+
+
+def test_a_gateway_finds_a_daemon_that_was_restarted(network: Network) -> None:
+    a, _ = network.start("agent-a"), network.start("agent-b")
+    flags = ("--unprivileged", "--ports", "7", *PROXY)
+    with running(network, "agent-a", "agent-b", flags=flags) as gateway:
+        assert not gateway.ready["failed"]
+        at = gateway.rows[0]["local_ip"], gateway.rows[0]["ports"]["7"]
+        assert half_closed(at) == b"half"
+        a.process.stop()
+        network.start("agent-a")
+        # The gateway has reconnected some time later.
+        while half_closed(at) != b"half":
+            assert gateway.process.is_running
+
+
+def half_closed(at: tuple[str, int]) -> bytes:
+    """What the echo service answers to half a conversation; nothing if it is reset."""
+    with socket.create_connection(at, timeout=30) as echo:
+        try:
+            echo.sendall(b"half")
+            echo.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: echo.recv(100), b""))
+        except ConnectionError:
+            return b""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pilotstack.testing import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pilotstack.testing import Network, Node
     from pilotstack.testing.internet import Host
@@ -29,6 +29,7 @@ class Gateway:
         agents: that it maps at its start.
         flags: more flags.
         host: where it runs; on this host unless given.
+        prefix: what runs it there.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Gateway:
         *agents: str,
         flags: tuple[str, ...] = (),
         host: Host | None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.home = network.path / "gateway"
         self.home.mkdir(exist_ok=True)
@@ -47,9 +49,11 @@ class Gateway:
         self.log = network.path / "gateway.log"
         arguments = ["run", "--socket", str(node.socket), "--control", str(self.control)]
         arguments += ["--state", str(self.home / "gateway.json"), "--log-level", "debug"]
-        prefix = host.command() if host is not None else []
+        if "--unprivileged" in flags and "--subnet" not in flags:
+            flags = (*flags, "--subnet", _own_subnet())
+        command = [*(host.command() if host is not None else []), *prefix]
         self.process = Process(
-            "gateway", [*arguments, *flags, "--", *agents], self.log, prefix=prefix
+            "gateway", [*arguments, *flags, "--", *agents], self.log, prefix=command
         )
         self.ready = self.process.ready
 
@@ -114,6 +118,12 @@ class Gateway:
         return [ip for ip in found if ip not in {"127.0.0.1", "::1"}]
 
 
+def _own_subnet() -> str:
+    """One that other test processes do not use."""
+    number = os.getpid()
+    return f"127.{100 + number % 100}.{number // 100 % 250}.0/24"
+
+
 @contextmanager
 def running(
     network: Network,
@@ -121,8 +131,11 @@ def running(
     *agents: str,
     flags: tuple[str, ...] = (),
     host: Host | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[Gateway]:
     """A gateway, which is stopped at the end."""
     with ExitStack() as stack:
-        gateway = Gateway(network, network.nodes[node], *agents, flags=flags, host=host)
+        gateway = Gateway(
+            network, network.nodes[node], *agents, flags=flags, host=host, prefix=prefix
+        )
         yield stack.enter_context(gateway)

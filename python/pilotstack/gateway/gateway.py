@@ -220,7 +220,10 @@ class Gateway:
             if not entry.listening:
                 await self._aliases.remove(mapped.local_ip)
                 reason = next(iter(entry.failed.values()))
-                raise Unavailable(f"no port of {mapped.local_ip} can be used: {reason}")
+                raise Unavailable(
+                    f"no port of {mapped.local_ip} can be used: {reason}",
+                    hint="if another gateway runs on this host, choose another --subnet",
+                )
             stack.pop_all()
         self._entries[mapped.local_ip] = entry
         self._tasks.start_soon(self._serve, entry)

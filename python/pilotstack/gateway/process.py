@@ -32,7 +32,8 @@ log = _events.get_logger(__name__)
 
 #: Descriptors of a connection at most: two sockets, and a pipe in each direction.
 _DESCRIPTORS = 6
-_MAX_LIMIT = 16_384
+#: Streams that the daemon gives one program.
+_MAX_LIMIT = 8192
 
 
 class Mapped(msgspec.Struct, tag="mapped", tag_field="event", frozen=True):

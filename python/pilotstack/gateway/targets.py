@@ -44,7 +44,7 @@ def target_of(host: str, port: int, mapping: Mapping) -> tuple[Address | str, in
 def _named(text: str) -> Address | str:
     name = text.removesuffix(SUFFIX)
     found = parse_host(name)
-    if isinstance(found, str) and "." in found:
+    if isinstance(found, str) and "." in text and name == text:
         raise NotFound(
             f"{text!r} is not a name of the overlay",
             hint=f"agents have names without dots, or that end in {SUFFIX}",
