@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STATUS = '{"status":"ok","protocol":"pilot","port":80}'
+ETH_P_IP = 0x0800
 PROXY = ("--proxy", "127.0.0.1:0")
 MISSING = missing_requirement("curl")
 root_only = pytest.mark.skipif(bool(MISSING), reason=f"local IPs need {MISSING}")
@@ -101,6 +102,33 @@ def echo_of(host: Host, ip: str) -> bytes:
         while chunk := echo.recv(100):
             answer += chunk
     return answer
+
+
+@root_only
+def test_an_observer_of_all_datagrams_reads_nothing_of_it(fresh: Network, host: Host) -> None:
+    tunnels = {int(node.tunnel.rpartition(":")[2]) for node in fresh.nodes.values()}
+    seen: list[bytes] = []
+    # Daemons are on this host, the gateway and curl on another: only tunnels are seen here.
+    with (
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP)) as observer,
+        running(fresh, "agent-a", "agent-b", host=host) as gateway,
+    ):
+        observer.bind(("lo", 0))
+        observer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+        observer.settimeout(30)
+        body = b"a secret that nobody else may read " * 1000
+        arguments = ("--data-binary", "@-", "http://10.4.0.1/echo")
+        assert gateway.run("curl", "-sS", *arguments, stdin=body) == body
+        while sum(map(len, seen)) < 2 * len(body):
+            frame = observer.recv(1 << 17)
+            if frame[23] == socket.IPPROTO_UDP and tunnels & set(ports_of(frame)):
+                seen.append(frame[42:])
+    assert not [data for data in seen if b"secret" in data or b"HTTP/1.1" in data]
+
+
+def ports_of(frame: bytes) -> tuple[int, int]:
+    """The ports of a UDP datagram in an Ethernet frame, without options of IP."""
+    return int.from_bytes(frame[34:36]), int.from_bytes(frame[36:38])
 
 
 @root_only
