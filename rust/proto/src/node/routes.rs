@@ -91,13 +91,11 @@ impl Node {
             return;
         }
         let ids = self.by_peer.get(&node).into_iter().flatten().take(MAX_MEASURED);
-        let rto = ids.filter_map(|id| self.slots.get(id)).map(|slot| {
-            let stats = slot.connection.stats();
-            Duration::from_nanos(stats.srtt_ns + 4 * stats.rttvar_ns)
-        });
-        let rto = rto.max().unwrap_or_default();
+        let stats = ids.filter_map(|id| self.slots.get(id)).map(|slot| slot.connection.stats());
+        let rto = stats.filter(|stats| stats.srtt_ns > 0);
+        let rto = rto.map(|stats| Duration::from_nanos(stats.srtt_ns + 4 * stats.rttvar_ns)).max();
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.set_rto_floor(rto);
+            peer.set_connections_rto(rto);
         }
     }
 }

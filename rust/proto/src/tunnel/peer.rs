@@ -165,6 +165,8 @@ pub struct Peer {
     paths: Paths,
     /// Source of the last frame that opened.
     heard_from: Option<Route>,
+    /// A frame that was sent later arrived before it.
+    is_overtaken: bool,
     capabilities: Option<Capabilities>,
     /// The boot id that the peer announced last.
     boot_id: Option<u64>,
@@ -224,6 +226,7 @@ impl Peer {
             pending_key: None,
             paths: Paths::default(),
             heard_from: None,
+            is_overtaken: false,
             capabilities: None,
             boot_id: None,
             is_legacy: false,

@@ -12,4 +12,5 @@ mod oracle;
 mod reach;
 mod scenario;
 mod seeds;
+mod silence;
 mod table;

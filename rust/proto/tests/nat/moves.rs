@@ -2,42 +2,21 @@
 
 use std::time::Duration;
 
-use pilot_proto::{node::DialOptions, time::Instant};
-use pilot_sim::{FlowId, Notice, Place, Rng, nat::Behaviour::EndpointIndependent};
+use pilot_proto::node::DialOptions;
+use pilot_sim::{Notice, Place, Rng, nat::Behaviour::EndpointIndependent};
 
 use crate::{
     oracle::Chain,
-    scenario::{self, Built, Family, Scenario, Shared},
+    scenario::{self, Family, Scenario, Shared},
     seeds,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
+/// Of each write, every 10 ms.
+const BYTES: u64 = 4000;
 /// What the figure allows besides a round trip.
 const SLACK: Duration = Duration::from_millis(200);
-
-/// Streams at 400 kilobytes per second for `time`. Returns when bytes were delivered.
-fn stream(built: &mut Built, flow: FlowId, time: Duration) -> Vec<Instant> {
-    let (end, mut times, mut received) = (built.world.now + time, Vec::new(), 0);
-    while built.world.now < end {
-        built.world.append(flow, 4000);
-        let until = built.world.now + 10 * MILLISECOND;
-        let _ = built.world.run_until(10 * MILLISECOND, |world| {
-            let now = world.flow(flow).received;
-            if now > received {
-                times.push(world.now);
-                received = now;
-            }
-            world.now >= until
-        });
-    }
-    times
-}
-
-/// The longest time without a delivery.
-fn longest_gap(times: &[Instant]) -> Duration {
-    times.windows(2).map(|pair| pair[1].saturating_since(pair[0])).max().unwrap_or_default()
-}
 
 /// The round trip by which a transfer resumes, and how long it takes until the new address works: at once if
 /// strangers reach the other host, and else when the beacon has proof of it and relays.
@@ -59,16 +38,16 @@ fn run(seed: u64) {
     let mut built = scenario.build(seed);
     let [from, to] = built.hosts;
     let flow = built.world.start_flow(from, to, 1000, DialOptions::default(), false).unwrap();
-    stream(&mut built, flow, 2 * SECOND + MILLISECOND * rng.below(1000) as u32);
+    built.stream(flow, BYTES, 2 * SECOND + MILLISECOND * rng.below(1000) as u32);
     let access = scenario::access(&mut rng, Some(scenario.sides[1 - mover].access));
     let was = scenario.sides[mover].access;
     scenario.sides[mover].access = access;
     let boxes = scenario::add_boxes(&mut built.world, Place::Public, access);
     let attachment = scenario::attachment(&boxes, Family::V4);
     built.world.roam(built.hosts[mover], attachment, Notice::Reported);
-    let times = stream(&mut built, flow, 3 * SECOND);
+    let times = built.stream(flow, BYTES, 3 * SECOND);
     let (works_after, round_trip) = expected(&scenario, mover);
-    let stall = longest_gap(&times);
+    let stall = scenario::longest_gap(&times);
     let bound = works_after + round_trip + SLACK;
     assert!(
         stall <= bound,

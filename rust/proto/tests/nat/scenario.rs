@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::oracle;
-use pilot_proto::{config::NodeConfig, node::DialOptions, tunnel::PeerStatus};
+use pilot_proto::{config::NodeConfig, node::DialOptions, time::Instant, tunnel::PeerStatus};
 use pilot_sim::{
     Attachment, BeaconId, BoxConfig, BoxId, FlowId, HostId, Loss, Path, Place, Rng, World,
     nat::{Allocation, Behaviour, FirewallConfig, NatConfig},
@@ -241,6 +241,11 @@ pub(crate) fn add_boxes(world: &mut World, place: Place, access: Access) -> Vec<
     }
 }
 
+/// The longest time without a delivery.
+pub(crate) fn longest_gap(times: &[Instant]) -> Duration {
+    times.windows(2).map(|pair| pair[1].saturating_since(pair[0])).max().unwrap_or_default()
+}
+
 impl Built {
     /// Dials from the first host to the second, which echoes.
     pub(crate) fn dial(&mut self, bytes: u64) -> FlowId {
@@ -279,6 +284,25 @@ impl Built {
             self.world.run_for(INTERVAL);
         }
         is_done(self)
+    }
+
+    /// Writes this much every 10 ms for `time`. Returns when bytes were delivered.
+    pub(crate) fn stream(&mut self, flow: FlowId, bytes: u64, time: Duration) -> Vec<Instant> {
+        const INTERVAL: Duration = Duration::from_millis(10);
+        let (end, mut times, mut received) = (self.world.now + time, Vec::new(), 0);
+        while self.world.now < end {
+            self.world.append(flow, bytes);
+            let until = self.world.now + INTERVAL;
+            let _ = self.world.run_until(INTERVAL, |world| {
+                let now = world.flow(flow).received;
+                if now > received {
+                    times.push(world.now);
+                    received = now;
+                }
+                world.now >= until
+            });
+        }
+        times
     }
 
     /// Waits until everything that was written has come back.

@@ -103,7 +103,7 @@ impl Paths {
         let Some(path) = &mut self.active else { return PathChange::None };
         let was_usable = path.is_usable();
         path.on_answered(now);
-        self.watch.on_heard(now);
+        self.watch.on_heard(now, &path.rtt);
         if path.is_suspect && now < path.hold_until {
             return PathChange::None;
         }
@@ -113,6 +113,7 @@ impl Paths {
             return PathChange::Moved;
         }
         if !was_usable {
+            self.watch.begin(now);
             return PathChange::Validated;
         }
         self.ignore_candidates(now);
@@ -153,8 +154,7 @@ impl Paths {
             path.mtu.fail(now);
         }
         self.on_settled();
-        self.watch.reset();
-        self.watch.on_heard(now);
+        self.watch.begin(now);
         PathChange::Moved
     }
 

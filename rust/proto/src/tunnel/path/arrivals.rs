@@ -39,6 +39,8 @@ pub(in crate::tunnel) struct Arrival {
     /// If it came through a beacon, that is because its sender found the direct path silent. Some legacy
     /// peers send everything there.
     pub(in crate::tunnel) may_advise: bool,
+    /// Its sender announced capabilities.
+    pub(in crate::tunnel) is_native: bool,
 }
 
 impl Paths {
@@ -153,7 +155,11 @@ impl Paths {
         self.checks.earn(len);
         match &mut self.relay {
             Some(relay) if from.is_relayed() => relay.has_answered = true,
-            _ => self.watch.on_heard(now),
+            _ => {
+                if let Some(path) = &self.active {
+                    self.watch.on_heard(now, &path.rtt);
+                }
+            }
         }
     }
 
@@ -174,7 +180,7 @@ impl Paths {
             }
             self.checks.earn(len);
             if arrival.is_newest && arrival.purpose != Purpose::Try && arrival.may_advise {
-                self.on_advice(now, entropy);
+                self.on_advice(now, arrival.is_native, entropy);
             }
             return false;
         };
@@ -223,7 +229,7 @@ impl Paths {
     fn on_sealed_at_active(&mut self, now: Instant, arrival: Arrival, entropy: &mut Entropy) {
         let Some(path) = &mut self.active else { return };
         if path.is_usable() {
-            self.watch.on_heard(now);
+            self.watch.on_heard(now, &path.rtt);
             self.checks.earn(arrival.len);
             return;
         }

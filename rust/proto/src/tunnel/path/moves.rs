@@ -101,8 +101,11 @@ impl Paths {
 
     /// The peer says through the relay that it has moved. Returns whether frames are to be sent there.
     pub(in crate::tunnel) fn on_peer_moved(&mut self, now: Instant, entropy: &mut Entropy) -> bool {
-        if self.is_on_trial() {
-            self.moves.trial.iter_mut().for_each(|trial| trial.is_relay_wanted = true);
+        if self.is_on_trial()
+            && let Some(trial) = &mut self.moves.trial
+        {
+            trial.is_relay_wanted = true;
+            trial.due = trial.due.min(now + PATIENCE_MIN);
             return false;
         }
         if self.is_direct() {

@@ -4,7 +4,7 @@
 //! challenge to be usable, because nothing is sent but to a configured beacon, and it never replaces a
 //! validated address.
 
-use core::net::SocketAddr;
+use core::{net::SocketAddr, time::Duration};
 
 use super::watch::Rtt;
 use crate::{
@@ -50,6 +50,11 @@ impl Relay {
     pub(super) fn on_heard(&mut self, now: Instant) {
         (self.has_received, self.has_answered) = (true, true);
         self.since.get_or_insert(now);
+    }
+
+    /// How long frames take to the peer, as far as is known.
+    pub(super) fn delay(&self) -> Option<Duration> {
+        self.rtt.smoothed().map(|rtt| rtt / 2)
     }
 
     pub(super) fn route(&self) -> Route {

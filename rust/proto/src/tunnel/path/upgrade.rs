@@ -4,12 +4,14 @@ use core::{net::SocketAddr, time::Duration};
 
 use super::{
     Paths,
+    relay::Relay,
     watch::{Alarm, Rtt},
 };
 use crate::{
     crypto::entropy::Entropy,
     time::Instant,
     tunnel::{
+        Local,
         candidates::{Candidates, PathClass},
         route::Route,
     },
@@ -44,21 +46,22 @@ impl Failovers {
 
 impl Paths {
     /// The peer named its addresses. The address in use is in doubt if the peer no longer names it; then
-    /// frames go through the relay until it answers.
+    /// frames go through the relay until it answers. What was sent later and arrived before says more.
     pub(in crate::tunnel) fn on_told(
         &mut self,
         now: Instant,
         told: &Candidates,
-        own: &Candidates,
-        entropy: &mut Entropy,
+        is_overtaken: bool,
+        local: &mut Local<'_>,
     ) {
-        let told = Candidates::new(told.iter().filter(|candidate| own.may_reach(candidate.address)));
+        let told =
+            Candidates::new(told.iter().filter(|candidate| local.candidates.may_reach(candidate.address)));
         let was_named = self.endpoint().filter(|address| self.checks.names(*address));
         if self.checks.set_told(&told) && (self.relay.is_some() || self.is_direct()) {
             self.checks.start(now);
         }
-        if was_named.is_some_and(|address| !self.checks.names(address)) {
-            self.suspect_active(now, entropy);
+        if !is_overtaken && was_named.is_some_and(|address| !self.checks.names(address)) {
+            self.suspect_active(now, local.entropy);
         }
     }
 
@@ -98,10 +101,12 @@ impl Paths {
     }
 
     /// The peer uses the relay. If the address in use has been silent, too, it is not used before it answers.
-    pub(super) fn on_advice(&mut self, now: Instant, entropy: &mut Entropy) {
+    pub(super) fn on_advice(&mut self, now: Instant, is_native: bool, entropy: &mut Entropy) {
         let Some(path) = self.active.as_ref().filter(|path| path.is_usable()) else { return };
         let is_early = self.failovers.advised_at.is_some_and(|at| now < at + ADVICE);
-        if self.watch.is_silent(now, &path.rtt) && !is_early {
+        let is_lull = is_native && self.watch.is_lull(now);
+        let is_silent = is_lull || self.watch.is_silent(now, &path.rtt);
+        if is_silent && !is_early {
             self.failovers.advised_at = Some(now);
             self.suspect_active(now, entropy);
         }
@@ -177,8 +182,8 @@ impl Paths {
     }
 
     /// The largest retransmission timeout of the peer's connections.
-    pub(in crate::tunnel) fn set_rto_floor(&mut self, rto: Duration) {
-        self.watch.rto_floor = rto;
+    pub(in crate::tunnel) fn set_connections_rto(&mut self, rto: Option<Duration>) {
+        self.watch.of_connections = rto;
     }
 
     /// Whether the watch is due.
@@ -192,7 +197,8 @@ impl Paths {
             self.watch.reset();
             return false;
         };
-        match self.watch.handle_timeout(now, &path.rtt) {
+        let relay_delay = self.relay.as_ref().and_then(Relay::delay);
+        match self.watch.handle_timeout(now, &path.rtt, relay_delay) {
             None => false,
             Some(Alarm::Ping) => {
                 path.challenge = None;

@@ -5,7 +5,10 @@ use crate::{
     crypto::{Suite, exchange::ExchangeKey},
     time::Instant,
     tunnel::{OpenError, Route, Session, TunnelEvent, path::Arrival},
-    wire::{packet::Header, tunnel::SealedHeader},
+    wire::{
+        packet::{Header, Protocol},
+        tunnel::SealedHeader,
+    },
 };
 
 impl Peer {
@@ -63,6 +66,7 @@ impl Peer {
         if is_usual {
             (self.last_rx, self.current_rx) = (now, now);
             (self.is_late, self.hello_at, self.heard_from) = (false, None, Some(from));
+            self.is_overtaken = !opened.is_newest;
             self.paths.on_heard(now, from, len);
         }
         is_usual
@@ -86,7 +90,7 @@ impl Peer {
         }
         let purpose = self.purpose(header);
         self.last_rx = now;
-        self.heard_from = Some(from);
+        (self.heard_from, self.is_overtaken) = (Some(from), !opened.is_newest);
         let mut is_new = false;
         match opened.role {
             SessionRole::Current => {}
@@ -109,8 +113,13 @@ impl Peer {
         self.current_rx = now;
         self.is_late = false;
         self.hello_at = None;
-        let may_advise = !(self.is_legacy && self.suite() == Some(Suite::G1));
-        let arrival = Arrival { len, is_newest: opened.is_newest, purpose, may_advise };
+        let may_advise = match self.capabilities {
+            // A native peer sends what belongs to streams through the relay only if it has no better way.
+            Some(_) => header.protocol != Protocol::Control,
+            None => !(self.is_legacy && self.suite() == Some(Suite::G1)),
+        };
+        let is_native = self.capabilities.is_some();
+        let arrival = Arrival { len, is_newest: opened.is_newest, purpose, may_advise, is_native };
         if self.paths.on_sealed(now, from, arrival, local.entropy) {
             self.on_move(true);
         }

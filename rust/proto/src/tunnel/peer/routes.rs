@@ -62,10 +62,10 @@ impl Peer {
         }
     }
 
-    /// The peer named its addresses in a ping or pong.
+    /// The peer named its addresses in a ping or pong. One that comes late through the relay may name old ones.
     pub fn on_candidates(&mut self, now: Instant, told: &Candidates, local: &mut Local<'_>) {
         if !self.is_late {
-            self.paths.on_told(now, told, local.candidates, local.entropy);
+            self.paths.on_told(now, told, self.is_overtaken, local);
         }
     }
 
@@ -87,9 +87,11 @@ impl Peer {
         }
     }
 
-    /// The peer says that its address changed.
+    /// The peer says that its address changed, and that nothing reaches it but the relay.
     pub fn on_peer_moved(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
-        if !self.is_late && self.paths.on_peer_moved(now, local.entropy) {
+        // What arrived since by an address that answered shows that it reaches us.
+        let is_past = self.is_overtaken && self.paths.is_direct();
+        if !self.is_late && !is_past && self.paths.on_peer_moved(now, local.entropy) {
             self.on_move(true);
             self.send_challenges(now, local, out);
         }
@@ -160,8 +162,8 @@ impl Peer {
     }
 
     /// The largest retransmission timeout of the peer's connections.
-    pub fn set_rto_floor(&mut self, rto: Duration) {
-        self.paths.set_rto_floor(rto);
+    pub fn set_connections_rto(&mut self, rto: Option<Duration>) {
+        self.paths.set_connections_rto(rto);
     }
 
     /// The path in use, if it is another one than at the last call.

@@ -1,0 +1,57 @@
+//! How long a transfer stalls when the direct path falls silent.
+
+use std::time::Duration;
+
+use pilot_proto::node::DialOptions;
+use pilot_sim::Rng;
+
+use crate::{
+    oracle,
+    scenario::{self, Family, Scenario, Shared, Side},
+    seeds,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// The least retransmission timeout.
+const RTO_MIN: Duration = Duration::from_millis(200);
+/// Two intervals of writes: the last answer and the begin of the silence each wait for one.
+const WRITES: Duration = Duration::from_millis(20);
+/// Of each write. What is repeated needlessly, because it was delivered just before, fits the initial window.
+const BYTES: u64 = 2000;
+
+fn run(seed: u64) {
+    let mut rng = Rng(seed ^ 0x0051_1e4c);
+    let scenario = loop {
+        let drawn = scenario::draw(&mut rng);
+        let sides = drawn.sides.map(|side| Side { family: Family::V4, ..side });
+        let scenario = Scenario { sides, shared: Shared::Nothing, loss: 0.0, beacons: 1, ..drawn };
+        if oracle::must_be_direct(&scenario) {
+            break scenario;
+        }
+    };
+    let mut built = scenario.build(seed);
+    let [from, to] = built.hosts;
+    let flow = built.world.start_flow(from, to, 1000, DialOptions::default(), false).unwrap();
+    built.stream(flow, BYTES, 2 * SECOND + Duration::from_millis(rng.below(1000)));
+    built.drip(flow, 5 * SECOND, |built| built.is_direct());
+    built.stream(flow, BYTES, SECOND);
+    assert!(built.is_direct(), "{scenario:?}");
+    let stats = built.world.flow(flow).stats;
+    // The last answers still change it.
+    let rto = Duration::from_nanos((stats.srtt_ns + 4 * stats.rttvar_ns) * 11 / 10).max(RTO_MIN);
+    built.world.set_partition(from, to, true);
+    let times = built.stream(flow, BYTES, 4 * SECOND);
+    let stall = scenario::longest_gap(&times);
+    // What is sent through the relay at last arrives later if that is longer than a timeout.
+    let late = (scenario.relay_rtt() / 2).saturating_sub(rto) + WRITES;
+    assert!(stall <= 3 * rto + late, "{stall:?}, not 3 times {rto:?} and {late:?}: {scenario:?}");
+    assert_eq!(built.world.flow(flow).closed, None, "nothing is reset");
+    built.world.set_partition(from, to, false);
+    built.world.finish(flow);
+    built.settle(flow, 10 * SECOND);
+}
+
+#[test]
+fn the_relay_takes_over_from_a_silent_path_within_three_timeouts() {
+    seeds::each(run);
+}
