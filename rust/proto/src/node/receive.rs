@@ -14,9 +14,9 @@ use crate::{
     },
     wire::{
         addr::{Address, NetworkId, NodeId, Port},
-        packet::{Flags, Header, Protocol},
+        packet::{Flags, HEADER_LEN, Header, Protocol},
         seq::SeqNumber,
-        tunnel::{Frame, SEALED_HEADER_LEN, SealedHeader, TAG_LEN},
+        tunnel::{Frame, SEALED_HEADER_LEN, SEALED_OVERHEAD, SealedHeader, TAG_LEN},
     },
 };
 
@@ -107,7 +107,9 @@ impl Node {
         (len, header): (usize, &Header),
     ) {
         let Some(peer) = self.peers.get_mut(&sender) else { return };
-        if header.protocol != Protocol::Control {
+        // Keepalives of connections are no traffic.
+        let is_empty = len <= SEALED_OVERHEAD + HEADER_LEN;
+        if header.protocol != Protocol::Control && !is_empty {
             peer.on_traffic(now);
         }
         if peer.on_opened_again(now, opened, from, len) {
@@ -120,6 +122,18 @@ impl Node {
         });
         if is_promoted {
             self.on_restart(now, sender);
+        }
+    }
+
+    /// A ping or pong of the tunnel shows that a native peer is there: the keepalives of its connections can wait.
+    fn on_peer_alive(&mut self, now: Instant, node: NodeId) {
+        if !self.peers.get_mut(&node).is_some_and(|peer| peer.take_alive(now)) {
+            return;
+        }
+        for id in self.by_peer.get(&node).into_iter().flatten() {
+            if let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.is_attached) {
+                slot.connection.on_peer_alive(now);
+            }
         }
     }
 
@@ -227,6 +241,7 @@ impl Node {
                 Change::Ready => self.on_peer_ready(now, sender),
                 Change::Restarted => self.on_restart(now, sender),
             }
+            self.on_peer_alive(now, sender);
             if let Some(told) = Candidates::parse(payload) {
                 self.with_peer(sender, |peer, local, _| peer.on_candidates(now, &told, local));
             }

@@ -140,6 +140,8 @@ pub struct Connection {
     pub(super) window_use: WindowUse,
     pub(super) quick_acks_left: u32,
     pub(super) last_arrival: Instant,
+    /// When the peer last showed by other means that it is there.
+    pub(super) alive_at: Instant,
     pub(super) is_write_blocked: bool,
     pub(super) send_supply: Supply,
     /// Send buffer size granted_send_buffer while memory was ample; it does not grow while memory is scarce.
@@ -272,6 +274,7 @@ impl Connection {
             window_use: WindowUse::default(),
             quick_acks_left: config.quick_acks,
             last_arrival: now,
+            alive_at: now,
             is_write_blocked: false,
             send_supply: Supply::default(),
             granted_send_buffer: config.send_backlog,

@@ -8,6 +8,9 @@ use crate::time::Instant;
 
 /// A timer processed this late shows that the process was suspended.
 const SUSPENSION: Duration = Duration::from_secs(1);
+/// Keepalives are this many intervals apart as long as the peer shows by other means that it is there: then they
+/// only find out whether it still has the connection.
+const SELDOM: u32 = 10;
 
 impl Connection {
     /// Shifts the liveness timers by the time that this process was suspended, in which the peer could not be
@@ -19,6 +22,7 @@ impl Connection {
             return;
         }
         self.last_arrival = (self.last_arrival + suspension).min(now);
+        self.alive_at = (self.alive_at + suspension).min(now);
         if let Some(since) = &mut self.unanswered_since {
             *since = (*since + suspension).min(now);
         }
@@ -55,10 +59,23 @@ impl Connection {
         self.unanswered_since.is_some_and(|since| now.saturating_since(since) >= limit)
     }
 
+    /// The peer shows by other means that it is there.
+    pub fn on_peer_alive(&mut self, now: Instant) {
+        if !self.options.dialect.is_legacy() {
+            self.alive_at = now;
+        }
+    }
+
+    /// When the peer last showed that it is there.
+    fn last_sign(&self) -> Instant {
+        self.last_arrival.max(self.alive_at)
+    }
+
     /// The keepalive timer expired (RFC 9293 section 3.8.4).
     pub(super) fn on_keepalive_timeout(&mut self, now: Instant) {
         let config = &self.options.config;
-        let due = self.last_arrival + config.keepalive;
+        let seldom = self.last_arrival + config.keepalive * SELDOM;
+        let due = (self.last_sign() + config.keepalive).min(seldom);
         self.is_keepalive_due = now >= due;
         if now >= due {
             // Free the recycled chunks of an idle connection.
@@ -75,7 +92,7 @@ impl Connection {
         let config = &self.options.config;
         let is_probed = self.timers.is_set(TimerKind::Keepalive) && !self.options.dialect.is_legacy();
         let first_probe = if is_probed { config.keepalive } else { Duration::ZERO };
-        let due = self.last_arrival + first_probe + config.idle_timeout;
+        let due = self.last_sign() + first_probe + config.idle_timeout;
         if now < due {
             self.timers.set(TimerKind::Idle, due);
         } else {

@@ -201,6 +201,8 @@ pub struct Peer {
     needs_arming: bool,
     /// Idle time after which a ping keeps NAT bindings alive.
     keepalive: Duration,
+    /// When connections were last told that the peer is there.
+    alive_at: Option<Instant>,
     /// When streams or datagrams were last sent or received.
     traffic_at: Instant,
     /// Silence before a frame that came from another address.
@@ -249,6 +251,7 @@ impl Peer {
             wants_punch: false,
             needs_arming: false,
             keepalive: KEEPALIVE,
+            alive_at: None,
             traffic_at: now,
             silence: Duration::ZERO,
             prediction: Prediction::default(),
@@ -398,6 +401,16 @@ impl Peer {
     /// When an authenticated frame last arrived.
     pub fn last_rx(&self) -> Instant {
         self.last_rx
+    }
+
+    /// Whether connections are to be told that a native peer is there, which takes time if there are many.
+    pub fn take_alive(&mut self, now: Instant) -> bool {
+        let is_early = self.alive_at.is_some_and(|at| now < at + CHECK_INTERVAL);
+        let is_due = self.capabilities.is_some() && !self.is_late && !is_early;
+        if is_due {
+            self.alive_at = Some(now);
+        }
+        is_due
     }
 
     /// Whether no authenticated frame arrived for `silence`.

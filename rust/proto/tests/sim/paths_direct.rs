@@ -275,17 +275,30 @@ fn a_transfer_survives_the_reboot_of_a_box() {
 
 #[test]
 fn an_idle_connection_costs_few_datagrams() {
-    let mut net = NatNet::new(&[Nat::Cone, Nat::Cone]);
-    net.start();
-    let ((a, b), _) = net.connect(1, 2);
-    net.transfer((1, a), (2, b), &pattern(100_000));
-    until_direct(&mut net, 2 * SECOND);
-    net.run_for(30 * SECOND);
-    let before = net.direct[&1];
-    net.run_for(600 * SECOND);
-    let per_minute = (net.direct[&1] - before) as f64 / 10.0;
-    // Two keepalives of the stream, two of the tunnel, and one search of the path MTU in ten minutes.
-    assert!(per_minute <= 4.0 + 0.5, "{per_minute}");
+    for is_relayed in [false, true] {
+        let mut net = NatNet::new(&[if is_relayed { Nat::Symmetric } else { Nat::Cone }; 2]);
+        net.start();
+        let ((a, b), _) = net.connect(1, 2);
+        // A second connection costs nothing.
+        net.connect(2, 1);
+        net.transfer((1, a), (2, b), &pattern(100_000));
+        if !is_relayed {
+            until_direct(&mut net, 2 * SECOND);
+        }
+        net.run_for(30 * SECOND);
+        let sent = |net: &mut NatNet| {
+            let relayed = [1, 2].map(|n| net.of(n).stats().counters.relayed_sent);
+            [1, 2].map(|n| net.direct.get(&n).map_or(0, |n| *n as u64) + relayed[n as usize - 1])
+        };
+        let before = sent(&mut net);
+        net.run_for(600 * SECOND);
+        let after = sent(&mut net);
+        for n in 0..2 {
+            let per_minute = (after[n] - before[n]) as f64 / 10.0;
+            assert!(per_minute <= 4.0, "{is_relayed} {n}: {per_minute}");
+        }
+        assert_eq!(net.of(1).stats().connections, 2, "they live on");
+    }
 }
 
 fn punch(hand: &mut Hand, from: std::net::SocketAddr, to: std::net::SocketAddr) -> usize {
