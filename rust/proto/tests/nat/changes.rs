@@ -52,8 +52,7 @@ impl Change {
         let hosts = built.hosts;
         match self {
             Self::Roam { host, notice } => {
-                let other = scenario.sides[1 - host].access;
-                let access = scenario::access(rng, Some(other));
+                let access = scenario::access(rng);
                 scenario.sides[host].access = access;
                 let boxes = scenario::add_boxes(&mut built.world, Place::Public, access);
                 let attachment = scenario::attachment(&boxes, scenario.sides[host].family);

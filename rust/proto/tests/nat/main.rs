@@ -13,4 +13,5 @@ mod reach;
 mod scenario;
 mod seeds;
 mod silence;
+mod storm;
 mod table;

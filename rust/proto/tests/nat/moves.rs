@@ -39,7 +39,7 @@ fn run(seed: u64) {
     let [from, to] = built.hosts;
     let flow = built.world.start_flow(from, to, 1000, DialOptions::default(), false).unwrap();
     built.stream(flow, BYTES, 2 * SECOND + MILLISECOND * rng.below(1000) as u32);
-    let access = scenario::access(&mut rng, Some(scenario.sides[1 - mover].access));
+    let access = scenario::access(&mut rng);
     let was = scenario.sides[mover].access;
     scenario.sides[mover].access = access;
     let boxes = scenario::add_boxes(&mut built.world, Place::Public, access);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::oracle;
 use pilot_proto::{config::NodeConfig, node::DialOptions, time::Instant, tunnel::PeerStatus};
 use pilot_sim::{
     Attachment, BeaconId, BoxConfig, BoxId, FlowId, HostId, Loss, Path, Place, Rng, World,
@@ -120,21 +119,8 @@ fn firewall(rng: &mut Rng) -> FirewallConfig {
     }
 }
 
-/// What a host may be behind. With `other`, the mappings of the two do not both look at ports: if their filters
-/// let frames pass nevertheless, each answer leaves from a new port.
-pub(crate) fn access(rng: &mut Rng, other: Option<Access>) -> Access {
-    let drawn = any_access(rng);
-    match other {
-        Some(other) if follows_ports(other) && follows_ports(drawn) => Access::Public,
-        _ => drawn,
-    }
-}
-
-fn follows_ports(access: Access) -> bool {
-    oracle::Chain::of(access).mapping == Behaviour::AddressAndPortDependent
-}
-
-fn any_access(rng: &mut Rng) -> Access {
+/// What a host may be behind.
+pub(crate) fn access(rng: &mut Rng) -> Access {
     match rng.below(8) {
         0 => Access::Public,
         1 => Access::Firewall(firewall(rng)),
@@ -149,18 +135,16 @@ fn millis(rng: &mut Rng, from: u64, to: u64) -> Duration {
 
 /// Any network.
 pub(crate) fn draw(rng: &mut Rng) -> Scenario {
-    let mut side = |other| Side {
-        access: access(rng, other),
+    let mut side = || Side {
+        access: access(rng),
         family: match rng.below(8) {
             0 => Family::V6,
             1 => Family::Dual,
             _ => Family::V4,
         },
     };
-    let first = side(None);
-    let sides = [first, side(Some(first.access))];
+    let sides = [side(), side()];
     let shared = match (sides[0].access, rng.below(6)) {
-        (access, _) if follows_ports(access) => Shared::Nothing,
         (Access::Carrier { .. }, 0 | 1) => Shared::Carrier,
         (Access::Carrier { .. } | Access::Home(_) | Access::Firewall(_), 2) => Shared::Home,
         _ => Shared::Nothing,

@@ -14,8 +14,8 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 /// The least retransmission timeout.
 const RTO_MIN: Duration = Duration::from_millis(200);
-/// Two intervals of writes: the last answer and the begin of the silence each wait for one.
-const WRITES: Duration = Duration::from_millis(20);
+/// Three intervals of writes: the last answer, the begin of the silence and the next delivery each wait for one.
+const WRITES: Duration = Duration::from_millis(30);
 /// Of each write. What is repeated needlessly, because it was delivered just before, fits the initial window.
 const BYTES: u64 = 2000;
 

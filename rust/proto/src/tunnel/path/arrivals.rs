@@ -10,6 +10,10 @@ use crate::{crypto::entropy::Entropy, time::Instant, tunnel::route::Route};
 /// that crashes repeatedly may return at another address each time.
 const REGISTRY_MOVE_INTERVAL: Duration = Duration::from_secs(4);
 const REGISTRY_MOVE_BURST: u32 = 4;
+/// The same for addresses that frames of the peer come from: behind some boxes every frame comes from another one,
+/// also those that answer a challenge and challenge in turn.
+const NEW_ADDRESS_INTERVAL: Duration = Duration::from_millis(250);
+const NEW_ADDRESS_BURST: u32 = 32;
 /// Credit granted to such an address, as bytes received: three times as many may be sent, enough for both of
 /// our keys and all challenges.
 const HELLO_CREDIT: u64 = 240;
@@ -188,6 +192,9 @@ impl Paths {
             self.on_sealed_at_active(now, arrival, entropy);
             return false;
         }
+        if self.find_mut(address).is_none() && !self.may_add(now) {
+            return false;
+        }
         if arrival.purpose == Purpose::Try && self.is_proven() {
             let is_wanted = self.is_better(address);
             if let Some(path) = self.candidate(now, address, true) {
@@ -243,6 +250,16 @@ impl Paths {
         if let Some(path) = &mut self.active {
             path.challenge(now, entropy);
         }
+    }
+
+    /// Whether another address that a frame came from may be tried; if so, it is charged.
+    fn may_add(&mut self, now: Instant) -> bool {
+        let full_at = self.arrival_budget_full_at.max(now) + NEW_ADDRESS_INTERVAL;
+        let may_add = full_at <= now + NEW_ADDRESS_BURST * NEW_ADDRESS_INTERVAL;
+        if may_add {
+            self.arrival_budget_full_at = full_at;
+        }
+        may_add
     }
 
     /// Finds or adds the candidate for an address. At the bound the oldest is evicted; an unauthenticated

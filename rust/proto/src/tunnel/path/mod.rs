@@ -77,6 +77,8 @@ pub(super) struct Paths {
     ignored: VecDeque<(SocketAddr, Instant)>,
     /// When the budget for tries of registry addresses is full again.
     registry_budget_full_at: Instant,
+    /// The same for addresses that frames of the peer came from.
+    arrival_budget_full_at: Instant,
     /// The way through our home beacon.
     relay: Option<Relay>,
     checks: Checks,
