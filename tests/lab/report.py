@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -67,11 +68,15 @@ class Report:
 
     def write_page(self, path: Path) -> None:
         """For the documents."""
-        firsts = {(row.first, row.second): row for row in reversed(self.results)}
+        firsts: dict[tuple[str, str], Result] = {}
+        for row in self.results:
+            firsts.setdefault((row.first, row.second), row)
         path.write_text(
             _TEMPLATE.read_text().format(
                 delay=DELAY,
                 relay=f"{RELAY_RTT * 1000:.0f}",
+                cores=os.cpu_count(),
+                load=f"{os.getloadavg()[2]:.0f}",
                 kernel=".".join(platform.release().split(".")[:2]),
                 places=_markdown(
                     ("place", "what it is"),

@@ -233,7 +233,7 @@ async def _dial(a: Driver, b: Driver, made: Scene, result: Result, chance: float
         tasks.start_soon(watch, a, made.nodes[1].node_id, timeline)
         tasks.start_soon(watch, b, made.nodes[0].node_id, seen_by_b)
         async with (
-            await a.dial(f"agent-b:{_PORT}", timeout=PATIENCE, no_delay=True) as stream,
+            await a.dial((made.nodes[1].address, _PORT), timeout=PATIENCE, no_delay=True) as stream,
             anyio.create_task_group() as pinging,
         ):
             pinging.start_soon(pings.run, stream)
