@@ -37,6 +37,7 @@ _TYPE = click.option(
     "--type",
     "kind",
     type=click.Choice(KINDS, case_sensitive=False),
+    metavar="[A|N|S]",
     default="A",
     show_default=True,
     help="A is a name of a node, N of a network, S a service.",
