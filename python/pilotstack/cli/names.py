@@ -10,7 +10,7 @@ import click
 from pilotstack import _commands
 from pilotstack.cli.context import asynchronous, find, global_options
 from pilotstack.cli.durations import Duration
-from pilotstack.errors import InvalidArgument
+from pilotstack.errors import ConnectionFailed, InvalidArgument, TimedOut
 from pilotstack.services.nameserver.client import Names
 from pilotstack.services.nameserver.records import (
     KINDS,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pilotstack.client import Driver
 
 #: Seconds between registrations with ``--keep``; a third of the time that servers keep a record.
-_KEEP_EVERY = 100.0
+KEEP_EVERY = 100.0
 _MAX_NETWORK = 0xFFFF
 
 _TYPE = click.option(
@@ -132,9 +132,28 @@ async def name_register(
             settings.output.success(data, lambda screen: screen.print(text))
             return
         settings.output.line(data, text)
-        while True:
-            await anyio.sleep(_KEEP_EVERY)
+        await keep_registered(names, record, settings.output.step)
+
+
+async def keep_registered(
+    names: Names, record: Record, tell: Callable[[str], object], every: float = KEEP_EVERY
+) -> None:
+    """Registers a record again and again, until cancelled. A nameserver that cannot be reached is
+    tried again.
+
+    Args:
+        tell: told of failures.
+        every: seconds.
+
+    Raises:
+        PilotError: the nameserver refuses: somebody else has the name now.
+    """
+    while True:
+        await anyio.sleep(every)
+        try:
             await names.register(record)
+        except (ConnectionFailed, TimedOut) as error:
+            tell(f"{record.name} was not registered again: {error.message}")
 
 
 async def _record(

@@ -50,6 +50,7 @@ class Parts:
         dropped: what services dropped, by service and reason; shown with the daemon's counters.
         hostname: the node behind a hostname of the registry, if there is one.
         kept: the file for state of a kind, beside the identity; ``None`` if nothing is kept.
+        started: when the daemon began, in monotonic seconds.
     """
 
     config: DaemonConfig
@@ -60,6 +61,7 @@ class Parts:
     dropped: Counter[str]
     hostname: Callable[[str], Awaitable[Address | None]]
     kept: Callable[[str], Path | None]
+    started: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +94,14 @@ class Builtin:
 def _status(parts: Parts) -> Handler:
     from pilotstack.services import status
 
-    state, begin = parts.state, time.monotonic()
+    state = parts.state
 
     def now() -> Status:
         return status.Status(
             address=state.address,
             hostname=state.hostname,
             version=wellknown.VERSION,
-            uptime_secs=int(time.monotonic() - begin),
+            uptime_secs=int(time.monotonic() - parts.started),
             services=parts.offered(),
         )
 
@@ -144,6 +146,7 @@ class Builtins:
         self._state = state
         self._hostname = hostname
         self._kept = kept
+        self._started = time.monotonic()
         #: The session of all services, once it is open.
         self.driver: Driver | None = None
         self._doors: dict[int, _Door] = {}
@@ -180,6 +183,7 @@ class Builtins:
                 self._dropped,
                 self._hostname,
                 self._kept,
+                self._started,
             )
             for builtin in BUILTINS:
                 if builtin.is_on(self._config):
