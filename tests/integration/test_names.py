@@ -168,6 +168,9 @@ def test_without_a_nameserver_there_is_an_error(shared_network: Network) -> None
     told = ask(shared_network, "agent-a", "resolve", "x", "--names", "agent-b", "--timeout", "5s")
     assert told["code"] == "connection_failed"
     assert told["message"].startswith("no nameserver serves 0:0000.0000.0002:53")
+    # Where it is by convention, there is nobody.
+    told = ask(shared_network, "agent-a", "resolve", "x")
+    assert told["message"].startswith("the nameserver 0:0000.0000.0003:53 cannot be reached")
 
 
 def test_no_observer_reads_names(network: Network, tmp_path: Path) -> None:

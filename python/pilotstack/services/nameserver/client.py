@@ -27,7 +27,7 @@ from pilotstack.services.nameserver.records import Kind, ServiceRecord, is_name,
 from pilotstack.types import Address, SocketAddress, parse_host
 
 if TYPE_CHECKING:
-    from pilotstack.client import Driver
+    from pilotstack.client import Driver, Stream
     from pilotstack.services.nameserver.records import Record
 
 __all__ = ["CONVENTIONAL", "HOSTNAME", "Names"]
@@ -37,6 +37,7 @@ HOSTNAME: Final = "nameserver"
 CONVENTIONAL: Final = Address(0, 3)
 #: Seconds for an answer.
 PATIENCE: Final = 10.0
+_OTHER: Final = "name another one with --names; pilot-daemon --nameserver starts one"
 
 
 class Names:
@@ -146,24 +147,29 @@ class Names:
         try:
             with anyio.fail_after(self._timeout):
                 server = await self.find()
-                async with self._driver.dial(server, timeout=self._timeout) as stream:
+                async with await self._dial(server) as stream:
                     # One write, so that servers that read once have all of it.
                     await stream.send(line + b"\n")
                     async for chunk in stream:
                         reply += chunk
                         if len(reply) > codec.MAX_REPLY:
                             raise ConnectionFailed("the nameserver's reply is too long")
-        except ConnectionRefused as error:
-            raise ConnectionRefused(
-                f"no nameserver serves {self._found}",
-                hint="name another one; pilot-daemon --nameserver starts one",
-            ) from error
         except TimeoutError as error:
             raise TimedOut(
                 "the nameserver does not answer in time",
                 hint="check that its node is there, and lets this one in",
             ) from error
         return reply.decode(errors="replace")
+
+    async def _dial(self, server: SocketAddress) -> Stream:
+        try:
+            return await self._driver.dial(server, timeout=self._timeout)
+        except ConnectionRefused as error:
+            raise ConnectionRefused(f"no nameserver serves {server}", hint=_OTHER) from error
+        except ConnectionFailed as error:
+            raise ConnectionFailed(
+                f"the nameserver {server} cannot be reached: {error.message}", hint=_OTHER
+            ) from error
 
 
 def check_name(name: str) -> str:
