@@ -50,7 +50,7 @@ class Gateway:
         arguments = ["run", "--socket", str(node.socket), "--control", str(self.control)]
         arguments += ["--state", str(self.home / "gateway.json"), "--log-level", "debug"]
         if "--unprivileged" in flags and "--subnet" not in flags:
-            flags = (*flags, "--subnet", _own_subnet())
+            flags = (*flags, "--subnet", own_subnet())
         command = [*(host.command() if host is not None else []), *prefix]
         self.process = Process(
             "gateway", [*arguments, *flags, "--", *agents], self.log, prefix=command
@@ -118,10 +118,10 @@ class Gateway:
         return [ip for ip in found if ip not in {"127.0.0.1", "::1"}]
 
 
-def _own_subnet() -> str:
+def own_subnet() -> str:
     """One that other test processes do not use."""
     number = os.getpid()
-    return f"127.{100 + number % 100}.{number // 100 % 250}.0/24"
+    return f"127.{100 + number % 100}.{100 + number // 100 % 100}.0/24"
 
 
 @contextmanager
