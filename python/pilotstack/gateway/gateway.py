@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import socket as sockets
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +21,7 @@ from pilotstack.services.local import accept_forever
 from pilotstack.types import Address, parse_host
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from anyio.abc import TaskGroup
 
@@ -60,9 +59,6 @@ class _Entry:
             {port: bound.getsockname()[1] for port, bound in self.listening.items()},
             self.failed,
         )
-
-
-OnRow = Callable[[Row], object]
 
 
 class Gateway:

@@ -64,9 +64,6 @@ class Ready(msgspec.Struct, tag="ready", tag_field="event", frozen=True):
     failed: list[Failed]
 
 
-OnEvent = "Callable[[Mapped | Failed | Ready], object]"
-
-
 async def run(
     config: GatewayConfig,
     stopping: anyio.Event,

@@ -7,6 +7,7 @@ can move what they carry (:mod:`pilotstack.services.relaying`).
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket as sockets
 import struct
@@ -38,6 +39,8 @@ _FAREWELL = 2.0
 _DISCARDED = 32
 #: Seconds before the next attempt after ``accept`` failed.
 _AGAIN = 0.1
+#: Seconds between two lines of the log about that.
+_TELL_EVERY = 10.0
 
 
 class LocalStream(anyio.abc.ByteStream):
@@ -75,7 +78,8 @@ class LocalStream(anyio.abc.ByteStream):
         return host, port
 
     async def receive(self, max_bytes: int = _READ) -> bytes:
-        """Between 1 and ``max_bytes`` bytes."""
+        """Between 1 and ``max_bytes`` bytes. Who is cancelled has received none."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
         while True:
             try:
                 data = self._socket.recv(max_bytes)
@@ -84,7 +88,7 @@ class LocalStream(anyio.abc.ByteStream):
             except OSError as error:
                 raise _error(error) from error
             else:
-                await anyio.lowlevel.checkpoint()
+                await anyio.lowlevel.cancel_shielded_checkpoint()
                 if not data:
                     raise anyio.EndOfStream
                 return data
@@ -146,6 +150,7 @@ async def accept_forever(
 ) -> None:
     """Accepts connections until cancelled, and runs ``handler`` for each in a task. The handler
     closes its stream; if it fails, the stream is reset and the failure logged."""
+    told = -math.inf
     async with anyio.create_task_group() as tasks:
         while True:
             await anyio.wait_readable(listening)
@@ -158,7 +163,9 @@ async def accept_forever(
                 continue
             except OSError as error:
                 # No descriptor is left.
-                log.warning("accept_failed", reason=error.strerror)
+                if (now := anyio.current_time()) - told >= _TELL_EVERY:
+                    told = now
+                    log.warning("accept_failed", reason=error.strerror)
                 await anyio.sleep(_AGAIN)
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from pilotstack.errors import Throttled
@@ -98,6 +99,29 @@ async def test_one_that_is_stopped_says_so() -> None:
         tasks.cancel_scope.cancel()
     assert flow.reason == "stopped"
     for stream in (near, left, right, far):
+        await stream.aclose()
+
+
+async def test_who_is_cancelled_has_received_nothing() -> None:
+    near, far = pair()
+    await near.send(b"hello")
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await far.receive()
+    assert scope.cancelled_caught
+    received = []
+    async with anyio.create_task_group() as tasks:
+
+        async def receive() -> None:
+            received.append(await far.receive())
+
+        tasks.start_soon(receive)
+        await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    if not received:
+        received.append(await far.receive())
+    assert received == [b"hello"]
+    for stream in (near, far):
         await stream.aclose()
 
 
