@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from tests.support.gateways import Gateway, running
+from tests.support.gateways import Gateway, own_subnet, running
 from tests.support.site import SiteProcess
 
 from pilotstack import sync
 from pilotstack.errors import PilotError, StreamBroken
+from pilotstack.gateway.mapping import Mapping
+from pilotstack.gateway.store import Store
 from pilotstack.testing import Network
 from pilotstack.testing.internet import Host, Namespaces, missing_requirement
+from pilotstack.types import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -276,6 +279,23 @@ def test_a_gateway_without_descriptors_goes_on(fresh: Network, host: Host) -> No
                 # Those that were closed wait to be accepted still.
                 assert gateway.process.is_running
         assert "Traceback" not in gateway.log.read_text()
+
+
+def test_many_agents_are_mapped_at_once(fresh: Network) -> None:
+    count = 600
+    subnet = own_subnet().replace("0/24", "0/20")
+    mapping = Mapping(subnet)
+    for number in range(count):
+        mapping.map(Address(0, 1_000_000 + number))
+    Store(fresh.path / "gateway" / "gateway.json").save(mapping)
+    flags = ("--unprivileged", "--subnet", subnet, "--ports", "7,8080")
+    with running(fresh, "agent-a", "agent-b", flags=flags) as gateway:
+        assert gateway.ready["total"] == count + 1
+        assert len(gateway.rows) < count
+        listed = gateway.ctl("list")["data"]
+        assert listed["total"] == count + 1
+        (row,) = [each for each in listed["mappings"] if each.get("name") == "agent-b"]
+        assert half_closed((row["local_ip"], row["ports"]["7"])) == b"half"
 
 
 def test_unmapping_resets_what_is_open(fresh: Network) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +13,6 @@ from pilotstack.gateway.flags import CONTROL, start_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from pilotstack.cli.screen import Screen
     from pilotstack.cli.settings import Settings
@@ -58,12 +58,18 @@ def run(settings: Settings, /, agents: tuple[str, ...], **options: Any) -> None:
 def start(settings: Settings, /, agents: tuple[str, ...], **options: Any) -> None:
     """Start the gateway in the background, map each AGENT, and wait until it serves."""
     from pilotstack.gateway import lifecycle
+    from pilotstack.gateway.control import List
 
     ready = lifecycle.start(_flags(settings, agents, options))
+    rows = ready.mappings
+    if ready.total > len(rows):
+        status = _ask(Path(ready.control), List()).gateway
+        assert status is not None
+        rows = status.mappings
     data = {
         "pid": ready.pid,
         "subnet": ready.subnet,
-        "mappings": [_data(row) for row in ready.mappings],
+        "mappings": [_data(row) for row in rows],
         "proxy": ready.proxy,
         "dns": ready.dns,
         "control": ready.control,
@@ -74,7 +80,7 @@ def start(settings: Settings, /, agents: tuple[str, ...], **options: Any) -> Non
             {"agent": each.agent, "code": each.code, "message": each.message}
             for each in ready.failed
         ]
-    settings.output.success(data, _table(ready.mappings, ready.proxy))
+    settings.output.success(data, _table(rows, ready.proxy))
 
 
 @gateway.command()

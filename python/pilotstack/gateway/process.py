@@ -32,6 +32,8 @@ log = _events.get_logger(__name__)
 
 #: Descriptors of a connection at most: two sockets, and a pipe in each direction.
 _DESCRIPTORS = 6
+#: Mappings, and failures, in the line that says that the gateway serves.
+_SHOWN = 50
 #: Streams that the daemon gives one program.
 _MAX_LIMIT = 8192
 
@@ -60,8 +62,10 @@ class Ready(msgspec.Struct, tag="ready", tag_field="event", frozen=True):
     proxy: str
     #: Where DNS is served; empty if it is not.
     dns: str
+    #: The first ones; the control socket has all.
     mappings: list[Row]
     failed: list[Failed]
+    total: int
 
 
 async def run(
@@ -133,8 +137,18 @@ async def run(
         served = control.ControlSocket(listening, gateway, status, stopping.set)
         tasks.start_soon(served.serve)
         place = str(config.control_path)
-        rows = gateway.rows()
-        tell(Ready(os.getpid(), str(mapping.subnet), place, proxied, named, rows, failed))
+        tell(
+            Ready(
+                os.getpid(),
+                str(mapping.subnet),
+                place,
+                proxied,
+                named,
+                gateway.rows()[:_SHOWN],
+                failed[:_SHOWN],
+                len(gateway.rows()),
+            )
+        )
         await stopping.wait()
         tasks.cancel_scope.cancel()
 
