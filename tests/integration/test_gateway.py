@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from typing import TYPE_CHECKING
 
 import httpx
@@ -279,6 +280,24 @@ def test_a_gateway_without_descriptors_goes_on(fresh: Network, host: Host) -> No
                 # Those that were closed wait to be accepted still.
                 assert gateway.process.is_running
         assert "Traceback" not in gateway.log.read_text()
+
+
+@root_only
+def test_only_some_users_may_connect(fresh: Network) -> None:
+    flags = ("--unprivileged", "--ports", "8080,7", *PROXY, "--allow-uid", "0,4242")
+    with running(fresh, "agent-a", "agent-b", flags=flags) as gateway:
+        at = gateway.rows[0]["local_ip"], gateway.rows[0]["ports"]["7"]
+        assert half_closed(at) == b"half"
+        for command in (
+            ("curl", "-sS", f"http://{at[0]}:{at[1]}/"),
+            ("curl", "-sS", "--socks5-hostname", gateway.proxy, "http://agent-b/status"),
+        ):
+            as_user = ("setpriv", "--reuid", "4243", "--clear-groups", "--", *command)
+            result = subprocess.run(as_user, capture_output=True, check=False, timeout=60)
+            assert result.returncode != 0
+        assert gateway.ctl("list")["data"]["refused"]["uid"] == 2
+        as_user = ("setpriv", "--reuid", "4242", "--clear-groups", "--", *command)
+        assert gateway.run(*as_user).decode() == STATUS
 
 
 def test_many_agents_are_mapped_at_once(fresh: Network) -> None:

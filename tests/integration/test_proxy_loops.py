@@ -10,6 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from pilotstack import Driver, Stream, _serving
+from pilotstack.gateway.guard import Guard
 from pilotstack.gateway.mapping import Mapping
 from pilotstack.gateway.proxy import Proxy
 from pilotstack.services.local import LocalStream, connect
@@ -40,7 +41,7 @@ async def proxied(a: Driver, b: Driver) -> AsyncIterator[tuple[Proxy, tuple[str,
         anyio.create_task_group() as tasks,
     ):
         with _serving.listen("127.0.0.1", 0) as listening:
-            proxy = Proxy(Carrier(a, relays), Mapping(), 10)
+            proxy = Proxy(Carrier(a, relays), Mapping(), 10, Guard(()))
             tasks.start_soon(listener.serve, site)
             tasks.start_soon(proxy.serve, listening)
             yield proxy, listening.getsockname(), f"agent-b:{listener.port}"

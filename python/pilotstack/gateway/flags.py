@@ -43,6 +43,12 @@ FLAGS: Final = (
         "that is asked for is mapped. Needs dnspython.",
     ),
     Flag(
+        "--allow-uid",
+        default="",
+        help="Users of this host who may connect, by number, separated by commas; everybody "
+        "unless given.",
+    ),
+    Flag(
         "--limit",
         type=click.IntRange(1),
         help="Connections at once; what fits into open files unless given. A quarter of them may "

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pilotstack.client import Driver
     from pilotstack.gateway.aliases import Aliases
     from pilotstack.gateway.config import GatewayConfig
+    from pilotstack.gateway.guard import Guard
     from pilotstack.gateway.mapping import IP, Mapped, Mapping
     from pilotstack.gateway.store import Store
     from pilotstack.services.local import LocalStream
@@ -72,6 +73,7 @@ class Gateway:
         mapping: which IP stands for whom.
         store: keeps that.
         tasks: where ports are served.
+        guard: who may connect.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Gateway:
         mapping: Mapping,
         store: Store,
         tasks: TaskGroup,
+        guard: Guard,
     ) -> None:
         self._ports = config.ports
         self._first_free = first_free_port() if config.is_unprivileged else None
@@ -92,6 +95,7 @@ class Gateway:
         self.mapping = mapping
         self._store = store
         self._tasks = tasks
+        self._guard = guard
         self._entries: dict[IP, _Entry] = {}
         self._lock = anyio.Lock()
 
@@ -241,7 +245,7 @@ class Gateway:
         async def handle(local: LocalStream) -> None:
             await self._carrier.outward(local, (entry.mapped.address, port))
 
-        return handle
+        return self._guard.guarded(handle)
 
     async def _close(self, entry: _Entry) -> None:
         entry.scope.cancel()

@@ -12,6 +12,7 @@ import msgspec
 from pilotstack import _commands, _flags, _logs, _serving, _streams, wellknown
 from pilotstack.gateway.config import PORTS, GatewayConfig, parse_ports
 from pilotstack.gateway.flags import CONTROL, gateway_options
+from pilotstack.gateway.guard import parse_uids
 
 if TYPE_CHECKING:
     import anyio
@@ -51,6 +52,7 @@ def run_command(
     unprivileged: bool,
     proxy: str,
     dns: str,
+    allow_uid: str,
     limit: int | None,
     idle: float | None,
     state: Path | None,
@@ -74,6 +76,7 @@ def run_command(
         is_unprivileged=unprivileged,
         proxy=proxy,
         dns=dns,
+        uids=parse_uids(allow_uid),
         limit=limit,
         socket=socket,
         control=control.absolute() if control else None,

@@ -17,6 +17,7 @@ from pilotstack.errors import AlreadyExists, InvalidArgument, PilotError
 from pilotstack.gateway import control, dns
 from pilotstack.gateway.aliases import Aliases, LoopbackAliases, NoAliases
 from pilotstack.gateway.gateway import Gateway
+from pilotstack.gateway.guard import Guard
 from pilotstack.gateway.mapping import Mapping, Row, parse_subnet
 from pilotstack.gateway.proxy import Proxy
 from pilotstack.gateway.store import Store
@@ -97,16 +98,15 @@ async def run(
             proxy_socket = stack.enter_context(_serving.listen(*at, backlog=512))
         listening = stack.enter_context(control.bind(config.control_path))
         stack.callback(_unlink, config.control_path)
-        limit = config.limit or min(
-            _MAX_LIMIT, max(1, _serving.room_for_connections() // _DESCRIPTORS)
-        )
+        limit = config.limit or _room()
         idle = IDLE if config.idle is None else config.idle
         relays = await stack.enter_async_context(Relays(limit, idle))
         tasks = await stack.enter_async_context(anyio.create_task_group())
         carrier = Carrier(driver, relays)
         store = Store(config.state_path)
-        gateway = Gateway(config, driver, carrier, aliases, mapping, store, tasks)
-        proxy = Proxy(carrier, mapping, limit)
+        guard = Guard(config.uids)
+        gateway = Gateway(config, driver, carrier, aliases, mapping, store, tasks, guard)
+        proxy = Proxy(carrier, mapping, limit, guard)
         dropped: Counter[str] = Counter()
         names = None
         if config.dns:
@@ -117,7 +117,7 @@ async def run(
         proxied = _serving.join_address(*proxy_socket.getsockname()[:2]) if proxy_socket else ""
 
         def status() -> control.Status:
-            refused = dict(relays.refused + proxy.dropped + dropped)
+            refused = dict(relays.refused + proxy.dropped + dropped + guard.dropped)
             return control.Status(
                 os.getpid(),
                 str(mapping.subnet),
@@ -136,21 +136,16 @@ async def run(
             tasks.start_soon(names.serve)
         served = control.ControlSocket(listening, gateway, status, stopping.set)
         tasks.start_soon(served.serve)
-        place = str(config.control_path)
-        tell(
-            Ready(
-                os.getpid(),
-                str(mapping.subnet),
-                place,
-                proxied,
-                named,
-                gateway.rows()[:_SHOWN],
-                failed[:_SHOWN],
-                len(gateway.rows()),
-            )
-        )
+        place, rows = str(config.control_path), gateway.rows()
+        shown = rows[:_SHOWN], failed[:_SHOWN], len(rows)
+        tell(Ready(os.getpid(), str(mapping.subnet), place, proxied, named, *shown))
         await stopping.wait()
         tasks.cancel_scope.cancel()
+
+
+def _room() -> int:
+    """Connections that fit into open files, and that the daemon gives one program."""
+    return min(_MAX_LIMIT, max(1, _serving.room_for_connections() // _DESCRIPTORS))
 
 
 async def _map_all(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import socket as sockets
 
     from pilotstack.errors import PilotError
+    from pilotstack.gateway.guard import Guard
     from pilotstack.gateway.mapping import Mapping
     from pilotstack.services.relaying import Carrier
 
@@ -38,12 +39,14 @@ class Proxy:
         carrier: who reaches agents.
         mapping: whose local IPs count as names of agents.
         limit: of clients.
+        guard: who may connect.
     """
 
-    def __init__(self, carrier: Carrier, mapping: Mapping, limit: int) -> None:
+    def __init__(self, carrier: Carrier, mapping: Mapping, limit: int, guard: Guard) -> None:
         self._carrier = carrier
         self._mapping = mapping
         self._limit = limit
+        self._guard = guard
         #: Clients that are connected.
         self.clients = 0
         #: Those that were dropped, by reason.
@@ -51,7 +54,7 @@ class Proxy:
 
     async def serve(self, listening: sockets.socket) -> None:
         """Serves those that connect to a listening TCP socket, until cancelled."""
-        await accept_forever(listening, self.handle)
+        await accept_forever(listening, self._guard.guarded(self.handle))
 
     async def handle(self, local: LocalStream) -> None:
         """Serves a client, and closes its connection."""

@@ -62,11 +62,17 @@ class LocalStream(anyio.abc.ByteStream):
     @property
     def peer(self) -> str:
         """Where the other end is, for people; empty if that is over."""
+        address = self.peer_address
+        return _serving.join_address(*address) if address is not None else ""
+
+    @property
+    def peer_address(self) -> tuple[str, int] | None:
+        """Host and port of the other end."""
         try:
             host, port, *_ = self._socket.getpeername()
         except (OSError, ValueError):
-            return ""
-        return _serving.join_address(host, port)
+            return None
+        return host, port
 
     @property
     def local_address(self) -> tuple[str, int] | None:
