@@ -110,11 +110,11 @@ async def test_a_transfer_survives_loss_duplication_and_reordering(network: Netw
         async with (
             Driver(a.socket) as client,
             Driver(b.socket) as server,
-            await server.listen(1001) as listener,
+            await server.listen(4710) as listener,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(listener.serve, take)
-            async with await client.dial("agent-b:1001") as stream:
+            async with await client.dial("agent-b:4710") as stream:
                 left = IMPAIRED
                 while left:
                     block = os.urandom(min(left, 1 << 18))

@@ -33,6 +33,16 @@ COMMANDS: Final = {
     "demo": {
         "demo": "Run the whole stack on an embedded loopback network, and clean up.",
     },
+    "events": {
+        "publish": "Publish an event at a node's broker.",
+        "subscribe": 'Print the events of a topic at a node\'s broker; "*" means all topics.',
+    },
+    "files": {
+        "inbox": "List messages that peers sent, the newest first; or show those with these ids.",
+        "received": "List files that peers sent, the newest first.",
+        "send-file": 'Send a file, a folder, or stdin as "-", of any size.',
+        "send-message": "Send a text, JSON or bytes to a node's inbox.",
+    },
     "forward": {
         "expose": "Carry streams to a port of this node to a local service.",
         "forward": "Carry connections to a local port to a port of an agent.",

@@ -24,13 +24,12 @@ from pilotstack.cli.context import (
 from pilotstack.cli.durations import Duration
 from pilotstack.cli.outcome import Incomplete
 from pilotstack.cli.pipe import answer, join, read_all
+from pilotstack.cli.progress import bar
 from pilotstack.cli.text import members_of
 from pilotstack.errors import ConnectionFailed, InvalidArgument, PilotError, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-
-    from rich.progress import Progress
 
     from pilotstack.cli.output import Output
     from pilotstack.cli.screen import Screen
@@ -160,7 +159,7 @@ async def bench(settings: Settings, target: str, size_mb: float, timeout: float)
     output = settings.output
     received = 0
     send_time = 0.0
-    progress = _progress(output)
+    progress = bar(output)
     async with settings.driver() as driver:
         address = await find(driver, target)
         stream = await driver.dial((address, wellknown.ECHO_PORT), timeout=timeout)
@@ -209,22 +208,6 @@ async def bench(settings: Settings, target: str, size_mb: float, timeout: float)
         )
 
     output.success(data, render)
-
-
-def _progress(output: Output) -> Progress:
-    """A progress bar on stderr, if that is a terminal."""
-    from rich import progress
-
-    return progress.Progress(
-        "[bold]{task.description}[/]",
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-        console=output.progress,
-        disable=not output.progress.is_terminal,
-        transient=True,
-    )
 
 
 @_commands.command()

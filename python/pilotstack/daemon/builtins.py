@@ -16,6 +16,7 @@ import anyio.abc
 
 from pilotstack import _events, _serving, wellknown
 from pilotstack.client import Driver
+from pilotstack.daemon.config import files_folder
 from pilotstack.errors import AlreadyExists, PilotError
 from pilotstack.services.limits import Limited
 
@@ -35,6 +36,7 @@ log = _events.get_logger(__name__)
 #: Streams of one service at once, and those of one peer among them, unless its row says otherwise.
 TOTAL: Final = 256
 PER_PEER: Final = 16
+_GIB: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +120,58 @@ def _names(parts: Parts) -> Handler:
     return server.handle
 
 
+class _Counts(Counter[str]):
+    """What one service dropped, which is shown with its name before it."""
+
+    def __init__(self, service: str, shown: Counter[str]) -> None:
+        super().__init__()
+        self._service = service
+        self._shown = shown
+
+    def __setitem__(self, reason: str, count: int) -> None:
+        super().__setitem__(reason, count)
+        self._shown[f"{self._service}_{reason}"] = count
+
+
+def _data_exchange(parts: Parts) -> Handler:
+    from pilotstack.services.data_exchange import DataExchange, Limits
+
+    total = int(parts.config.files_quota * _GIB)
+    exchange = DataExchange(
+        files_folder(parts.config),
+        limits=Limits(total_bytes=total, sender_bytes=total // 2),
+        dropped=_Counts("files", parts.dropped),
+    )
+    parts.tasks.start_soon(_close_at_the_end, exchange.close)
+    return exchange
+
+
+def _event_stream(parts: Parts) -> Handler:
+    from pilotstack.services.event_stream import EventStream
+
+    return EventStream(dropped=_Counts("events", parts.dropped))
+
+
+async def _close_at_the_end(close: Callable[[], None]) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        close()
+
+
 #: In the order of their ports.
 BUILTINS: Final = (
     Builtin(wellknown.STATUS_PORT, lambda config: config.has_status, _status),
     Builtin(wellknown.NAME_PORT, lambda config: config.is_nameserver, _names, is_eager=True),
+    Builtin(wellknown.DATA_EXCHANGE_PORT, lambda config: config.has_data_exchange, _data_exchange),
+    # Each subscription is a stream that stays.
+    Builtin(
+        wellknown.EVENT_STREAM_PORT,
+        lambda config: config.has_event_stream,
+        _event_stream,
+        total=8192,
+        per_peer=2048,
+    ),
 )
 
 

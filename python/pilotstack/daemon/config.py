@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,12 @@ class DaemonConfig:
     is_nameserver: bool = False
     #: Where names are asked for that the registry does not know; nowhere if empty.
     names: str = "nameserver"
+    has_data_exchange: bool = True
+    has_event_stream: bool = True
+    #: Folder of what peers send; beside the identity, else in the home, unless given.
+    files: Path | None = None
+    #: GiB that peers may store there; one of them half of it.
+    files_quota: float = 64.0
     #: Ask the router to map the tunnel's port, where that is of use.
     may_map_port: bool = True
     #: Congestion controller of streams that ask for none: ``cubic``, ``bbr`` or ``reno``.
@@ -138,6 +145,15 @@ def _checked(path: Path, key: str, value: object, kind: type) -> Setting:
             return [str(each) for each in value]
     names = {bool: "true or false", float: "a number", list: "a string or a list of strings"}
     raise InvalidArgument(f"{path}: {key!r} must be {names.get(kind, 'a string')}, not {value!r}")
+
+
+def files_folder(config: DaemonConfig) -> Path:
+    """Folder of what peers send."""
+    if config.files is not None:
+        return config.files
+    beside = config.identity.parent if config.identity is not None else None
+    # That of an identity may be read-only.
+    return beside if beside is not None and os.access(beside, os.W_OK) else wellknown.home()
 
 
 def default_identity() -> Path:

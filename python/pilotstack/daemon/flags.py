@@ -89,6 +89,21 @@ FLAGS: Final = (
         "node id or hostname. An empty one asks nobody.",
     ),
     Flag("--no-status", is_flag=True, help="Do not tell peers on port 1 what this node offers."),
+    Flag("--no-dataexchange", is_flag=True, help="Take no messages and files on port 1001."),
+    Flag("--no-eventstream", is_flag=True, help="Be no broker of events on port 1002."),
+    Flag(
+        "--files",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder of what peers send: received and inbox in it. Beside the identity, otherwise "
+        "~/.pilot, unless given.",
+    ),
+    Flag(
+        "--files-quota",
+        default=64.0,
+        show_default=True,
+        type=click.FloatRange(0),
+        help="GiB that peers may store there in all; each of them half of it.",
+    ),
     Flag(
         "--congestion",
         type=click.Choice(list(CONGESTION)),

@@ -66,6 +66,8 @@ def daemon(
     no_echo: bool,
     no_status: bool,
     nameserver: bool,
+    no_dataexchange: bool,
+    no_eventstream: bool,
     no_port_mapping: bool,
     log_level: str,
     log_format: str,
@@ -91,6 +93,8 @@ def daemon(
         has_echo=not no_echo,
         has_status=not no_status,
         is_nameserver=nameserver,
+        has_data_exchange=not no_dataexchange,
+        has_event_stream=not no_eventstream,
         may_map_port=not no_port_mapping,
         **settings,
     )

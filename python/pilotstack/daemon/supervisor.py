@@ -20,6 +20,7 @@ from pilotstack.daemon import snapshot as snapshots
 from pilotstack.daemon.beacons import Beacons, parse_beacons
 from pilotstack.daemon.builtins import Builtins
 from pilotstack.daemon.candidates import Candidates
+from pilotstack.daemon.config import files_folder
 from pilotstack.daemon.core_events import CoreEvents
 from pilotstack.daemon.ipc_socket import IpcSocket
 from pilotstack.daemon.names import Names
@@ -309,6 +310,7 @@ class _Running:
             handshakes,
             beacons=lambda: self.public_endpoint.beacons or self._beacons.addresses,
             is_kept=config.identity is not None,
+            files=str(files_folder(config).absolute()) if config.has_data_exchange else "",
         ).add_to(table)
         TrustVerbs(trust, inbox).add_to(table)
         NetworkVerbs(

@@ -65,6 +65,7 @@ class NodeVerbs:
         handshakes: tell what there is about trust.
         beacons: addresses of those that are asked for the endpoint, the preferred one first.
         is_kept: whether the identity is kept in a file.
+        files: folder of what peers send.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class NodeVerbs:
         *,
         beacons: Callable[[], Sequence[str]],
         is_kept: bool,
+        files: str = "",
     ) -> None:
         self._registrar = registrar
         self._state = registrar.state
@@ -84,6 +86,7 @@ class NodeVerbs:
         self._handshakes = handshakes
         self._beacons = beacons
         self._is_kept = is_kept
+        self._files = files
         self._started = time.monotonic()
 
     def add_to(self, table: Table) -> None:
@@ -136,6 +139,7 @@ class NodeVerbs:
             beacons=beacons,
             lan_addrs=where.lan_addrs,
             relay_only=where.relay_only,
+            files=self._files,
             port_mapping=a.PortMappingInfo(
                 protocol=state.port_mapping.protocol,
                 external=state.port_mapping.external,

@@ -95,7 +95,7 @@ class Session:
 
     async def _end(self, reason: str, answer: bytes) -> None:
         self._stores.dropped[reason] += 1
-        log.debug("exchange_ended", sender=self._address, reason=reason)
+        log.debug("exchange_ended", node=self._node, reason=reason)
         with suppress(*_LOST), anyio.move_on_after(_FAREWELL):
             if answer:
                 await self._stream.send(answer)
@@ -185,7 +185,7 @@ class Session:
                 self._stores.dropped[error.code] += 1
                 return frames.refusal(kind, error.reason)
         self._note(key)
-        log.info("message_received", sender=self._address, id=number, bytes=length)
+        log.info("message_received", node=self._node, id=number, bytes=length)
         return frames.ack(kind, length)
 
     @staticmethod

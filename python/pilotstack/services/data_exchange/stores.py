@@ -72,4 +72,4 @@ class Stores:
 
     def arrived(self, arrival: Arrival) -> None:
         """Logs that something is stored."""
-        log.info("file_received", sender=arrival.address, name=arrival.name, bytes=arrival.bytes)
+        log.info("file_received", node=arrival.sender, name=arrival.name, bytes=arrival.bytes)

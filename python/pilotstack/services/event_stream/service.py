@@ -101,7 +101,7 @@ class EventStream:
                 await connection.run()
             except EventError as error:
                 self.dropped["malformed"] += 1
-                log.debug("event_stream_ended", peer=str(peer), reason=str(error))
+                log.debug("event_stream_ended", node=peer.address.node, reason=str(error))
             except TimeoutError:
                 self.dropped["silent"] += 1
             finally:
@@ -218,7 +218,7 @@ class _Connection:
             return False
         self._subscriber = self._service.broker.subscribe(first.topic, self._number)
         self._subscriber.cursor.wake = self._woken
-        log.debug("subscribed", peer=str(self._peer), topic=topic)
+        log.debug("subscribed", node=self._peer.address.node, topic=topic)
         return True
 
     def _woken(self) -> None:
