@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket as sockets
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.abc
 from tests.unit.services.streams import Pipe, pipe
 
+from pilotstack.client._stream import Stream, stream_of
 from pilotstack.services.data_exchange import DataExchange, Exchange
 from pilotstack.services.data_exchange.session import Session
 from pilotstack.types import Address, SocketAddress
@@ -21,6 +24,26 @@ if TYPE_CHECKING:
 PEER = SocketAddress(Address(0, 2), 49_152)
 
 
+class _NoSession:
+    """The session of streams that no daemon gave."""
+
+    async def judge(self, connection_id: int, is_cut: bool, is_shut: bool) -> None:
+        """Says nothing."""
+
+    def plain(self) -> Any:
+        """Is never called."""
+        raise AssertionError("nobody makes them plain")
+
+
+def pair() -> tuple[Stream, Stream]:
+    """Two ends of a stream that have sockets."""
+    ends = sockets.socketpair()
+    streams = [
+        stream_of(end.detach(), number, PEER, PEER, _NoSession()) for number, end in enumerate(ends)
+    ]
+    return streams[0], streams[1]
+
+
 class Service:
     """A data exchange that listens to nobody, until a pipe is given to it."""
 
@@ -30,7 +53,7 @@ class Service:
         self.received = home / "received"
         self.inbox = home / "inbox"
         self.dials = 0
-        self.pipes: list[Pipe] = []
+        self.pipes: list[anyio.abc.ByteStream] = []
 
     async def dial(self, peer: SocketAddress = PEER) -> Pipe:
         """A stream to it."""
@@ -39,6 +62,13 @@ class Service:
         self.pipes += [ours, theirs]
         session = Session(theirs, peer, self.exchange._stores)
         self._tasks.start_soon(_run, session)
+        return ours
+
+    async def dial_socket(self) -> Stream:
+        """The same over a socket."""
+        ours, theirs = pair()
+        self.pipes += [ours, theirs]
+        self._tasks.start_soon(_run, Session(theirs, PEER, self.exchange._stores))
         return ours
 
     def sender(self, peer: SocketAddress = PEER) -> Exchange:
@@ -73,7 +103,7 @@ async def serving(
 ) -> AsyncIterator[Service]:
     """A data exchange whose folders are in ``home``."""
     exchange = DataExchange(home, limits=limits, inbox_limits=inbox_limits)
-    pipes: list[Pipe] = []
+    pipes: list[anyio.abc.ByteStream] = []
     try:
         async with anyio.create_task_group() as tasks:
             service = Service(tasks, home, exchange)

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
+from anyio.abc import SocketAttribute
 
 from pilotstack.services.data_exchange import bulk, names
 from pilotstack.services.data_exchange.frames import FrameError, FrameType
 from pilotstack.services.data_exchange.intake import Intake
+from pilotstack.services.data_exchange.pump import Ended, Receiver
+from pilotstack.services.data_exchange.pumping import run_pump
 from pilotstack.services.data_exchange.refusals import Hangup, Refused, telling
 
 if TYPE_CHECKING:
@@ -20,6 +23,10 @@ __all__ = ["BulkIntake"]
 
 #: Frames without data in a row that a sender has no use for.
 _MAX_EMPTY: Final = 16
+#: Seconds without a byte after which a sender is taken for gone.
+IDLE: Final = 120.0
+#: There is no thread for this file.
+_BY_LOOP: Final = b"\0"
 
 
 class BulkIntake:
@@ -94,13 +101,15 @@ class BulkIntake:
         end = folder.keep
         intake = Intake(partial, self._stores.threads)
         try:
-            if partial.offset:
-                await intake.rehash()
             await channel.stream.send(bulk.encode(bulk.Accept(partial.offset)))
-            digest = await self._data(intake)
+            digest = await self._pumped(partial)
+            if digest is _BY_LOOP:
+                if partial.offset:
+                    await intake.rehash()
+                digest = await self._data(intake)
+                await intake.flush()
             if digest is None:
                 return bulk.Result(code="aborted", message="the sender gave up")
-            await intake.flush()
             await self._finish(partial, offer, name, digest)
         except Refused as error:
             end = folder.drop
@@ -126,6 +135,22 @@ class BulkIntake:
                 folder.finish, partial, name, channel.address, digest
             )
         self._stores.arrived(arrival)
+
+    async def _pumped(self, partial: Partial) -> bytes | None:
+        """As :meth:`_data`, in a thread of its own; :data:`_BY_LOOP` if there is none."""
+        socket = self._channel.stream.extra(SocketAttribute.raw_socket, None)
+        lanes = self._stores.lanes
+        if socket is None or not lanes.available_tokens:
+            return _BY_LOOP
+        reader = self._channel.reader
+        pump = Receiver(socket, reader.take_rest(), partial, IDLE)
+        try:
+            kind, left = await run_pump(pump, pump.run, lanes)
+        except Ended:
+            # The stream tells why, if it broke.
+            await reader.some(1)
+            raise anyio.IncompleteRead from None
+        return await self._last(kind, left)
 
     async def _data(self, intake: Intake) -> bytes | None:
         """Takes blocks; returns the hash after them, or ``None`` if the sender gave up."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import anyio
+from anyio.abc import SocketAttribute
 
 from pilotstack.errors import TimedOut
 from pilotstack.services.data_exchange import frames
@@ -12,6 +13,7 @@ from pilotstack.services.data_exchange.frames import Frame, FrameError
 from pilotstack.services.data_exchange.reader import Reader
 
 if TYPE_CHECKING:
+    import socket as sockets
     from collections.abc import Awaitable, Callable
 
     from anyio.abc import ByteStream
@@ -36,6 +38,15 @@ class Connection:
         self.patience = patience
         self._progress = 0
 
+    @property
+    def socket(self) -> sockets.socket | None:
+        """That of the stream, if it has one."""
+        return self._stream.extra(SocketAttribute.raw_socket, None)
+
+    def advanced(self) -> None:
+        """Notes that the receiver took something, from any thread."""
+        self._progress += 1
+
     async def aclose(self) -> None:
         """Closes it."""
         await self._stream.aclose()
@@ -46,6 +57,15 @@ class Connection:
         for begin in range(0, len(view), PIECE):
             await self._stream.send(view[begin : begin + PIECE])  # type: ignore[arg-type]
             self._progress += 1
+
+    async def broken(self) -> NoReturn:
+        """Raises why the stream broke.
+
+        Raises:
+            anyio.BrokenResourceError: it did.
+        """
+        await self._stream.send(b"\0")
+        raise anyio.BrokenResourceError
 
     async def answer(self, timeout: float | None = None) -> Frame | None:
         """The next frame; ``None`` at the end of the stream.

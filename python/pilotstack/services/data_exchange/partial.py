@@ -83,7 +83,7 @@ class Partial:
             self._hash.update(part)
             position += len(part)
 
-    def write(self, parts: Sequence[bytes]) -> None:
+    def write(self, parts: Sequence[bytes | memoryview]) -> None:
         """Appends bytes.
 
         Raises:
@@ -100,9 +100,14 @@ class Partial:
             fd = self._open()
             for part in parts:
                 self._hash.update(part)
-            for begin in range(0, len(parts), _MAX_VECTOR):
-                _write(fd, parts[begin : begin + _MAX_VECTOR], self.offset)
-                self.offset += sum(map(len, parts[begin : begin + _MAX_VECTOR]))
+            if _is_hole(parts, length):
+                # What was sparse stays so.
+                os.ftruncate(fd, self.offset + length)
+                self.offset += length
+            else:
+                for begin in range(0, len(parts), _MAX_VECTOR):
+                    _write(fd, parts[begin : begin + _MAX_VECTOR], self.offset)
+                    self.offset += sum(map(len, parts[begin : begin + _MAX_VECTOR]))
             self._sync_some(fd)
 
     def _sync_some(self, fd: int) -> None:
@@ -158,7 +163,15 @@ class Partial:
                     self._push.result()
 
 
-def _write(fd: int, parts: Sequence[bytes], offset: int) -> None:
+def _is_hole(parts: Sequence[bytes | memoryview], length: int) -> bool:
+    """Whether a whole block is zero."""
+    if length < _BLOCK or parts[0][:1] != b"\0" or parts[-1][-1:] != b"\0":
+        return False
+    # A memoryview would be compared byte by byte.
+    return all(bytes(part) == bytes(len(part)) for part in parts)
+
+
+def _write(fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
     length = sum(map(len, parts))
     written = os.pwritev(fd, parts, offset)
     if written < length:

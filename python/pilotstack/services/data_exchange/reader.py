@@ -67,6 +67,11 @@ class Reader:
             data += await self.some(length - len(data))
         return data
 
+    def take_rest(self) -> bytes:
+        """What was read from the stream and not used yet: the caller uses it now."""
+        rest, self._rest = self._rest, b""
+        return rest
+
     async def header(self) -> Header | None:
         """The next header; ``None`` at the end.
 

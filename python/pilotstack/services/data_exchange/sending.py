@@ -9,10 +9,15 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final
 
+import anyio
+
 from pilotstack.errors import InvalidArgument, TimedOut, Unavailable
 from pilotstack.services.data_exchange import bulk, filestream, frames
 from pilotstack.services.data_exchange.answers import NotStored, SentFile
+from pilotstack.services.data_exchange.connection import PIECE
 from pilotstack.services.data_exchange.frames import FrameError, FrameType
+from pilotstack.services.data_exchange.pump import Ended, Sender
+from pilotstack.services.data_exchange.pumping import run_pump
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +33,8 @@ __all__ = ["Legacy", "TreePlace", "send_bulk", "send_chunks", "send_frame"]
 
 #: Seconds that an old node has to answer the announcement of chunks.
 _INIT: Final = 5.0
+#: Seconds between two calls about progress.
+_TELL: Final = 0.1
 _UNKNOWN_BULK: Final = f"UNKNOWN({int(FrameType.BULK)})"
 
 
@@ -85,32 +92,93 @@ async def send_bulk(
     offset = accepted.offset
     await source.restart(offset)
     progress(offset)
-    sent = 0
-
-    async def send() -> None:
-        nonlocal sent
-        while block := await source.block():
-            await connection.send(bulk.data_head(len(block)))
-            await connection.send(block)
-            sent += len(block)
-            progress(offset + sent)
-        if source.size is not None and offset + sent != source.size:
-            await connection.send(bulk.encode(bulk.Abort("the file changed")))
-            raise InvalidArgument("the file changed while it was sent", hint="send it again")
-        await connection.send(bulk.encode(bulk.End(source.sha256.hex())))
-
-    result = _control(await connection.exchange(send))
+    data = _Data(connection, source, offset, progress)
+    result = _control(await connection.exchange(data.send))
     if not isinstance(result, bulk.Result) or result.code:
         raise _refused(result)
     return SentFile(
         name=source.name,
-        size=offset + sent,
-        sent=sent,
+        size=offset + data.sent,
+        sent=data.sent,
         resumed=offset,
         sha256=source.sha256.hex(),
         transport="bulk",
         is_verified=True,
     )
+
+
+class _Data:
+    """The data of one file, on its way.
+
+    Args:
+        offset: where it begins in the file.
+    """
+
+    def __init__(
+        self, connection: Connection, source: Source, offset: int, progress: Progress
+    ) -> None:
+        self._connection = connection
+        self._source = source
+        self._offset = offset
+        self._progress = progress
+        self.sent = 0
+
+    async def send(self) -> None:
+        """Sends it, and its hash after it.
+
+        Raises:
+            InvalidArgument: the file changed.
+        """
+        source, connection = self._source, self._connection
+        socket = connection.socket
+        # A pipe may be silent for as long as it likes: no thread waits for it.
+        if socket is None or source.size is None:
+            await self._by_loop()
+        else:
+            await self._by_thread(Sender(socket, connection.patience))
+        self._progress(self._offset + self.sent)
+        if source.size is not None and self._offset + self.sent != source.size:
+            await connection.send(bulk.encode(bulk.Abort("the file changed")))
+            raise InvalidArgument("the file changed while it was sent", hint="send it again")
+        await connection.send(bulk.encode(bulk.End(source.sha256.hex())))
+
+    async def _by_loop(self) -> None:
+        while block := await self._source.block():
+            await self._connection.send(bulk.data_head(len(block)))
+            await self._connection.send(block)
+            self.sent += len(block)
+            self._progress(self._offset + self.sent)
+
+    async def _by_thread(self, pump: Sender) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._tell)
+            failure = None
+            try:
+                await run_pump(pump, lambda: self._run(pump))
+            except Exception as error:
+                failure = error
+            tasks.cancel_scope.cancel()
+        if isinstance(failure, Ended):
+            # The stream tells why.
+            await self._connection.broken()
+        if isinstance(failure, TimeoutError):
+            raise TimedOut("the receiver takes no more data", hint="try again: it resumes")
+        if failure is not None:
+            raise failure
+
+    def _run(self, pump: Sender) -> None:
+        while block := self._source.read():
+            pump.send(bulk.data_head(len(block)))
+            for begin in range(0, len(block), PIECE):
+                piece = block[begin : begin + PIECE]
+                pump.send(piece)
+                self.sent += len(piece)
+                self._connection.advanced()
+
+    async def _tell(self) -> None:
+        while True:
+            await anyio.sleep(_TELL)
+            self._progress(self._offset + self.sent)
 
 
 async def close_tree(connection: Connection, tree: str, root: str) -> None:

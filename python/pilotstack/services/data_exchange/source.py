@@ -122,6 +122,10 @@ class Source:
             self._next = self._thread.submit(self._read, BLOCK)
         return found
 
+    def read(self) -> memoryview:
+        """As :meth:`block`, for a thread that reads all of it; it blocks."""
+        return self._read(BLOCK)
+
     async def _settle(self) -> None:
         if self._next is not None:
             running, self._next = self._next, None

@@ -33,6 +33,7 @@ FILES: Final = "received"
 INBOX: Final = "inbox"
 #: Threads that write files. A file waits for one at most as long as a block takes.
 _WRITERS: Final = 4
+_LANES: Final = 8
 
 
 class Stores:
@@ -58,6 +59,8 @@ class Stores:
         self.budget = Budget()
         self.duplicates = Duplicates()
         self.threads = ThreadPoolExecutor(_WRITERS, "file-writer")
+        #: Files that a thread of their own takes from their stream: the others are slower.
+        self.lanes = anyio.CapacityLimiter(_LANES)
         self.dropped: Counter[str] = counts if counts is not None else Counter()
 
     def close(self) -> None:
