@@ -193,10 +193,14 @@ def received(
         "total": len(files),
     }
     columns = {"name": "name", "bytes": "bytes", "from": "from", "modified": "received"}
-    settings.output.success(
-        data,
-        lambda screen: screen.rows(f"files in {folder.path}", columns, shown),
-    )
+
+    def render(screen: Screen) -> None:
+        if shown:
+            screen.rows(f"files in {folder.path}", columns, shown)
+        else:
+            screen.print("no files")
+
+    settings.output.success(data, render)
 
 
 def _text(unix: float) -> str:
@@ -381,6 +385,8 @@ def _row(found: InboxMessage, *, is_full: bool) -> dict[str, object]:
 
 
 def _show(screen: Screen, rows: list[dict[str, object]]) -> None:
+    if not rows:
+        screen.print("no messages")
     for row in rows:
         screen.print(f"{row['id']}  {row['from']}  {row['bytes']} bytes  {row['received_at']}")
         text = row.get("data", row.get("preview", row.get("data_b64", "(bytes)")))
