@@ -170,6 +170,8 @@ hint:  raise --timeout
  Usage: pilotctl send-message [OPTIONS] TARGET
 
  Send a text, JSON or bytes to a node's inbox.
+ With --wait the answer is a message that names this one, or, from nodes that know no ids, any
+ message of that node.
 
 ╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
 │ --data                TEXT                What to send; "-" reads stdin.                         │
@@ -177,6 +179,9 @@ hint:  raise --timeout
 │ --type                [text|json|binary]  [default: text]                                        │
 │ --reply-to            TEXT                Id of the message that this answers.                   │
 │ --timeout             DURATION            [default: (30s)]                                       │
+│ --wait                DURATION            Wait for so long for an answer in the inbox.           │
+│ --dir                 DIRECTORY           The folder that holds received and inbox; the daemon's │
+│                                           unless given.                                          │
 │ --socket              PATH                The daemon's socket (PILOT_SOCKET).                    │
 │ --json/--no-json                          JSON on stdout; the default unless it is a terminal.   │
 │ --help            -h                      Show this message and exit.                            │

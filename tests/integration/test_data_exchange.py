@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from tests.support.pilotctl import Pilotctl
+from tests.support.pilotctl import _COMMAND, Pilotctl
 from tests.support.relayed import relayed_pair
 
 from pilotstack import Driver
@@ -79,6 +79,28 @@ def test_messages_of_every_type_reach_the_inbox(pair: tuple[Pilotctl, Pilotctl])
     assert fail(b, "inbox", "read", "TEXT-nothing") == ("not_found", 3)
     assert fail(b, "inbox", "../../etc/passwd") == ("not_found", 3)
     assert ask(b, "inbox", "--clear") == {"cleared": 4, "remaining": 0}
+
+
+def test_an_answer_is_waited_for(pair: tuple[Pilotctl, Pilotctl]) -> None:
+    a, b = pair
+    command = [str(_COMMAND), "send-message", "agent-b", "--data", "question?", "--wait", "40s"]
+    environment = os.environ | a.environment
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as asking:
+        while not (messages := ask(b, "inbox")["messages"]):
+            pass
+        (question,) = messages
+        # Neither an older message nor one to another question.
+        ask(b, "send-message", "agent-a", "--data", "no", "--reply-to", "other")
+        ask(b, "send-message", "agent-a", "--data", "yes", "--reply-to", question["message_id"])
+        out, _ = asking.communicate(timeout=50)
+    reply = json.loads(out)["data"]["reply"]
+    assert (reply["data"], reply["reply_to"]) == ("yes", question["message_id"])
+    result = a.run("send-message", "agent-b", "--data", "anybody?", "--wait", "100ms")
+    answer = json.loads(result.stdout)
+    assert (answer["code"], result.returncode) == ("timeout", 7)
+    assert answer["data"]["ack"] == "ACK TEXT 8 bytes"
+    for ctl in pair:
+        ask(ctl, "inbox", "--clear")
 
 
 def test_a_file_a_folder_and_stdin_arrive(pair: tuple[Pilotctl, Pilotctl], tmp_path: Path) -> None:

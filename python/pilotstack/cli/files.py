@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import anyio
 import click
 import msgspec
 
 from pilotstack import _commands, wellknown
 from pilotstack.cli.context import asynchronous, find, global_options, reported, split_target
 from pilotstack.cli.durations import Duration
+from pilotstack.cli.outcome import Incomplete
 from pilotstack.cli.text import members_of
-from pilotstack.errors import InvalidArgument, NotFound, NotRunning
+from pilotstack.errors import InvalidArgument, NotFound, NotRunning, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
     from pilotstack.cli.screen import Screen
     from pilotstack.cli.settings import Settings
     from pilotstack.services.data_exchange import Answer, SentFile, SentFolder
-    from pilotstack.services.data_exchange.listing import InboxMessage
+    from pilotstack.services.data_exchange.inbox import Message
+    from pilotstack.services.data_exchange.listing import InboxMessage, Mailbox
 
 #: Characters of a message that a list shows.
 _PREVIEW: Final = 200
 _STDIN: Final = "-"
+#: Seconds by which times of files may be behind the clock.
+_CLOCK: Final = 0.01
 _DIRECTORY = click.option(
     "--dir",
     "directory",
@@ -243,6 +248,8 @@ def _home(settings: Settings, directory: Path | None) -> Path:
 )
 @click.option("--reply-to", default="", help="Id of the message that this answers.")
 @click.option("--timeout", type=Duration(), default=30.0, show_default="30s")
+@click.option("--wait", type=Duration(), help="Wait for so long for an answer in the inbox.")
+@_DIRECTORY
 @global_options
 @asynchronous
 async def send_message(
@@ -253,10 +260,17 @@ async def send_message(
     kind: str,
     reply_to: str,
     timeout: float,
+    wait: float | None,
+    directory: Path | None,
 ) -> None:
-    """Send a text, JSON or bytes to a node's inbox."""
+    """Send a text, JSON or bytes to a node's inbox.
+
+    With --wait the answer is a message that names this one, or, from nodes that know no ids, any
+    message of that node.
+    """
     from pilotstack.services import data_exchange
     from pilotstack.services.data_exchange import Frame, FrameType
+    from pilotstack.services.data_exchange.listing import Mailbox
 
     host, port = split_target(target, None, wellknown.DATA_EXCHANGE_PORT)
     content = _content(data, data_file)
@@ -266,6 +280,8 @@ async def send_message(
         except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidArgument(f"not JSON: {error}", hint="use --type text") from error
     frame = Frame(FrameType[kind.upper()], content)
+    mailbox = Mailbox(_home(settings, directory)) if wait is not None else None
+    begin = time.time()
     async with settings.driver() as driver:
         address = await find(driver, host)
         async with data_exchange.connect(driver, address, port=port, patience=timeout) as peer:
@@ -284,7 +300,34 @@ async def send_message(
     }
     if answer.tag is not None:
         result |= members_of(answer.tag)
+    if mailbox is not None:
+        result["reply"] = await _reply(mailbox, answer, str(address), begin, wait or 0, result)
     settings.output.success(result)
+
+
+async def _reply(
+    mailbox: Mailbox,
+    answer: Answer,
+    sender: str,
+    since: float,
+    wait: float,
+    result: dict[str, object],
+) -> object:
+    """The message that answers, as ``inbox`` shows it."""
+    tag = answer.tag
+
+    def is_wanted(message: Message) -> bool:
+        if message.sender != sender:
+            return False
+        return tag is None or not message.reply_to or message.reply_to == tag.message_id
+
+    with anyio.move_on_after(wait):
+        # What was there before is no answer, to the precision of the file system's clock.
+        return _row(await mailbox.wait(is_wanted, since - _CLOCK), is_full=True)
+    failure = TimedOut(
+        f"no answer within {wait:g}s", hint="it was delivered: look later with pilotctl inbox"
+    )
+    raise Incomplete(failure, result)
 
 
 def _content(data: str | None, data_file: Path | None) -> bytes:

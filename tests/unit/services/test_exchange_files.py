@@ -311,6 +311,19 @@ async def test_a_folder_is_resumed_where_it_broke(service: Service, tmp_path: Pa
     assert len(service.files()) == 4
 
 
+async def test_empty_folders_are_bounded_too(tmp_path: Path) -> None:
+    async with serving(tmp_path, limits=Limits(sender_files=3)) as service:
+        stream = await service.dial()
+        codes = []
+        for number in range(5):
+            await stream.send(bulk.encode(bulk.Close(f"{number:032x}", "empty")))
+            result = await _control(stream)
+            assert isinstance(result, bulk.Result)
+            codes.append(result.code)
+        assert codes == ["", "", "", "quota", "quota"]
+        assert len([*service.received.glob("empty-*")]) == 3
+
+
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a//b", "a/../../x", "sub\\..\\x"])
 async def test_paths_do_not_lead_out_of_the_folder(
     service: Service, tmp_path: Path, path: str

@@ -37,6 +37,9 @@ _FOLDER_MODE: Final = 0o700
 KEPT: Final = 86_400.0
 #: Files that cannot be resumed end with this; they are removed at the next start.
 _ONCE: Final = ".once"
+#: A count that takes longer than this, seconds, is not repeated for so many times as long.
+_QUICK: Final = 0.02
+_REST: Final = 20
 #: Owner of files that nobody noted.
 _NOBODY: Final = -1
 
@@ -61,6 +64,8 @@ class Folder:
         self._arrivals = Arrivals(path)
         self._known: dict[str, Arrival] = {}
         self._number = 0
+        #: When files may be counted anew, on the monotonic clock.
+        self._count_after = 0.0
         self._fds: tuple[int, int] | None = None
         self._trees = Trees()
         self._syncs = ThreadPoolExecutor(1, "file-sync")
@@ -103,6 +108,7 @@ class Folder:
 
     def _count(self) -> None:
         """Counts what is stored, which the user may have changed."""
+        begin = time.monotonic()
         known, self._known = self._arrivals.load(), {}
         self.quota.forget()
         with os.scandir(self.path) as entries:
@@ -121,13 +127,18 @@ class Folder:
                     self.quota.note(_owner(entry.name), size, files)
         for partial in self._open.values():
             self.quota.note(partial.sender, partial.charged)
+        took = time.monotonic() - begin
+        self._count_after = time.monotonic() + (_REST * took if took > _QUICK else 0)
 
     def _take(self, sender: int, size: int, files: int = 0) -> None:
         with self._lock:
             try:
                 self.quota.take(sender, size, files)
             except OverQuota:
-                # The user may have removed files since they were counted.
+                # The user may have removed files since they were counted. Who is over a quota must
+                # not keep the disk busy.
+                if time.monotonic() < self._count_after:
+                    raise
                 self._count()
                 self.quota.take(sender, size, files)
 
@@ -265,6 +276,8 @@ class Folder:
         with telling(), self._lock:
             folder, partials = self._opened()
             unfinished = _tree_name(sender, tree)
+            # A folder counts as a file, or empty ones would be without bound.
+            self._take(sender, 0, 1)
             size = self._trees.sync(partials, unfinished)
             while True:
                 stored = self._next_name(name)

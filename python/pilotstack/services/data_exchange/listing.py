@@ -1,6 +1,7 @@
 """What arrived, for those who read it: the files, and the messages of the inbox.
 
-Names and contents come from peers: they are data, not text to be trusted. Everything here blocks.
+Names and contents come from peers: they are data, not text to be trusted. Everything here blocks
+for as long as a folder takes to be read.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+import anyio
 import msgspec
 
 from pilotstack import _files
@@ -20,6 +22,7 @@ from pilotstack.services.data_exchange.stores import FILES, INBOX
 from pilotstack.services.data_exchange.trees import size_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["InboxMessage", "Mailbox", "ReceivedFile", "ReceivedFolder"]
@@ -27,6 +30,8 @@ __all__ = ["InboxMessage", "Mailbox", "ReceivedFile", "ReceivedFolder"]
 #: Bytes of a message's file: the largest message, as base64 or with each byte escaped.
 _MAX_FILE: Final = 128 << 20
 _PARTIALS: Final = ".partial"
+#: Seconds between looks for a message that is waited for.
+_LOOK: Final = 0.1
 
 
 class ReceivedFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +80,9 @@ class ReceivedFolder:
                 continue
             with suppress(OSError):
                 status = entry.stat(follow_symlinks=False)
-                size, files = size_of(entry)
+                is_folder = entry.is_dir(follow_symlinks=False)
+                inside = sum(len(names) for _, _, names in os.walk(entry.path)) if is_folder else 1
+                size, _ = size_of(entry)
                 arrival = arrivals.get(entry.name)
                 found.append(
                     (
@@ -87,7 +94,7 @@ class ReceivedFolder:
                             path=str(self.path / entry.name),
                             sender=arrival.address if arrival else "",
                             sha256=arrival.sha256 if arrival else "",
-                            files=files,
+                            files=inside,
                         ),
                     )
                 )
@@ -122,6 +129,24 @@ class Mailbox:
                     at = entry.stat(follow_symlinks=False).st_mtime_ns
                     found.append((at, entry.name.removesuffix(".json")))
         return [(name, at / 1e9) for at, name in sorted(found, reverse=True)]
+
+    async def wait(self, is_wanted: Callable[[Message], bool], since: float) -> InboxMessage:
+        """The first message that is wanted, of those that came after ``since``; waits for it.
+
+        Args:
+            is_wanted: decides about each message once.
+            since: seconds since 1970.
+        """
+        seen: set[str] = set()
+        while True:
+            for number, at in reversed(self.ids()):
+                if at < since or number in seen:
+                    continue
+                seen.add(number)
+                found = self.read(number)
+                if found is not None and is_wanted(found.message):
+                    return found
+            await anyio.sleep(_LOOK)
 
     def read(self, number: str) -> InboxMessage | None:
         """A message; ``None`` if there is none with this id, or it is damaged."""

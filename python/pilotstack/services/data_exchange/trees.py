@@ -24,10 +24,10 @@ _MODE: Final = 0o700
 
 
 def size_of(entry: os.DirEntry[str]) -> tuple[int, int]:
-    """Bytes and number of files of an entry and all below it. Links count as files."""
+    """Bytes and number of an entry and all below it: files, links and folders."""
     if not entry.is_dir(follow_symlinks=False):
         return entry.stat(follow_symlinks=False).st_size, 1
-    size = count = 0
+    size, count = 0, 1
     with suppress(OSError), os.scandir(entry.path) as entries:
         for each in entries:
             more, files = size_of(each)
