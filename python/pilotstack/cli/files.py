@@ -228,8 +228,8 @@ def _home(settings: Settings, directory: Path | None) -> Path:
         with settings.session() as session:
             files = session.ask(GetInfo()).files
     except NotRunning:
-        files = ""
-    return Path(files) if files else wellknown.home()
+        return wellknown.home()
+    return wellknown.home() if files is msgspec.UNSET else Path(files)
 
 
 # Messages

@@ -202,8 +202,8 @@ class Info(Answer, kw_only=True, frozen=True):
     lan_addrs: tuple[str, ...] = ()
     #: Peers are told to come through a beacon.
     relay_only: bool = False
-    #: Folder of what peers send, at the daemon's host; empty if it takes nothing.
-    files: str = ""
+    #: Folder of what peers send, at the daemon's host; absent if it takes nothing.
+    files: str | UnsetType = UNSET
     port_mapping: PortMappingInfo = PortMappingInfo()
     features: tuple[str, ...] = ()
     networks: tuple[Membership, ...] | None = None

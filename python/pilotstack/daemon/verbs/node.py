@@ -139,7 +139,7 @@ class NodeVerbs:
             beacons=beacons,
             lan_addrs=where.lan_addrs,
             relay_only=where.relay_only,
-            files=self._files,
+            files=self._files or UNSET,
             port_mapping=a.PortMappingInfo(
                 protocol=state.port_mapping.protocol,
                 external=state.port_mapping.external,
