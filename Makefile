@@ -24,7 +24,7 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml $(RUST_SOURCES)
-	$(BIN)/python -m pip install --quiet --editable . --group test --group lint
+	$(BIN)/python -m pip install --quiet --editable . --group test --group recipes --group lint
 	@touch $@
 
 demo: setup ## run the whole stack on an embedded loopback network

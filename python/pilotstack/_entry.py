@@ -76,6 +76,14 @@ def pilot_gateway() -> None:
     run()
 
 
+def pilotstack_serve() -> None:
+    """``pilotstack-serve``."""
+    _begin()
+    from pilotstack.services.adapters.main import run
+
+    run()
+
+
 def _begin() -> None:
     _interrupts.end_process()
     gc.disable()

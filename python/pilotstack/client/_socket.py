@@ -101,6 +101,17 @@ class StreamSocket(sockets.socket):
             setattr(copy, name, getattr(self, name))
         return copy
 
+    def getpeername(self) -> tuple[str, int]:
+        """The peer's address as text, and its port: what servers and frameworks take for a client's
+        address. A tunnel proves the address."""
+        super().getpeername()
+        return str(self.remote_address.address), self.remote_address.port
+
+    def getsockname(self) -> tuple[str, int]:
+        """This node's address as text, and the port."""
+        super().getsockname()
+        return str(self.local_address.address), self.local_address.port
+
     def __repr__(self) -> str:
         state = "closed" if self.fileno() < 0 else f"broken: {self._reason}" if self._reason else ""
         return f"<Stream {self.connection_id} {describe(self)} {state or 'open'}>"
