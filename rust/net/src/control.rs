@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use mio::net::UnixStream;
 use pilot_proto::{
     config::Algorithm,
     node::{Caller, NodeStats},
@@ -32,8 +33,8 @@ pub struct Config {
     pub seed: [u8; 32],
     /// Where the tunnel's UDP socket is bound.
     pub listen: SocketAddr,
-    /// The listening Unix socket that drivers connect to.
-    pub ipc: OwnedFd,
+    /// The listening Unix socket that drivers connect to; without one, all of them are attached.
+    pub ipc: Option<OwnedFd>,
     /// Whether port 7 echoes.
     pub has_echo: bool,
     /// The congestion controller of connections whose driver names none.
@@ -125,6 +126,7 @@ pub(crate) enum Command {
         hint: String,
     },
     Snapshot(Sender<Snapshot>),
+    Attach(UnixStream),
     Stop,
     #[cfg(test)]
     Panic,

@@ -3,7 +3,8 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::RawFd,
+    os::fd::{OwnedFd, RawFd},
+    process,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{self, Sender},
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use mio::Waker;
+use mio::{Waker, net::UnixStream};
 use pilot_proto::{
     node::Caller,
     tunnel::Candidate,
@@ -33,6 +34,8 @@ pub struct Handle {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     local: SocketAddr,
+    /// The process that has the thread; one that was forked off has not.
+    process: u32,
 }
 
 impl Handle {
@@ -46,7 +49,8 @@ impl Handle {
         let (io_thread, waker) = IoThread::new(config, receiver, Arc::clone(&shared))?;
         let local = io_thread.local_addr()?;
         let thread = thread::Builder::new().name("pilot-io".into()).spawn(move || io_thread.run())?;
-        Ok(Self { commands, waker: Arc::new(waker), shared, thread: Mutex::new(Some(thread)), local })
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { commands, waker: Arc::new(waker), shared, thread, local, process: process::id() })
     }
 
     /// Where the UDP socket is bound.
@@ -169,8 +173,24 @@ impl Handle {
         self.command(Command::Panic);
     }
 
-    /// Finishes every connection, closes every socket and ends the thread.
+    /// Takes a driver by one end of a socket pair, whose other end the driver has. If the thread has ended, or
+    /// has too many drivers, this end is closed.
+    ///
+    /// # Errors
+    /// Those of `fcntl(2)`.
+    pub fn attach(&self, socket: OwnedFd) -> io::Result<()> {
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        socket.set_nonblocking(true)?;
+        self.command(Command::Attach(UnixStream::from_std(socket)));
+        Ok(())
+    }
+
+    /// Finishes every connection, closes every socket and ends the thread. Does nothing in a process that was
+    /// forked off: the thread is the parent's.
     pub fn stop(&self) {
+        if process::id() != self.process {
+            return;
+        }
         self.command(Command::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {

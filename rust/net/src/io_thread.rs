@@ -17,12 +17,13 @@ pub(crate) use self::turns::refuse;
 use std::{
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc::Receiver},
     time::Duration,
 };
 
-use mio::{Events, Interest, Poll, Waker, event::Event as Ready, net::UnixListener};
+use mio::{Events, Interest, Poll, Registry, Waker, event::Event as Ready, net::UnixListener};
 use pilot_proto::{
     config::{NodeConfig, TransportConfig},
     node::{ConnectionId, Event, Node},
@@ -64,7 +65,7 @@ pub(crate) struct IoThread {
     poll: Poll,
     node: Node,
     datagrams: Datagrams,
-    ipc: UnixListener,
+    ipc: Option<UnixListener>,
     /// Whether connections may wait at the daemon's socket.
     is_ipc_waiting: bool,
     clients: Clients,
@@ -99,10 +100,7 @@ impl IoThread {
         let registry = poll.registry();
         let waker = Waker::new(registry, Source::Wake.token())?;
         let datagrams = Datagrams::new(registry, Udp::bind(config.listen)?)?;
-        let ipc = std::os::unix::net::UnixListener::from(config.ipc);
-        ipc.set_nonblocking(true)?;
-        let mut ipc = UnixListener::from_std(ipc);
-        registry.register(&mut ipc, Source::Ipc.token(), Interest::READABLE)?;
+        let ipc = config.ipc.map(|socket| listener(registry, socket)).transpose()?;
         let transport = TransportConfig { congestion: config.congestion, ..TransportConfig::default() };
         let trace = config.trace.detail();
         let node_config = NodeConfig { transport: Arc::new(transport), trace, ..NodeConfig::default() };
@@ -397,6 +395,15 @@ impl IoThread {
             }
         }
     }
+}
+
+/// The daemon's listening socket.
+fn listener(registry: &Registry, socket: OwnedFd) -> io::Result<UnixListener> {
+    let socket = std::os::unix::net::UnixListener::from(socket);
+    socket.set_nonblocking(true)?;
+    let mut listener = UnixListener::from_std(socket);
+    registry.register(&mut listener, Source::Ipc.token(), Interest::READABLE)?;
+    Ok(listener)
 }
 
 /// Whether an error of `accept(2)` is about one connection, not about the listening socket.

@@ -69,7 +69,7 @@ impl Core {
         identity_seed: &[u8],
         seed: &[u8],
         listen: &str,
-        ipc_fd: i32,
+        ipc_fd: Option<i32>,
         has_echo: bool,
         congestion: &str,
         greeting: String,
@@ -80,7 +80,7 @@ impl Core {
             identity_seed: key(identity_seed, "identity_seed")?,
             seed: key(seed, "seed")?,
             listen: endpoint(listen)?,
-            ipc: pilot_net::fd::duplicate(ipc_fd)?,
+            ipc: ipc_fd.map(pilot_net::fd::duplicate).transpose()?,
             has_echo,
             congestion: congestion.parse().map_err(|error: UnknownAlgorithm| errors::invalid(error))?,
             greeting,
@@ -92,6 +92,11 @@ impl Core {
     /// Host and port of the UDP socket.
     fn local_addr(&self) -> (String, u16) {
         host_port(self.handle.local_addr())
+    }
+
+    /// Takes a driver of this process by one end of a socket pair, of which a duplicate is kept.
+    fn attach(&self, fd: i32) -> PyResult<()> {
+        Ok(self.handle.attach(pilot_net::fd::duplicate(fd)?)?)
     }
 
     /// Readable while there are events.

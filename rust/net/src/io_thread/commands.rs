@@ -64,6 +64,7 @@ impl IoThread {
             Command::Snapshot(sender) => {
                 let _ = sender.send(self.snapshot());
             }
+            Command::Attach(stream) => self.add_client(stream),
             Command::Stop => self.begin_stop(),
             #[cfg(test)]
             Command::Panic => panic!("as asked"),

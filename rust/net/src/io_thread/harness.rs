@@ -56,7 +56,7 @@ impl Harness {
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir(&dir)?;
         let ipc = std::os::unix::net::UnixListener::bind(dir.join("ipc"))?;
-        let config = Config { trace, ..Self::config(OwnedFd::from(ipc)) };
+        let config = Config { trace, ..Self::config(Some(OwnedFd::from(ipc))) };
         let (commands, receiver) = mpsc::channel();
         let shared = Arc::new(Shared::new()?);
         let (mut io_thread, waker) = IoThread::new(config, receiver, Arc::clone(&shared))?;
@@ -64,7 +64,7 @@ impl Harness {
         Ok(Self { io_thread, ready: Events::with_capacity(64), commands, _waker: waker, shared, dir })
     }
 
-    pub(crate) fn config(ipc: OwnedFd) -> Config {
+    pub(crate) fn config(ipc: Option<OwnedFd>) -> Config {
         Config {
             identity_seed: [1; 32],
             seed: [2; 32],

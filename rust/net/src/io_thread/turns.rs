@@ -25,7 +25,8 @@ impl IoThread {
     /// Accepts drivers. Returns whether more may wait.
     pub(super) fn accept_clients(&mut self) -> bool {
         for _ in 0..limits::TURN_ACCEPTS {
-            match self.ipc.accept() {
+            let Some(ipc) = &self.ipc else { return false };
+            match ipc.accept() {
                 Ok((stream, _)) => self.add_client(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if is_of_one(&error) => {}

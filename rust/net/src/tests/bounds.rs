@@ -142,9 +142,7 @@ fn a_program_that_has_gone_leaves_nothing() {
 
 #[test]
 fn a_panic_of_the_thread_is_told() {
-    let dir = Harness::new().unwrap();
-    let ipc = std::os::unix::net::UnixListener::bind(dir.dir().join("other")).unwrap();
-    let handle = Handle::start(Harness::config(OwnedFd::from(ipc))).unwrap();
+    let handle = Handle::start(Harness::config(None)).unwrap();
     handle.panic();
     let text = loop {
         if let Some(HostEvent::Stopped(text)) = handle.take_events().pop() {
@@ -154,6 +152,23 @@ fn a_panic_of_the_thread_is_told() {
     };
     assert!(text.contains("panicked: as asked"), "{text}");
     assert!(handle.snapshot().is_none());
+}
+
+#[test]
+fn a_thread_without_a_socket_serves_drivers_that_are_attached() {
+    let handle = Handle::start(Harness::config(None)).unwrap();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    handle.attach(OwnedFd::from(ours)).unwrap();
+    theirs.write_all(&ipc::frame(&[&[code::HELLO, 0, 1]])).unwrap();
+    let mut answer = [0; 5];
+    theirs.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[4], code::HELLO_OK);
+    handle.stop();
+    // What it said is read to its end: nobody holds the other end any more.
+    theirs.read_to_end(&mut Vec::new()).unwrap();
+    let (ours, mut late) = UnixStream::pair().unwrap();
+    handle.attach(OwnedFd::from(ours)).unwrap();
+    assert_eq!(late.read(&mut [0]).unwrap(), 0);
 }
 
 /// Found by fuzzing: the end of the program was noticed before its dial was read.
