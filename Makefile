@@ -58,6 +58,7 @@ bench: setup ## measure throughput, latency, memory and starts beside their yard
 	cargo build --release --quiet -p pilot-net --examples
 	$(BIN)/python benches/throughput.py
 	$(BIN)/python benches/cold_start.py
+	$(BIN)/python benches/node.py
 
 bench-wan: setup ## measure our controllers beside kernel TCP and QUIC over long, lossy paths (root)
 	cargo build --release --quiet -p pilot-lab

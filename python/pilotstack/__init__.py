@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         TrustedPeer,
     )
     from pilotstack.ipc.network_answers import Invite, Member, NetworkInfo
+    from pilotstack.node import Node
     from pilotstack.types import Address, Datagram, SocketAddress
     from pilotstack.wellknown import VERSION as __version__
 
@@ -51,6 +52,7 @@ __all__ = [
     "Listener",
     "Member",
     "NetworkInfo",
+    "Node",
     "PeerInfo",
     "PendingHandshake",
     "PilotAttribute",
@@ -76,6 +78,7 @@ _HOMES = {
         *("DatagramSocket", "Driver", "Listener", "PilotAttribute", "Stream", "dial", "listen"),
     ),
     "errors": ("PilotError", "StreamBroken"),
+    "node": ("Node",),
 }
 
 

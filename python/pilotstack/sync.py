@@ -19,18 +19,16 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import msgspec
 
-from pilotstack import wellknown
 from pilotstack.client import calls
 from pilotstack.client._serving import is_remote, report, report_hook, report_remote
 from pilotstack.client._session import Accepted, Received
 from pilotstack.client._socket import StreamSocket
 from pilotstack.client._threads import Plan, ThreadLink
-from pilotstack.client._wire import DIAL, GRACE, PATIENCE, closed, remove_stale
+from pilotstack.client._wire import DIAL, GRACE, PATIENCE, closed, place_of, remove_stale
 from pilotstack.errors import NotRunning, PilotError
 from pilotstack.ipc import frames
 from pilotstack.ipc.layout import U32
@@ -41,17 +39,19 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
     from types import TracebackType
+    from typing import Unpack
 
     from pilotstack.client._threads import Hook
-    from pilotstack.client._wire import Wire
+    from pilotstack.client._wire import InProcess, Wire
     from pilotstack.client.calls import Call, Flow
+    from pilotstack.daemon.embedded import Settings
     from pilotstack.ipc.layout import Request
     from pilotstack.types import Congestion
 
     #: Told of a handler's error, and of whose stream.
     OnError = Callable[[Exception, "Stream"], object]
 
-__all__ = ["DatagramSocket", "Driver", "Listener", "Stream", "dial", "listen"]
+__all__ = ["DatagramSocket", "Driver", "Listener", "Node", "Stream", "dial", "listen"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -156,27 +156,27 @@ class Driver(_Closable):
 
     def __init__(
         self,
-        socket_path: str | os.PathLike[str] | None = None,
+        socket_path: str | os.PathLike[str] | InProcess | None = None,
         *,
         timeout: float = PATIENCE,
         reconnect: bool = False,
         on_disconnect: Hook | None = None,
         on_reconnect: Hook | None = None,
     ) -> None:
-        self._path = Path(socket_path) if socket_path else wellknown.default_socket()
+        self._place = place_of(socket_path)
         self._timeout = frames.seconds(timeout)
         self._plan = Plan(reconnect, on_disconnect, on_reconnect)
         self._forwards: dict[bytes, bytes] = {}
-        self._link = ThreadLink(self._path, self._timeout, self._plan)
+        self._link = ThreadLink(self._place, self._timeout, self._plan)
         self._link.restore = self._restore
 
     def _new_link(self) -> ThreadLink:
         if self._link.is_closed:
             raise closed()
-        return ThreadLink(self._path, self._timeout, self._plan)
+        return ThreadLink(self._place, self._timeout, self._plan)
 
     def __repr__(self) -> str:
-        return f"<Driver {self._path} {_state(self._link)}>"
+        return f"<{type(self).__name__} {self._place} {_state(self._link)}>"
 
     def close(self) -> None:
         """Closes the session; listeners, datagram sockets and streams live on."""
@@ -305,6 +305,40 @@ class Driver(_Closable):
         U32.pack(connection_id, "connection")
         self._link.wire.session.disconnected(connection_id)
         self.ask(Disconnect(connection_id))
+
+
+class Node(Driver):
+    """This process as a node of the overlay, without an event loop; see :class:`pilotstack.Node`.
+
+    It is registered when this returns, and deregisters when it is closed. Listeners and streams of
+    it end with it.
+
+    Args:
+        timeout: seconds for an answer.
+        settings: see :class:`pilotstack.node.Settings`.
+
+    Raises:
+        ConnectionFailed: the registry does not answer.
+        InvalidArgument: a setting makes no sense.
+        AlreadyExists: another process has the identity.
+    """
+
+    def __init__(self, *, timeout: float = PATIENCE, **settings: Unpack[Settings]) -> None:
+        from pilotstack.daemon.embedded import Engine, config_of
+
+        self._engine = Engine(config_of(settings))
+        try:
+            #: Address, name, endpoint and other members, as of the start.
+            self.ready = self._engine.start()
+            super().__init__(self._engine.place, timeout=timeout)
+        except BaseException:
+            self._engine.stop()
+            raise
+
+    def close(self) -> None:
+        """Ends the node, which takes a second at most."""
+        super().close()
+        self._engine.stop()
 
 
 def _state(link: ThreadLink) -> str:

@@ -14,7 +14,7 @@ MODULES = modules_of(PACKAGE)
 BASE = {
     *("errors", "types", "wellknown", "_commands", "_events", "_files", "_flags", "_interrupts"),
     *("_logs", "_paths", "_resolving", "_serving", "_streams", "_core", "ipc"),
-    *("_interfaces", "_netlink"),
+    *("_background", "_interfaces", "_netlink"),
 }
 
 # The wings of the registry that its server stands on.
@@ -36,12 +36,13 @@ ALLOWED: dict[str, set[str]] = {
     "_flags": {"errors", "wellknown"},
     "_files": set(),
     "_events": set(),
+    "_background": {"_events", "errors"},
     "_streams": set(),
     "_logs": {"_events", "_streams"},
     "_serving": {"errors", "_commands", "_events", "_logs", "_resolving", "_streams"},
     "types": {"errors"},
     "ipc": {"errors", "types", "_core"},
-    "": {"errors", "types", "wellknown", "ipc", "client", "sync"},
+    "": {"errors", "types", "wellknown", "ipc", "client", "sync", "node"},
     **{name: {"services"} for name in ("aiohttp", "asgi", "asyncio", "httpx", "requests")},
     "__main__": {"_entry"},
     "_interrupts": set(),
@@ -61,8 +62,9 @@ ALLOWED: dict[str, set[str]] = {
         ),
     },
     "client": BASE,
-    "sync": BASE | {"client"},
-    "services": BASE | {"client", "sync"},
+    "sync": BASE | {"client", "daemon.embedded"},
+    "node": BASE | {"client", "daemon.embedded", "daemon.ready"},
+    "services.adapters": BASE | {"client", "sync"},
     "registry": set(),
     "registry.protocol": BASE,
     "registry.client": BASE | {"registry.protocol"},
@@ -78,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
     "services": BASE | {"client"},
     "gateway": BASE | {"client", "services"},
     "daemon": BASE | {"client", "registry", "beacon", "trust", "services"},
-    "testing": {"errors", "_core"},
+    "testing": BASE | {"beacon", "registry", "daemon.embedded", "node", "sync"},
     "netcheck": BASE,
     "cli": BASE
     | {

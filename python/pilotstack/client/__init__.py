@@ -11,13 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pilotstack.client._stream import PilotAttribute, Stream
+    from pilotstack.client._wire import InProcess, Place
     from pilotstack.client.aio import Driver, dial, listen
     from pilotstack.client.listeners import DatagramSocket, Listener
 
-__all__ = ["DatagramSocket", "Driver", "Listener", "PilotAttribute", "Stream", "dial", "listen"]
+__all__ = [
+    "DatagramSocket",
+    "Driver",
+    "InProcess",
+    "Listener",
+    "PilotAttribute",
+    "Place",
+    "Stream",
+    "dial",
+    "listen",
+]
 
 _HOMES = {
     "_stream": ("PilotAttribute", "Stream"),
+    "_wire": ("InProcess", "Place"),
     "aio": ("Driver", "dial", "listen"),
     "listeners": ("DatagramSocket", "Listener"),
 }

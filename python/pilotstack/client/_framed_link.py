@@ -31,7 +31,8 @@ from pilotstack.types import Address, SocketAddress
 
 if TYPE_CHECKING:
     import socket as sockets
-    from pathlib import Path
+
+    from pilotstack.client._wire import Place
 
 #: Bytes read at once: less than what the allocator asks the system for each time.
 _READ = (1 << 17) - 64
@@ -78,9 +79,9 @@ class Inbox:
 class FramedLink(SharedReader):
     """One socket to a daemon. Made by :meth:`open`."""
 
-    def __init__(self, socket: sockets.socket, path: Path) -> None:
+    def __init__(self, socket: sockets.socket, place: Place) -> None:
         super().__init__()
-        self._path = path
+        self._place = place
         self._bytes = bytearray()
         self._out = Outbox()
         self._inboxes: dict[int, Inbox] = {}
@@ -95,19 +96,19 @@ class FramedLink(SharedReader):
         close_after_fork(self)
 
     @classmethod
-    async def open(cls, path: Path) -> FramedLink:
+    async def open(cls, place: Place) -> FramedLink:
         """Connects.
 
         Raises:
             NotRunning: no daemon answers.
         """
-        return cls(await connected(path), path)
+        return cls(await connected(place), place)
 
     async def renewed(self, *, is_wanted: bool) -> FramedLink:
         """This link, or a new one if it was closed by a request that was cancelled."""
         if self._socket is not None or not is_wanted or self.is_forked:
             return self
-        return await FramedLink.open(self._path)
+        return await FramedLink.open(self._place)
 
     def _after_fork(self) -> None:
         """Closes the copy of this process."""

@@ -21,17 +21,15 @@ from pilotstack.client._wire import (
     Ending,
     Wire,
     closed,
-    connect,
     forked,
     gone,
-    new_socket,
+    open_socket,
 )
 from pilotstack.errors import NotRunning, PilotError, TimedOut
 
 if TYPE_CHECKING:
     import socket as sockets
     from collections.abc import Iterator
-    from pathlib import Path
     from typing import Any
 
     from pilotstack.client._keeping import Keeper
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from pilotstack.client._session import Event
     from pilotstack.client._socket import Judge
     from pilotstack.client._stream import Stream
+    from pilotstack.client._wire import Place
     from pilotstack.client.calls import Call
     from pilotstack.types import Address, SocketAddress
 
@@ -64,17 +63,12 @@ def late(what: str = "the daemon did not answer in time") -> TimedOut:
     return TimedOut(what, hint="it may be stopped or overloaded")
 
 
-async def connected(path: Path) -> sockets.socket:
+async def connected(place: Place) -> sockets.socket:
     """A socket that is connected to a daemon; waits while the daemon's queue is full."""
-    socket = new_socket()
-    try:
-        pause = 0.01
-        while not connect(socket, path):
-            await anyio.sleep(pause)
-            pause = min(2 * pause, _PAUSE)
-    except BaseException:
-        socket.close()
-        raise
+    pause = 0.01
+    while (socket := open_socket(place)) is None:
+        await anyio.sleep(pause)
+        pause = min(2 * pause, _PAUSE)
     return socket
 
 
@@ -88,9 +82,9 @@ class TaskLink(SharedReader):
         timeout: seconds that the daemon has for an answer.
     """
 
-    def __init__(self, path: Path, timeout: float) -> None:
+    def __init__(self, place: Place, timeout: float) -> None:
         super().__init__()
-        self.path = path
+        self.place = place
         self.timeout = timeout
         self.wire: Wire | None = None
         self.is_up = False
@@ -120,8 +114,8 @@ class TaskLink(SharedReader):
             TimedOut: it does not greet.
         """
         self._asked = {}
-        with limit(min(SETUP, self.timeout), f"the daemon at {self.path} does not greet"):
-            wire = self.wire = Wire(await connected(self.path), self.path)
+        with limit(min(SETUP, self.timeout), f"the daemon at {self.place} does not greet"):
+            wire = self.wire = Wire(await connected(self.place))
             wire.on_close = anyio.notify_closing
             try:
                 waiter = self._greeted = Waiting()

@@ -31,18 +31,17 @@ from pilotstack.client._wire import (
     Ending,
     Wire,
     close_after_fork,
-    connect,
     forked,
     is_hung_up,
-    new_socket,
+    open_socket,
 )
 from pilotstack.errors import NotRunning, PilotError, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from pilotstack.client._socket import StreamSocket
+    from pilotstack.client._wire import Place
     from pilotstack.client.calls import Call
 
     Hook = Callable[[], object]
@@ -94,8 +93,8 @@ class ThreadLink:
         TimedOut: it does not greet.
     """
 
-    def __init__(self, path: Path, timeout: float, plan: Plan) -> None:
-        self.path = path
+    def __init__(self, place: Place, timeout: float, plan: Plan) -> None:
+        self.place = place
         self.timeout = timeout
         self.plan = plan
         #: Binds again what was bound, after a new session began.
@@ -110,16 +109,11 @@ class ThreadLink:
         self.wire = self._open(time.monotonic() + min(SETUP, timeout))
 
     def _open(self, deadline: float) -> Wire:
-        socket = new_socket()
-        try:
-            pause = 0.01
-            while not connect(socket, self.path):
-                self._sleep(pause, deadline)
-                pause = min(2 * pause, 0.25)
-        except BaseException:
-            socket.close()
-            raise
-        wire = self.wire = Wire(socket, self.path)
+        pause = 0.01
+        while (socket := open_socket(self.place)) is None:
+            self._sleep(pause, deadline)
+            pause = min(2 * pause, 0.25)
+        wire = self.wire = Wire(socket)
         try:
             self._flush(wire, wire.session.hello(), deadline)
             greeting = cast("Greeted", self._next(lambda e: isinstance(e, Greeted), deadline))

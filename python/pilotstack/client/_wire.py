@@ -10,8 +10,10 @@ import socket as sockets
 import stat
 import sys
 import weakref
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pilotstack import _paths
@@ -26,7 +28,6 @@ from pilotstack.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from pilotstack.client._session import Event
 
@@ -122,6 +123,52 @@ def gone() -> NotRunning:
     return NotRunning("the daemon went away", hint=NO_DAEMON_HINT)
 
 
+class InProcess(ABC):
+    """A daemon in this process, which drivers reach without a path."""
+
+    @abstractmethod
+    def attach(self) -> sockets.socket:
+        """A driver's end of a socket pair whose other end the daemon has; it does not block.
+
+        Raises:
+            NotRunning: the daemon does not run.
+        """
+
+
+#: Where a daemon takes drivers.
+Place = Path | InProcess
+
+
+def place_of(named: str | os.PathLike[str] | InProcess | None) -> Place:
+    """Where the daemon of a driver's argument is."""
+    if isinstance(named, InProcess):
+        return named
+    return Path(named) if named else _paths.default_socket()
+
+
+def open_socket(place: Place) -> sockets.socket | None:
+    """A socket that is connected to a daemon and does not block. ``None`` while its queue is full.
+
+    Raises:
+        NotRunning: nobody listens there.
+        PermissionDenied: it is not for this user, or another user serves it.
+        InvalidArgument: there can be no socket of this name.
+        Unavailable: this process may open no more files.
+    """
+    if isinstance(place, InProcess):
+        return place.attach()
+    socket = new_socket()
+    try:
+        is_connected = connect(socket, place)
+    except BaseException:
+        socket.close()
+        raise
+    if is_connected:
+        return socket
+    socket.close()
+    return None
+
+
 def new_socket() -> sockets.socket:
     """A socket to connect with :func:`connect`.
 
@@ -213,12 +260,10 @@ class Wire:
 
     Args:
         socket: one that is connected.
-        path: where to, for messages.
     """
 
-    def __init__(self, socket: sockets.socket, path: Path) -> None:
+    def __init__(self, socket: sockets.socket) -> None:
         self.socket = socket
-        self.path = path
         self.session = DriverSession()
         #: Called before the socket is closed, for those who wait for it.
         self.on_close: Callable[[sockets.socket], None] | None = None

@@ -5,21 +5,19 @@ from __future__ import annotations
 import functools
 import time
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import anyio
 import anyio.lowlevel
 import msgspec
 
-from pilotstack import wellknown
 from pilotstack.client import calls, framed
 from pilotstack.client._framed_link import FramedLink
 from pilotstack.client._keeping import Keeper
 from pilotstack.client._opening import Opening
 from pilotstack.client._ports import DatagramPort, StreamPort
 from pilotstack.client._tasks import TaskLink, late, limit
-from pilotstack.client._wire import DIAL, GRACE, PATIENCE, SETUP
+from pilotstack.client._wire import DIAL, GRACE, PATIENCE, SETUP, place_of
 from pilotstack.client.framed import FramedListener
 from pilotstack.client.listeners import DatagramSocket, Listener
 from pilotstack.errors import InvalidArgument
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
 
     from pilotstack.client._keeping import Hook
     from pilotstack.client._stream import Stream
+    from pilotstack.client._wire import InProcess
     from pilotstack.client.calls import Flow
     from pilotstack.ipc.layout import Request
     from pilotstack.types import Congestion
@@ -65,7 +64,8 @@ class Driver:
     for everybody. A cancelled call leaves the driver usable.
 
     Args:
-        socket_path: the daemon's socket; see :func:`pilotstack.wellknown.default_socket`.
+        socket_path: the daemon's socket; see :func:`pilotstack.wellknown.default_socket`. Or a
+            daemon in this process, as of :class:`pilotstack.Node`.
         framed: use the dialect of existing daemons, in which stream data passes the control
             socket. It is used anyway when the daemon does not know ours; datagrams and paths need
             ours.
@@ -84,7 +84,7 @@ class Driver:
 
     def __init__(
         self,
-        socket_path: str | os.PathLike[str] | None = None,
+        socket_path: str | os.PathLike[str] | InProcess | None = None,
         *,
         framed: bool = False,
         timeout: float = PATIENCE,
@@ -92,8 +92,7 @@ class Driver:
         on_disconnect: Hook | None = None,
         on_reconnect: Hook | None = None,
     ) -> None:
-        path = Path(socket_path) if socket_path else wellknown.default_socket()
-        self._link = TaskLink(path, frames.seconds(timeout))
+        self._link = TaskLink(place_of(socket_path), frames.seconds(timeout))
         self._link.is_framed = framed
         self._control: FramedLink | None = None
         if reconnect:
@@ -108,7 +107,7 @@ class Driver:
             state = "another process's"
         count = len(link.listeners)
         ports = f", {count} listener{'s' * (count > 1)}" if count else ""
-        return f"<Driver {link.path} {state}{ports}>"
+        return f"<{type(self).__name__} {link.place} {state}{ports}>"
 
     async def __aenter__(self) -> Driver:
         link = self._link
@@ -116,8 +115,8 @@ class Driver:
         if link.is_framed or not await link.connect():
             link.is_framed = True
             seconds = min(SETUP, link.timeout)
-            with limit(seconds, f"the daemon at {link.path} does not answer"):
-                self._control = await FramedLink.open(link.path)
+            with limit(seconds, f"the daemon at {link.place} does not answer"):
+                self._control = await FramedLink.open(link.place)
             return self
         link.is_up = True
         if link.keeper is not None:
@@ -297,7 +296,7 @@ class Driver:
             if link.is_framed:
                 if congestion is not None:
                     raise InvalidArgument("a framed stream has the daemon's congestion controller")
-                return await framed.dial(link.path, address, port, timeout)
+                return await framed.dial(link.place, address, port, timeout)
             wire = await link.ready()
             call = calls.open_stream(address, port, options, end - time.monotonic())
             opened = await link.ask(wire, call)

@@ -23,11 +23,10 @@ from pilotstack.ipc import codes, frames
 from pilotstack.types import Address, SocketAddress
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pilotstack.client._socket import StreamSocket
     from pilotstack.client._stream import Attributes
     from pilotstack.client._tasks import TaskLink
+    from pilotstack.client._wire import Place
 
 #: Bytes of one Send; existing daemons segment it and hold up the socket meanwhile.
 _SEND = 1 << 16
@@ -155,9 +154,9 @@ class FramedStream(Stream):
         await anyio.lowlevel.checkpoint()
 
 
-async def dial(path: Path, address: Address, port: int, timeout: float | None) -> FramedStream:
+async def dial(place: Place, address: Address, port: int, timeout: float | None) -> FramedStream:
     """Opens a stream on a socket of its own."""
-    link = await FramedLink.open(path)
+    link = await FramedLink.open(place)
     try:
         with anyio.fail_after(timeout):
             payload = await link.request(frames.frame(codes.DIAL, frames.endpoint(address, port)))
@@ -180,7 +179,7 @@ class FramedListener(Listener):
     @classmethod
     async def make(cls, link: TaskLink, number: int, address: Address) -> FramedListener:
         """Binds the port."""
-        framed = await FramedLink.open(link.path)
+        framed = await FramedLink.open(link.place)
         try:
             await framed.request(frames.frame(codes.BIND, number.to_bytes(2)))
         except BaseException:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from pilotstack.client import Listener, Stream
+    from pilotstack.client import Listener, Place, Stream
     from pilotstack.daemon.config import DaemonConfig
     from pilotstack.daemon.state import NodeState
     from pilotstack.services.limits import Handler
@@ -217,12 +217,12 @@ class Builtins:
             ports.add(wellknown.ECHO_PORT)
         return tuple(Service(port, wellknown.SERVICES[port]) for port in sorted(ports))
 
-    async def run(self, socket: Path, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async def run(self, place: Place, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Serves until cancelled; starts when every port is bound.
 
         A port that a program has taken is the program's: the service stays away.
         """
-        async with Driver(socket) as driver, anyio.create_task_group() as tasks:
+        async with Driver(place) as driver, anyio.create_task_group() as tasks:
             self.driver = driver
             parts = Parts(
                 self._config,

@@ -54,8 +54,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from pilotstack.client import Place
     from pilotstack.daemon.config import DaemonConfig
     from pilotstack.daemon.identity import Identity
+    from pilotstack.daemon.in_thread import InThread
 
 log = _events.get_logger(__name__)
 
@@ -86,15 +88,30 @@ _BETWEEN_CALLS: Final = 0.02
 _NETWORKS_AGAIN: Final = 300.0
 
 
+def announce(ready: Ready) -> None:
+    """Prints what whoever started the daemon waits for."""
+    _serving.announce(**ready.members())
+
+
 class Daemon:
     """One agent's network stack.
 
     Args:
         config: its settings.
+        on_ready: called when it serves; prints a line of JSON unless given.
+        embedded: takes the drivers of this process, instead of a socket that takes those of others.
     """
 
-    def __init__(self, config: DaemonConfig) -> None:
+    def __init__(
+        self,
+        config: DaemonConfig,
+        on_ready: Callable[[Ready], object] = announce,
+        *,
+        embedded: InThread | None = None,
+    ) -> None:
         self.config = config
+        self._on_ready = on_ready
+        self._embedded = embedded
         if config.identity is None:
             identity = identities.Identity.generate()
         else:
@@ -151,9 +168,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             self._store.lock()
             stack.callback(self._store.unlock)
-            ipc = stack.enter_context(IpcSocket(self.config.socket))
-            core = self._start_core(host, port, ipc)
-            stack.callback(core.stop)
+            core, place = self._start_core(host, port, stack)
             running = _Running(
                 *(self.config, self._state, core, self._store, self._recent, self._kept)
             )
@@ -163,25 +178,37 @@ class Daemon:
             running.begin(tasks)
             with anyio.CancelScope() as starting:
                 tasks.start_soon(_cancel_when, stopping, starting)
-                await running.start(ipc)
+                await running.start(place)
             if starting.cancelled_caught:
                 log.info("stopped_while_starting")
             else:
-                self._announce(core, running, ipc)
+                self._announce(core, running, place)
                 await _first_of(stopping, running.events.stopped)
             running.remember_peers()
             core.stop()
         if why := running.events.why:
             raise InternalError(f"the core stopped: {why}")
 
-    def _start_core(self, host: str, port: int, ipc: IpcSocket) -> Core:
+    def _start_core(self, host: str, port: int, stack: AsyncExitStack) -> tuple[Core, Place]:
+        """The core, which ends with ``stack``, and where it takes drivers."""
+        if self._embedded is not None:
+            core = self._new_core(host, port, None)
+            stack.callback(core.stop)
+            stack.enter_context(self._embedded.serving(core))
+            return core, self._embedded
+        ipc = stack.enter_context(IpcSocket(self.config.socket))
+        core = self._new_core(host, port, ipc.socket.fileno())
+        stack.callback(core.stop)
+        return core, ipc.path
+
+    def _new_core(self, host: str, port: int, ipc_fd: int | None) -> Core:
         greeting = {"version": wellknown.VERSION, "features": ["streams", "paths", "datagrams"]}
         try:
             return Core(
                 identity_seed=self._state.identity.seed,
                 seed=os.urandom(32),
                 listen=_serving.join_address(host, port),
-                ipc_fd=ipc.socket.fileno(),
+                ipc_fd=ipc_fd,
                 has_echo=self.config.has_echo,
                 congestion=self.config.congestion,
                 greeting=json.dumps(greeting),
@@ -191,19 +218,19 @@ class Daemon:
         except OSError as error:
             raise _serving.bind_error("UDP", host, port, error) from error
 
-    def _announce(self, core: Core, running: _Running, ipc: IpcSocket) -> None:
+    def _announce(self, core: Core, running: _Running, place: Place) -> None:
         state = self._state
         ready = Ready(
             node_id=state.node_id,
             address=str(state.address),
             hostname=state.hostname,
-            socket=str(ipc.path),
+            socket=str(place),
             endpoint=running.public_endpoint.endpoint,
             tunnel=_serving.join_address(*core.local_addr()),
             pid=os.getpid(),
             hostname_error=state.hostname_error,
         )
-        _serving.announce(**ready.members())
+        self._on_ready(ready)
 
 
 class _Running:
@@ -340,7 +367,7 @@ class _Running:
         tasks.start_soon(self.events.take, tasks)
         self._trust.start(tasks)
 
-    async def start(self, ipc: IpcSocket) -> None:
+    async def start(self, place: Place) -> None:
         """Registers the node and begins to serve.
 
         Raises:
@@ -353,8 +380,8 @@ class _Running:
         log.info(
             "registered", address=str(self._state.address), endpoint=self.public_endpoint.endpoint
         )
-        await tasks.start(self._trust.port.run, ipc.path)
-        await tasks.start(self._builtins.run, ipc.path)
+        await tasks.start(self._trust.port.run, place)
+        await tasks.start(self._builtins.run, place)
         tasks.start_soon(self.public_endpoint.watch)
         tasks.start_soon(self._beacons.keep, self.public_endpoint.beacons_changed)
         tasks.start_soon(self._mappings.keep)

@@ -1,7 +1,12 @@
-"""An embedded network on loopback: a rendezvous and daemons as real processes, with state in a
-temporary directory. For tests of agents, for ``pilotctl demo`` and for benchmarks.
+"""Networks on loopback, for tests of agents.
 
-::
+:func:`network` is in this process, and there within milliseconds::
+
+    async with network() as net, net.node("agent-a") as a, net.node("agent-b") as b:
+        stream = await a.dial("agent-b:80")
+
+:class:`Network` has a rendezvous and daemons as real processes, with state in a temporary
+directory; ``pilotctl demo`` and benchmarks use it, too::
 
     with Network() as network:
         a, b = network.start("agent-a"), network.start("agent-b")
@@ -25,12 +30,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pilotstack.errors import ConnectionFailed, TimedOut
+from pilotstack.testing.local import LocalNetwork, network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-__all__ = ["Network", "Node", "Process"]
+__all__ = ["LocalNetwork", "Network", "Node", "Process", "network"]
 
 #: Timeouts for a process to become ready, and to exit, seconds.
 TIMEOUT = 30.0

@@ -22,9 +22,8 @@ from pilotstack.types import Address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
-    from pilotstack.client import Stream
+    from pilotstack.client import Place, Stream
     from pilotstack.trust.messages import TrustMessage
     from pilotstack.trust.records import Effects
 
@@ -65,13 +64,13 @@ class HandshakePort:
         #: Streams dropped before they held a message, by reason.
         self.dropped: Counter[str] = Counter()
 
-    async def run(self, socket: Path, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async def run(self, place: Place, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Serves the port until cancelled; starts when it is bound.
 
         Raises:
             AlreadyExists: the port is in use.
         """
-        async with Driver(socket) as driver:
+        async with Driver(place) as driver:
             listener = await driver.listen(wellknown.HANDSHAKE_PORT)
             self._driver = driver
             task_status.started()
