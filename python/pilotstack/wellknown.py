@@ -19,6 +19,8 @@ HANDSHAKE_PORT = 444
 STDIO_PORT = 1000
 DATA_EXCHANGE_PORT = 1001
 EVENT_STREAM_PORT = 1002
+# Ours: no other implementation knows it.
+MCP_PORT = 1010
 
 #: What is expected on each of them.
 SERVICES = {
@@ -32,6 +34,7 @@ SERVICES = {
     STDIO_PORT: "stdio",
     DATA_EXCHANGE_PORT: "data exchange",
     EVENT_STREAM_PORT: "event stream",
+    MCP_PORT: "mcp",
 }
 
 REGISTRY_PORT = 9000

@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "types": {"errors"},
     "ipc": {"errors", "types", "_core"},
     "": {"errors", "types", "wellknown", "ipc", "client", "sync", "node"},
-    **{name: {"services"} for name in ("aiohttp", "asgi", "asyncio", "httpx", "requests")},
+    **{name: {"services"} for name in ("aiohttp", "asgi", "asyncio", "httpx", "mcp", "requests")},
     "__main__": {"_entry"},
     "_interrupts": set(),
     "_commands": set(),

@@ -59,6 +59,9 @@ COMMANDS: Final = {
         "rotate-key": "Replace this node's key; or, with NODE, that of a node whose key was lost.",
         "set-tags": "Say what this node can be found by: 1 to 3 tags.",
     },
+    "mcp": {
+        "mcp": "Give an LLM agent the network as tools, over stdin and stdout.",
+    },
     "names": {
         "name-list": "List the names that this node has at the nameserver.",
         "name-register": "Register a name for this node, for five minutes.",

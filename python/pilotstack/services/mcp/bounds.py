@@ -1,0 +1,40 @@
+"""Bounds of what tools return: a model pays for every byte."""
+
+from __future__ import annotations
+
+import base64
+import codecs
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+#: Rows of a list, and bytes of a text, at most.
+MAX_ROWS: Final = 50
+MAX_TEXT: Final = 32 << 10
+#: Bytes of what is no text, at most: base64 tells a model little.
+MAX_BINARY: Final = 1 << 10
+
+
+def text_of(data: bytes, limit: int = MAX_TEXT) -> dict[str, Any]:
+    """What a model is shown of bytes: their text, else base64, cut at a limit and said to be."""
+    head = data[:limit]
+    try:
+        # A limit may fall into the middle of a character.
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        shown: dict[str, Any] = {"text": decoder.decode(head, len(head) == len(data))}
+    except UnicodeDecodeError:
+        head = data[: min(limit, MAX_BINARY)]
+        shown = {"base64": base64.b64encode(head).decode()}
+    shown["bytes"] = len(data)
+    if len(head) < len(data):
+        shown["is_truncated"] = True
+    return shown
+
+
+def rows_of(
+    found: Iterable[Any], row: Callable[[Any], dict[str, Any]], limit: int = MAX_ROWS
+) -> dict[str, Any]:
+    """The first rows of a list, and how many there are."""
+    listed = list(found)
+    return {"total": len(listed), "rows": [row(each) for each in listed[: min(limit, MAX_ROWS)]]}
