@@ -59,6 +59,8 @@ bench: setup ## measure throughput, latency, memory and starts beside their yard
 	$(BIN)/python benches/throughput.py
 	$(BIN)/python benches/cold_start.py
 	$(BIN)/python benches/node.py
+	$(BIN)/python benches/http_calls.py
+	$(BIN)/python benches/recipes.py
 
 bench-wan: setup ## measure our controllers beside kernel TCP and QUIC over long, lossy paths (root)
 	cargo build --release --quiet -p pilot-lab

@@ -11,7 +11,14 @@ from a2a.server.agent_execution import AgentExecutor, RequestContext
 from a2a.server.request_handlers import DefaultRequestHandler
 from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
 from a2a.server.tasks import InMemoryTaskStore
-from a2a.types import AgentCapabilities, AgentCard, AgentInterface, Role, SendMessageRequest
+from a2a.types import (
+    AgentCapabilities,
+    AgentCard,
+    AgentInterface,
+    AgentSkill,
+    Role,
+    SendMessageRequest,
+)
 from starlette.applications import Starlette
 
 import pilotstack.asgi
@@ -41,7 +48,10 @@ async def serve(socket: str, port: int, url: str) -> None:
         capabilities=AgentCapabilities(),
         default_input_modes=["text"],
         default_output_modes=["text"],
-        supported_interfaces=[AgentInterface(protocol_binding="JSONRPC", url=f"{url}/a2a")],
+        supported_interfaces=[
+            AgentInterface(protocol_binding="JSONRPC", protocol_version="1.0", url=f"{url}/a2a")
+        ],
+        skills=[AgentSkill(id="shout", name="shout", description="shouts", tags=["text"])],
     )
     handler = DefaultRequestHandler(Shouter(), InMemoryTaskStore(), card)
     routes = [*create_agent_card_routes(card), *create_jsonrpc_routes(handler, "/a2a")]
