@@ -36,7 +36,7 @@ RECIPES = Path(__file__).parents[1] / "examples" / "recipes"
 SECONDS = 3.0
 SERVERS = ("uvicorn", "fastapi", "aiohttp", "hypercorn", "granian")
 CALLERS = ("httpx", "httpx_sync", "aiohttp", "requests", "urllib3")
-BOTH = ("asyncio_streams", "websockets_", "grpc_", "asyncssh_")
+BOTH = ("asyncio_streams", "websockets_", "grpc_", "asyncssh_", "mcp_")
 
 
 def lines_of(path: Path) -> int:

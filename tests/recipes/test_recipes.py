@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from benches.recipes import lines_of
 
 import pilotstack
 from pilotstack import sync
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from pilotstack.testing import Network
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.timeout(60)
 
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
 
@@ -47,6 +49,15 @@ class Agents:
     def __init__(self, network: Network) -> None:
         self.a, self.b = (str(network.nodes[name].socket) for name in ("agent-a", "agent-b"))
         self.address = network.nodes["agent-a"].address
+
+
+def test_the_page_lists_every_recipe_and_its_lines() -> None:
+    page = (RECIPES.parents[1] / "docs" / "how-to" / "recipes.md").read_text()
+    listed = dict(re.findall(r"recipes/(\w+)\.py\).*?\| (\d+) \| [\d,]+ \|$", page, re.MULTILINE))
+    lines = {path.stem: str(lines_of(path)) for path in RECIPES.glob("*.py")}
+    # What servers share is no recipe.
+    del lines["app"]
+    assert listed == lines
 
 
 @pytest.fixture
@@ -93,6 +104,7 @@ async def ask(module: Any, *arguments: str) -> str:
     return answer
 
 
+@pytest.mark.asyncio
 @pytest.mark.parametrize("name", SERVERS)
 async def test_servers(agents: Agents, name: str) -> None:
     port = 8100 + SERVERS.index(name)
@@ -102,6 +114,7 @@ async def test_servers(agents: Agents, name: str) -> None:
     assert shown == f"hello {who}, this is /some/path"
 
 
+@pytest.mark.asyncio
 async def test_the_server_of_the_standard_library(agents: Agents) -> None:
     module = recipe("serve_http_server")
     with sync.Driver(agents.b) as driver, driver.listen() as listener:
@@ -114,6 +127,7 @@ async def test_the_server_of_the_standard_library(agents: Agents) -> None:
         await serving
 
 
+@pytest.mark.asyncio
 @pytest.mark.parametrize("name", CALLERS)
 async def test_callers(agents: Agents, name: str) -> None:
     port = 8200 + CALLERS.index(name)
@@ -122,8 +136,10 @@ async def test_callers(agents: Agents, name: str) -> None:
     assert shown == f"hello {agents.address}, this is /x"
 
 
+@pytest.mark.asyncio
 @pytest.mark.parametrize(
-    ("name", "port"), [("asyncio_streams", 8301), ("websockets_", 8302), ("grpc_", 8303)]
+    ("name", "port"),
+    [("asyncio_streams", 8301), ("websockets_", 8302), ("grpc_", 8303), ("mcp_", 8306)],
 )
 async def test_both_ends(agents: Agents, name: str, port: int) -> None:
     module = recipe(name)
@@ -131,6 +147,7 @@ async def test_both_ends(agents: Agents, name: str, port: int) -> None:
         assert await ask(module, agents.a, f"agent-b:{port}", "hello, overlay") == "HELLO, OVERLAY"
 
 
+@pytest.mark.asyncio
 async def test_ssh_by_asyncssh_and_by_openssh(agents: Agents, tmp_path: Path) -> None:
     module, port = recipe("asyncssh_"), 8304
     async with served(agents, port, module.serve(agents.b, port)):
@@ -153,6 +170,7 @@ async def test_ssh_by_asyncssh_and_by_openssh(agents: Agents, tmp_path: Path) ->
         assert await ssh.communicate() == (b"UPTIME\n", b"")
 
 
+@pytest.mark.asyncio
 async def test_a2a(agents: Agents) -> None:
     module, port = recipe("a2a_"), 8305
     url = f"http://agent-b:{port}"
