@@ -17,8 +17,7 @@ from mcp import Client, StdioServerParameters
 from mcp.server import MCPServer
 
 import pilotstack.mcp
-from pilotstack.services.data_exchange import DataExchange
-from pilotstack.services.event_stream import EventStream
+from pilotstack.services import data_exchange
 from pilotstack.services.mcp import bounds
 from pilotstack.services.mcp.consent import Consent
 from pilotstack.services.mcp.server import new_server
@@ -80,15 +79,17 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     async with AsyncExitStack() as stack:
         net = await stack.enter_async_context(network())
         a, b = [
-            await stack.enter_async_context(net.node(name, has_echo=True))
-            for name in ("agent-a", "agent-b")
+            await stack.enter_async_context(
+                net.node(
+                    f"agent-{side}",
+                    has_echo=True,
+                    has_data_exchange=True,
+                    has_event_stream=True,
+                    files=tmp_path / side,
+                )
+            )
+            for side in "ab"
         ]
-        tasks = await stack.enter_async_context(anyio.create_task_group())
-        stack.callback(tasks.cancel_scope.cancel)
-        exchange, events = DataExchange(tmp_path / "b"), EventStream()
-        for port, service in ((1001, exchange), (1002, events)):
-            listener = await stack.enter_async_context(b.listen(port))
-            tasks.start_soon(service.serve, listener)
         yield Pair(a, b, shared)
 
 
@@ -153,6 +154,29 @@ async def test_messages_files_and_events(pair: Pair, tmp_path: Path) -> None:
         assert waiting[0]["events"] == [{"topic": "news", "text": "it rains", "bytes": 8}]
         nothing = await call(client, "subscribe", node="agent-b", topic="none", seconds=0.01)
         assert nothing["events"] == []
+
+
+async def test_what_others_sent_is_shown(pair: Pair, tmp_path: Path) -> None:
+    report = tmp_path / "notes.txt"
+    report.write_text("notes")
+    async with pair.client() as client:
+        assert (await call(client, "list_messages"))["total"] == 0
+        async with data_exchange.connect(pair.b, "agent-a") as peer:
+            await peer.send_text("x" * 1000)
+            await peer.send_bytes(b"\xff\x00")
+            await peer.send_file(report)
+        listed = await call(client, "list_messages")
+        assert listed["total"] == 2
+        assert {row["from"] for row in listed["rows"]} == {pair.b.ready.address}
+        [text] = [row for row in listed["rows"] if "text" in row["content"]]
+        assert text["content"] == {"text": "x" * 500, "bytes": 1000, "is_truncated": True}
+        whole = await call(client, "read_message", id=text["id"])
+        assert whole["content"] == {"text": "x" * 1000, "bytes": 1000}
+        for absent in ("absent", "../identity", ""):
+            assert "not_found: " in await refused(client, "read_message", id=absent)
+        files = await call(client, "received_files")
+        assert [row["bytes"] for row in files["rows"]] == [5]
+        assert "less than or equal to 50" in await refused(client, "list_messages", limit=1000)
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

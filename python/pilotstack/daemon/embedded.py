@@ -52,6 +52,13 @@ class Settings(TypedDict, total=False):
     has_echo: bool
     #: Port 1 tells peers what this node offers.
     has_status: bool
+    #: Messages and files are taken on port 1001.
+    has_data_exchange: bool
+    #: Port 1002 is a broker of events.
+    has_event_stream: bool
+    #: Folder of what peers send, and GiB that they may store there.
+    files: str | os.PathLike[str] | None
+    files_quota: float
     #: Names are served on port 53.
     is_nameserver: bool
     #: Where names are asked for that the registry does not know; nowhere if empty.
@@ -85,7 +92,7 @@ def config_of(settings: Settings) -> DaemonConfig:
         **dict.fromkeys(_BUILTINS, False),
         **settings,
     }
-    for name in ("identity", "qlog"):
+    for name in ("identity", "qlog", "files"):
         if values.get(name) is not None:
             values[name] = Path(values[name])
     return DaemonConfig(**values)

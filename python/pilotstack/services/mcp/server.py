@@ -9,6 +9,7 @@ from mcp_types import ToolAnnotations
 
 from pilotstack import wellknown
 from pilotstack.services.mcp.consented import add_files, add_trust
+from pilotstack.services.mcp.inbox import InboxTools
 from pilotstack.services.mcp.tools import Tools
 
 if TYPE_CHECKING:
@@ -41,11 +42,13 @@ def new_server(driver: Driver, consent: Consent, files: Path | None = None) -> M
     server: MCPServer[Any] = MCPServer(
         "pilotstack", instructions=_INSTRUCTIONS, version=wellknown.VERSION, log_level="WARNING"
     )
-    tools = Tools(driver, files)
+    tools, inbox = Tools(driver, files), InboxTools(driver)
     for names, is_read_only in ((_READING, True), (_WRITING, False)):
         for name in names:
             annotations = ToolAnnotations(read_only_hint=is_read_only, open_world_hint=True)
             server.tool(name, annotations=annotations)(getattr(tools, name))
+    for reading in (inbox.list_messages, inbox.read_message, inbox.received_files):
+        server.tool(annotations=ToolAnnotations(read_only_hint=True))(reading)
     add_trust(server, tools, consent)
     add_files(server, tools, consent)
     return server

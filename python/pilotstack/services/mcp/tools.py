@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
 import anyio
 import httpx
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pilotstack.client import Driver
 
 P = ParamSpec("P")
+S = TypeVar("S")
 
 #: Seconds for an answer of a peer, and for a subscription at most.
 PATIENCE: Final = 30.0
@@ -54,12 +55,12 @@ async def telling() -> AsyncIterator[None]:
 
 
 def told(
-    tool: Callable[Concatenate[Tools, P], Awaitable[Row]],
-) -> Callable[Concatenate[Tools, P], Awaitable[Row]]:
+    tool: Callable[Concatenate[S, P], Awaitable[Row]],
+) -> Callable[Concatenate[S, P], Awaitable[Row]]:
     """Decorates a tool whose errors are turned so."""
 
     @functools.wraps(tool)
-    async def run(tools: Tools, /, *args: P.args, **kwargs: P.kwargs) -> Row:
+    async def run(tools: S, /, *args: P.args, **kwargs: P.kwargs) -> Row:
         async with telling():
             return await tool(tools, *args, **kwargs)
 
