@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from abc import ABC, abstractmethod
 from concurrent.futures import Future
@@ -30,6 +31,7 @@ class Background(ABC, Generic[T]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: anyio.Event | None = None
         self._is_wanted = True
+        self._process = os.getpid()
         self._lock = threading.Lock()
         # A program that forgets it can still end.
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
@@ -52,7 +54,9 @@ class Background(ABC, Generic[T]):
         return self._ready.result()
 
     def request_stop(self) -> None:
-        """Has it end; does not wait for that."""
+        """Has it end; does not wait for that. Does nothing in a process that was forked off."""
+        if os.getpid() != self._process:
+            return
         with self._lock:
             self._is_wanted = False
             if self._loop is not None and self._stopping is not None:
@@ -61,7 +65,7 @@ class Background(ABC, Generic[T]):
     def stop(self) -> None:
         """Has it end, and waits for that."""
         self.request_stop()
-        if self._thread.ident is not None:
+        if self._thread.ident is not None and os.getpid() == self._process:
             self._thread.join()
 
     def _main(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -197,6 +199,30 @@ def test_why_a_blocking_node_does_not_start() -> None:
 def test_a_registry_that_refuses_is_named() -> None:
     with pytest.raises(ConnectionFailed, match="the registry at"):
         sync.Node(registry="127.0.0.1:1", beacon="")
+
+
+FORKING = """
+import os, sys
+from pilotstack.testing import network
+
+with network() as net, net.sync_node("agent-a") as node:
+    child = os.fork()
+    if child == 0:
+        # The interpreter shuts down as after any program.
+        sys.exit(0)
+    print(os.waitpid(child, 0)[1], node.info().hostname)
+"""
+
+
+def test_a_forked_child_can_end() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKING],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert (ended.stdout, ended.returncode) == ("0 agent-a\n", 0), ended.stderr
 
 
 def in_child(node: sync.Node, results: multiprocessing.Queue[str]) -> None:
