@@ -8,11 +8,11 @@ step() { printf '\n==> %s\n' "$*"; "$@"; }
 system_packages() {
     # What the tests drive from outside: a real HTTP client and resolver, network namespaces, NATs,
     # and a home router's port mapping.
-    for program in curl dig ip nft conntrack miniupnpd; do
+    for program in curl dig ip nft conntrack miniupnpd ssh; do
         command -v "$program" > /dev/null && continue
         apt-get update -qq
         apt-get install -qq --yes curl bind9-dnsutils iproute2 nftables conntrack \
-            miniupnpd-nftables
+            miniupnpd-nftables openssh-client
         return
     done
 }
