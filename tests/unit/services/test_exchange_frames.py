@@ -117,6 +117,31 @@ def test_answers_are_understood_or_left_alone(text: str, expected: frames.Ack | 
     assert frames.parse_ack(Frame(FrameType.JSON, text.encode())) is None
 
 
+@pytest.mark.parametrize("generation", ["g1-g1", "g2-g2"])
+def test_recorded_answers_of_both_generations_are_understood(generation: str) -> None:
+    rows = vectors.of("live_transcripts")["pairs"][generation]
+    seen = 0
+    for row in rows:
+        if row.get("port") != 1001 or not row.get("reply_hex"):
+            continue
+        data = bytes.fromhex(row["reply_hex"])
+        while data:
+            header = frames.parse_header(data[: frames.HEADER_LEN])
+            payload = data[frames.HEADER_LEN : frames.HEADER_LEN + header.length]
+            data = data[frames.HEADER_LEN + header.length :]
+            assert frames.encode(header.type, payload)[frames.HEADER_LEN :] == payload
+            seen += 1
+            if header.type == FrameType.FILESTREAM:
+                assert filestream.encode(filestream.parse(payload)) == payload
+            elif header.type == FrameType.TEXT:
+                found = frames.parse_ack(Frame(header.type, payload))
+                assert found is not None
+                text = payload.decode(errors="replace")
+                is_kept = text.startswith("ACK ") and "UNKNOWN" not in text
+                assert found.is_stored == is_kept, text
+    assert seen > 40
+
+
 def test_what_is_only_acknowledged_is_not_stored() -> None:
     def is_stored(text: str) -> bool:
         found = frames.parse_ack(Frame(FrameType.TEXT, text.encode()))

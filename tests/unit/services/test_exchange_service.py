@@ -110,6 +110,23 @@ async def test_recorded_dialogues(row: dict[str, Any], service: Service) -> None
     await stream.aclose()
 
 
+async def test_the_recorded_transfer_in_chunks(service: Service) -> None:
+    """Out of order, too early, and once more after the end."""
+    row = next(
+        row
+        for row in vectors.of("data_exchange")["g2_only"]
+        if row["name"] == "filestream_transcript"
+    )
+    stream = await service.dial()
+    for step in row["steps"]:
+        await stream.send(bytes.fromhex(step["send_wire_hex"]))
+        assert await answers(stream, 1) == frames_of(bytes.fromhex(step["reply_wire_hex"]))
+    ((name, content),) = service.files().items()
+    assert name.startswith("stream-")
+    assert content.hex() == row["content_hex"]
+    await stream.aclose()
+
+
 async def test_what_is_sent_is_stored_as_existing_programs_read_it(service: Service) -> None:
     async with service.sender() as peer:
         await peer.send_text("hello <b>")
