@@ -4,7 +4,8 @@
 //! A reply echoes nothing of its request, so anyone who can spoof a beacon's source address can forge one. A
 //! reply counts only while a request to that beacon is open. The first address is accepted at once. A known
 //! address is replaced only if several consecutive requests, sent at unpredictable times, were all answered
-//! with the same new address and with no contradicting reply.
+//! with the same new address and with no contradicting reply. If one beacon has never seen the address that
+//! another one reports, a NAT maps each to another port, and only the reporter's replies count.
 
 use core::{net::SocketAddr, time::Duration};
 
@@ -58,6 +59,8 @@ struct Beacon {
     request: Option<Request>,
     ask_at: Instant,
     retry: Duration,
+    /// The address that it reported last, confirmed.
+    seen: Option<SocketAddr>,
     /// An address other than the known one, with the number of consecutive replies that named it.
     proposal: Option<(SocketAddr, u32)>,
     /// Consecutive requests without a reply.
@@ -73,6 +76,7 @@ impl Beacon {
             request: None,
             ask_at: now,
             retry: FIRST_RETRY,
+            seen: None,
             proposal: None,
             unanswered: 0,
             is_alive: false,
@@ -98,21 +102,25 @@ enum Outcome {
 pub(super) struct Discovery {
     beacons: Vec<Beacon>,
     known: Option<SocketAddr>,
+    /// The beacon that reported it. A NAT may show others another one.
+    reporter: Option<SocketAddr>,
     /// Whether the endpoint was reported since the beacons were set.
     is_reported: bool,
     moved_at: Option<Instant>,
 }
 
 impl Discovery {
-    /// Sets the beacons. All are asked again, except one whose reply is being confirmed.
+    /// Sets the beacons. All are asked again, because we may have another id; a reply that is being confirmed stays
+    /// so.
     fn set_beacons(&mut self, now: Instant, beacons: Vec<SocketAddr>) {
         let mut known = core::mem::take(&mut self.beacons);
         for address in beacons {
             let same = known.iter().position(|beacon| beacon.address == address);
             self.beacons.push(match same.map(|at| known.swap_remove(at)) {
-                Some(beacon) if beacon.proposal.is_some() => beacon,
+                Some(beacon) if beacon.proposal.is_some() => Beacon { ask_at: now, ..beacon },
                 before => Beacon {
-                    is_alive: before.is_some_and(|beacon| beacon.is_alive),
+                    is_alive: before.as_ref().is_some_and(|beacon| beacon.is_alive),
+                    seen: before.and_then(|beacon| beacon.seen),
                     ..Beacon::new(now, address)
                 },
             });
@@ -126,8 +134,15 @@ impl Discovery {
         self.is_reported = false;
         for beacon in &mut self.beacons {
             beacon.request = None;
+            beacon.seen = None;
             beacon.proposal = None;
         }
+    }
+
+    /// Whether a beacon other than this one reported the known endpoint, and answers.
+    fn has_other_reporter(&self, beacon: SocketAddr) -> bool {
+        let is_reporter = |other: &Beacon| Some(other.address) == self.reporter && other.is_alive;
+        self.reporter != Some(beacon) && self.beacons.iter().any(is_reporter)
     }
 
     /// Whether an address belongs to a beacon.
@@ -203,6 +218,7 @@ impl Discovery {
         entropy: &mut Entropy,
     ) -> Outcome {
         let known = self.known;
+        let has_other_reporter = self.has_other_reporter(from);
         let jitter = Duration::from_millis(u64::from(entropy.next_u32() % CONFIRM_JITTER_MS));
         let Some(beacon) = self.beacons.iter_mut().find(|beacon| beacon.address == from) else {
             return Outcome::Unsolicited;
@@ -228,7 +244,11 @@ impl Discovery {
         beacon.ask_at = now + interval;
         beacon.retry = FIRST_RETRY;
         if known.is_none_or(|known| known == endpoint) {
+            beacon.seen = Some(endpoint);
             self.known = Some(endpoint);
+            if !has_other_reporter {
+                self.reporter = Some(from);
+            }
             for beacon in &mut self.beacons {
                 beacon.proposal = None;
             }
@@ -237,6 +257,11 @@ impl Discovery {
             } else {
                 Outcome::Learned
             };
+        }
+        if has_other_reporter && beacon.seen == Some(endpoint) {
+            // The NAT maps each beacon to another port, and nothing has changed.
+            beacon.proposal = None;
+            return Outcome::Unchanged;
         }
         let count = match beacon.proposal {
             Some((proposed, count)) if proposed == endpoint => count + 1,
@@ -250,7 +275,18 @@ impl Discovery {
             return Outcome::Unchanged;
         }
         beacon.proposal = None;
+        let has_agreed = beacon.seen == known;
+        beacon.seen = Some(endpoint);
+        if has_other_reporter && !has_agreed {
+            // Either a NAT maps each beacon to another port, or the known address is wrong.
+            let is_reporter = |other: &&mut Beacon| Some(other.address) == self.reporter;
+            for reporter in self.beacons.iter_mut().filter(is_reporter) {
+                reporter.ask_at = reporter.ask_at.min(now + jitter);
+            }
+            return Outcome::Unchanged;
+        }
         self.known = Some(endpoint);
+        self.reporter = Some(from);
         self.moved_at = Some(now);
         self.is_reported = true;
         Outcome::Moved
@@ -531,6 +567,53 @@ mod tests {
             asked += fixture.ask();
             assert!(asked < 9);
         }
+    }
+
+    /// Behind a NAT that maps each beacon to another port, the node has not moved whenever another one answers.
+    #[test]
+    fn beacons_that_always_see_different_addresses_do_not_contradict_each_other() {
+        let mut fixture = Fixture::new(2);
+        fixture.ask();
+        assert_eq!(fixture.reply(1, 4000), Outcome::Learned);
+        let mut asked = 0;
+        let end = fixture.now + Duration::from_secs(300);
+        let mut answer = |fixture: &mut Fixture, ports: [u16; 2]| {
+            let mut moved = false;
+            for (beacon, port) in BEACONS.into_iter().zip(ports) {
+                moved |= fixture.reply(beacon, port) == Outcome::Moved;
+            }
+            asked += fixture.ask();
+            moved
+        };
+        while fixture.now < end {
+            assert!(!answer(&mut fixture, [4000, 4001]));
+        }
+        assert_eq!(fixture.discovery.known(), Some(at(4000)));
+        // Both ports change, but the reporter's counts.
+        let end = fixture.now + Duration::from_secs(60);
+        let mut moves = 0;
+        while fixture.now < end {
+            moves += u32::from(answer(&mut fixture, [5000, 5001]));
+        }
+        assert_eq!((moves, fixture.discovery.known()), (1, Some(at(5000))));
+        assert!(asked < 40, "{asked}");
+        // When the reporter is gone, the other one is believed.
+        while fixture.discovery.known() != Some(at(5001)) {
+            fixture.reply(2, 5001);
+            fixture.ask();
+        }
+        assert!(!fixture.discovery.beacons[0].is_alive);
+    }
+
+    /// Behind a NAT that maps each beacon to another port, the replies of one are always being confirmed.
+    #[test]
+    fn every_beacon_hears_of_another_id_at_once() {
+        let mut fixture = Fixture::new(2);
+        fixture.ask();
+        assert_eq!(fixture.reply(1, 4000), Outcome::Learned);
+        assert_eq!(fixture.reply(2, 4001), Outcome::Unchanged);
+        fixture.discovery.set_beacons(fixture.now, BEACONS.map(at).to_vec());
+        assert_eq!(fixture.discovery.handle_timeout(fixture.now, INTERVAL), BEACONS.map(at));
     }
 
     #[test]
