@@ -6,15 +6,18 @@ import json
 import os
 import shutil
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.namespaces import Routed, inside
 
+from pilotstack.daemon.identity import Identity
 from pilotstack.errors import ConnectionFailed
+from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.testing import Process
 
 if TYPE_CHECKING:
@@ -48,6 +51,15 @@ class Peer:
 
     def receive(self) -> bytes:
         return self.socket.recv(2048)
+
+    def prove(self, identity: Identity) -> None:
+        """Announces itself with a signature."""
+        announcement = b"\x01" + self.node.to_bytes(4) + identity.public_key
+        self.send(announcement)
+        cookie = self.receive()[-12:]
+        signed = b"beacon" + self.node.to_bytes(4) + cookie.removeprefix(b"PILV")
+        self.send(announcement + cookie + identity.sign(signed))
+        self.receive()
 
     def relay(self, to: int, frame: bytes) -> None:
         self.send(b"\x05" + self.node.to_bytes(4) + to.to_bytes(4) + frame)
@@ -149,6 +161,34 @@ def test_a_port_without_a_host_serves_both_families(
             world.node(f"{host}:{beacon.rpartition(':')[2]}", 42)
         if registry := ready.get("registry"):
             socket.create_connection((host, int(registry.rpartition(":")[2])), 20).close()
+
+
+def test_a_rendezvous_gives_a_node_to_whom_its_registry_names(world: World) -> None:
+    flags = ("--registry-addr", "127.0.0.1:0", "--beacon-addr", "127.0.0.1:0")
+    served = world.start("rendezvous", *flags)
+    owner, thief = Identity.generate(), Identity.generate()
+    node = anyio.run(register, served["registry"], owner)
+    elsewhere, home = (world.node(served["beacon"], node) for _ in range(2))
+    sender = world.node(served["beacon"], 4242)
+    elsewhere.prove(thief)
+    sender.relay(node, b"PILS stolen")
+    assert elsewhere.receive().endswith(b"PILS stolen")
+    home.socket.settimeout(0.5)
+    heard = b""
+    while not heard:
+        home.prove(owner)
+        sender.relay(node, b"PILS")
+        with suppress(TimeoutError):
+            heard = home.receive()
+    assert heard.endswith(b"PILS")
+
+
+async def register(registry: str, identity: Identity) -> int:
+    client = RegistryClient(parse_addresses(registry), identity)
+    try:
+        return (await client.register("127.0.0.1:4000")).node_id
+    finally:
+        await client.aclose()
 
 
 def metrics_of(address: str) -> dict[str, float]:

@@ -107,6 +107,23 @@ class Beacon:
         """
         self._server.notify(list(nodes))
 
+    def take_unconfirmed(self, most: int) -> list[int]:
+        """Nodes that have proven a key which the registry was not asked for yet.
+
+        Raises:
+            InternalError: the beacon has ended.
+        """
+        return self._server.take_unconfirmed(most)
+
+    def set_key(self, node: int, key: bytes | None) -> None:
+        """Tells which key a node has at the registry, ``None`` if that does not know the node. Who
+        announced it with another key is forgotten.
+
+        Raises:
+            InternalError: the beacon has ended.
+        """
+        self._server.set_key(node, key)
+
     def report(self) -> Mapping[str, int]:
         """What it has counted, and what it holds, by name.
 

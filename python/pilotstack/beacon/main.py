@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from pilotstack import _commands, _flags, _serving, wellknown
 from pilotstack.beacon import Beacon
+from pilotstack.beacon.keys import KeyCheck, registered_key
 from pilotstack.beacon.mesh import Mesh, RegistryDirectory
 from pilotstack.beacon.metrics import BeaconMetrics
 from pilotstack.beacon.options import BeaconOptions, beacon_options
@@ -81,9 +82,12 @@ async def serve(options: Options, stopping: anyio.Event) -> None:
         tasks = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(tasks.cancel_scope.cancel)
         mesh = None
-        if options.beacon.beacon_id:
+        if options.registry:
             client = RegistryClient(parse_addresses(options.registry), tls=options.trust)
             stack.push_async_callback(client.aclose)
+            keys = KeyCheck(beacon, registered_key(client))
+            tasks.start_soon(_serving.keep_running, "keys", keys.run)
+        if options.beacon.beacon_id:
             directory = RegistryDirectory(client, options.admin_token)
             mesh = Mesh(
                 beacon,
@@ -118,8 +122,8 @@ async def serve(options: Options, stopping: anyio.Event) -> None:
     "--registry",
     default="",
     metavar="HOST:PORT,…",
-    help="Registry at which the beacon announces itself and finds the others; several that keep "
-    "the same state, the preferred one first.",
+    help="Registry that knows the keys of nodes, and at which a beacon with a number announces "
+    "itself and finds the others; several that keep the same state, the preferred one first.",
 )
 @click.option("--registry-tls", is_flag=True, help="Talk TLS to the registry.")
 @click.option(

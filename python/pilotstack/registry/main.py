@@ -15,6 +15,7 @@ import click
 
 from pilotstack import _commands, _events, _flags, _resolving, _serving, wellknown
 from pilotstack.beacon import Beacon
+from pilotstack.beacon.keys import KeyCheck
 from pilotstack.beacon.mesh import Directory, Mesh, RegistryDirectory
 from pilotstack.beacon.metrics import BeaconMetrics
 from pilotstack.beacon.options import BeaconOptions, beacon_options
@@ -37,7 +38,7 @@ from pilotstack.registry.storage.store import MemoryStore, Store
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
 log = _events.get_logger(__name__)
 
@@ -187,6 +188,16 @@ def _directory(options: Options, server: RegistryServer, public_ip: str) -> Dire
     return RegistryDirectory(client, options.admin_token)
 
 
+def _key_of(server: RegistryServer) -> Callable[[int], Awaitable[bytes | None]]:
+    """What the registry of this process knows of a node's key."""
+
+    async def key_of(node: int) -> bytes | None:
+        row = server.state.nodes.get(node)
+        return row.public_key if row is not None and server.state.is_live(node) else None
+
+    return key_of
+
+
 async def serve(options: Options, side: BeaconSide | None, stopping: anyio.Event) -> None:
     """Serves until ``stopping`` is set; a beacon too, if there is one."""
     store: Store = FileStore(options.store) if options.store else MemoryStore()
@@ -221,6 +232,9 @@ async def serve(options: Options, side: BeaconSide | None, stopping: anyio.Event
             ready["http"] = _serving.join_address(*server.http_address)
         _announce(ready, server)
         async with anyio.create_task_group() as tasks:
+            if beacon is not None:
+                keys = KeyCheck(beacon, _key_of(server))
+                tasks.start_soon(_serving.keep_running, "keys", keys.run)
             if beacon is not None and side is not None and side.options.beacon_id:
                 mesh = Mesh(
                     beacon,

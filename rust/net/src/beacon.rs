@@ -9,7 +9,7 @@ mod thread;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::mpsc::{self, Sender},
+    sync::mpsc::{self, Sender, SyncSender},
     thread::JoinHandle,
     time::Duration,
 };
@@ -22,8 +22,8 @@ use pilot_proto::{
 
 use self::thread::{BeaconThread, Command};
 
-/// Longest wait for a report of the thread, which never blocks.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer of the thread, which never blocks.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a beacon is started.
 #[derive(Clone, Debug)]
@@ -95,14 +95,34 @@ impl Beacon {
         self.command(Command::Notify(nodes))
     }
 
+    /// Nodes whose keys the registry shall be asked for, at most so many; answered by [`Self::set_key`].
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub fn take_unconfirmed(&self, most: usize) -> io::Result<Vec<NodeId>> {
+        self.ask(|sender| Command::TakeUnconfirmed(most, sender))
+    }
+
+    /// Tells which key a node has at the registry; `None` if it does not know the node.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub fn set_key(&self, node: NodeId, key: Option<[u8; 32]>) -> io::Result<()> {
+        self.command(Command::SetKey(node, key))
+    }
+
     /// What it has done and holds.
     ///
     /// # Errors
     /// The thread has ended.
     pub fn report(&self) -> io::Result<Report> {
+        self.ask(Command::Report)
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(SyncSender<T>) -> Command) -> io::Result<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        self.command(Command::Report(sender))?;
-        receiver.recv_timeout(REPORT_TIMEOUT).map_err(|_| ended())
+        self.command(question(sender))?;
+        receiver.recv_timeout(ANSWER_TIMEOUT).map_err(|_| ended())
     }
 
     /// Stops and waits for the end.

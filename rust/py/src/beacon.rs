@@ -59,6 +59,17 @@ impl BeaconServer {
         py.detach(|| self.with(|beacon| beacon.notify(nodes)))
     }
 
+    /// At most `most` nodes whose keys the registry must be asked for.
+    fn take_unconfirmed(&self, py: Python<'_>, most: usize) -> PyResult<Vec<u32>> {
+        let nodes = py.detach(|| self.with(|beacon| beacon.take_unconfirmed(most)))?;
+        Ok(nodes.into_iter().map(|node| node.0).collect())
+    }
+
+    /// Sets a node's key at the registry, or that the registry does not know the node.
+    fn set_key(&self, py: Python<'_>, node: u32, key: Option<[u8; 32]>) -> PyResult<()> {
+        py.detach(|| self.with(|beacon| beacon.set_key(NodeId(node), key)))
+    }
+
     /// Counters and holdings by name.
     fn report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let Report { counters, holdings, socket_errors } = py.detach(|| self.with(Beacon::report))?;

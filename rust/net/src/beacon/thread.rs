@@ -51,6 +51,8 @@ fn enlarge(udp: &Udp) {
 pub(super) enum Command {
     SetBeacons(Vec<SocketAddr>),
     Notify(Vec<NodeId>),
+    TakeUnconfirmed(usize, SyncSender<Vec<NodeId>>),
+    SetKey(NodeId, Option<[u8; 32]>),
     Report(SyncSender<Report>),
     Stop,
 }
@@ -167,6 +169,11 @@ impl BeaconThread {
                         self.beacon.notify(now, node, HANDSHAKES_WAIT);
                     }
                 }
+                Command::TakeUnconfirmed(most, sender) => {
+                    // The owner may wait no longer.
+                    let _ = sender.try_send(self.beacon.take_unconfirmed(most));
+                }
+                Command::SetKey(node, key) => self.beacon.on_registry_key(now, node, key),
                 Command::Report(sender) => {
                     let report = Report {
                         counters: *self.beacon.counters(),

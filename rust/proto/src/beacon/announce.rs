@@ -80,7 +80,13 @@ impl Beacon {
     /// Takes what an announcement says, as far as it proves it.
     pub(super) fn announce(&mut self, now: Instant, arrival: &Arrival, announcement: Announcement) {
         let node = announcement.node;
-        match self.nodes.announce(now, &announcement) {
+        let outcome = if self.is_refuted(now, &announcement) {
+            Outcome::KeyRefused
+        } else {
+            self.nodes.announce(now, &announcement)
+        };
+        self.confirm(now, &announcement, outcome == Outcome::KeyRefused);
+        match outcome {
             Outcome::Refreshed => {}
             Outcome::Proven => {
                 self.counters.proven += 1;

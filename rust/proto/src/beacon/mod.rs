@@ -13,6 +13,7 @@ mod claims;
 mod cookies;
 mod counters;
 mod gossip;
+mod keys;
 mod limits;
 mod nodes;
 mod punch;
@@ -29,6 +30,7 @@ pub use self::counters::Counters;
 use self::{
     claims::Claims,
     gossip::Gossip,
+    keys::Keys,
     limits::{Limits, host_of},
     nodes::Nodes,
     queue::Queue,
@@ -122,6 +124,7 @@ pub struct Beacon {
     entropy: Entropy,
     limits: Limits,
     nodes: Nodes,
+    keys: Keys,
     claims: Claims,
     routes: Routes,
     gossip: Gossip,
@@ -144,6 +147,7 @@ impl Beacon {
             prf: Prf::new(&entropy.next_32()),
             limits: Limits::new(&mut entropy),
             nodes: Nodes::default(),
+            keys: Keys::default(),
             claims: Claims::default(),
             routes: Routes::default(),
             gossip: Gossip::default(),

@@ -186,6 +186,17 @@ impl Nodes {
         })
     }
 
+    /// Whether a node has proven a key.
+    pub(super) fn has_proven_key(&self, now: Instant, id: NodeId) -> bool {
+        self.find(now, id).is_some_and(|node| node.is_signed)
+    }
+
+    /// Forgets a node if it named another key than this one. Returns whether it did.
+    pub(super) fn forget_other(&mut self, id: NodeId, key: &[u8; 32]) -> bool {
+        let is_other = self.nodes.get(&id).is_some_and(|node| node.key.is_some_and(|named| named != *key));
+        is_other && self.remove(id).is_some()
+    }
+
     pub(super) fn find(&self, now: Instant, id: NodeId) -> Option<&Node> {
         self.nodes.get(&id).filter(|node| !node.is_expired(now))
     }

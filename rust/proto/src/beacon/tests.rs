@@ -1,6 +1,7 @@
 //! The beacon as its neighbours see it, datagram by datagram.
 
 mod gossip;
+mod keys;
 mod random;
 mod relay;
 mod unproven;
