@@ -16,6 +16,8 @@ const SECOND: Duration = Duration::from_secs(1);
 enum Change {
     /// A host moves to another network.
     Roam { host: usize, notice: Notice },
+    /// Both move without notice; meanwhile the beacon in use dies for good, or forgets everybody.
+    Exodus { kills: bool, time: Duration },
     /// Its boxes lose their states, and may get other addresses.
     Reboot { host: usize, is_renumbered: bool },
     /// The beacon in use is replaced by one that knows nobody.
@@ -32,32 +34,45 @@ enum Change {
 
 fn draw(rng: &mut Rng) -> Change {
     let host = rng.below(2) as usize;
-    // Two that move unnoticed lose each other until they ask the beacons again.
-    let is_silent = host == 0 && rng.below(2) == 0;
-    let notice = if is_silent { Notice::Silent } else { Notice::Reported };
+    let notice = if rng.below(2) == 0 { Notice::Silent } else { Notice::Reported };
     let time = Duration::from_millis(100 + rng.below(15_000));
-    match rng.below(9) {
+    match rng.below(10) {
         0..=2 => Change::Roam { host, notice },
         3 => Change::Reboot { host, is_renumbered: rng.below(2) == 0 },
         4 => Change::RestartBeacon,
         5 => Change::KillBeacon { back_after: time },
         6 => Change::CutDirect { back_after: time },
         7 => Change::Suspend { host, time },
+        8 => Change::Exodus { kills: rng.below(2) == 0, time },
         _ => Change::Flap { host, time, notice },
     }
+}
+
+/// Moves a host to another network.
+fn roam(built: &mut Built, scenario: &mut Scenario, rng: &mut Rng, (host, notice): (usize, Notice)) {
+    let access = scenario::access(rng);
+    scenario.sides[host].access = access;
+    let boxes = scenario::add_boxes(&mut built.world, Place::Public, access);
+    let attachment = scenario::attachment(&boxes, scenario.sides[host].family);
+    built.boxes[host] = boxes;
+    built.world.roam(built.hosts[host], attachment, notice);
 }
 
 impl Change {
     fn apply(self, built: &mut Built, scenario: &mut Scenario, rng: &mut Rng, flow: pilot_sim::FlowId) {
         let hosts = built.hosts;
         match self {
-            Self::Roam { host, notice } => {
-                let access = scenario::access(rng);
-                scenario.sides[host].access = access;
-                let boxes = scenario::add_boxes(&mut built.world, Place::Public, access);
-                let attachment = scenario::attachment(&boxes, scenario.sides[host].family);
-                built.boxes[host] = boxes;
-                built.world.roam(hosts[host], attachment, notice);
+            Self::Roam { host, notice } => roam(built, scenario, rng, (host, notice)),
+            Self::Exodus { kills, time } => {
+                for host in 0..2 {
+                    roam(built, scenario, rng, (host, Notice::Silent));
+                }
+                if kills {
+                    built.world.kill_beacon(built.beacons[0]);
+                } else {
+                    built.world.restart_beacon(built.beacons[0]);
+                }
+                built.drip(flow, time, |_| false);
             }
             Self::Reboot { host, is_renumbered } => {
                 for id in built.boxes[host].clone() {

@@ -11,7 +11,6 @@ use crate::{
     crypto::entropy::Entropy,
     time::Instant,
     tunnel::{
-        Local,
         candidates::{Candidates, PathClass},
         route::Route,
     },
@@ -52,16 +51,16 @@ impl Paths {
         now: Instant,
         told: &Candidates,
         is_overtaken: bool,
-        local: &mut Local<'_>,
+        own: &Candidates,
+        entropy: &mut Entropy,
     ) {
-        let told =
-            Candidates::new(told.iter().filter(|candidate| local.candidates.may_reach(candidate.address)));
+        let told = Candidates::new(told.iter().filter(|candidate| own.may_reach(candidate.address)));
         let was_named = self.endpoint().filter(|address| self.checks.names(*address));
         if self.checks.set_told(&told) && (self.relay.is_some() || self.is_direct()) {
             self.checks.start(now);
         }
         if !is_overtaken && was_named.is_some_and(|address| !self.checks.names(address)) {
-            self.suspect_active(now, local.entropy);
+            self.suspect_active(now, entropy);
         }
     }
 

@@ -65,7 +65,7 @@ impl Peer {
     /// The peer named its addresses in a ping or pong. One that comes late through the relay may name old ones.
     pub fn on_candidates(&mut self, now: Instant, told: &Candidates, local: &mut Local<'_>) {
         if !self.is_late {
-            self.paths.on_told(now, told, self.is_overtaken, local);
+            self.paths.on_told(now, told, self.is_overtaken, local.candidates, local.entropy);
         }
     }
 
