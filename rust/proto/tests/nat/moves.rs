@@ -38,14 +38,14 @@ fn run(seed: u64) {
     let mut built = scenario.build(seed);
     let [from, to] = built.hosts;
     let flow = built.world.start_flow(from, to, 1000, DialOptions::default(), false).unwrap();
-    built.stream(flow, BYTES, 2 * SECOND + MILLISECOND * rng.below(1000) as u32);
+    built.stream(flow, BYTES, SECOND + MILLISECOND * (500 + rng.below(500)) as u32);
     let access = scenario::access(&mut rng);
     let was = scenario.sides[mover].access;
     scenario.sides[mover].access = access;
     let boxes = scenario::add_boxes(&mut built.world, Place::Public, access);
     let attachment = scenario::attachment(&boxes, Family::V4);
     built.world.roam(built.hosts[mover], attachment, Notice::Reported);
-    let times = built.stream(flow, BYTES, 3 * SECOND);
+    let times = built.stream(flow, BYTES, 2 * SECOND);
     let (works_after, round_trip) = expected(&scenario, mover);
     let stall = scenario::longest_gap(&times);
     let bound = works_after + round_trip + SLACK;

@@ -32,7 +32,7 @@ fn run(seed: u64) {
     let mut built = scenario.build(seed);
     let [from, to] = built.hosts;
     let flow = built.world.start_flow(from, to, 1000, DialOptions::default(), false).unwrap();
-    built.stream(flow, BYTES, 2 * SECOND + Duration::from_millis(rng.below(1000)));
+    built.stream(flow, BYTES, Duration::from_millis(1500 + rng.below(500)));
     built.drip(flow, 5 * SECOND, |built| built.is_direct());
     built.stream(flow, BYTES, SECOND);
     assert!(built.is_direct(), "{scenario:?}");
@@ -40,7 +40,7 @@ fn run(seed: u64) {
     // The last answers still change it.
     let rto = Duration::from_nanos((stats.srtt_ns + 4 * stats.rttvar_ns) * 11 / 10).max(RTO_MIN);
     built.world.set_partition(from, to, true);
-    let times = built.stream(flow, BYTES, 4 * SECOND);
+    let times = built.stream(flow, BYTES, 2 * SECOND);
     let stall = scenario::longest_gap(&times);
     // What is sent through the relay at last arrives later if that is longer than a timeout.
     let late = (scenario.relay_rtt() / 2).saturating_sub(rto) + WRITES;
