@@ -245,18 +245,8 @@ impl Discovery {
         beacon.retry = FIRST_RETRY;
         if known.is_none_or(|known| known == endpoint) {
             beacon.seen = Some(endpoint);
-            self.known = Some(endpoint);
-            if !has_other_reporter {
-                self.reporter = Some(from);
-            }
-            for beacon in &mut self.beacons {
-                beacon.proposal = None;
-            }
-            return if core::mem::replace(&mut self.is_reported, true) {
-                Outcome::Unchanged
-            } else {
-                Outcome::Learned
-            };
+            self.reporter = if has_other_reporter { self.reporter } else { Some(from) };
+            return self.keep(endpoint);
         }
         if has_other_reporter && beacon.seen == Some(endpoint) {
             // The NAT maps each beacon to another port, and nothing has changed.
@@ -290,6 +280,15 @@ impl Discovery {
         self.moved_at = Some(now);
         self.is_reported = true;
         Outcome::Moved
+    }
+
+    /// A beacon reported the known endpoint, or the first one.
+    fn keep(&mut self, endpoint: SocketAddr) -> Outcome {
+        self.known = Some(endpoint);
+        for beacon in &mut self.beacons {
+            beacon.proposal = None;
+        }
+        if core::mem::replace(&mut self.is_reported, true) { Outcome::Unchanged } else { Outcome::Learned }
     }
 }
 
