@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
 };
 
-use pilot_proto::node::TooBig;
+use pilot_proto::{beacon::BUFFER_LEN, node::TooBig};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Socket, Type};
 use tracing::warn;
@@ -15,7 +15,7 @@ use crate::readiness::Room;
 /// Bytes of the kernel's buffer that we ask for, each way.
 const SOCKET_BUFFER: usize = 4 << 20;
 /// Bytes of one receive buffer: a whole GRO batch.
-const RECV_LEN: usize = 1 << 16;
+const RECV_LEN: usize = BUFFER_LEN;
 /// Bytes of one send batch: what one UDP datagram to segment may hold.
 pub(crate) const SEND_LEN: usize = 65_507;
 
@@ -25,7 +25,7 @@ pub(crate) struct Udp {
     pub(crate) room: Room,
     state: UdpSocketState,
     is_v6: bool,
-    buffers: Vec<u8>,
+    buffers: Vec<Vec<u8>>,
     metas: [RecvMeta; BATCH_SIZE],
     /// Datagrams that could not be sent, and failures to receive.
     dropped: u64,
@@ -68,7 +68,7 @@ impl Udp {
             room: Room::default(),
             state,
             is_v6,
-            buffers: vec![0; RECV_LEN * BATCH_SIZE],
+            buffers: vec![vec![0; RECV_LEN]; BATCH_SIZE],
             metas: [RecvMeta::default(); BATCH_SIZE],
             dropped: 0,
             failures: 0,
@@ -137,19 +137,25 @@ impl Udp {
 
     /// Receives one batch and hands each datagram to `take`. Returns whether there may be more.
     pub(crate) fn recv(&mut self, mut take: impl FnMut(SocketAddr, &mut [u8])) -> bool {
-        self.recv_coalesced(BATCH_SIZE, |meta, datagrams| {
-            for datagram in datagrams.chunks_mut(meta.stride.max(1)) {
+        self.recv_coalesced(BATCH_SIZE, |meta, buffer| {
+            for datagram in buffer[..meta.len].chunks_mut(meta.stride.max(1)) {
                 take(meta.addr, datagram);
             }
         })
     }
 
-    /// As [`Self::recv`], but hands over what the kernel has coalesced (GRO) as it is, at most `most` times.
-    pub(crate) fn recv_coalesced(&mut self, most: usize, mut take: impl FnMut(&RecvMeta, &mut [u8])) -> bool {
+    /// As [`Self::recv`], but hands over what the kernel has coalesced (GRO) as it is, at most `most` times: at the
+    /// begin of a buffer, which may be replaced by another one of [`RECV_LEN`].
+    pub(crate) fn recv_coalesced(
+        &mut self,
+        most: usize,
+        mut take: impl FnMut(&RecvMeta, &mut Vec<u8>),
+    ) -> bool {
         let most = most.clamp(1, BATCH_SIZE);
-        let mut chunks = self.buffers.chunks_exact_mut(RECV_LEN).map(IoSliceMut::new);
-        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
-            core::array::from_fn(|_| chunks.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
+        let mut buffers = self.buffers.iter_mut();
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] = core::array::from_fn(|_| {
+            IoSliceMut::new(buffers.next().map_or(&mut [], |buffer| &mut buffer[..]))
+        });
         let slices = &mut slices[..most];
         let count = match self.state.recv(UdpSockRef::from(&self.socket), slices, &mut self.metas) {
             Ok(count) => count,
@@ -162,10 +168,9 @@ impl Udp {
             }
         };
         self.failures = 0;
-        let metas = self.metas.iter_mut().zip(self.buffers.chunks_exact_mut(RECV_LEN));
-        for (meta, buffer) in metas.take(count) {
+        for (meta, buffer) in self.metas.iter_mut().zip(&mut self.buffers).take(count) {
             meta.addr = SocketAddr::new(canonical(meta.addr.ip()), meta.addr.port());
-            take(meta, &mut buffer[..meta.len]);
+            take(meta, buffer);
         }
         // A batch that was not filled has emptied the socket; more makes an event.
         count == most

@@ -203,10 +203,10 @@ impl BeaconThread {
         let mut received = 0;
         while self.is_readable && received < most {
             let beacon = &mut self.beacon;
-            self.is_readable = self.udp.recv_coalesced(at_once, |meta, datagrams| {
-                received += datagrams.len();
+            self.is_readable = self.udp.recv_coalesced(at_once, |meta, buffer| {
+                received += meta.len;
                 let arrival = Arrival { from: meta.addr, local: meta.dst_ip, stride: meta.stride };
-                beacon.handle_batch(now, arrival, datagrams);
+                beacon.handle_buffer(now, arrival, buffer, meta.len);
             });
             if self.udp.is_failing() {
                 warn!("the beacon's socket cannot receive");

@@ -47,6 +47,8 @@ use crate::{
 const MAX_SMALL: usize = 16_384;
 /// Interval of the search for what has expired.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of a buffer for [`Beacon::handle_buffer`].
+pub const BUFFER_LEN: usize = queue::BUFFER_LEN;
 /// Most ports of the beacon that a node may be told to punch at.
 pub const MAX_PROBE_PORTS: usize = 64;
 
@@ -186,6 +188,17 @@ impl Beacon {
         }
     }
 
+    /// As [`Self::handle_batch`], for the first `len` bytes of a buffer of [`BUFFER_LEN`]. It may be replaced by
+    /// another one of that length.
+    pub fn handle_buffer(&mut self, now: Instant, mut arrival: Arrival, buffer: &mut Vec<u8>, len: usize) {
+        arrival.from = SocketAddr::new(arrival.from.ip().to_canonical(), arrival.from.port());
+        let stride = arrival.stride.max(1);
+        let done = if len > stride { self.relay_owned(now, arrival.from, buffer, (len, stride)) } else { 0 };
+        if done < len || len == 0 {
+            self.handle_batch(now, arrival, &buffer[done..len]);
+        }
+    }
+
     fn handle_one(&mut self, now: Instant, arrival: &Arrival, bytes: &[u8]) {
         let from = arrival.from;
         match Message::parse(bytes) {
@@ -229,13 +242,14 @@ impl Beacon {
         if self.sweep_at.is_some_and(|at| now >= at) {
             self.nodes.sweep(now);
             self.routes.sweep(now);
+            self.queue.sweep();
             self.sweep_at = None;
             self.arm_sweep(now);
         }
         self.gossip.handle_timeout(now, &self.routes);
     }
 
-    /// Puts what is to be sent next into `buf`, at most `max_segments` datagrams.
+    /// Puts what is to be sent next at the begin of `buf`, at most `max_segments` datagrams.
     #[must_use]
     pub fn poll_transmit(
         &mut self,

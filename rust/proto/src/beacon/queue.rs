@@ -6,7 +6,8 @@
 //! greedy flow. While both kinds wait, each gets half of the bytes.
 //!
 //! Frames are kept as they will be sent, in batches of equal size for one destination (GSO), so that nothing
-//! is copied when they leave.
+//! is copied when they leave. A buffer that the kernel has filled with frames of one pair (GRO) is such a batch
+//! as it is, so those are not copied at all.
 
 #[cfg(test)]
 mod tests;
@@ -34,8 +35,14 @@ const MAX_ACTIVE: usize = 16_384;
 const MAX_IDLE: usize = 1024;
 /// Pairs with fewer bytes than this are not looked at when the greediest is sought.
 const GREEDY: usize = 4096;
-/// Buffers kept for further batches.
+/// Buffers kept for further batches: those for copies, and those that the kernel fills.
 const MAX_SPARE: usize = 64;
+const MAX_WHOLE: usize = 1024;
+/// Bytes of a buffer that is filled by the kernel, and those in it that make it a batch, unless so much waits
+/// in all. So buffers take four times what waits at most.
+pub(super) const BUFFER_LEN: usize = 1 << 16;
+const MIN_OWNED: usize = BUFFER_LEN / 4;
+const MAX_OWNED: usize = MAX_BYTES / 4;
 
 /// A pair of sender and destination.
 pub(super) type PairKey = (NodeId, NodeId);
@@ -55,7 +62,10 @@ pub(super) enum Queued {
 #[derive(Debug)]
 struct Batch {
     to: SocketAddr,
+    /// Begins with the segments.
     data: Vec<u8>,
+    /// Bytes of all segments.
+    len: usize,
     /// Bytes that were sent already.
     sent: usize,
     segment: usize,
@@ -68,12 +78,12 @@ impl Batch {
         !self.is_closed
             && self.to == to
             && len <= self.segment
-            && self.data.len() + len <= MAX_BATCH
-            && self.data.len() < self.segment * MAX_SEGMENTS
+            && self.len + len <= MAX_BATCH
+            && self.len < self.segment * MAX_SEGMENTS
     }
 
     fn left(&self) -> usize {
-        self.data.len() - self.sent
+        self.len - self.sent
     }
 }
 
@@ -156,6 +166,10 @@ pub(super) struct Queue {
     /// Bytes sent for sparse pairs since the others had a turn.
     sparse_sent: usize,
     spare: Vec<Vec<u8>>,
+    /// Buffers of [`BUFFER_LEN`].
+    whole: Vec<Vec<u8>>,
+    /// How many of them nothing has needed since the last sweep.
+    unneeded: usize,
     /// Frames dropped from pairs that had most.
     dropped_greedy: u64,
 }
@@ -199,6 +213,7 @@ impl Queue {
             Some(batch) => {
                 batch.data.extend_from_slice(head);
                 batch.data.extend_from_slice(frame);
+                batch.len += len;
                 batch.is_closed = len < batch.segment;
             }
             None => {
@@ -206,7 +221,7 @@ impl Queue {
                 data.clear();
                 data.extend_from_slice(head);
                 data.extend_from_slice(frame);
-                pair.batches.push_back(Batch { to, data, sent: 0, segment: len, is_closed: false });
+                pair.batches.push_back(Batch { to, data, len, sent: 0, segment: len, is_closed: false });
                 added += OVERHEAD;
             }
         }
@@ -216,6 +231,60 @@ impl Queue {
         self.track(index, before);
         self.place(index);
         Queued::Waits
+    }
+
+    /// Adds the first `len` bytes of a buffer, datagrams of one pair, all `stride` long but the last, as they are
+    /// but for their first byte, `code`. Takes the buffer and gives another one for it; returns `false` and
+    /// does nothing if they have to be copied.
+    pub(super) fn push_owned(
+        &mut self,
+        index: usize,
+        to: SocketAddr,
+        code: u8,
+        buffer: &mut Vec<u8>,
+        (len, stride): (usize, usize),
+    ) -> bool {
+        let pair = &mut self.pairs[index];
+        let added = len + OVERHEAD;
+        let is_batch = buffer.len() == BUFFER_LEN
+            && (MIN_OWNED..=MAX_BATCH).contains(&len)
+            && len <= stride.saturating_mul(MAX_SEGMENTS);
+        let has_room = self.bytes + added <= MAX_OWNED
+            && pair.bytes + added <= MAX_BYTES_OF_PAIR
+            && (self.active < MAX_ACTIVE || pair.place != Place::Idle);
+        if !is_batch || !has_room {
+            return false;
+        }
+        for first in buffer[..len].iter_mut().step_by(stride) {
+            *first = code;
+        }
+        let other = self.whole.pop().unwrap_or_else(|| vec![0; BUFFER_LEN]);
+        self.unneeded = self.unneeded.min(self.whole.len());
+        let data = core::mem::replace(buffer, other);
+        pair.batches.push_back(Batch { to, data, len, sent: 0, segment: stride, is_closed: true });
+        let before = pair.bytes;
+        pair.bytes += added;
+        self.bytes += added;
+        self.track(index, before);
+        self.place(index);
+        true
+    }
+
+    /// Frees half of the buffers that nothing has needed since the last sweep.
+    pub(super) fn sweep(&mut self) {
+        self.whole.truncate(self.whole.len() - self.unneeded.div_ceil(2));
+        self.unneeded = self.whole.len();
+    }
+
+    /// Keeps a buffer for further batches.
+    fn keep(&mut self, buffer: Vec<u8>) {
+        let (kept, most) = match buffer.len() {
+            BUFFER_LEN => (&mut self.whole, MAX_WHOLE),
+            _ => (&mut self.spare, MAX_SPARE),
+        };
+        if kept.len() < most {
+            kept.push(buffer);
+        }
     }
 
     /// Adds datagrams of one pair, all `stride` long but the last, as they are but for their first byte,
@@ -251,11 +320,12 @@ impl Queue {
         else {
             return 0;
         };
-        let of_batch = MAX_BATCH.min(len * MAX_SEGMENTS).saturating_sub(batch.data.len());
+        let of_batch = MAX_BATCH.min(len * MAX_SEGMENTS).saturating_sub(batch.len);
         let of_pair = MAX_BYTES_OF_PAIR.saturating_sub(pair.bytes);
         let count = of_batch.min(of_pair).min(run.len()) / len;
-        let begin = batch.data.len();
+        let begin = batch.len;
         batch.data.extend_from_slice(&run[..count * len]);
+        batch.len += count * len;
         for first in batch.data[begin..].iter_mut().step_by(len) {
             *first = code;
         }
@@ -267,7 +337,7 @@ impl Queue {
         count
     }
 
-    /// Takes the batch whose turn it is, at most `max_segments` of it; `buf` is replaced.
+    /// Takes the batch whose turn it is, at most `max_segments` of it; `buf` is replaced, and begins with it.
     pub(super) fn take(&mut self, max_segments: usize, buf: &mut Vec<u8>) -> Option<Taken> {
         let index = self.next_pair()?;
         let pair = &mut self.pairs[index];
@@ -276,27 +346,24 @@ impl Queue {
         let most = batch.segment.saturating_mul(max_segments.max(1));
         let (to, segment) = (batch.to, batch.segment);
         let len = batch.left().min(most);
-        if len == batch.data.len() {
+        if len == batch.len {
             core::mem::swap(buf, &mut batch.data);
         } else {
             buf.clear();
             buf.extend_from_slice(&batch.data[batch.sent..batch.sent + len]);
-            batch.sent += len;
         }
+        batch.sent += len;
         let mut removed = len;
-        // Swapped out, or sent to its end.
-        if batch.sent == batch.data.len() || batch.sent == 0 {
-            let batch = pair.batches.pop_front();
+        let over = if batch.left() == 0 { pair.batches.pop_front() } else { None };
+        if over.is_some() {
             removed += OVERHEAD;
-            if let Some(batch) = batch
-                && self.spare.len() < MAX_SPARE
-            {
-                self.spare.push(batch.data);
-            }
         }
         pair.bytes -= removed;
         pair.deficit -= i64::try_from(len).unwrap_or(i64::MAX);
         self.bytes -= removed;
+        if let Some(batch) = over {
+            self.keep(batch.data);
+        }
         self.track(index, before);
         self.replace(index, len);
         Some(Taken { to, len, segment })

@@ -6,7 +6,10 @@ use super::{
     Beacon,
     queue::{PairKey, Queued},
 };
-use crate::{time::Instant, wire::addr::NodeId};
+use crate::{
+    time::Instant,
+    wire::{addr::NodeId, beacon::Message},
+};
 
 /// Bytes before the frame in Relay and RelayDeliverDest; RelayDeliver lacks the destination.
 const HEAD: usize = 9;
@@ -66,11 +69,16 @@ impl Beacon {
             Queued::PairFull => self.counters.dropped_pair += refused,
             Queued::Full => self.counters.dropped_greedy += refused,
         }
+        self.count_run(flow, waiting, run.len().min(waiting * stride));
+    }
+
+    fn count_run(&mut self, flow: &Flow, datagrams: usize, bytes: usize) {
+        let count = |number: usize| u64::try_from(number).unwrap_or(0);
         if flow.form == Form::Forward {
-            self.counters.forwarded += count(waiting);
+            self.counters.forwarded += count(datagrams);
         } else {
-            self.counters.relayed += count(waiting);
-            self.counters.relayed_bytes += count(run.len().min(waiting * stride));
+            self.counters.relayed += count(datagrams);
+            self.counters.relayed_bytes += count(bytes);
         }
     }
 
@@ -78,28 +86,80 @@ impl Beacon {
         &mut self,
         now: Instant,
         from: SocketAddr,
-        key @ (sender, destination): PairKey,
+        key: PairKey,
         frame: &[u8],
         bytes: &[u8],
     ) {
+        let Some((flow, is_free)) = self.find_flow(now, from, key, frame, bytes) else { return };
+        self.enqueue(&flow, bytes, frame);
+        self.flow = is_free.then_some(flow);
+    }
+
+    /// Takes a buffer whose first `len` bytes are datagrams of one source, if all of them leave as they came but
+    /// for their code; another buffer is given for it. Returns how many bytes of it are done with.
+    pub(super) fn relay_owned(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        buffer: &mut Vec<u8>,
+        (len, stride): (usize, usize),
+    ) -> usize {
+        let bytes = &buffer[..len];
+        let is_known = self.flow.is_some_and(|flow| flow.from == from && bytes.starts_with(&flow.head));
+        if !is_known {
+            let first = &bytes[..len.min(stride)];
+            let Ok(Message::Relay { sender, destination, frame }) = Message::parse(first) else { return 0 };
+            self.flow = None;
+            let found = self.find_flow(now, from, (sender, destination), frame, first);
+            let Some((flow, is_free)) = found else { return first.len() };
+            if !is_free {
+                self.enqueue(&flow, first, frame);
+                return first.len();
+            }
+            self.flow = Some(flow);
+        }
+        let Some(flow) = self.flow else { return 0 };
+        let code = match flow.form {
+            Form::Forward => flow.head[0],
+            Form::DeliverDest => RELAY_DELIVER_DEST,
+            Form::Deliver => return 0,
+        };
+        let is_alike = |datagram: &[u8]| datagram.len() > HEAD && datagram.starts_with(&flow.head);
+        if !bytes.chunks(stride).all(is_alike)
+            || !self.queue.push_owned(flow.pair, flow.to, code, buffer, (len, stride))
+        {
+            return 0;
+        }
+        self.count_run(&flow, len.div_ceil(stride), len);
+        len
+    }
+
+    /// Where the frames of a sender to a destination go, and whether further ones go there without being looked
+    /// at. What may not be relayed is counted.
+    fn find_flow(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        key @ (sender, destination): PairKey,
+        frame: &[u8],
+        bytes: &[u8],
+    ) -> Option<(Flow, bool)> {
         let is_beacon = self.routes.is_beacon(from);
         if !self.is_sender(now, from, sender, is_beacon) {
             self.counters.dropped_spoofed += 1;
-            return;
+            return None;
         }
         let Some(head) = bytes.first_chunk::<HEAD>().copied().filter(|_| !frame.is_empty()) else {
             self.counters.dropped_malformed += 1;
-            return;
+            return None;
         };
         self.claims.on_received(sender, from, bytes.len());
-        let Some((to, form)) = self.next_hop(now, destination, is_beacon, frame.len()) else { return };
+        let (to, form) = self.next_hop(now, destination, is_beacon, frame.len())?;
         let pair = self.queue.pair(key);
-        let flow = Flow { from, head, to, form, pair };
-        self.enqueue(&flow, bytes, frame);
         // Each frame of a claim is its credit, and each to one is charged.
         let is_proven = |node| self.nodes.find(now, node).is_some();
         let is_free = (is_beacon || is_proven(sender)) && (form == Form::Forward || is_proven(destination));
-        self.flow = is_free.then_some(flow);
+        Some((Flow { from, head, to, form, pair }, is_free))
     }
 
     /// Whether the sender of a frame announced itself from there. Another beacon speaks for nodes that are not

@@ -172,3 +172,88 @@ fn bytes_are_accounted_for() {
         assert_eq!((pushed, fixture.queue.bytes(), fixture.queue.active), (taken, 0, 0), "seed {seed}");
     }
 }
+
+/// Fills a buffer with segments, and hands it over.
+fn push_owned(queue: &mut Queue, pair: u32, (len, stride): (usize, usize)) -> Option<(*const u8, Vec<u8>)> {
+    let index = queue.pair((NodeId(pair), NodeId(0)));
+    let mut buffer = vec![3; BUFFER_LEN];
+    let place = buffer.as_ptr();
+    queue.push_owned(index, to(pair), 9, &mut buffer, (len, stride)).then_some((place, buffer))
+}
+
+#[test]
+fn a_buffer_leaves_without_being_copied_and_is_used_again() {
+    let mut queue = Queue::default();
+    let (place, other) = push_owned(&mut queue, 1, (19_700, 1231)).unwrap();
+    assert_eq!(other.len(), BUFFER_LEN);
+    assert_eq!(queue.bytes(), 19_700 + OVERHEAD);
+    let mut buf = Vec::new();
+    let taken = queue.take(64, &mut buf).unwrap();
+    assert_eq!(taken, Taken { to: to(1), len: 19_700, segment: 1231 });
+    assert_eq!(buf.as_ptr(), place);
+    for datagram in buf[..taken.len].chunks(1231) {
+        assert_eq!(datagram[0], 9);
+        assert!(datagram[1..].iter().all(|byte| *byte == 3));
+    }
+    assert_eq!(queue.bytes(), 0);
+    // The next take gives it back, the next push hands it out.
+    push_owned(&mut queue, 1, (20_000, 1000)).unwrap();
+    queue.take(64, &mut buf).unwrap();
+    let (_, again) = push_owned(&mut queue, 1, (20_000, 1000)).unwrap();
+    assert_eq!(again.as_ptr(), place);
+}
+
+#[test]
+fn a_buffer_is_sent_in_parts_where_the_system_sends_less_at_once() {
+    let mut queue = Queue::default();
+    push_owned(&mut queue, 1, (20_500, 1000)).unwrap();
+    let mut buf = Vec::new();
+    let parts: Vec<_> = core::iter::from_fn(|| queue.take(8, &mut buf).map(|taken| taken.len)).collect();
+    assert_eq!(parts, [8000, 8000, 4500]);
+    assert_eq!((queue.bytes(), queue.active), (0, 0));
+}
+
+#[test]
+fn buffers_are_copied_if_they_hold_little_or_much_waits() {
+    let mut queue = Queue::default();
+    for refused in [(MIN_OWNED - 1, 1000), (MAX_BATCH + 1, 1100), (20_000, 300)] {
+        assert!(push_owned(&mut queue, 1, refused).is_none(), "{refused:?}");
+    }
+    let mut of_pair = 0;
+    while push_owned(&mut queue, 1, (MAX_BATCH, 1200)).is_some() {
+        of_pair += 1;
+    }
+    assert_eq!(of_pair, MAX_BYTES_OF_PAIR / (MAX_BATCH + OVERHEAD));
+    let mut pair = 1;
+    while push_owned(&mut queue, pair + 1, (MIN_OWNED, 1000)).is_some() {
+        pair += 1;
+    }
+    assert!(queue.bytes() <= MAX_OWNED && queue.bytes() + MIN_OWNED + OVERHEAD > MAX_OWNED);
+}
+
+#[test]
+fn buffers_that_nothing_needs_are_freed() {
+    let mut queue = Queue::default();
+    let mut buf = Vec::new();
+    let burst = |queue: &mut Queue, pairs: u32, buf: &mut Vec<u8>| {
+        for pair in 0..pairs {
+            push_owned(queue, pair, (20_000, 1000)).unwrap();
+        }
+        while queue.take(64, buf).is_some() {}
+    };
+    burst(&mut queue, 401, &mut buf);
+    // One is on its way.
+    assert_eq!(queue.whole.len(), 400);
+    queue.sweep();
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        burst(&mut queue, 200, &mut buf);
+        queue.sweep();
+        left.push(queue.whole.len());
+    }
+    assert_eq!(left, [300, 250, 225]);
+    for _ in 0..8 {
+        queue.sweep();
+    }
+    assert_eq!(queue.whole.len(), 0);
+}

@@ -149,3 +149,41 @@ fn silent_nodes_are_forgotten() {
     assert_eq!(fixture.beacon.holdings().nodes, 0);
     assert!(fixture.now >= Instant::from_millis(1_600_000), "{:?}", fixture.now);
 }
+
+/// Whether a buffer is taken as it is or copied, the same datagrams leave, and the same is counted.
+#[test]
+fn a_buffer_is_relayed_as_a_batch_is() {
+    let frame = |len: usize| [b"PILS".as_slice(), &vec![5; len]].concat();
+    let run = |sender, destination, count: usize, len| relay(sender, destination, &frame(len)).repeat(count);
+    let batches = [
+        run(1, 2, 16, 1200),
+        run(1, 2, 3, 1200),
+        [run(1, 2, 16, 1200), relay(1, 2, &frame(20))].concat(),
+        [run(1, 2, 9, 1200), run(1, 3, 9, 1200)].concat(),
+        run(1, 3, 16, 1200),
+        run(9, 2, 16, 1200),
+        [run(9, 2, 1, 1200), run(1, 2, 16, 1200)].concat(),
+        run(1, 8, 16, 1200),
+        vec![0xEE; 20_000],
+        discover(1, None),
+        Vec::new(),
+    ];
+    let nodes = || {
+        let mut fixture = pair();
+        let extended = Message::Discover { node: NodeId(2), identity_key: None, is_extended: true };
+        fixture.send(at(2, 4000), &emitted(&extended));
+        fixture.announce(3, at(3, 4000), 3, true);
+        fixture
+    };
+    let (mut copying, mut owning) = (nodes(), nodes());
+    let mut buffer = vec![0; super::super::BUFFER_LEN];
+    for (n, batch) in batches.iter().enumerate() {
+        let arrival = Arrival { from: at(1, 4000), local: None, stride: 9 + 1204 };
+        copying.beacon.handle_batch(copying.now, arrival, batch);
+        buffer[..batch.len()].copy_from_slice(batch);
+        owning.beacon.handle_buffer(owning.now, arrival, &mut buffer, batch.len());
+        assert_eq!(buffer.len(), super::super::BUFFER_LEN);
+        assert_eq!(owning.sent(), copying.sent(), "batch {n}");
+        assert!(owning.beacon.counters().each().eq(copying.beacon.counters().each()), "batch {n}");
+    }
+}
