@@ -4,6 +4,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pilotstack.testing import Network
 from tests.support.registries import Registries
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 # that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# How fast examples come depends on what else the machine does.
+settings.register_profile("any-load", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("any-load")
 
 
 @pytest.fixture(params=["asyncio", "asyncio+uvloop", "trio"])
