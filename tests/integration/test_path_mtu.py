@@ -1,4 +1,4 @@
-"""Path MTU discovery with ICMP messages of a real router."""
+"""Path MTU discovery behind a real router, with its ICMP messages and without."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("ip") is None,
-        reason="network namespaces need root and iproute2",
+        os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("nft") is None,
+        reason="network namespaces need root, iproute2 and nftables",
     ),
 ]
 #: Octets around a segment in an IP packet, without IP's header.
@@ -38,7 +38,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=[4, 6])
+#: Version of IP, MTU of the link, and the segment that fills it. IPv6 needs 1,280 bytes.
+HOLES = [(4, 1280, 1152), (4, 1124, 1026), (4, 900, 802), (4, 600, 502), (6, 1280, 1152)]
+
+
+@pytest.fixture
 def hosts(request: pytest.FixtureRequest) -> Iterator[tuple[Routed, int]]:
     """Two hosts, and what remains of a link for a segment."""
     left, right, header = LINKS[request.param]
@@ -102,6 +106,7 @@ async def move(driver: Driver, stream: Stream, accepted: Stream, until: int) -> 
                 return
 
 
+@pytest.mark.parametrize("hosts", [4, 6], indirect=True)
 async def test_icmp_fills_the_link_to_the_byte(
     hosts: tuple[Routed, int], sockets: tuple[Path, Path]
 ) -> None:
@@ -120,3 +125,42 @@ async def test_icmp_fills_the_link_to_the_byte(
         await move(a, stream, accepted, 1300 - around)
         # The right host's own link: its kernel tells, no router need.
         await move(b, accepted, stream, 1300 - around)
+
+
+@pytest.mark.parametrize(("hosts", "mtu", "segment"), HOLES, indirect=["hosts"])
+async def test_a_megabyte_passes_a_narrow_link_without_icmp(
+    hosts: tuple[Routed, int], sockets: tuple[Path, Path], mtu: int, segment: int
+) -> None:
+    hosts[0].make_hole(mtu)
+    async with (
+        Driver(sockets[0]) as a,
+        Driver(sockets[1]) as b,
+        await b.listen(1000) as listener,
+        await a.dial("b:1000") as stream,
+        await listener.accept() as accepted,
+    ):
+        sent = bytes(range(256)) * 4096
+        received = bytearray()
+        with anyio.fail_after(15):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stream.send, sent)
+                while len(received) < len(sent):
+                    received += await accepted.receive()
+        assert received == sent
+        await move(a, stream, accepted, segment)
+
+
+@pytest.mark.parametrize(("hosts", "mtu", "segment"), HOLES, indirect=["hosts"])
+async def test_a_hole_in_the_middle_of_a_stream_is_found_without_icmp(
+    hosts: tuple[Routed, int], sockets: tuple[Path, Path], mtu: int, segment: int
+) -> None:
+    async with (
+        Driver(sockets[0]) as a,
+        Driver(sockets[1]) as b,
+        await b.listen(1000) as listener,
+        await a.dial("b:1000") as stream,
+        await listener.accept() as accepted,
+    ):
+        await move(a, stream, accepted, 1500 - hosts[1])
+        hosts[0].make_hole(mtu)
+        await move(a, stream, accepted, segment)

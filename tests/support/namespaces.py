@@ -69,6 +69,25 @@ class Routed:
         """Removes the left host's interface."""
         self._namespaces.hosts["left"].ip("link delete up0")
 
+    def make_hole(self, mtu: int) -> None:
+        """Makes the router drop larger datagrams towards the right host, silently.
+
+        Errors about UDP are dropped; TCP still learns the MTU. The right host's own link stays as
+        it is, so that its kernel tells nothing either.
+        """
+        self._router.nft(
+            """
+            table inet mute {
+                chain out {
+                    type filter hook output priority 0;
+                    icmp type destination-unreachable @th,136,8 17 drop
+                    icmpv6 type packet-too-big @th,112,8 17 drop
+                }
+            }
+            """
+        )
+        self._router.ip(f"link set to-right mtu {mtu}")
+
     def set_mtu(self, mtu: int) -> None:
         """Makes the right link narrower, or wider."""
         self._router.ip(f"link set to-right mtu {mtu}")

@@ -205,6 +205,9 @@ pub const MAX_SEGMENT: usize = 4096;
 /// guarantees. Path MTU discovery may raise it (RFC 8899).
 pub const SAFE_SEGMENT: usize = 1152;
 
+/// The smallest segment size, bytes: with all headers and a relay it fits a link of 600 bytes.
+pub const MIN_SEGMENT: usize = 473;
+
 /// Receive slots that every known peer advertises initially.
 const RECV_SLOTS: usize = 512;
 

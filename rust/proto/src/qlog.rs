@@ -245,7 +245,6 @@ fn transport(event: &TransportEvent, data: &mut Data) -> &'static str {
                 match trigger {
                     LossTrigger::Acknowledgement => "acknowledgement",
                     LossTrigger::Timeout => "timeout",
-                    LossTrigger::PathMtu => "path_mtu",
                 },
             );
             data.value("recover", recover.value());

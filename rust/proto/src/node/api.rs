@@ -8,7 +8,7 @@ use super::{
     trace::count_drop,
 };
 use crate::{
-    config::{MAX_SEGMENT, SAFE_SEGMENT},
+    config::{MAX_SEGMENT, MIN_SEGMENT, SAFE_SEGMENT},
     crypto::{CryptoError, Suite, exchange::ExchangeKey, identity::Identity},
     time::Instant,
     transport::{CloseReason, Connection, Dialect, FourTuple, Options, State},
@@ -371,5 +371,5 @@ pub(super) fn path_of(peer: &Peer) -> (Dialect, usize) {
     let direct = peer.route().and_then(Route::direct);
     let is_same_host = direct.is_some_and(|address| address.ip().is_loopback());
     let segment = if is_same_host { usize::from(capabilities.max_segment) } else { peer.segment() };
-    (Dialect::Native, segment.clamp(SAFE_SEGMENT, MAX_SEGMENT))
+    (Dialect::Native, segment.clamp(MIN_SEGMENT, MAX_SEGMENT))
 }

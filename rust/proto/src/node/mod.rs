@@ -375,7 +375,7 @@ impl Node {
         slot.armed = None;
         slot.connection.handle_timeout(now);
         let remote = slot.connection.tuple().remote.node;
-        let suspect = slot.connection.take_path_suspicion().then_some(remote);
+        let is_suspect = slot.connection.take_path_suspicion();
         let is_unanswered = slot.connection.state() == State::SynSent;
         self.queue(id);
         self.drain_connection(id);
@@ -383,23 +383,29 @@ impl Node {
         if is_unanswered && self.peers.get(&remote).is_some_and(|peer| peer.is_silent(now, REFRESH)) {
             self.request_record(remote);
         }
-        if let Some(node) = suspect {
-            self.with_peer(node, |peer, _, _| peer.on_path_suspect(now));
-            self.apply_path_mtu(node);
+        if is_suspect {
+            self.with_peer(remote, |peer, _, _| peer.on_path_suspect(now));
         }
     }
 
-    /// Applies a changed path MTU of a peer to its connections.
-    fn apply_path_mtu(&mut self, node: NodeId) {
+    /// Applies a changed path MTU of a peer to its connections. If the path was found to carry less, larger
+    /// segments sent since `since` are retransmitted at once, in parts. If another path is used, `since` is
+    /// `None`: those on their way by the one before may arrive.
+    fn apply_path_mtu(&mut self, now: Instant, node: NodeId, since: Option<Instant>) {
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.has_new_segment()) else { return };
         peer.take_segment();
-        if peer.capabilities().is_none() {
+        if !peer.is_ready() {
             return;
         }
-        let Some((_, segment)) = self.peers.get(&node).map(api::path_of) else { return };
-        for id in self.by_peer.get(&node).into_iter().flatten() {
-            if let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.is_attached) {
-                slot.connection.set_max_segment(segment);
+        let (_, segment) = api::path_of(peer);
+        for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
+            let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) else { continue };
+            let is_reduced = segment < slot.connection.max_segment();
+            slot.connection.set_max_segment(segment);
+            if let Some(since) = since.filter(|_| is_reduced) {
+                slot.connection.on_path_mtu_reduced(now, since);
+                self.queue(id);
+                self.drain_connection(id);
             }
         }
     }
@@ -412,7 +418,7 @@ impl Node {
         self.measure_connections(now, id);
         let mut liveness = Liveness::Fine;
         self.with_peer(id, |peer, local, out| liveness = peer.handle_timeout(now, local, out));
-        self.apply_path_mtu(id);
+        self.apply_path_mtu(now, id, Some(Instant::ZERO));
         match liveness {
             Liveness::Fine => {}
             Liveness::Stalled => {

@@ -145,7 +145,7 @@ impl Node {
             self.resume(now, sender);
         }
         if has_new_segment {
-            self.apply_path_mtu(sender);
+            self.apply_path_mtu(now, sender, Some(Instant::ZERO));
         }
     }
 
@@ -260,11 +260,11 @@ impl Node {
                 PathChange::None => {}
                 // Segments on their way by the path before still arrive.
                 PathChange::Validated | PathChange::Upgraded => {
-                    self.apply_path_mtu(sender);
+                    self.apply_path_mtu(now, sender, None);
                     self.resume(now, sender);
                 }
                 PathChange::Moved if before.is_some_and(Route::is_relayed) => {
-                    self.apply_path_mtu(sender);
+                    self.apply_path_mtu(now, sender, None);
                     self.resume(now, sender);
                 }
                 PathChange::Moved => self.on_moved(now, sender),
@@ -352,8 +352,12 @@ impl Node {
                 slot.connection.set_supply(self.memory.supply(peer, self.config.recv_memory));
                 slot.connection.set_send_supply(self.send_memory.supply(peer, self.config.send_memory));
                 slot.connection.process(now, header, payload);
+                let is_suspect = slot.connection.take_path_suspicion();
                 self.account(id);
                 self.queue(id);
+                if is_suspect {
+                    self.with_peer(peer, |peer, _, _| peer.on_path_suspect(now));
+                }
                 return;
             }
             self.demux.remove(&key);

@@ -57,7 +57,7 @@ impl Node {
                 self.drain_connection(id);
             }
         }
-        self.apply_path_mtu(node);
+        self.apply_path_mtu(now, node, None);
         self.resume(now, node);
     }
 

@@ -42,7 +42,7 @@ impl Node {
             let most = report.max_datagram.saturating_sub(around);
             self.with_peer(id, |peer, _, _| is_new = peer.on_too_big(now, most));
             if is_new {
-                self.reduce_path_mtu(now, id, since);
+                self.apply_path_mtu(now, id, Some(since));
             }
             was_used |= is_new;
         }
@@ -79,17 +79,5 @@ impl Node {
             })
             .filter(|(_, at)| now.saturating_since(*at) < MAX_AGE)
             .collect()
-    }
-
-    /// Reduces a peer's segment size to its path MTU, and retransmits larger segments sent since `since`.
-    fn reduce_path_mtu(&mut self, now: Instant, node: NodeId, since: Instant) {
-        self.apply_path_mtu(node);
-        for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
-            if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
-                slot.connection.on_path_mtu_reduced(now, since);
-                self.queue(id);
-                self.drain_connection(id);
-            }
-        }
     }
 }

@@ -314,10 +314,11 @@ impl Connection {
         self.trace_configuration();
     }
 
-    /// Whether a black hole was suspected since the last call (RFC 8899 section 4.3): large segments were
-    /// lost repeatedly. The segment size was reduced to the base size.
+    /// Whether a black hole was suspected since the last call (RFC 8899 section 4.3): a retransmission timer
+    /// expired, or a segment was lost three times while others arrived. The node verifies the segment size;
+    /// [`Self::set_max_segment`] and [`Self::on_path_mtu_reduced`] follow if it is too large.
     pub fn take_path_suspicion(&mut self) -> bool {
-        core::mem::take(&mut self.is_path_suspect)
+        core::mem::take(&mut self.is_path_suspect) | core::mem::take(&mut self.sender.is_path_suspect)
     }
 
     /// Largest segment sent, bytes.

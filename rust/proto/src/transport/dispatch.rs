@@ -11,7 +11,6 @@ use crate::{
     time::Instant,
     wire::{
         packet::{Flags, HEADER_LEN, Header, Protocol},
-        sack,
         seq::SeqNumber,
     },
 };
@@ -233,18 +232,12 @@ impl Connection {
 
     /// Shortens a data segment whose payload a receiver would parse as SACK blocks.
     fn avoid_sack_look_alike(&self, len: usize) -> usize {
-        let mut front = [0; sack::MAX_LEN];
-        let front = &mut front[..len.min(sack::MAX_LEN)];
-        let segment = Outgoing { seq: self.sender.snd_nxt, len, is_fin: false, is_excused: false };
-        if !self.sender.copy(segment, front) {
-            return len;
-        }
-        sack::look_alike_len(front).unwrap_or(len)
+        self.sender.look_alike_len(self.sender.snd_nxt, len).unwrap_or(len)
     }
 
     fn emit_segment(&mut self, now: Instant, segment: Outgoing, out: &mut [u8]) -> Option<usize> {
         let bytes = out.get_mut(..HEADER_LEN + segment.len)?;
-        if !self.sender.copy(segment, &mut bytes[HEADER_LEN..]) {
+        if !self.sender.copy(segment.seq, &mut bytes[HEADER_LEN..]) {
             return None;
         }
         if segment.len > 0 {

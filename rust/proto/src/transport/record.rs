@@ -99,7 +99,7 @@ impl Connection {
     pub(super) fn start_recovery(&mut self, trigger: LossTrigger) {
         let recover = self.sender.snd_nxt;
         self.sender.recovery = match trigger {
-            LossTrigger::Acknowledgement | LossTrigger::PathMtu => Recovery::Fast { recover },
+            LossTrigger::Acknowledgement => Recovery::Fast { recover },
             LossTrigger::Timeout => Recovery::Timeout { recover },
         };
         self.recorder.trace.event(|| TransportEvent::RecoveryStarted { trigger, recover });

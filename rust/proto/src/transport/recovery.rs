@@ -10,10 +10,7 @@ use super::{
     send::{Acked, Outgoing, Recovery},
     trace::{LossTrigger, TransportEvent},
 };
-use crate::{config::SAFE_SEGMENT, time::Instant, wire::seq::SeqNumber};
-
-/// Consecutive timeouts after which a black hole for large segments is suspected (RFC 8899 section 4.3).
-const PATH_SUSPECT_TIMEOUTS: u32 = 2;
+use crate::{time::Instant, wire::seq::SeqNumber};
 
 impl Connection {
     pub(super) fn min_rtt(&self) -> Duration {
@@ -108,15 +105,12 @@ impl Connection {
         }
     }
 
-    /// A segment sent at `since` was dropped because it exceeds the new [`Self::max_segment`]. It and longer
-    /// segments sent later are retransmitted at once, without a congestion response.
+    /// A segment sent at `since` was dropped because it exceeds the new [`Self::max_segment`]. It and others on
+    /// this path that are longer and were sent later are retransmitted at once, in parts, without a
+    /// congestion response.
     pub fn on_path_mtu_reduced(&mut self, now: Instant, since: Instant) {
         if !self.sender.mark_longer_lost(self.options.max_segment, since) {
             return;
-        }
-        if self.sender.recovery == Recovery::Open {
-            self.start_recovery(LossTrigger::PathMtu);
-            self.undo = None;
         }
         self.probe.end_seq = None;
         self.arm_retransmission(now);
@@ -294,13 +288,7 @@ impl Connection {
             self.fail(CloseReason::RetransmissionTimeout);
             return;
         }
-        if self.timeouts == PATH_SUSPECT_TIMEOUTS
-            && self.options.max_segment > SAFE_SEGMENT
-            && !self.options.dialect.is_legacy()
-        {
-            self.set_max_segment(SAFE_SEGMENT);
-            self.is_path_suspect = true;
-        }
+        self.is_path_suspect |= self.sender.is_head_large() && !self.options.dialect.is_legacy();
         let is_new_event = !matches!(self.sender.recovery, Recovery::Timeout { .. });
         // Protocol: back off once per loss event. A closed window is no loss. During an outage each timeout
         // backs off (RFC 6298 (5.5)).

@@ -16,10 +16,11 @@ use super::{
     rate::{RateSample, RateSampler, SendState},
 };
 use crate::{
+    config::MIN_SEGMENT,
     storage::send_queue::SendQueue,
     time::Instant,
     wire::{
-        sack::{SackBlock, SackBlocks},
+        sack::{self, SackBlock, SackBlocks},
         seq::SeqNumber,
     },
 };
@@ -145,6 +146,8 @@ pub(super) struct Sender {
     /// SND.SML: end of the last partial segment (Minshall's variant of Nagle's algorithm).
     pub(super) snd_sml: SeqNumber,
     pub(super) is_fin_sent: bool,
+    /// A large segment was lost again and again while others arrived.
+    pub(super) is_path_suspect: bool,
 }
 
 impl Sender {
@@ -174,6 +177,7 @@ impl Sender {
             is_forced: false,
             snd_sml: first,
             is_fin_sent: false,
+            is_path_suspect: false,
         }
     }
 
@@ -223,12 +227,19 @@ impl Sender {
         None
     }
 
-    /// Copies a segment's bytes from the queue.
-    pub(super) fn copy(&self, segment: Outgoing, out: &mut [u8]) -> bool {
-        match segment.seq.bytes_since(self.queue_seq) {
+    /// Copies bytes from the queue.
+    pub(super) fn copy(&self, seq: SeqNumber, out: &mut [u8]) -> bool {
+        match seq.bytes_since(self.queue_seq) {
             Some(offset) => self.queue.copy_to(offset, out),
             None => false,
         }
+    }
+
+    /// The length to which data must be shortened so that no receiver parses it as SACK; `None` if it is safe.
+    pub(super) fn look_alike_len(&self, seq: SeqNumber, len: usize) -> Option<usize> {
+        let mut front = [0; sack::MAX_LEN];
+        let front = &mut front[..len.min(sack::MAX_LEN)];
+        if self.copy(seq, front) { sack::look_alike_len(front) } else { None }
     }
 
     /// The next retransmission that `cwnd` allows. At least one segment may always be in flight. A segment
@@ -242,6 +253,10 @@ impl Sender {
         let at = self.first_lost()?;
         if self.sent[at].len > max_len {
             self.split_lost(at, max_len);
+            let rest = self.sent[at + 1];
+            if let Some(len) = self.look_alike_len(rest.seq, rest.len) {
+                self.split_lost(at + 1, len);
+            }
         }
         let sent = &mut self.sent[at];
         let size = sent.size();
@@ -263,14 +278,15 @@ impl Sender {
         Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin, is_excused })
     }
 
-    /// Splits the first lost segment after `len` bytes.
+    /// Splits a lost segment after `len` bytes.
     fn split_lost(&mut self, at: usize, len: usize) {
         let first = &mut self.sent[at];
         let rest = Sent { seq: first.seq + len, len: first.len - len, ..*first };
         (first.len, first.is_fin) = (len, false);
         self.losses += usize::from(!first.is_excused);
         self.sent.insert(at + 1, rest);
-        self.lost.insert(1, rest.seq);
+        let position = self.lost.partition_point(|known| *known < rest.seq);
+        self.lost.insert(position, rest.seq);
     }
 
     /// Retransmits the last segment, as a tail loss probe (RFC 8985 section 7.3).
@@ -284,6 +300,11 @@ impl Sender {
         sent.rate = self.rate.on_sent(now, self.in_flight, sent.size());
         self.retransmitted.push_back((now, sent.seq));
         Some(Outgoing { seq: sent.seq, len: sent.len, is_fin: sent.is_fin, is_excused: false })
+    }
+
+    /// Whether the first unacknowledged segment is larger than the smallest path MTU.
+    pub(super) fn is_head_large(&self) -> bool {
+        self.sent.front().is_some_and(|head| head.len > MIN_SEGMENT)
     }
 
     /// Lets the next retransmission ignore the window.
@@ -540,6 +561,26 @@ mod tests {
             core::iter::from_fn(|| sender.next_retransmission(later, usize::MAX, 600)).collect();
         let parts: Vec<_> = parts.iter().map(|part| (part.seq.value(), part.len)).collect();
         assert_eq!(parts, [(1, 600), (601, 400), (1001, 600), (1601, 400), (3501, 600), (4101, 400)]);
+    }
+
+    /// The rest would begin as an acknowledgement does, and no receiver would take it for data.
+    #[test]
+    fn a_part_that_looks_like_sack_is_split_again() {
+        let mut sender = Sender::new(seq(1));
+        let mut data = vec![0; 600];
+        data.extend(b"SACK\x01\0\0\0\x01\0\0\0\x02");
+        sender.queue.write(&data, 1000);
+        sender.send_new(Instant::ZERO, data.len(), false);
+        sender.mark_head_lost();
+        let now = Instant::from_millis(1);
+        let parts: Vec<_> =
+            core::iter::from_fn(|| sender.next_retransmission(now, usize::MAX, 600)).collect();
+        let parts: Vec<_> = parts.iter().map(|part| (part.seq.value(), part.len)).collect();
+        assert_eq!(parts, [(1, 600), (601, 2), (603, 11)]);
+        assert_eq!(
+            (sender.in_flight(), sender.has_lost(), sender.has_congestion_loss()),
+            (613, false, false)
+        );
     }
 
     #[test]

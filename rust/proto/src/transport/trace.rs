@@ -157,8 +157,6 @@ pub enum LossTrigger {
     Acknowledgement,
     /// The retransmission timer.
     Timeout,
-    /// A reduced path MTU.
-    PathMtu,
 }
 
 /// Metrics of recovery and congestion control.

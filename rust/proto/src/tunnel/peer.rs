@@ -243,7 +243,7 @@ impl Peer {
             recovery_at: None,
             last_rx: now,
             last_tx: now,
-            applied_segment: PathMtu::default().segment(),
+            applied_segment: SAFE_SEGMENT,
             last_path: None,
             moves: 0,
             last_moves: 0,
@@ -335,11 +335,24 @@ impl Peer {
         self.paths.take_credit_blocked()
     }
 
-    /// The largest segment that path and peer accept; meaningful for native peers.
+    /// The largest segment that path and peer accept.
     pub fn segment(&self) -> usize {
-        let most = self.capabilities.map_or(usize::MAX, |peer| usize::from(peer.max_segment));
-        let of_path = self.paths.mtu().map_or(SAFE_SEGMENT, PathMtu::segment);
-        of_path.min(most)
+        self.paths.mtu().map_or(SAFE_SEGMENT, PathMtu::segment).min(self.accepted_segment())
+    }
+
+    /// The largest segment that the peer accepts; a legacy peer is sent the base size.
+    fn accepted_segment(&self) -> usize {
+        self.capabilities.map_or(SAFE_SEGMENT, |peer| usize::from(peer.max_segment))
+    }
+
+    /// Starts path MTU discovery on a path used for the first time.
+    fn start_path_search(&mut self, now: Instant) {
+        let limit = self.accepted_segment();
+        if self.capabilities.is_some()
+            && let Some(mtu) = self.paths.mtu_mut()
+        {
+            mtu.start_if_new(now, limit);
+        }
     }
 
     /// Whether [`Self::segment`] changed since [`Self::take_segment`].
@@ -355,10 +368,12 @@ impl Peer {
         segment
     }
 
-    /// A connection suspects a black hole on the path.
+    /// A connection suspects a black hole on the path: the size in use is probed again.
     pub fn on_path_suspect(&mut self, now: Instant) {
-        if let Some(mtu) = self.paths.mtu_mut() {
-            mtu.fail(now);
+        if self.capabilities.is_some()
+            && let Some(mtu) = self.paths.mtu_mut()
+        {
+            mtu.suspect(now);
         }
     }
 
@@ -374,6 +389,7 @@ impl Peer {
                 let has_moved = change == PathChange::Moved;
                 let at = self.route().unwrap_or(from);
                 self.trace.event(|| TunnelEvent::PathValidated { at, has_moved });
+                self.start_path_search(now);
             }
             return change;
         }
@@ -456,11 +472,7 @@ impl Peer {
         }
         self.traffic_at = now;
         self.paths.seek(now);
-        if self.capabilities.is_some()
-            && let Some(mtu) = self.paths.mtu_mut()
-        {
-            mtu.start_if_new(now);
-        }
+        self.start_path_search(now);
     }
 
     /// The session is no longer needed.
@@ -480,10 +492,12 @@ impl Peer {
         }
         self.probe_at = None;
         self.is_legacy = false;
-        if let Some(mtu) = self.paths.mtu_mut() {
-            mtu.start_if_new(now);
-        }
         let is_new = self.capabilities.replace(capabilities) != Some(capabilities);
+        if let Some(mtu) = self.paths.mtu_mut().filter(|_| is_new) {
+            // It may take larger segments than before.
+            mtu.recheck(now);
+        }
+        self.start_path_search(now);
         if is_new {
             self.trace.event(|| TunnelEvent::Capabilities(capabilities));
         }
@@ -582,8 +596,9 @@ impl Peer {
         self.handle_routes(now, local, out);
         self.handle_prediction(now, local, out);
         self.send_challenges(now, local, out);
-        if self.may_probe_path()
-            && let Some(probe) = self.paths.mtu_mut().and_then(|mtu| mtu.handle_timeout(now))
+        let limit = self.accepted_segment();
+        while self.may_probe_path()
+            && let Some(probe) = self.paths.mtu_mut().and_then(|mtu| mtu.handle_timeout(now, limit))
         {
             self.send_path_probe(now, probe, local, out);
         }

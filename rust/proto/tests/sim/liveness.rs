@@ -198,8 +198,8 @@ fn only_active_paths_of_native_peers_are_probed() {
     assert_eq!(view.peer.poll_timeout(), None);
     assert!(!view.peer.has_new_segment());
     view.activate();
-    assert_eq!((view.act(), view.left()), (Liveness::Fine, ".".to_owned()));
-    view.peer.on_pong(view.now, Port(2), SeqNumber::new(1));
+    assert_eq!((view.act(), view.left()), (Liveness::Fine, "...".to_owned()));
+    view.peer.on_pong(view.now, Port(2), SeqNumber::new(3));
     assert!(view.peer.has_new_segment());
     assert_eq!(view.peer.take_segment(), 1300, "what the peer takes");
     assert!(!view.peer.has_new_segment());

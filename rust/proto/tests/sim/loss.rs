@@ -416,7 +416,7 @@ fn segments_above_a_reduced_mtu_are_split_without_a_congestion_response() {
     script.connection.on_path_mtu_reduced(script.now, since);
     let sent = data(&script.wait(20 * MS));
     assert_eq!(sent, [(seg(0), 1000), (seg(1), 1000), (seg(2), 1000), (seg(3), 1000)]);
-    assert!(script.connection.stats().in_recovery);
+    assert!(!script.connection.stats().in_recovery);
     script.now += 50 * MS;
     script.ack(seg(4));
     let after = script.connection.stats();

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     pair::options,
-    script::{ACK, FIN_ACK, Out, RST, Script, WINDOW},
+    script::{ACK, FIN_ACK, Out, RST, Script, WINDOW, sending},
 };
 use pilot_proto::{
     config::{Algorithm, TransportConfig},
@@ -526,7 +526,7 @@ fn retransmissions_keep_the_boundaries_of_the_first_transmission() {
         let mut script = Script::established(Options { dialect, ..plain() }, 50);
         script.write(2500);
         let first = script.data();
-        script.connection.set_max_segment(300);
+        script.connection.set_max_segment(1152);
         let again: Vec<_> = script.wait(Duration::from_secs(2)).iter().filter_map(Out::data).collect();
         assert!(!again.is_empty() && again.iter().all(|part| first.contains(part)), "{dialect:?} {again:?}");
     }
@@ -549,26 +549,41 @@ fn what_was_sent_before_the_path_became_narrow_is_cut_when_it_is_repeated() {
 }
 
 #[test]
-fn large_segments_lost_twice_in_a_row_make_the_path_suspect() {
+fn a_timeout_of_a_large_segment_makes_the_path_suspect() {
     let mut script = Script::established(Options { max_segment: 4096, ..plain() }, 50);
     script.write(4096);
     script.data();
-    for (timeouts, expected) in [(1, false), (2, true)] {
-        while script.connection.stats().counters.retransmits < timeouts {
-            let (at, _) = script.connection.poll_timeout().unwrap();
-            let wait = at.saturating_since(script.now);
-            script.wait(wait);
-        }
-        assert_eq!(script.connection.take_path_suspicion(), expected, "after {timeouts}");
+    assert!(!script.connection.take_path_suspicion());
+    while script.connection.stats().counters.retransmits < 1 {
+        let (at, _) = script.connection.poll_timeout().unwrap();
+        let wait = at.saturating_since(script.now);
+        script.wait(wait);
     }
-    assert_eq!(script.connection.max_segment(), 1152);
+    assert!(script.connection.take_path_suspicion());
+    assert!(!script.connection.take_path_suspicion(), "once");
+    assert_eq!(script.connection.max_segment(), 4096, "nothing is proven");
+}
+
+/// RFC 8899 section 4.3: small segments pass, so that no timer expires.
+#[test]
+fn a_segment_lost_again_and_again_makes_the_path_suspect() {
+    let mut script = sending(250);
+    for round in 1..=3 {
+        assert!(!script.connection.take_path_suspicion(), "{round}");
+        script.now += Duration::from_millis(60);
+        let sent = 1 + script.connection.stats().counters.bytes_sent as u32;
+        script.sack(1, &[(seg(1), sent)]);
+        script.wait(Duration::from_millis(20));
+    }
+    assert_eq!(script.connection.stats().counters.retransmits, 0);
+    assert!(script.connection.take_path_suspicion());
 }
 
 #[test]
 fn segments_that_every_path_carries_do_not_make_it_suspect() {
-    for (max_segment, is_suspect) in [(1152, false), (1153, true)] {
+    for (max_segment, is_suspect) in [(473, false), (474, true)] {
         let mut script = Script::established(Options { max_segment, ..plain() }, 50);
-        script.write(1152);
+        script.write(474);
         script.wait(Duration::from_secs(3));
         assert!(script.connection.stats().counters.retransmits >= 2);
         assert_eq!(script.connection.take_path_suspicion(), is_suspect, "{max_segment}");

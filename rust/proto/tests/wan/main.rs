@@ -6,6 +6,7 @@ mod any_network;
 mod fairness;
 mod limits;
 mod model;
+mod narrow;
 mod path_mtu;
 mod restart;
 mod table;

@@ -7,7 +7,7 @@ use pilot_proto::{
     node::{DialOptions, NodeCounters, TooBig},
     wire::{addr::NodeId, tunnel},
 };
-use pilot_sim::{ETHERNET, FlowId, Path, World};
+use pilot_sim::{ETHERNET, FlowId, Loss, Path, World};
 
 /// Bytes around a segment in a UDP datagram.
 const AROUND: usize = 70;
@@ -177,4 +177,26 @@ fn reports_of_this_host_need_no_quote() {
     world.node(0).handle_too_big(now, &report);
     world.run_for(SECOND / 2);
     assert_eq!(segment(&mut world), 1300 - AROUND);
+}
+
+/// Random loss is no black hole.
+#[test]
+fn losses_do_not_narrow_the_path() {
+    for congestion in Algorithm::ALL {
+        for percent in [1, 2, 5] {
+            let mut world = World::pair(1, NodeConfig::default(), Path::default());
+            let loss = Loss::Random(f64::from(percent) / 100.0);
+            set_path(&mut world, 200_000, Path { loss, ..Path::default() });
+            let options = DialOptions { congestion: Some(congestion), ..DialOptions::default() };
+            world.start_flow(0, 1, u64::MAX, options, false).unwrap();
+            world.run_for(5 * SECOND);
+            let mut narrow = 0;
+            for _ in 0..200 {
+                world.run_for(SECOND / 10);
+                narrow += usize::from(segment(&mut world) < 1402);
+            }
+            println!("{congestion}, {percent} %: {narrow} of 200");
+            assert!(narrow <= 10, "{congestion}, {percent} %: {narrow} of 200");
+        }
+    }
 }

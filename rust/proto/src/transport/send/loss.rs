@@ -4,10 +4,15 @@ use core::time::Duration;
 
 use super::{Sender, Status};
 use crate::{
+    config::MIN_SEGMENT,
     time::Instant,
     transport::rate::Loss,
     wire::{sack::SackBlocks, seq::SeqNumber},
 };
+
+/// Lost transmissions of one segment, while others arrive, after which a black hole for its size is suspected (RFC
+/// 8899 section 4.3).
+const SUSPECT_TRANSMISSIONS: u32 = 3;
 
 impl Sender {
     /// RACK_detect_loss (RFC 8985 section 6.2, step 5), for each path. Calls `on_lost` for each lost segment,
@@ -66,6 +71,7 @@ impl Sender {
     pub(super) fn mark_lost(&mut self, at: usize) -> Option<Loss> {
         let sent = &mut self.sent[at];
         sent.status = Status::Lost;
+        self.is_path_suspect |= sent.transmissions >= SUSPECT_TRANSMISSIONS && sent.len > MIN_SEGMENT;
         let (seq, size) = (sent.seq, sent.size());
         sent.is_excused = sent.path != self.path;
         let loss = (!sent.is_excused).then(|| {

@@ -65,7 +65,7 @@ impl Path {
             is_credit_blocked: false,
             challenge: None,
             until: now + CANDIDATE_LIFETIME,
-            mtu: PathMtu::default(),
+            mtu: PathMtu::new(address, false),
         }
     }
 

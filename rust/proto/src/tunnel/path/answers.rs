@@ -151,7 +151,7 @@ impl Paths {
         if let Some(path) = &mut self.active {
             path.on_answered(now);
             (path.is_suspect, path.is_told) = (false, false);
-            path.mtu.fail(now);
+            path.mtu.recheck(now);
         }
         self.on_settled();
         self.watch.begin(now);

@@ -42,7 +42,7 @@ impl Relay {
             since: None,
             rtt: Rtt::default(),
             ping: None,
-            mtu: PathMtu::default(),
+            mtu: PathMtu::new(beacon, true),
         }
     }
 

@@ -178,11 +178,7 @@ impl Peer {
         if before != Some(route) {
             self.trace.event(|| TunnelEvent::PathChanged(route));
         }
-        if self.capabilities.is_some()
-            && let Some(mtu) = self.paths.mtu_mut()
-        {
-            mtu.start_if_new(self.last_rx);
-        }
+        self.start_path_search(self.last_rx);
         let is_switch = before.is_some_and(|before| before.is_relayed() != route.is_relayed());
         // One relay replaces another because that is silent.
         let is_new_relay = before.is_some_and(|before| before != route && route.is_relayed());

@@ -202,6 +202,9 @@ impl Peer {
             // What we sent before arrives. The acknowledgements of it do not.
             self.on_move(false);
             self.paths.on_own_move(now, true, local.entropy);
+            if let Some(mtu) = self.paths.mtu_mut() {
+                mtu.recheck(now);
+            }
             self.send_challenges(now, local, out);
             return;
         }
