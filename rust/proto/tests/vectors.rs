@@ -304,7 +304,7 @@ fn replay_windows() {
         }
     }
     for case in list(&vectors!("prefix_windows"), "sequences") {
-        let mut windows = PrefixWindows::default();
+        let mut windows = PrefixWindows::<4>::default();
         for frame in list(case, "frames") {
             let prefix = u32::from_be_bytes(array(&frame["prefix"]));
             let counter: u64 = frame["counter"].as_str().unwrap().parse().unwrap();

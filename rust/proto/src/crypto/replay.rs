@@ -60,11 +60,11 @@ impl<const WORDS: usize> ReplayWindow<WORDS> {
 /// One window per nonce prefix, kept for the life of the key: a G1 peer restarts at counter 1 under a new
 /// prefix whenever it installs our key again.
 #[derive(Clone, Debug, Default)]
-pub struct PrefixWindows {
-    windows: Vec<(u32, ReplayWindow<PREFIX_WORDS>)>,
+pub struct PrefixWindows<const WORDS: usize = PREFIX_WORDS> {
+    windows: Vec<(u32, ReplayWindow<WORDS>)>,
 }
 
-impl PrefixWindows {
+impl<const WORDS: usize> PrefixWindows<WORDS> {
     /// Whether the frame is new. An unknown prefix is refused once [`MAX_PREFIXES`] are tracked.
     pub fn check(&self, prefix: u32, counter: u64) -> bool {
         match self.windows.iter().find(|(known, _)| *known == prefix) {
