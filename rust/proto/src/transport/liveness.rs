@@ -77,7 +77,7 @@ impl Connection {
         let seldom = self.last_arrival + config.keepalive * SELDOM;
         let due = (self.last_sign() + config.keepalive).min(seldom);
         self.is_keepalive_due = now >= due;
-        if now >= due {
+        if now >= self.last_arrival + config.keepalive {
             // Free the recycled chunks of an idle connection.
             self.receiver.queue.trim();
         }
