@@ -30,7 +30,7 @@ case "${1:-all}" in
     fuzz) step make fuzz FUZZ_SECONDS="${FUZZ_SECONDS:-10}" ;;
     demo) step make demo ;;
     test) step system_packages; step browser; step make test ;;
-    # Two of ten thousand networks are known to miss a bound (docs/explanation/nat.md).
+    # Of 2,500 networks, three miss a bound (docs/explanation/nat.md).
     nat) step make test-nat SEEDS=600 ;;
     lab) step system_packages; step make lab QUICK=1 ;;
     soak) step make soak SOAK_SECONDS="${SOAK_SECONDS:-60}" ;;
