@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio import to_thread
 from tests.lab.figures import Figure
-from tests.lab.flow import Flow, flowing
+from tests.lab.flow import PORT, Flow, flowing
 from tests.lab.timeline import Timeline, watch
 from tests.lab.trial import DELAY, Pair, Scene, scene
 
@@ -135,7 +135,7 @@ def _figure(what: str, stall: float) -> Figure:
 async def silence_path(pair: Pair, lab: Path | None) -> list[Figure]:
     """The direct path loses everything, and later it works again."""
     async with running(pair, lab) as here:
-        [row] = [row for row in await here.drivers[0].connections() if row.remote_port == 1001]
+        [row] = [row for row in await here.drivers[0].connections() if row.remote_port == PORT]
         # RFC 6298, with the minimum of docs/reference/protocol/transport.md.
         timeout = max(row.srtt_ms + 4 * row.rttvar_ms, 200.0) / 1000
         silent = await here.do(here.block)

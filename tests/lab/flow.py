@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from pilotstack import Driver, Stream
 
-_PORT = 1001
+#: The daemon has services at ports around 1000.
+PORT = 2001
 _BLOCK = 1 << 16
 #: Seconds without a byte after which a transfer counts as broken: a relay that died is replaced
 #: within this time.
@@ -91,14 +92,14 @@ class Flow:
 async def flowing(a: Driver, b: Driver) -> AsyncIterator[Flow]:
     """A transfer from a to b that has begun; it ends, whole, with the block."""
     flow = Flow()
-    async with await b.listen(_PORT) as listener, anyio.create_task_group() as tasks:
+    async with await b.listen(PORT) as listener, anyio.create_task_group() as tasks:
 
         async def take() -> None:
             async with await listener.accept() as stream:
                 await flow.take(stream)
 
         tasks.start_soon(take)
-        async with await a.dial(f"agent-b:{_PORT}", timeout=PATIENCE) as stream:
+        async with await a.dial(f"agent-b:{PORT}", timeout=PATIENCE) as stream:
             tasks.start_soon(flow.send, stream)
             yield flow
             flow.stop()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pilotstack import Stream
 
-_PORT = 1003
+_PORT = 2003
 #: Seconds of silence that are watched, and those after the last stream that are not.
 _WATCHED, _SETTLING = 60.0, 30.0
 #: Seconds for which bindings live where they are short; a keepalive of 25 s comes too late.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MTUS = (1500, 1280, 1124, 900, 600)
 _SIZE = 1 << 20
-_PORT = 1002
+_PORT = 2002
 #: How much longer a transfer may take than with an MTU of 1500.
 _BOUND = 1.5
 

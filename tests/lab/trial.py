@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pilotstack.testing import Process
     from pilotstack.testing.internet import Host
 
-_PORT = 1000
+_PORT = 2000
 #: Bytes of a message of the exchange: more than a packet that keeps or tries a path.
 _MESSAGE = 1000
 #: Seconds that a pair gets until it counts as relayed.
