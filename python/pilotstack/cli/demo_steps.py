@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from pilotstack.client import Driver, Stream
     from pilotstack.ipc.answers import PendingHandshake
 
-_TRANSFER_PORT = 1001
-_NEWS_PORT = 1000
+#: The daemon has services at ports around 1000.
+_TRANSFER_PORT = 2001
+_NEWS_PORT = 2000
 #: Seconds for anything that passes two daemons.
 _PATIENCE = 30.0
 _LOOK_AGAIN = 0.01
