@@ -77,13 +77,20 @@ impl Connection {
         let seldom = self.last_arrival + config.keepalive * SELDOM;
         let due = (self.last_sign() + config.keepalive).min(seldom);
         self.is_keepalive_due = now >= due;
-        if now >= self.last_arrival + config.keepalive {
+        let idle_at = self.last_arrival + config.keepalive;
+        if now >= idle_at {
             // Free the recycled chunks of an idle connection.
             self.receiver.queue.trim();
         }
         let repeat =
             if self.options.dialect.is_legacy() { config.keepalive } else { config.keepalive_repeat };
-        let next = if now >= due { now + repeat } else { due };
+        let next = if now >= due {
+            now + repeat
+        } else if now < idle_at {
+            idle_at.min(due)
+        } else {
+            due
+        };
         self.timers.set(TimerKind::Keepalive, next);
     }
 
