@@ -63,9 +63,10 @@ async def test_two_agents_meet_at_a_port_that_a_router_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("place", ["port-restricted", "cut-off"])
-async def test_a_narrow_link_carries_a_transfer(place: str) -> None:
+@pytest.mark.parametrize("mtu", [1280, 600])
+async def test_a_narrow_link_carries_a_transfer(place: str, mtu: int) -> None:
     async with (
-        trial.scene(trial.Pair(place, place, path="", mtu=1280), None) as made,
+        trial.scene(trial.Pair(place, place, path="", mtu=mtu), None) as made,
         Driver(made.nodes[0].socket) as a,
         Driver(made.nodes[1].socket) as b,
     ):

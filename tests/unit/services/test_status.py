@@ -87,4 +87,4 @@ async def test_one_peer_cannot_take_every_seat() -> None:
 
 
 def test_well_known_ports_have_names() -> None:
-    assert list(wellknown.SERVICES) == [0, 1, 7, 53, 80, 443, 444, 1000, 1001, 1002]
+    assert list(wellknown.SERVICES) == [0, 1, 7, 53, 80, 443, 444, 1000, 1001, 1002, 1010]
