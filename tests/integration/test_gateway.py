@@ -233,8 +233,7 @@ def test_without_privileges_local_ips_are_of_127(fresh: Network) -> None:
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
 def test_a_gateway_ends_in_order(fresh: Network, signal_: signal.Signals) -> None:
     with running(fresh, "agent-a", flags=("--unprivileged", *PROXY)) as gateway:
-        os.kill(gateway.pid, signal_)
-        assert gateway.process.stop() == 0
+        assert gateway.process.stop(signal_) == 0
         assert not gateway.control.exists()
 
 

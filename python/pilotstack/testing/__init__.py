@@ -110,10 +110,11 @@ class Process:
         """Whether the process is running."""
         return self._process.poll() is None
 
-    def stop(self) -> int:
-        """Stops it gracefully and returns its exit code; kills it after a timeout."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stops it gracefully, by this signal, and returns its exit code; kills it after a
+        timeout."""
         with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(number)
         try:
             return self._process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
