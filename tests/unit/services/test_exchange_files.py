@@ -24,8 +24,11 @@ from pilotstack.services.data_exchange import (
     partial,
 )
 from pilotstack.services.data_exchange.connection import Connection
+from pilotstack.services.data_exchange.folder import Folder
 from pilotstack.services.data_exchange.frames import Frame, FrameType
+from pilotstack.services.data_exchange.listing import Mailbox
 from pilotstack.services.data_exchange.reader import Reader
+from pilotstack.services.data_exchange.refusals import Refused
 from pilotstack.services.data_exchange.sending import send_chunks
 from pilotstack.services.data_exchange.source import Source
 from pilotstack.types import Address, SocketAddress
@@ -495,3 +498,43 @@ async def _control(stream: Pipe) -> bulk.Control:
     assert frame is not None
     assert frame.type == FrameType.BULK
     return bulk.parse(frame.payload)
+
+
+def test_folders_that_stay_empty_cost_their_sender(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, Limits(sender_files=60, total_files=100, sender_partials=4))
+    empty = hashlib.sha256().digest()
+    path = "/".join("d" * 8) + "/f"
+
+    def again(number: int) -> None:
+        """Puts a file into a folder of many levels, and takes it back."""
+        tree = f"{number:032x}"
+        for is_put in (True, False):
+            partial = folder.begin(7, key="k" * 32, size=0, tree=tree, path=path)
+            if is_put:
+                folder.finish_in_tree(partial, tree, path, empty)
+            else:
+                folder.keep(partial)
+
+    for number in range(20):
+        again(number)
+    left = [name for name in os.listdir(tmp_path / ".partial") if name.endswith(".tree")]
+    assert left == []
+    assert folder.quota.used(7) == (0, 1)
+    # Folders that hold something count, and no more of them stay than unfinished files may.
+    for number in range(20):
+        partial = folder.begin(7, key=f"{number:032x}", size=0)
+        folder.finish_in_tree(partial, f"{number:032x}", path, empty)
+    left = [name for name in os.listdir(tmp_path / ".partial") if name.endswith(".tree")]
+    assert len(left) <= 4
+    assert folder.quota.used(7)[1] <= 60
+    partial = folder.begin(7, key="b" * 32, size=0)
+    with pytest.raises(Refused, match="quota of files"):
+        folder.finish_in_tree(partial, "c" * 32, "/".join("e" * 31) + "/f", empty)
+    # Nobody else notices.
+    folder.keep(folder.begin(8, key="k" * 32, size=0))
+    folder.close()
+
+
+@pytest.mark.parametrize("number", ["a\0b", "x" * 300, "../../etc/passwd", ".hidden"])
+def test_an_id_that_no_message_can_have_is_of_none(tmp_path: Path, number: str) -> None:
+    assert Mailbox(tmp_path).read(number) is None

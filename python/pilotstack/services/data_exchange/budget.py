@@ -10,7 +10,7 @@ from pilotstack.services.data_exchange.refusals import Refused
 __all__ = ["Budget", "Hold"]
 
 #: Bytes in all, and of one peer.
-TOTAL: Final = 64 << 20
+TOTAL: Final = 128 << 20
 PER_PEER: Final = 32 << 20
 
 

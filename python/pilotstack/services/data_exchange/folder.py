@@ -179,7 +179,8 @@ class Folder:
                 other.is_superseded = True
                 self.keep(other)
             if tree:
-                self._trees.take_out(partials, _tree_name(sender, tree), path, name)
+                pruned = self._trees.take_out(partials, _tree_name(sender, tree), path, name)
+                self.quota.give(sender, 0, pruned)
             there = self._size(name)
             if there is None:
                 self._make_room(sender)
@@ -260,9 +261,29 @@ class Folder:
         with self._finishing(partial), telling():
             partial.complete(digest)
             with self._lock:
-                name = _tree_name(partial.sender, tree)
-                self._trees.put(self._opened()[1], name, path, partial.name)
+                self._put(partial, _tree_name(partial.sender, tree), path)
                 self._close(partial)
+
+    def _put(self, partial: Partial, tree: str, path: str) -> None:
+        """Moves a file into a folder that arrives. Folders count as files, or they would be without
+        bound."""
+        partials = self._opened()[1]
+        if not self._exists(tree):
+            self._make_room_for_tree(partial.sender)
+        most = path.count("/") + path.count("\\") + 1
+        self._take(partial.sender, 0, most)
+        made = 0
+        try:
+            made = self._trees.put(partials, tree, path, partial.name)
+        finally:
+            self.quota.give(partial.sender, 0, most - made)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._opened()[1], follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _finishing(self, partial: Partial) -> _Finishing:
         return _Finishing(self, partial)
@@ -276,8 +297,9 @@ class Folder:
         with telling(), self._lock:
             folder, partials = self._opened()
             unfinished = _tree_name(sender, tree)
-            # A folder counts as a file, or empty ones would be without bound.
-            self._take(sender, 0, 1)
+            if not self._exists(unfinished):
+                # A folder counts as a file, or empty ones would be without bound.
+                self._take(sender, 0, 1)
             size = self._trees.sync(partials, unfinished)
             while True:
                 stored = self._next_name(name)
@@ -373,6 +395,16 @@ class Folder:
         oldest = min(idle, key=lambda name: os.stat(name, dir_fd=partials).st_mtime)
         self.quota.give(sender, self._size(oldest) or 0, 1)
         self._remove(oldest)
+
+    def _make_room_for_tree(self, sender: int) -> None:
+        """Removes the oldest unfinished folder of a sender that has too many of them."""
+        with os.scandir(self.path / PARTIALS) as entries:
+            own = [each for each in entries if each.name.endswith(TREE)]
+        own = [each for each in own if _owner(each.name) == sender]
+        if len(own) >= self.quota.limits.sender_partials:
+            oldest = min(own, key=lambda each: each.stat(follow_symlinks=False).st_mtime)
+            self.quota.give(sender, *size_of(oldest))
+            self._remove(oldest.name)
 
 
 class _Finishing:

@@ -156,7 +156,8 @@ class Mailbox:
         try:
             at = path.stat().st_mtime
             message = msgspec.json.decode(_files.read_regular(path, _MAX_FILE), type=Message)
-        except (OSError, msgspec.DecodeError, RecursionError):
+        except (OSError, ValueError, RecursionError):
+            # Among the errors of values are damaged messages, and ids that no file can have.
             return None
         return InboxMessage(id=number, message=message, at=at)
 

@@ -38,8 +38,9 @@ def size_of(entry: os.DirEntry[str]) -> tuple[int, int]:
 class Trees:
     """Files of unfinished folders."""
 
-    def put(self, partials: int, tree: str, path: str, name: str) -> None:
-        """Moves an unfinished file to its place in a folder, which is made.
+    def put(self, partials: int, tree: str, path: str, name: str) -> int:
+        """Moves an unfinished file to its place in a folder, which is made. Returns how many
+        folders were made.
 
         Args:
             partials: descriptor of the folder of unfinished files.
@@ -52,21 +53,25 @@ class Trees:
             OSError: it cannot be moved.
         """
         *above, last = names.safe_path(path)
-        with suppress(FileExistsError):
-            os.mkdir(tree, _MODE, dir_fd=partials)
-        with _walk(partials, (tree, *above), is_made=True) as parent:
+        made = _make(partials, (tree, *above))
+        with _walk(partials, (tree, *above)) as parent:
             os.rename(name, last, src_dir_fd=partials, dst_dir_fd=parent)
+        return made
 
-    def take_out(self, partials: int, tree: str, path: str, name: str) -> None:
-        """Moves a file that is at its place already back, to be completed or checked.
+    def take_out(self, partials: int, tree: str, path: str, name: str) -> int:
+        """Moves a file that is at its place already back, to be completed or checked. Returns how
+        many folders were empty then and are removed.
 
         Raises:
             NoName: the path is not usable.
         """
         *above, last = names.safe_path(path)
         with suppress(FileNotFoundError), _walk(partials, (tree, *above)) as parent:
-            if stat.S_ISREG(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
-                os.rename(last, name, src_dir_fd=parent, dst_dir_fd=partials)
+            if not stat.S_ISREG(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
+                return 0
+            os.rename(last, name, src_dir_fd=parent, dst_dir_fd=partials)
+            return _prune(partials, (tree, *above))
+        return 0
 
     def sync(self, partials: int, tree: str) -> int:
         """Makes a folder's names durable, and returns the bytes in it; it is made if missing.
@@ -91,14 +96,34 @@ class Trees:
         shutil.rmtree(tree, dir_fd=partials)
 
 
+def _make(partials: int, parts: tuple[str, ...]) -> int:
+    """Makes the folders of a path that are missing, and returns how many."""
+    made = 0
+    for depth, part in enumerate(parts):
+        with suppress(FileExistsError), _walk(partials, parts[:depth]) as above:
+            os.mkdir(part, _MODE, dir_fd=above)
+            made += 1
+    return made
+
+
+def _prune(partials: int, parts: tuple[str, ...]) -> int:
+    """Removes the folders of a path that are empty, from the last one on; returns how many."""
+    removed = 0
+    for depth in range(len(parts), 0, -1):
+        try:
+            with _walk(partials, parts[: depth - 1]) as above:
+                os.rmdir(parts[depth - 1], dir_fd=above)
+        except OSError:
+            break
+        removed += 1
+    return removed
+
+
 @contextmanager
-def _walk(partials: int, parts: tuple[str, ...], *, is_made: bool = False) -> Iterator[int]:
+def _walk(partials: int, parts: tuple[str, ...]) -> Iterator[int]:
     fd = os.dup(partials)
     try:
         for part in parts:
-            if is_made:
-                with suppress(FileExistsError):
-                    os.mkdir(part, _MODE, dir_fd=fd)
             below = os.open(part, _FLAGS, dir_fd=fd)
             os.close(fd)
             fd = below
