@@ -39,16 +39,16 @@ class Broker:
         self.stream = stream
         self.pipes: list[Pipe] = []
 
-    async def dial(self) -> Pipe:
+    async def dial(self, peer: SocketAddress = PEER) -> Pipe:
         """A stream to it."""
-        ours, theirs = pipe(dialler=PEER)
+        ours, theirs = pipe(dialler=peer)
         self.pipes += [ours, theirs]
-        self._tasks.start_soon(self._handle, theirs)
+        self._tasks.start_soon(self._handle, theirs, peer)
         return ours
 
-    async def _handle(self, stream: Pipe) -> None:
+    async def _handle(self, stream: Pipe, peer: SocketAddress) -> None:
         with suppress(anyio.BrokenResourceError):
-            await self.stream.handle(stream, PEER)
+            await self.stream.handle(stream, peer)
 
     def subscription(self, topic: str) -> Subscription:
         """To be entered."""
@@ -58,9 +58,9 @@ class Broker:
         """To be entered."""
         return Publisher(self.dial)
 
-    async def old(self, topic: str) -> Pipe:
+    async def old(self, topic: str, peer: SocketAddress = PEER) -> Pipe:
         """A subscriber as existing nodes are."""
-        stream = await self.dial()
+        stream = await self.dial(peer)
         before = self.stream.broker.subscribers
         await stream.send(encode(Event(topic)))
         while self.stream.broker.subscribers == before:
@@ -288,6 +288,37 @@ async def test_incomplete_events_hold_bounded_memory(monkeypatch: pytest.MonkeyP
         await streams[0].aclose()
         while broker.stream._incomplete:
             await anyio.lowlevel.checkpoint()
+
+
+async def test_a_peer_cannot_take_the_room_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_INCOMPLETE", 2 << 20)
+    monkeypatch.setattr(service, "MAX_INCOMPLETE_OF_PEER", 1 << 20)
+    head = b"\x00\x01t" + (16 << 20).to_bytes(4)
+    async with brokering() as broker:
+        hostile = [await broker.old("t") for _ in range(2)]
+        for stream in hostile:
+            await stream.send(head + bytes(900_000))
+            await anyio.wait_all_tasks_blocked()
+        with pytest.raises(anyio.EndOfStream):
+            await hostile[1].receive()
+        watching = await broker.old("u", SocketAddress(Address(0, 4), 49_152))
+        honest = await broker.old("v", SocketAddress(Address(0, 3), 49_152))
+        event = Event("u", bytes(900_000))
+        await honest.send(encode(event))
+        assert await received(watching, 1) == [event]
+
+
+@pytest.mark.parametrize("limit", ["TAKE", "PART"])
+async def test_an_event_that_never_ends_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(service, limit, 0.0)
+    async with brokering() as broker:
+        stream = await broker.old("t")
+        await stream.send(b"\x00\x01t" + (16 << 20).to_bytes(4) + b"part")
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+        assert broker.stream.dropped["silent"] == 1
 
 
 @pytest.mark.parametrize("topic", ["x" * 1025, "\ud800"])

@@ -3,6 +3,8 @@ port 1002."""
 
 from __future__ import annotations
 
+import functools
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -38,8 +40,11 @@ log = _events.get_logger(__name__)
 #: Seconds for the subscription, and for a subscriber to take a batch.
 FIRST: Final = 30.0
 TAKE: Final = 30.0
-#: Bytes of events that are not complete, in all connections.
-MAX_INCOMPLETE: Final = 64 << 20
+#: Seconds for the rest of an event that has begun.
+PART: Final = 300.0
+#: Bytes of events that are not complete, in all connections and in those of one peer.
+MAX_INCOMPLETE: Final = 128 << 20
+MAX_INCOMPLETE_OF_PEER: Final = 32 << 20
 _READ: Final = 1 << 18
 _RESERVED: Final = RESERVED.encode()
 _PUBLISHER: Final = control.PUBLISHER.encode()
@@ -77,6 +82,7 @@ class EventStream:
         self.broker.counts = self.dropped
         self._number = 0
         self._incomplete = 0
+        self._incomplete_of: Counter[int] = Counter()
         self._blocked = 0
         self._moved = anyio.Event()
 
@@ -109,14 +115,19 @@ class EventStream:
 
     # For connections
 
-    def hold(self, count: int) -> None:
-        """Notes bytes of events that are not complete.
+    def hold(self, peer: int, count: int) -> None:
+        """Notes bytes of events of a peer that are not complete.
 
         Raises:
             EventError: there are too many.
         """
         self._incomplete += count
-        if count > 0 and self._incomplete > MAX_INCOMPLETE:
+        self._incomplete_of[peer] += count
+        own = self._incomplete_of[peer]
+        if not own:
+            del self._incomplete_of[peer]
+        is_over = own > MAX_INCOMPLETE_OF_PEER or self._incomplete > MAX_INCOMPLETE
+        if count > 0 and is_over:
             raise EventError("too much that is not complete")
 
     async def publish(self, topic: bytes, wire: bytes, number: int) -> None:
@@ -160,7 +171,7 @@ class _Connection:
         self._stream = stream
         self._peer = peer
         self._number = number
-        self._decoder = Decoder(service.hold)
+        self._decoder = Decoder(functools.partial(service.hold, peer.address.node))
         self._subscriber: Subscriber | None = None
         #: The peer is one of ours, and is told of losses.
         self._is_ours = False
@@ -170,6 +181,8 @@ class _Connection:
         self._published = 0
         self._refused = 0
         self._failure: Exception | None = None
+        #: When the event that is not complete began, or a little later.
+        self._part_since = 0.0
 
     def close(self) -> None:
         """Unsubscribes."""
@@ -239,11 +252,20 @@ class _Connection:
         while True:
             for event in events:
                 await self._publish(event)
+            if events or self._decoder.is_empty:
+                self._part_since = anyio.current_time()
             try:
-                data = await self._stream.receive(_READ)
+                with anyio.fail_at(self._patience()):
+                    data = await self._stream.receive(_READ)
             except anyio.EndOfStream:
                 return
             events = self._decoder.feed(data)
+
+    def _patience(self) -> float:
+        """Until when more is waited for: what is not complete takes memory that others want."""
+        if self._decoder.is_empty:
+            return math.inf
+        return min(anyio.current_time() + TAKE, self._part_since + PART)
 
     async def _publish(self, event: RawEvent) -> None:
         topic = event.topic
