@@ -173,10 +173,11 @@ def test_clients_that_say_nothing_are_bounded(gateway: Gateway) -> None:
 
 
 def test_a_client_that_never_ends_its_request_is_timed_out(gateway: Gateway) -> None:
-    with connect(gateway) as greeting, connect(gateway) as head:
+    with connect(gateway) as greeting, connect(gateway) as head, connect(gateway) as body:
         greeting.sendall(b"\5\1\0")
         assert greeting.recv(2) == b"\5\0"
         head.sendall(b"GET http://agent-b/ HTTP/1.1\r\n")
-        assert read_all(greeting) == b""
-        assert read_all(head) == b""
-    assert gateway.ctl("list")["data"]["refused"]["timeout"] >= 2
+        body.sendall(b"CONNECT agent-b:80 HTTP/1.1\r\nHost: agent-b\r\nContent-Length: 5\r\n\r\n")
+        for silent in (greeting, head, body):
+            assert read_all(silent) == b""
+    assert gateway.ctl("list")["data"]["refused"]["timeout"] >= 3

@@ -137,8 +137,9 @@ class HttpProxy:
         except PilotError as error:
             await self._refuse(error)
             return
-        while isinstance(await self._next(), h11.Data):
-            pass
+        with anyio.fail_after(HEAD):
+            while isinstance(await self._next(), h11.Data):
+                pass
         early, _ = self._http.trailing_data
 
         def answer(error: PilotError | None) -> bytes:
@@ -293,8 +294,11 @@ def passed_on(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         if name == b"connection"
         for token in value.split(b",")
     }
-    # How long the body is belongs to the message, whoever names it.
+    # How long the body is belongs to the message, whoever names it; said twice, one of the two is a
+    # trap for whoever reads the other (RFC 9112, section 6.3).
     dropped = _HOP_BY_HOP | (named - {b"content-length", b"transfer-encoding"})
+    if any(name == b"transfer-encoding" for name, _ in found):
+        dropped |= {b"content-length"}
     return [(name, value) for name, value in found if name not in dropped]
 
 

@@ -98,6 +98,11 @@ def test_headers_of_one_connection_are_not_passed_on() -> None:
     assert passed_on(headers) == [(b"content-length", b"5"), (b"accept", b"*/*")]
 
 
+def test_a_length_beside_chunks_is_not_passed_on() -> None:
+    chunked = (b"transfer-encoding", b"chunked")
+    assert passed_on([(b"Content-Length", b"4"), chunked]) == [chunked]
+
+
 def test_refusals_are_answers_of_http() -> None:
     text = refusal(TimedOut("no <answer>", hint="wait")).decode()
     head, _, body = text.partition("\r\n\r\n")
