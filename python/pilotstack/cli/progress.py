@@ -15,7 +15,8 @@ def bar(output: Output) -> Progress:
     from rich import progress
 
     return progress.Progress(
-        "[bold]{task.description}[/]",
+        # A file may be called anything.
+        progress.TextColumn("{task.description}", style="bold", markup=False),
         progress.BarColumn(),
         progress.DownloadColumn(),
         progress.TransferSpeedColumn(),
