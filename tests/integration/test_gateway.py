@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from tests.support.descriptors import descriptors, wait_for_descriptors
 from tests.support.gateways import Gateway, own_subnet, running
 from tests.support.site import SiteProcess
 
@@ -69,7 +69,7 @@ def test_curl_reaches_an_agent_through_a_local_ip(fresh: Network, host: Host) ->
         before = gateway.descriptors()
         for _ in range(5):
             assert gateway.curl("http://10.4.0.1/status") == STATUS
-        assert gateway.descriptors() <= before
+        gateway.settle(before)
         listed = gateway.ctl("list")["data"]
         assert (listed["connections"], listed["connections_total"]) == (0, 7)
         assert gateway.aliases() == ["10.4.0.1"]
@@ -82,17 +82,13 @@ def test_many_requests_leave_no_descriptor(fresh: Network, host: Host) -> None:
     with running(fresh, "agent-a", "agent-b", host=host) as gateway:
         gateway.curl("http://10.4.0.1/status?[1-20]", "-H", "Connection: close", "--parallel")
         before = gateway.descriptors()
-        daemons = [len(open_files(node.pid)) for node in fresh.nodes.values()]
+        daemons = [(node.pid, descriptors(node.pid)) for node in fresh.nodes.values()]
         count = 500
         shown = gateway.curl("http://10.4.0.1/status?[1-500]", "-H", "Connection: close")
         assert shown.count("there is no such page") == count
-        assert gateway.descriptors() <= before
-        after = [len(open_files(node.pid)) for node in fresh.nodes.values()]
-        assert all(now <= was for now, was in zip(after, daemons, strict=True))
-
-
-def open_files(pid: int) -> list[str]:
-    return os.listdir(f"/proc/{pid}/fd")
+        gateway.settle(before)
+        for pid, was in daemons:
+            wait_for_descriptors(was, pid)
 
 
 def echo_of(host: Host, ip: str) -> bytes:

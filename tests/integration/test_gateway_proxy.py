@@ -167,8 +167,7 @@ def test_clients_that_say_nothing_are_bounded(gateway: Gateway) -> None:
     finally:
         for connection in silent:
             connection.close()
-    while gateway.descriptors() > before:
-        pass
+    gateway.settle(before)
     assert gateway.curl("--socks5-hostname", gateway.proxy, "http://agent-b/status") == STATUS
 
 

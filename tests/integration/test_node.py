@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
-import os
 import subprocess
 import sys
 import threading
@@ -12,7 +10,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 import pytest
+from tests.support.descriptors import descriptors, wait_for_descriptors
 
 import pilotstack
 from pilotstack import Node, sync
@@ -46,11 +46,6 @@ async def shout(stream: Stream) -> None:
     async with stream:
         async for chunk in stream:
             await stream.send(chunk.upper())
-
-
-def descriptors() -> int:
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
 
 
 def threads() -> set[str]:
@@ -111,7 +106,7 @@ async def test_nothing_is_left_behind(net: LocalNetwork) -> None:
         async with net.node(f"agent-{number}") as node, node.listen(80):
             assert "pilot-node" in threads()
     assert threads() == {"pilot-rendezvous"}
-    assert descriptors() == before
+    await anyio.to_thread.run_sync(wait_for_descriptors, before)
 
 
 async def test_a_stream_breaks_at_the_end_of_its_node(net: LocalNetwork) -> None:

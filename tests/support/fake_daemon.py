@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import json
-import os
 import socket
 import threading
 from typing import TYPE_CHECKING, Self
@@ -130,8 +129,3 @@ class FakeDaemon:
             }
             return frame(codes.REPLY, number, bytes((payload[4] + 1,)), json.dumps(info).encode())
         return b""
-
-
-def descriptors() -> int:
-    """How many this process has open."""
-    return len(os.listdir("/proc/self/fd"))

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from pilotstack.testing import Process
+from tests.support.descriptors import descriptors, wait_for_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -101,9 +102,18 @@ class Gateway:
 
     def descriptors(self) -> int:
         """Open descriptors of the process once it has no connection."""
+        self.wait_until_idle()
+        return descriptors(self.pid)
+
+    def settle(self, at_most: int) -> None:
+        """Returns once it has no connection and no more open than ``at_most``."""
+        self.wait_until_idle()
+        wait_for_descriptors(at_most, self.pid)
+
+    def wait_until_idle(self) -> None:
+        """Returns once no connection goes through it."""
         while self.ctl("list")["data"]["connections"]:
             pass
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     @property
     def pid(self) -> int:

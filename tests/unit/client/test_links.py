@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 import pytest
-from tests.support.fake_daemon import FakeDaemon, descriptors
+from tests.support.descriptors import descriptors, wait_for_descriptors
+from tests.support.fake_daemon import FakeDaemon
 
 import pilotstack
 from pilotstack import sync
@@ -414,6 +416,4 @@ async def test_no_descriptor_leaks(daemon: FakeDaemon) -> None:
         for end in ends:
             end.close()
     daemon.end_sessions()
-    with anyio.fail_after(20):
-        while descriptors() > before:
-            await anyio.lowlevel.checkpoint()
+    await anyio.to_thread.run_sync(wait_for_descriptors, before)
