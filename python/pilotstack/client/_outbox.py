@@ -6,6 +6,9 @@ frame begins where this one ends.
 
 from __future__ import annotations
 
+#: Bytes of frames that leave in one write.
+_BATCH = 16 << 10
+
 
 class Outbox:
     """Frames in the order in which they leave."""
@@ -39,16 +42,33 @@ class Outbox:
         self._frames.clear()
         self._is_begun = False
 
-    def next(self) -> memoryview | None:
-        """What leaves next."""
-        return next(iter(self._frames.values()), None)
+    def __bool__(self) -> bool:
+        """Whether anything has not left yet."""
+        return bool(self._frames)
+
+    def next(self) -> bytes | memoryview | None:
+        """What leaves next: small frames together, since each write wakes the daemon."""
+        frames = self._frames
+        first = next(iter(frames.values()), None)
+        if first is None or len(frames) == 1 or len(first) >= _BATCH:
+            return first
+        batch, size = [], 0
+        for waiting in frames.values():
+            size += len(waiting)
+            if size > _BATCH:
+                break
+            batch.append(waiting)
+        return b"".join(batch)
 
     def sent(self, count: int) -> None:
         """Says how many bytes of :meth:`next` left."""
-        ticket, rest = next(iter(self._frames.items()))
-        if count < len(rest):
-            self._frames[ticket] = rest[count:]
-            self._is_begun = self._is_begun or count > 0
-        else:
-            del self._frames[ticket]
+        frames = self._frames
+        while count:
+            ticket, rest = next(iter(frames.items()))
+            if count < len(rest):
+                frames[ticket] = rest[count:]
+                self._is_begun = True
+                return
+            del frames[ticket]
             self._is_begun = False
+            count -= len(rest)

@@ -244,6 +244,10 @@ class TaskLink(SharedReader):
         pending = wire.session.ask(call)
         asked[pending.id] = waiter
         try:
+            if len(asked) > 1:
+                # Others are asking: what they ask for in this turn leaves in the same write.
+                await anyio.lowlevel.checkpoint()
+                wire.check()
             await self._flush(wire, pending.ticket)
             if len(asked) % _MANY == 0:
                 # The daemon takes no more while many of its answers wait.
@@ -375,7 +379,7 @@ class TaskLink(SharedReader):
             self._lost = wire.session.lost
         if wire.is_closed:
             self.down(wire)
-        elif wire.session.out.next() is not None:
+        elif wire.session.out:
             self._settle(wire)
 
     def _take(self, wire: Wire, event: Event) -> None:

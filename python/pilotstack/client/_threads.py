@@ -217,7 +217,7 @@ class ThreadLink:
                         return self._events.pop(position)
             wire = self.wire
             wire.check()
-            is_writing = wire.session.out.next() is not None
+            is_writing = bool(wire.session.out)
             self._wait(wire, select.POLLIN | (select.POLLOUT if is_writing else 0), deadline)
             self._pump(wire, until_answered=True)
 

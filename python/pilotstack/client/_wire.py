@@ -381,7 +381,7 @@ class Wire:
             if not is_more or (until_answered and self._is_answered(events)):
                 break
         # Answers to what came, such as resets, leave at once if they can.
-        if not self.is_closed and self.session.out.next() is not None:
+        if not self.is_closed and self.session.out:
             with suppress(NotRunning):
                 self.flush()
         return events

@@ -48,6 +48,20 @@ def test_a_cancelled_frame_is_sent_whole_or_not_at_all(cut: int) -> None:
     assert frames_of(left) == [*expected, b"\x62second"]
 
 
+def test_small_frames_leave_in_one_write() -> None:
+    out = Outbox()
+    small = [out.put(frame(codes.REQUEST, bytes((number,)) * 100)) for number in range(5)]
+    large = out.put(frame(codes.REQUEST, bytes(20_000)))
+    batch = out.next()
+    assert batch is not None
+    assert [body[1] for body in frames_of(bytes(batch))] == [0, 1, 2, 3, 4]
+    out.sent(len(batch) - 1)
+    assert [out.is_out(ticket) for ticket in small] == [True] * 4 + [False]
+    out.sent(1)
+    assert not out.is_out(large)
+    assert len(out.next() or b"") > 20_000
+
+
 @given(
     st.lists(
         st.one_of(

@@ -56,8 +56,11 @@ def sent(session: DriverSession) -> list[bytes]:
     """The frames that leave, without their lengths."""
     found = []
     while (data := session.out.next()) is not None:
-        found.append(bytes(data[codes.LENGTH_LEN :]))
         session.out.sent(len(data))
+        while data:
+            end = codes.LENGTH_LEN + int.from_bytes(data[: codes.LENGTH_LEN])
+            found.append(bytes(data[codes.LENGTH_LEN : end]))
+            data = data[end:]
     return found
 
 
