@@ -7,12 +7,12 @@ step() { printf '\n==> %s\n' "$*"; "$@"; }
 
 system_packages() {
     # What the tests drive from outside: a real HTTP client and resolver, network namespaces, NATs,
-    # and a home router's port mapping.
-    for program in curl dig ip nft conntrack miniupnpd ssh; do
+    # a home router's port mapping, and shells.
+    for program in curl dig ip nft conntrack miniupnpd ssh zsh fish; do
         command -v "$program" > /dev/null && continue
         apt-get update -qq
         apt-get install -qq --yes curl bind9-dnsutils iproute2 nftables conntrack \
-            miniupnpd-nftables openssh-client
+            miniupnpd-nftables openssh-client zsh fish
         return
     done
 }

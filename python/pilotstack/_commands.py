@@ -12,15 +12,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from rich_click import RichCommand, RichContext
+
+#: Of click; its name depends on the version.
+Parser = Any
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 
 class Command(click.Command):
-    """A command with rendered help."""
+    """A command with rendered help, whose long flags may have a single dash."""
+
+    def make_parser(self, ctx: click.Context) -> Parser:
+        """The parser."""
+        return _with_single_dashes(super().make_parser(ctx))
 
     def get_help(self, ctx: click.Context) -> str:
         """The help page."""
@@ -28,13 +35,26 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of commands with rendered help."""
+    """A group of commands with rendered help, whose long flags may have a single dash."""
 
     command_class = Command
+
+    def make_parser(self, ctx: click.Context) -> Parser:
+        """The parser."""
+        return _with_single_dashes(super().make_parser(ctx))
 
     def get_help(self, ctx: click.Context) -> str:
         """The help page."""
         return _render_help(self, ctx)
+
+    def examples_of(self, path: str) -> Sequence[str]:
+        """Examples for the help page of a command of this group, by its path."""
+        del path
+        return ()
+
+    def sections(self) -> Mapping[str, Sequence[str]]:
+        """Sections of the commands in the help page; none means one for all."""
+        return {}
 
 
 def command(name: str | None = None, **settings: Any) -> Callable[[Callable[..., Any]], Command]:
@@ -52,17 +72,36 @@ def show_usage_error(error: click.ClickException) -> None:
     sys.stderr.write(formatter.getvalue())
 
 
+def _with_single_dashes(parser: Parser) -> Parser:
+    """The parser, which takes ``-json`` for ``--json``, as existing programs do. Values are left as
+    they are, because only the parser knows which words are flags."""
+    known = parser._long_opt
+    for name in [name for name in known if name.startswith("--")]:
+        known.setdefault(name[1:], known[name])
+    return parser
+
+
 def _render_help(command: click.Command, context: click.Context) -> str:
     rich = _rich_context(context)
-    return rich.command.get_help(rich)
+    page = rich.command.get_help(rich)
+    root = context.find_root().command
+    examples = root.examples_of(context.command_path) if isinstance(root, Group) else ()
+    if not examples:
+        return page
+    # Not wrapped, so that they can be copied.
+    return "\n".join([page.rstrip("\n"), "", " Examples:", *(f"   {line}" for line in examples)])
 
 
 def _rich_context(context: click.Context) -> RichContext:
     """A context of rich-click that stands where one of click does."""
     from rich_click import RichContext
 
+    command = context.command
+    sections = command.sections() if isinstance(command, Group) else {}
+    groups = [{"name": name, "commands": list(names)} for name, names in sections.items()]
     return RichContext(
-        _rich_command(context.command),
+        _rich_command(command),
+        rich_help_config={"command_groups": {context.command_path: groups}} if groups else None,
         info_name=context.info_name,
         parent=context.parent,
         auto_envvar_prefix=context.auto_envvar_prefix,

@@ -44,30 +44,6 @@ hostname        agent-a
 version         0.1.0
 type            lookup_ok
 """)
-    assert a("register", "--help") == snapshot("""\
-
- Usage: pilotctl register [OPTIONS]
-
- Put this node on the network again after deregister.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
-    assert a("deregister", "--help") == snapshot("""\
-
- Usage: pilotctl deregister [OPTIONS]
-
- Take this node off the network, and out of its networks; the daemon goes on.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
 
 
 def test_only_a_node_itself_rotates_its_key(a: Pilotctl, b: Pilotctl) -> None:
@@ -85,36 +61,6 @@ def test_only_a_node_itself_rotates_its_key(a: Pilotctl, b: Pilotctl) -> None:
 error: recovery denied: invalid recovery secret
 hint:  give the secret that was enrolled
 --- exit 5 ---
-""")
-    assert b("rotate-key", "--help") == snapshot("""\
-
- Usage: pilotctl rotate-key [OPTIONS] [NODE] [OWNER]
-
- Replace this node's key; or, with NODE, that of a node whose key was lost.
- A lost key takes the recovery secret or the registry's admin token. OWNER is only shown: an e-mail
- address proves nothing.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --recovery-secret                     TEXT             The secret that was enrolled              │
-│                                                        (PILOT_RECOVERY_SECRET).                  │
-│ --admin-token                         TEXT             The registry's, instead.                  │
-│ --identity                            FILE             File of the recovered node's new key,     │
-│                                                        made if missing; ~/.pilot/identity.json   │
-│                                                        unless given.                             │
-│ --registry                            TEXT             Registry, host:port; several, by commas   │
-│                                                        or by repeating the flag, are a primary   │
-│                                                        and its standbys (PILOT_REGISTRY).        │
-│ --registry-tls/--no-registry-tls                       Talk TLS to the registry.                 │
-│ --registry-trust                      [pinned|system]  Whether its certificate is one that       │
-│                                                        --registry-fingerprint names or one that  │
-│                                                        the system trusts. [default: pinned]      │
-│ --registry-fingerprint                TEXT             SHA-256 of its certificate, as it prints  │
-│                                                        it at its start; several by commas.       │
-│ --socket                              PATH             The daemon's socket (PILOT_SOCKET).       │
-│ --json/--no-json                                       JSON on stdout; the default unless it is  │
-│                                                        a terminal.                               │
-│ --help                            -h                   Show this message and exit.               │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 """)
 
 
@@ -138,20 +84,6 @@ def test_the_enrolled_secret_replaces_a_lost_key(
 error: recovery denied: invalid recovery secret
 hint:  give the secret that was enrolled
 --- exit 5 ---
-""")
-    assert alone("recovery", "--help") == snapshot("""\
-
- Usage: pilotctl recovery [OPTIONS] COMMAND [ARGS]...
-
- Prepare for the day on which this node's key is lost.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --help  -h  Show this message and exit.                                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-╭─ Commands ───────────────────────────────────────────────────────────────────────────────────────╮
-│ enroll     Leave the hash of a secret with the registry; without one, it is made and shown once. │
-│ withdraw   Take that back.                                                                       │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 """)
 
 

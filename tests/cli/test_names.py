@@ -54,28 +54,6 @@ type            lookup_ok
 {"code": "not_found", "hint": "check the id; the node may have been deregistered", "message": "node 99: node not found", "status": "error"}
 --- exit 3 ---
 """)
-    assert agent_a("lookup", "--help") == snapshot("""\
-
- Usage: pilotctl lookup [OPTIONS] TARGET
-
- Ask the registry about a node, by id, address or hostname.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --registry                            TEXT             Registry, host:port; several, by commas   │
-│                                                        or by repeating the flag, are a primary   │
-│                                                        and its standbys (PILOT_REGISTRY).        │
-│ --registry-tls/--no-registry-tls                       Talk TLS to the registry.                 │
-│ --registry-trust                      [pinned|system]  Whether its certificate is one that       │
-│                                                        --registry-fingerprint names or one that  │
-│                                                        the system trusts. [default: pinned]      │
-│ --registry-fingerprint                TEXT             SHA-256 of its certificate, as it prints  │
-│                                                        it at its start; several by commas.       │
-│ --socket                              PATH             The daemon's socket (PILOT_SOCKET).       │
-│ --json/--no-json                                       JSON on stdout; the default unless it is  │
-│                                                        a terminal.                               │
-│ --help                            -h                   Show this message and exit.               │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
 
 
 def test_commands_without_a_daemon_say_how_to_start_one(alone: Pilotctl) -> None:

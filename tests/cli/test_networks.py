@@ -40,28 +40,6 @@ error: network name "backbone" is reserved
 {"code": "invalid_argument", "hint": "pilotctl network create NAME", "message": "a network needs a name", "status": "error"}
 --- exit 2 ---
 """)
-    assert a("network", "create", "--help") == snapshot("""\
-
- Usage: pilotctl network create [OPTIONS] [NAME]
-
- Make a network that this node owns.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --name                     TEXT                 The same as NAME.                                │
-│ --join-rule                [open|token|invite]  Who may join: everybody, whoever knows the       │
-│                                                 token, whoever is invited. Open unless there is  │
-│                                                 a token.                                         │
-│ --token                    TEXT                 What members must know.                          │
-│ --network-admin-token      TEXT                 Will stand in for the owner.                     │
-│ --enterprise                                    Only owner and admins invite.                    │
-│ --admin-token              TEXT                 The registry's or the network's                  │
-│                                                 (PILOT_ADMIN_TOKEN).                             │
-│ --socket                   PATH                 The daemon's socket (PILOT_SOCKET).              │
-│ --json/--no-json                                JSON on stdout; the default unless it is a       │
-│                                                 terminal.                                        │
-│ --help                 -h                       Show this message and exit.                      │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
 
 
 def list(b: Pilotctl) -> None:
@@ -76,18 +54,6 @@ networks
 │ 0  │ backbone │ open         │ 3       │
 │ 1  │ lab      │ token        │         │
 └────┴──────────┴──────────────┴─────────┘
-""")
-    assert b("network", "list", "--help") == snapshot("""\
-
- Usage: pilotctl network list [OPTIONS]
-
- List all networks.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 """)
 
 
@@ -117,19 +83,6 @@ hint:  see which networks there are: pilotctl network list
 {"code": "invalid_argument", "hint": "ids are 0 to 65,535", "message": "no such network: 65536", "status": "error"}
 --- exit 2 ---
 """)
-    assert c("network", "join", "--help") == snapshot("""\
-
- Usage: pilotctl network join [OPTIONS] NETWORK
-
- Become a member.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --token               TEXT  The network's token, if it has one.                                  │
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
 
 
 def members(a: Pilotctl, c: Pilotctl) -> None:
@@ -155,18 +108,6 @@ hint:  a node joins with: pilotctl network join NETWORK
 {"code": "permission_denied", "message": "listing backbone nodes is not permitted (use lookup with a specific node_id)", "status": "error"}
 --- exit 5 ---
 """)
-    assert c("network", "members", "--help") == snapshot("""\
-
- Usage: pilotctl network members [OPTIONS] NETWORK
-
- List who is in a network.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
 
 
 def invite(a: Pilotctl, b: Pilotctl) -> None:
@@ -187,18 +128,6 @@ def invite(a: Pilotctl, b: Pilotctl) -> None:
 {"code": "invalid_argument", "message": "cannot invite yourself", "status": "error"}
 --- exit 2 ---
 """)
-    assert a("network", "invite", "--help") == snapshot("""\
-
- Usage: pilotctl network invite [OPTIONS] NETWORK NODE
-
- Let a node become a member; by id, address or hostname.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
 
 
 def invites(a: Pilotctl, b: Pilotctl) -> None:
@@ -216,18 +145,6 @@ invites
     assert a("network", "invites") == snapshot(
         '{"data": {"invites": [], "type": "poll_invites_ok"}, "status": "ok"}\n'
     )
-    assert a("network", "invites", "--help") == snapshot("""\
-
- Usage: pilotctl network invites [OPTIONS]
-
- List what this node is invited to.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
 
 
 def accept_and_reject(b: Pilotctl, c: Pilotctl) -> None:
@@ -242,18 +159,6 @@ def accept_and_reject(b: Pilotctl, c: Pilotctl) -> None:
 error: no pending invite for node 3 to network 2 (not found)
 hint:  see what you are invited to: pilotctl network invites
 --- exit 3 ---
-""")
-    assert c("network", "accept", "--help") == snapshot("""\
-
- Usage: pilotctl network accept [OPTIONS] NETWORK
-
- Become a member of a network that one was invited to.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 """)
 
 
@@ -301,22 +206,6 @@ error: broadcast: broadcast denied: the backbone is everybody
 hint:  make a network for those who should hear: pilotctl network create NAME
 --- exit 5 ---
 """)
-    assert a("broadcast", "--help") == snapshot("""\
-
- Usage: pilotctl broadcast [OPTIONS] NETWORK TEXT
-
- Send one datagram to every other member of a network.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --port                INTEGER RANGE [1<=x<=65535]  Port that members listen on. [default: 1000]  │
-│ --admin-token         TEXT                         The daemon's, if it has one                   │
-│                                                    (PILOT_ADMIN_TOKEN).                          │
-│ --socket              PATH                         The daemon's socket (PILOT_SOCKET).           │
-│ --json/--no-json                                   JSON on stdout; the default unless it is a    │
-│                                                    terminal.                                     │
-│ --help            -h                               Show this message and exit.                   │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
 
 
 def roles(a: Pilotctl, b: Pilotctl) -> None:
@@ -360,18 +249,6 @@ hint:  a node joins with: pilotctl network join NETWORK
 {"code": "invalid_argument", "message": "cannot leave the backbone network", "status": "error"}
 --- exit 2 ---
 """)
-    assert b("network", "leave", "--help") == snapshot("""\
-
- Usage: pilotctl network leave [OPTIONS] NETWORK
-
- End this node's membership.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
 
 
 def delete(a: Pilotctl, b: Pilotctl) -> None:
@@ -411,34 +288,6 @@ def test_networks_from_nothing_to_two_and_back(
 
 
 def test_the_group_explains_itself(alone: Pilotctl) -> None:
-    assert alone("network", "--help") == snapshot("""\
-
- Usage: pilotctl network [OPTIONS] COMMAND [ARGS]...
-
- Networks of agents: members reach each other, others do not.
- NETWORK is an id or a name.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --help  -h  Show this message and exit.                                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-╭─ Commands ───────────────────────────────────────────────────────────────────────────────────────╮
-│ accept         Become a member of a network that one was invited to.                             │
-│ create         Make a network that this node owns.                                               │
-│ delete         End a network, for its owner.                                                     │
-│ demote         Make an admin a member, for the owner.                                            │
-│ invite         Let a node become a member; by id, address or hostname.                           │
-│ invites        List what this node is invited to.                                                │
-│ join           Become a member.                                                                  │
-│ kick           End somebody's membership, for owner and admins.                                  │
-│ leave          End this node's membership.                                                       │
-│ list           List all networks.                                                                │
-│ members        List who is in a network.                                                         │
-│ promote        Make a member an admin, for the owner.                                            │
-│ reject         Turn an invitation down.                                                          │
-│ rename         Give a network another name, for its owner and admins.                            │
-│ transfer       Make another member the owner, for the owner.                                     │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
     assert alone("network", "list") == snapshot("""\
 {"code": "not_running", "hint": "start the daemon with: pilotctl daemon start", "message": "no daemon answers at /nowhere/pilot.sock", "status": "error"}
 --- exit 8 ---

@@ -48,20 +48,6 @@ error: hostname "nobody" not found
 hint:  check the spelling; a node that deregisters loses its name
 --- exit 3 ---
 """)
-    assert a("handshake", "--help") == snapshot("""\
-
- Usage: pilotctl handshake [OPTIONS] TARGET [JUSTIFICATION]...
-
- Ask a node for trust, by id, address or hostname.
- The node's operator sees the justification. Asking a node whose own request waits here approves
- it.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
     assert a("pending") == snapshot('{"data": {"pending": []}, "status": "ok"}\n')
 
 
@@ -78,18 +64,6 @@ def approve(a: Pilotctl, b: Pilotctl, private_network: Network) -> None:
     assert a("send", "agent-b", 7, "--data", "hello") == snapshot(
         '{"data": {"port": 7, "response": "hello", "sent": "hello", "target": "agent-b"}, "status": "ok"}\n'
     )
-    assert b("approve", "--help") == snapshot("""\
-
- Usage: pilotctl approve [OPTIONS] TARGET
-
- Grant a node's request for trust.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
 
 
 def trust(a: Pilotctl, b: Pilotctl) -> None:
@@ -121,18 +95,6 @@ error: no request of node 3 waits
 hint:  list them with: pilotctl pending
 --- exit 3 ---
 """)
-    assert b("reject", "--help") == snapshot("""\
-
- Usage: pilotctl reject [OPTIONS] TARGET [REASON]...
-
- Refuse a node's request for trust, and tell it the reason.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
-""")
 
 
 def untrust(a: Pilotctl, b: Pilotctl) -> None:
@@ -147,18 +109,6 @@ trusted
 ┃ node ┃ mutual ┃ network ┃ approved ┃
 ┡━━━━━━╇━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━┩
 └──────┴────────┴─────────┴──────────┘
-""")
-    assert b("untrust", "--help") == snapshot("""\
-
- Usage: pilotctl untrust [OPTIONS] TARGET
-
- End the trust of both sides; the node's streams are reset.
-
-╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --socket              PATH  The daemon's socket (PILOT_SOCKET).                                  │
-│ --json/--no-json            JSON on stdout; the default unless it is a terminal.                 │
-│ --help            -h        Show this message and exit.                                          │
-╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 """)
 
 

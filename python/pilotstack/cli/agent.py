@@ -14,12 +14,14 @@ from pilotstack.cli.context import (
     registry_options,
     reported,
 )
+from pilotstack.cli.session import address_of
 from pilotstack.cli.status import show_connections, show_info, show_peers
 from pilotstack.errors import NotFound
 from pilotstack.ipc import requests as r
 from pilotstack.types import Address, parse_host
 
 if TYPE_CHECKING:
+    from pilotstack.cli.screen import Screen
     from pilotstack.cli.settings import Settings
     from pilotstack.ipc.layout import Request
 
@@ -66,6 +68,33 @@ def disconnect(settings: Settings, conn_id: int) -> None:
             raise NotFound(f"no connection {conn_id}", hint="see: pilotctl connections")
         session.ask(r.Disconnect(conn_id))
     settings.output.success({"conn_id": conn_id})
+
+
+@_commands.command()
+@global_options
+@reported
+def health(settings: Settings) -> None:
+    """Show whether the daemon works, and how much it does."""
+    with settings.session() as session:
+        found = session.ask(r.GetHealth())
+    settings.output.success(found)
+
+
+@_commands.command("prefer-direct")
+@click.argument("target")
+@global_options
+@reported
+def prefer_direct(settings: Settings, target: str) -> None:
+    """Ask the registry anew where a node is, and try to reach it without a relay."""
+    with settings.session() as session:
+        answer = session.ask(r.PreferDirect(address_of(session, target).node))
+
+    def render(screen: Screen) -> None:
+        found = answer.resolve_error or "asked the registry anew"
+        relayed = "a relay was in use" if answer.was_relay_active else "no relay was in use"
+        screen.print(f"node {answer.node_id}: {found}; {relayed}")
+
+    settings.output.success(answer, render)
 
 
 @_commands.command("find")
@@ -150,5 +179,5 @@ async def lookup(settings: Settings, target: str) -> None:
 
 COMMANDS = (
     *(info, peers, connections, disconnect, find_name, set_hostname, clear_hostname),
-    *(set_public, set_private, lookup),
+    *(set_public, set_private, lookup, health, prefer_direct),
 )

@@ -60,7 +60,7 @@ class Group(_commands.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the arguments of the group."""
-        if not args:
+        if not args and not ctx.resilient_parsing and not self.invoke_without_command:
             if ctx.ensure_object(Settings).output.is_json:
                 raise click.UsageError("a command is missing", ctx)
             click.echo(ctx.get_help(), color=ctx.color)

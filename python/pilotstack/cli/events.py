@@ -103,7 +103,9 @@ def _report(
 @click.argument("topic")
 @click.option("--data", help='What to publish; "-" reads stdin.')
 @click.option("--lines", is_flag=True, help="Publish each line of stdin as an event.")
-@click.option("--timeout", type=Duration(), default=30.0, show_default="30s")
+@click.option(
+    "--timeout", type=Duration(), default=30.0, show_default="30s", help="For the whole command."
+)
 @global_options
 @asynchronous
 async def publish(

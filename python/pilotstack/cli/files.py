@@ -245,9 +245,12 @@ def _home(settings: Settings, directory: Path | None) -> Path:
     type=click.Choice(["text", "json", "binary"]),
     default="text",
     show_default=True,
+    help="What the message is.",
 )
 @click.option("--reply-to", default="", help="Id of the message that this answers.")
-@click.option("--timeout", type=Duration(), default=30.0, show_default="30s")
+@click.option(
+    "--timeout", type=Duration(), default=30.0, show_default="30s", help="For the receipt."
+)
 @click.option("--wait", type=Duration(), help="Wait for so long for an answer in the inbox.")
 @_DIRECTORY
 @global_options

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from pilotstack import _commands, _flags, wellknown
+from pilotstack import _commands, wellknown
 from pilotstack.cli import process
 from pilotstack.cli.context import Group, global_options
 from pilotstack.cli.output import Output, exit_status
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 #: Commands by the module that defines them, with the first sentence of their help.
 COMMANDS: Final = {
@@ -23,15 +26,26 @@ COMMANDS: Final = {
         "connections": "List this node's connections.",
         "disconnect": "End a connection of any program.",
         "find": "Find the address behind a hostname.",
+        "health": "Show whether the daemon works, and how much it does.",
         "info": "Show this node: address, identity, peers, connections.",
         "lookup": "Ask the registry about a node, by id, address or hostname.",
+        "prefer-direct": "Ask the registry anew where a node is, and try to reach it without a "
+        "relay.",
         "peers": "List nodes that this one has tunnels to, and the paths in use.",
         "set-hostname": "Take a name that others can dial.",
         "set-private": "Let only trusted nodes reach this one.",
         "set-public": "Let everybody reach this node.",
     },
+    "completion": {
+        "completion": "Print the script with which a shell completes commands and flags.",
+    },
     "demo": {
         "demo": "Run the whole stack on an embedded loopback network, and clean up.",
+    },
+    "envelopes": {
+        "sign-request": "Sign a request with this node's key, for an audience.",
+        "verify-request": "Check who signed a request, and when. One that is not authentic is a "
+        "failure.",
     },
     "events": {
         "publish": "Publish an event at a node's broker.",
@@ -50,6 +64,12 @@ COMMANDS: Final = {
     "gateway": {
         "gateway": "Reach agents through local IP addresses, and through a proxy.",
     },
+    "guide": {
+        "context": "Describe every command for programs: arguments, flags, types, defaults, "
+        "examples.",
+        "quickstart": "Show the first steps, from a daemon to a message.",
+        "version": "Show the version of this program.",
+    },
     "identity": {
         "clear-tags": "Take all tags away.",
         "deregister": "Take this node off the network, and out of its networks; "
@@ -61,6 +81,10 @@ COMMANDS: Final = {
     },
     "mcp": {
         "mcp": "Give an LLM agent the network as tools, over stdin and stdout.",
+    },
+    "members": {
+        "member-tags": "Tags that a network gives to its members.",
+        "policy": "The policy of a network.",
     },
     "names": {
         "name-list": "List the names that this node has at the nameserver.",
@@ -130,6 +154,29 @@ class _Pilotctl(Group):
             for name, purpose in commands.items():
                 self.add_command(_Deferred(name, module, purpose))
 
+    def examples_of(self, path: str) -> tuple[str, ...]:
+        """Examples of a command."""
+        from pilotstack.cli.examples import examples_of
+
+        return examples_of(path)
+
+    def sections(self) -> dict[str, list[str]]:
+        """The commands by section."""
+        from pilotstack.cli.sections import by_section
+
+        return by_section(self.commands)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands, for the shell, without importing any; and flags."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=command.help)
+            for name, command in self.commands.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this name, whose module is imported now."""
         command = super().get_command(ctx, cmd_name)
@@ -148,7 +195,7 @@ pilotctl.add_deferred()
 
 def run() -> None:
     """Entry point of ``pilotctl``: runs the command and exits with its status."""
-    arguments = _flags.normalize(sys.argv[1:])
+    arguments = sys.argv[1:]
 
     def command() -> int:
         output = Output(_wants_json(arguments))
@@ -174,5 +221,5 @@ def _run(output: Output, arguments: list[str]) -> int:
 def _wants_json(arguments: list[str]) -> bool | None:
     """What the global flags say, also when the rest cannot be parsed."""
     flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    asked = [flag for flag in flags if flag in {"--json", "--no-json"}]
-    return asked[-1] == "--json" if asked else None
+    asked = [flag for flag in flags if flag in {"--json", "-json", "--no-json", "-no-json"}]
+    return "no" not in asked[-1] if asked else None

@@ -76,7 +76,7 @@ def _ask(settings: Settings, request: Request[A]) -> A:
 def _ask_of(settings: Settings, target: str, request: Callable[[int], Request[A]]) -> tuple[int, A]:
     """Makes a request about a network; returns the network's id and the answer."""
     with settings.session() as session:
-        network_id = _find_network(session, target)
+        network_id = find_network(session, target)
         return network_id, session.ask(request(network_id))
 
 
@@ -85,11 +85,11 @@ def _ask_about(
 ) -> A:
     """Makes a request about a node in a network."""
     with settings.session() as session:
-        network_id = _find_network(session, target)
+        network_id = find_network(session, target)
         return session.ask(request(network_id, address_of(session, node).node))
 
 
-def _find_network(session: ControlSession, name: str) -> int:
+def find_network(session: ControlSession, name: str) -> int:
     """The id of a network by its id or name.
 
     Raises:

@@ -90,6 +90,12 @@ class Output:
         if not self.is_json:
             self.screen.print(text)
 
+    def verbatim(self, text: str) -> None:
+        """Prints a text as it is: for shells and files, not for people."""
+        with stdout_errors():
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
     def failure(self, error: PilotError, data: Data | None = None) -> None:
         """Prints why a command failed: as JSON on stdout, or for people on stderr.
 

@@ -45,7 +45,9 @@ def guarded(output: Output, command: Callable[[], int]) -> int:
     try:
         return command()
     except KeyboardInterrupt:
-        output.report("interrupted", "interrupted")
+        # A person knows; a program may not.
+        if output.is_json:
+            output.report("interrupted", "interrupted")
         sys.stderr.flush()
         # A thread may be blocked in a write to a pipe that nobody reads.
         os._exit(exit_status("interrupted"))

@@ -46,7 +46,13 @@ _MAX_BENCH = 4096
 #: Seconds between two checks of the daemon's tunnels.
 _LOOK_AGAIN = 0.05
 PORT = click.IntRange(1, 65_535)
-TIMEOUT = click.option("--timeout", type=Duration(), default=30.0, show_default="30s")
+TIMEOUT = click.option(
+    "--timeout",
+    type=Duration(),
+    default=30.0,
+    show_default="30s",
+    help="For the connection, and the answer to a message.",
+)
 
 
 class Probe(msgspec.Struct, omit_defaults=True):
@@ -79,8 +85,10 @@ class Arrival(msgspec.Struct):
 
 @_commands.command()
 @click.argument("target")
-@click.option("--count", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--interval", type=Duration(), default=0.2, show_default="200ms")
+@click.option("--count", type=click.IntRange(1), default=4, show_default=True, help="Round trips.")
+@click.option(
+    "--interval", type=Duration(), default=0.2, show_default="200ms", help="Between two of them."
+)
 @click.option(
     "--timeout",
     type=Duration(),
@@ -150,7 +158,9 @@ async def _probe(stream: Stream, seq: int) -> Probe:
 @_commands.command()
 @click.argument("target")
 @click.argument("size_mb", type=click.FloatRange(0.001, _MAX_BENCH), default=1)
-@click.option("--timeout", type=Duration(), default=120.0, show_default="120s")
+@click.option(
+    "--timeout", type=Duration(), default=120.0, show_default="120s", help="For the whole command."
+)
 @global_options
 @asynchronous
 async def bench(settings: Settings, target: str, size_mb: float, timeout: float) -> None:
@@ -327,8 +337,12 @@ async def _exchange(
 
 @_commands.command()
 @click.argument("port", type=PORT)
-@click.option("--count", type=click.IntRange(1), default=1, show_default=True)
-@TIMEOUT
+@click.option(
+    "--count", type=click.IntRange(1), default=1, show_default=True, help="Streams to take."
+)
+@click.option(
+    "--timeout", type=Duration(), default=30.0, show_default="30s", help="For all of them."
+)
 @global_options
 @asynchronous
 async def recv(settings: Settings, port: int, count: int, timeout: float) -> None:
