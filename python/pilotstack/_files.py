@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
@@ -116,6 +115,9 @@ def replace(
         FileExistsError: the file exists, and ``is_new`` is set.
         OSError: the file could not be written; the old one is unchanged.
     """
+    # It imports much, and those who only read have no use for it.
+    import secrets
+
     sync = sync or os.fsync
     with directory(path.parent) as parent:
         temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"

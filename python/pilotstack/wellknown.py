@@ -44,11 +44,19 @@ VERSION = "0.1.0"
 
 
 def default_socket() -> Path:
-    """Where programs find the daemon unless told otherwise: see
-    :func:`pilotstack._paths.default_socket`."""
-    from pilotstack import _paths
+    """Where programs find the daemon unless told otherwise: ``$PILOT_SOCKET``, else what the user's
+    file of settings says, else see :func:`pilotstack._paths.default_socket`.
 
-    return _paths.default_socket()
+    Raises:
+        InvalidArgument: that file cannot be read.
+    """
+    import os
+    from pathlib import Path
+
+    from pilotstack import _config, _paths
+
+    named = "" if os.environ.get("PILOT_SOCKET") else _config.text_of("socket")
+    return Path(named) if named else _paths.default_socket()
 
 
 def home() -> Path:

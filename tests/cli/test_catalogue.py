@@ -96,7 +96,7 @@ def test_programs_get_it_as_json_and_people_as_text(alone: Pilotctl) -> None:
     below = json.loads(alone.run("context", "network").stdout)["data"]["commands"]
     assert "network list" in below
     assert alone.table("context", "find") == (
-        "pilotctl find <hostname> [--socket <path>] [--json]\n"
+        "pilotctl find <hostname> [--socket <path>] [--json] [--config <path>]\n"
         "    Find the address behind a hostname.\n"
     )
     assert alone.run("context", "pign").returncode == 3

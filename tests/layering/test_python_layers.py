@@ -14,7 +14,7 @@ MODULES = modules_of(PACKAGE)
 BASE = {
     *("errors", "types", "wellknown", "_commands", "_events", "_files", "_flags", "_interrupts"),
     *("_logs", "_paths", "_resolving", "_serving", "_streams", "_core", "ipc"),
-    *("_background", "_interfaces", "_netlink"),
+    *("_background", "_config", "_interfaces", "_netlink", "_settings"),
 }
 
 # The wings of the registry that its server stands on.
@@ -32,7 +32,9 @@ ALLOWED: dict[str, set[str]] = {
     "_resolving": {"errors"},
     "_netlink": set(),
     "_interfaces": {"_netlink", "_resolving"},
-    "wellknown": {"_paths"},
+    "_config": {"_files", "_paths", "errors"},
+    "_settings": {"_config", "_events", "_files", "_logs", "errors"},
+    "wellknown": {"_config", "_paths"},
     "_flags": {"errors", "wellknown"},
     "_files": set(),
     "_events": set(),

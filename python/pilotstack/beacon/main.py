@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import anyio
 import click
 from prometheus_client import CollectorRegistry, generate_latest
 
-from pilotstack import _commands, _flags, _serving, wellknown
+from pilotstack import _commands, _flags, _serving, _settings, wellknown
 from pilotstack.beacon import Beacon
 from pilotstack.beacon.keys import KeyCheck, registered_key
 from pilotstack.beacon.mesh import Mesh, RegistryDirectory
@@ -35,7 +35,7 @@ class Options:
     beacon: BeaconOptions
     registry: str
     trust: TlsTrust | None
-    admin_token: str
+    admin_token: str = field(repr=False)
     http: str
 
 
@@ -107,7 +107,8 @@ async def serve(options: Options, stopping: anyio.Event) -> None:
         await stopping.wait()
 
 
-@_commands.command()
+@_commands.command(context_settings={"auto_envvar_prefix": "PILOT_BEACON"})
+@_settings.options("pilot-beacon")
 @click.option(
     "--listen", default=f":{wellknown.BEACON_PORT}", show_default=True, help="UDP address."
 )
@@ -140,7 +141,7 @@ async def serve(options: Options, stopping: anyio.Event) -> None:
 )
 @click.option(
     "--admin-token-file",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=click.Path(path_type=Path, dir_okay=False),
     help="File with the registry's admin token, which it demands if it has one.",
 )
 @click.option(
@@ -187,7 +188,7 @@ def beacon(
             fingerprints=registry_fingerprint,
             prefix="registry",
         ),
-        admin_token=admin_token_file.read_text().strip() if admin_token_file else "",
+        admin_token=_settings.secret("", admin_token_file),
         http=http,
     )
 

@@ -111,6 +111,7 @@ def catalogue(root: click.Group) -> Catalogue:
         global_flags={
             "--json": "JSON on stdout; the default unless it is a terminal",
             "--socket": "the daemon's socket",
+            "--config": "file of settings, JSON or TOML",
         },
         error_codes=ERROR_CODES,
         exit_status={"ok": _DONE, **EXIT_STATUS},

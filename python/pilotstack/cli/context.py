@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
 import click
 
-from pilotstack import _commands, _flags
+from pilotstack import _commands, _config, _flags, _settings
 from pilotstack.cli.outcome import status_of, unexpected
 from pilotstack.cli.output import exit_status
 from pilotstack.cli.settings import Settings
@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+#: Settings that pilotctl takes from files, and their types.
+SETTINGS: Final[dict[str, type]] = {
+    "socket": str,
+    "registry": list,
+    "registry_tls": bool,
+    "registry_trust": str,
+    "registry_fingerprint": str,
+    "beacon": list,
+    "names": str,
+    "admin_token": str,
+    "recovery_secret": str,
+}
+
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     settings = context.ensure_object(Settings)
@@ -30,8 +43,51 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Non
         setattr(settings, parameter.name, value)
 
 
+def _read_config(
+    context: click.Context, parameter: click.Parameter, path: Path | None
+) -> Path | None:
+    """Takes the defaults of flags that pilotctl itself heeds from the files of settings: those that
+    have a variable. Flags for another program are left to that, which reads the same files."""
+    del parameter
+    settings = context.ensure_object(Settings)
+    settings.config = path or settings.config
+    params = {
+        name: each
+        for name, each in _settings.settings_of(context.command.params).items()
+        if name in SETTINGS and each.envvar
+    }
+    if params or path:
+        _settings.apply(context, params, setting_files(settings))
+    return path
+
+
+def setting_files(settings: Settings) -> list[_config.Loaded]:
+    """The settings of pilotctl in the user's file, and in the file that was named, which may hold
+    those of the daemon, too.
+
+    Raises:
+        InvalidArgument: a file has a key or a value that it cannot have.
+    """
+    known: dict[str, type] = dict(SETTINGS)
+    if settings.config is not None:
+        from pilotstack.daemon.flags import FLAGS
+
+        daemon = _settings.settings_of(_settings.params_of(flag.option() for flag in FLAGS))
+        known = _settings.kinds_of(daemon)
+    return _settings.read_files("pilotctl", SETTINGS, settings.config, known)
+
+
 def global_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--socket`` and ``--json``, accepted before and after the command's name."""
+    """``--socket``, ``--config`` and ``--json``, accepted before and after the command's name."""
+    command = click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        default=None,
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="File of settings, JSON or TOML (PILOT_CONFIG).",
+    )(command)
     command = click.option(
         "--json/--no-json",
         "is_json",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 import click
 
-from pilotstack import _commands, _serving, wellknown
+from pilotstack import _commands, _serving
 from pilotstack.cli.context import asynchronous, find, global_options
 from pilotstack.cli.text import members_of
 from pilotstack.cli.traffic import PORT
@@ -115,7 +115,7 @@ def _driver(settings: Settings) -> Driver:
     from pilotstack.client import Driver
 
     _serving.raise_file_limit()
-    return Driver(settings.socket or wellknown.default_socket(), reconnect=True)
+    return Driver(settings.socket_path, reconnect=True)
 
 
 def _room() -> int:

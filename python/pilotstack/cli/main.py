@@ -15,6 +15,7 @@ from pilotstack import _commands, wellknown
 from pilotstack.cli import process
 from pilotstack.cli.context import Group, global_options
 from pilotstack.cli.output import Output, exit_status
+from pilotstack.errors import PilotError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -38,6 +39,10 @@ COMMANDS: Final = {
     },
     "completion": {
         "completion": "Print the script with which a shell completes commands and flags.",
+    },
+    "configuration": {
+        "config": "Show the user's file of settings, or change it.",
+        "init": "Write the user's file of settings, which the daemon and pilotctl read.",
     },
     "demo": {
         "demo": "Run the whole stack on an embedded loopback network, and clean up.",
@@ -214,6 +219,10 @@ def _run(output: Output, arguments: list[str]) -> int:
         message = error.format_message().rstrip(".")
         output.report("invalid_argument", message, hint=f"see: {path} --help")
         return exit_status("invalid_argument")
+    except PilotError as error:
+        # A file of settings.
+        output.failure(error)
+        return exit_status(error.code)
     except click.Abort as error:
         raise KeyboardInterrupt from error
 

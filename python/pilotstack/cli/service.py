@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import Exit
 
-from pilotstack import wellknown
 from pilotstack.cli.context import Group, global_options, reported
 from pilotstack.cli.session import ControlSession
 from pilotstack.daemon import lifecycle
@@ -33,7 +32,6 @@ def daemon() -> None:
 
 
 @daemon.command()
-@click.option("--config", help="JSON file of settings; see: pilot-daemon --help")
 @start_options
 @click.option("--foreground", is_flag=True, help="Stay in the foreground.")
 @global_options
@@ -46,6 +44,8 @@ def start(settings: Settings, /, foreground: bool, **options: lifecycle.Value) -
     """
     if settings.socket is not None:
         options["socket"] = str(settings.socket)
+    if settings.config is not None:
+        options["config"] = str(settings.config.absolute())
     flags = lifecycle.flags_of(options)
     if foreground:
         lifecycle.execute(flags)
@@ -70,7 +70,7 @@ def start(settings: Settings, /, foreground: bool, **options: lifecycle.Value) -
 @reported
 def stop(settings: Settings) -> None:
     """Stop the daemon: its streams end, and its registration."""
-    pid, is_forced = lifecycle.stop(settings.socket or wellknown.default_socket())
+    pid, is_forced = lifecycle.stop(settings.socket_path)
     settings.output.success({"pid": pid} | ({"forced": True} if is_forced else {}))
 
 
@@ -80,7 +80,7 @@ def stop(settings: Settings) -> None:
 @reported
 def status(settings: Settings, /, check: bool) -> None:
     """Show whether the daemon runs and answers."""
-    socket = settings.socket or wellknown.default_socket()
+    socket = settings.socket_path
     info = _info(socket)
     if check:
         raise Exit(0 if info else 1)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pilotstack import wellknown
+from pilotstack import _config, wellknown
 from pilotstack.cli.output import Output
 from pilotstack.cli.session import ControlSession
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pilotstack.client import Driver
     from pilotstack.registry.client import RegistryClient, Signer
 
@@ -26,6 +26,8 @@ class Settings:
     def __init__(self, socket: Path | None = None, is_json: bool | None = None) -> None:
         self.socket = socket
         self.is_json = is_json
+        #: The file of settings that was named.
+        self.config = _config.environment_file()
         self.registry: tuple[str, ...] = ()
         self.registry_tls = False
         self.registry_trust = "pinned"
@@ -36,19 +38,35 @@ class Settings:
         """The printer."""
         return Output(self.is_json)
 
+    @property
+    def socket_path(self) -> Path:
+        """The daemon's socket: that of the flag, else of the environment, else of the file of
+        settings, else the default place.
+
+        Raises:
+            InvalidArgument: the file cannot be read.
+        """
+        if self.socket is not None:
+            return self.socket
+        if self.config is not None and not os.environ.get("PILOT_SOCKET"):
+            named = _config.text_of("socket", self.config)
+            if named:
+                return Path(named)
+        return wellknown.default_socket()
+
     def session(self) -> ControlSession:
         """A session with the daemon for a question or two, to be entered.
 
         Raises:
             NotRunning: no daemon answers.
         """
-        return ControlSession(self.socket)
+        return ControlSession(self.socket_path)
 
     def driver(self) -> Driver:
         """The SDK, to be entered."""
         from pilotstack.client import Driver
 
-        return Driver(self.socket or wellknown.default_socket())
+        return Driver(self.socket_path)
 
     def registry_client(self, signer: Signer | None = None) -> RegistryClient:
         """A client of the registry that ``--registry`` and its kin name; the caller closes it.

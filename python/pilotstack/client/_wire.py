@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pilotstack import _paths
+from pilotstack import _paths, wellknown
 from pilotstack.client._session import Answer, DriverSession, discard, too_many_files
 from pilotstack.errors import (
     ForkedDriver,
@@ -143,7 +143,7 @@ def place_of(named: str | os.PathLike[str] | InProcess | None) -> Place:
     """Where the daemon of a driver's argument is."""
     if isinstance(named, InProcess):
         return named
-    return Path(named) if named else _paths.default_socket()
+    return Path(named) if named else wellknown.default_socket()
 
 
 def open_socket(place: Place) -> sockets.socket | None:

@@ -1,19 +1,14 @@
-"""The daemon's settings, and the file that may hold them."""
+"""The daemon's settings."""
 
 from __future__ import annotations
 
-import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from pilotstack import wellknown
-from pilotstack.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from pilotstack.registry.client import TlsTrust
@@ -37,7 +32,7 @@ class DaemonConfig:
     hostname: str = ""
     owner: str = ""
     #: The registry's admin token, for drivers that manage networks and give none.
-    admin_token: str = ""
+    admin_token: str = field(default="", repr=False)
     #: Public endpoint, if the operator knows it; that which beacons see does not matter then.
     endpoint: str = ""
     #: No endpoint is registered: peers come through a beacon.
@@ -63,88 +58,6 @@ class DaemonConfig:
     qlog: Path | None = None
     #: Seconds between heartbeats.
     keepalive: float = 30.0
-
-
-#: The value of a key of a settings file.
-Setting = str | bool | int | float | list[str]
-#: Bytes of a settings file at most.
-MAX_FILE = 1 << 20
-
-
-def read_file(path: Path, kinds: Mapping[str, type]) -> dict[str, Setting]:
-    """Reads a settings file: a JSON object whose keys are the daemon's flags, with ``-`` or ``_``.
-
-    Args:
-        path: the file.
-        kinds: the flags, with ``_``, and whether a value is ``str``, ``bool``, ``float`` or a
-            ``list`` of texts.
-
-    Raises:
-        InvalidArgument: the file cannot be read, or has an unknown key or a value of the wrong
-        type.
-    """
-    settings: dict[str, Setting] = {}
-    for key, value in _object_of(path).items():
-        name = key.replace("-", "_")
-        if name not in kinds:
-            raise _unknown(path, key, kinds)
-        if name in settings:
-            raise InvalidArgument(f"{path} has {key!r} twice")
-        if value is not None:
-            settings[name] = _checked(path, key, value, kinds[name])
-    return settings
-
-
-def _object_of(path: Path) -> dict[str, object]:
-    try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(MAX_FILE), type=dict[str, object])
-    except OSError as error:
-        raise InvalidArgument(
-            f"cannot read {path}: {error.strerror}", hint="check the path after --config"
-        ) from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidArgument(
-            f"{path} is not a JSON object of settings: {error}",
-            hint='settings look like {"hostname": "agent-a"}',
-        ) from error
-
-
-def names_identity(path: Path) -> bool:
-    """Whether a settings file has the key ``identity``.
-
-    Raises:
-        InvalidArgument: the file cannot be read.
-    """
-    return _object_of(path).get("identity") is not None
-
-
-def _unknown(path: Path, key: str, kinds: Mapping[str, type]) -> InvalidArgument:
-    near = difflib.get_close_matches(key.replace("_", "-"), [k.replace("_", "-") for k in kinds], 1)
-    hint = f"did you mean {near[0]!r}?" if near else "see: pilot-daemon --help"
-    return InvalidArgument(f"{path} has a setting that does not exist: {key!r}", hint=hint)
-
-
-def _checked(path: Path, key: str, value: object, kind: type) -> Setting:
-    """The value, if it has the right type. Numbers and booleans may be strings, as in files of
-    existing daemons."""
-    match value:
-        case bool() if kind is bool:
-            return value
-        case "true" | "false" if kind is bool:
-            return value
-        case bool():
-            pass
-        case int() | float() | str() if kind is float:
-            return value
-        case str() if kind is str:
-            return value
-        case str() if kind is list:
-            return [value]
-        case list() if kind is list and all(isinstance(each, str) for each in value):
-            return [str(each) for each in value]
-    names = {bool: "true or false", float: "a number", list: "a string or a list of strings"}
-    raise InvalidArgument(f"{path}: {key!r} must be {names.get(kind, 'a string')}, not {value!r}")
 
 
 def files_folder(config: DaemonConfig) -> Path:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
 
-from pilotstack import _paths, wellknown
+from pilotstack import _config, _paths, wellknown
 from pilotstack.daemon import pid_file as pid_files
-from pilotstack.daemon.config import default_identity, names_identity
+from pilotstack.daemon.config import default_identity
 from pilotstack.daemon.ready import Ready
 from pilotstack.errors import (
     AlreadyExists,
@@ -88,7 +88,8 @@ def flags_of(options: Mapping[str, Value]) -> list[str]:
                 flags += [f"--{flag}", str(value)]
     is_named = options.get("identity") or os.environ.get("PILOT_IDENTITY")
     config = options.get("config") or os.environ.get("PILOT_CONFIG")
-    if not is_named and not (isinstance(config, str) and names_identity(Path(config))):
+    path = Path(config) if isinstance(config, str | Path) else None
+    if not is_named and not _config.is_named("identity", path):
         flags += ["--identity", str(default_identity())]
     return flags
 

@@ -4,52 +4,25 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pilotstack import _commands, _flags, _serving, wellknown
-from pilotstack.daemon.config import DaemonConfig, read_file
+from pilotstack import _commands, _flags, _serving, _settings, wellknown
+from pilotstack.daemon.config import DaemonConfig
 from pilotstack.daemon.flags import daemon_options
 from pilotstack.errors import InvalidArgument
 from pilotstack.registry.client import trust_of
 from pilotstack.registry.protocol.names import check_hostname
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import anyio
-
-#: Characters of a token file at most.
-_MAX_TOKEN = 4096
-
-
-def _read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    """Takes the defaults of flags from a settings file."""
-    del parameter
-    if path is not None:
-        kinds = {p.name: kind_of(p) for p in context.command.params if p.name in _SETTINGS}
-        context.default_map = read_file(path, kinds)
-
-
-def kind_of(parameter: click.Parameter) -> type:
-    """The type of a flag's value in a settings file."""
-    if parameter.multiple:
-        return list
-    if isinstance(parameter.type, click.FloatRange):
-        return float
-    return bool if getattr(parameter, "is_flag", False) else str
 
 
 @_commands.command(context_settings={"auto_envvar_prefix": "PILOT"})
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    callback=_read_config,
-    is_eager=True,
-    expose_value=False,
-    help="JSON file of settings: the flags below without their dashes. A flag comes before the "
-    "environment (PILOT_HOSTNAME for --hostname, and so on), that before this file.",
-)
+@_settings.options("pilot-daemon")
 @daemon_options
 @click.version_option(wellknown.VERSION)
 def daemon(
@@ -89,7 +62,7 @@ def daemon(
         ),
         beacon=",".join(_after_last_empty(beacon)),
         hostname=hostname,
-        admin_token=_token(admin_token_file) if admin_token_file else admin_token,
+        admin_token=_settings.secret(admin_token, admin_token_file),
         has_echo=not no_echo,
         has_status=not no_status,
         is_nameserver=nameserver,
@@ -112,18 +85,6 @@ def _after_last_empty(beacons: tuple[str, ...]) -> tuple[str, ...]:
     while "" in listed:
         del listed[: listed.index("") + 1]
     return tuple(listed)
-
-
-def _token(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return file.read(_MAX_TOKEN).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"cannot read the token in {path}: {error}") from error
-
-
-#: Keys of a settings file.
-_SETTINGS = {p.name for p in daemon.params if p.name not in {"config", "version"}}
 
 
 def run() -> None:

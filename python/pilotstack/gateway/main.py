@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from pilotstack import _commands, _flags, _logs, _serving, _streams, wellknown
+from pilotstack import _commands, _flags, _logs, _serving, _settings, _streams, wellknown
 from pilotstack.gateway.config import PORTS, GatewayConfig, parse_ports
 from pilotstack.gateway.flags import CONTROL, gateway_options
 from pilotstack.gateway.guard import parse_uids
@@ -28,6 +28,7 @@ def gateway() -> None:
 
 
 @gateway.command(context_settings={"auto_envvar_prefix": "PILOT_GATEWAY"})
+@_settings.options("pilot-gateway")
 @click.argument("agents", metavar="[AGENT]...", nargs=-1)
 @click.option(
     "--socket",

@@ -6,14 +6,14 @@ import os
 import sys
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import click
 
-from pilotstack import _commands, _events, _flags, _resolving, _serving, wellknown
+from pilotstack import _commands, _events, _flags, _resolving, _serving, _settings, wellknown
 from pilotstack.beacon import Beacon
 from pilotstack.beacon.keys import KeyCheck
 from pilotstack.beacon.mesh import Directory, Mesh, RegistryDirectory
@@ -52,7 +52,7 @@ class Options:
     tls: bool
     tls_cert: Path | None
     tls_key: Path | None
-    admin_token: str
+    admin_token: str = field(repr=False)
     stale_threshold: float
     require_signed_registration: bool
     allow_owner_reclaim: bool
@@ -64,7 +64,7 @@ class Options:
     limit_loopback: bool
     http: str
     standby: str
-    replication_token: str
+    replication_token: str = field(repr=False)
     open_replication: bool
     promote: bool
     primary_tls: bool
@@ -300,7 +300,13 @@ _POLICY = (
         default="",
         envvar="PILOT_ADMIN_TOKEN",
         show_envvar=True,
-        help="Secret that creates networks and stands in for signatures.",
+        help="Secret that creates networks and stands in for signatures. Others can see a flag: "
+        "use the variable or --admin-token-file.",
+    ),
+    click.option(
+        "--admin-token-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File that holds that secret.",
     ),
     click.option(
         "--stale-threshold",
@@ -376,7 +382,13 @@ _REPLICATION = (
         default="",
         envvar="PILOT_REPLICATION_TOKEN",
         show_envvar=True,
-        help="Secret that a standby shows its primary; without one nobody may follow.",
+        help="Secret that a standby shows its primary; without one nobody may follow. Others can "
+        "see a flag: use the variable or --replication-token-file.",
+    ),
+    click.option(
+        "--replication-token-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File that holds that secret.",
     ),
     click.option(
         "--open-replication",
@@ -420,6 +432,8 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _run(side: BeaconSide | None, log_level: str, log_format: str, **flags: Any) -> None:
     _serving.configure_logging(log_level, log_format)
+    for name in ("admin_token", "replication_token"):
+        flags[name] = _settings.secret(flags[name], flags.pop(f"{name}_file"))
     _serving.raise_file_limit()
 
     async def main(stopping: anyio.Event) -> None:
@@ -429,7 +443,8 @@ def _run(side: BeaconSide | None, log_level: str, log_format: str, **flags: Any)
     _serving.run(main, wants_uvloop=True)
 
 
-@_commands.command()
+@_commands.command(context_settings={"auto_envvar_prefix": "PILOT_RENDEZVOUS"})
+@_settings.options("pilot-rendezvous")
 @click.option(
     "--beacon-addr",
     default=f":{wellknown.BEACON_PORT}",
@@ -452,7 +467,8 @@ def rendezvous(
     _run(BeaconSide(beacon_addr, options), **flags)
 
 
-@_commands.command()
+@_commands.command(context_settings={"auto_envvar_prefix": "PILOT_RENDEZVOUS"})
+@_settings.options("pilot-registry")
 @_server_options
 @click.version_option(wellknown.VERSION)
 def registry(**flags: Any) -> None:

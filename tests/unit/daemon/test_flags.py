@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Of ``pilot-daemon`` alone: everybody sees the flags of a process; there is one pid file; the
 #: socket is a flag of every command.
-OWN = {"admin_token", "pid_file", "socket", "version"}
+OWN = {"explain_config", "admin_token", "pid_file", "socket", "version"}
 #: Of ``start`` alone.
 ADDED = {"foreground", "socket", "is_json"}
 GIVEN = [

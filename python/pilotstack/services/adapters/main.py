@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pilotstack import _commands, _flags, _serving, wellknown
+from pilotstack import _commands, _flags, _serving, _settings, wellknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@_commands.command("pilotstack-serve")
+@_commands.command("pilotstack-serve", context_settings={"auto_envvar_prefix": "PILOT_SERVE"})
+@_settings.options("pilotstack-serve")
 @click.argument("app")
 @click.option(
     "--port",
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     help="Port of the overlay; 0 means any that is free.",
 )
 @click.option(
-    "--socket", type=click.Path(path_type=Path), help="The daemon's socket (PILOT_SOCKET)."
+    "--socket",
+    type=click.Path(path_type=Path),
+    envvar="PILOT_SOCKET",
+    help="The daemon's socket (PILOT_SOCKET).",
 )
 @click.option(
     "--app-dir", default=".", show_default=True, help="Where the application is imported from."

@@ -9,7 +9,7 @@ from typing import Literal
 import anyio
 import click
 
-from pilotstack import _commands, _flags, _serving, wellknown
+from pilotstack import _commands, _flags, _serving, _settings, wellknown
 from pilotstack.client import Driver
 from pilotstack.services.limits import Limited
 from pilotstack.services.nameserver.server import DriverDirectory, Nameserver
@@ -22,6 +22,7 @@ PER_PEER = 16
 
 
 @_commands.command(context_settings={"auto_envvar_prefix": "PILOT_NAMESERVER"})
+@_settings.options("pilot-nameserver")
 @click.option(
     "--socket",
     type=click.Path(path_type=Path),
