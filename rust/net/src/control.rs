@@ -11,7 +11,7 @@ use std::{
 use mio::net::UnixStream;
 use pilot_proto::{
     config::Algorithm,
-    node::{Caller, NodeStats},
+    node::{Caller, Figures, NodeStats},
     transport::{FourTuple, State, Stats},
     tunnel::{Candidate, PeerStatus},
     wire::addr::{Address, NetworkId, NodeId, Port},
@@ -74,6 +74,8 @@ pub struct PeerRow {
 pub struct Snapshot {
     /// The node's figures.
     pub stats: NodeStats,
+    /// Sums over time.
+    pub figures: Figures,
     /// Its peers.
     pub peers: Vec<PeerRow>,
     /// Its connections.

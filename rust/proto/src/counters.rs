@@ -20,6 +20,11 @@ macro_rules! counters {
             pub const NAMES: &[(&'static str, &'static str)] =
                 &[$( (stringify!($field), concat!($($text),+)), )+];
 
+            /// Adds the counters of another.
+            pub fn add(&mut self, other: &Self) {
+                $( self.$field += other.$field; )+
+            }
+
             /// Every counter's name and value.
             pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$( (stringify!($field), self.$field), )+].into_iter()
@@ -44,7 +49,8 @@ mod tests {
 
     #[test]
     fn names_values_and_meanings_come_from_one_list() {
-        let counted = Counted { apples: 1, pears: 2 };
+        let mut counted = Counted { apples: 1, pears: 0 };
+        counted.add(&Counted { apples: 0, pears: 2 });
         assert_eq!(counted.each().collect::<Vec<_>>(), [("apples", 1), ("pears", 2)]);
         assert_eq!(Counted::NAMES, [("apples", " Apples."), ("pears", " Pears, and other fruit.")]);
     }

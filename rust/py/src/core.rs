@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use pilot_net::{Config, ConnectionRow, Handle, HostEvent, PeerRow, Tag, TraceConfig};
 use pilot_proto::{
     config::UnknownAlgorithm,
-    node::Caller,
+    node::{Caller, Figures},
     trace::Detail,
     tunnel::{Candidate, CandidateKind, CandidateStatus, PathClass, Route},
     wire::addr::{Address, NetworkId, NodeId, Port},
@@ -231,6 +231,7 @@ impl Core {
         ] {
             dict.set_item(name, value)?;
         }
+        dict.set_item("figures", figures_dict(py, &snapshot.figures)?)?;
         let peers: PyResult<Vec<_>> = snapshot.peers.iter().map(|row| peer_dict(py, row)).collect();
         dict.set_item("peer_list", peers?)?;
         let rows: PyResult<Vec<_>> =
@@ -266,6 +267,32 @@ fn event_tuple<'py>(py: Python<'py>, event: HostEvent) -> PyResult<Bound<'py, Py
         }
         HostEvent::Stopped(text) => ("stopped", text).into_pyobject(py),
     }
+}
+
+/// Sums over time: `(sent, received)` bytes by kind of path, counters by port of a service, and histograms as
+/// `(counts, seconds)`.
+fn figures_dict<'py>(py: Python<'py>, figures: &Figures) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let paths = PyDict::new(py);
+    for (kind, bytes) in figures.paths() {
+        paths.set_item(kind.name(), (bytes.sent, bytes.received))?;
+    }
+    dict.set_item("paths", paths)?;
+    let services = PyDict::new(py);
+    for (port, figures) in figures.services() {
+        let row = PyDict::new(py);
+        row.set_item("streams", figures.streams)?;
+        for (name, value) in figures.counters.each() {
+            row.set_item(name, value)?;
+        }
+        services.set_item(port.0, row)?;
+    }
+    dict.set_item("services", services)?;
+    dict.set_item("failed_dials", figures.failed_dials.clone())?;
+    for (name, times) in [("rtt", figures.rtt), ("dial", figures.dial), ("handshake", figures.handshake)] {
+        dict.set_item(name, (times.counts.to_vec(), times.sum.as_secs_f64()))?;
+    }
+    Ok(dict)
 }
 
 fn peer_dict<'py>(py: Python<'py>, row: &PeerRow) -> PyResult<Bound<'py, PyDict>> {

@@ -85,6 +85,7 @@ impl IoThread {
         });
         Snapshot {
             stats: self.node.stats(),
+            figures: self.node.figures(),
             peers: peers.collect(),
             connections: connections.collect(),
             clients: self.clients.len(),

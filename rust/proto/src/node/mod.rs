@@ -10,6 +10,7 @@ mod api;
 mod connection_limits;
 mod discovery;
 mod early;
+mod figures;
 mod memory;
 mod ports;
 mod punch;
@@ -33,6 +34,7 @@ use std::{
 };
 
 pub use admission::Caller;
+pub use figures::{BOUNDS_MICROS, Figures, Histogram, PathFigures, PathKind, ServiceFigures};
 pub use stats::{NodeCounters, NodeStats};
 pub use stream::Stream;
 pub use too_big::TooBig;
@@ -171,6 +173,7 @@ struct Slot {
     /// The pacer let its SYN go.
     is_syn_released: bool,
     is_syn_queued: bool,
+    is_established: bool,
     /// Released by the application: removed once it is closed.
     is_released: bool,
     /// Bytes accounted to it, for receiving and for sending.
@@ -261,6 +264,7 @@ pub struct Node {
     /// Peers to remove once their connections are reset.
     dismissed: BTreeSet<NodeId>,
     counters: NodeCounters,
+    figures: Figures,
     recorder: Recorder,
 }
 
@@ -328,6 +332,7 @@ impl Node {
             gate: Gate::default(),
             dismissed: BTreeSet::new(),
             counters: NodeCounters::default(),
+            figures: Figures::default(),
             entropy,
         };
         node.arm(now + node.config.sweep_interval, TimerOwner::Sweep);
@@ -446,6 +451,7 @@ impl Node {
         };
         f(peer, &mut local, &mut self.outbox);
         let (wants_punch, change) = (peer.take_wants_punch(), peer.take_path_change());
+        let handshake = peer.take_handshake();
         if let Some((to, datagrams)) = peer.take_sockets() {
             self.events.push_back(Event::SocketsNeeded { to, datagrams });
         }
@@ -454,6 +460,9 @@ impl Node {
         {
             self.peer_armed.insert(id, at);
             self.timers.push(Reverse((at, TimerOwner::Peer(id))));
+        }
+        if let Some(took) = handshake {
+            self.figures.handshake.add(took);
         }
         if self.is_traced() {
             self.take_peer_trace(id);

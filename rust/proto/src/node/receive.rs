@@ -3,13 +3,13 @@
 use core::{net::SocketAddr, time::Duration};
 use std::sync::Arc;
 
-use super::{Event, Key, Node, relay::parse_delivery, trace::count_drop};
+use super::{Event, Key, Node, PathKind, relay::parse_delivery, trace::count_drop};
 use crate::{
     storage::token_bucket::TokenBucket,
     time::Instant,
     transport::{CloseReason, Connection, OldPath, Options, State, reset_for},
     tunnel::{
-        Candidates, Capabilities, Change, OpenError, Opened, PATH_PROBE, PathChange, Peer, Route,
+        Candidates, Capabilities, Change, OpenError, Opened, PATH_PROBE, PathChange, PathClass, Peer, Route,
         prediction::NatBehaviour,
     },
     wire::{
@@ -32,15 +32,21 @@ impl Node {
         self.recorder.now = now;
         self.counters.pkts_recv += 1;
         self.counters.bytes_recv += bytes.len() as u64;
+        let direct = PathKind::Direct(PathClass::of(from));
         if !matches!(Frame::parse(bytes), Ok(Frame::Beacon)) {
+            self.figures.on_received(direct, bytes.len());
             self.on_frame(now, Route::Direct(from), bytes);
             return;
         }
         match parse_delivery(bytes).filter(|_| self.discovery.is_beacon(from)) {
             Some((sender, destination, start)) => {
+                self.figures.on_received(PathKind::Relay, bytes.len());
                 self.on_relayed(now, from, (sender, destination), &mut bytes[start..]);
             }
-            None => self.on_beacon(now, from, bytes),
+            None => {
+                self.figures.on_received(direct, bytes.len());
+                self.on_beacon(now, from, bytes);
+            }
         }
     }
 

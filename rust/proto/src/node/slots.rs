@@ -57,6 +57,7 @@ impl Node {
             is_counted: true,
             is_syn_released: false,
             is_syn_queued: false,
+            is_established: false,
             is_released: false,
             held: 0,
             send_held: 0,
@@ -90,13 +91,23 @@ impl Node {
                     slot.is_reported = true;
                     self.events.push_back(Event::Accepted(id));
                 }
-                ConnectionEvent::Connected => self.events.push_back(Event::Connected(id)),
+                ConnectionEvent::Connected => {
+                    slot.is_established = true;
+                    self.figures.dial.add(self.recorder.now.saturating_since(slot.opened_at));
+                    self.events.push_back(Event::Connected(id));
+                }
                 ConnectionEvent::Readable => self.events.push_back(Event::Readable(id)),
                 ConnectionEvent::Writable => self.events.push_back(Event::Writable(id)),
                 ConnectionEvent::RemoteFinished => self.events.push_back(Event::RemoteFinished(id)),
                 ConnectionEvent::TimeWait => is_time_wait = true,
                 ConnectionEvent::Closed(reason) => closed = Some(reason),
             }
+        }
+        if let Some(rtt) = slot.connection.take_rtt_sample() {
+            self.figures.rtt.add(rtt);
+        }
+        if let Some(reason) = closed.filter(|_| !(slot.is_inbound || slot.is_established)) {
+            self.figures.on_failed_dial(reason);
         }
         match closed {
             Some(reason) if slot.is_reported => self.events.push_back(Event::Closed(id, reason)),
@@ -203,6 +214,7 @@ impl Node {
             self.take_connection_trace(id);
         }
         let Some(mut slot) = self.slots.remove(&id) else { return };
+        self.figures.add_stream(slot.service(), slot.connection.counters());
         let node = slot.connection.tuple().remote.node;
         self.memory.update(node, &mut slot.held, 0);
         self.send_memory.update(node, &mut slot.send_held, 0);

@@ -86,6 +86,7 @@ impl Node {
             self.counters.relayed_sent += datagrams as u64;
         }
         self.counters.bytes_sent += bytes as u64;
+        self.figures.on_sent(route, bytes);
     }
 
     /// Fills `buf` with segments of one connection.

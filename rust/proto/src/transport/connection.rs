@@ -396,6 +396,17 @@ impl Connection {
         events.closed.take().map(ConnectionEvent::Closed)
     }
 
+    /// The last sample of the round-trip time, unless it was taken before.
+    #[inline]
+    pub fn take_rtt_sample(&mut self) -> Option<Duration> {
+        self.rtt.take_sample()
+    }
+
+    /// Counters since the connection was created.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// Statistics for `connections` and `info`.
     pub fn stats(&self) -> Stats {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);

@@ -25,6 +25,24 @@ pub enum CloseReason {
     Shutdown,
 }
 
+impl CloseReason {
+    /// The name used in statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Refused => "refused",
+            Self::Reset => "reset",
+            Self::Aborted => "aborted",
+            Self::SynTimeout => "syn_timeout",
+            Self::RetransmissionTimeout => "retransmission_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::PeerRestarted => "peer_restarted",
+            Self::Unreachable => "unreachable",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
 /// Why data was not accepted for sending.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SendError {

@@ -10,6 +10,8 @@ pub struct RttEstimator {
     srtt: Option<Duration>,
     rttvar: Duration,
     min_rtt: Option<Duration>,
+    /// The last sample, until it is taken.
+    latest: Option<Duration>,
     rto: Duration,
     rto_min: Duration,
     rto_max: Duration,
@@ -23,6 +25,7 @@ impl RttEstimator {
             srtt: None,
             rttvar: Duration::ZERO,
             min_rtt: None,
+            latest: None,
             rto: config.rto_initial,
             rto_min: config.rto_min,
             rto_max: config.rto_max,
@@ -32,6 +35,7 @@ impl RttEstimator {
 
     /// Adds a sample, which must come from a segment sent once (Karn's algorithm, RFC 6298 section 3).
     pub fn on_sample(&mut self, rtt: Duration) {
+        self.latest = Some(rtt);
         self.min_rtt = Some(self.min_rtt.map_or(rtt, |min| min.min(rtt)));
         let srtt = match self.srtt {
             None => {
@@ -45,6 +49,12 @@ impl RttEstimator {
         };
         self.srtt = Some(srtt);
         self.rto = self.rto_of(srtt);
+    }
+
+    /// The last sample, unless it was taken before.
+    #[inline]
+    pub fn take_sample(&mut self) -> Option<Duration> {
+        self.latest.take()
     }
 
     /// Doubles the RTO (RFC 6298 (5.5)).

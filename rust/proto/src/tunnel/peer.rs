@@ -176,6 +176,10 @@ pub struct Peer {
     is_active: bool,
     hellos: u32,
     hello_at: Option<Instant>,
+    /// When the first hello of a key exchange was sent.
+    asked_at: Option<Instant>,
+    /// How long the last key exchange took, until it is taken.
+    handshake: Option<Duration>,
     probes: u32,
     probe_at: Option<Instant>,
     check_at: Option<Instant>,
@@ -235,6 +239,8 @@ impl Peer {
             is_active: false,
             hellos: 0,
             hello_at: None,
+            asked_at: None,
+            handshake: None,
             probes: 0,
             probe_at: None,
             check_at: None,
@@ -467,6 +473,7 @@ impl Peer {
         // A key under which nothing has opened may be a replay.
         if self.suite().is_none() && self.hello_at.is_none() && self.identity_key.is_some() {
             self.hellos = 0;
+            self.asked_at = Some(now);
             self.wants_punch = true;
             self.send_hello(now, local, out);
         }
@@ -479,7 +486,13 @@ impl Peer {
     pub fn deactivate(&mut self) {
         self.is_active = false;
         self.check_at = None;
-        self.hello_at = None;
+        (self.hello_at, self.asked_at) = (None, None);
+    }
+
+    /// How long a key exchange took that we began and that has ended since the last call.
+    #[inline]
+    pub fn take_handshake(&mut self) -> Option<Duration> {
+        self.handshake.take()
     }
 
     /// Processes capabilities of a ping or pong; `ours` is our own boot id, which a legacy peer echoes.

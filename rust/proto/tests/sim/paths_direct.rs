@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pilot_proto::{
     crypto::Suite,
-    node::{DialOptions, Event},
+    node::{DialOptions, Event, PathKind},
     tunnel::{Candidate, CandidateKind, CandidateState, Candidates, Capabilities, PathClass, Source},
     wire::{
         addr::{Address, Port},
@@ -65,6 +65,33 @@ fn two_cones_talk_through_the_relay_first_and_directly_within_a_second() {
     let peer = net.peer(1, 2);
     assert_eq!(peer.class, Some(PathClass::Direct));
     assert!(peer.rtt.is_some_and(|rtt| rtt >= 4 * LATENCY && rtt < 8 * LATENCY), "{:?}", peer.rtt);
+}
+
+#[test]
+fn figures_tell_by_which_kinds_of_paths_bytes_went_and_how_long_dials_took() {
+    let mut net = NatNet::new(&[Nat::Cone, Nat::Cone]);
+    net.start();
+    let ((a, b), took) = net.connect(1, 2);
+    until_direct(&mut net, SECOND);
+    net.transfer((1, a), (2, b), &pattern(100_000));
+    let figures = net.of(1).figures();
+    let bytes = |kind| figures.paths().find(|(path, _)| *path == kind).unwrap().1;
+    let (relay, direct) = (bytes(PathKind::Relay), bytes(PathKind::Direct(PathClass::Direct)));
+    assert!(relay.sent > 0 && relay.received > 0, "{relay:?}");
+    assert!((100_000..150_000).contains(&direct.sent) && direct.received > 0, "{direct:?}");
+    let sum: u64 = figures.paths().map(|(_, path)| path.sent).sum();
+    assert_eq!(sum, net.of(1).stats().counters.bytes_sent);
+    assert_eq!(
+        (figures.dial.counts.iter().sum::<u64>(), figures.handshake.counts.iter().sum::<u64>()),
+        (1, 1)
+    );
+    assert!(figures.handshake.sum > 2 * LATENCY && figures.dial.sum > figures.handshake.sum);
+    assert!(figures.dial.sum <= took, "{:?} of {took:?}", figures.dial.sum);
+    let samples = u32::try_from(figures.rtt.counts.iter().sum::<u64>()).unwrap();
+    assert!(samples > 1 && figures.rtt.sum / samples >= 4 * LATENCY, "{:?}", figures.rtt);
+    let (_, service) = figures.services().next().unwrap();
+    assert_eq!((service.streams, service.counters.bytes_sent), (1, 100_000));
+    assert!(figures.failed_dials.is_empty());
 }
 
 #[test]

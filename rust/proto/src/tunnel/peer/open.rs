@@ -113,6 +113,9 @@ impl Peer {
         self.current_rx = now;
         self.is_late = false;
         self.hello_at = None;
+        if self.suite().is_some() {
+            self.handshake = self.asked_at.take().map(|asked| now.saturating_since(asked));
+        }
         let may_advise = match self.capabilities {
             // A native peer sends what belongs to streams through the relay only if it has no better way.
             Some(_) => header.protocol != Protocol::Control,
