@@ -184,6 +184,11 @@ def stderr() -> LineWriter:
     return _stderr or LineWriter(sys.stderr)
 
 
+def stderr_dropped() -> int:
+    """Lines of stderr that were dropped since logging was configured."""
+    return _stderr.dropped if _stderr is not None else 0
+
+
 _stderr: LineWriter | None = None
 
 

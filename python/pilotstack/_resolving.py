@@ -1,4 +1,5 @@
-"""Host names and routes: cancellable lookups, connections by RFC 8305, source addresses."""
+"""Host names and routes: cancellable lookups, connections by RFC 8305, source addresses, and the
+sources that limits are for."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import itertools
 import socket as sockets
 import threading
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final
 
 import anyio
@@ -20,6 +22,8 @@ MAX_LOOKUPS: Final = 16
 #: Seconds before the next address of a host is tried (RFC 8305, 8).
 ATTEMPT_DELAY: Final = 0.25
 _MAX_NAME: Final = 253
+#: Bits of an IPv6 network of which a host with one address can use them all.
+_V6_PREFIX: Final = 64
 #: Port for questions about routes; nothing is sent there.
 _DISCARD: Final = 9
 
@@ -211,3 +215,16 @@ def canonical(address: str) -> str:
         if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
             return str(found.ipv4_mapped)
     return address
+
+
+@lru_cache(maxsize=4096)
+def source_of(host: str) -> tuple[str, bool]:
+    """The source that an IP address belongs to, an IPv4 address or an IPv6 /64, and whether it is
+    this host."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            network = ipaddress.ip_network((int(address), _V6_PREFIX), strict=False)
+            return str(network), address.is_loopback
+        address = address.ipv4_mapped
+    return str(address), address.is_loopback

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.registries import Raw, Registries, host_port
 
-from pilotstack.registry.server.http import AT_ONCE
+from pilotstack.http.server import AT_ONCE
 
 pytestmark = pytest.mark.anyio
 

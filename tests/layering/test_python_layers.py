@@ -14,8 +14,11 @@ MODULES = modules_of(PACKAGE)
 BASE = {
     *("errors", "types", "wellknown", "_commands", "_events", "_files", "_flags", "_interrupts"),
     *("_logs", "_paths", "_resolving", "_serving", "_streams", "_core", "ipc"),
-    *("_background", "_config", "_interfaces", "_netlink", "_settings"),
+    *("_background", "_config", "_figures", "_interfaces", "_netlink", "_seats", "_settings"),
 }
+
+# What serves HTTP, and what is shown there.
+SHOWN = {"http", "observe"}
 
 # The wings of the registry that its server stands on.
 REGISTRY = {
@@ -37,6 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     "wellknown": {"_config", "_paths"},
     "_flags": {"errors", "wellknown"},
     "_files": set(),
+    "_figures": set(),
+    "_seats": set(),
     "_events": set(),
     "_background": {"_events", "errors"},
     "_streams": set(),
@@ -63,6 +68,8 @@ ALLOWED: dict[str, set[str]] = {
             "services.adapters.main",
         ),
     },
+    "http": BASE,
+    "observe": BASE | {"http"},
     "client": BASE,
     "sync": BASE | {"client", "daemon.embedded"},
     "node": BASE | {"client", "daemon.embedded", "daemon.ready"},
@@ -74,14 +81,14 @@ ALLOWED: dict[str, set[str]] = {
     "registry.rules": BASE | {"registry.protocol", "registry.model"},
     "registry.storage": BASE | {"registry.protocol", "registry.model", "registry.rules"},
     "registry.replication": BASE | REGISTRY - {"registry.server"},
-    "registry.server": BASE | REGISTRY,
-    "registry.main": BASE | REGISTRY | {"beacon", "registry.client"},
-    "beacon": BASE | {"registry.client", "registry.protocol"},
-    "beacon.main": BASE | {"beacon", "registry.client", "registry.protocol", "registry.server"},
+    "registry.server": BASE | REGISTRY | SHOWN,
+    "registry.main": BASE | REGISTRY | SHOWN | {"beacon", "registry.client"},
+    "beacon": BASE | SHOWN | {"registry.client", "registry.protocol"},
+    "beacon.main": BASE | SHOWN | {"beacon", "registry.client", "registry.protocol"},
     "trust": BASE | {"client", "registry.client", "registry.protocol"},
-    "services": BASE | {"client"},
-    "gateway": BASE | {"client", "services"},
-    "daemon": BASE | {"client", "registry", "beacon", "trust", "services"},
+    "services": BASE | SHOWN | {"client"},
+    "gateway": BASE | SHOWN | {"client", "services"},
+    "daemon": BASE | SHOWN | {"client", "registry", "beacon", "trust", "services"},
     "testing": BASE | {"beacon", "registry", "daemon.embedded", "node", "sync"},
     "netcheck": BASE,
     "cli": BASE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,19 +10,17 @@ from typing import TYPE_CHECKING
 
 import anyio
 import click
-from prometheus_client import CollectorRegistry, generate_latest
 
 from pilotstack import _commands, _flags, _serving, _settings, wellknown
 from pilotstack.beacon import Beacon
 from pilotstack.beacon.keys import KeyCheck, registered_key
 from pilotstack.beacon.mesh import Mesh, RegistryDirectory
-from pilotstack.beacon.metrics import BeaconMetrics
 from pilotstack.beacon.options import BeaconOptions, beacon_options
 from pilotstack.errors import InvalidArgument
 from pilotstack.registry.client import RegistryClient, parse_addresses, trust_of
-from pilotstack.registry.server.http import HttpServer, Response, json_response, text_response
 
 if TYPE_CHECKING:
+    from pilotstack.http.server import HttpServer
     from pilotstack.registry.protocol.tls import TlsTrust
 
 
@@ -39,35 +36,28 @@ class Options:
     http: str
 
 
-class _Pages:
-    """What a beacon shows over HTTP."""
+def _http_server(
+    address: str, beacon: Beacon, options: BeaconOptions, mesh: Mesh | None
+) -> HttpServer:
+    """What a beacon shows over HTTP. Without its registry it works, and tells so."""
+    from pilotstack.beacon.metrics import BeaconMetrics
+    from pilotstack.http.server import HttpServer
+    from pilotstack.observe.families import MetricsPage, ProcessMetrics
+    from pilotstack.observe.health import Health
 
-    def __init__(self, beacon: Beacon, options: BeaconOptions, mesh: Mesh | None) -> None:
-        self._beacon = beacon
-        self._options = options
-        self._mesh = mesh
-        self._started = time.monotonic()
-        self._metrics = CollectorRegistry()
-        self._metrics.register(BeaconMetrics(beacon))
+    def members() -> dict[str, object]:
+        told = {} if mesh is None else {"registry": mesh.problem or "ok"}
+        return {"beacon_id": options.beacon_id, **told}
 
-    async def health(self, is_local: bool) -> Response:
-        """Whether it serves. Without its registry it does, and tells so."""
-        del is_local
-        problem = self._beacon.problem()
-        health: dict[str, object] = {
-            "status": problem or "ok",
-            "version": wellknown.VERSION,
-            "uptime_seconds": int(time.monotonic() - self._started),
-            "beacon_id": self._options.beacon_id,
-        }
-        if self._mesh is not None:
-            health["registry"] = self._mesh.problem or "ok"
-        return json_response(503 if problem else 200, health)
-
-    async def metrics(self, is_local: bool) -> Response:
-        """What it has done."""
-        del is_local
-        return text_response(generate_latest(self._metrics))
+    known = {} if mesh is None else {"registry": lambda: mesh.problem}
+    health = Health({"beacon": beacon.problem}, known, members)
+    metrics = MetricsPage([ProcessMetrics("beacon"), BeaconMetrics(beacon)])
+    routes = {
+        "/healthz": health.healthz,
+        "/readyz": health.readyz,
+        "/metrics": metrics.answer,
+    }
+    return HttpServer(*_serving.split_address(address), routes)
 
 
 async def serve(options: Options, stopping: anyio.Event) -> None:
@@ -97,9 +87,7 @@ async def serve(options: Options, stopping: anyio.Event) -> None:
             )
             tasks.start_soon(_serving.keep_running, "mesh", mesh.run)
         if options.http:
-            pages = _Pages(beacon, options.beacon, mesh)
-            routes = {"/healthz": pages.health, "/metrics": pages.metrics}
-            http = HttpServer(*_serving.split_address(options.http), routes)
+            http = _http_server(options.http, beacon, options.beacon, mesh)
             await stack.enter_async_context(http)
             tasks.start_soon(_serving.keep_running, "http", http.serve)
             ready["http"] = _serving.join_address(*http.address)
@@ -147,7 +135,7 @@ async def serve(options: Options, stopping: anyio.Event) -> None:
 @click.option(
     "--http",
     default="",
-    help="Where /healthz and /metrics are served, host:port; without it, nowhere.",
+    help="Where /healthz, /readyz and /metrics are served, host:port; without it, nowhere.",
 )
 @click.option("--log-level", type=click.Choice(_serving.LEVELS), default="info", show_default=True)
 @click.option(

@@ -1,21 +1,22 @@
-"""HTTP for operators and monitors. Read only.
+"""A small HTTP server for operators and monitors. Read only.
 
-Requests that a proxy forwarded, or that a browser sends to a foreign name, do not count as from
-this host.
+Whoever stalls, at whatever place of an exchange, makes room for others: silent connections and
+those that do not read their answer are the first to be replaced by new ones.
 """
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.abc
 import h11
-import msgspec
 
 from pilotstack import _serving
-from pilotstack.registry.model.source import source_of
-from pilotstack.registry.server.seats import Seat, Seats
+from pilotstack._resolving import source_of
+from pilotstack._seats import Seat, Seats
+from pilotstack.http.messages import Events, Request, Response, json_response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -26,45 +27,11 @@ HEAD_DEADLINE: Final = 5.0
 DEADLINE: Final = 10.0
 #: Simultaneous connections. A further one replaces the oldest that is not being answered.
 AT_ONCE: Final = 64
+#: Streams of events among them. A further one replaces the oldest without a token.
+STREAMS: Final = 16
 #: Bytes of a request's head.
 HEAD: Final = 16 << 10
-#: Headers by which proxies are recognized.
-_FORWARDING: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
-_LOCAL_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]", b""})
 _READ: Final = 1 << 14
-_JSON: Final = "application/json"
-_PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-
-class Response:
-    """What is answered.
-
-    Args:
-        status: the HTTP status.
-        body: its bytes.
-        content_type: what they are.
-        is_shared: pages of other origins may read it.
-    """
-
-    __slots__ = ("body", "content_type", "headers", "status")
-
-    def __init__(
-        self, status: int, body: bytes, content_type: str = _JSON, *, is_shared: bool = False
-    ) -> None:
-        self.status = status
-        self.body = body
-        self.content_type = content_type
-        self.headers = [("access-control-allow-origin", "*")] if is_shared else []
-
-
-def json_response(status: int, value: object, *, is_shared: bool = False) -> Response:
-    """A value as JSON."""
-    return Response(status, msgspec.json.encode(value), is_shared=is_shared)
-
-
-def text_response(text: bytes) -> Response:
-    """Metrics in the text format of Prometheus."""
-    return Response(200, text, _PROMETHEUS)
 
 
 class HttpServer:
@@ -73,19 +40,23 @@ class HttpServer:
     Args:
         host: address to listen on.
         port: port to listen on; 0 means any.
-        routes: what answers a path; it is told whether the client is on this host.
+        routes: what answers each path.
 
     Raises:
         OSError: the address cannot be bound.
     """
 
     def __init__(
-        self, host: str, port: int, routes: Mapping[str, Callable[[bool], Awaitable[Response]]]
+        self,
+        host: str,
+        port: int,
+        routes: Mapping[str, Callable[[Request], Awaitable[Response]]],
     ) -> None:
         self._host = host
         self._port = port
         self._routes = routes
         self._seats = Seats(AT_ONCE)
+        self._streams = Seats(STREAMS)
 
     async def __aenter__(self) -> HttpServer:
         self._listening = _serving.listen(self._host, self._port)
@@ -114,73 +85,121 @@ class HttpServer:
             address = _serving.remote_address(stream)
             if address is None:
                 return
+            source, is_here = source_of(address[0])
             scope = anyio.CancelScope()
-            seat = Seat(source_of(address[0])[0], scope.cancel)
+            seat = Seat(source, scope.cancel)
             if not self._seats.enter(seat):
                 return
             try:
-                with scope, anyio.fail_after(DEADLINE):
-                    await self._exchange(stream, seat)
+                with scope:
+                    exchange = _Exchange(stream)
+                    with anyio.fail_after(DEADLINE):
+                        response = await self._respond(exchange, seat, is_here=is_here)
+                    if isinstance(response, Events):
+                        self._seats.prove(seat)
+                        await self._stream(exchange, response, seat.source)
             except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
                 pass
             finally:
                 self._seats.leave(seat)
 
-    async def _exchange(self, stream: anyio.abc.SocketStream, seat: Seat) -> None:
-        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD)
-        method = b"GET"
+    async def _respond(self, exchange: _Exchange, seat: Seat, *, is_here: bool) -> Response:
+        """Reads a request and sends the answer, or the head of a stream of events."""
         try:
             with anyio.fail_after(HEAD_DEADLINE):
-                request = await _receive(connection, stream)
+                request = await exchange.receive(is_here=is_here)
             self._seats.prove(seat)
-            method = request.method
-            response = await self._respond(request, stream)
+            response = await self._answer(request)
             # A client that does not read it may be stalling on purpose.
             self._seats.withdraw(seat)
         except h11.RemoteProtocolError as error:
             response = json_response(error.error_status_hint, {"error": "not understood"})
-        headers = [
-            ("content-type", response.content_type),
-            ("content-length", str(len(response.body))),
-            ("cache-control", "no-store"),
-            ("connection", "close"),
-            *response.headers,
-        ]
-        data = connection.send(h11.Response(status_code=response.status, headers=headers)) or b""
-        if method != b"HEAD":
-            data += connection.send(h11.Data(data=response.body)) or b""
-        data += connection.send(h11.EndOfMessage()) or b""
-        await stream.send(data)
+        await exchange.send(response)
+        return response
 
-    async def _respond(self, request: h11.Request, stream: anyio.abc.SocketStream) -> Response:
-        path = request.target.decode("ascii", "replace").partition("?")[0]
-        route = self._routes.get(path)
+    async def _answer(self, request: Request) -> Response:
+        route = self._routes.get(request.path)
         if route is None:
             return json_response(404, {"error": "not found", "paths": sorted(self._routes)})
-        if request.method not in (b"GET", b"HEAD"):
+        if request.method not in ("GET", "HEAD"):
             return json_response(405, {"error": "only GET"})
-        return await route(_is_local(request, stream))
+        return await route(request)
+
+    async def _stream(self, exchange: _Exchange, response: Events, source: str) -> None:
+        with anyio.CancelScope() as scope:
+            seat = Seat(source, scope.cancel)
+            if exchange.is_head or not self._streams.enter(seat):
+                return
+            if response.is_proven:
+                self._streams.prove(seat)
+            try:
+                async with aclosing(response.source) as events:
+                    async for data in events:
+                        with anyio.fail_after(DEADLINE):
+                            await exchange.send_more(data)
+            finally:
+                self._streams.leave(seat)
 
 
-async def _receive(connection: h11.Connection, stream: anyio.abc.ByteStream) -> h11.Request:
-    while True:
-        event = connection.next_event()
-        if isinstance(event, h11.Request):
-            return event
-        if event is h11.NEED_DATA:
-            connection.receive_data(await stream.receive(_READ))
-        else:
-            raise anyio.EndOfStream
+class _Exchange:
+    """One request and its answer.
 
+    Args:
+        stream: the connection.
+    """
 
-def _is_local(request: h11.Request, stream: anyio.abc.SocketStream) -> bool:
-    peer = _serving.remote_address(stream)
-    headers = dict(request.headers)
-    host = headers.get(b"host", b"")
-    name = host.rpartition(b":")[0] if not host.endswith(b"]") and b":" in host else host
-    return (
-        peer is not None
-        and source_of(peer[0])[1]
-        and not _FORWARDING & headers.keys()
-        and name.lower() in _LOCAL_NAMES
-    )
+    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+        self._stream = stream
+        self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD)
+        self.is_head = False
+
+    async def receive(self, *, is_here: bool) -> Request:
+        """The request; what follows its head is not read.
+
+        Args:
+            is_here: whether the client is on this host.
+
+        Raises:
+            h11.RemoteProtocolError: it is malformed or too long.
+        """
+        while True:
+            event = self._connection.next_event()
+            if isinstance(event, h11.Request):
+                break
+            if event is not h11.NEED_DATA:
+                raise anyio.EndOfStream
+            self._connection.receive_data(await self._stream.receive(_READ))
+        self.is_head = event.method == b"HEAD"
+        headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers]
+        path, _, query = event.target.decode("ascii", "replace").partition("?")
+        return Request(
+            method=event.method.decode("ascii"),
+            path=path,
+            query=query,
+            headers=dict(headers),
+            is_from_here=is_here,
+        )
+
+    async def send(self, response: Response) -> None:
+        """Sends a response; of a stream of events, the head."""
+        is_endless = isinstance(response, Events)
+        length = [] if is_endless else [("content-length", str(len(response.body)))]
+        headers = [
+            ("content-type", response.content_type),
+            *length,
+            ("connection", "close"),
+            *response.headers.items(),
+        ]
+        data = self._data(h11.Response(status_code=response.status, headers=headers))
+        if not is_endless:
+            if not self.is_head:
+                data += self._data(h11.Data(data=response.body))
+            data += self._data(h11.EndOfMessage())
+        await self._stream.send(data)
+
+    async def send_more(self, data: bytes) -> None:
+        """Sends a part of the body."""
+        await self._stream.send(self._data(h11.Data(data=data)))
+
+    def _data(self, event: h11.Event) -> bytes:
+        return self._connection.send(event) or b""

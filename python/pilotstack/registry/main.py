@@ -17,7 +17,6 @@ from pilotstack import _commands, _events, _flags, _resolving, _serving, _settin
 from pilotstack.beacon import Beacon
 from pilotstack.beacon.keys import KeyCheck
 from pilotstack.beacon.mesh import Directory, Mesh, RegistryDirectory
-from pilotstack.beacon.metrics import BeaconMetrics
 from pilotstack.beacon.options import BeaconOptions, beacon_options
 from pilotstack.errors import InvalidArgument
 from pilotstack.registry.client import RegistryClient, error_of
@@ -39,6 +38,8 @@ from pilotstack.registry.storage.store import MemoryStore, Store
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Mapping
+
+    from prometheus_client.registry import Collector
 
 log = _events.get_logger(__name__)
 
@@ -221,7 +222,7 @@ async def serve(options: Options, side: BeaconSide | None, stopping: anyio.Event
             http=_serving.split_address(options.http) if options.http else None,
             notify=beacon.notify if beacon else None,
             components={"beacon": beacon.problem} if beacon else {},
-            collectors=(BeaconMetrics(beacon),) if beacon else (),
+            collectors=_collectors(beacon) if beacon and options.http else (),
         )
         server = await stack.enter_async_context(RegistryServer(host, port, store, config))
         ready["registry"] = _serving.join_address(*server.address)
@@ -245,6 +246,12 @@ async def serve(options: Options, side: BeaconSide | None, stopping: anyio.Event
                 tasks.start_soon(_serving.keep_running, "mesh", mesh.run)
             await stopping.wait()
             tasks.cancel_scope.cancel()
+
+
+def _collectors(beacon: Beacon) -> tuple[Collector, ...]:
+    from pilotstack.beacon.metrics import BeaconMetrics
+
+    return (BeaconMetrics(beacon),)
 
 
 def _announce(ready: dict[str, object], server: RegistryServer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilotstack.registry.server.seats import Seat, Seats
+from pilotstack._seats import Seat, Seats
 
 
 def take(seats: Seats, source: str, evicted: list[str], name: str = "") -> Seat | None:

@@ -6,8 +6,8 @@ import base64
 
 import pytest
 
+from pilotstack._resolving import source_of
 from pilotstack.registry.model.budgets import Bucket, Buckets
-from pilotstack.registry.model.source import source_of
 from pilotstack.registry.protocol.requests.directory import Lookup
 from pilotstack.registry.protocol.requests.identity import Heartbeat, Register
 from pilotstack.registry.server.limits import MAX_REFUSALS, Limits, Throttle

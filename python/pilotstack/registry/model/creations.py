@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pilotstack._resolving import source_of
 from pilotstack.registry.model.budgets import Bucket, Buckets
-from pilotstack.registry.model.source import source_of
 from pilotstack.registry.protocol.errors import Code, Denied
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import hmac
 from collections import OrderedDict
 from typing import Final
 
+from pilotstack._resolving import source_of
 from pilotstack.registry.model import auth
 from pilotstack.registry.model.budgets import Bucket, Buckets
-from pilotstack.registry.model.source import source_of
 from pilotstack.registry.protocol.errors import Code, Denied
 
 #: Wrong secrets of one source: burst, and per second.

@@ -1,16 +1,10 @@
-"""Connections and sources of requests. A source is an IPv4 address or an IPv6 /64, since a host
-with one address of a /64 can use them all."""
+"""Connections of requests, and what nodes announce on them."""
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Final
 
 import msgspec
-
-_V6_PREFIX: Final = 64
 
 
 class Announcement(msgspec.Struct, frozen=True, gc=False):
@@ -36,15 +30,3 @@ class Source:
     pending: dict[int, Announcement] = field(default_factory=dict)
     #: Nodes that have signed a request on this connection.
     proven: set[int] = field(default_factory=set)
-
-
-@lru_cache(maxsize=4096)
-def source_of(host: str) -> tuple[str, bool]:
-    """The source an IP address belongs to, and whether it is this host."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            network = ipaddress.ip_network((int(address), _V6_PREFIX), strict=False)
-            return str(network), address.is_loopback
-        address = address.ipv4_mapped
-    return str(address), address.is_loopback

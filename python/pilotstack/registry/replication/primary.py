@@ -188,6 +188,11 @@ class Publisher:
         return self._is_open or bool(self._token)
 
     @property
+    def queued(self) -> int:
+        """Bytes that wait for standbys."""
+        return sum(subscriber.size for subscriber in self._subscribers)
+
+    @property
     def standbys(self) -> int:
         """Number of standbys that follow."""
         return len(self._subscribers)

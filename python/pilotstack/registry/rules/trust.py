@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 
+from pilotstack._resolving import source_of
 from pilotstack.registry.model.rows import Claim, Request, Response
-from pilotstack.registry.model.source import source_of
 from pilotstack.registry.protocol.errors import Code, Denied
 from pilotstack.registry.protocol.requests.trust import (
     MAX_JUSTIFICATION,

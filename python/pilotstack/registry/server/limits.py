@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pilotstack._resolving import source_of
 from pilotstack.registry.model.budgets import Bucket, Buckets
-from pilotstack.registry.model.source import source_of
 from pilotstack.registry.protocol import values
 from pilotstack.registry.protocol.requests.identity import Register
 

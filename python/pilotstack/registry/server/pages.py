@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from pilotstack import wellknown
+from pilotstack.http.messages import Request, Response, json_response
+from pilotstack.observe.families import MetricsPage, ProcessMetrics
 from pilotstack.registry.server import statistics
-from pilotstack.registry.server.http import Response, json_response, text_response
+from pilotstack.registry.server.exposition import RegistryMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from prometheus_client.registry import Collector
 
     from pilotstack.registry.server.statistics import NetworkFigures, Statistics
     from pilotstack.registry.server.view import View
@@ -31,22 +35,29 @@ class Pages:
         view: the registry.
         components: what else runs in this process, each with a function that tells its problem, or
             an empty text.
+        collectors: its metrics.
     """
 
     def __init__(
-        self, view: View, components: Mapping[str, Callable[[], str]] | None = None
+        self,
+        view: View,
+        components: Mapping[str, Callable[[], str]] | None = None,
+        collectors: Iterable[Collector] = (),
     ) -> None:
         self._view = view
+        self._own = RegistryMetrics(view)
+        self._page = MetricsPage([ProcessMetrics("registry"), self._own, *collectors])
         self._components = components or {}
         self._statistics: Statistics | None = None
         self._gathered = 0.0
         self._gathering = anyio.Lock()
 
     @property
-    def routes(self) -> Mapping[str, Callable[[bool], Awaitable[Response]]]:
+    def routes(self) -> Mapping[str, Callable[[Request], Awaitable[Response]]]:
         """What answers each path."""
         return {
             "/healthz": self._health,
+            "/readyz": self._ready,
             "/metrics": self._metrics,
             "/api/stats": self._stats,
             "/api/public-stats": self._public_stats,
@@ -63,8 +74,23 @@ class Pages:
     def _uptime(self) -> int:
         return int(time.monotonic() - self._view.metrics.started)
 
-    async def _health(self, is_local: bool) -> Response:
-        del is_local
+    async def _ready(self, request: Request) -> Response:
+        """Whether clients get answers here: a standby answers reads once it has a copy."""
+        del request
+        view, standby = self._view, self._view.standby
+        problems = [problem() for problem in self._components.values()]
+        if view.is_failing:
+            problems.append("store failing")
+        if view.role == "replaced":
+            problems.append("replaced by another registry")
+        if standby is not None and not standby.is_current:
+            problems.append(standby.problem or "nothing has been copied yet")
+        told = [problem for problem in problems if problem]
+        page = {"status": told[0] if told else "ok", "role": view.role}
+        return json_response(503 if told else 200, page)
+
+    async def _health(self, request: Request) -> Response:
+        del request
         view = self._view
         state, standby = view.state, view.standby
         is_failing, is_replaced = view.is_failing, view.role == "replaced"
@@ -91,20 +117,12 @@ class Pages:
         is_well = not (is_failing or is_replaced or any(problems.values()))
         return json_response(200 if is_well else 503, health)
 
-    async def _metrics(self, is_local: bool) -> Response:
-        del is_local
-        view = self._view
-        text = view.metrics.render(
-            await self._fresh(),
-            connections=view.connections,
-            held_polls=view.held_polls,
-            standbys=view.publisher.standbys,
-            is_standby=view.standby is not None,
-            term=view.term.number,
-        )
-        return text_response(text)
+    async def _metrics(self, request: Request) -> Response:
+        self._own.statistics = await self._fresh()
+        return await self._page.answer(request)
 
-    async def _stats(self, is_local: bool) -> Response:
+    async def _stats(self, request: Request) -> Response:
+        is_local = request.is_local
         figures = await self._fresh()
         stats: dict[str, object] = {
             "total_nodes": figures.total_nodes,
@@ -125,8 +143,8 @@ class Pages:
             stats |= statistics.nodes_and_edges(self._view.state)
         return json_response(200, stats, is_shared=not is_local)
 
-    async def _public_stats(self, is_local: bool) -> Response:
-        del is_local
+    async def _public_stats(self, request: Request) -> Response:
+        del request
         state, metrics = self._view.state, self._view.metrics
         return json_response(
             200,

@@ -17,18 +17,16 @@ import anyio.abc
 from anyio.streams.tls import TLSStream
 
 from pilotstack import _events, _serving
+from pilotstack._resolving import source_of
+from pilotstack._seats import Seat, Seats
 from pilotstack.registry.model.policy import Policy
-from pilotstack.registry.model.source import source_of
 from pilotstack.registry.protocol import framing
 from pilotstack.registry.replication.herald import Herald
 from pilotstack.registry.replication.primary import Publisher
 from pilotstack.registry.replication.standby import Standby
 from pilotstack.registry.replication.standing import Standing
 from pilotstack.registry.rules.reaper import reap
-from pilotstack.registry.server.http import HttpServer
 from pilotstack.registry.server.limits import Limits
-from pilotstack.registry.server.pages import Pages
-from pilotstack.registry.server.seats import Seat, Seats
 from pilotstack.registry.server.service import Service
 from pilotstack.registry.server.session import (
     UNREAD_TOTAL,
@@ -51,6 +49,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.registry import Collector
 
+    from pilotstack.http.server import HttpServer
     from pilotstack.registry.model.state import State
     from pilotstack.registry.protocol.tls import TlsTrust
     from pilotstack.registry.storage.store import Store
@@ -166,15 +165,11 @@ class RegistryServer:
         )
         self.ledger.add_sink(self.publisher)
         self._standby = self._follow(replication) if replication.primary else None
-        for collector in config.collectors:
-            self.service.metrics.add(collector)
         self._view = View(self.service, self.publisher, self._seats, self._standby)
         async with AsyncExitStack() as stack:
             listening = stack.enter_context(_serving.listen(self._host, self._port, _BACKLOG))
             if config.http is not None:
-                pages = Pages(self._view, config.components)
-                self._http = HttpServer(*config.http, pages.routes)
-                await stack.enter_async_context(self._http)
+                self._http = await stack.enter_async_context(self._pages(config.http))
             self._stack = stack.pop_all()
         self._listening = listening
         self._watch = Watch()
@@ -182,6 +177,13 @@ class RegistryServer:
         await self._tasks.__aenter__()
         self._start()
         return self
+
+    def _pages(self, address: tuple[str, int]) -> HttpServer:
+        from pilotstack.http.server import HttpServer
+        from pilotstack.registry.server.pages import Pages
+
+        pages = Pages(self._view, self._config.components, self._config.collectors)
+        return HttpServer(*address, pages.routes)
 
     def _begin_term(self, replication: Replication) -> None:
         if replication.primary is not None:

@@ -88,11 +88,7 @@ class Service:
                 self._wake(outcome)
             if outcome.delay and not allowance.is_exempt:
                 await anyio.sleep(outcome.delay)
-        self.metrics.answered(
-            type(request),
-            is_error=isinstance(reply, Refusal),
-            seconds=time.perf_counter() - started,
-        )
+        self.metrics.answered(type(request), reply, seconds=time.perf_counter() - started)
         return reply
 
     def _refuse(self, request: Request[Reply], allowance: Allowance) -> Reply | None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.abc
 
-from pilotstack.registry.model.source import Source, source_of
+from pilotstack._resolving import source_of
+from pilotstack.registry.model.source import Source
 from pilotstack.registry.protocol import codec, framing
 from pilotstack.registry.protocol.errors import Code
 from pilotstack.registry.protocol.requests.base import Refusal

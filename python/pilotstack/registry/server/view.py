@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pilotstack._figures import Durations
+    from pilotstack._seats import Seats
     from pilotstack.registry.model.state import State
     from pilotstack.registry.replication.primary import Publisher
     from pilotstack.registry.replication.standby import Standby
     from pilotstack.registry.server.metrics import Metrics
-    from pilotstack.registry.server.seats import Seats
     from pilotstack.registry.server.service import Service
     from pilotstack.registry.storage.term import Term
 
@@ -58,6 +59,16 @@ class View:
     def is_failing(self) -> bool:
         """Whether the last change could not be stored."""
         return self._service.ledger.is_failing
+
+    @property
+    def syncs(self) -> Durations:
+        """How long changes waited for the disk."""
+        return self._service.ledger.syncs
+
+    @property
+    def waiting_changes(self) -> int:
+        """Changes that are not durable yet."""
+        return self._service.ledger.waiting
 
     @property
     def connections(self) -> int:

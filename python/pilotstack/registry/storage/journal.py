@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pilotstack import _events, _files
+from pilotstack._figures import Durations
 from pilotstack.errors import AlreadyExists, InternalError, InvalidArgument
 from pilotstack.registry.model.rows import encode_change
 from pilotstack.registry.model.state import State
@@ -64,6 +65,8 @@ class FileStore:
         self._lock = StoreLock(path)
         self._path = self._lock.path
         self._sync = os.fdatasync if is_durable else _do_nothing
+        #: How long each append waited for the disk.
+        self.syncs = Durations()
         self._length = 0
         self._snapshot_length = 0
         self._number = 0
@@ -277,7 +280,9 @@ class FileStore:
             written = 0
             while written < len(line):
                 written += os.pwrite(self._journal, line[written:], self._length + written)
+            started = time.perf_counter()
             self._sync(self._journal)
+            self.syncs.add(time.perf_counter() - started)
             # What is in a file without a name is gone with this process. One look afterwards is
             # enough: a write into a file that is not the store's any more harms nobody.
             self.check()

@@ -19,6 +19,7 @@ from pilotstack.registry.storage.store import OutcomeUnknown, StoreRemoved, Stor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pilotstack._figures import Durations
     from pilotstack.registry.model.state import State
     from pilotstack.registry.storage.store import Store
 
@@ -66,6 +67,16 @@ class Ledger:
         #: Serializes appending, rotating and rewriting.
         self._storing = anyio.Lock(fast_acquire=True)
         self._is_kept_aside = False
+
+    @property
+    def syncs(self) -> Durations:
+        """How long changes waited for the disk."""
+        return self._store.syncs
+
+    @property
+    def waiting(self) -> int:
+        """Changes that are not durable yet."""
+        return len(self._in_flight) + len(self._batch.changes)
 
     def add_sink(self, sink: Sink) -> None:
         """Sends durable changes to ``sink`` as well."""

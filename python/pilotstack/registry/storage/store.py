@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from pilotstack._figures import Durations
 from pilotstack.registry.model.state import State
 
 if TYPE_CHECKING:
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 class Store(Protocol):
     """What a ledger needs of a store.
 
+    :attr:`syncs` are the times that :meth:`append` waited for the disk.
     :meth:`append` and :meth:`rotate` are called from one worker thread at a time; :meth:`fold` may
     run beside them in another.
     """
+
+    syncs: Durations
 
     def lock(self) -> None:
         """Locks the store for this process.
@@ -96,6 +100,9 @@ class Store(Protocol):
 
 class MemoryStore:
     """Stores nothing."""
+
+    def __init__(self) -> None:
+        self.syncs = Durations()
 
     def lock(self) -> None:
         """Does nothing."""
