@@ -91,11 +91,12 @@ ALLOWED: dict[str, set[str]] = {
     "daemon": BASE | SHOWN | {"client", "registry", "beacon", "trust", "services"},
     "testing": BASE | {"beacon", "registry", "daemon.embedded", "node", "sync"},
     "netcheck": BASE,
+    "diagnosis": BASE | {"netcheck", "registry.client", "registry.protocol"},
     "cli": BASE
     | {
-        *("client", "registry.client", "testing", "netcheck"),
+        *("client", "registry.client", "testing", "netcheck", "diagnosis"),
         *("services", "gateway"),
-        *("daemon.lifecycle", "daemon.identity", "daemon.flags"),
+        *("daemon.lifecycle", "daemon.identity", "daemon.flags", "daemon.pid_file"),
     },
 }
 

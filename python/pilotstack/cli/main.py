@@ -52,6 +52,10 @@ COMMANDS: Final = {
         "verify-request": "Check who signed a request, and when. One that is not authentic is a "
         "failure.",
     },
+    "doctor": {
+        "doctor": "Look for what is wrong with this host, its daemon, and the way to registry and "
+        "beacons.",
+    },
     "events": {
         "publish": "Publish an event at a node's broker.",
         "subscribe": 'Print the events of a topic at a node\'s broker; "*" means all topics.',

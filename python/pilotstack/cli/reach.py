@@ -197,7 +197,7 @@ async def netcheck(settings: Settings, beacons: tuple[str, ...]) -> None:
 
     info = _info(settings)
     named = [part.strip() for text in beacons for part in text.split(",") if part.strip()]
-    report = await check(await _resolved(named or _of_daemon(info)))
+    report = await check(await resolved_beacons(named or _of_daemon(info)))
     mapping = info.port_mapping if info else a.PortMappingInfo(error="no daemon answers")
     finding = port_mapping(mapping.protocol, mapping.external, mapping.error or "it was not asked")
     report = msgspec.structs.replace(report, findings=(*report.findings, finding))
@@ -220,8 +220,12 @@ def _of_daemon(info: a.Info | None) -> Sequence[str]:
     return found
 
 
-async def _resolved(named: Sequence[str]) -> list[Endpoint]:
-    """Addresses of both families of each beacon."""
+async def resolved_beacons(named: Sequence[str]) -> list[Endpoint]:
+    """Addresses of both families of each beacon.
+
+    Raises:
+        InvalidArgument: none has any.
+    """
     from pilotstack import _resolving, _serving
     from pilotstack.netcheck.messages import Endpoint
 

@@ -44,7 +44,7 @@ from pilotstack.daemon.verbs.routes import RouteVerbs
 from pilotstack.daemon.verbs.table import Table
 from pilotstack.daemon.verbs.trust import TrustVerbs
 from pilotstack.errors import InternalError, InvalidArgument
-from pilotstack.ipc.answers import Relayed
+from pilotstack.ipc.answers import RegistryInfo, Relayed
 from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.trust.inbox import InboxReader
 from pilotstack.trust.service import TrustService
@@ -337,6 +337,7 @@ class _Running:
             handshakes,
             beacons=lambda: self.public_endpoint.beacons or self._beacons.addresses,
             is_kept=config.identity is not None,
+            registry=_registry_info(config),
             files=str(files_folder(config).absolute()) if config.has_data_exchange else "",
         ).add_to(table)
         TrustVerbs(trust, inbox).add_to(table)
@@ -461,6 +462,12 @@ class _Running:
 def _new_client(config: DaemonConfig, state: NodeState) -> RegistryClient:
     addresses = parse_addresses(config.registry)
     return RegistryClient(addresses, state.identity, tls=config.registry_trust)
+
+
+def _registry_info(config: DaemonConfig) -> RegistryInfo:
+    trust = config.registry_trust
+    pins = trust.fingerprints if trust else ()
+    return RegistryInfo(config.registry, trust is not None, pins)
 
 
 async def _first_of(*events: anyio.Event) -> None:

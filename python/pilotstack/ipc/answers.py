@@ -165,6 +165,16 @@ class PortMappingInfo(Answer, frozen=True):
     error: str = ""
 
 
+class RegistryInfo(Answer, frozen=True):
+    """Where the daemon's registry is, and how it is recognized."""
+
+    #: ``host:port``; several are separated by commas.
+    address: str = ""
+    tls: bool = False
+    #: SHA-256 of the certificates that are accepted; without any, the system decides.
+    fingerprints: tuple[str, ...] = ()
+
+
 class Info(Answer, kw_only=True, frozen=True):
     """The daemon's state. Sizes are in bytes, times in seconds."""
 
@@ -194,6 +204,8 @@ class Info(Answer, kw_only=True, frozen=True):
     endpoint: str = ""
     version: str = ""
     transport: str = ""
+    #: Empty with an older daemon.
+    registry: RegistryInfo = RegistryInfo()
     #: The preferred one.
     beacon_addr: str = ""
     #: Addresses of all beacons, in the order of preference.

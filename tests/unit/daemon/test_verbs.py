@@ -36,7 +36,7 @@ from pilotstack.errors import (
 from pilotstack.ipc import codes
 from pilotstack.ipc import network_requests as n
 from pilotstack.ipc import requests as r
-from pilotstack.ipc.answers import Relayed
+from pilotstack.ipc.answers import RegistryInfo, Relayed
 from pilotstack.registry.client import Record, Registration
 
 if TYPE_CHECKING:
@@ -221,6 +221,7 @@ class Node:
             handshakes,
             beacons=lambda: [BEACON],
             is_kept=True,
+            registry=RegistryInfo("192.0.2.1:9000"),
         )
         self.refreshed = 0
         self.networks = NetworkVerbs(self.state, client, self.core, self._refresh, "")

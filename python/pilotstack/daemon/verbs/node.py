@@ -65,6 +65,7 @@ class NodeVerbs:
         handshakes: tell what there is about trust.
         beacons: addresses of those that are asked for the endpoint, the preferred one first.
         is_kept: whether the identity is kept in a file.
+        registry: which one this node is registered at.
         files: folder of what peers send.
     """
 
@@ -77,6 +78,7 @@ class NodeVerbs:
         *,
         beacons: Callable[[], Sequence[str]],
         is_kept: bool,
+        registry: a.RegistryInfo,
         files: str = "",
     ) -> None:
         self._registrar = registrar
@@ -86,6 +88,7 @@ class NodeVerbs:
         self._handshakes = handshakes
         self._beacons = beacons
         self._is_kept = is_kept
+        self._registry = registry
         self._files = files
         self._started = time.monotonic()
 
@@ -135,6 +138,7 @@ class NodeVerbs:
             endpoint=where.endpoint,
             version=wellknown.VERSION,
             transport="udp",
+            registry=self._registry,
             beacon_addr=next(iter(beacons), ""),
             beacons=beacons,
             lan_addrs=where.lan_addrs,

@@ -50,7 +50,7 @@ def beacon_register(call: Call[BeaconRegister]) -> BeaconRegisterReply:
 
 def beacon_list(call: Call[BeaconList]) -> BeaconListReply:
     """Beacons that were heard of lately."""
-    return BeaconListReply(beacons=live_beacons(call.state, call.now))
+    return BeaconListReply(beacons=live_beacons(call.state, call.now), time=int(call.wall))
 
 
 def live_beacons(state: State, now: float) -> tuple[BeaconRow, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from pilotstack.registry.protocol.errors import Code
 from pilotstack.registry.protocol.requests.base import Count, Reply, Request
@@ -39,6 +40,8 @@ class BeaconListReply(Reply, frozen=True, tag="beacon_list_ok"):
     """Beacons that were heard of lately."""
 
     beacons: tuple[BeaconRow, ...]
+    #: The registry's wall clock, in Unix seconds, for those who have no identity to ask with.
+    time: int | UnsetType = UNSET
 
 
 class BeaconList(Request[BeaconListReply], frozen=True, kw_only=True, tag="beacon_list"):
