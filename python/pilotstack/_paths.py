@@ -25,26 +25,44 @@ MAX_SOCKET_PATH: Final = 103
 #: Environment variable: the uid of another user whose daemon is trusted.
 _TRUSTED_UID: Final = "PILOT_SOCKET_UID"
 _ROOT: Final = 0
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 #: ``SOL_LOCAL`` and ``LOCAL_PEERCRED`` of BSD systems.
 _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_LEN = 0, 1, 76
 
 
 def home() -> Path:
     """The directory of identity, pid file and log: ``.pilot`` in ``$PILOT_HOME``, else in the
-    user's home directory, else, if that is not writable, a private directory in ``/tmp``.
+    user's home directory if it is there; else ``$STATE_DIRECTORY`` of systemd, ``pilot`` in
+    ``$XDG_STATE_HOME``, or a new ``.pilot`` in the home directory; if none is writable, a private
+    directory in ``/tmp``.
 
     Raises:
         PermissionDenied: none is writable, and another user has made the one in ``/tmp``.
     """
     if named := os.environ.get("PILOT_HOME"):
         return Path(named).absolute() / ".pilot"
+    places: list[Path] = []
     with suppress(RuntimeError):
-        found = Path.home().absolute() / ".pilot"
-        if _is_usable(found):
-            return found
+        places.append(Path.home().absolute() / ".pilot")
+    if not (places and places[0].is_dir()):
+        places = [*_state_directories(), *places]
+    for place in places:
+        if _is_usable(place):
+            return place
     with suppress(FileNotFoundError):
         _check_private(_temporary())
     return _temporary()
+
+
+def _state_directories() -> list[Path]:
+    """Where systemd (systemd.exec(5)) and the XDG base directories want state to be."""
+    # Several are separated by colons.
+    named = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    found = [Path(named)] if named.startswith("/") else []
+    # Other than absolute paths are to be ignored.
+    if (base := os.environ.get("XDG_STATE_HOME", "")).startswith("/"):
+        found.append(Path(base) / "pilot")
+    return found
 
 
 def make_home() -> Path:
@@ -81,8 +99,9 @@ def default_socket() -> Path:
 
 
 def socket_to_make() -> Path:
-    """Where a daemon creates its socket: ``$PILOT_SOCKET``, else ``pilot.sock`` in the user's
-    runtime directory, else in ``run`` in :func:`home`, else in a private directory in ``/tmp``."""
+    """Where a daemon creates its socket: ``$PILOT_SOCKET``, else ``pilot.sock`` in the runtime
+    directory of the service, else of the user, else in ``run`` in :func:`home`, else in a private
+    directory in ``/tmp``."""
     if named := os.environ.get("PILOT_SOCKET"):
         return Path(named)
     return _socket_directories()[0] / SOCKET_NAME
@@ -90,10 +109,12 @@ def socket_to_make() -> Path:
 
 def _socket_directories() -> list[Path]:
     places = []
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+    of_service = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    for runtime in filter(None, (of_service, os.environ.get("XDG_RUNTIME_DIR"))):
         # It may not exist (cron, su) or be another user's (sudo -E).
         with suppress(OSError, ValueError):
-            if _is_private(os.stat(runtime)):
+            status = os.stat(runtime)
+            if _is_private(status) and not status.st_mode & _OTHERS_WRITE:
                 places.append(Path(runtime))
     with suppress(PermissionDenied):
         below_home = home() / "run"

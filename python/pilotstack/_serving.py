@@ -24,7 +24,7 @@ import anyio
 import anyio.abc
 import click
 
-from pilotstack import _commands, _events, _logs, _resolving, _streams
+from pilotstack import _commands, _events, _logs, _notify, _resolving, _streams
 from pilotstack.errors import (
     AlreadyExists,
     InternalError,
@@ -300,12 +300,13 @@ def remote_address(stream: anyio.abc.SocketStream) -> tuple[str, int] | None:
 
 
 def announce(**members: object) -> None:
-    """Prints the line that tells a supervisor that the process serves. It serves also if stdout is
-    closed."""
+    """Prints the line that tells a supervisor that the process serves, and tells systemd. It serves
+    also if stdout is closed."""
     writer = _logs.LineWriter(sys.stdout)
     writer.write(json.dumps({"event": "ready", **members}) + "\n")
     writer.flush(_ANNOUNCE)
     writer.close()
+    _notify.ready()
 
 
 def _stop_signals() -> list[signal.Signals]:
@@ -316,19 +317,29 @@ def _stop_signals() -> list[signal.Signals]:
 
 
 async def until_signalled(main: Callable[[anyio.Event], Awaitable[None]]) -> None:
-    """Runs ``main`` with an event that is set by SIGTERM, SIGINT or SIGHUP."""
+    """Runs ``main`` with an event that is set by SIGTERM, SIGINT or SIGHUP. As long as the event
+    loop turns, systemd's watchdog is told so."""
     stopping = anyio.Event()
 
     async def watch() -> None:
         with anyio.open_signal_receiver(*_stop_signals()) as signals:
             async for _ in signals:
+                _notify.tell(_notify.STOPPING)
                 stopping.set()
                 return
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch)
+        if interval := _notify.watchdog_interval():
+            tasks.start_soon(_show_life, interval)
         await main(stopping)
         tasks.cancel_scope.cancel()
+
+
+async def _show_life(interval: float) -> None:
+    while True:
+        _notify.tell(_notify.ALIVE)
+        await anyio.sleep(interval)
 
 
 def run(main: Callable[[anyio.Event], Awaitable[None]], *, wants_uvloop: bool = False) -> None:

@@ -14,7 +14,8 @@ MODULES = modules_of(PACKAGE)
 BASE = {
     *("errors", "types", "wellknown", "_commands", "_events", "_files", "_flags", "_interrupts"),
     *("_logs", "_paths", "_resolving", "_serving", "_streams", "_core", "ipc"),
-    *("_background", "_config", "_figures", "_interfaces", "_netlink", "_seats", "_settings"),
+    *("_background", "_config", "_figures", "_interfaces", "_netlink", "_notify", "_seats"),
+    "_settings",
 }
 
 # What serves HTTP, and what is shown there.
@@ -34,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "_paths": {"errors"},
     "_resolving": {"errors"},
     "_netlink": set(),
+    "_notify": set(),
     "_interfaces": {"_netlink", "_resolving"},
     "_config": {"_files", "_paths", "errors"},
     "_settings": {"_config", "_events", "_files", "_logs", "errors"},
@@ -46,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "_background": {"_events", "errors"},
     "_streams": set(),
     "_logs": {"_events", "_streams"},
-    "_serving": {"errors", "_commands", "_events", "_logs", "_resolving", "_streams"},
+    "_serving": {"errors", "_commands", "_events", "_logs", "_notify", "_resolving", "_streams"},
     "types": {"errors"},
     "ipc": {"errors", "types", "_core"},
     "": {"errors", "types", "wellknown", "ipc", "client", "sync", "node"},

@@ -27,7 +27,8 @@ NOBODY = 65534
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("PILOT_SOCKET", "PILOT_HOME", "XDG_RUNTIME_DIR", "PILOT_SOCKET_UID"):
+    directories = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
+    for name in ("PILOT_SOCKET", "PILOT_HOME", "PILOT_SOCKET_UID", *directories):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(_paths, "_temporary", lambda: tmp_path / "tmp" / "pilot-me")
@@ -113,6 +114,45 @@ def test_the_runtime_directory_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_
     assert _paths.socket_to_make() == tmp_path / "missing" / "pilot.sock"
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert _paths.socket_to_make() != tmp_path / "missing" / "pilot.sock"
+
+
+def test_a_service_has_directories_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state, runtime, session = (tmp_path / name for name in ("state", "runtime", "session"))
+    for directory in (state, runtime, session):
+        directory.mkdir(mode=0o700)
+    monkeypatch.setenv("STATE_DIRECTORY", f"{state}:{tmp_path}/other")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{runtime}:{tmp_path}/other")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(session))
+    assert _paths.home() == state
+    assert _paths.socket_to_make() == runtime / "pilot.sock"
+    # Others could put a socket of theirs there.
+    for mode in (0o770, 0o702):
+        runtime.chmod(mode)
+        assert _paths.socket_to_make() == session / "pilot.sock"
+    session.chmod(0o777)
+    assert _paths.socket_to_make() == state / "run" / "pilot.sock"
+
+
+@pytest.mark.parametrize("variable", ["STATE_DIRECTORY", "XDG_STATE_HOME"])
+def test_what_is_in_the_users_home_already_stays_in_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    monkeypatch.setenv(variable, str(tmp_path))
+    expected = tmp_path if variable == "STATE_DIRECTORY" else tmp_path / "pilot"
+    assert _paths.home() == expected
+    (tmp_path / ".pilot").mkdir()
+    assert _paths.home() == tmp_path / ".pilot"
+
+
+def test_directories_that_are_no_paths_are_ignored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for variable in ("STATE_DIRECTORY", "XDG_STATE_HOME", "RUNTIME_DIRECTORY"):
+        monkeypatch.setenv(variable, "relative")
+    assert _paths.home() == tmp_path / ".pilot"
+    assert _paths.socket_to_make() == tmp_path / ".pilot" / "run" / "pilot.sock"
 
 
 def test_programs_find_the_socket_that_is_there(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from pilotstack import _commands, _flags, _logs, _serving, _settings, _streams, wellknown
+from pilotstack import _commands, _flags, _logs, _notify, _serving, _settings, _streams, wellknown
 from pilotstack.gateway.config import PORTS, GatewayConfig, parse_ports
 from pilotstack.gateway.flags import CONTROL, gateway_options
 from pilotstack.gateway.guard import parse_uids
@@ -116,6 +116,7 @@ class _Teller:
         if isinstance(event, Ready):
             self._writer.flush(_PATIENCE)
             self._writer.close()
+            _notify.ready()
 
 
 #: Seconds for stdout to accept what is written.
