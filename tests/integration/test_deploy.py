@@ -46,7 +46,13 @@ def test_systemd_accepts_the_units(unit: Path, tmp_path: Path) -> None:
     for each in unit.parent.glob("*.service"):
         text = each.read_text().replace("/opt/pilot/bin", str(BIN))
         (tmp_path / each.name).write_text(text)
-    command = ["systemd-analyze", "verify", "--man=no", "--generators=no", str(tmp_path / unit.name)]
+    command = [
+        "systemd-analyze",
+        "verify",
+        "--man=no",
+        "--generators=no",
+        str(tmp_path / unit.name),
+    ]
     if unit.parent.name == "user":
         command.insert(1, "--user")
     runtime = tmp_path / "run"

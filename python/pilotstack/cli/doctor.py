@@ -157,23 +157,12 @@ def _problem_of(identity: Path) -> str:
 
 
 async def _network(settings: Settings, info: a.Info | None, named: Sequence[str]) -> NetworkFacts:
+    from pilotstack.cli.where import registry_of
     from pilotstack.diagnosis import probes
     from pilotstack.diagnosis.doctor import NetworkFacts
     from pilotstack.netcheck.check import check
-    from pilotstack.registry.client import TlsTrust, parse_addresses, trust_of
 
-    context = click.get_current_context()
-    is_given = context.get_parameter_source("registry") is not click.core.ParameterSource.DEFAULT
-    if info is not None and info.registry.address and not is_given:
-        addresses = parse_addresses(info.registry.address)
-        trust = TlsTrust(info.registry.fingerprints) if info.registry.tls else None
-    else:
-        addresses = parse_addresses(settings.registry)
-        trust = trust_of(
-            is_tls=settings.registry_tls,
-            mode=settings.registry_trust,
-            fingerprints=settings.registry_fingerprint,
-        )
+    addresses, trust = registry_of(settings, info)
     contacts = [await probes.contact(address, trust) for address in addresses]
     report = None
     with suppress(InvalidArgument):

@@ -137,6 +137,9 @@ COMMANDS: Final = {
         "trust": "List nodes in mutual trust with this one, the newest first.",
         "untrust": "End the trust of both sides; the node's streams are reset.",
     },
+    "why": {
+        "why": "Explain in a paragraph why a node is slow or unreachable.",
+    },
 }
 
 

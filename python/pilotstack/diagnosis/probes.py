@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import socket as sockets
@@ -112,6 +113,30 @@ def descriptor_limit(pid: int | None) -> tuple[int, int]:
             return int(row.split()[3]), used
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (1 << 30 if hard == resource.RLIM_INFINITY else hard), 0
+
+
+def server_pid(path: Path) -> int | None:
+    """The process that serves a socket; ``None`` where the system does not tell."""
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            _paths.connect(probe, path)
+        except (OSError, PilotError):
+            return None
+        return _paths.peer(probe)[0]
+
+
+def cpu_seconds(pid: int | None) -> float | None:
+    """Seconds of CPU that a process has used; ``None`` where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError):
+        # The name before the last bracket may hold anything: proc(5).
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[_UTIME]) + int(fields[_STIME])) / os.sysconf("SC_CLK_TCK")
+    return None
+
+
+#: User and system time among the fields of ``/proc/PID/stat`` after the name.
+_UTIME, _STIME = 11, 12
 
 
 def free_bytes(path: Path) -> tuple[Path, int]:
