@@ -12,6 +12,7 @@ from tests.unit.services.streams import pipe
 
 from pilotstack.errors import ConnectionFailed, InvalidArgument
 from pilotstack.services.nameserver import codec, store
+from pilotstack.services.nameserver import server as nameserver
 from pilotstack.services.nameserver.memory import Buckets, Remembered
 from pilotstack.services.nameserver.records import NameRecord
 from pilotstack.services.nameserver.server import Dialect, Nameserver
@@ -32,11 +33,13 @@ class Registry:
     def __init__(self) -> None:
         self.hostnames = {"agent-a": Address(0, 1), "agent-b": Address(0, 2)}
         self.members = {7: {1, 2}}
-        self.is_down = False
+        self.is_down = self.is_silent = False
         self.asked: list[object] = []
 
     async def resolve(self, name: str) -> Address | None:
         self.asked.append(name)
+        if self.is_silent:
+            await anyio.sleep_forever()
         if self.is_down:
             raise ConnectionFailed("no registry answers")
         return self.hostnames.get(name)
@@ -137,6 +140,41 @@ async def test_hostnames_of_the_registry_are_names(world: World) -> None:
     world.now += 6
     await world.ask(9, "QUERY A nobody")
     assert world.registry.asked.count("nobody") == 2
+
+
+async def test_a_new_hostname_of_the_registry_ends_a_record(world: World) -> None:
+    assert await world.ask(9, "REGISTER A agent-c 0:0000.0000.0009") == "OK"
+    world.registry.hostnames["agent-c"] = Address(0, 3)
+    # It was remembered that there is none.
+    world.now += 5
+    assert await world.ask(8, "QUERY A agent-c") == "A agent-c 0:0000.0000.0003"
+    assert await world.ask(9, "REGISTER A agent-c 0:0000.0000.0009") == (
+        'ERR name "agent-c" is taken'
+    )
+
+
+async def test_a_record_is_told_though_the_registry_is_silent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nameserver, "SHORT_ANSWER", 0.01)
+    assert await world.ask(7, "REGISTER A x 0:0000.0000.0007") == "OK"
+    world.now += 60
+    world.registry.is_silent = True
+    assert await world.ask(9, "QUERY A x") == "A x 0:0000.0000.0007"
+
+
+async def test_what_a_daemon_has_of_the_nameserver_is_not_taken_for_a_hostname(
+    world: World,
+) -> None:
+    assert await world.ask(7, "REGISTER A x 0:0000.0000.0007") == "OK"
+    # A daemon that does not find a hostname asks the nameserver.
+    world.registry.hostnames["x"] = Address(0, 7)
+    world.now += 60
+    assert await world.ask(9, "QUERY A x") == "A x 0:0000.0000.0007"
+    assert await world.ask(7, "UNREGISTER A x") == "OK"
+    del world.registry.hostnames["x"]
+    world.now += 5
+    assert await world.ask(8, "REGISTER A x 0:0000.0000.0008") == "OK"
 
 
 async def test_networks_are_their_members_own(world: World) -> None:

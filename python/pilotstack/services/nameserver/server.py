@@ -65,6 +65,8 @@ _BURST: Final = 50.0
 #: Questions to the directory at the same time, and seconds for one.
 _AT_ONCE: Final = 8
 _ANSWER: Final = 5.0
+#: Seconds for one, where a record is told if there is no answer.
+SHORT_ANSWER: Final = 1.0
 
 
 class Directory(Protocol):
@@ -239,9 +241,16 @@ class Nameserver:
 
     async def _name(self, name: str, caller: Address) -> str:
         found = self.zone.find("A", name, self._clock())
-        address = found.address if isinstance(found, NameRecord) else None
+        recorded = found.address if isinstance(found, NameRecord) else None
+        try:
+            # A hostname may be younger than a record, and comes first also then.
+            address = await self._hostname(name, caller, recorded)
+        except Refused:
+            if recorded is None:
+                raise
+            address = None
         if address is None:
-            address = await self._hostname(name, caller)
+            address = recorded
         if address is None or not await self._may_see(address.network, caller):
             raise Refused(f'name "{codec.shown(name)}" not found')
         return f"OK {address}" if self._dialect == "short" else f"A {name} {address}"
@@ -301,8 +310,13 @@ class Nameserver:
 
     # The directory, whose answers are remembered
 
-    async def _hostname(self, name: str, caller: Address) -> Address | None:
+    async def _hostname(
+        self, name: str, caller: Address, recorded: Address | None = None
+    ) -> Address | None:
         """The node with a hostname.
+
+        Args:
+            recorded: the address of the name here.
 
         Raises:
             Refused: that cannot be found out.
@@ -315,11 +329,13 @@ class Nameserver:
             # Our own daemon asks us for what we ask it for.
             return None
         self._asking.add(name)
+        patience = _ANSWER if recorded is None else SHORT_ANSWER
         try:
-            address = await self._ask(caller, lambda: self._directory.resolve(name))
+            address = await self._ask(caller, lambda: self._directory.resolve(name), patience)
         finally:
             self._asking.discard(name)
-        seconds = NAMES_FOR if address is not None else NO_NAMES_FOR
+        # Our own daemon may have it of us: it is not remembered for longer than the record lasts.
+        seconds = NAMES_FOR if address not in (None, recorded) else NO_NAMES_FOR
         self._hostnames.put(name, address, self._clock() + seconds)
         return address
 
@@ -339,12 +355,14 @@ class Nameserver:
         self._members.put(key, is_member, self._clock() + MEMBERS_FOR)
         return is_member
 
-    async def _ask(self, caller: Address, question: Callable[[], Awaitable[T]]) -> T:
+    async def _ask(
+        self, caller: Address, question: Callable[[], Awaitable[T]], patience: float = _ANSWER
+    ) -> T:
         if not self._questions.take(caller.node, self._clock()):
             self.dropped["names_limited"] += 1
             raise Refused("too many questions: try again later")
         try:
-            with anyio.fail_after(_ANSWER):
+            with anyio.fail_after(patience):
                 async with self._limiter:
                     return await question()
         except (PilotError, TimeoutError) as error:
