@@ -286,7 +286,7 @@ async def test_incomplete_events_hold_bounded_memory(monkeypatch: pytest.MonkeyP
         async with broker.subscription("u") as subscription:
             assert await subscription.confirmed()
         await streams[0].aclose()
-        while broker.stream._incomplete:
+        while broker.stream.budget.held:
             await anyio.lowlevel.checkpoint()
 
 
@@ -306,6 +306,25 @@ async def test_a_peer_cannot_take_the_room_of_others(monkeypatch: pytest.MonkeyP
         event = Event("u", bytes(900_000))
         await honest.send(encode(event))
         assert await received(watching, 1) == [event]
+
+
+async def test_peers_that_fill_the_room_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_INCOMPLETE", 2 << 20)
+    monkeypatch.setattr(service, "MAX_INCOMPLETE_OF_PEER", 1 << 20)
+    head = b"\x00\x01t" + (16 << 20).to_bytes(4)
+    async with brokering() as broker:
+        hostile = [await broker.old("t", SocketAddress(Address(0, node), 1)) for node in (11, 12)]
+        for stream in hostile:
+            await stream.send(head + bytes((1 << 20) - 100))
+            await anyio.wait_all_tasks_blocked()
+        watching = await broker.old("u", SocketAddress(Address(0, 4), 49_152))
+        honest = await broker.old("v", SocketAddress(Address(0, 3), 49_152))
+        event = Event("u", bytes(900_000))
+        await honest.send(encode(event))
+        assert await received(watching, 1) == [event]
+        with pytest.raises(anyio.EndOfStream):
+            await hostile[0].receive()
+        assert broker.stream.dropped["busy"] == 1
 
 
 @pytest.mark.parametrize("limit", ["TAKE", "PART"])

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.services import vectors
 from tests.unit.services.exchange import PEER, Service, serving
 
+from pilotstack.services.budget import Budget
 from pilotstack.services.data_exchange import InboxLimits, Limits, frames
 from pilotstack.services.data_exchange.frames import Frame, FrameType, Tag
 from pilotstack.services.data_exchange.reader import Reader
@@ -251,6 +252,32 @@ async def test_messages_that_wait_hold_bounded_memory(service: Service) -> None:
     for stream in streams:
         await stream.aclose()
     while service.exchange._stores.budget.held:
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_peers_that_fill_the_room_keep_nobody_out(service: Service) -> None:
+    service.exchange._stores.budget = budget = Budget(8 << 20, 2 << 20)
+    head = frames.header(FrameType.TEXT, 16 << 20)
+    hostile = []
+    for node in (11, 12, 13, 14):
+        stream = await service.dial(SocketAddress(Address(0, node), 49_152))
+        hostile.append(stream)
+        await stream.send(head)
+        await stream.send(bytes(2 << 20))
+        await anyio.wait_all_tasks_blocked()
+    assert budget.held == 8 << 20
+    async with service.sender() as peer:
+        text = "x" * (1 << 20)
+        (await peer.send_text(text)).check()
+    (stored,) = service.messages()
+    assert text.encode() in stored
+    # One of them had to give way, and is told.
+    answer = (await answers(hostile[0], 1))[0]
+    assert answer.payload == b"ERR TEXT save failed: the receiver is busy, try again later"
+    assert service.exchange._stores.dropped["busy"] == 1
+    for stream in hostile:
+        await stream.aclose()
+    while budget.held:
         await anyio.lowlevel.checkpoint()
 
 

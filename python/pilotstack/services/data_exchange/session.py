@@ -16,6 +16,7 @@ import anyio.to_thread
 import msgspec
 
 from pilotstack import _events
+from pilotstack.services.budget import Full
 from pilotstack.services.data_exchange import frames, names
 from pilotstack.services.data_exchange.bulk_intake import BulkIntake
 from pilotstack.services.data_exchange.channel import Channel
@@ -28,6 +29,7 @@ from pilotstack.services.data_exchange.refusals import Hangup, Refused, telling
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
+    from pilotstack.services.budget import Hold
     from pilotstack.services.data_exchange.stores import Stores
     from pilotstack.types import SocketAddress
 
@@ -45,6 +47,8 @@ MAX_SKIPPED: Final = 1 << 24
 #: reset the stream, and the answer could be lost.
 _FAREWELL: Final = 5.0
 _MAX_UNREAD: Final = 256 << 20
+
+_BUSY: Final = "the receiver is busy, try again later"
 
 _LOST: Final = (
     *(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.IncompleteRead),
@@ -169,21 +173,31 @@ class Session:
         if length > frames.MAX_MESSAGE:
             reason = f"a message has at most {frames.MAX_MESSAGE} bytes, not {length}"
             raise self._hangup("oversize", kind, reason)
-        with self._stores.budget.hold(self._node) as hold:
-            try:
-                with anyio.fail_after(MESSAGE_TIME):
-                    data = await self._reader.payload(length, hold.take)
-            except Refused as error:
-                raise self._hangup(error.code, kind, error.reason) from error
-            key = self._key(kind, tag, "", data)
-            if key is not None and self._stores.duplicates.is_known(key, time.monotonic()):
-                return frames.ack(kind, length, is_duplicate=True)
-            store = self._stores.inbox.store
-            try:
-                number = await anyio.to_thread.run_sync(store, self._address, kind, data, tag)
-            except Refused as error:
-                self._stores.dropped[error.code] += 1
-                return frames.refusal(kind, error.reason)
+        with (
+            anyio.CancelScope() as scope,
+            self._stores.budget.hold(self._node, scope.cancel) as hold,
+        ):
+            return await self._take_message(header, tag, hold)
+        # The room is wanted for others.
+        raise self._hangup("busy", kind, _BUSY)
+
+    async def _take_message(self, header: Header, tag: Tag | None, hold: Hold) -> str:
+        kind, length = header.type, header.length
+        try:
+            with anyio.fail_after(MESSAGE_TIME):
+                data = await self._reader.payload(length, hold.take)
+        except Full as error:
+            raise self._hangup("busy", kind, _BUSY) from error
+        hold.keep()
+        key = self._key(kind, tag, "", data)
+        if key is not None and self._stores.duplicates.is_known(key, time.monotonic()):
+            return frames.ack(kind, length, is_duplicate=True)
+        store = self._stores.inbox.store
+        try:
+            number = await anyio.to_thread.run_sync(store, self._address, kind, data, tag)
+        except Refused as error:
+            self._stores.dropped[error.code] += 1
+            return frames.refusal(kind, error.reason)
         self._note(key)
         log.info("message_received", node=self._node, id=number, bytes=length)
         return frames.ack(kind, length)

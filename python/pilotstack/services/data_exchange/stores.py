@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 
 from pilotstack import _events
-from pilotstack.services.data_exchange.budget import Budget
+from pilotstack.services.budget import Budget
 from pilotstack.services.data_exchange.duplicates import Duplicates
 from pilotstack.services.data_exchange.folder import Folder
 from pilotstack.services.data_exchange.inbox import Inbox

@@ -147,9 +147,9 @@ class Decoder:
 
     def _hold(self) -> None:
         held = len(self._buffer)
-        more, self._held = held - self._held, held
-        if more:
-            self._take(more)
+        if held != self._held:
+            self._take(held - self._held)
+            self._held = held
 
 
 def text_of(topic: bytes) -> str:

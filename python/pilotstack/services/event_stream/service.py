@@ -3,7 +3,6 @@ port 1002."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from pilotstack import _events
+from pilotstack.services.budget import Budget, Full
 from pilotstack.services.event_stream import control
 from pilotstack.services.event_stream.broker import Blocked, Broker
 from pilotstack.services.event_stream.codec import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
     from pilotstack.client import Listener, Stream
+    from pilotstack.services.budget import Hold
     from pilotstack.services.event_stream.broker import Limits, Subscriber
     from pilotstack.types import SocketAddress
 
@@ -81,8 +82,8 @@ class EventStream:
         self.dropped: Counter[str] = dropped if dropped is not None else Counter()
         self.broker.counts = self.dropped
         self._number = 0
-        self._incomplete = 0
-        self._incomplete_of: Counter[int] = Counter()
+        #: For events that are not complete.
+        self.budget = Budget(MAX_INCOMPLETE, MAX_INCOMPLETE_OF_PEER)
         self._blocked = 0
         self._moved = anyio.Event()
 
@@ -101,34 +102,29 @@ class EventStream:
             StreamBroken: the stream broke.
         """
         self._number += 1
-        connection = _Connection(self, stream, peer, self._number)
         async with stream:
-            try:
-                await connection.run()
-            except EventError as error:
-                self.dropped["malformed"] += 1
-                log.debug("event_stream_ended", node=peer.address.node, reason=str(error))
-            except TimeoutError:
-                self.dropped["silent"] += 1
-            finally:
-                connection.close()
+            with (
+                anyio.CancelScope() as scope,
+                self.budget.hold(peer.address.node, scope.cancel) as hold,
+            ):
+                await self._serve(_Connection(self, stream, peer, self._number, hold))
+            if hold.is_given_up:
+                self.dropped["busy"] += 1
+
+    async def _serve(self, connection: _Connection) -> None:
+        try:
+            await connection.run()
+        except Full:
+            self.dropped["busy"] += 1
+        except EventError as error:
+            self.dropped["malformed"] += 1
+            log.debug("event_stream_ended", node=connection.peer.address.node, reason=str(error))
+        except TimeoutError:
+            self.dropped["silent"] += 1
+        finally:
+            connection.close()
 
     # For connections
-
-    def hold(self, peer: int, count: int) -> None:
-        """Notes bytes of events of a peer that are not complete.
-
-        Raises:
-            EventError: there are too many.
-        """
-        self._incomplete += count
-        self._incomplete_of[peer] += count
-        own = self._incomplete_of[peer]
-        if not own:
-            del self._incomplete_of[peer]
-        is_over = own > MAX_INCOMPLETE_OF_PEER or self._incomplete > MAX_INCOMPLETE
-        if count > 0 and is_over:
-            raise EventError("too much that is not complete")
 
     async def publish(self, topic: bytes, wire: bytes, number: int) -> None:
         """Publishes an event when subscribers have room for it."""
@@ -165,13 +161,18 @@ class EventStream:
 
 class _Connection:
     def __init__(
-        self, service: EventStream, stream: ByteStream, peer: SocketAddress, number: int
+        self,
+        service: EventStream,
+        stream: ByteStream,
+        peer: SocketAddress,
+        number: int,
+        hold: Hold,
     ) -> None:
         self._service = service
         self._stream = stream
-        self._peer = peer
+        self.peer = peer
         self._number = number
-        self._decoder = Decoder(functools.partial(service.hold, peer.address.node))
+        self._decoder = Decoder(hold.take)
         self._subscriber: Subscriber | None = None
         #: The peer is one of ours, and is told of losses.
         self._is_ours = False
@@ -227,11 +228,11 @@ class _Connection:
         if first.topic == _PUBLISHER and self._is_ours:
             return True
         topic = text_of(first.topic)
-        if not self._service.may_subscribe(self._peer, topic):
+        if not self._service.may_subscribe(self.peer, topic):
             return False
         self._subscriber = self._service.broker.subscribe(first.topic, self._number)
         self._subscriber.cursor.wake = self._woken
-        log.debug("subscribed", node=self._peer.address.node, topic=topic)
+        log.debug("subscribed", node=self.peer.address.node, topic=topic)
         return True
 
     def _woken(self) -> None:
@@ -289,7 +290,7 @@ class _Connection:
         if known is None:
             text = text_of(topic)
             is_free = not topic.startswith(_RESERVED)
-            known = is_free and self._service.may_publish(self._peer, text)
+            known = is_free and self._service.may_publish(self.peer, text)
             if len(self._allowed) < _MAX_KNOWN:
                 self._allowed[topic] = known
         return known
