@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket as sockets
 import sys
+import tracemalloc
+import zlib
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import httpx
 import mcp_types
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.server import MCPServer
 
 import pilotstack.mcp
+from pilotstack.errors import ConnectionFailed
 from pilotstack.services import data_exchange
 from pilotstack.services.mcp import bounds
+from pilotstack.services.mcp.bodies import body_of
 from pilotstack.services.mcp.consent import Consent
 from pilotstack.services.mcp.server import new_server
 from pilotstack.testing import Network, network
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from pilotstack import Node, Stream
@@ -120,6 +126,26 @@ async def test_who_is_there(pair: Pair) -> None:
         assert pair.b.ready.node_id in {row["node_id"] for row in status["peers"]["rows"]}
         assert "not_found: " in await refused(client, "find", node="nobody")
         assert "at most" in await refused(client, "find", node="x" * 1000)
+
+
+async def test_wrong_calls_are_told_how_it_is_done(pair: Pair) -> None:
+    async with pair.client() as client:
+        assert await refused(client, "send_message", node="agent-b", kind="xml") == (
+            "invalid_argument: text: Field required; kind: Input should be 'text' or 'json' "
+            "(send_message takes node: string, text: string, kind: text|json = 'text')"
+        )
+        told = await refused(client, "ping", node="agent-b", cuont=3)
+        assert told == (
+            "invalid_argument: 'cuont' is unknown (ping takes node: string, count: integer = 3)"
+        )
+        assert await refused(client, "whoami", x=1) == (
+            "invalid_argument: 'x' is unknown (whoami takes no arguments)"
+        )
+        assert "reason: Field required" in await refused(client, "request_trust", node="agent-b")
+        assert (await refused(client, "find", node="nobody")).startswith("not_found: ")
+        told = await refused(client, "fnid")
+        assert told.startswith("not_found: there is no tool 'fnid' (there are approve_trust, ")
+        assert len(await refused(client, "x" * 100_000)) < 2000
 
 
 async def test_messages_files_and_events(pair: Pair, tmp_path: Path) -> None:
@@ -240,6 +266,97 @@ async def test_http_is_fetched_and_cut(pair: Pair) -> None:
 )
 def test_bounds(data: bytes, shown: dict[str, Any]) -> None:
     assert bounds.text_of(data, 5) == shown
+
+
+@pytest.mark.parametrize("character", ["\x01", '"', "\\", "\n"])
+def test_what_json_adds_counts(character: str) -> None:
+    for limit in (1, 5, 100, bounds.MAX_TEXT):
+        shown = bounds.text_of(character.encode() * (1 << 16), limit)
+        written = json.dumps(shown["text"])[1:-1]
+        assert limit - 6 < len(written) <= limit
+        assert shown["is_truncated"]
+
+
+async def test_answers_of_control_characters_are_bounded(pair: Pair) -> None:
+    text = "\x01" * 200_000
+    async with pair.client() as client:
+        async with data_exchange.connect(pair.b, "agent-a") as peer:
+            for _ in range(3):
+                await peer.send_text(text)
+        listed = await call(client, "list_messages")
+        assert len(json.dumps(listed)) < 5000
+        whole = await call(client, "read_message", id=listed["rows"][0]["id"])
+        assert len(json.dumps(whole)) < bounds.MAX_TEXT + 1000
+
+
+ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "Deflate": partial(zlib.compress, wbits=-15),
+    "identity": bytes,
+}
+
+
+class Sent(httpx.AsyncByteStream):
+    """A body in pieces, and how many of them were taken."""
+
+    def __init__(self, data: bytes, size: int = 1000) -> None:
+        self._pieces = [data[at : at + size] for at in range(0, len(data), size)]
+        self.taken = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            self.taken += 1
+            yield piece
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_bodies_are_decompressed_no_further_than_is_shown(encoding: str) -> None:
+    bomb = b"bomb" * (8 << 20)
+    for data, limit, expected in (
+        (b"short" * 1000, 10_000, b"short" * 1000),
+        (b"", 10, b""),
+        (bomb, 10_000, bomb[:10_001]),
+    ):
+        stream = Sent(ENCODINGS[encoding](data))
+        answer = httpx.Response(200, headers={"Content-Encoding": encoding}, stream=stream)
+        tracemalloc.start()
+        try:
+            assert await body_of(answer, limit) == expected
+            assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        finally:
+            tracemalloc.stop()
+        assert stream.taken <= 11
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip", "x" * 1000])
+async def test_bodies_of_other_encodings_are_refused(encoding: str) -> None:
+    answer = httpx.Response(
+        200, headers={"Content-Encoding": encoding}, stream=Sent(b"no such thing")
+    )
+    with pytest.raises(ConnectionFailed, match="the body") as caught:
+        await body_of(answer, 100)
+    assert len(str(caught.value)) < 200
+
+
+async def test_a_compressed_answer_is_fetched(pair: Pair) -> None:
+    async def answer(stream: Stream) -> None:
+        async with stream:
+            asked = await stream.receive()
+            assert b"accept-encoding: gzip, deflate\r\n" in asked.lower()
+            body = gzip.compress(b"page " * 1000)
+            head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n"
+            await stream.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    async with (
+        pair.b.listen(80) as listener,
+        anyio.create_task_group() as tasks,
+        pair.client() as client,
+    ):
+        tasks.start_soon(listener.serve, answer)
+        shown = await call(client, "fetch", url="http://agent-b/")
+        assert shown["body"] == {"text": "page " * 1000, "bytes": 5000}
+        tasks.cancel_scope.cancel()
 
 
 async def test_nonsense_ends_no_session(pair: Pair) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field
 from pilotstack import wellknown
 from pilotstack.errors import NotFound
 from pilotstack.services.data_exchange.listing import Mailbox, ReceivedFolder
-from pilotstack.services.mcp.bounds import MAX_ROWS, MAX_TEXT, rows_of, text_of
+from pilotstack.services.mcp.bounds import MAX_ROWS, MAX_TEXT, rows_of, short, text_of
 from pilotstack.services.mcp.tools import Row, told
 
 if TYPE_CHECKING:
@@ -82,17 +82,17 @@ def _shown(found: InboxMessage, limit: int) -> dict[str, Any]:
     message = found.message
     return {
         "id": found.id,
-        "from": message.sender,
-        "type": message.type,
+        "from": short(message.sender),
+        "type": short(message.type),
         "received_at": message.received_at,
-        "message_id": message.message_id,
+        "message_id": short(message.message_id),
         "content": text_of(_bytes_of(message), limit),
     }
 
 
 def _file(file: ReceivedFile) -> dict[str, Any]:
     return {
-        "name": file.name,
+        "name": short(file.name),
         "bytes": file.bytes,
         "from": file.sender,
         "modified": file.modified,

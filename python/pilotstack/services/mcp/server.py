@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from mcp.server import MCPServer
 from mcp_types import ToolAnnotations
 
 from pilotstack import wellknown
+from pilotstack.services.mcp.arguments import Server
 from pilotstack.services.mcp.consented import add_files, add_trust
 from pilotstack.services.mcp.inbox import InboxTools
 from pilotstack.services.mcp.tools import Tools
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mcp.server import MCPServer
 
     from pilotstack.client import Driver
     from pilotstack.services.mcp.consent import Consent
@@ -39,7 +41,7 @@ def new_server(driver: Driver, consent: Consent, files: Path | None = None) -> M
         consent: the operator's rule.
         files: the folder from which files may be sent.
     """
-    server: MCPServer[Any] = MCPServer(
+    server = Server(
         "pilotstack", instructions=_INSTRUCTIONS, version=wellknown.VERSION, log_level="WARNING"
     )
     tools, inbox = Tools(driver, files), InboxTools(driver)
