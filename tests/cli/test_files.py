@@ -3,6 +3,9 @@ ended."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
 _VARIABLE = (
     (r"\d{8}-\d{6}\.\d{3}-\d{6}", "[stamp]"),
     (r"\b[0-9a-f]{32}\b", "[id]"),
-    (r"in \d+\.\ds \(\d+\.\d MB/s\)", "in [seconds] ([rate])"),
-    (r'"(elapsed_ms|throughput_mbps)": \d+\.\d+', r'"\1": [number]'),
+    (r"in \d+\.\ds \(\d+\.\d MiB/s\)", "in [seconds] ([rate])"),
+    (r'"(elapsed_ms|throughput_mbps|bytes_per_second)": [\d.]+', r'"\1": [number]'),
     (r"/\S*/pytest-\S*?/(?=report)", "[tmp]/"),
 )
 
@@ -58,7 +61,7 @@ def test_files_are_sent_and_listed(sender: Pilotctl, receiver: Pilotctl, tmp_pat
     file = tmp_path / "report.txt"
     file.write_text("the report")
     assert sender("send-file", "agent-b", file) == snapshot(
-        '{"data": {"bytes": 10, "bytes_resumed": 0, "bytes_sent": 10, "destination": "0:0000.0000.0002", "elapsed_ms": [number], "filename": "report.txt", "sha256": "14e4cce86788499d03144f70ab24ca83d1abe97d55153c71ee1df55c5296c1f9", "throughput_mbps": [number], "transport": "bulk", "verified": true}, "status": "ok"}\n'
+        '{"data": {"bytes": 10, "bytes_per_second": [number], "bytes_resumed": 0, "bytes_sent": 10, "destination": "0:0000.0000.0002", "elapsed_ms": [number], "filename": "report.txt", "sha256": "14e4cce86788499d03144f70ab24ca83d1abe97d55153c71ee1df55c5296c1f9", "throughput_mbps": [number], "transport": "bulk", "verified": true}, "status": "ok"}\n'
     )
     assert sender.table("send-file", "agent-b", file, "--name", "a [red] name") == snapshot(
         "a [red] name: 10 bytes in [seconds] ([rate])\n"
@@ -75,6 +78,7 @@ files in [dir]/agent-b/received
     assert sender.table("send-file", "agent-b", tmp_path / "report.pdf") == snapshot("""\
 --- stderr ---
 error: file not found: [tmp]/report.pdf
+hint:  check the spelling
 --- exit 3 ---
 """)
     assert receiver.table("received", "--clear") == snapshot("""\
@@ -122,6 +126,21 @@ hint:  see: pilotctl inbox
     )
 
 
+def test_a_subscription_says_when_it_is_ready(sender: Pilotctl) -> None:
+    arguments = ("--no-json", "subscribe", "agent-b", "news", "--count", "1")
+    with subprocess.Popen(
+        [sys.executable, "-m", "pilotstack", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | sender.environment,
+    ) as subscriber:
+        assert subscriber.stderr is not None
+        assert subscriber.stderr.readline() == "subscribed to news at 0:0000.0000.0002\n"
+        sender("publish", "agent-b", "news", "--data", "hello")
+        assert subscriber.communicate(timeout=40) == ("news  hello\n", "")
+
+
 def test_events_are_published(sender: Pilotctl) -> None:
     assert sender("publish", "agent-b", "news", "--data", "hello") == snapshot(
         '{"data": {"bytes": 5, "confirmed": true, "events": 1, "target": "0:0000.0000.0002", "topic": "news"}, "status": "ok"}\n'
@@ -136,6 +155,7 @@ hint:  or --lines, but not both
         *("subscribe", "agent-b", "none", "--count", "1", "--timeout", "100ms")
     ) == snapshot("""\
 --- stderr ---
+subscribed to none at 0:0000.0000.0002
 error: no event came in time
 hint:  raise --timeout
 --- exit 7 ---

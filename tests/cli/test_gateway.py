@@ -75,6 +75,23 @@ hint:  start it with: pilotctl gateway start
 """)
 
 
+def test_agents_that_cannot_be_mapped_are_a_failure(ctl: Pilotctl) -> None:
+    flags = ("--unprivileged", "--subnet", own_subnet(), "--ports", "8080")
+    started = ctl.run("gateway", "start", "agent-b", "nobody", *flags)
+    report = json.loads(started.stdout)
+    assert (started.returncode, report["status"], report["code"]) == (1, "error", "incomplete")
+    assert 'nobody: hostname "nobody" not found' in report["message"]
+    assert [each["agent"] for each in report["data"]["failed"]] == ["nobody"]
+    assert [row["name"] for row in report["data"]["mappings"]] == ["agent-b"]
+    # It runs nevertheless.
+    listed = json.loads(ctl.run("gateway", "list").stdout)["data"]
+    assert (listed["pid"], listed["total"]) == (report["data"]["pid"], 1)
+    ctl.run("gateway", "stop")
+    shown = ctl.table("gateway", "start", "agent-b", "nobody", *flags)
+    assert "agent-b" in shown.partition("--- stderr ---")[0]
+    assert "error: the gateway runs, but 1 of the agents are not mapped: nobody: " in shown
+
+
 def test_a_gateway_that_cannot_start_says_why(ctl: Pilotctl) -> None:
     own = ("--unprivileged", "--subnet", own_subnet())
     assert ctl("gateway", "start", "--subnet", "10.4.0.0") == snapshot("""\
@@ -86,7 +103,7 @@ def test_a_gateway_that_cannot_start_says_why(ctl: Pilotctl) -> None:
 --- exit 2 ---
 """)
     assert ctl("gateway", "start", *own, "nobody") == snapshot("""\
-{"code": "not_found", "hint": "check the spelling; a node that deregisters loses its name", "message": "hostname \\"nobody\\" not found", "status": "error"}
+{"code": "not_found", "hint": "check the spelling; a node that deregisters loses its name, and names of the nameserver last for five minutes", "message": "hostname \\"nobody\\" not found", "status": "error"}
 --- exit 3 ---
 """)
     assert ctl.table("gateway", "run", *own, "--proxy", "here") == snapshot("""\

@@ -21,13 +21,13 @@ address   0:0000.0000.0002
 public    True
 """)
     assert agent_a("find", "nobody") == snapshot("""\
-{"code": "not_found", "hint": "check the spelling; a node that deregisters loses its name", "message": "hostname \\"nobody\\" not found", "status": "error"}
+{"code": "not_found", "hint": "check the spelling; a node that deregisters loses its name, and names of the nameserver last for five minutes", "message": "hostname \\"nobody\\" not found", "status": "error"}
 --- exit 3 ---
 """)
     assert agent_a.table("find", "nobody") == snapshot("""\
 --- stderr ---
 error: hostname "nobody" not found
-hint:  check the spelling; a node that deregisters loses its name
+hint:  check the spelling; a node that deregisters loses its name, and names of the nameserver last for five minutes
 --- exit 3 ---
 """)
 

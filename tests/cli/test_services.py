@@ -40,7 +40,7 @@ def test_services(a: Pilotctl) -> None:
 │ 1234 │                 │ closed │ False    │\
 """)
     assert a("services", "nobody") == snapshot("""\
-{"code": "not_found", "hint": "check the spelling; a node that deregisters loses its name", "message": "hostname \\"nobody\\" not found", "status": "error"}
+{"code": "not_found", "hint": "check the spelling; a node that deregisters loses its name, and names of the nameserver last for five minutes", "message": "hostname \\"nobody\\" not found", "status": "error"}
 --- exit 3 ---
 """)
 
@@ -82,10 +82,11 @@ def test_what_cannot_be_registered_says_why(a: Pilotctl) -> None:
     assert a.table("name-register", "nameserver") == snapshot("""\
 --- stderr ---
 error: nameserver: name "nameserver" is taken
+hint:  choose another name; its owner is shown by: pilotctl resolve NAME
 --- exit 4 ---
 """)
     assert a("name-register", "alpha", "nameserver") == snapshot("""\
-{"code": "permission_denied", "message": "nameserver: cannot register address for another node", "status": "error"}
+{"code": "permission_denied", "hint": "that node, or a member of that network, can do it", "message": "nameserver: cannot register address for another node", "status": "error"}
 --- exit 5 ---
 """)
     assert a.table("name-register", "lab", "--type", "N") == snapshot("""\
@@ -95,12 +96,13 @@ hint:  give it with --network
 --- exit 2 ---
 """)
     assert a("name-register", "lab", "7", "--type", "N") == snapshot("""\
-{"code": "permission_denied", "message": "nameserver: not a member of network 7", "status": "error"}
+{"code": "permission_denied", "hint": "join it first: pilotctl network join NETWORK", "message": "nameserver: not a member of network 7", "status": "error"}
 --- exit 5 ---
 """)
     assert a.table("resolve", "nobody") == snapshot("""\
 --- stderr ---
 error: nameserver: name "nobody" not found
+hint:  check the spelling; names last for five minutes after pilotctl name-register
 --- exit 3 ---
 """)
     assert a("resolve", "alpha", "--names", "a:b:c") == snapshot("""\

@@ -45,7 +45,7 @@ answer with: pilotctl approve NODE, or pilotctl reject NODE REASON
     assert a.table("handshake", "nobody") == snapshot("""\
 --- stderr ---
 error: hostname "nobody" not found
-hint:  check the spelling; a node that deregisters loses its name
+hint:  check the spelling; a node that deregisters loses its name, and names of the nameserver last for five minutes
 --- exit 3 ---
 """)
     assert a("pending") == snapshot('{"data": {"pending": []}, "status": "ok"}\n')

@@ -184,6 +184,16 @@ def test_what_cannot_be_forwarded_is_an_error(shared_network: Network) -> None:
             assert json.loads(result.stdout.splitlines()[-1])["code"] == code, arguments
 
 
+def test_nobody_came_says_how_to_come(shared_network: Network) -> None:
+    node = shared_network.nodes["agent-b"].socket
+    command = [*CTL, "--socket", str(node), "--json", "accept", "1605", "--timeout", "100ms"]
+    result = subprocess.run(command, capture_output=True, check=False, timeout=50)
+    report = json.loads(result.stdout)
+    assert (result.returncode, report["code"]) == (7, "timeout")
+    assert report["message"] == "nobody connected to port 1605 within 0.1s"
+    assert report["hint"] == "at the other node: pilotctl connect agent-b 1605"
+
+
 def test_two_people_talk_over_standard_input_and_output(shared_network: Network) -> None:
     a, b = (shared_network.nodes[name] for name in ("agent-a", "agent-b"))
     with sync.Driver(b.socket) as driver:

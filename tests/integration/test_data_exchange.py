@@ -95,6 +95,14 @@ def test_an_answer_is_waited_for(pair: tuple[Pilotctl, Pilotctl]) -> None:
         out, _ = asking.communicate(timeout=50)
     reply = json.loads(out)["data"]["reply"]
     assert (reply["data"], reply["reply_to"]) == ("yes", question["message_id"])
+    command = [*command[:1], "--no-json", *command[1:]]
+    ask(b, "inbox", "--clear")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as asking:
+        while not ask(b, "inbox")["messages"]:
+            pass
+        ask(b, "send-message", "agent-a", "--data", "yes\x1b[2J")
+        out, _ = asking.communicate(timeout=50)
+    assert b"  yes\\x1b[2J\n" in out
     result = a.run("send-message", "agent-b", "--data", "anybody?", "--wait", "100ms")
     answer = json.loads(result.stdout)
     assert (answer["code"], result.returncode) == ("timeout", 7)

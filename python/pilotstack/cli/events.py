@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -51,9 +52,19 @@ async def subscribe(
         subscription.on_lost = lambda lost: _tell_lost(output, lost, is_counted=bool(count))
         with anyio.move_on_after(timeout):
             async with subscription:
+                if not output.is_json:
+                    await _tell_ready(output, subscription, str(address))
                 await _take(output, subscription, events, count)
     if count:
         _report(output, subscription, events, count)
+
+
+async def _tell_ready(output: Output, subscription: Subscription, where: str) -> None:
+    """Says on stderr that events are taken from now on."""
+    with suppress(anyio.EndOfStream):
+        is_confirmed = await subscription.confirmed()
+        doubt = "" if is_confirmed else " (which does not confirm it)"
+        output.progress.print(f"subscribed to {subscription.topic} at {where}{doubt}")
 
 
 async def _take(

@@ -94,11 +94,12 @@ async def send_file(
         "destination": str(address),
         "elapsed_ms": round(elapsed * 1000, 3),
         "throughput_mbps": round(size * 8 / 1e6 / elapsed, 3),
+        "bytes_per_second": round(size / elapsed),
     }
 
     def render(screen: Screen) -> None:
-        rate = size / 1e6 / elapsed
-        screen.print(f"{data['filename']}: {size} bytes in {elapsed:.1f}s ({rate:.1f} MB/s)")
+        rate = size / (1 << 20) / elapsed
+        screen.print(f"{data['filename']}: {size} bytes in {elapsed:.1f}s ({rate:.1f} MiB/s)")
 
     settings.output.success(data, render)
 
@@ -138,7 +139,9 @@ def _size_of(source: str | int) -> int | None:
         return None
     path = Path(source)
     if not path.exists():
-        raise NotFound(f"file not found: {path}")
+        from pilotstack.services.data_exchange.source import missing
+
+        raise missing(path)
     if path.is_dir():
         return sum(each.lstat().st_size for each in path.rglob("*") if each.is_file())
     return path.stat().st_size
@@ -304,7 +307,10 @@ async def send_message(
     if answer.tag is not None:
         result |= members_of(answer.tag)
     if mailbox is not None:
-        result["reply"] = await _reply(mailbox, answer, str(address), begin, wait or 0, result)
+        reply = await _reply(mailbox, answer, str(address), begin, wait or 0, result)
+        row = _row(reply, is_full=True)
+        settings.output.success(result | {"reply": row}, lambda screen: _show(screen, [row]))
+        return
     settings.output.success(result)
 
 
@@ -315,8 +321,8 @@ async def _reply(
     since: float,
     wait: float,
     result: dict[str, object],
-) -> object:
-    """The message that answers, as ``inbox`` shows it."""
+) -> InboxMessage:
+    """The message that answers."""
     tag = answer.tag
 
     def is_wanted(message: Message) -> bool:
@@ -326,7 +332,7 @@ async def _reply(
 
     with anyio.move_on_after(wait):
         # What was there before is no answer, to the precision of the file system's clock.
-        return _row(await mailbox.wait(is_wanted, since - _CLOCK), is_full=True)
+        return await mailbox.wait(is_wanted, since - _CLOCK)
     failure = TimedOut(
         f"no answer within {wait:g}s", hint="it was delivered: look later with pilotctl inbox"
     )
@@ -340,7 +346,9 @@ def _content(data: str | None, data_file: Path | None) -> bytes:
         try:
             return data_file.read_bytes()
         except OSError as error:
-            raise InvalidArgument(f"cannot read {data_file}: {error.strerror}") from error
+            raise InvalidArgument(
+                f"cannot read {data_file}: {error.strerror}", hint="give a file, or --data"
+            ) from error
     assert data is not None
     return sys.stdin.buffer.read() if data == _STDIN else data.encode()
 

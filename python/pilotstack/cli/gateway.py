@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilotstack.cli.context import Group, global_options, reported
+from pilotstack.cli.outcome import Incomplete
+from pilotstack.errors import PilotError
 from pilotstack.gateway.config import default_control
 from pilotstack.gateway.flags import CONTROL, start_options
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pilotstack.cli.settings import Settings
     from pilotstack.gateway.control import Answer, Request
     from pilotstack.gateway.mapping import Row
+    from pilotstack.gateway.process import Failed
 
 AGENTS = click.argument("agents", metavar="[AGENT]...", nargs=-1)
 
@@ -80,7 +83,19 @@ def start(settings: Settings, /, agents: tuple[str, ...], **options: Any) -> Non
             {"agent": each.agent, "code": each.code, "message": each.message}
             for each in ready.failed
         ]
+        if not settings.output.is_json:
+            _table(rows, ready.proxy)(settings.output.screen)
+        raise Incomplete(_not_mapped(ready.failed), data)
     settings.output.success(data, _table(rows, ready.proxy))
+
+
+def _not_mapped(failed: list[Failed]) -> PilotError:
+    reasons = "; ".join(f"{each.agent}: {each.message}" for each in failed)
+    return PilotError(
+        f"the gateway runs, but {len(failed)} of the agents are not mapped: {reasons}",
+        code="incomplete",
+        hint="map them with: pilotctl gateway map AGENT",
+    )
 
 
 @gateway.command()

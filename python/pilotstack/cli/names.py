@@ -85,7 +85,7 @@ async def _network_of(names: Names, text: str | None) -> int:
         raise InvalidArgument("a network is missing", hint="give it with --network")
     if text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_NETWORK)):
         if int(text) > _MAX_NETWORK:
-            raise InvalidArgument(f"there is no network {text}")
+            raise InvalidArgument(f"there is no network {text}", hint="see: pilotctl network list")
         return int(text)
     return await names.network(text)
 

@@ -204,6 +204,8 @@ async def bench(settings: Settings, target: str, size_mb: float, timeout: float)
         "total_duration_ms": round(total_time * 1000, 3),
         "send_mbps": round(size / MIB / send_time, 3),
         "total_mbps": round(size / MIB / total_time, 3),
+        "send_bytes_per_second": round(size / send_time),
+        "bytes_per_second": round(size / total_time),
         "complete": True,
     }
 
@@ -293,11 +295,22 @@ async def accept(settings: Settings, port: int, raw: bool, timeout: float | None
     It is the other side of `pilotctl connect`.
     """
     async with settings.driver() as driver, await driver.listen(port) as listener:
-        with anyio.fail_after(timeout):
-            stream = await listener.accept()
+        try:
+            with anyio.fail_after(timeout):
+                stream = await listener.accept()
+        except TimeoutError as error:
+            raise TimedOut(
+                f"nobody connected to port {port} within {timeout:g}s",
+                hint=f"at the other node: pilotctl connect {await _own_name(driver)} {port}",
+            ) from error
         await listener.aclose()
         async with stream:
             await join(stream, is_raw=raw or not sys.stdout.isatty())
+
+
+async def _own_name(driver: Driver) -> str:
+    info = await driver.info()
+    return info.hostname or str(info.address)
 
 
 @_commands.command()

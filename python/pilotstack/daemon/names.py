@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 #: another node, and nobody tells us of that.
 CACHE: Final = 2.0
 _MAX_CACHED: Final = 4096
+_NOWHERE: Final = (
+    "check the spelling; a node that deregisters loses its name, and names of the nameserver last "
+    "for five minutes"
+)
 
 
 class Names:
@@ -57,10 +61,12 @@ class Names:
             if known is None or now - until > OUTAGE:
                 raise
             return known
-        except NotFound:
-            address = await self._others(name) if self._others is not None else None
-            if address is None:
+        except NotFound as error:
+            if self._others is None:
                 raise
+            address = await self._others(name)
+            if address is None:
+                raise NotFound(error.message, hint=_NOWHERE) from error
             found = Resolved(address.node, address, hostname=name)
         if len(self._found) >= _MAX_CACHED:
             self._found.clear()

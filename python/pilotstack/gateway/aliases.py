@@ -178,4 +178,7 @@ def _refused(ip: IP, number: int) -> PilotError:
             f"{ip} cannot be made an address of this host: {reason}",
             hint="run the gateway as root, or with --unprivileged",
         )
-    return Unavailable(f"{ip} cannot be made an address of this host: {reason}")
+    return Unavailable(
+        f"{ip} cannot be made an address of this host: {reason}",
+        hint="try another --subnet, or --unprivileged",
+    )

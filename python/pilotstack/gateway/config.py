@@ -79,7 +79,10 @@ def parse_ports(text: str) -> tuple[int, ...]:
             raise InvalidArgument(f"not a port: {part[:100]!r}", hint="as in --ports 80,443")
         ports.append(int(digits))
     if not all(0 < port <= 0xFFFF for port in ports) or len(ports) > _MAX_PORTS:
-        raise InvalidArgument(f"1 to {_MAX_PORTS} ports of 1 to 65535, not {text[:100]!r}")
+        raise InvalidArgument(
+            f"1 to {_MAX_PORTS} ports of 1 to 65535, not {text[:100]!r}",
+            hint="as in --ports 80,443",
+        )
     return tuple(dict.fromkeys(ports))
 
 

@@ -39,6 +39,8 @@ _MAX_ANSWER: Final = 4 << 20
 #: Seconds for a request to arrive, and for its answer.
 _ARRIVAL: Final = 5.0
 _PATIENCE: Final = 60.0
+_UNKNOWN: Final = "pilotctl and the gateway may be of different versions"
+_LOG: Final = "its log has why; if it hangs, end it and start it again"
 #: Requests at once.
 _MAX_CLIENTS: Final = 32
 _ROOT: Final = 0
@@ -144,7 +146,7 @@ class ControlSocket:
         try:
             request = msgspec.json.decode(line, type=Request)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            return _failure(InvalidArgument(f"not a request: {error}")), False
+            return _failure(InvalidArgument(f"not a request: {error}", hint=_UNKNOWN)), False
         try:
             match request:
                 case Map(agent, local_ip):
@@ -231,9 +233,9 @@ def ask(path: Path, request: Request) -> Answer:
             line = _read(connection, is_whole=isinstance(request, Stop))
             answer = msgspec.json.decode(line, type=Answer)
         except TimeoutError as error:
-            raise TimedOut(f"the gateway at {path} does not answer") from error
+            raise TimedOut(f"the gateway at {path} does not answer", hint=_LOG) from error
         except (OSError, msgspec.MsgspecError) as error:
-            raise ConnectionFailed(f"no answer of the gateway at {path}") from error
+            raise ConnectionFailed(f"no answer of the gateway at {path}", hint=_LOG) from error
     if answer.status != "ok":
         raise from_code(answer.code, answer.message, answer.hint)
     return answer

@@ -269,7 +269,9 @@ def _listen(ip: IP, port: int) -> sockets.socket:
     except OSError as error:
         listening.close()
         if error.errno == errno.EMFILE:
-            raise Unavailable("this process may open no more files") from error
+            raise Unavailable(
+                "this process may open no more files", hint="raise the limit: ulimit -n 65536"
+            ) from error
         raise _serving.bind_error("TCP", str(ip), port, error) from error
     return listening
 

@@ -91,9 +91,7 @@ def parse_uids(text: str) -> tuple[int, ...]:
         InvalidArgument: one is none.
     """
     parts = [part.strip() for part in text.split(",")] if text else []
-    if not all(p.isascii() and p.isdecimal() and len(p) <= 10 for p in parts):
+    are_digits = all(p.isascii() and p.isdecimal() and len(p) <= 10 for p in parts)
+    if not are_digits or any(int(part) > _MAX_UID for part in parts):
         raise InvalidArgument(f"not user ids: {text[:100]!r}", hint="as in --allow-uid 0,1000")
-    uids = tuple(map(int, parts))
-    if any(uid > _MAX_UID for uid in uids):
-        raise InvalidArgument(f"not user ids: {text[:100]!r}")
-    return uids
+    return tuple(map(int, parts))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 SUBNET: Final = "10.4.0.0/16"
+_NO_IP: Final = "leave the IP out, and one is chosen"
 #: Mappings at most.
 MAX_MAPPINGS: Final = 4096
 #: Agents without a mapping whose last IP is remembered.
@@ -102,7 +103,10 @@ class Mapping:
                 )
             return known
         if len(self) >= self._limit:
-            raise Unavailable(f"{self._limit} agents are mapped, the most there may be")
+            raise Unavailable(
+                f"{self._limit} agents are mapped, the most there may be",
+                hint="unmap some: pilotctl gateway unmap AGENT",
+            )
         chosen = self._check(ip) if ip is not None else self._choose(address)
         mapped = Mapped(chosen, address, name)
         self._retired.pop(chosen, None)
@@ -145,9 +149,9 @@ class Mapping:
 
     def _check(self, ip: IP) -> IP:
         if ip not in self.subnet:
-            raise InvalidArgument(f"IP {ip} not in subnet {self.subnet}")
+            raise InvalidArgument(f"IP {ip} not in subnet {self.subnet}", hint=_NO_IP)
         if not self._contains(ip):
-            raise InvalidArgument(f"IP {ip} is no host of the subnet {self.subnet}")
+            raise InvalidArgument(f"IP {ip} is no host of the subnet {self.subnet}", hint=_NO_IP)
         if ip in self._by_ip:
             raise AlreadyExists(
                 f"IP {ip} already mapped", hint=f"it stands for {self._by_ip[ip].address}"
@@ -200,7 +204,7 @@ def parse_ip(text: str) -> IP:
     try:
         return ipaddress.ip_address(text)
     except ValueError:
-        raise InvalidArgument(f"not an IP: {text[:100]!r}") from None
+        raise InvalidArgument(f"not an IP: {text[:100]!r}", hint=_NO_IP) from None
 
 
 def _hosts(subnet: Network) -> tuple[int, int]:

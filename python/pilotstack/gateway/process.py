@@ -211,7 +211,9 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise InvalidArgument(f"cannot lock {lock}: {error.strerror}") from error
+        raise InvalidArgument(
+            f"cannot lock {lock}: {error.strerror}", hint="name another place with --control"
+        ) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

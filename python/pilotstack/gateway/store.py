@@ -58,12 +58,12 @@ class Store:
         try:
             saved = msgspec.json.decode(_files.read_regular(self._path, _MAX_FILE), type=_File)
             if saved.version != _VERSION:
-                raise InvalidArgument(f"version {saved.version} is unknown")
+                raise ValueError(f"version {saved.version} is unknown")
             mappings = [_mapped(row) for row in saved.mappings]
             retired = [_mapped(row) for row in saved.retired]
         except FileNotFoundError:
             return []
-        except (msgspec.MsgspecError, PilotError, UnicodeDecodeError, OSError) as error:
+        except (msgspec.MsgspecError, PilotError, ValueError, OSError) as error:
             raise InvalidArgument(
                 f"cannot read the mappings in {self._path}: {error}",
                 hint="repair the file or move it away; agents then get new local IPs",

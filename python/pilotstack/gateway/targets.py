@@ -30,7 +30,9 @@ def target_of(host: str, port: int, mapping: Mapping) -> tuple[Address | str, in
     """
     text = host[: _MAX_NAME + 1].removeprefix("[").removesuffix("]").removesuffix(".").lower()
     if not text or len(text) > _MAX_NAME or not text.isascii() or not text.isprintable():
-        raise InvalidArgument(f"not a name: {host[:100]!r}")
+        raise InvalidArgument(
+            f"not a name: {host[:100]!r}", hint="agents are named as in http://agent-b/"
+        )
     try:
         ip = ipaddress.ip_address(text)
     except ValueError:

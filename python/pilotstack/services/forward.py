@@ -284,7 +284,10 @@ async def resolve(host: str, port: int) -> tuple[sockets.AddressFamily, tuple[An
     try:
         found = await anyio.getaddrinfo(host, port, type=sockets.SOCK_DGRAM)
     except OSError as error:
-        raise NotFound(f"no such host: {host}") from error
+        raise NotFound(
+            f"no such host: {host}",
+            hint="this end is of the local network: agents are at the other",
+        ) from error
     family, _, _, _, address = found[0]
     return family, address
 

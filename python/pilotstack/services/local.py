@@ -200,7 +200,10 @@ async def connect(host: str, port: int) -> LocalStream:
     try:
         found = await anyio.getaddrinfo(host, port, type=sockets.SOCK_STREAM)
     except OSError as error:
-        raise NotFound(f"no such host: {host}") from error
+        raise NotFound(
+            f"no such host: {host}",
+            hint="this end is of the local network: agents are at the other",
+        ) from error
     failure: OSError | None = None
     for family, kind, protocol, _, address in found:
         try:

@@ -29,6 +29,7 @@ __all__ = ["Service", "Status", "ask", "decode", "encode", "handler"]
 MAX_ANSWER: Final = 1 << 16
 #: Seconds that a peer has to take an answer.
 PATIENCE: Final = 10.0
+_OTHER: Final = "a program of its own may listen on that port there"
 
 _Text = Annotated[str, msgspec.Meta(max_length=255)]
 
@@ -75,7 +76,7 @@ def decode(data: bytes) -> Status:
     try:
         return _DECODER.decode(data)
     except (ValueError, NotImplementedError, RecursionError) as error:
-        raise ConnectionFailed("the node's status is malformed") from error
+        raise ConnectionFailed("the node's status is malformed", hint=_OTHER) from error
 
 
 def handler(status: Callable[[], Status]) -> Handler:
@@ -103,5 +104,5 @@ async def ask(driver: Driver, address: Address, *, timeout: float = PATIENCE) ->
             async for chunk in stream:
                 answer += chunk
                 if len(answer) > MAX_ANSWER:
-                    raise ConnectionFailed("the node's status is too long")
+                    raise ConnectionFailed("the node's status is too long", hint=_OTHER)
     return decode(bytes(answer))

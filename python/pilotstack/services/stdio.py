@@ -91,7 +91,9 @@ class Lines:
 
     def __init__(self, stream: Stream, limit: int = MAX_LINE) -> None:
         if limit < 1:
-            raise InvalidArgument(f"a line has at least 1 character, not {limit}")
+            raise InvalidArgument(
+                f"a line has at least 1 character, not {limit}", hint=f"the default is {MAX_LINE}"
+            )
         self.stream = stream
         self._limit = limit
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -12,11 +12,30 @@ from pilotstack.services.data_exchange.frames import Ack, Frame, FrameType, Tag,
 __all__ = ["Answer", "NotStored", "SentFile", "SentFolder"]
 
 
+#: What a sender can do about the reasons of receivers.
+HINTS: Final = {
+    "aborted": "send it again",
+    "busy": "try again later: a file goes on where it was",
+    "disk_full": "ask the receiver to make room: pilotctl received --clear",
+    "hash_mismatch": "send it again",
+    "invalid_name": "give another name with --name",
+    "quota": "ask the receiver to make room: pilotctl received --clear",
+    "superseded": "another program sends the same file there: let one of them end",
+}
+_OTHERWISE: Final = "the log of the receiver's daemon may tell more"
+#: Parts of the texts of acknowledgements, which have no codes.
+_TEXTS: Final = (("busy", "busy"), ("disk is full", "disk_full"), ("quota", "quota"))
+
+
 class NotStored(ConnectionFailed):
     """The receiver did not store it. ``code`` is the receiver's reason, such as ``disk_full`` or
     ``quota``, where it gave one; otherwise ``not_stored``."""
 
     code = "not_stored"
+
+    def __init__(self, message: str, *, code: str | None = None, hint: str | None = None) -> None:
+        reason = code or next((known for text, known in _TEXTS if text in message), "")
+        super().__init__(message, code=code, hint=hint or HINTS.get(reason, _OTHERWISE))
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -142,7 +142,9 @@ class Exchange:
         try:
             data = msgspec.json.encode(value)
         except (TypeError, ValueError, msgspec.EncodeError) as error:
-            raise InvalidArgument(f"not a JSON value: {error}") from error
+            raise InvalidArgument(
+                f"not a JSON value: {error}", hint="encode it, and send it by send_bytes"
+            ) from error
         return await self.send(Frame(FrameType.JSON, data), tag=tag)
 
     async def send(self, frame: Frame, *, tag: Tag | None = None) -> Answer:
@@ -167,7 +169,7 @@ class Exchange:
             try:
                 answer = await self._exchange(frames.tagged(tag, frame))
             except FrameError as error:
-                raise InvalidArgument(str(error)) from error
+                raise InvalidArgument(str(error), hint="tags are made by new_tag") from error
             if answer is not None and not _is_unknown(answer, FrameType.TAGGED):
                 return Answer(answer, tag)
             self._is_plain = True

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from types import TracebackType
 
-__all__ = ["Source"]
+__all__ = ["Source", "missing"]
 
 #: Blocks in memory: one is sent, one is read.
 _BUFFERS: Final = 2
@@ -96,7 +96,9 @@ class Source:
         await self._settle()
         if self._offset:
             if self.size is None:
-                raise InvalidArgument("what came through a pipe cannot be sent again")
+                raise InvalidArgument(
+                    "what came through a pipe cannot be sent again", hint="send it as a file"
+                )
             os.lseek(self._fd, 0, os.SEEK_SET)
             self._hash, self._offset = hashlib.sha256(), 0
         await anyio.to_thread.run_sync(self._read_over, offset)
@@ -145,15 +147,25 @@ def _wait(running: Future[memoryview]) -> None:
     running.exception()
 
 
+def missing(path: Path, kind: str = "file") -> NotFound:
+    """The error for a path where nothing is."""
+    hint = "check the spelling" if path.is_absolute() else f"the path is taken from {Path.cwd()}"
+    return NotFound(f"{kind} not found: {path}", hint=hint)
+
+
 def _open(path: Path) -> int:
     try:
         # O_NONBLOCK: opening a pipe without a writer must not block.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        raise NotFound(f"file not found: {path}") from error
+        raise missing(path) from error
     except PermissionError as error:
-        raise PermissionDenied(f"the file may not be read: {path}") from error
+        raise PermissionDenied(
+            f"the file may not be read: {path}", hint=f"see: ls -l {path}"
+        ) from error
     except OSError as error:
-        raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
+        raise InvalidArgument(
+            f"cannot read {path}: {error.strerror}", hint="send a file, a folder or a pipe"
+        ) from error
     os.set_blocking(fd, True)
     return fd

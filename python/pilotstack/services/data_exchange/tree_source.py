@@ -9,8 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from pilotstack.errors import InvalidArgument, NotFound
+from pilotstack.errors import InvalidArgument
 from pilotstack.services.data_exchange.bulk import KEY_LEN
+from pilotstack.services.data_exchange.source import missing
 
 __all__ = ["TreeFile", "TreeSource"]
 
@@ -37,9 +38,9 @@ class TreeSource:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         root = Path(folder)
         if not root.exists():
-            raise NotFound(f"folder not found: {root}")
+            raise missing(root, "folder")
         if not root.is_dir():
-            raise InvalidArgument(f"not a folder: {root}")
+            raise InvalidArgument(f"not a folder: {root}", hint="send it as a file")
         self.name = root.resolve().name or "folder"
         self.files: list[TreeFile] = []
         #: Links, devices and the like.
@@ -72,4 +73,6 @@ class TreeSource:
 
 
 def _refuse(error: OSError) -> None:
-    raise InvalidArgument(f"cannot read {error.filename}: {error.strerror}") from error
+    raise InvalidArgument(
+        f"cannot read {error.filename}: {error.strerror}", hint="nothing was sent of the folder"
+    ) from error

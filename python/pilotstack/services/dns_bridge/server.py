@@ -66,7 +66,7 @@ class DnsServer:
             else:
                 self._port = port
                 return self
-        raise AlreadyExists("no port is free")
+        raise AlreadyExists("no port is free", hint="name one, as in --dns 127.0.0.1:5353")
 
     async def __aexit__(
         self,

@@ -166,7 +166,10 @@ class Subscription:
                 self._told(control.parse(event.topic, event.payload))
         except EventError as error:
             await self.aclose()
-            raise ConnectionFailed(f"the broker sent what is no event: {error}") from error
+            raise ConnectionFailed(
+                f"the broker sent what is no event: {error}",
+                hint="check that an event stream is served on this port",
+            ) from error
 
     def _told(self, message: control.Control | None) -> None:
         match message:
@@ -252,7 +255,10 @@ class Publisher:
         data = payload.encode() if isinstance(payload, str) else payload
         wire = _checked(Event(topic, data))
         if topic.startswith(RESERVED):
-            raise InvalidArgument(f"the topic is reserved: {topic!r}")
+            raise InvalidArgument(
+                f"the topic is reserved: {topic!r}",
+                hint=f"choose one that does not begin with {RESERVED}",
+            )
         if not self.has_flow_control:
             await self._pace()
         self._check()
@@ -327,4 +333,6 @@ def _checked(event: Event) -> bytes:
     try:
         return encode(event)
     except (EventError, UnicodeEncodeError) as error:
-        raise InvalidArgument(str(error)) from error
+        raise InvalidArgument(
+            str(error), hint="topics are UTF-8 of 1,024 bytes at most, events have 16 MiB"
+        ) from error

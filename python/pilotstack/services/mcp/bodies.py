@@ -49,7 +49,9 @@ async def body_of(answer: httpx.Response, limit: int) -> bytes:
         try:
             data += decoder.decompress(piece, limit + 1 - len(data))
         except zlib.error as error:
-            raise ConnectionFailed(f"the body is not {encoding}") from error
+            raise ConnectionFailed(
+                f"the body is not {encoding}", hint="the server is at fault"
+            ) from error
         if len(data) > limit or decoder.eof:
             break
     return bytes(data)

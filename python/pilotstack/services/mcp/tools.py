@@ -295,7 +295,10 @@ class Tools:
 
 
 def _below(folder: Path, path: str) -> Path:
-    missing = NotFound(f"there is no file {path!r:.200} in the shared folder")
+    missing = NotFound(
+        f"there is no file {path!r:.200} in the shared folder",
+        hint="paths are below the folder that the operator shares",
+    )
     root = folder.resolve()
     try:
         source = (root / path).resolve(strict=True)

@@ -90,7 +90,7 @@ class Names:
         """
         reply = codec.parse_reply(await self._ask(Query("A", check_name(name))))
         if reply.address is None:
-            raise ConnectionFailed("the nameserver's reply has no address")
+            raise ConnectionFailed("the nameserver's reply has no address", hint=_OTHER)
         return reply.address
 
     async def network(self, name: str) -> int:
@@ -101,7 +101,7 @@ class Names:
         """
         reply = codec.parse_reply(await self._ask(Query("N", check_name(name))))
         if reply.network is None:
-            raise ConnectionFailed("the nameserver's reply has no network")
+            raise ConnectionFailed("the nameserver's reply has no network", hint=_OTHER)
         return reply.network
 
     async def services(self, network: int, port: int) -> tuple[ServiceRecord, ...]:
@@ -153,7 +153,9 @@ class Names:
                     async for chunk in stream:
                         reply += chunk
                         if len(reply) > codec.MAX_REPLY:
-                            raise ConnectionFailed("the nameserver's reply is too long")
+                            raise ConnectionFailed(
+                                "the nameserver's reply is too long", hint=_OTHER
+                            )
         except TimeoutError as error:
             raise TimedOut(
                 "the nameserver does not answer in time",

@@ -311,22 +311,31 @@ def parse_records(text: str) -> tuple[Record, ...]:
 
 
 def _malformed(why: str) -> ConnectionFailed:
-    return ConnectionFailed(f"the nameserver's reply is malformed: {why}")
+    return ConnectionFailed(
+        f"the nameserver's reply is malformed: {why}",
+        hint="check that a nameserver is served there, or name another one with --names",
+    )
 
 
 #: Words of an ``ERR`` and the error that they mean, the first that fits.
-_REFUSALS: Final[tuple[tuple[str, type[PilotError]], ...]] = (
-    ("not found", NotFound),
-    ("taken", AlreadyExists),
-    ("cannot register", PermissionDenied),
-    ("not a member", PermissionDenied),
-    ("not yours", PermissionDenied),
-    ("unknown command", Unavailable),
-    ("too few fields", Unavailable),
-    ("try again", ConnectionFailed),
+_OLD: Final = "this nameserver is an older one: its records end after five minutes by themselves"
+_REFUSALS: Final[tuple[tuple[str, type[PilotError], str], ...]] = (
+    (
+        "not found",
+        NotFound,
+        "check the spelling; names last for five minutes after pilotctl name-register",
+    ),
+    ("taken", AlreadyExists, "choose another name; its owner is shown by: pilotctl resolve NAME"),
+    ("cannot register", PermissionDenied, "that node, or a member of that network, can do it"),
+    ("not a member", PermissionDenied, "join it first: pilotctl network join NETWORK"),
+    ("not yours", PermissionDenied, "this node's names are shown by: pilotctl name-list"),
+    ("unknown command", Unavailable, _OLD),
+    ("too few fields", Unavailable, _OLD),
+    ("try again", ConnectionFailed, "try again in a few seconds"),
 )
 
 
 def _refusal(text: str) -> PilotError:
-    kinds = (kind for words, kind in _REFUSALS if words in text)
-    return next(kinds, InvalidArgument)(f"nameserver: {shown(text, 400)}")
+    known = ((kind, hint) for words, kind, hint in _REFUSALS if words in text)
+    kind, hint = next(known, (InvalidArgument, "see: pilotctl name-register --help"))
+    return kind(f"nameserver: {shown(text, 400)}", hint=hint)
