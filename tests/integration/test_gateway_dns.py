@@ -56,6 +56,7 @@ def test_names_are_local_ips(agents: Network) -> None:
             nobody = dig(port, way, "nobody.pilot", "A")
             assert (nobody.status, nobody.authority) == ("NXDOMAIN", ("SOA",))
             assert dig(port, way, "example.com", "A").status == "REFUSED"
+            assert [row[2] for row in dig(port, way, "-x", ip).answers] == ["agent-b.pilot."]
         # A name of the nameserver is the same agent.
         assert [row[2] for row in dig(port, "shop.example.pilot", "A").answers] == [ip]
         assert httpx.get(f"http://{ip}:20080/status").json()["protocol"] == "pilot"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pilotstack.client import Driver
     from pilotstack.gateway.gateway import Gateway
-    from pilotstack.gateway.mapping import IP
+    from pilotstack.gateway.mapping import IP, Network
     from pilotstack.services.dns_bridge.server import DnsServer
     from pilotstack.types import Address
 
@@ -26,9 +26,19 @@ class _Mapped:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def local_ip(self, address: Address) -> IP | None:
+    @property
+    def subnet(self) -> Network:
+        """That local IPs are of."""
+        return self._gateway.mapping.subnet
+
+    async def local_ip(self, address: Address, name: str) -> IP | None:
         """The local IP of an agent, which is mapped if it was not."""
-        return await self._gateway.local_ip(address)
+        return await self._gateway.local_ip(address, name)
+
+    def agent_at(self, ip: IP) -> tuple[Address, str] | None:
+        """The agent that a local IP stands for, and the name by which it was mapped."""
+        mapped = self._gateway.mapping.of_ip(ip)
+        return None if mapped is None else (mapped.address, mapped.name)
 
     def local_ports(self, address: Address) -> abc.Mapping[int, int]:
         """The ports of its local IP."""

@@ -105,13 +105,13 @@ class Gateway:
             self._entries[m.local_ip].row() for m in self.mapping if m.local_ip in self._entries
         ]
 
-    async def local_ip(self, address: Address) -> IP | None:
+    async def local_ip(self, address: Address, name: str) -> IP | None:
         """The local IP of an agent, which is mapped if it was not; ``None`` if that is impossible.
         For servers of names."""
         if (known := self.mapping.of_address(address)) is not None:
             return known.local_ip
         try:
-            await self.map(str(address))
+            await self.map(name)
         except PilotError as error:
             log.warning("not_mapped", address=str(address), reason=str(error))
         known = self.mapping.of_address(address)

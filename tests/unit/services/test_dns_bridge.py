@@ -16,6 +16,7 @@ import dns.opcode
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
+import dns.reversename
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from tests.support.dig import Answer, dig
 
 from pilotstack.errors import AlreadyExists, ConnectionFailed, NotFound, Unavailable
 from pilotstack.services import dns_bridge
+from pilotstack.services.dns_bridge.reverse import Reverse
 from pilotstack.services.dns_bridge.server import DnsServer
 from pilotstack.services.dns_bridge.zone import MAX_MESSAGE, Bridge
 from pilotstack.types import Address
@@ -38,11 +40,15 @@ AGENTS = {
     "unmapped": Address(0, 9),
     "many": Address(0, 7),
     "x.y": Address(0, 2),
+    "was-renamed": Address(0, 2),
 }
 IPS = {
     Address(0, 2): ipaddress.ip_address("10.4.0.1"),
     Address(0, 6): ipaddress.ip_address("fd00:4::1"),
     Address(0, 7): ipaddress.ip_address("10.4.0.2"),
+    Address(0, 8): ipaddress.ip_address("10.4.1.0"),
+    Address(0, 10): ipaddress.ip_address("10.4.0.10"),
+    Address(0, 11): ipaddress.ip_address("10.4.0.11"),
 }
 PORTS = {
     Address(0, 2): {80: 8080, 443: 443},
@@ -50,9 +56,25 @@ PORTS = {
 }
 
 
+NAMES = {
+    Address(0, 2): "agent-b",
+    Address(0, 7): "was-renamed",
+    Address(0, 8): "",
+    Address(0, 10): "broken",
+    Address(0, 11): "gone",
+}
+
+
 class Gateway:
-    async def local_ip(self, address: Address) -> Any:
+    def __init__(self, subnet: str = "10.4.0.0/16") -> None:
+        self.subnet = ipaddress.ip_network(subnet)
+
+    async def local_ip(self, address: Address, name: str) -> Any:
         return IPS.get(address)
+
+    def agent_at(self, ip: Any) -> Any:
+        found = (address for address, known in IPS.items() if known == ip)
+        return next(((each, NAMES.get(each, "")) for each in found), None)
 
     def local_ports(self, address: Address) -> Mapping[int, int]:
         return PORTS.get(address, {})
@@ -126,6 +148,25 @@ def texts(response: dns.message.Message) -> list[str]:
         ("xpilot", "A", "REFUSED", []),
         ("pilot", "AXFR", "REFUSED", []),
         ("broken.pilot", "A", "SERVFAIL", []),
+        # Names of IPs.
+        ("1.0.4.10.in-addr.arpa", "PTR", "NOERROR", ["agent-b.pilot."]),
+        ("1.0.4.10.IN-ADDR.arpa", "ANY", "NOERROR", ['"RFC8482" ""']),
+        ("4.10.in-addr.arpa", "NS", "NOERROR", ["pilot."]),
+        ("1.0.4.10.in-addr.arpa", "A", "NOERROR", []),
+        ("4.10.in-addr.arpa", "PTR", "NOERROR", []),
+        ("0.4.10.in-addr.arpa", "PTR", "NOERROR", []),
+        # Another node has the name now, there is none, nobody has it any more.
+        ("2.0.4.10.in-addr.arpa", "PTR", "NOERROR", []),
+        ("0.1.4.10.in-addr.arpa", "PTR", "NOERROR", []),
+        ("11.0.4.10.in-addr.arpa", "PTR", "NOERROR", []),
+        ("10.0.4.10.in-addr.arpa", "PTR", "SERVFAIL", []),
+        ("9.0.4.10.in-addr.arpa", "PTR", "NXDOMAIN", []),
+        ("01.0.4.10.in-addr.arpa", "PTR", "NXDOMAIN", []),
+        ("256.0.4.10.in-addr.arpa", "PTR", "NXDOMAIN", []),
+        ("x.4.10.in-addr.arpa", "PTR", "NXDOMAIN", []),
+        ("1.1.0.4.10.in-addr.arpa", "PTR", "NXDOMAIN", []),
+        ("1.0.5.10.in-addr.arpa", "PTR", "REFUSED", []),
+        ("10.in-addr.arpa", "PTR", "REFUSED", []),
     ],
 )
 async def test_queries(name: str, kind: str, rcode: str, expected: list[str]) -> None:
@@ -140,6 +181,26 @@ async def test_queries(name: str, kind: str, rcode: str, expected: list[str]) ->
     assert ("AA" in dns.flags.to_text(response.flags)) == (rcode != "REFUSED")
     if has_answer:
         assert str(response.answer[0].name) == str(response.question[0].name)
+
+
+@pytest.mark.parametrize(
+    ("subnet", "zone", "inside", "outside"),
+    [
+        ("10.4.0.0/16", "4.10.in-addr.arpa.", "10.4.255.1", "10.5.0.1"),
+        ("127.9.32.0/20", "9.127.in-addr.arpa.", "127.9.47.255", "127.9.48.0"),
+        ("10.0.0.0/7", "in-addr.arpa.", "11.0.0.1", "12.0.0.1"),
+        ("10.4.0.7/32", "7.0.4.10.in-addr.arpa.", "10.4.0.7", "10.4.0.8"),
+        ("fd00:4::/32", f"{'.'.join('400000df')}.ip6.arpa.", "fd00:4:1::2", "fd00:5::1"),
+        ("fc00::/7", "f.ip6.arpa.", "fd00::1", "ff00::1"),
+    ],
+)
+def test_zones_of_subnets(subnet: str, zone: str, inside: str, outside: str) -> None:
+    reverse = Reverse(ipaddress.ip_network(subnet))
+    assert str(reverse.zone) == zone
+    name = dns.reversename.from_address(inside)
+    assert reverse.has(name)
+    assert reverse.ip_of(name) == ipaddress.ip_address(inside)
+    assert not reverse.has(dns.reversename.from_address(outside))
 
 
 async def test_other_questions_are_refused() -> None:

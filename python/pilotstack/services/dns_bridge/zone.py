@@ -1,7 +1,8 @@
 """What the DNS bridge answers: messages in, messages out (RFC 1035, 2308, 2782, 6891, 8482).
 
 The zone is ``pilot.``. A name in it stands for the agent of that name; its address is the local IP
-that the gateway maps to the agent, and its services are the ports that the gateway has for it.
+that the gateway maps to the agent, and its services are the ports that the gateway has for it. A
+second zone has the names of these IPs.
 No socket here. Messages of strangers never raise.
 """
 
@@ -23,16 +24,14 @@ import dns.rrset
 
 from pilotstack import wellknown
 from pilotstack.errors import NotFound, PilotError
+from pilotstack.services.dns_bridge.reverse import IP, Reverse, Subnet
 from pilotstack.services.nameserver.records import is_name
 
 if TYPE_CHECKING:
-    import ipaddress
     from collections import abc
     from collections.abc import Awaitable, Callable
 
     from pilotstack.types import Address
-
-    IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 __all__ = ["Bridge", "Mapping"]
 
@@ -64,13 +63,22 @@ SERVICES: Final = {
     "http-alt": 8080,
 }
 _PROTOCOL: Final = "_tcp"
+#: The smallest answer to a question for everything.
+_MINIMAL: Final = '"RFC8482" ""'
 
 
 class Mapping(Protocol):
     """Local IPs of agents, as a gateway has them."""
 
-    async def local_ip(self, address: Address) -> IP | None:
-        """The local IP of an agent; ``None`` if it has none and gets none."""
+    @property
+    def subnet(self) -> Subnet:
+        """That local IPs are of."""
+
+    async def local_ip(self, address: Address, name: str) -> IP | None:
+        """The local IP of an agent with this name; ``None`` if it has none and gets none."""
+
+    def agent_at(self, ip: IP) -> tuple[Address, str] | None:
+        """The agent that a local IP stands for, and by which name it was mapped, if by one."""
 
     def local_ports(self, address: Address) -> abc.Mapping[int, int]:
         """The ports of its local IP, by the agent's port that they lead to."""
@@ -108,12 +116,8 @@ class Bridge:
         self._zone = dns.name.from_text(domain)
         #: Messages that were not answered, by reason.
         self.dropped: Counter[str] = Counter() if dropped is None else dropped
-        self._soa = self._rrset(
-            self._zone,
-            dns.rdatatype.SOA,
-            f"{self._zone} nobody.invalid. 1 3600 600 86400 {NEGATIVE_TTL}",
-            ttl=NEGATIVE_TTL,
-        )
+        self._reverse = Reverse(mapping.subnet)
+        self._soa, self._reverse_soa = map(self._soa_of, (self._zone, self._reverse.zone))
 
     async def respond(self, data: bytes, *, is_datagram: bool) -> bytes | None:
         """The answer to a message; ``None`` if there is none."""
@@ -157,7 +161,8 @@ class Bridge:
         if not is_there:
             response.set_rcode(dns.rcode.NXDOMAIN)
         # Whoever asked may remember that for as long as the SOA says (RFC 2308, 3).
-        response.authority.append(self._soa)
+        is_reverse = question.name.is_subdomain(self._reverse.zone)
+        response.authority.append(self._reverse_soa if is_reverse else self._soa)
 
     def _problem(self, query: dns.message.Message) -> dns.rcode.Rcode | None:
         """Why a query is not answered."""
@@ -166,7 +171,7 @@ class Bridge:
         if len(query.question) != 1 or query.answer or query.authority:
             return dns.rcode.FORMERR
         question = query.question[0]
-        is_ours = question.name.is_subdomain(self._zone)
+        is_ours = question.name.is_subdomain(self._zone) or self._reverse.has(question.name)
         transfers = {dns.rdatatype.AXFR, dns.rdatatype.IXFR}
         if question.rdclass != dns.rdataclass.IN or not is_ours or question.rdtype in transfers:
             return dns.rcode.REFUSED
@@ -176,6 +181,8 @@ class Bridge:
         self, name: dns.name.Name, kind: dns.rdatatype.RdataType
     ) -> tuple[bool, dns.rrset.RRset | None]:
         """Whether a name is there, and its records of a type, if it has some."""
+        if name.is_subdomain(self._reverse.zone):
+            return await self._answer_reverse(name, kind)
         labels = [label.decode("ascii", "replace").lower() for label in name.labels]
         labels = labels[: -len(self._zone.labels)]
         if not labels:
@@ -194,10 +201,35 @@ class Bridge:
             return False, None
         return True, self._services(name, kind, ports, dns.name.Name(name.labels[2:]))
 
+    async def _answer_reverse(
+        self, name: dns.name.Name, kind: dns.rdatatype.RdataType
+    ) -> tuple[bool, dns.rrset.RRset | None]:
+        if name == self._reverse.zone:
+            return True, self._apex(name, kind)
+        ip = self._reverse.ip_of(name)
+        mapped = None if ip is None else self._mapping.agent_at(ip)
+        if mapped is None:
+            return self._reverse.is_inner(name), None
+        address, called = mapped
+        if kind == dns.rdatatype.ANY:
+            return True, self._rrset(name, dns.rdatatype.HINFO, _MINIMAL)
+        if kind != dns.rdatatype.PTR or not await self._is_named(address, called):
+            return True, None
+        return True, self._rrset(name, kind, str(_name_of(called, self._zone)))
+
+    async def _is_named(self, address: Address, name: str) -> bool:
+        """Whether an agent still has the name by which it was mapped."""
+        if not is_name(name):
+            return False
+        try:
+            return await self._resolve(name) == address
+        except NotFound:
+            return False
+
     def _apex(self, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> dns.rrset.RRset | None:
         match kind:
             case dns.rdatatype.SOA:
-                return self._soa
+                return self._soa if name == self._zone else self._reverse_soa
             case dns.rdatatype.NS:
                 # As in zones that only a host itself has (RFC 6303, 3).
                 return self._rrset(name, kind, str(self._zone))
@@ -211,7 +243,7 @@ class Bridge:
             address = await self._resolve(name)
         except NotFound:
             return None
-        ip = await self._mapping.local_ip(address)
+        ip = await self._mapping.local_ip(address, name)
         return _Agent(address, ip, self._mapping.local_ports(address))
 
     def _of_agent(
@@ -230,7 +262,7 @@ class Bridge:
                 return self._services(name, kind, sorted(agent.ports.values()), name)
             case dns.rdatatype.ANY:
                 # The smallest answer that ends the question (RFC 8482, 4.2).
-                return self._rrset(name, dns.rdatatype.HINFO, '"RFC8482" ""')
+                return self._rrset(name, dns.rdatatype.HINFO, _MINIMAL)
             case _:
                 return None
 
@@ -245,11 +277,19 @@ class Bridge:
             return None
         return self._rrset(name, kind, *(f"0 0 {port} {target}" for port in ports))
 
+    def _soa_of(self, zone: dns.name.Name) -> dns.rrset.RRset:
+        text = f"{self._zone} nobody.invalid. 1 3600 600 86400 {NEGATIVE_TTL}"
+        return self._rrset(zone, dns.rdatatype.SOA, text, ttl=NEGATIVE_TTL)
+
     @staticmethod
     def _rrset(
         name: dns.name.Name, kind: dns.rdatatype.RdataType, *texts: str, ttl: int = TTL
     ) -> dns.rrset.RRset:
         return dns.rrset.from_text(name, ttl, dns.rdataclass.IN, kind, *texts)
+
+
+def _name_of(agent: str, zone: dns.name.Name) -> dns.name.Name:
+    return dns.name.from_text(agent, zone)
 
 
 def _split(labels: list[str]) -> tuple[str | None, list[str]]:
