@@ -48,7 +48,7 @@ from pilotstack.ipc.answers import RegistryInfo, Relayed
 from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.trust.inbox import InboxReader
 from pilotstack.trust.service import TrustService
-from pilotstack.trust.store import TrustStore, path_beside
+from pilotstack.trust.store import TrustStore, path_beside, shared_beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,6 +112,8 @@ class Daemon:
         self.config = config
         self._on_ready = on_ready
         self._embedded = embedded
+        # Before the identity is made: a new one has no trust to inherit.
+        inherited = config.identity and shared_beside(config.identity)
         if config.identity is None:
             identity = identities.Identity.generate()
         else:
@@ -132,7 +134,10 @@ class Daemon:
             )
         self._recent = RecentPeers(self._kept("peers"))
         self._store = TrustStore(
-            config.identity and path_beside(config.identity), is_read_only=self._is_read_only
+            config.identity and path_beside(config.identity),
+            is_read_only=self._is_read_only,
+            inherited=inherited,
+            own_key=identity.public_key,
         )
 
     def _kept(self, kind: str) -> Path | None:

@@ -113,6 +113,14 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True)
+class AskPair:
+    """Ask the registry whether it has the consent of both sides, which it may keep longer than we
+    do; report nothing."""
+
+    peer: int
+
+
+@dataclass(frozen=True, slots=True)
 class Admit:
     """Admit the peer."""
 
@@ -135,5 +143,16 @@ class Event:
     reason: str = ""
 
 
-Effect = Persist | Send | Respond | ReportTrust | RevokeTrust | Confirm | Admit | Dismiss | Event
+Effect = (
+    Persist
+    | Send
+    | Respond
+    | ReportTrust
+    | RevokeTrust
+    | Confirm
+    | AskPair
+    | Admit
+    | Dismiss
+    | Event
+)
 Effects = tuple[Effect, ...]

@@ -21,6 +21,7 @@ from pilotstack.trust.handshake import HandshakePort
 from pilotstack.trust.messages import Kind, TrustMessage
 from pilotstack.trust.records import (
     Admit,
+    AskPair,
     Confirm,
     Dismiss,
     Effects,
@@ -387,6 +388,8 @@ class TrustService:
                     await self._reports.send(effect)
                 case Confirm(peer):
                     await self._confirm(peer)
+                case AskPair(peer):
+                    await self._ask_pair(peer)
                 case Admit(peer):
                     self._forget(peer)
                     self._gate.on_admission(peer, True, TRUSTED_FOR)
@@ -439,3 +442,15 @@ class TrustService:
         record = await self._record(peer)
         effects = self.trust.confirmed(peer, is_active, record, time.time())
         await self.perform(effects)
+
+    async def _ask_pair(self, peer: int) -> None:
+        try:
+            is_pair = await self._registry.check_trust(peer)
+            # Membership of a shared network is no consent, and a registry of ours can tell.
+            if is_pair and await self._registry.claims_trust(peer) is False:
+                is_pair = False
+        except PilotError as error:
+            log.debug("pair_not_asked", node=peer, error=str(error))
+            return
+        record = await self._record(peer)
+        await self.perform(self.trust.unsolicited(peer, is_pair, record, time.time()))

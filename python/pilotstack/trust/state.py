@@ -17,6 +17,7 @@ from pilotstack.trust import messages
 from pilotstack.trust.messages import Kind, TrustMessage
 from pilotstack.trust.records import (
     Admit,
+    AskPair,
     Confirm,
     Dismiss,
     Effects,
@@ -264,6 +265,20 @@ class Trust:
             return ()
         return self._trust(peer, record.public_key, now, mutual=True)
 
+    def unsolicited(
+        self, peer: int, is_pair: bool | None, record: PeerRecord | None, now: float
+    ) -> Effects:
+        """The answer to :class:`AskPair`: whether the registry has the consent of both, or ``None``
+        from one that cannot tell; then the operator decides."""
+        rows = self.rows
+        if peer in rows.trusted or peer in rows.outgoing or record is None:
+            return ()
+        if is_pair and peer not in rows.revoked:
+            return self._trust(peer, record.public_key, now, mutual=True, reason="restored")
+        if is_pair is None:
+            return self._wait(peer, "", record, now)
+        return self._disown(peer, now)
+
     def checked(
         self, peer: int, is_active: bool | None, now: float, *, is_live: bool = True
     ) -> Effects:
@@ -371,11 +386,19 @@ class Trust:
                 self._unconfirmed[peer] = timestamp
                 return (Confirm(peer),)
             return self._trust(peer, record.public_key, now, mutual=True)
+        if revoked is None:
+            # Peers offer their approval again after a restart of theirs, and our file may have lost
+            # ours: only the registry knows whether we consented.
+            return (AskPair(peer),)
+        return self._disown(peer, now, is_known=is_old)
+
+    def _disown(self, peer: int, now: float, *, is_known: bool = False) -> Effects:
+        """Ends the one-sided trust of a peer. It is notified, unless it may know and have asked
+        again since."""
         self.dropped["unsolicited"] += 1
-        # The peer's trust is one-sided and must end. It is notified, unless it may know and have
-        # asked again since.
-        is_known = is_old or peer in self.rows.pending
-        told = () if is_known else (self._send(peer, Kind.REVOKE, now),)
+        told: Effects = ()
+        if not is_known and peer not in self.rows.pending:
+            told = (self._send(peer, Kind.REVOKE, now),)
         return RevokeTrust(peer), *told
 
     def _on_rejection(self, peer: int, reason: str) -> Effects:
@@ -432,7 +455,8 @@ class Trust:
         self._forget(peer)
         self.rows.revoked.pop(peer, None)
         self.rows.trusted[peer] = Trusted(peer, key, int(now), mutual, network)
-        name = "handshake.auto_approved" if reason else "trust.established"
+        is_automatic = reason not in {"", "restored"}
+        name = "handshake.auto_approved" if is_automatic else "trust.established"
         return Persist(), Admit(peer), ReportTrust(peer), Event(name, peer, reason)
 
     def _send(self, peer: int, kind: Kind, now: float, text: str = "") -> Send:

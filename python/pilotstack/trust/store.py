@@ -26,17 +26,36 @@ if TYPE_CHECKING:
 
 #: Largest file that is read, bytes: over 100,000 rows.
 MAX_FILE = 1 << 25
+#: The trust file of existing daemons, and their default identity files.
+_SHARED = "trust.json"
+_DEFAULTS = ("identity.json", "identity.key")
 _Row = TypeVar("_Row")
 _TABLES = ("trusted", "pending", "revoked", "outgoing")
 
 
 def path_beside(identity: Path) -> Path:
-    """The trust file of a node with this identity file: ``trust.json`` beside
-    ``identity.json``, as existing daemons have it, and ``NAME.trust.json`` beside ``NAME.json``, so
+    """The trust file of a node with this identity file: ``trust.json`` beside ``identity.json`` or
+    ``identity.key``, as existing daemons have it, and ``NAME.trust.json`` beside ``NAME.json``, so
     that several identities can be in one directory."""
-    if identity.name == "identity.json":
-        return identity.with_name("trust.json")
-    return identity.with_name(f"{identity.stem}.trust.json")
+    own = identity.with_name(f"{identity.stem}.trust.json")
+    is_default = identity.name == _DEFAULTS[0] or (
+        # That directory may be of two nodes, or its file from an earlier version.
+        identity.name == _DEFAULTS[1]
+        and not own.exists()
+        and not identity.with_name(_DEFAULTS[0]).exists()
+    )
+    return identity.with_name(_SHARED) if is_default else own
+
+
+def shared_beside(identity: Path) -> Path | None:
+    """The ``trust.json`` of an existing daemon whose identity file has another name: it kept its
+    trust there nevertheless. ``None`` if the directory has the identity that the file belongs to,
+    or this identity does not exist yet."""
+    if identity.name in _DEFAULTS or not identity.exists():
+        return None
+    if any(identity.with_name(name).exists() for name in _DEFAULTS):
+        return None
+    return identity.with_name(_SHARED)
 
 
 class TrustStore:
@@ -45,10 +64,21 @@ class TrustStore:
     Args:
         path: the file; ``None`` stores nothing.
         is_read_only: reads the file and writes nothing.
+        inherited: read while there is no such file, and never written.
+        own_key: our public key. An inherited file that trusts it is of another node.
     """
 
-    def __init__(self, path: Path | None, *, is_read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        is_read_only: bool = False,
+        inherited: Path | None = None,
+        own_key: bytes = b"",
+    ) -> None:
         self.path = path
+        self._inherited = inherited
+        self._own_key = own_key
         self._is_read_only = is_read_only
         #: Members of other programs, preserved.
         self._others: Message = {}
@@ -90,18 +120,27 @@ class TrustStore:
         """
         if self.path is None:
             return Rows.of()
+        if self._inherited is not None and not self.path.exists():
+            rows = self._load(self._inherited)
+            if any(row.public_key == self._own_key for row in rows.trusted.values()):
+                self._others = {}
+                return Rows.of()
+            return rows
+        return self._load(self.path)
+
+    def _load(self, path: Path) -> Rows:
         try:
-            whole = msgspec.json.decode(_files.read_regular(self.path, MAX_FILE))
+            whole = msgspec.json.decode(_files.read_regular(path, MAX_FILE))
             if not isinstance(whole, dict):
                 raise ValueError("it is no JSON object")
             rows = _rows(whole)
         except FileNotFoundError:
             return Rows.of()
         except OSError as error:
-            raise InvalidArgument(f"cannot read {self.path}: {error.strerror}") from error
+            raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise InvalidArgument(
-                f"{self.path} holds no trust records: {error}",
+                f"{path} holds no trust records: {error}",
                 hint="restore the file from a backup, or move it away to trust nobody",
             ) from error
         self._others = {name: value for name, value in whole.items() if name not in _TABLES}
@@ -206,4 +245,5 @@ def _date(seconds: int) -> str:
 
 
 def _time(row: Message, name: str) -> int:
-    return int(datetime.fromisoformat(values.text(row, name)).timestamp())
+    """RFC 3339, with a fraction of any length and in either case."""
+    return int(datetime.fromisoformat(values.text(row, name).upper()).timestamp())

@@ -8,6 +8,7 @@ from pilotstack.daemon.identity import Identity
 from pilotstack.trust import messages
 from pilotstack.trust.messages import Kind, TrustMessage
 from pilotstack.trust.records import (
+    AskPair,
     Confirm,
     Effects,
     PeerRecord,
@@ -103,6 +104,12 @@ class World:
                         node,
                         trust.confirmed(effect.peer, is_active, record_of(effect.peer), self.now),
                     )
+                case AskPair(peer):
+                    is_active = self.registry.is_active(node, peer)
+                    answer = self.nodes[node].unsolicited(
+                        peer, is_active, record_of(peer), self.now
+                    )
+                    self.carry_out(node, answer)
                 case _:
                     pass
 

@@ -166,6 +166,41 @@ async def test_an_undeliverable_request_is_withdrawn(tmp_path: Path) -> None:
     assert TrustStore(tmp_path / "trust.json").load().outgoing.keys() == {2}
 
 
+@pytest.mark.parametrize(
+    ("is_active", "is_claimed", "is_restored", "is_revoked"),
+    [
+        (True, True, True, False),
+        # A registry of another kind, which tells of pairs only.
+        (True, None, True, False),
+        # One that cannot tell anything.
+        (None, None, False, False),
+        # A shared network, or the consent of one side.
+        (True, False, False, True),
+        (False, False, False, True),
+    ],
+)
+async def test_an_approval_offered_again_never_ends_a_pair_that_the_registry_has(
+    tmp_path: Path,
+    is_active: bool | None,
+    is_claimed: bool | None,
+    is_restored: bool,
+    is_revoked: bool,
+) -> None:
+    fixture = Fixture(tmp_path)
+    fixture.registry.is_active, fixture.registry.is_claimed = is_active, is_claimed
+    await fixture.service.relayed_response(2, True, int(time.time()))
+    assert fixture.service.trust.is_trusted(2) == is_restored
+    assert (("revoke", 2) in fixture.registry.told) == is_revoked
+    assert (2 in TrustStore(tmp_path / "trust.json").load().trusted) == is_restored
+
+
+async def test_without_an_answer_of_the_registry_nothing_is_revoked(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    fixture.registry.errors["check"] = ConnectionFailed("away")
+    await fixture.service.relayed_response(2, True, int(time.time()))
+    assert fixture.registry.told == [("check", 2)]
+
+
 async def test_the_same_request_runs_once(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path)
     started, going = anyio.Event(), anyio.Event()

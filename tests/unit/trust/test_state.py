@@ -12,6 +12,7 @@ from pilotstack.errors import InvalidArgument, NotFound
 from pilotstack.trust.messages import MAX_JUSTIFICATION, Kind
 from pilotstack.trust.records import (
     Admit,
+    AskPair,
     Confirm,
     Dismiss,
     Event,
@@ -237,7 +238,7 @@ def test_invalid_requests_are_refused(peer: int, text: str) -> None:
 def test_an_undelivered_request_is_removed() -> None:
     trust = asking()
     assert trust.undelivered(2) == (Persist(),)
-    assert receive(trust, Kind.ACCEPT)[0] == RevokeTrust(2)
+    assert receive(trust, Kind.ACCEPT) == [AskPair(2)]
     assert not trust.is_trusted(2)
 
 
@@ -246,8 +247,9 @@ def test_an_undelivered_request_is_removed() -> None:
 
 def test_an_approval_needs_a_request_of_ours() -> None:
     trust = trust_of()
-    effects = receive(trust, Kind.ACCEPT)
-    assert effects == [RevokeTrust(2), Send(2, Kind.REVOKE, int(START))]
+    assert receive(trust, Kind.ACCEPT) == [AskPair(2)]
+    effects = trust.unsolicited(2, False, record_of(2), START)
+    assert effects == (RevokeTrust(2), Send(2, Kind.REVOKE, int(START)))
     assert (trust.is_trusted(2), trust.dropped["unsolicited"]) == (False, 1)
     trust = asking()
     assert receive(trust, Kind.ACCEPT) == [
@@ -257,6 +259,29 @@ def test_an_approval_needs_a_request_of_ours() -> None:
         Event("trust.established", 2),
     ]
     assert trust.rows.trusted == {2: Trusted(2, KEY, int(START), mutual=True)}
+
+
+def test_an_approval_offered_again_restores_a_pair_that_the_registry_has() -> None:
+    trust = trust_of()
+    assert receive(trust, Kind.ACCEPT) == [AskPair(2)]
+    assert list(trust.unsolicited(2, True, record_of(2), START)) == [
+        Persist(),
+        Admit(2),
+        ReportTrust(2),
+        Event("trust.established", 2, "restored"),
+    ]
+    assert trust.rows.trusted == {2: Trusted(2, KEY, int(START), mutual=True)}
+    # A registry that cannot tell leaves it to the operator.
+    trust = trust_of()
+    assert trust.unsolicited(2, None, record_of(2), START)[0] == Persist()
+    assert (trust.rows.trusted, list(trust.rows.pending)) == ({}, [2])
+
+
+def test_an_approval_does_not_restore_what_we_revoked() -> None:
+    trust = trusting()
+    trust.revoke(2, START - 60)
+    assert receive(trust, Kind.ACCEPT)[0] == RevokeTrust(2)
+    assert trust.unsolicited(2, True, record_of(2), START)[0] == RevokeTrust(2)
 
 
 def test_a_rejection_ends_the_request_and_no_trust() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pilotstack.errors import InvalidArgument
 from pilotstack.trust.records import Outgoing, Pending, Revoked, Trusted
 from pilotstack.trust.state import COOLDOWN, Rows
-from pilotstack.trust.store import TrustStore, path_beside
+from pilotstack.trust.store import TrustStore, path_beside, shared_beside
 
 EXAMPLES = json.loads((Path(__file__).parents[2] / "vectors" / "services.json").read_text())[
     "trust_store_examples"
@@ -32,6 +33,46 @@ ROWS = Rows.of(
 def test_identities_in_one_directory_keep_their_trust_apart() -> None:
     names = [path_beside(Path("/x") / name).name for name in ("identity.json", "a.json", "b.json")]
     assert names == ["trust.json", "a.trust.json", "b.trust.json"]
+
+
+def test_the_default_identity_files_of_both_generations_have_the_same_trust_file(
+    tmp_path: Path,
+) -> None:
+    key = tmp_path / "identity.key"
+    assert path_beside(key).name == "trust.json"
+    # One of a former release of ours stays in use.
+    (tmp_path / "identity.trust.json").touch()
+    assert path_beside(key).name == "identity.trust.json"
+    (tmp_path / "identity.trust.json").unlink()
+    # With two identities in the directory, the file is of the one that is read first.
+    (tmp_path / "identity.json").touch()
+    assert path_beside(key).name == "identity.trust.json"
+
+
+@pytest.mark.parametrize("name", ["agent.key", "node-7.json"])
+def test_an_identity_of_any_name_inherits_the_trust_of_an_existing_daemon(
+    name: str, tmp_path: Path
+) -> None:
+    identity, shared = tmp_path / name, tmp_path / "trust.json"
+    row = {
+        "node_id": 2,
+        "public_key": base64.b64encode(KEY).decode(),
+        "approved_at": "2026-11-22T21:23:52.400070433+01:00",
+        "mutual": True,
+    }
+    shared.write_text(json.dumps({"trusted": [row], "pending": None}))
+    before = shared.read_text()
+    assert shared_beside(identity) is None, "a new identity inherits nothing"
+    identity.touch()
+    store = TrustStore(path_beside(identity), inherited=shared_beside(identity), own_key=bytes(32))
+    assert store.load().trusted == {2: Trusted(2, KEY, 1_795_379_032, mutual=True)}
+    store.save(ROWS)
+    assert store.load() == ROWS
+    assert shared.read_text() == before
+    other = TrustStore(tmp_path / "b.trust.json", inherited=shared, own_key=KEY)
+    assert other.load() == Rows.of(), "a node does not trust itself: the file is of another"
+    (tmp_path / "identity.json").touch()
+    assert shared_beside(identity) is None, "the file is of that identity"
 
 
 def test_saved_rows_are_loaded_again_from_a_private_file(tmp_path: Path) -> None:
