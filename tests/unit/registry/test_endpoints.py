@@ -12,6 +12,7 @@ from tests.support.registry import World, identity
 from pilotstack.registry.model.source import Source
 from pilotstack.registry.protocol.requests.identity import MAX_LAN_ADDRESSES
 from pilotstack.registry.rules.beacons import BEACON_TTL
+from pilotstack.registry.rules.call import changed
 
 LAN = ["192.168.1.5:4000", "[2001:db8::5]:4000"]
 
@@ -72,6 +73,25 @@ def test_a_node_behind_a_beacon_has_the_beacons_endpoint(world: World) -> None:
     assert told["node_a_addr"] == world.state.nodes[bob].endpoint
     world.now += BEACON_TTL + 1
     assert world.resolve("bob", "carol")["real_addr"] == ""
+
+
+def test_its_endpoint_is_in_no_list_of_members_and_no_kept_candidate_is_told(
+    world: World,
+) -> None:
+    lab = world.ask("carol", "create_network", node_id=world.ids["carol"], name="lab")
+    network = lab["network_id"]
+    world.ask("bob", "join_network", node_id=world.ids["bob"], network_id=network)
+    bob = world.ids["bob"]
+    listed = world.ask("bob", "list_nodes", requester_id=bob, network_id=network)
+    endpoint = world.state.nodes[world.ids["carol"]].endpoint
+    assert endpoint
+    assert endpoint not in str(listed)
+    # As in a snapshot of another registry.
+    nodes = world.state.nodes
+    nodes[world.ids["carol"]] = changed(nodes[world.ids["carol"]], lan_addrs=tuple(LAN))
+    for reply in (lookup(world, "bob", "carol"), world.resolve("bob", "carol")):
+        assert not reply.get("lan_addrs")
+        assert endpoint not in str(reply)
 
 
 def test_it_is_reached_directly_again_after_another_registration(world: World) -> None:

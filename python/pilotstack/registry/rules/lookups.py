@@ -54,7 +54,7 @@ def lookup(call: Call[Lookup]) -> LookupReply:
         offline=may_know and node_id in state.offline,
         real_addr=endpoint,
         endpoint=endpoint,
-        lan_addrs=node.lan_addrs if node.public and is_proven else UNSET,
+        lan_addrs=_lan_addrs(node) if node.public and is_proven else UNSET,
     )
 
 
@@ -65,6 +65,11 @@ def _endpoint(call: Call[Lookup] | Call[Resolve] | Call[Punch], node: Node) -> s
         return node.endpoint
     beacons = live_beacons(call.state, call.now)
     return beacons[0].addr if beacons else ""
+
+
+def _lan_addrs(node: Node) -> tuple[str, ...]:
+    # A snapshot of another registry may have kept those of a node that hides its endpoint.
+    return () if node.relay_only else node.lan_addrs
 
 
 def resolve(call: Call[Resolve]) -> ResolveReply:
@@ -82,7 +87,7 @@ def resolve(call: Call[Resolve]) -> ResolveReply:
     return ResolveReply(
         node_id=target_id,
         real_addr=_endpoint(call, target),
-        lan_addrs=target.lan_addrs,
+        lan_addrs=_lan_addrs(target),
         relay_only=target.relay_only,
         key_age_days=max(0, int(call.now - since) // _DAY) if since else UNSET,
     )

@@ -270,7 +270,8 @@ def _describe(call: Call[ListNodes], network: Network, node_id: int, member: Mem
         tags=node.tags,
         task_exec=node.task_exec,
         version=node.version,
-        real_addr=node.endpoint if node.public else "",
+        # One that takes relayed frames only hides it, as in lookups.
+        real_addr=node.endpoint if node.public and not node.relay_only else "",
     )
 
 
