@@ -7,6 +7,9 @@
 //! with the same new address and with no contradicting reply. If one beacon has never seen the address that
 //! another one reports, a NAT maps each to another port, and only the reporter's replies count.
 
+#[cfg(test)]
+mod tests;
+
 use core::{net::SocketAddr, time::Duration};
 
 use super::{Event, Node, TimerOwner, trace::count_drop};
@@ -22,8 +25,12 @@ use crate::{
 
 /// How long a request is open for its reply, and for one that contradicts it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// First retry interval of an unanswered request; doubles up to the beacon interval.
+/// First retry interval of an unanswered request, and the same where frames wait for the answer. It grows up to the
+/// beacon interval: by half at first, and doubles later.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
+const URGENT_RETRY: Duration = Duration::from_millis(100);
+/// Shortest interval between two occasions on which a silent peer makes us ask.
+const SELDOM: Duration = Duration::from_secs(1);
 /// Unanswered requests after which a beacon is no longer our home.
 const MAX_UNANSWERED: u32 = 3;
 /// Consecutive equal replies required to replace a known address.
@@ -107,6 +114,8 @@ pub(super) struct Discovery {
     /// Whether the endpoint was reported since the beacons were set.
     is_reported: bool,
     moved_at: Option<Instant>,
+    /// When a silent peer made us ask.
+    asked_at: Option<Instant>,
 }
 
 impl Discovery {
@@ -171,9 +180,23 @@ impl Discovery {
             let is_open =
                 beacon.request.is_some_and(|request| now < request.until && request.reply.is_none());
             if !is_open {
-                (beacon.ask_at, beacon.retry) = (now, FIRST_RETRY);
+                (beacon.ask_at, beacon.retry) = (now, URGENT_RETRY);
             }
         }
+    }
+
+    /// The same because a peer is silent, which may mean little.
+    fn ask_again_seldom(&mut self, now: Instant) {
+        let is_early = self.asked_at.is_some_and(|at| now < at + SELDOM);
+        if !is_early {
+            self.asked_at = Some(now);
+            self.ask_again(now);
+        }
+    }
+
+    /// Whether this beacon saw us last at another endpoint than the known one, which is not confirmed.
+    fn is_seen_elsewhere(&self, beacon: SocketAddr) -> bool {
+        self.beacons.iter().any(|other| other.address == beacon && other.proposal.is_some())
     }
 
     /// When the next request is due.
@@ -190,7 +213,8 @@ impl Discovery {
             beacon.is_alive &= beacon.unanswered < MAX_UNANSWERED;
             beacon.unanswered = beacon.unanswered.saturating_add(1);
             beacon.ask_at = now + beacon.retry.min(interval);
-            beacon.retry = (beacon.retry * 2).min(interval);
+            let is_urgent = beacon.retry < FIRST_RETRY;
+            beacon.retry = (if is_urgent { beacon.retry * 3 / 2 } else { beacon.retry * 2 }).min(interval);
             asked.push(beacon.address);
         }
         asked
@@ -390,6 +414,9 @@ impl Node {
         }
         match outcome {
             Outcome::Unsolicited => count_drop!(self, dropped_beacon),
+            Outcome::Unchanged if self.discovery.is_seen_elsewhere(from) => {
+                self.on_seen_elsewhere(now, endpoint);
+            }
             Outcome::Unchanged => {}
             Outcome::Learned => self.events.push_back(Event::EndpointDiscovered(endpoint)),
             Outcome::Moved => self.on_own_move(now, endpoint),
@@ -407,7 +434,7 @@ impl Node {
     /// Our endpoint changed: reports it, and sends peers a frame from which they learn the new address.
     fn on_own_move(&mut self, now: Instant, endpoint: SocketAddr) {
         self.events.push_back(Event::EndpointDiscovered(endpoint));
-        self.announce_address(now);
+        self.announce_address(now, Some(endpoint));
     }
 
     /// The address of this host changed. Earlier beacon replies are void, so the next one is accepted at
@@ -418,7 +445,7 @@ impl Node {
         self.nat.forget();
         // First, because a beacon relays only what comes from where the node announced itself.
         self.ask_beacons(now);
-        self.announce_address(now);
+        self.announce_address(now, None);
         self.update_candidates(now);
     }
 
@@ -432,268 +459,34 @@ impl Node {
         self.nat.set_opens_sockets(opens_sockets);
     }
 
+    /// A beacon saw us at another endpoint. That is no proof, but peers that are silent since are told through the
+    /// relay, which takes nothing from anybody.
+    fn on_seen_elsewhere(&mut self, now: Instant, endpoint: SocketAddr) {
+        for peer in self.peers.values_mut() {
+            peer.on_seen_elsewhere(now, endpoint);
+        }
+    }
+
+    /// Asks every beacon because a peer is silent: we may have another address.
+    pub(super) fn ask_beacons_seldom(&mut self, now: Instant) {
+        self.discovery.ask_again_seldom(now);
+        self.send_discovery(now);
+    }
+
     /// Asks every beacon at once, because one may have died or forgotten us.
     pub(super) fn ask_beacons(&mut self, now: Instant) {
         self.discovery.ask_again(now);
         self.send_discovery(now);
     }
 
-    fn announce_address(&mut self, now: Instant) {
+    /// Tells peers that our address is another one, unless they know of this `endpoint`.
+    fn announce_address(&mut self, now: Instant, endpoint: Option<SocketAddr>) {
         let is_in_use = |peer: &Peer| peer.is_active() || !peer.is_silent(now, RECENT);
-        let ids: Vec<_> = self.peers.iter().filter(|(_, peer)| is_in_use(peer)).map(|(id, _)| *id).collect();
+        let is_told = |peer: &mut Peer| endpoint.is_some_and(|endpoint| peer.knows_of_move(endpoint));
+        let peers = self.peers.iter_mut().filter(|(_, peer)| is_in_use(peer));
+        let ids: Vec<_> = peers.filter_map(|(id, peer)| (!is_told(peer)).then_some(*id)).collect();
         for id in ids {
             self.with_peer(id, |peer, local, out| peer.announce_address(now, local, out));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const INTERVAL: Duration = Duration::from_secs(30);
-
-    struct Fixture {
-        now: Instant,
-        discovery: Discovery,
-        entropy: Entropy,
-    }
-
-    fn at(port: u16) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, 1], port))
-    }
-
-    const BEACONS: [u16; 2] = [1, 2];
-
-    impl Fixture {
-        fn new(beacons: usize) -> Self {
-            let mut fixture = Self {
-                now: Instant::from_millis(1),
-                discovery: Discovery::default(),
-                entropy: Entropy::new(&[1; 32]),
-            };
-            let beacons = BEACONS[..beacons].iter().map(|port| at(*port)).collect();
-            fixture.discovery.set_beacons(fixture.now, beacons);
-            fixture
-        }
-
-        fn reply(&mut self, from: u16, endpoint: u16) -> Outcome {
-            self.discovery.on_reply(self.now, INTERVAL, at(from), at(endpoint), &mut self.entropy)
-        }
-
-        /// Advances to the next request and returns how many beacons are asked.
-        fn ask(&mut self) -> usize {
-            self.now = self.now.max(self.discovery.poll_timeout().unwrap());
-            self.discovery.handle_timeout(self.now, INTERVAL).len()
-        }
-
-        /// A known endpoint and no open request.
-        fn settled(beacons: usize) -> Self {
-            let mut fixture = Self::new(beacons);
-            fixture.ask();
-            for (n, beacon) in BEACONS[..beacons].iter().enumerate() {
-                assert_eq!(
-                    fixture.reply(*beacon, 4000),
-                    if n == 0 { Outcome::Learned } else { Outcome::Unchanged }
-                );
-            }
-            fixture.now += REQUEST_TIMEOUT;
-            fixture
-        }
-    }
-
-    #[test]
-    fn a_proof_has_one_more_reply() {
-        let mut fixture = Fixture::new(1);
-        fixture.ask();
-        assert_eq!(fixture.reply(1, 4000), Outcome::Learned);
-        let now = fixture.now;
-        assert!(fixture.discovery.start_proof(now, at(1)) && !fixture.discovery.start_proof(now, at(1)));
-        assert_eq!(
-            fixture.discovery.poll_timeout(),
-            Some(now + REQUEST_TIMEOUT),
-            "one of the two may be lost"
-        );
-        assert_eq!(fixture.reply(1, 4000), Outcome::Unchanged);
-        assert_eq!(fixture.discovery.poll_timeout(), Some(now + INTERVAL));
-        assert_eq!(fixture.reply(1, 4000), Outcome::Unsolicited);
-    }
-
-    #[test]
-    fn one_reply_per_open_request_is_accepted() {
-        let mut fixture = Fixture::new(1);
-        assert_eq!(fixture.reply(1, 4000), Outcome::Unsolicited, "no request yet");
-        fixture.ask();
-        assert_eq!(fixture.reply(3, 4000), Outcome::Unsolicited, "not asked");
-        assert_eq!(fixture.reply(1, 4000), Outcome::Learned);
-        assert_eq!(fixture.reply(1, 4000), Outcome::Unsolicited);
-        let mut fixture = Fixture::settled(1);
-        for port in 5000..8000 {
-            assert_eq!(fixture.reply(1, port), Outcome::Unsolicited);
-        }
-        assert_eq!(fixture.discovery.poll_timeout(), Some(Instant::from_millis(1) + INTERVAL));
-    }
-
-    #[test]
-    fn a_new_address_is_confirmed_within_1200_ms() {
-        let mut fixture = Fixture::settled(1);
-        fixture.ask();
-        let begin = fixture.now;
-        for _ in 1..CONFIRMATIONS {
-            assert_eq!(fixture.reply(1, 4001), Outcome::Unchanged);
-            assert_eq!(fixture.ask(), 1);
-        }
-        assert_eq!(fixture.reply(1, 4001), Outcome::Moved);
-        assert!(fixture.now.saturating_since(begin) < Duration::from_millis(1200));
-        // The next change has to wait.
-        fixture.now += REQUEST_TIMEOUT;
-        fixture.ask();
-        while fixture.reply(1, 4002) != Outcome::Moved {
-            fixture.ask();
-        }
-        assert!(fixture.now.saturating_since(begin) >= MOVE_INTERVAL);
-    }
-
-    #[test]
-    fn setting_the_beacons_again_keeps_a_confirmation_going() {
-        let mut fixture = Fixture::settled(1);
-        let mut asked = 0;
-        fixture.ask();
-        while fixture.reply(1, 4001) != Outcome::Moved {
-            for _ in 0..9 {
-                fixture.discovery.set_beacons(fixture.now, vec![at(1)]);
-            }
-            asked += fixture.ask();
-            assert!(asked < 9);
-        }
-    }
-
-    /// Behind a NAT that maps each beacon to another port, the node has not moved whenever another one answers.
-    #[test]
-    fn beacons_that_always_see_different_addresses_do_not_contradict_each_other() {
-        let mut fixture = Fixture::new(2);
-        fixture.ask();
-        assert_eq!(fixture.reply(1, 4000), Outcome::Learned);
-        let mut asked = 0;
-        let end = fixture.now + Duration::from_secs(300);
-        let mut answer = |fixture: &mut Fixture, ports: [u16; 2]| {
-            let mut moved = false;
-            for (beacon, port) in BEACONS.into_iter().zip(ports) {
-                moved |= fixture.reply(beacon, port) == Outcome::Moved;
-            }
-            asked += fixture.ask();
-            moved
-        };
-        while fixture.now < end {
-            assert!(!answer(&mut fixture, [4000, 4001]));
-        }
-        assert_eq!(fixture.discovery.known(), Some(at(4000)));
-        // Both ports change, but the reporter's counts.
-        let end = fixture.now + Duration::from_secs(60);
-        let mut moves = 0;
-        while fixture.now < end {
-            moves += u32::from(answer(&mut fixture, [5000, 5001]));
-        }
-        assert_eq!((moves, fixture.discovery.known()), (1, Some(at(5000))));
-        assert!(asked < 40, "{asked}");
-        // When the reporter is gone, the other one is believed.
-        while fixture.discovery.known() != Some(at(5001)) {
-            fixture.reply(2, 5001);
-            fixture.ask();
-        }
-        assert!(!fixture.discovery.beacons[0].is_alive);
-    }
-
-    /// Behind a NAT that maps each beacon to another port, the replies of one are always being confirmed.
-    #[test]
-    fn every_beacon_hears_of_another_id_at_once() {
-        let mut fixture = Fixture::new(2);
-        fixture.ask();
-        assert_eq!(fixture.reply(1, 4000), Outcome::Learned);
-        assert_eq!(fixture.reply(2, 4001), Outcome::Unchanged);
-        fixture.discovery.set_beacons(fixture.now, BEACONS.map(at).to_vec());
-        assert_eq!(fixture.discovery.handle_timeout(fixture.now, INTERVAL), BEACONS.map(at));
-    }
-
-    #[test]
-    fn forged_replies_that_race_the_true_one_change_nothing() {
-        let mut fixture = Fixture::settled(1);
-        for n in 0..100 {
-            fixture.ask();
-            // Before or after the true reply.
-            let ports = if n % 3 > 0 { [6666, 4000] } else { [4000, 6666] };
-            for port in ports {
-                assert_ne!(fixture.reply(1, port), Outcome::Moved, "{n}");
-            }
-        }
-        assert_eq!(fixture.discovery.known, Some(at(4000)));
-    }
-
-    /// The true replies take 900 ms; forged ones arrive at once.
-    #[test]
-    fn forged_replies_faster_than_a_slow_beacon_change_nothing() {
-        let mut fixture = Fixture::settled(1);
-        let mut on_their_way = std::collections::VecDeque::new();
-        for n in 0..200 {
-            let next = fixture.discovery.poll_timeout().unwrap();
-            while on_their_way.front().is_some_and(|arrival| *arrival <= next) {
-                fixture.now = on_their_way.pop_front().unwrap();
-                assert_ne!(fixture.reply(1, 4000), Outcome::Moved, "{n}");
-            }
-            fixture.ask();
-            on_their_way.push_back(fixture.now + Duration::from_millis(900));
-            assert_ne!(fixture.reply(1, 6666), Outcome::Moved, "{n}");
-        }
-        assert_eq!(fixture.discovery.known, Some(at(4000)));
-    }
-
-    /// A forged first reply is corrected as soon as the forger stops.
-    #[test]
-    fn a_forged_first_reply_is_corrected() {
-        let mut fixture = Fixture::new(1);
-        fixture.ask();
-        assert_eq!(fixture.reply(1, 6666), Outcome::Learned);
-        let begin = fixture.now;
-        fixture.reply(1, 4000);
-        while fixture.discovery.known != Some(at(4000)) {
-            fixture.ask();
-            fixture.reply(1, 4000);
-        }
-        assert!(fixture.now.saturating_since(begin) < Duration::from_secs(2));
-    }
-
-    #[test]
-    fn a_beacon_that_confirms_the_known_address_outvotes_another() {
-        let mut fixture = Fixture::settled(2);
-        for _ in 0..20 {
-            fixture.ask();
-            assert_ne!(fixture.reply(1, 6666), Outcome::Moved);
-            assert_ne!(fixture.reply(2, 4000), Outcome::Moved);
-            fixture.now += INTERVAL;
-        }
-        assert_eq!(fixture.discovery.known, Some(at(4000)));
-    }
-
-    #[test]
-    fn an_unreachable_beacon_is_retried_with_backoff() {
-        let mut fixture = Fixture::new(1);
-        fixture.ask();
-        let mut waits = Vec::new();
-        for _ in 0..9 {
-            let before = fixture.now;
-            fixture.ask();
-            waits.push(fixture.now.saturating_since(before).as_millis());
-        }
-        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
-        assert_eq!(fixture.reply(1, 4000), Outcome::Learned);
-    }
-
-    #[test]
-    fn unusable_endpoints_are_rejected() {
-        for (text, expected) in
-            [("192.0.2.1:1", true), ("192.0.2.1:0", false), ("0.0.0.0:1", false), ("[::]:1", false)]
-        {
-            assert_eq!(is_usable(text.parse().unwrap()), expected, "{text}");
         }
     }
 }

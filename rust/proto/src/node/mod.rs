@@ -452,6 +452,7 @@ impl Node {
         f(peer, &mut local, &mut self.outbox);
         let (wants_punch, change) = (peer.take_wants_punch(), peer.take_path_change());
         let handshake = peer.take_handshake();
+        let wants_beacons = peer.take_wants_beacons();
         if let Some((to, datagrams)) = peer.take_sockets() {
             self.events.push_back(Event::SocketsNeeded { to, datagrams });
         }
@@ -466,6 +467,9 @@ impl Node {
         }
         if self.is_traced() {
             self.take_peer_trace(id);
+        }
+        if wants_beacons {
+            self.ask_beacons_seldom(self.recorder.now);
         }
         if wants_punch {
             self.request_punch(self.recorder.now, id);

@@ -201,6 +201,10 @@ pub struct Peer {
     is_lost_by_move: bool,
     /// A beacon should be asked to punch.
     wants_punch: bool,
+    /// Beacons should be asked where we are.
+    wants_beacons: bool,
+    /// Another address of ours of which the peer was told before it was confirmed, and when.
+    seen_elsewhere: Option<(SocketAddr, Instant)>,
     /// There is an earlier deadline than the one that is armed.
     needs_arming: bool,
     /// Idle time after which a ping keeps NAT bindings alive.
@@ -255,6 +259,8 @@ impl Peer {
             last_moves: 0,
             is_lost_by_move: false,
             wants_punch: false,
+            wants_beacons: false,
+            seen_elsewhere: None,
             needs_arming: false,
             keepalive: KEEPALIVE,
             alive_at: None,

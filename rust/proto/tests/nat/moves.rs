@@ -6,8 +6,8 @@ use pilot_proto::node::DialOptions;
 use pilot_sim::{Notice, Place, Rng, nat::Behaviour::EndpointIndependent};
 
 use crate::{
-    oracle::Chain,
-    scenario::{self, Family, Scenario, Shared},
+    oracle::{self, Chain},
+    scenario::{self, Access, Family, Scenario, Shared},
     seeds,
 };
 
@@ -56,6 +56,44 @@ fn run(seed: u64) {
     );
     built.world.finish(flow);
     built.settle(flow, 10 * SECOND);
+}
+
+/// The routers of one host get other addresses, which nobody reports: a round trip later than after a reported
+/// change, its silence is noticed.
+fn renumber(seed: u64) {
+    let mut rng = Rng(seed ^ 0x5e_1f1e);
+    let mover = rng.below(2) as usize;
+    let mut scenario = scenario::draw(&mut rng);
+    (scenario.shared, scenario.loss, scenario.beacons) = (Shared::Nothing, 0.0, 1);
+    scenario.sides.iter_mut().for_each(|side| side.family = Family::V4);
+    let is_translated = |access| matches!(access, Access::Home(_) | Access::Carrier { .. });
+    while !is_translated(scenario.sides[mover].access) || !oracle::must_be_direct(&scenario) {
+        scenario.sides.iter_mut().for_each(|side| side.access = scenario::access(&mut rng));
+    }
+    let mut built = scenario.build(seed);
+    let [from, to] = built.hosts;
+    let flow = built.world.start_flow(from, to, 1000, DialOptions::default(), false).unwrap();
+    built.drip(flow, 5 * SECOND, |built| built.is_direct());
+    built.stream(flow, BYTES, SECOND + MILLISECOND * (500 + rng.below(500)) as u32);
+    for id in built.boxes[mover].clone() {
+        built.world.reboot_box(id, true);
+    }
+    let times = built.stream(flow, BYTES, 3 * SECOND);
+    let (works_after, round_trip) = expected(&scenario, mover);
+    let stall = scenario::longest_gap(&times);
+    let bound = works_after + 2 * scenario.direct + round_trip + SLACK;
+    assert!(
+        stall <= bound,
+        "{stall:?}, not {bound:?}, after the {} was renumbered: {scenario:?}",
+        ["sender", "receiver"][mover]
+    );
+    built.world.finish(flow);
+    built.settle(flow, 10 * SECOND);
+}
+
+#[test]
+fn a_change_of_address_that_nobody_reports_stalls_a_transfer_for_two_round_trips() {
+    seeds::each(renumber);
 }
 
 #[test]

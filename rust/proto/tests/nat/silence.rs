@@ -7,7 +7,7 @@ use pilot_sim::Rng;
 
 use crate::{
     oracle,
-    scenario::{self, Family, Scenario, Shared, Side},
+    scenario::{self, Built, Family, Scenario, Shared, Side},
     seeds,
 };
 
@@ -49,6 +49,39 @@ fn run(seed: u64) {
     built.world.set_partition(from, to, false);
     built.world.finish(flow);
     built.settle(flow, 10 * SECOND);
+}
+
+/// An application that writes in bursts: nothing is wrong with the path.
+fn pause(seed: u64) {
+    let mut rng = Rng(seed ^ 0xba5e);
+    let drawn = loop {
+        let drawn = scenario::draw(&mut rng);
+        if oracle::must_be_direct(&drawn) {
+            break drawn;
+        }
+    };
+    let scenario = Scenario { loss: 0.0, ..drawn };
+    let mut built = scenario.build(seed);
+    let [from, to] = built.hosts;
+    let flow = built.world.start_flow(from, to, 1000, DialOptions::default(), false).unwrap();
+    built.drip(flow, 5 * SECOND, |built| built.is_direct());
+    built.drip(flow, 5 * SECOND, |_| false);
+    let switches = |built: &mut Built| {
+        built.hosts.map(|host| built.world.node(host).stats().counters).map(|counters| counters.path_switches)
+    };
+    let before = switches(&mut built);
+    for _ in 0..10 {
+        built.stream(flow, BYTES, Duration::from_millis(300 + rng.below(500)));
+        built.world.run_for(Duration::from_millis(100 + rng.below(1000)));
+    }
+    assert_eq!(switches(&mut built), before, "{scenario:?}");
+    built.world.finish(flow);
+    built.settle(flow, 10 * SECOND);
+}
+
+#[test]
+fn a_pause_of_the_application_is_no_silence() {
+    seeds::each(pause);
 }
 
 #[test]

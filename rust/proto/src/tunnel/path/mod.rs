@@ -21,6 +21,7 @@ mod credit;
 mod moves;
 mod relay;
 mod status;
+mod steady;
 mod upgrade;
 mod watch;
 
@@ -42,6 +43,7 @@ use crate::{time::Instant, wire::addr::NodeId};
 pub(super) use self::{
     arrivals::{Arrival, Purpose},
     challenge::Token,
+    upgrade::Silence,
 };
 pub use self::{
     checks::Source,

@@ -66,6 +66,14 @@ impl Paths {
         self.watch.reset();
     }
 
+    /// A beacon saw us at another address while the one in use is silent: perhaps we have moved there. Returns whether
+    /// that is so of this peer.
+    pub(in crate::tunnel) fn on_seen_elsewhere(&mut self) -> bool {
+        let since = self.watch.silent_since().filter(|_| self.relay.is_some() && self.moves.own.is_none());
+        self.moves.own = since.or(self.moves.own);
+        since.is_some()
+    }
+
     /// Our home beacon knows our new address. Returns whether the peer is to be told through it.
     pub(in crate::tunnel) fn on_relay_ready(&mut self, now: Instant) -> bool {
         let is_open = self.relay.is_some() && self.moves.relay_at.is_none();

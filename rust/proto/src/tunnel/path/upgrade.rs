@@ -4,6 +4,7 @@ use core::{net::SocketAddr, time::Duration};
 
 use super::{
     Paths,
+    challenge::Challenge,
     relay::Relay,
     watch::{Alarm, Rtt},
 };
@@ -26,6 +27,17 @@ const FLAPPING: Duration = Duration::from_secs(60);
 /// Shortest interval between two occasions on which the peer's use of the relay puts the address in doubt.
 const ADVICE: Duration = Duration::from_secs(5);
 
+/// What the watch over the address in use found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::tunnel) enum Silence {
+    /// Nothing new.
+    None,
+    /// It is silent: perhaps we are elsewhere.
+    Noticed,
+    /// It was left for the relay.
+    Left,
+}
+
 /// Past failures of direct paths.
 #[derive(Debug, Default)]
 pub(super) struct Failovers {
@@ -36,10 +48,23 @@ pub(super) struct Failovers {
 impl Failovers {
     /// A direct path failed. Returns until when it is not used.
     fn on_failed(&mut self, now: Instant) -> Instant {
-        let recent = self.last.filter(|(at, dwell)| now.saturating_since(*at) < FLAPPING + *dwell);
-        let dwell = recent.map_or(DWELL_MIN, |(_, dwell)| (dwell * 2).min(DWELL_MAX));
+        let dwell = self.recent(now).map_or(DWELL_MIN, |dwell| (dwell * 2).clamp(DWELL_MIN, DWELL_MAX));
         self.last = Some((now, dwell));
         now + dwell
+    }
+
+    /// The same if its silence was short, which does not count the first time.
+    fn on_unanswered(&mut self, now: Instant) -> Instant {
+        if self.recent(now).is_some() {
+            return self.on_failed(now);
+        }
+        self.last = Some((now, Duration::ZERO));
+        now
+    }
+
+    fn recent(&self, now: Instant) -> Option<Duration> {
+        let recent = self.last.filter(|(at, dwell)| now.saturating_since(*at) < FLAPPING + *dwell);
+        recent.map(|(_, dwell)| dwell)
     }
 }
 
@@ -190,29 +215,47 @@ impl Paths {
         self.watch.poll_timeout().is_some_and(|at| at <= now)
     }
 
-    /// Handles the watch: pings the address in use, or leaves it for the relay. Returns whether it was left.
-    pub(in crate::tunnel) fn handle_watch(&mut self, now: Instant, entropy: &mut Entropy) -> bool {
+    /// Handles the watch: pings the address in use, or leaves it for the relay.
+    pub(in crate::tunnel) fn handle_watch(&mut self, now: Instant, entropy: &mut Entropy) -> Silence {
         let Some(path) = self.active.as_mut().filter(|path| path.is_usable()) else {
             self.watch.reset();
-            return false;
+            return Silence::None;
         };
         let relay_delay = self.relay.as_ref().and_then(Relay::delay);
         match self.watch.handle_timeout(now, &path.rtt, relay_delay) {
-            None => false,
+            None => Silence::None,
             Some(Alarm::Ping) => {
                 path.challenge = None;
                 path.check(now, entropy);
-                false
+                Silence::Noticed
             }
-            Some(Alarm::Failed) if self.relay.is_none() => false,
+            Some(Alarm::Quiet) => {
+                path.challenge = Some(Challenge::announcing(now, entropy));
+                Silence::Noticed
+            }
+            Some(Alarm::Failed | Alarm::Unanswered) if self.relay.is_none() => Silence::None,
+            Some(Alarm::Unanswered) => {
+                let hold_until = self.failovers.on_unanswered(now);
+                self.suspect_active(now, entropy);
+                if let Some(path) = &mut self.active {
+                    path.hold_until = hold_until;
+                }
+                Silence::Left
+            }
             Some(Alarm::Failed) => {
                 path.is_suspect = true;
                 path.challenge = None;
                 path.hold_until = self.failovers.on_failed(now);
                 self.checks.start(now + DWELL_MIN);
-                true
+                Silence::Left
             }
         }
+    }
+
+    /// A frame of a native peer in use came: the end of a steady arrival is to be noticed. Returns whether the watch
+    /// was set.
+    pub(in crate::tunnel) fn await_end(&mut self) -> bool {
+        self.relay.is_some() && self.is_direct() && self.watch.await_end()
     }
 
     /// A ping was sent by a route; through the relay it measures the round-trip time.

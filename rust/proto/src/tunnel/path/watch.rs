@@ -2,10 +2,12 @@
 //!
 //! After one retransmission timeout (RTO) of silence the address is pinged, later again, and then the path has
 //! failed, so early that what is sent through the relay instead arrives within three. The round-trip time is
-//! measured by challenges (RFC 6298).
+//! measured by challenges (RFC 6298). When frames came steadily, the end of that is noticed sooner, and also where
+//! nothing is unanswered.
 
 use core::time::Duration;
 
+use super::steady::Steady;
 use crate::time::Instant;
 
 /// Bounds of the timeout.
@@ -23,6 +25,10 @@ const SETTLED: Duration = Duration::from_secs(1);
 const GRAIN: Duration = Duration::from_millis(50);
 /// Looks at the silence before the path has failed.
 const PINGS: u32 = 2;
+/// Bounds of the time in which a ping after the end of a steady arrival is answered.
+const ANSWER: (Duration, Duration) = (Duration::from_millis(80), Duration::from_secs(1));
+/// A timer processed this late shows that this process had no time: what arrived meanwhile is still to be read.
+const LATE: Duration = Duration::from_millis(20);
 /// A timer processed this late shows that this process was suspended.
 const SUSPENSION: Duration = Duration::from_secs(1);
 
@@ -60,6 +66,10 @@ impl Rtt {
 pub(super) enum Alarm {
     /// A ping.
     Ping,
+    /// A ping by which we say where we are: frames have ceased to come.
+    Quiet,
+    /// Another path, until this one answers.
+    Unanswered,
     /// Another path.
     Failed,
 }
@@ -78,12 +88,19 @@ pub(super) struct Watch {
     since: Instant,
     /// The largest timeout of the peer's connections, which measure the path more often than challenges do.
     pub(super) of_connections: Option<Duration>,
+    steady: Steady,
+    /// When the steady arrival is looked at, or the ping after its end.
+    quiet_due: Option<Instant>,
+    /// Since when an answer to that ping is waited for.
+    asked_at: Option<Instant>,
+    /// Since when the path is known to be silent.
+    silent_since: Option<Instant>,
 }
 
 impl Watch {
     /// When the silence is looked at.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.due
+        self.due.into_iter().chain(self.quiet_due).min()
     }
 
     fn rto(&self, rtt: &Rtt) -> Duration {
@@ -122,6 +139,22 @@ impl Watch {
         let is_answered = rtt.smoothed.is_none_or(|rtt| now >= self.sent_at + rtt * 3 / 4);
         self.unanswered_since = if is_answered { None } else { Some(now) };
         (self.pings, self.heard_at) = (0, now);
+        (self.asked_at, self.silent_since) = (None, None);
+        self.steady.on_heard(now);
+    }
+
+    /// Looks at the end of the steady arrival, if there is one. Returns whether that set the timer.
+    pub(super) fn await_end(&mut self) -> bool {
+        let is_new = self.quiet_due.is_none();
+        if is_new {
+            self.quiet_due = self.steady.quiet_at();
+        }
+        is_new && self.quiet_due.is_some()
+    }
+
+    /// Since when the path is known to be silent.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        self.silent_since
     }
 
     /// Whether the path has been silent for a moment, although the peer used it before.
@@ -141,8 +174,36 @@ impl Watch {
 
     /// Forgets everything: another path is used.
     pub(super) fn reset(&mut self) {
-        let Self { of_connections, heard_at, since, .. } = *self;
-        *self = Self { of_connections, heard_at, since, ..Self::default() };
+        let Self { of_connections, heard_at, since, silent_since, .. } = *self;
+        *self = Self { of_connections, heard_at, since, silent_since, ..Self::default() };
+    }
+
+    /// The timer of the steady arrival expired.
+    fn handle_quiet(&mut self, now: Instant, rtt: &Rtt) -> Option<Alarm> {
+        let due = self.quiet_due.filter(|due| *due <= now)?;
+        let is_late = now.saturating_since(due) >= LATE;
+        if self.asked_at.is_some() {
+            if is_late {
+                self.quiet_due = Some(now + LATE);
+                return None;
+            }
+            (self.quiet_due, self.asked_at) = (None, None);
+            return Some(Alarm::Unanswered);
+        }
+        self.quiet_due = self.steady.quiet_at();
+        if self.quiet_due.is_none_or(|at| now < at) {
+            return None;
+        }
+        if is_late {
+            self.quiet_due = Some(now + LATE);
+            return None;
+        }
+        self.steady.on_noticed();
+        let (least, most) = ANSWER;
+        let answer = rtt.smoothed().map_or(most, |rtt| rtt * 5 / 4).clamp(least, most);
+        (self.asked_at, self.quiet_due) = (Some(now), Some(now + answer));
+        self.silent_since.get_or_insert(now);
+        Some(Alarm::Quiet)
     }
 
     /// The timer expired. Through the relay frames take `relay_delay`.
@@ -152,6 +213,10 @@ impl Watch {
         rtt: &Rtt,
         relay_delay: Option<Duration>,
     ) -> Option<Alarm> {
+        let quiet = self.handle_quiet(now, rtt);
+        if quiet.is_some() {
+            return quiet;
+        }
         let due = self.due.filter(|due| *due <= now)?;
         let Some(since) = self.unanswered_since else {
             self.due = None;
@@ -170,6 +235,7 @@ impl Watch {
             return None;
         }
         self.pings += 1;
+        self.silent_since.get_or_insert(now);
         if self.pings > PINGS {
             self.reset();
             return Some(Alarm::Failed);
@@ -246,6 +312,31 @@ mod tests {
         watch.on_sent(begin + 300 * MS, &rtt);
         assert_eq!(watch.handle_timeout(begin + 400 * MS, &rtt, None), None);
         assert_eq!(watch.poll_timeout(), Some(begin + 500 * MS));
+    }
+
+    #[test]
+    fn the_end_of_a_steady_arrival_fails_the_path_unless_it_answers() {
+        let begin = Instant::from_millis(1000);
+        let (mut watch, rtt) = (Watch::default(), rtt(100));
+        let hear = |watch: &mut Watch, from: Instant| {
+            (0..=30).for_each(|n| watch.on_heard(from + n * 10 * MS, &rtt));
+            assert!(watch.await_end() && !watch.await_end(), "the timer is set once");
+            from + 300 * MS
+        };
+        let now = hear(&mut watch, begin);
+        assert_eq!(alarms(&mut watch, now, &rtt, None), [(100, Alarm::Quiet), (225, Alarm::Unanswered)]);
+        assert_eq!(watch.silent_since(), Some(now + 100 * MS));
+        let now = hear(&mut watch, now + 1000 * MS);
+        assert_eq!(watch.silent_since(), None);
+        let asked = watch.poll_timeout().unwrap();
+        assert_eq!(watch.handle_timeout(asked, &rtt, None), Some(Alarm::Quiet));
+        watch.on_heard(asked + 100 * MS, &rtt);
+        assert!(alarms(&mut watch, now, &rtt, None).is_empty(), "it answered");
+        // What came while this process had no time is read first.
+        let now = hear(&mut watch, now + 1000 * MS);
+        assert_eq!(watch.handle_timeout(now + 150 * MS, &rtt, None), None);
+        watch.on_heard(now + 151 * MS, &rtt);
+        assert_eq!(watch.handle_timeout(now + 200 * MS, &rtt, None), None);
     }
 
     #[test]

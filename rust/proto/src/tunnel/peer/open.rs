@@ -68,6 +68,9 @@ impl Peer {
             (self.is_late, self.hello_at, self.heard_from) = (false, None, Some(from));
             self.is_overtaken = !opened.is_newest;
             self.paths.on_heard(now, from, len);
+            if self.is_active && self.capabilities.is_some() {
+                self.needs_arming |= self.paths.await_end();
+            }
         }
         is_usual
     }

@@ -7,7 +7,7 @@ use crate::{
     time::Instant,
     tunnel::{
         Candidates, Capabilities, PathChange, Route, TunnelEvent,
-        path::{Purpose, Token},
+        path::{Purpose, Silence, Token},
     },
     wire::{
         addr::Port,
@@ -156,6 +156,24 @@ impl Peer {
         core::mem::take(&mut self.wants_punch) && self.paths.relay().is_some()
     }
 
+    /// Whether beacons should be asked where we are.
+    pub fn take_wants_beacons(&mut self) -> bool {
+        core::mem::take(&mut self.wants_beacons)
+    }
+
+    /// A beacon saw us at another address, which is not confirmed: the peer is told through the relay if its silence
+    /// fits that.
+    pub fn on_seen_elsewhere(&mut self, now: Instant, address: SocketAddr) {
+        if self.capabilities.is_some() && self.paths.on_seen_elsewhere() {
+            self.seen_elsewhere = Some((address, now));
+        }
+    }
+
+    /// That address is confirmed. Returns whether the peer has learnt of it already.
+    pub fn knows_of_move(&mut self, address: SocketAddr) -> bool {
+        self.seen_elsewhere.take().is_some_and(|(seen, at)| seen == address && self.last_rx > at)
+    }
+
     /// Whether the watch over the path looks at the timeouts of connections now.
     pub fn is_watch_due(&self, now: Instant) -> bool {
         self.paths.is_watch_due(now)
@@ -197,8 +215,12 @@ impl Peer {
             return;
         }
         self.paths.handle_moves(now, local.entropy);
-        if self.paths.is_watch_due(now) && self.paths.handle_watch(now, local.entropy) {
-            self.wants_punch = true;
+        if self.paths.is_watch_due(now) {
+            match self.paths.handle_watch(now, local.entropy) {
+                Silence::None => {}
+                Silence::Noticed => self.wants_beacons = true,
+                Silence::Left => self.wants_punch = true,
+            }
         }
         let has_traffic = self.is_active && now.saturating_since(self.traffic_at) < TRAFFIC;
         if self.paths.is_round_due(now, has_traffic) {
