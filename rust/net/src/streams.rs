@@ -3,14 +3,13 @@
 mod bridge;
 mod framed;
 
-use std::collections::BTreeMap;
-
 use mio::{Registry, event::Event as Ready, net::UnixStream};
 use pilot_proto::{
     node::{ConnectionId, Node},
     time::Instant,
     transport::CloseReason,
 };
+use rustc_hash::FxHashMap;
 use tracing::debug;
 
 use self::bridge::{Bridge, Ending, Pumped};
@@ -120,7 +119,7 @@ pub(crate) enum Ended {
 
 /// The streams.
 #[derive(Default)]
-pub(crate) struct Streams(BTreeMap<ConnectionId, Stream>);
+pub(crate) struct Streams(FxHashMap<ConnectionId, Stream>);
 
 impl Streams {
     /// Streams.
@@ -408,10 +407,18 @@ impl Streams {
         }
     }
 
+    /// Streams that are wanted, the oldest first.
+    fn ids(&self, is_wanted: impl Fn(&Stream) -> bool) -> Vec<ConnectionId> {
+        #[expect(clippy::disallowed_methods, reason = "sorted at once")]
+        let wanted = self.0.iter().filter(|(_, stream)| is_wanted(stream));
+        let mut ids: Vec<ConnectionId> = wanted.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// Finishes every stream whose application did; the process ends.
     pub(crate) fn begin_stop(&mut self, around: &mut Around<'_>) {
-        let ids: Vec<ConnectionId> = self.0.keys().copied().collect();
-        for id in ids {
+        for id in self.ids(|_| true) {
             if let Some(Stream { owner: Owner::Bridge(bridge), .. }) = self.0.get_mut(&id)
                 && bridge.pump_in(around.node) == Pumped::Reset
             {
@@ -425,9 +432,7 @@ impl Streams {
 
     /// Breaks the unfinished streams of which nothing is under way any more.
     pub(crate) fn break_unfinished(&mut self, around: &mut Around<'_>) {
-        let unfinished = self.0.iter().filter(|(_, stream)| stream.is_unfinished());
-        let ids: Vec<ConnectionId> = unfinished.map(|(id, _)| *id).collect();
-        for id in ids {
+        for id in self.ids(Stream::is_unfinished) {
             let undelivered = around.node.with_connection(id, |connection| connection.undelivered());
             if undelivered.is_none_or(|len| len == 0) {
                 self.reset(around, id);

@@ -194,12 +194,14 @@ impl Node {
             .verdicts
             .retain(|caller, _| caller.network == NetworkId::BACKBONE || networks.contains(&caller.network));
         let is_outside = |network: NetworkId| network != NetworkId::BACKBONE && !networks.contains(&network);
-        let gone: Vec<_> = self
+        #[expect(clippy::disallowed_methods, reason = "sorted at once")]
+        let mut gone: Vec<_> = self
             .slots
             .iter()
             .filter(|(_, slot)| is_outside(slot.connection.tuple().local.network))
             .map(|(id, _)| *id)
             .collect();
+        gone.sort_unstable();
         for id in gone {
             self.reset(now, id);
         }

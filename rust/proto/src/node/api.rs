@@ -320,9 +320,12 @@ impl Node {
         Ok(())
     }
 
-    /// All connections.
+    /// All connections, the oldest first.
     pub fn connections(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
-        self.slots.iter().map(|(id, slot)| (*id, &*slot.connection))
+        #[expect(clippy::disallowed_methods, reason = "sorted at once")]
+        let mut all: Vec<_> = self.slots.iter().map(|(id, slot)| (*id, &*slot.connection)).collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all.into_iter()
     }
 
     /// All peers.
@@ -347,6 +350,8 @@ impl Node {
 
     /// Counters and totals for `info`.
     pub fn stats(&self) -> NodeStats {
+        #[expect(clippy::disallowed_methods, reason = "counted in any order")]
+        let connections = self.slots.values();
         let is_open = |slot: &&Slot| {
             matches!(slot.connection.state(), State::SynSent | State::SynReceived | State::Established)
         };
@@ -354,7 +359,7 @@ impl Node {
             counters: self.counters,
             held: self.memory.total(),
             send_held: self.send_memory.total(),
-            connections: self.slots.values().filter(is_open).count(),
+            connections: connections.filter(is_open).count(),
             ports: self.ports.listeners(),
             peers: self.peers.len(),
             encrypted_peers: self.peers.values().filter(|peer| peer.suite().is_some()).count(),

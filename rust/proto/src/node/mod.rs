@@ -35,6 +35,7 @@ use std::{
 
 pub use admission::Caller;
 pub use figures::{BOUNDS_MICROS, Figures, Histogram, PathFigures, PathKind, ServiceFigures};
+use rustc_hash::FxHashMap;
 pub use stats::{NodeCounters, NodeStats};
 pub use stream::Stream;
 pub use too_big::TooBig;
@@ -211,7 +212,8 @@ pub struct Node {
     peers: BTreeMap<NodeId, Peer>,
     /// Deadlines of peers in the timer heap.
     peer_armed: HashMap<NodeId, Instant>,
-    slots: BTreeMap<ConnectionId, Slot>,
+    /// Ids are our own counter, so no peer chooses what they hash to.
+    slots: FxHashMap<ConnectionId, Slot>,
     connection_counts: ConnectionCounts,
     evictions: TokenBucket,
     /// Connections in TIME-WAIT, oldest first; may contain closed ones.
@@ -295,7 +297,7 @@ impl Node {
             capabilities,
             peers: BTreeMap::new(),
             peer_armed: HashMap::new(),
-            slots: BTreeMap::new(),
+            slots: FxHashMap::default(),
             connection_counts: ConnectionCounts::default(),
             evictions: TokenBucket::new(
                 connection_limits::EVICTION_RATE,
