@@ -90,25 +90,6 @@ class Stream(StreamSocket):
     """
 
     _origin: tuple[ThreadLink, Wire] | None = None
-    _owner: Driver | None = None
-
-    def _released(self) -> None:
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.close()
-
-    def close(self) -> None:
-        """Closes both directions; what was sent still arrives."""
-        super().close()
-        # Files made of the socket keep it open.
-        if self.fileno() < 0:
-            self._released()
-
-    def detach(self) -> int:
-        """The descriptor, which is the caller's to close."""
-        number = super().detach()
-        self._released()
-        return number
 
 
 def _stream(
@@ -528,7 +509,7 @@ def dial(
     except BaseException:
         driver.close()
         raise
-    stream._owner = driver
+    stream._owner = driver.close
     return stream
 
 

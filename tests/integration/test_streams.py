@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import os
 import socket
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from tests.support.descriptors import descriptors
 
 import pilotstack
 from pilotstack import Driver, PilotAttribute, Stream, StreamBroken
@@ -145,6 +148,34 @@ async def test_a_stream_becomes_a_plain_socket(a: Driver, b: Driver) -> None:
         plain = ours.socket()
         with plain:
             assert await anyio.to_thread.run_sync(plain.recv, 100) == b"hello"
+
+
+async def test_a_plain_socket_of_one_line_closes_what_is_behind_it(
+    shared_network: Network,
+) -> None:
+    path = shared_network.nodes["agent-a"].socket
+
+    def exchange(plain: socket.socket) -> bytes:
+        with plain, plain.makefile("rb") as file:
+            plain.sendall(b"x")
+            plain.shutdown(socket.SHUT_WR)
+            return file.read()
+
+    opened = []
+    before = descriptors()
+    # Nothing is left to the collector.
+    gc.disable()
+    try:
+        for _ in range(3):
+            stream = await pilotstack.dial("agent-b:7", socket_path=path)
+            opened.append(stream)
+            assert await anyio.to_thread.run_sync(exchange, stream.socket()) == b"x"
+        assert len(os.listdir("/proc/self/fd")) - before <= 1
+        taken = (await pilotstack.dial("agent-b:7", socket_path=path)).socket()
+        socket.socket(fileno=taken.detach()).close()
+        assert len(os.listdir("/proc/self/fd")) - before <= 1
+    finally:
+        gc.enable()
 
 
 async def test_every_failure_of_a_dial_has_a_type_and_a_code(

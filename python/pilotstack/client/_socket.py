@@ -76,6 +76,8 @@ class StreamSocket(sockets.socket):
     _is_shut: bool = False
     #: Why it broke; the system tells that once only.
     _reason: str | None = None
+    #: Closes what was opened for this stream alone.
+    _owner: Callable[[], None] | None = None
 
     @classmethod
     def _make(
@@ -93,6 +95,24 @@ class StreamSocket(sockets.socket):
         stream.remote_address = remote
         stream._judge = judge
         return stream
+
+    def _released(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner()
+
+    def close(self) -> None:
+        """Closes both directions; what was sent still arrives."""
+        super().close()
+        # Files made of the socket keep it open.
+        if self.fileno() < 0:
+            self._released()
+
+    def detach(self) -> int:
+        """The descriptor, which is the caller's to close."""
+        number = super().detach()
+        self._released()
+        return number
 
     def dup(self) -> Self:
         """Another descriptor of the same stream."""

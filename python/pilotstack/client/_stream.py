@@ -54,6 +54,9 @@ class Origin(Protocol):
     def plain(self) -> Judge:
         """The same for a stream that is another thread's now."""
 
+    def end(self) -> None:
+        """Closes the session, from any thread, when nobody waits for it."""
+
 
 class Stream(anyio.abc.ByteStream):
     """A reliable stream to another agent.
@@ -264,6 +267,9 @@ class Stream(anyio.abc.ByteStream):
         )
         self._socket, self._is_closed = None, True
         plain._is_shut, plain._reason = self._is_finished, self._reason
+        if self._on_close is not None:
+            # The session is this stream's own.
+            plain._owner = self._origin.end
         return plain
 
 

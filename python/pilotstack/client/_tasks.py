@@ -449,6 +449,11 @@ class _Origin:
         """The same for a stream that is another thread's now."""
         return beside(self._wire)
 
+    def end(self) -> None:
+        """Closes the session, from any thread: it is for calls that are over."""
+        self._wire.on_close = None
+        self._wire.close()
+
     async def abort(self, connection_id: int) -> None:
         """Resets a stream."""
         await self._link.abort_in(self._wire, connection_id)

@@ -34,6 +34,10 @@ class _NoSession:
         """Is never called."""
         raise AssertionError("nobody makes them plain")
 
+    def end(self) -> None:
+        """Is never called."""
+        raise AssertionError("nobody makes them plain")
+
 
 def pair() -> tuple[Stream, Stream]:
     """Two ends of a stream that have sockets."""
