@@ -70,8 +70,9 @@ struct Beacon {
     seen: Option<SocketAddr>,
     /// An address other than the known one, with the number of consecutive replies that named it.
     proposal: Option<(SocketAddr, u32)>,
-    /// Consecutive requests without a reply.
+    /// Consecutive requests without a reply, and the number of the first one.
     unanswered: u32,
+    asked: Option<u64>,
     /// It answered, and did not leave [`MAX_UNANSWERED`] requests unanswered since.
     is_alive: bool,
 }
@@ -86,6 +87,7 @@ impl Beacon {
             seen: None,
             proposal: None,
             unanswered: 0,
+            asked: None,
             is_alive: false,
         }
     }
@@ -116,6 +118,8 @@ pub(super) struct Discovery {
     moved_at: Option<Instant>,
     /// When a silent peer made us ask.
     asked_at: Option<Instant>,
+    /// Requests so far.
+    requests: u64,
 }
 
 impl Discovery {
@@ -194,6 +198,12 @@ impl Discovery {
         }
     }
 
+    /// The number of the request that a reply of this beacon answers, the first one that may have reached it.
+    fn take_asked(&mut self, beacon: SocketAddr) -> u64 {
+        let asked = self.beacons.iter_mut().find(|other| other.address == beacon);
+        asked.and_then(|beacon| beacon.asked.take()).unwrap_or(self.requests)
+    }
+
     /// Whether this beacon saw us last at another endpoint than the known one, which is not confirmed.
     fn is_seen_elsewhere(&self, beacon: SocketAddr) -> bool {
         self.beacons.iter().any(|other| other.address == beacon && other.proposal.is_some())
@@ -212,6 +222,8 @@ impl Discovery {
                 Some(Request { until: now + REQUEST_TIMEOUT, reply: None, proof: Proof::Nothing });
             beacon.is_alive &= beacon.unanswered < MAX_UNANSWERED;
             beacon.unanswered = beacon.unanswered.saturating_add(1);
+            self.requests += 1;
+            beacon.asked.get_or_insert(self.requests);
             beacon.ask_at = now + beacon.retry.min(interval);
             let is_urgent = beacon.retry < FIRST_RETRY;
             beacon.retry = (if is_urgent { beacon.retry * 3 / 2 } else { beacon.retry * 2 }).min(interval);
@@ -410,7 +422,8 @@ impl Node {
         let interval = self.config.beacon_interval;
         let outcome = self.discovery.on_reply(now, interval, from, endpoint, &mut self.entropy);
         if outcome != Outcome::Unsolicited {
-            self.nat.note(now, Observation { local_port: 0, server: from, endpoint });
+            let asked = self.discovery.take_asked(from);
+            self.nat.note(now, asked, Observation { local_port: 0, server: from, endpoint });
         }
         match outcome {
             Outcome::Unsolicited => count_drop!(self, dropped_beacon),

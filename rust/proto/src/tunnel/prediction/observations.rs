@@ -29,25 +29,24 @@ pub struct Observation {
 #[derive(Clone, Copy, Debug)]
 struct Row {
     what: Observation,
-    /// Order in which the mapping appeared.
-    made: u64,
+    /// The question that made the mapping: answers may overtake each other.
+    asked: u64,
     /// When it was reported last.
     seen_at: Instant,
 }
 
-/// What beacons reported about our sockets, newest last.
+/// What beacons reported about our sockets, in the order of our questions.
 #[derive(Clone, Debug, Default)]
 pub struct Observations {
     rows: VecDeque<Row>,
-    made: u64,
     /// Destinations without a report that we sent to since the newest mapping appeared.
     consumed: u32,
     opens_sockets: bool,
 }
 
 impl Observations {
-    /// Takes a report. A mapping is the older one, however often it is reported.
-    pub fn note(&mut self, now: Instant, what: Observation) {
+    /// Takes the report that answers the `asked`th question. A mapping is the older one, however often it is reported.
+    pub fn note(&mut self, now: Instant, asked: u64, what: Observation) {
         let same_place = |row: &Row| (row.what.local_port, row.what.server) == (what.local_port, what.server);
         if let Some(row) = self.rows.iter_mut().find(|row| same_place(row)) {
             if row.what.endpoint == what.endpoint {
@@ -56,12 +55,14 @@ impl Observations {
             }
             self.rows.retain(|row| !same_place(row));
         }
-        self.made += 1;
-        self.consumed = 0;
         if self.rows.len() >= MAX_OBSERVATIONS {
             self.rows.pop_front();
         }
-        self.rows.push_back(Row { what, made: self.made, seen_at: now });
+        let at = self.rows.partition_point(|row| row.asked <= asked);
+        if at == self.rows.len() {
+            self.consumed = 0;
+        }
+        self.rows.insert(at, Row { what, asked, seen_at: now });
     }
 
     /// We sent to `count` destinations for the first time, each of which may have a mapping of its own now.
@@ -90,7 +91,7 @@ impl Observations {
             | Allocation::PreservingWithOffset(_)
             | Allocation::Random => None,
         };
-        let newest = self.rows.iter().max_by_key(|row| row.made);
+        let newest = self.rows.back();
         let next_port = step.zip(newest).map_or(0, |(step, newest)| {
             let steps = i32::try_from(self.consumed).unwrap_or(i32::MAX).saturating_add(1);
             port_after(newest.what.endpoint.port(), step.saturating_mul(steps))
@@ -191,10 +192,10 @@ mod tests {
     fn after(reports: &[(u16, u8, u16, u16)]) -> NatBehaviour {
         let mut observations = Observations::default();
         let mut now = Instant::ZERO;
-        for (local_port, host, port, seen) in reports {
+        for (asked, (local_port, host, port, seen)) in (0..).zip(reports) {
             now += Duration::from_secs(1);
             let (server, endpoint) = (beacon(*host, *port), outside(*seen));
-            observations.note(now, Observation { local_port: *local_port, server, endpoint });
+            observations.note(now, asked, Observation { local_port: *local_port, server, endpoint });
         }
         observations.behaviour(now)
     }
@@ -267,7 +268,7 @@ mod tests {
             now += Duration::from_secs(25);
             for (host, port) in [(1, 5000), (2, 5001)] {
                 let (server, endpoint) = (beacon(host, 9001), outside(port));
-                observations.note(now, Observation { local_port: 0, server, endpoint });
+                observations.note(now, port.into(), Observation { local_port: 0, server, endpoint });
             }
         }
         let behaviour = observations.behaviour(now);
@@ -279,9 +280,13 @@ mod tests {
     fn reports_from_different_times_are_not_compared() {
         let mut observations = Observations::default();
         let first = Observation { local_port: 0, server: beacon(1, 9001), endpoint: outside(5000) };
-        observations.note(Instant::ZERO, first);
+        observations.note(Instant::ZERO, 1, first);
         let later = Instant::ZERO + Duration::from_secs(600);
-        observations.note(later, Observation { server: beacon(2, 9001), endpoint: outside(7000), ..first });
+        observations.note(
+            later,
+            2,
+            Observation { server: beacon(2, 9001), endpoint: outside(7000), ..first },
+        );
         assert_eq!(observations.behaviour(later).mapping, Mapping::Unknown);
     }
 
@@ -290,14 +295,28 @@ mod tests {
         let mut observations = Observations::default();
         for (host, port) in [(1, 5000), (2, 5002)] {
             let (server, endpoint) = (beacon(host, 9001), outside(port));
-            observations.note(Instant::ZERO, Observation { local_port: 0, server, endpoint });
+            observations.note(Instant::ZERO, port.into(), Observation { local_port: 0, server, endpoint });
         }
         observations.on_new_destinations(10);
         assert_eq!(observations.behaviour(Instant::ZERO).next_port, 5024);
         // A newer report is worth more than counting.
         let newest = Observation { local_port: 0, server: beacon(3, 9001), endpoint: outside(5030) };
-        observations.note(Instant::ZERO, newest);
+        observations.note(Instant::ZERO, 6000, newest);
         assert_eq!(observations.behaviour(Instant::ZERO).next_port, 5032);
+    }
+
+    #[test]
+    fn answers_that_overtake_each_other_change_nothing() {
+        for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]] {
+            let mut observations = Observations::default();
+            for asked in order {
+                let (server, endpoint) = (beacon(asked, 9001), outside(5000 + u16::from(asked)));
+                let what = Observation { local_port: 0, server, endpoint };
+                observations.note(Instant::ZERO, asked.into(), what);
+            }
+            let behaviour = observations.behaviour(Instant::ZERO);
+            assert_eq!((behaviour.allocation, behaviour.next_port), (Allocation::Sequential(1), 5003));
+        }
     }
 
     #[test]
@@ -305,7 +324,7 @@ mod tests {
         let mut observations = Observations::default();
         for port in 0..1000 {
             let what = Observation { local_port: 0, server: beacon(1, port), endpoint: outside(port) };
-            observations.note(Instant::ZERO, what);
+            observations.note(Instant::ZERO, port.into(), what);
         }
         assert_eq!(observations.rows.len(), MAX_OBSERVATIONS);
     }

@@ -36,7 +36,11 @@ impl End {
         for beacon in 1..=3 {
             let server = SocketAddr::from(([198, 51, 100, beacon], 9001));
             let endpoint = nat.map(0, server);
-            observations.note(Instant::ZERO, Observation { local_port: 4000, server, endpoint });
+            observations.note(
+                Instant::ZERO,
+                beacon.into(),
+                Observation { local_port: 4000, server, endpoint },
+            );
         }
         for _ in 0..busy {
             nat.waste();
