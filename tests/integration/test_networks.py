@@ -110,7 +110,8 @@ async def test_leaving_ends_admission(drivers: list[Driver]) -> None:
         # What is open does not outlive the membership, although the tunnel is there.
         with pytest.raises(StreamBroken) as broken:
             await exchange_for_ever(stream)
-        assert broken.value.reason == "aborted"
+        # By our daemon or by the other one, which the registry tells at once.
+        assert broken.value.reason in {"aborted", "reset"}
     async with anyio.create_task_group() as tasks:
         for driver, target in ((b, f"{lab}:0001.0000.0001:7"), (b, "agent-a:7"), (a, "agent-b:7")):
             tasks.start_soon(hears_nothing, driver, target)

@@ -295,6 +295,7 @@ class _Running:
             self._announced,
             self,
         )
+        self._inbox.on_removed = self._registrar.refresh_networks
         self._presence = Presence(
             self._registrar, config.keepalive, self._trust.alive, self.remember_peers
         )

@@ -10,6 +10,8 @@ from pilotstack import _events, _serving
 from pilotstack.errors import PilotError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from pilotstack.registry.client import RegistryClient
     from pilotstack.registry.client.trust import Inbox
     from pilotstack.trust.service import TrustService
@@ -47,6 +49,8 @@ class InboxReader:
         self._polled_at = float("-inf")
         #: Whether the registry holds our polls, so that items arrive at once.
         self.is_pushed = False
+        #: Called when this node is no member of a network any more.
+        self.on_removed: Callable[[], Awaitable[None]] = _nothing
         #: Relayed items received, by way of delivery.
         self.taken = {"pushed": 0, "polled": 0}
 
@@ -124,6 +128,7 @@ class InboxReader:
 
     async def _take(self, inbox: Inbox) -> None:
         self.taken["pushed" if inbox.is_held else "polled"] += len(inbox.requests + inbox.responses)
+        await self._take_removals(inbox)
         # A request after a revocation is a new one.
         for answer in inbox.responses:
             if answer.revoked:
@@ -135,7 +140,19 @@ class InboxReader:
         for answer in answers.values():
             await self._service.relayed_response(answer.peer, answer.accept, answer.timestamp)
 
+    async def _take_removals(self, inbox: Inbox) -> None:
+        own = self._registry.node_id
+        if any(node == own for _, node in inbox.removals):
+            await self.on_removed()
+        for network, node in inbox.removals:
+            if node != own:
+                await self._service.removed(node, is_banned=not network)
+
+
+async def _nothing() -> None:
+    """Nobody is told."""
+
 
 def is_empty(inbox: Inbox) -> bool:
     """Whether the inbox has no items."""
-    return not (inbox.requests or inbox.responses)
+    return not (inbox.requests or inbox.responses or inbox.removals)

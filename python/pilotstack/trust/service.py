@@ -283,6 +283,15 @@ class TrustService:
         """Processes a revocation from the registry's inbox."""
         await self.perform(self.trust.relayed_revocation(peer, timestamp, time.time()))
 
+    async def removed(self, peer: int, *, is_banned: bool) -> None:
+        """A peer is no member of one of our networks any more, or banned from the registry. Its
+        streams are reset; those that it may still have can be opened anew."""
+        if is_banned and self.trust.is_trusted(peer):
+            await self.relayed_revocation(peer, _NOW)
+        self._forget(peer)
+        self._gate.dismiss(peer)
+        log.info("peer_removed", node=peer, banned=is_banned)
+
     # Tunnels and registration
 
     async def admit(self, node: int, network: int, key: bytes) -> None:

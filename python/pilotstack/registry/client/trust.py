@@ -52,6 +52,8 @@ class Inbox:
     is_held: bool
     #: Invitations to networks that wait, if the registry tells.
     invites: int
+    #: Networks and nodes that are no members any more; with network 0, nodes that were banned.
+    removals: tuple[tuple[int, int], ...] = ()
 
 
 class TrustRequests(Requests):
@@ -134,4 +136,5 @@ class TrustRequests(Requests):
             ),
             reply.waited,
             reply.invites or 0,
+            tuple((row.network_id, row.node_id) for row in (reply.removals or ())[:MAX_ROWS]),
         )

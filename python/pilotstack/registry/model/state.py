@@ -10,7 +10,13 @@ from pilotstack.registry.model.creations import Creations
 from pilotstack.registry.model.guesses import Guesses
 from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.tables import Tables
-from pilotstack.registry.model.transient import Beacon, Neighbours, RecentSignatures, Sweep
+from pilotstack.registry.model.transient import (
+    Beacon,
+    Neighbours,
+    RecentSignatures,
+    Removals,
+    Sweep,
+)
 
 if TYPE_CHECKING:
     from pilotstack.registry.model.source import Source
@@ -30,6 +36,7 @@ class State(Tables):
         #: Number of connections that speak for each node.
         self.speaking: Counter[int] = Counter()
         self.creations = Creations()
+        self.removals = Removals()
         self.recent_signatures = RecentSignatures()
         #: Time of the registry's first start.
         self.created = 0
@@ -59,5 +66,6 @@ class State(Tables):
             self.speaking[node_id] -= 1
             if self.speaking[node_id] <= 0:
                 del self.speaking[node_id]
+                self.removals.take(node_id)
         source.proven.clear()
         source.pending.clear()

@@ -19,6 +19,9 @@ RECENT: Final = 300.0
 #: Addresses, and nodes of each, that are remembered; the least recently seen are dropped.
 MAX_ADDRESSES: Final = 1 << 14
 MAX_NEIGHBOURS: Final = 32
+#: Removals that wait, of all nodes and of one.
+MAX_REMOVALS: Final = 1 << 18
+MAX_TAKEN: Final = 256
 #: Seconds during which a message that a poll took is offered on another connection, since the reply
 #: may be lost. The slowest client reconnects after 16.
 REOFFER: Final = 30.0
@@ -110,6 +113,38 @@ class Deliveries:
     def forget(self, kind: str, to: int, sender: int) -> None:
         """Forgets the delivery of a message."""
         self._given.pop((kind, to, sender), None)
+
+
+class Removals:
+    """Members that were removed from networks, until the nodes that have to know have fetched that.
+
+    Only nodes that are connected are told. Others, and those for whom too much waits, find out by
+    their own checks.
+    """
+
+    def __init__(self, limit: int = MAX_REMOVALS) -> None:
+        self._limit = limit
+        self._waiting: dict[int, dict[tuple[int, int], None]] = {}
+        self._count = 0
+
+    def note(self, to: int, network_id: int, node_id: int) -> None:
+        """Has a node told that another, or itself, is no member any more; 0 means of anything."""
+        waiting = self._waiting.get(to, {})
+        has_room = self._count < self._limit and len(waiting) < MAX_TAKEN
+        if has_room and (network_id, node_id) not in waiting:
+            waiting[network_id, node_id] = None
+            self._waiting[to] = waiting
+            self._count += 1
+
+    def waits_for(self, to: int) -> bool:
+        """Whether a node has to be told something."""
+        return bool(self._waiting.get(to))
+
+    def take(self, to: int) -> tuple[tuple[int, int], ...]:
+        """Networks and nodes that a node is told of, once."""
+        taken = tuple(self._waiting.pop(to, {}))
+        self._count -= len(taken)
+        return taken
 
 
 @dataclass(slots=True)

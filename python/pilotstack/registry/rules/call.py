@@ -13,7 +13,7 @@ from pilotstack.registry.protocol.errors import Code, Denied
 from pilotstack.registry.protocol.requests.base import Reply, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pilotstack.registry.model.source import Announcement, Source
     from pilotstack.registry.model.state import State
@@ -103,6 +103,13 @@ class Call(Generic[Q]):
     def wake(self, *node_ids: int) -> None:
         """Records that these nodes have something to fetch."""
         self.wakes += node_ids
+
+    def tell_removal(self, network_id: int, node_id: int, to: Iterable[int]) -> None:
+        """Has nodes told at once that one is no member of a network any more."""
+        told = tuple(each for each in to if each in self.state.speaking)
+        for each in told:
+            self.state.removals.note(each, network_id, node_id)
+        self.wake(*told)
 
     def changes(self, *, is_refused: bool = False) -> tuple[Change, ...]:
         """The recorded rows that differ from the state's."""

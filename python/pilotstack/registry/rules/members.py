@@ -145,6 +145,7 @@ def kick_member(call: Call[KickMember]) -> KickMemberReply:
     if member_of(call, network, target_id).role == "owner":
         raise Denied("cannot kick the network owner", Code.INVALID)
     call.put("members", (network.network_id, target_id), None)
+    call.tell_removal(network.network_id, target_id, call.state.members.of(network.network_id))
     return KickMemberReply(network_id=network.network_id, target_node_id=target_id)
 
 

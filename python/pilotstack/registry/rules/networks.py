@@ -203,6 +203,7 @@ def leave_network(call: Call[LeaveNetwork]) -> LeaveNetworkReply:
         text = "cannot leave network: owner must transfer ownership first"
         raise Denied(text, Code.INVALID)
     call.put("members", (network_id, node.node_id), None)
+    call.tell_removal(network_id, node.node_id, call.state.members.of(network_id))
     return LeaveNetworkReply(network_id=network_id)
 
 
@@ -215,6 +216,7 @@ def delete_network(call: Call[DeleteNetwork]) -> DeleteNetworkReply:
     call.put("retired", network_id, Retired(call.at))
     for node_id in call.state.members.of(network_id):
         call.put("members", (network_id, node_id), None)
+        call.tell_removal(network_id, node_id, (node_id,))
     return DeleteNetworkReply(network_id=network_id)
 
 

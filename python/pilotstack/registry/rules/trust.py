@@ -20,6 +20,7 @@ from pilotstack.registry.protocol.requests.trust import (
     CheckTrustReply,
     PollHandshakes,
     PollHandshakesReply,
+    Removal,
     ReportTrust,
     ReportTrustReply,
     RequestHandshake,
@@ -230,11 +231,13 @@ def poll_handshakes(call: Call[PollHandshakes]) -> PollHandshakesReply:
     for response in responses:
         state.deliveries.take("responses", node_id, response.from_node_id, source, now)
     may_hold = call.request.wait is not UNSET
+    removals = state.removals.take(node_id) if may_hold else ()
     return PollHandshakesReply(
         requests=requests,
         responses=tuple(responses),
         waited=may_hold,
         invites=len(state.invites.of(node_id)) if may_hold else UNSET,
+        removals=tuple(Removal(*each) for each in removals) if removals else UNSET,
     )
 
 
@@ -267,7 +270,7 @@ def respond_handshake(call: Call[RespondHandshake]) -> RespondHandshakeReply:
 def waiting_for(state: State, node_id: int) -> bool:
     """Whether a poll of this node would find something that was not given out yet."""
     deliveries = state.deliveries
-    return any(
+    return state.removals.waits_for(node_id) or any(
         not deliveries.is_given(table, node_id, sender_id)
         for table, rows in (("requests", state.requests), ("responses", state.responses))
         for sender_id in rows.of(node_id)

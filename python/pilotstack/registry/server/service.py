@@ -213,7 +213,7 @@ class Service:
         if request.wait is UNSET or not isinstance(reply, PollHandshakesReply):
             return 0.0
         was_woken = self.waiters.forget(request.node_id)
-        if was_woken or reply.requests or reply.responses:
+        if was_woken or reply.requests or reply.responses or reply.removals:
             return 0.0
         if waiting_for(self.ledger.state, request.node_id):
             return 0.0

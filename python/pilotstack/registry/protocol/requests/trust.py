@@ -8,7 +8,16 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from pilotstack.registry.protocol.errors import Code
-from pilotstack.registry.protocol.requests.base import Asked, Count, Long, NodeId, R, Reply, Request
+from pilotstack.registry.protocol.requests.base import (
+    Asked,
+    Count,
+    Long,
+    NetworkId,
+    NodeId,
+    R,
+    Reply,
+    Request,
+)
 
 #: Bytes of a justification.
 MAX_JUSTIFICATION: Final = 1024
@@ -109,6 +118,13 @@ class WaitingResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     revoked: bool = False
 
 
+class Removal(msgspec.Struct, frozen=True):
+    """A node is no member of a network any more; with network 0 it was banned."""
+
+    network_id: NetworkId
+    node_id: NodeId
+
+
 class PollHandshakesReply(Reply, frozen=True, tag="poll_handshakes_ok"):
     """What waits for a node."""
 
@@ -118,6 +134,8 @@ class PollHandshakesReply(Reply, frozen=True, tag="poll_handshakes_ok"):
     waited: bool = False
     #: Invitations that wait.
     invites: Count | UnsetType = UNSET
+    #: Members that left networks of the node, itself included, since it was last told.
+    removals: tuple[Removal, ...] | UnsetType = UNSET
 
 
 class PollHandshakes(
