@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -79,3 +80,18 @@ async def test_the_end_of_a_network_ends_its_streams(network: Network) -> None:
                 await broken(far)
             while (await b.info()).networks:
                 await anyio.lowlevel.checkpoint()
+
+
+async def test_an_ephemeral_node_leaves_nothing(network: Network) -> None:
+    lasting = network.start("agent-a")
+    job = network.start("job", "--ephemeral")
+    async with Driver(lasting.socket) as a, Driver(job.socket) as b:
+        made = await a.ask(n.CreateNetwork("ops", "open"))
+        await b.ask(n.JoinNetwork(made.network_id))
+        async with await a.dial("job:7", timeout=20) as stream:
+            await stream.send(b"hello")
+    assert job.process.stop() == 0
+    store = network.path / "registry.json"
+    assert network.rendezvous.stop() == 0
+    nodes = json.loads(store.read_text())["nodes"]
+    assert [row["hostname"] for row in nodes.values()] == ["agent-a"]

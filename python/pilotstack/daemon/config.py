@@ -38,6 +38,8 @@ class DaemonConfig:
     #: No endpoint is registered: peers come through a beacon.
     relay_only: bool = False
     public: bool = False
+    #: Nothing of the node is left at the registry when the daemon stops.
+    ephemeral: bool = False
     has_echo: bool = True
     has_status: bool = True
     #: Serve names on port 53.

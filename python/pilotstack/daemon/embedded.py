@@ -46,6 +46,8 @@ class Settings(TypedDict, total=False):
     endpoint: str
     #: Everybody may reach this node.
     public: bool
+    #: Nothing of the node is left at the registry when it stops.
+    ephemeral: bool
     #: Peers come through a beacon, and nobody is told where this node is.
     relay_only: bool
     #: Port 7 echoes. Services of this kind are off unless asked for.

@@ -78,6 +78,12 @@ FLAGS: Final = (
         is_flag=True,
         help="Do not ask the router to map the tunnel's port (PCP, NAT-PMP, UPnP).",
     ),
+    Flag(
+        "--ephemeral/--no-ephemeral",
+        default=False,
+        help="Leave nothing at the registry when the daemon stops: no address, name, trust or "
+        "membership. A daemon that is killed is forgotten within a minute. For a new identity.",
+    ),
     Flag("--public/--private", default=False, help="Whether everybody may reach this node."),
     Flag("--no-echo", is_flag=True, help="Do not echo on port 7."),
     Flag("--nameserver", is_flag=True, help="Serve names on port 53, for every node."),

@@ -67,7 +67,7 @@ def log_file() -> Path:
 
 def flags_of(options: Mapping[str, Value]) -> list[str]:
     """The daemon's arguments for the options of ``pilotctl daemon start``. The identity is in the
-    home directory unless options, environment or settings file name one.
+    home directory unless options, environment or settings file name one, or it is ephemeral.
 
     Raises:
         InvalidArgument: the settings file is malformed.
@@ -86,7 +86,10 @@ def flags_of(options: Mapping[str, Value]) -> list[str]:
                 flags += [part for each in value for part in (f"--{flag}", each)]
             case _:
                 flags += [f"--{flag}", str(value)]
-    is_named = options.get("identity") or os.environ.get("PILOT_IDENTITY")
+    # An ephemeral node needs a new key each time.
+    is_named = (
+        options.get("identity") or options.get("ephemeral") or os.environ.get("PILOT_IDENTITY")
+    )
     config = options.get("config") or os.environ.get("PILOT_CONFIG")
     path = Path(config) if isinstance(config, str | Path) else None
     if not is_named and not _config.is_named("identity", path):

@@ -131,6 +131,7 @@ class Registrar:
             version=wellknown.VERSION,
             lan_addrs=where.lan_addrs,
             relay_only=where.relay_only,
+            ephemeral=state.is_ephemeral,
         )
         self._announced_at = registration.announced_at
         self._has_rival = False
@@ -235,9 +236,9 @@ class Registrar:
         with anyio.move_on_after(FAREWELL, shield=True), suppress(PilotError):
             if self._has_asked and not self.state.node_id:
                 # No answer arrived, so the registration may have been made.
-                await self._registry.register(self.endpoint())
+                await self._registry.register(self.endpoint(), ephemeral=self.state.is_ephemeral)
             # A successor with the same identity stays registered.
             if self._announced_at:
                 await self.heartbeat()
             if self._has_asked and not self._has_rival:
-                await self._registry.deregister(keep_memberships=True)
+                await self._registry.deregister(keep_memberships=not self.state.is_ephemeral)

@@ -44,6 +44,8 @@ class NodeState:
     owner: str = ""
     #: Everybody may reach this node.
     public: bool = False
+    #: Nothing of it shall be left at the registry when it stops.
+    is_ephemeral: bool = False
     #: 0 until it is registered.
     node_id: int = 0
     address: Address = _NOWHERE

@@ -119,7 +119,11 @@ class Daemon:
         else:
             identity = identities.load_or_create(config.identity)
         self._state = NodeState(
-            identity, hostname=config.hostname, owner=config.owner, public=config.public
+            identity,
+            hostname=config.hostname,
+            owner=config.owner,
+            public=config.public,
+            is_ephemeral=config.ephemeral,
         )
         #: Whether nothing can be kept beside the identity.
         self._is_read_only = config.identity is not None and not os.access(

@@ -128,6 +128,7 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
         version: str = "",
         lan_addrs: Sequence[str] = (),
         relay_only: bool = False,
+        ephemeral: bool = False,
     ) -> Registration:
         """Registers our key; a known key keeps its id.
 
@@ -138,6 +139,7 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
             version: of this program.
             lan_addrs: endpoints for peers on our own network.
             relay_only: peers are to come through a beacon only.
+            ephemeral: the node is to be gone when it stops, if the key is new.
         """
         request = Register(
             public_key=self.key_text(),
@@ -147,6 +149,7 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
             version=version,
             lan_addrs=tuple(lan_addrs),
             relay_only=relay_only,
+            ephemeral=ephemeral,
         )
         reply = await self.ask(self.signed(request))
         self.node_id = reply.node_id

@@ -25,6 +25,7 @@ class Node(
         "endpoint": "real_addr",
         "is_signed": "signed",
         "is_unconfirmed": "unconfirmed",
+        "is_ephemeral": "ephemeral",
     },
 ):
     """A node. The time it was last seen is not part of it, since it is not durable."""
@@ -42,6 +43,8 @@ class Node(
     is_signed: bool = False
     #: It has not signed anything yet; its id expires unless it does.
     is_unconfirmed: bool = False
+    #: It leaves nothing behind when it stops, or falls silent.
+    is_ephemeral: bool = False
     polo_score: int = 0
     tags: tuple[str, ...] = ()
     lan_addrs: tuple[str, ...] = ()
@@ -68,6 +71,7 @@ class NodeEntry(
         "endpoint": "real_addr",
         "is_signed": "signed",
         "is_unconfirmed": "unconfirmed",
+        "is_ephemeral": "ephemeral",
     },
 ):
     """A node in a snapshot that has no unknown members."""

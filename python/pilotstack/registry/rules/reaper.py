@@ -1,8 +1,8 @@
 """Expires silent nodes and stale rows.
 
-Silent nodes become offline and keep everything. Ids that were not confirmed, requests and
-invitations that were not answered, and consents that were not returned are deleted. A pass over all
-rows is spread over many calls.
+Silent nodes become offline and keep everything. Ephemeral ones, ids that were not confirmed,
+requests and invitations that were not answered, and consents that were not returned are deleted. A
+pass over all rows is spread over many calls.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pilotstack.registry.model.rows import Change
+from pilotstack.registry.rules import removal
 from pilotstack.registry.rules.trust import CLAIM_TTL, INBOX_TTL
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 #: Seconds in which a new node must sign a request to keep its id. First-generation daemons sign
 #: their first heartbeat, 30 seconds after registration.
 UNCONFIRMED_TTL: Final = 600.0
+#: Seconds of silence after which an ephemeral node is deleted if no connection speaks for it, and
+#: if one does, which may be dead. Heartbeats come every 30.
+EPHEMERAL_TTL: Final = 45.0
+EPHEMERAL_SILENT: Final = 120.0
 #: Seconds between two calls that mean a clock jump or a suspended process. Nodes could not be heard
 #: meanwhile, so all get a period of grace.
 JUMP: Final = 60.0
@@ -55,9 +60,21 @@ def reap(state: State, now: float, limit: int = 10_000) -> tuple[Change, ...]:
         table, key = entry
         row = state.row(table, key)
         if row is not None and _is_over(state, table, key, row, now):
-            state.put(table, key, None)
-            changes.append(Change(table, key, row, None))
+            changes += _delete(state, table, key)
     return tuple(changes)
+
+
+def _delete(state: State, table: str, key: Key) -> list[Change]:
+    """Deletes a row; of an ephemeral node, everything that belongs to it."""
+    rows = [(table, key)]
+    if table == "nodes":
+        assert isinstance(key, int)
+        if state.nodes[key].is_ephemeral:
+            rows = list(removal.rows_of(state, key))
+    changes = [Change(each, row_key, state.row(each, row_key), None) for each, row_key in rows]
+    for change in changes:
+        state.put(change.table, change.key, None)
+    return changes
 
 
 def _entries(state: State) -> Iterator[tuple[str, Key]]:
@@ -93,4 +110,7 @@ def _is_node_over(state: State, node: Node, now: float) -> bool:
     silence = now - max(seen, state.sweep.grace_from)
     if silence > state.policy.stale_after:
         state.offline.add(node_id)
+    if node.is_ephemeral:
+        is_connected = node_id in state.speaking
+        return silence > (EPHEMERAL_SILENT if is_connected else EPHEMERAL_TTL)
     return node.is_unconfirmed and silence > UNCONFIRMED_TTL

@@ -28,6 +28,7 @@ from pilotstack.registry.protocol.requests.identity import (
     Register,
     RegisterReply,
 )
+from pilotstack.registry.rules import removal
 from pilotstack.registry.rules.call import MAX_PENDING, announced, changed
 
 if TYPE_CHECKING:
@@ -121,10 +122,14 @@ def _key_of(request: Register) -> bytes:
 def _install(call: Call[Register], node: Node, said: Announcement, *, is_signed: bool) -> None:
     """Stores a registration that is signed, or the first of its key."""
     is_unconfirmed = node.is_unconfirmed and not is_signed
-    node = announced(node, said)
-    call.put_node(
-        changed(node, is_signed=node.is_signed or is_signed, is_unconfirmed=is_unconfirmed)
+    node = changed(
+        announced(node, said),
+        is_signed=node.is_signed or is_signed,
+        is_unconfirmed=is_unconfirmed,
+        # A daemon without the flag keeps the node.
+        is_ephemeral=node.is_ephemeral and call.request.ephemeral,
     )
+    call.put_node(node)
     call.state.touch(node.node_id, call.now)
     if is_signed:
         call.source.pending.pop(node.node_id, None)
@@ -201,7 +206,13 @@ def _identify(call: Call[Register], key: bytes, *, is_signed: bool) -> Node:
     node_id = max(state.next_node, policy.first_node)
     if node_id > MAX_NODE:
         raise Denied("node ID space exhausted", Code.FULL)
-    return Node(node_id=node_id, public_key=key, is_unconfirmed=True, registered=call.at)
+    return Node(
+        node_id=node_id,
+        public_key=key,
+        is_unconfirmed=True,
+        is_ephemeral=call.request.ephemeral,
+        registered=call.at,
+    )
 
 
 def _reclaimable(call: Call[Register]) -> Node | None:
@@ -262,6 +273,9 @@ def deregister(call: Call[Deregister]) -> DeregisterReply:
     if node is None or node.gone_at:
         return DeregisterReply()
     call.authorize(node)
+    if node.is_ephemeral:
+        _remove(call, node.node_id)
+        return DeregisterReply()
     departed = Node(
         node_id=node.node_id,
         public_key=node.public_key,
@@ -280,6 +294,14 @@ def deregister(call: Call[Deregister]) -> DeregisterReply:
     for network_id in state.invites.of(node.node_id):
         call.put("invites", (node.node_id, network_id), None)
     return DeregisterReply()
+
+
+def _remove(call: Call[Deregister], node_id: int) -> None:
+    """Deletes a node, and tells the members of its networks."""
+    for network_id in call.state.networks_of.get(node_id, ()):
+        call.tell_removal(network_id, node_id, call.state.members.of(network_id))
+    for table, key in removal.rows_of(call.state, node_id):
+        call.put(table, key, None)
 
 
 HANDLERS: Final[Handlers] = {

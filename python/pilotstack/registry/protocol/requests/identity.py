@@ -65,6 +65,8 @@ class Register(Request[RegisterReply], frozen=True, kw_only=True, tag="register"
     ] = ()
     #: Tunnels go through a beacon only.
     relay_only: OptionalFlag = False
+    #: The node is to be gone when it stops. Only a new key can ask for that.
+    ephemeral: OptionalFlag = False
 
     def challenge(self) -> str:
         """``register:LISTEN_ADDR:PUBLIC_KEY``."""
