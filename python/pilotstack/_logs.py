@@ -264,6 +264,13 @@ _LEVEL_STYLES: Final = {
 }
 
 
+def describe(record: logging.LogRecord) -> tuple[str, str]:
+    """What a record says: its event, and its members as text."""
+    members = sorted(_members_of(record).items())
+    shown = (f"{name}={_text_of(_escaped(value))}" for name, value in members)
+    return str(_escaped(_message_of(record))), " ".join(shown)
+
+
 def _members_of(record: logging.LogRecord) -> dict[str, object]:
     return dict(record.msg.members) if isinstance(record.msg, Event) else {}
 

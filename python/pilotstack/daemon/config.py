@@ -58,6 +58,8 @@ class DaemonConfig:
     congestion: str = "cubic"
     #: Folder for a record of every connection as qlog.
     qlog: Path | None = None
+    #: Where health, metrics and the dashboard are served; nowhere if empty.
+    http: str = ""
     #: Seconds between heartbeats.
     keepalive: float = 30.0
 

@@ -63,6 +63,16 @@ class CoreEvents:
         #: Why it has.
         self.why = ""
 
+    @property
+    def waiting(self) -> dict[str, float]:
+        """What waits for its turn."""
+        limiters = {
+            "requests": self._requests,
+            "lookups": self._questions,
+            "strangers": self._admissions,
+        }
+        return {name: each.statistics().tasks_waiting for name, each in limiters.items()}
+
     @_serving.endless
     async def take(self, tasks: anyio.abc.TaskGroup) -> None:
         """Takes events until the thread ends; their answers are tasks of the group."""

@@ -122,6 +122,13 @@ FLAGS: Final = (
         type=click.Path(path_type=Path, file_okay=False),
         help="Folder for a record of every connection as qlog; costs speed and room.",
     ),
+    Flag(
+        "--http",
+        default="",
+        help="Serve /healthz, /readyz and /metrics at HOST:PORT, and on a loopback address the "
+        "dashboard; port 0 means any. The address of the dashboard, with its token, is in a file "
+        "beside the drivers' socket: pilot.sock.http.",
+    ),
     Flag("--keepalive", default=30.0, type=click.FloatRange(1, 3600), help="Heartbeat, seconds."),
     Flag(
         "--log-level",

@@ -52,6 +52,11 @@ class Presence:
         #: Consecutive heartbeats that no registry answered.
         self._failures = 0
 
+    @property
+    def problem(self) -> str:
+        """Why the registration may be outdated; empty if it is not."""
+        return f"{self._failures} heartbeats were not answered" if self._failures else ""
+
     def renew(self) -> None:
         """Registers again soon, because what the registry knows is outdated."""
         self._is_due = True

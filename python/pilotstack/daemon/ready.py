@@ -17,6 +17,9 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
     #: UDP address that is bound.
     tunnel: str
     pid: int
+    #: Where HTTP is served, and the file with the address of the dashboard.
+    http: str = ""
+    dashboard: str = ""
     #: Why the hostname was not granted.
     hostname_error: str = ""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from pilotstack._figures import Durations
 from pilotstack.ipc.answers import ConnectionInfo, PeerInfo  # noqa: TC001 - msgspec reads them
 from pilotstack.ipc.layout import read_address
 
@@ -22,6 +23,11 @@ _MAX_CANDIDATES: Final = 16
 _CANDIDATE: Final = ("endpoint", "kind", "state", "reason")
 #: Times of a connection, which the core tells in nanoseconds and the daemon in milliseconds.
 _TIMES: Final = ("srtt", "rttvar", "min_rtt")
+#: Upper bounds of the core's histograms, in seconds.
+BOUNDS: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
 #: States as existing clients know them.
 _STATES: Final = {
     "SYN-SENT": "SYN_SENT",
@@ -40,6 +46,47 @@ class Source(Protocol):
 
     def snapshot(self) -> Mapping[str, object]:
         """Counters by name, and rows of peers and connections."""
+
+
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """How often something took how long."""
+
+    #: By the bounds of :data:`BOUNDS`; the last is beyond all.
+    counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+    seconds: float = 0.0
+
+    def durations(self) -> Durations:
+        """The same for metrics."""
+        shown = Durations(BOUNDS)
+        shown.counts, shown.seconds = self.counts, self.seconds
+        return shown
+
+
+class ServiceFigures(msgspec.Struct, frozen=True):
+    """Streams of one service, those that have ended, too."""
+
+    streams: int
+    bytes_sent: int
+    bytes_recv: int
+    segs_sent: int
+    retransmits: int
+    fast_retx: int
+    loss_probes: int
+    spurious_retx: int
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Sums since the start."""
+
+    #: Bytes sent and received, by kind of path.
+    paths: dict[str, tuple[int, int]] = {}
+    #: By port; 0 are further ports and those that the system chose.
+    services: dict[int, ServiceFigures] = {}
+    #: By reason.
+    failed_dials: dict[str, int] = {}
+    rtt: Times = Times()
+    dial: Times = Times()
+    handshake: Times = Times()
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -65,6 +112,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     dropped: dict[str, int]
     #: What happened on paths, by the counter's name.
     path_events: dict[str, int]
+    figures: Figures = Figures()
+    #: Connected drivers.
+    clients: int = 0
+    moved: int = 0
+    rekeyed: int = 0
+    cookies_sent: int = 0
 
     @property
     def paths(self) -> dict[str, int]:

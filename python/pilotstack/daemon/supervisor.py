@@ -8,6 +8,7 @@ import logging
 import os
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -52,12 +53,12 @@ from pilotstack.trust.store import TrustStore, path_beside, shared_beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from pilotstack.client import Place
     from pilotstack.daemon.config import DaemonConfig
     from pilotstack.daemon.identity import Identity
     from pilotstack.daemon.in_thread import InThread
+    from pilotstack.daemon.pages import Served
 
 log = _events.get_logger(__name__)
 
@@ -185,13 +186,17 @@ class Daemon:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             running.begin(tasks)
+            served = None
+            if self.config.http:
+                served = await stack.enter_async_context(self._served(core, running, place, stack))
+                tasks.start_soon(_serving.keep_running, "http", served.server.serve)
             with anyio.CancelScope() as starting:
                 tasks.start_soon(_cancel_when, stopping, starting)
                 await running.start(place)
             if starting.cancelled_caught:
                 log.info("stopped_while_starting")
             else:
-                self._announce(core, running, place)
+                self._announce(core, running, place, served)
                 await _first_of(stopping, running.events.stopped)
             running.remember_peers()
             core.stop()
@@ -227,7 +232,26 @@ class Daemon:
         except OSError as error:
             raise _serving.bind_error("UDP", host, port, error) from error
 
-    def _announce(self, core: Core, running: _Running, place: Place) -> None:
+    def _served(self, core: Core, running: _Running, place: Place, stack: AsyncExitStack) -> Served:
+        from pilotstack.daemon.pages import Parts, Served
+        from pilotstack.observe.recent import Recent
+
+        recent = stack.enter_context(Recent())
+        parts = Parts(
+            self._state,
+            core,
+            dropped=running.dropped,
+            waiting=running.waiting,
+            checks=running.checks,
+            beacons=lambda: tuple(running.public_endpoint.beacons),
+            trusted=running.trusted,
+            recent=recent,
+        )
+        # Without a socket there is no directory that belongs to this daemon.
+        link = place.with_name(f"{place.name}.http") if isinstance(place, Path) else None
+        return Served(self.config.http, parts, link)
+
+    def _announce(self, core: Core, running: _Running, place: Place, served: Served | None) -> None:
         state = self._state
         ready = Ready(
             node_id=state.node_id,
@@ -237,6 +261,8 @@ class Daemon:
             endpoint=running.public_endpoint.endpoint,
             tunnel=_serving.join_address(*core.local_addr()),
             pid=os.getpid(),
+            http=served.address if served else "",
+            dashboard=str(served.link or "") if served else "",
             hostname_error=state.hostname_error,
         )
         self._on_ready(ready)
@@ -419,6 +445,29 @@ class _Running:
     def _open_tunnel(self, node: int) -> None:
         """Has the core set up a session; the empty datagram itself is dropped."""
         self._core.send_datagram(0, node, wellknown.ECHO_PORT, b"")
+
+    # For monitoring
+
+    def dropped(self) -> dict[str, int]:
+        """What the control plane and services dropped, by reason."""
+        dropped = {f"handshake_{name}": count for name, count in self._trust.dropped.items()}
+        return dropped | {f"service_{name}": n for name, n in self._builtins.dropped.items()}
+
+    def waiting(self) -> dict[str, float]:
+        """What waits in the control plane, by the name of the queue."""
+        return {**self.events.waiting, "handshakes": len(self._trust.trust.rows.pending)}
+
+    @property
+    def checks(self) -> dict[str, Callable[[], str]]:
+        """What must be so for the node to be on the network."""
+        return {
+            "registration": lambda: "" if self._state.is_registered else "not registered",
+            "registry": lambda: self._presence.problem,
+        }
+
+    def trusted(self) -> list[int]:
+        """Nodes that this one trusts."""
+        return sorted(self._trust.trust.rows.trusted)
 
     def remember_peers(self) -> None:
         """Stores the peers that have a session."""

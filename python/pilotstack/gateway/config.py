@@ -33,6 +33,8 @@ class GatewayConfig:
     proxy: str = ""
     #: ``host:port`` where DNS is served; nowhere if empty.
     dns: str = ""
+    #: ``host:port`` of health and metrics; nowhere if empty.
+    http: str = ""
     #: Users of this host who may connect; everybody if empty.
     uids: tuple[int, ...] = ()
     #: Connections at most; what fits into open files unless given.

@@ -65,6 +65,11 @@ FLAGS: Final = (
         help="File that keeps mappings; ~/.pilot/gateway.json unless given.",
     ),
     Flag(
+        "--http",
+        default="",
+        help="Serve /healthz, /readyz and /metrics at HOST:PORT; port 0 means any.",
+    ),
+    Flag(
         "--log-level",
         type=click.Choice(_logs.LEVELS),
         default="info",

@@ -67,6 +67,8 @@ class Ready(msgspec.Struct, tag="ready", tag_field="event", frozen=True):
     mappings: list[Row]
     failed: list[Failed]
     total: int
+    #: Where health and metrics are served; empty if they are not.
+    http: str = ""
 
 
 async def run(
@@ -128,19 +130,42 @@ async def run(
                 refused,
             )
 
+        served = ""
+        if config.http:
+            served = await _monitored(config.http, status, driver, relays, stack, tasks)
         failed = await _map_all(config, gateway, tell)
         tasks.start_soon(aliases.renew)
         if proxy_socket is not None:
             tasks.start_soon(proxy.serve, proxy_socket)
         if names is not None:
             tasks.start_soon(names.serve)
-        served = control.ControlSocket(listening, gateway, status, stopping.set)
-        tasks.start_soon(served.serve)
+        controlled = control.ControlSocket(listening, gateway, status, stopping.set)
+        tasks.start_soon(controlled.serve)
         place, rows = str(config.control_path), gateway.rows()
         shown = rows[:_SHOWN], failed[:_SHOWN], len(rows)
-        tell(Ready(os.getpid(), str(mapping.subnet), place, proxied, named, *shown))
+        tell(Ready(os.getpid(), str(mapping.subnet), place, proxied, named, *shown, served))
         await stopping.wait()
         tasks.cancel_scope.cancel()
+
+
+async def _monitored(
+    address: str,
+    status: Callable[[], control.Status],
+    driver: Driver,
+    relays: Relays,
+    stack: AsyncExitStack,
+    tasks: anyio.abc.TaskGroup,
+) -> str:
+    """Serves health and metrics; returns where."""
+    from pilotstack.gateway import monitor
+    from pilotstack.services.daemon_check import DaemonCheck
+
+    check = DaemonCheck(driver)
+    tasks.start_soon(_serving.keep_running, "daemon_check", check.run)
+    page = monitor.http_server(address, status, relays, check)
+    await stack.enter_async_context(page)
+    tasks.start_soon(_serving.keep_running, "http", page.serve)
+    return _serving.join_address(*page.address)
 
 
 def _room() -> int:

@@ -30,7 +30,9 @@ class Request:
     query: str = ""
     #: By lower-case name; of a repeated one, the last.
     headers: Mapping[str, str] = field(default_factory=dict)
-    #: Whether the connection comes from this host.
+    #: The IP address that the connection comes from.
+    address: str = ""
+    #: Whether that is this host.
     is_from_here: bool = False
 
     @property
@@ -51,12 +53,16 @@ class Request:
         """A value of the query; the first, or an empty text."""
         return next(iter(parse_qs(self.query, max_num_fields=16).get(name, ())), "")
 
-    def shows(self, token: str) -> bool:
-        """Whether it proves to know a secret (RFC 6750); an empty one is never proven."""
+    @property
+    def token(self) -> str:
+        """The secret that it shows (RFC 6750), if it does."""
         given = self.headers.get("authorization", "")
-        if not token or given[: len(_BEARER)].lower() != _BEARER:
-            return False
-        return hmac.compare_digest(given[len(_BEARER) :].strip().encode(), token.encode())
+        is_bearer = given[: len(_BEARER)].lower() == _BEARER
+        return given[len(_BEARER) :].strip() if is_bearer else ""
+
+    def shows(self, token: str) -> bool:
+        """Whether it knows a secret; an empty one is never proven."""
+        return bool(token) and hmac.compare_digest(self.token.encode(), token.encode())
 
 
 class Response:

@@ -94,7 +94,7 @@ class HttpServer:
                 with scope:
                     exchange = _Exchange(stream)
                     with anyio.fail_after(DEADLINE):
-                        response = await self._respond(exchange, seat, is_here=is_here)
+                        response = await self._respond(exchange, seat, (address[0], is_here))
                     if isinstance(response, Events):
                         self._seats.prove(seat)
                         await self._stream(exchange, response, seat.source)
@@ -103,11 +103,11 @@ class HttpServer:
             finally:
                 self._seats.leave(seat)
 
-    async def _respond(self, exchange: _Exchange, seat: Seat, *, is_here: bool) -> Response:
+    async def _respond(self, exchange: _Exchange, seat: Seat, client: tuple[str, bool]) -> Response:
         """Reads a request and sends the answer, or the head of a stream of events."""
         try:
             with anyio.fail_after(HEAD_DEADLINE):
-                request = await exchange.receive(is_here=is_here)
+                request = await exchange.receive(*client)
             self._seats.prove(seat)
             response = await self._answer(request)
             # A client that does not read it may be stalling on purpose.
@@ -153,11 +153,12 @@ class _Exchange:
         self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD)
         self.is_head = False
 
-    async def receive(self, *, is_here: bool) -> Request:
+    async def receive(self, address: str, is_here: bool) -> Request:
         """The request; what follows its head is not read.
 
         Args:
-            is_here: whether the client is on this host.
+            address: of the client.
+            is_here: whether that is this host.
 
         Raises:
             h11.RemoteProtocolError: it is malformed or too long.
@@ -177,6 +178,7 @@ class _Exchange:
             path=path,
             query=query,
             headers=dict(headers),
+            address=address,
             is_from_here=is_here,
         )
 

@@ -33,7 +33,7 @@ class Health:
         members: Callable[[], Mapping[str, object]] | None = None,
     ) -> None:
         self._alive = alive
-        self._ready = {**alive, **(ready or {})}
+        self._beyond = ready or {}
         self._members = members or dict
         self._started = time.monotonic()
 
@@ -45,11 +45,11 @@ class Health:
     async def readyz(self, request: Request) -> Response:
         """Answers 503 if clients should go elsewhere, or wait."""
         del request
-        return self._page(self._ready)
+        return self._page({**self._alive, **self._beyond})
 
     def problems(self) -> dict[str, str]:
-        """Problems by name, those of readiness, too."""
-        found = {name: check() for name, check in self._ready.items()}
+        """Why clients should go elsewhere, by name, of a process that works."""
+        found = {name: check() for name, check in self._beyond.items()}
         return {name: problem for name, problem in found.items() if problem}
 
     def _page(self, checks: Mapping[str, Callable[[], str]]) -> Response:

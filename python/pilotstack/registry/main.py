@@ -282,8 +282,8 @@ _WHERE = (
     click.option(
         "--http",
         default="",
-        help="Where /healthz, /metrics, /api/stats and /api/public-stats are served, host:port; "
-        "without it, nowhere.",
+        help="Where the dashboard, /healthz, /readyz, /metrics, /api/stats and /api/public-stats "
+        "are served, host:port; without it, nowhere.",
     ),
 )
 _TLS = (

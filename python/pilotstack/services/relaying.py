@@ -150,6 +150,8 @@ class Relays:
         self.refused: Counter[str] = Counter()
         #: Connections so far.
         self.total = 0
+        #: Bytes that ended ones have sent and received.
+        self._carried = (0, 0)
         self._idle = idle
         self._flows: set[Flow] = set()
         self._targets: Counter[Hashable] = Counter()
@@ -176,6 +178,15 @@ class Relays:
     def __len__(self) -> int:
         return len(self._flows)
 
+    @property
+    def carried(self) -> tuple[int, int]:
+        """Bytes sent and received, by all connections."""
+        sent, received = self._carried
+        return (
+            sent + sum(flow.sent for flow in self._flows),
+            received + sum(flow.received for flow in self._flows),
+        )
+
     @contextmanager
     def admitted(self, target: Hashable) -> Iterator[Flow]:
         """Counts a connection while the context lasts.
@@ -196,6 +207,7 @@ class Relays:
         try:
             yield flow
         finally:
+            self._carried = self._carried[0] + flow.sent, self._carried[1] + flow.received
             self._flows.discard(flow)
             self._targets[target] -= 1
             if not self._targets[target]:

@@ -1,4 +1,4 @@
-"""What a registry shows over HTTP: health, metrics, aggregates.
+"""What a registry shows over HTTP: health, metrics, aggregates, a dashboard.
 
 Clients on this host see every node and the trust graph in ``/api/stats``, others only aggregates.
 """
@@ -14,6 +14,7 @@ from pilotstack import wellknown
 from pilotstack.http.messages import Request, Response, json_response
 from pilotstack.observe.families import MetricsPage, ProcessMetrics
 from pilotstack.registry.server import statistics
+from pilotstack.registry.server.board import Board
 from pilotstack.registry.server.exposition import RegistryMetrics
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.registry import Collector
 
+    from pilotstack.observe.recent import Recent
     from pilotstack.registry.server.statistics import NetworkFigures, Statistics
     from pilotstack.registry.server.view import View
 
@@ -33,6 +35,7 @@ class Pages:
 
     Args:
         view: the registry.
+        recent: the last log records.
         components: what else runs in this process, each with a function that tells its problem, or
             an empty text.
         collectors: its metrics.
@@ -41,6 +44,7 @@ class Pages:
     def __init__(
         self,
         view: View,
+        recent: Recent,
         components: Mapping[str, Callable[[], str]] | None = None,
         collectors: Iterable[Collector] = (),
     ) -> None:
@@ -48,6 +52,7 @@ class Pages:
         self._own = RegistryMetrics(view)
         self._page = MetricsPage([ProcessMetrics("registry"), self._own, *collectors])
         self._components = components or {}
+        self._board = Board(view, self._fresh, self._problems, recent)
         self._statistics: Statistics | None = None
         self._gathered = 0.0
         self._gathering = anyio.Lock()
@@ -56,6 +61,7 @@ class Pages:
     def routes(self) -> Mapping[str, Callable[[Request], Awaitable[Response]]]:
         """What answers each path."""
         return {
+            **self._board.dashboard.routes,
             "/healthz": self._health,
             "/readyz": self._ready,
             "/metrics": self._metrics,
@@ -77,17 +83,20 @@ class Pages:
     async def _ready(self, request: Request) -> Response:
         """Whether clients get answers here: a standby answers reads once it has a copy."""
         del request
+        problems = self._problems()
+        status = next(iter(problems.values()), "ok")
+        page = {"status": status, "role": self._view.role, "problems": problems}
+        return json_response(503 if problems else 200, page)
+
+    def _problems(self) -> dict[str, str]:
+        """Why clients do not get what they ask for, by name."""
         view, standby = self._view, self._view.standby
-        problems = [problem() for problem in self._components.values()]
-        if view.is_failing:
-            problems.append("store failing")
-        if view.role == "replaced":
-            problems.append("replaced by another registry")
+        found = {name: problem() for name, problem in self._components.items()}
+        found["store"] = "changes cannot be stored" if view.is_failing else ""
+        found["role"] = "replaced by another registry" if view.role == "replaced" else ""
         if standby is not None and not standby.is_current:
-            problems.append(standby.problem or "nothing has been copied yet")
-        told = [problem for problem in problems if problem]
-        page = {"status": told[0] if told else "ok", "role": view.role}
-        return json_response(503 if told else 200, page)
+            found["replication"] = standby.problem or "nothing has been copied yet"
+        return {name: problem for name, problem in found.items() if problem}
 
     async def _health(self, request: Request) -> Response:
         del request

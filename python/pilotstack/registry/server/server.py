@@ -169,7 +169,7 @@ class RegistryServer:
         async with AsyncExitStack() as stack:
             listening = stack.enter_context(_serving.listen(self._host, self._port, _BACKLOG))
             if config.http is not None:
-                self._http = await stack.enter_async_context(self._pages(config.http))
+                self._http = await stack.enter_async_context(self._pages(config.http, stack))
             self._stack = stack.pop_all()
         self._listening = listening
         self._watch = Watch()
@@ -178,11 +178,13 @@ class RegistryServer:
         self._start()
         return self
 
-    def _pages(self, address: tuple[str, int]) -> HttpServer:
+    def _pages(self, address: tuple[str, int], stack: AsyncExitStack) -> HttpServer:
         from pilotstack.http.server import HttpServer
+        from pilotstack.observe.recent import Recent
         from pilotstack.registry.server.pages import Pages
 
-        pages = Pages(self._view, self._config.components, self._config.collectors)
+        recent = stack.enter_context(Recent())
+        pages = Pages(self._view, recent, self._config.components, self._config.collectors)
         return HttpServer(*address, pages.routes)
 
     def _begin_term(self, replication: Replication) -> None:
@@ -246,6 +248,11 @@ class RegistryServer:
                 await self._stack.aclose()
                 await self.ledger.close()
                 self.clock.save()
+
+    @property
+    def view(self) -> View:
+        """What monitors see."""
+        return self._view
 
     @property
     def state(self) -> State:

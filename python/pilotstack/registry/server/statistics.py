@@ -70,15 +70,20 @@ async def gather(state: State) -> Statistics:
     return Statistics(state.live_nodes, active, links, len(tags), executors, tuple(networks))
 
 
-def nodes_and_edges(state: State) -> dict[str, object]:
-    """Every node and the trust graph, as existing dashboards draw them. For the operator only."""
-    live = {node_id: node for node_id, node in state.nodes.items() if not node.gone_at}
-    edges = [
+def trusted_pairs(state: State) -> list[tuple[int, int]]:
+    """Pairs of nodes that trust each other."""
+    return [
         (first, second)
         for first, group in state.claims.groups.items()
         for second in group
         if first < second and (second, first) in state.claims
     ]
+
+
+def nodes_and_edges(state: State) -> dict[str, object]:
+    """Every node and the trust graph, as existing dashboards draw them. For the operator only."""
+    live = {node_id: node for node_id, node in state.nodes.items() if not node.gone_at}
+    edges = trusted_pairs(state)
     degrees: dict[int, int] = {}
     for edge in edges:
         for node_id in edge:

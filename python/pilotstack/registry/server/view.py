@@ -38,6 +38,10 @@ class View:
         """The registry's state."""
         return self._service.ledger.state
 
+    def now(self) -> float:
+        """The registry's time."""
+        return self._service.clock.now()
+
     @property
     def metrics(self) -> Metrics:
         """Counters of requests and connections."""

@@ -147,6 +147,8 @@ class Nameserver:
     ) -> None:
         self.zone = Zone(ttl=ttl)
         self.dropped: Counter[str] = Counter() if dropped is None else dropped
+        #: By kind of request and result.
+        self.answers: Counter[tuple[str, str]] = Counter()
         self._directory = directory
         self._file = file
         self._dialect = dialect
@@ -205,10 +207,16 @@ class Nameserver:
 
     async def answer(self, text: str, caller: Address) -> str:
         """The reply to a request of a node, whose address the tunnel proves."""
+        kind, result = "malformed", "ok"
         try:
-            return await self._answer(codec.parse_request(text), caller)
+            request = codec.parse_request(text)
+            kind = type(request).__name__.lower()
+            return await self._answer(request, caller)
         except Refused as refused:
+            result = "refused"
             return f"ERR {refused}"
+        finally:
+            self.answers[kind, result] += 1
 
     async def _answer(self, request: Request, caller: Address) -> str:
         if not caller.node:
