@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 import msgspec
 
-from pilotstack import _commands
+from pilotstack import _commands, _config
 from pilotstack.cli.context import (
     asynchronous,
     global_options,
@@ -120,8 +120,12 @@ def find_name(settings: Settings, hostname: str) -> None:
 @global_options
 @reported
 def set_hostname(settings: Settings, name: str) -> None:
-    """Take a name that others can dial."""
+    """Take a name that others can dial.
+
+    If the user's file of settings has a hostname, it is changed there, too.
+    """
     _ask(settings, r.SetHostname(name))
+    _keep_hostname(name)
 
 
 @_commands.command("clear-hostname")
@@ -130,6 +134,13 @@ def set_hostname(settings: Settings, name: str) -> None:
 def clear_hostname(settings: Settings) -> None:
     """Give up this node's name."""
     _ask(settings, r.SetHostname(""))
+    _keep_hostname(None)
+
+
+def _keep_hostname(name: str | None) -> None:
+    """A daemon that starts anew takes the name that stands there."""
+    if _config.user_file().suffix == ".json" and _config.text_of("hostname"):
+        _config.edit_user({"hostname": name})
 
 
 @_commands.command("set-public")

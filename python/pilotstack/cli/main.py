@@ -117,6 +117,9 @@ COMMANDS: Final = {
         "services": "List what a node offers on the well-known ports; this node unless TARGET is "
         "given.",
     },
+    "top": {
+        "top": "Watch peers, streams, rates and paths, until interrupted.",
+    },
     "traffic": {
         "accept": "Take one stream on a port, and join stdin and stdout to it; the port is 1000 "
         "unless given.",
@@ -139,6 +142,11 @@ COMMANDS: Final = {
     },
     "why": {
         "why": "Explain in a paragraph why a node is slow or unreachable.",
+    },
+    "webhook": {
+        "clear-webhook": "Have the daemon post its events nowhere.",
+        "set-webhook": "Have the daemon post its events to a URL, if it does so: existing daemons "
+        "do.",
     },
 }
 

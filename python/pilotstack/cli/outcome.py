@@ -37,14 +37,21 @@ class Incomplete(Exception):
         self.data = data
 
 
+class Interrupted(BaseException):
+    """Ctrl-C, for which click would print an empty line."""
+
+
 def status_of(settings: Settings, command: Callable[[], None]) -> int:
     """Runs a command, prints its error if it fails, and returns the exit status.
 
     Raises:
         BrokenPipeError: the reader of stdout has gone.
+        Interrupted: by Ctrl-C.
     """
     try:
         command()
+    except KeyboardInterrupt:
+        raise Interrupted from None
     except BrokenPipeError:
         raise
     except Incomplete as error:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pilotstack import _interrupts, _streams
+from pilotstack.cli.outcome import Interrupted
 from pilotstack.cli.output import Output, exit_status
 from pilotstack.cli.text import OutputFailed
 
@@ -44,10 +45,13 @@ def guarded(output: Output, command: Callable[[], int]) -> int:
     _interrupts.raise_exception()
     try:
         return command()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         # A person knows; a program may not.
         if output.is_json:
             output.report("interrupted", "interrupted")
+        elif sys.stderr.isatty():
+            # Behind the terminal's ^C.
+            sys.stderr.write("\n")
         sys.stderr.flush()
         # A thread may be blocked in a write to a pipe that nobody reads.
         os._exit(exit_status("interrupted"))

@@ -8,7 +8,7 @@ from typing import Final
 
 _STATUS: Final = "node_id, status"
 _NETWORK: Final = "type, network_id?"
-_ROLE: Final = "type, network_id, node_id, role"
+_ROLE: Final = "type, network_id, target_node_id, role"
 _PEERS: Final = (
     "peers [node_id, endpoint, encrypted, authenticated, relay, path, beacon, rtt_ms, mtu, loss, "
     "path_age, candidates?], total, encrypted"
@@ -28,7 +28,8 @@ RETURNS: Final[dict[str, str]] = {
     "clear-hostname": "type, node_id, hostname",
     "clear-tags": "tags",
     "clear-webhook": "webhook, applied",
-    "config": "config_path, pid_file, log_file, and the settings of the file",
+    "config": "config_path?, pid_file?, log_file?, and the settings of the file; with --set key, "
+    "value",
     "config explain": "program, settings [name, value, origin, source?]",
     "connect": _SENT + "; without --message nothing: it joins stdin and stdout to the stream",
     "connections": "connections [id, state, local_port, remote_addr, remote_port, ...], total",
@@ -52,7 +53,7 @@ RETURNS: Final[dict[str, str]] = {
     "authenticated_peers, bytes_sent, bytes_recv, relay_peer_count, handshake_pending_count, "
     "accept_queue_drops",
     "inbox": "messages [id, type, from, bytes, received_at, preview or data], total, shown, "
-    "remaining, dir; with --clear cleared",
+    "remaining?, dir; with --clear cleared",
     "info": "node_id, address, hostname, public_key, uptime_secs, peers, connections, peer_list, "
     "conn_list, dropped, ...",
     "init": "config_path, registry, beacon, hostname, socket",
@@ -76,7 +77,7 @@ RETURNS: Final[dict[str, str]] = {
     "network kick": _NETWORK,
     "network leave": _NETWORK,
     "network list": "type, networks [id, name, join_rule, members]",
-    "network members": "type, network_id, nodes [node_id, address, hostname, role, ...]",
+    "network members": "type, nodes [node_id, address, hostname, role, ...]",
     "network promote": _ROLE,
     "network reject": _NETWORK,
     "network rename": "type, network_id, name",
@@ -89,13 +90,13 @@ RETURNS: Final[dict[str, str]] = {
     "was_relay_pinned",
     "publish": "target, topic, bytes, events, confirmed",
     "quickstart": "steps [purpose, command]",
-    "received": "files [name, bytes, modified, path], total, shown, remaining, dir",
+    "received": "files [name, bytes, modified, path], total, shown, remaining?, dir",
     "recovery enroll": "type, node_id, enrolled, recovery_secret?",
     "recovery withdraw": "type, node_id, enrolled",
     "recv": "messages [seq, port, data, bytes or error], timeout",
     "register": "type, node_id, address, hostname, public_key, hostname_error?",
     "reject": _STATUS,
-    "resolve": "name, address or network; with --type S records [type, name, address, network, "
+    "resolve": "name?, address?, network?; with --type S records [type, name, address, network, "
     "port]",
     "rotate-key": "type, node_id, address, public_key, identity?",
     "send": _SENT,
@@ -110,7 +111,7 @@ RETURNS: Final[dict[str, str]] = {
     "sign-request": "type, envelope, signature, address",
     "subscribe": "events [topic, data, bytes], timeout, lost; without --count a line for each "
     "event",
-    "top": "node, totals, peers, streams; without --once a line for each look",
+    "top": "node, seconds, totals, peers, streams; without --once a line for each look",
     "traceroute": "target, to, setup_ms, phases [name, ms, detail], rtt_samples [bytes, rtt_ms], "
     "path?",
     "trust": "trusted [node_id, public_key, approved_at, mutual, network], total",

@@ -54,3 +54,12 @@ def duration(seconds: float) -> str:
         if seconds >= length:
             return f"{int(seconds // length)}{unit}"
     return f"{int(seconds)}s"
+
+
+def size(count: float) -> str:
+    """A number of bytes in a unit that keeps it short: ``512 B``, ``3.5 KiB``, ``12.0 MiB``."""
+    units = ("KiB", "MiB", "GiB")
+    if count < 1024:
+        return f"{count:.0f} B"
+    power = next((n for n in range(1, len(units)) if count < 1024 ** (n + 1)), len(units))
+    return f"{count / 1024**power:.1f} {units[power - 1]}"
