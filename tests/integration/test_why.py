@@ -130,7 +130,9 @@ async def _pump(stream: Stream, pause: float = 0.0) -> None:
     while True:
         await stream.send(piece)
         if pause:
-            await anyio.sleep(pause)
+            # An application that has little to send.
+            with anyio.move_on_after(pause):
+                await anyio.sleep_forever()
 
 
 async def _drain(stream: Stream) -> None:

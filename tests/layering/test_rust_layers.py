@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[2]
 PROTO = ROOT / "rust" / "proto" / "src"
 
 CRATES = {
-    "proto": {"aws-lc-rs", "crc32fast", "thiserror"},
+    "proto": {"aws-lc-rs", "crc32fast", "rustc-hash", "thiserror"},
     "net": {
-        *("pilot-proto", "libc", "mio", "nix", "quinn-udp", "socket2", "tracing"),
+        *("pilot-proto", "libc", "mio", "nix", "quinn-udp", "rustc-hash"),
+        *("socket2", "tracing"),
         # Port mapping alone.
         *("crab_nat", "igd-next", "tokio"),
     },

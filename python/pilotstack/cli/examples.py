@@ -90,6 +90,8 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "peers": ("pilotctl peers", "pilotctl peers --candidates --search 2"),
     "connections": ("pilotctl connections",),
     "disconnect": ("pilotctl disconnect 5",),
+    "doctor": ("pilotctl doctor", "pilotctl doctor --json | jq .data.ok"),
+    "why": ("pilotctl why agent-b", "pilotctl why agent-b --port 80 --json"),
     "top": ("pilotctl top", "pilotctl top --once", "pilotctl top --json --interval 5s | jq .data"),
     "health": ("pilotctl health",),
     "prefer-direct": ("pilotctl prefer-direct agent-b",),

@@ -42,6 +42,7 @@ RETURNS: Final[dict[str, str]] = {
     "deregister": "type",
     "dgram": "target, port, bytes, confirmed",
     "disconnect": "conn_id",
+    "doctor": "findings [severity, code, text, fix], ok",
     "find": "hostname, node_id, address, public",
     "gateway list": _MAPPINGS,
     "gateway map": "local_ip, pilot_addr",
@@ -119,4 +120,5 @@ RETURNS: Final[dict[str, str]] = {
     "verify-request": "type, valid, reason?, node_id?, address?, verified_via?, trusted?, "
     "network_member?, last_seen_unix?",
     "version": "version",
+    "why": "target, address, code, text, fix, evidence, is_unreachable",
 }
