@@ -12,7 +12,7 @@ system_packages() {
         command -v "$program" > /dev/null && continue
         apt-get update -qq
         apt-get install -qq --yes curl bind9-dnsutils iproute2 nftables conntrack \
-            miniupnpd-nftables openssh-client zsh fish
+            miniupnpd-nftables openssh-client systemd zsh fish
         return
     done
 }
