@@ -1,8 +1,9 @@
 """Lookups of the keys of unknown peers that contact this node.
 
 Anybody can cause these lookups, so they are kept apart from our own: they use connections and a
-cache of their own, and few run at once. However many there are, our own dials do not wait for them.
-The core limits their rate.
+cache of their own, and few run at once. However many there are, our own dials do not wait for them:
+only one a second goes over the connection of our own requests, which is open already. The core
+limits their rate.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ QUIET = 5.0
 #: Seconds after which a lookup is repeated on a new connection: one from an address that this host
 #: has lost hangs without an error.
 ATTEMPT = 3.0
+#: Seconds between two of these lookups over the connection of our own requests. To open another
+#: connection takes a round trip, for which the first byte of a new peer would wait.
+ON_OURS = 1.0
 
 
 class Lookups(Protocol):
@@ -55,6 +59,7 @@ class StrangerKeys:
         own: records of our own requests, for outages of the registry.
         seen: called with each key that the registry names.
         answer: called with the key, or ``None`` if there is none.
+        ours: asks over the connection of our own requests.
     """
 
     def __init__(
@@ -63,12 +68,16 @@ class StrangerKeys:
         own: Records,
         seen: Callable[[int, bytes], Awaitable[None]],
         answer: Callable[[int, bytes | None], None],
+        *,
+        ours: Callable[[int], Awaitable[Record]] | None = None,
     ) -> None:
         self._clients = tuple(clients)
         self._idle = list(clients)
         self._lanes = anyio.CapacityLimiter(len(self._clients))
         self._known: OrderedDict[int, tuple[float, bytes]] = OrderedDict()
         self._quiet_until = 0.0
+        self._ours = ours
+        self._ours_free_at = 0.0
         self._own = own
         self._seen = seen
         self._answer = answer
@@ -107,6 +116,8 @@ class StrangerKeys:
                 raise Throttled("no lookups for unknown peers for a while")
             client = self._idle.pop()
             try:
+                if (key := await self._ask_on_ours(node)) is not None:
+                    return key
                 with anyio.move_on_after(ATTEMPT):
                     return (await client.profile(node)).public_key
                 await client.aclose()
@@ -116,6 +127,16 @@ class StrangerKeys:
                 raise
             finally:
                 self._idle.append(client)
+
+    async def _ask_on_ours(self, node: int) -> bytes | None:
+        """Asks over the connection of our own requests, if that may be and it answers in time."""
+        now = time.monotonic()
+        if self._ours is None or now < self._ours_free_at:
+            return None
+        self._ours_free_at = now + ON_OURS
+        with anyio.move_on_after(ATTEMPT):
+            return (await self._ours(node)).public_key
+        return None
 
     def _remembered(self, node: int) -> bytes | None:
         own = self._own.remembered(node)

@@ -307,6 +307,7 @@ class _Running:
             records,
             self._trust.key_seen,
             core.on_key,
+            ours=self._registry.profile,
         )
         endpoints = self.public_endpoint
         peers = PeerFinder(

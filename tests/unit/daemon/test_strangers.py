@@ -191,6 +191,33 @@ async def test_lookups_for_unauthenticated_senders_pause_while_throttled(
     assert bench.answers[-1] == (10, KEY)
 
 
+async def test_one_lookup_a_second_needs_no_connection_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def clock() -> float:
+        return now
+
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", clock)
+    bench = Bench()
+    ours = Lookups()
+    bench.keys = StrangerKeys(bench.lanes, bench.own, bench._see, bench._answer, ours=ours.profile)
+    ours.gate.set()
+    bench.fail(None)
+    for node in range(5):
+        await bench.keys.name(node)
+    now += module.ON_OURS
+    await bench.keys.name(5)
+    assert (ours.asked, bench.asked) == ([0, 5], [1, 2, 3, 4])
+    # It hangs: the lookup goes on over another one.
+    monkeypatch.setattr(module, "ATTEMPT", 0.0)
+    ours.gate = anyio.Event()
+    now += module.ON_OURS
+    await bench.keys.name(6)
+    assert ours.asked[-1] == 6
+    assert bench.answers[-1] == (6, KEY)
+
+
 async def test_every_connection_is_closed() -> None:
     bench = Bench()
     await bench.keys.aclose()
