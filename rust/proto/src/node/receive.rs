@@ -252,7 +252,14 @@ impl Node {
                 self.with_peer(sender, |peer, local, _| peer.on_candidates(now, &told, local));
             }
             if Capabilities::has_moved(payload) {
-                self.with_peer(sender, |peer, local, out| peer.on_peer_moved(now, local, out));
+                let mut has_lost_left = false;
+                self.with_peer(sender, |peer, local, out| {
+                    peer.on_peer_moved(now, local, out);
+                    has_lost_left = peer.take_has_lost_left();
+                });
+                if has_lost_left {
+                    self.on_left_paths_dead(now, sender);
+                }
             }
             if let Some(told) = NatBehaviour::announced(payload) {
                 self.with_peer(sender, |peer, local, out| peer.on_nat_behaviour(now, told, local, out));

@@ -61,6 +61,17 @@ impl Node {
         self.resume(now, node);
     }
 
+    /// A peer has moved since the path in use began: what is on its way by those before is retransmitted.
+    pub(super) fn on_left_paths_dead(&mut self, now: Instant, node: NodeId) {
+        for id in self.by_peer.get(&node).cloned().unwrap_or_default() {
+            if let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.is_attached) {
+                slot.connection.on_left_paths_dead(now);
+                self.queue(id);
+                self.drain_connection(id);
+            }
+        }
+    }
+
     /// Another path to a peer is in use.
     pub(super) fn on_path_in_use(&mut self, node: NodeId, route: Route) {
         let counter = match route.direct().map(PathClass::of) {

@@ -85,6 +85,13 @@ impl Connection {
         self.trace_metrics();
     }
 
+    /// What is on its way by the paths that were left does not arrive: the peer has moved.
+    pub fn on_left_paths_dead(&mut self, now: Instant) {
+        if self.state.is_synchronized() && self.sender.give_up_left() {
+            self.arm_retransmission(now);
+        }
+    }
+
     /// A NAT gave the peer another port: the path is the same, but what timed out went to the old port.
     fn retry_timed_out(&mut self, now: Instant) {
         if self.timeouts == 0 || self.sender.outstanding() == 0 {

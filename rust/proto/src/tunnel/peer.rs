@@ -199,6 +199,8 @@ pub struct Peer {
     last_moves: u32,
     /// Frames on their way at the last move do not arrive.
     is_lost_by_move: bool,
+    /// The peer has moved since the path in use began: what is on its way by those before is lost.
+    has_lost_left: bool,
     /// A beacon should be asked to punch.
     wants_punch: bool,
     /// Beacons should be asked where we are.
@@ -258,6 +260,7 @@ impl Peer {
             moves: 0,
             last_moves: 0,
             is_lost_by_move: false,
+            has_lost_left: false,
             wants_punch: false,
             wants_beacons: false,
             seen_elsewhere: None,

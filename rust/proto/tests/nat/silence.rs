@@ -19,16 +19,21 @@ const WRITES: Duration = Duration::from_millis(30);
 /// Of each write. What is repeated needlessly, because it was delivered just before, fits the initial window.
 const BYTES: u64 = 2000;
 
-fn run(seed: u64) {
-    let mut rng = Rng(seed ^ 0x0051_1e4c);
-    let scenario = loop {
-        let drawn = scenario::draw(&mut rng);
+/// A network without loss in which there is one direct path.
+fn draw(rng: &mut Rng) -> Scenario {
+    loop {
+        let drawn = scenario::draw(rng);
         let sides = drawn.sides.map(|side| Side { family: Family::V4, ..side });
         let scenario = Scenario { sides, shared: Shared::Nothing, loss: 0.0, beacons: 1, ..drawn };
         if oracle::must_be_direct(&scenario) {
-            break scenario;
+            return scenario;
         }
-    };
+    }
+}
+
+fn run(seed: u64) {
+    let mut rng = Rng(seed ^ 0x0051_1e4c);
+    let scenario = draw(&mut rng);
     let mut built = scenario.build(seed);
     let [from, to] = built.hosts;
     let flow = built.world.start_flow(from, to, 1000, DialOptions::default(), false).unwrap();
@@ -54,13 +59,7 @@ fn run(seed: u64) {
 /// An application that writes in bursts: nothing is wrong with the path.
 fn pause(seed: u64) {
     let mut rng = Rng(seed ^ 0xba5e);
-    let drawn = loop {
-        let drawn = scenario::draw(&mut rng);
-        if oracle::must_be_direct(&drawn) {
-            break drawn;
-        }
-    };
-    let scenario = Scenario { loss: 0.0, ..drawn };
+    let scenario = draw(&mut rng);
     let mut built = scenario.build(seed);
     let [from, to] = built.hosts;
     let flow = built.world.start_flow(from, to, 1000, DialOptions::default(), false).unwrap();

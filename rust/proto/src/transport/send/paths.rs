@@ -98,6 +98,17 @@ impl Sender {
         self.recount();
     }
 
+    /// Gives up what is in flight on the paths that were left. Returns whether there was anything.
+    pub(in crate::transport) fn give_up_left(&mut self) -> bool {
+        for left in core::mem::take(&mut self.left) {
+            self.excuse(&left);
+            self.left.push(left);
+        }
+        let before = self.lost.len();
+        self.recount();
+        self.lost.len() > before
+    }
+
     /// Gives up what is in flight on a path that is forgotten.
     fn excuse(&mut self, left: &LeftFlight) {
         for sent in &mut self.sent {

@@ -192,6 +192,9 @@ impl Paths {
             self.on_sealed_at_active(now, arrival, entropy);
             return false;
         }
+        if arrival.purpose == Purpose::Use {
+            self.watch.on_heard_elsewhere();
+        }
         if self.find_mut(address).is_none() && !self.may_add(now) {
             return false;
         }

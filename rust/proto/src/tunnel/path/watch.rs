@@ -143,6 +143,11 @@ impl Watch {
         self.steady.on_heard(now);
     }
 
+    /// A frame of the peer came from another address: it is there, but perhaps no longer at this one.
+    pub(super) fn on_heard_elsewhere(&mut self) {
+        (self.steady, self.quiet_due, self.asked_at) = (Steady::default(), None, None);
+    }
+
     /// Looks at the end of the steady arrival, if there is one. Returns whether that set the timer.
     pub(super) fn await_end(&mut self) -> bool {
         let is_new = self.quiet_due.is_none();

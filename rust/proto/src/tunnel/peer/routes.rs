@@ -91,6 +91,7 @@ impl Peer {
     pub fn on_peer_moved(&mut self, now: Instant, local: &mut Local<'_>, out: &mut Outbox) {
         // What arrived since by an address that answered shows that it reaches us.
         let is_past = self.is_overtaken && self.paths.is_direct();
+        self.has_lost_left |= is_past && !self.is_late;
         if !self.is_late && !is_past && self.paths.on_peer_moved(now, local.entropy) {
             self.on_move(true);
             self.send_challenges(now, local, out);
@@ -154,6 +155,11 @@ impl Peer {
     /// Whether a beacon should be asked to punch.
     pub fn take_wants_punch(&mut self) -> bool {
         core::mem::take(&mut self.wants_punch) && self.paths.relay().is_some()
+    }
+
+    /// Whether what is on its way by the paths before is lost.
+    pub fn take_has_lost_left(&mut self) -> bool {
+        core::mem::take(&mut self.has_lost_left)
     }
 
     /// Whether beacons should be asked where we are.
