@@ -15,6 +15,7 @@ import pytest
 from tests.unit.services.exchange import Service, pair, serving
 
 from pilotstack.services.data_exchange import Exchange, NotStored, bulk, frames, partial
+from pilotstack.services.data_exchange.hasher import Hasher
 from pilotstack.services.data_exchange.pump import Ended, Sender, Stopped
 from pilotstack.services.data_exchange.reader import Reader
 
@@ -52,6 +53,28 @@ async def test_a_file_arrives(service: Service, file: Path) -> None:
     assert sent.sha256 == hashlib.sha256(CONTENT).hexdigest()
     assert [*service.files().values()] == [CONTENT]
     assert told[-1] == len(CONTENT)
+
+
+def test_blocks_are_hashed_while_the_next_one_is_fetched() -> None:
+    begun, released = threading.Semaphore(0), threading.Semaphore(0)
+    taken = []
+
+    class Slow:
+        def update(self, data: bytes | memoryview) -> None:
+            begun.release()
+            released.acquire()
+            taken.append(bytes(data))
+
+    with Hasher(Slow()) as hasher:
+        hasher.update(b"one")
+        begun.acquire()
+        # The caller goes on, until there would be a second block.
+        assert taken == []
+        released.release()
+        hasher.update(b"two")
+        assert taken == [b"one"]
+        released.release()
+    assert taken == [b"one", b"two"]
 
 
 async def test_a_sparse_file_stays_sparse(service: Service, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from pilotstack import _files
+from pilotstack.services.data_exchange.hasher import Hasher
 from pilotstack.services.data_exchange.refusals import Refused
 
 if TYPE_CHECKING:
@@ -83,8 +84,17 @@ class Partial:
             self._hash.update(part)
             position += len(part)
 
-    def write(self, parts: Sequence[bytes | memoryview]) -> None:
+    def hashing(self) -> Hasher:
+        """Hashes what is written while the next bytes are awaited; to be entered."""
+        return Hasher(self._hash)
+
+    def write(self, parts: Sequence[bytes | memoryview], hasher: Hasher | None = None) -> None:
         """Appends bytes.
+
+        Args:
+            parts: the bytes.
+            hasher: hashes them, which may last until it gets the next ones; unless given, they are
+                hashed at once.
 
         Raises:
             OSError: the disk is full, for example.
@@ -99,7 +109,7 @@ class Partial:
         with self._lock:
             fd = self._open()
             for part in parts:
-                self._hash.update(part)
+                (hasher or self._hash).update(part)
             if _is_hole(parts, length):
                 # What was sparse stays so.
                 os.ftruncate(fd, self.offset + length)

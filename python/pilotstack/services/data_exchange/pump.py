@@ -18,6 +18,7 @@ from pilotstack.services.data_exchange.refusals import telling
 if TYPE_CHECKING:
     import socket as sockets
 
+    from pilotstack.services.data_exchange.hasher import Hasher
     from pilotstack.services.data_exchange.partial import Partial
 
 __all__ = ["Ended", "Receiver", "Sender", "Stopped"]
@@ -91,7 +92,8 @@ class Receiver(_Pump):
         super().__init__(socket, idle)
         self._rest = memoryview(rest)
         self._partial = partial
-        self._buffer = memoryview(bytearray(BLOCK))
+        # One is filled while the other one is hashed.
+        self._buffers = [memoryview(bytearray(BLOCK)) for _ in range(2)]
         self._watch(select.POLLIN)
 
     def run(self) -> tuple[int, int]:
@@ -104,10 +106,14 @@ class Receiver(_Pump):
             Stopped: it was told to.
             TimeoutError: the peer is silent.
         """
-        empty = 0
         if self._partial.offset:
             with telling():
                 self._partial.rehash()
+        with self._partial.hashing() as hasher:
+            return self._take(hasher)
+
+    def _take(self, hasher: Hasher) -> tuple[int, int]:
+        empty = 0
         while True:
             head = bytearray(_HEAD)
             self._fill(memoryview(head))
@@ -119,20 +125,21 @@ class Receiver(_Pump):
             if left > bulk.MAX_BLOCK or empty > _MAX_EMPTY:
                 raise FrameError("a block of a wrong size")
             while left:
-                piece = self._buffer[: min(left, BLOCK)]
+                self._buffers.reverse()
+                piece = self._buffers[0][: min(left, BLOCK)]
                 try:
                     self._fill(piece)
                 except (Ended, Stopped) as error:
                     # What came of the block is kept for the next attempt.
-                    self._write(piece[: self._filled])
+                    self._write(piece[: self._filled], hasher)
                     raise error
-                self._write(piece)
+                self._write(piece, hasher)
                 left -= len(piece)
 
-    def _write(self, piece: memoryview) -> None:
+    def _write(self, piece: memoryview, hasher: Hasher) -> None:
         if piece:
             with telling():
-                self._partial.write((piece,))
+                self._partial.write((piece,), hasher)
 
     def _fill(self, view: memoryview) -> None:
         self._filled = 0

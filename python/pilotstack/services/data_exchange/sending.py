@@ -7,6 +7,7 @@ chunks or one frame then.
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -167,13 +168,14 @@ class _Data:
             raise failure
 
     def _run(self, pump: Sender) -> None:
-        while block := self._source.read():
-            pump.send(bulk.data_head(len(block)))
-            for begin in range(0, len(block), PIECE):
-                piece = block[begin : begin + PIECE]
-                pump.send(piece)
-                self.sent += len(piece)
-                self._connection.advanced()
+        with closing(self._source.blocks()) as blocks:
+            for block in blocks:
+                pump.send(bulk.data_head(len(block)))
+                for begin in range(0, len(block), PIECE):
+                    piece = block[begin : begin + PIECE]
+                    pump.send(piece)
+                    self.sent += len(piece)
+                    self._connection.advanced()
 
     async def _tell(self) -> None:
         while True:

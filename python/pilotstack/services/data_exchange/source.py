@@ -14,8 +14,10 @@ import anyio.to_thread
 
 from pilotstack.errors import InvalidArgument, NotFound, PermissionDenied
 from pilotstack.services.data_exchange.bulk import BLOCK, KEY_LEN
+from pilotstack.services.data_exchange.hasher import Hasher
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from concurrent.futures import Future
     from types import TracebackType
 
@@ -124,9 +126,13 @@ class Source:
             self._next = self._thread.submit(self._read, BLOCK)
         return found
 
-    def read(self) -> memoryview:
-        """As :meth:`block`, for a thread that reads all of it; it blocks."""
-        return self._read(BLOCK)
+    def blocks(self) -> Generator[memoryview]:
+        """All blocks, for a thread that sends them; it blocks. Each is hashed while it is used, and
+        valid until the next one is asked for."""
+        with Hasher(self._hash) as hasher:
+            while block := self._fill(BLOCK):
+                hasher.update(block)
+                yield block
 
     async def _settle(self) -> None:
         if self._next is not None:
@@ -134,13 +140,16 @@ class Source:
             await anyio.to_thread.run_sync(_wait, running)
 
     def _read(self, most: int) -> memoryview:
+        found = self._fill(most)
+        self._hash.update(found)
+        return found
+
+    def _fill(self, most: int) -> memoryview:
         self._turn = (self._turn + 1) % _BUFFERS
         buffer = self._buffers[self._turn][: min(most, BLOCK)]
         count = os.readv(self._fd, [buffer])
-        found = buffer[:count]
-        self._hash.update(found)
         self._offset += count
-        return found
+        return buffer[:count]
 
 
 def _wait(running: Future[memoryview]) -> None:
