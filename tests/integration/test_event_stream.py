@@ -114,6 +114,26 @@ async def test_the_command_line_subscribes_and_publishes(network: Network) -> No
     assert json.loads(line) == {"topic": "t", "data": "new paper", "bytes": 9}
 
 
+async def test_the_command_line_subscribes_again(network: Network) -> None:
+    network.start("agent-a")
+    b = network.start("agent-b")
+    ctl = Pilotctl.of(network, "agent-a")
+    with start(ctl, "subscribe", "agent-b", "t", "--reconnect") as subscriber:
+        async with Driver(b.socket) as driver:
+            await until_subscribed(driver, 1)
+        b.process.stop()
+        b = network.start("agent-b")
+        async with Driver(b.socket) as driver:
+            await until_subscribed(driver, 1)
+        await anyio.to_thread.run_sync(ask, ctl, "publish", "agent-b", "t", "--data", "again")
+        assert subscriber.stdout is not None
+        lines = [await anyio.to_thread.run_sync(subscriber.stdout.readline) for _ in range(2)]
+        subscriber.terminate()
+    gap, event = map(json.loads, lines)
+    assert gap == {"type": "break", "breaks": 1}
+    assert event["data"] == "again"
+
+
 async def test_a_subscription_without_events_times_out(network: Network) -> None:
     network.start("agent-a")
     result = Pilotctl.of(network, "agent-a").run(

@@ -32,10 +32,18 @@ _STDIN = "-"
     "--count", type=click.IntRange(0), default=0, help="End after this many; 0 never does."
 )
 @click.option("--timeout", type=Duration(), default=None, help="End after this time.")
+@click.option(
+    "--reconnect", is_flag=True, help="Subscribe again when the broker or the daemon was away."
+)
 @global_options
 @asynchronous
 async def subscribe(
-    settings: Settings, target: str, topic: str, count: int, timeout: float | None
+    settings: Settings,
+    target: str,
+    topic: str,
+    count: int,
+    timeout: float | None,
+    reconnect: bool,
 ) -> None:
     """Print the events of a topic at a node's broker; "*" means all topics.
 
@@ -46,9 +54,14 @@ async def subscribe(
     host, port = split_target(target, None, wellknown.EVENT_STREAM_PORT)
     output = settings.output
     events: list[dict[str, object]] = []
-    async with settings.driver() as driver:
+    async with settings.driver(reconnect=reconnect) as driver:
         address = await find(driver, host)
-        subscription = event_stream.subscribe(driver, address, topic, port=port)
+        subscription = event_stream.subscribe(
+            driver, address, topic, port=port, reconnect=reconnect
+        )
+        subscription.on_break = lambda why: _tell_break(
+            output, subscription.breaks, is_counted=bool(count)
+        )
         subscription.on_lost = lambda lost: _tell_lost(output, lost, is_counted=bool(count))
         with anyio.move_on_after(timeout):
             async with subscription:
@@ -88,6 +101,13 @@ def _tell_lost(output: Output, lost: Lost, *, is_counted: bool) -> None:
     if not is_counted:
         data = {"type": "lost", "lost": lost.lost, "total": lost.total}
         output.line(data, f"(too slow: {lost.lost} events lost)")
+
+
+def _tell_break(output: Output, breaks: int, *, is_counted: bool) -> None:
+    if not is_counted:
+        output.line(
+            {"type": "break", "breaks": breaks}, "(the stream broke: events may be missing)"
+        )
 
 
 def _report(

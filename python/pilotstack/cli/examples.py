@@ -52,6 +52,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "subscribe": (
         'pilotctl subscribe agent-b "*"',
         "pilotctl subscribe agent-b weather.berlin --count 1 --timeout 10s",
+        "pilotctl subscribe agent-b logs.app --reconnect",
     ),
     # Trust
     "handshake": ('pilotctl handshake agent-b "want to collaborate"',),

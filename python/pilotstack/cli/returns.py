@@ -23,7 +23,7 @@ _MAPPINGS: Final = "mappings [local_ip, pilot_addr], total"
 RETURNS: Final[dict[str, str]] = {
     "approve": _STATUS,
     "bench": "target, sent_bytes, recv_bytes, send_duration_ms, total_duration_ms, send_mbps, "
-    "total_mbps, complete",
+    "total_mbps, send_bytes_per_second, bytes_per_second, complete",
     "broadcast": "network_id, port, bytes, members",
     "clear-hostname": "type, node_id, hostname",
     "clear-tags": "tags",
@@ -111,7 +111,7 @@ RETURNS: Final[dict[str, str]] = {
     "set-webhook": "webhook, applied",
     "sign-request": "type, envelope, signature, address",
     "subscribe": "events [topic, data, bytes], timeout, lost; without --count a line for each "
-    "event",
+    "event, with --reconnect and for each gap",
     "top": "node, seconds, totals, peers, streams; without --once a line for each look",
     "traceroute": "target, to, setup_ms, phases [name, ms, detail], rtt_samples [bytes, rtt_ms], "
     "path?",

@@ -62,11 +62,11 @@ class Settings:
         """
         return ControlSession(self.socket_path)
 
-    def driver(self) -> Driver:
+    def driver(self, *, reconnect: bool = False) -> Driver:
         """The SDK, to be entered."""
         from pilotstack.client import Driver
 
-        return Driver(self.socket_path)
+        return Driver(self.socket_path, reconnect=reconnect)
 
     def registry_client(self, signer: Signer | None = None) -> RegistryClient:
         """A client of the registry that ``--registry`` and its kin name; the caller closes it.

@@ -10,13 +10,20 @@ import pytest
 from tests.unit.services import vectors
 from tests.unit.services.streams import Pipe, pipe
 
-from pilotstack.errors import ConnectionFailed, InvalidArgument
+from pilotstack.errors import (
+    ConnectionFailed,
+    InvalidArgument,
+    NotFound,
+    NotRunning,
+    StreamBroken,
+)
 from pilotstack.services.event_stream import (
     Event,
     EventStream,
     Limits,
     Publisher,
     Subscription,
+    client,
     service,
 )
 from pilotstack.services.event_stream.codec import Decoder, encode, text_of
@@ -338,6 +345,79 @@ async def test_an_event_that_never_ends_is_not_waited_for(
         with pytest.raises(anyio.EndOfStream):
             await stream.receive()
         assert broker.stream.dropped["silent"] == 1
+
+
+async def test_a_subscription_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.0)
+    told: list[str] = []
+    async with brokering() as broker:
+        failures = [StreamBroken("the path is lost", reason="reset"), NotFound("nobody has it")]
+
+        async def dial() -> Pipe:
+            if told and failures:
+                raise failures.pop()
+            return await broker.dial()
+
+        subscription = Subscription(dial, "t", reconnect=True)
+        subscription.on_break = lambda why: told.append(type(why).__name__)
+        async with subscription, broker.publisher() as publisher:
+            assert await subscription.confirmed()
+            await publisher.publish("t", b"before")
+            assert (await anext(subscription)).payload == b"before"
+            await broker.pipes[1].send_eof()
+
+            async def publish() -> None:
+                while True:
+                    await publisher.publish("t", b"after")
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(publish)
+                assert (await anext(subscription)).payload == b"after"
+                tasks.cancel_scope.cancel()
+            assert (subscription.breaks, len(told), failures) == (1, 1, [])
+            await subscription.aclose()
+
+            async def drain() -> None:
+                async for _ in subscription:
+                    pass
+
+            with pytest.raises(anyio.ClosedResourceError):
+                await drain()
+
+
+async def test_a_subscription_that_is_cancelled_between_attempts_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    async with brokering() as broker:
+        is_lost = False
+
+        async def dial() -> Pipe:
+            if is_lost:
+                raise NotRunning("no daemon answers")
+            return await broker.dial()
+
+        async with Subscription(dial, "t", reconnect=True) as subscription:
+            assert await subscription.confirmed()
+            is_lost = True
+            await broker.pipes[1].send_eof()
+            with anyio.move_on_after(0.1):
+                await anext(subscription)
+            assert subscription.breaks == 1
+            is_lost = False
+            assert await subscription.confirmed(20)
+        # The first attempt is not repeated.
+        is_lost = True
+        with pytest.raises(NotRunning):
+            await anext(Subscription(dial, "t", reconnect=True))
+
+
+async def test_without_reconnect_the_end_is_the_end() -> None:
+    async with brokering() as broker, broker.subscription("t") as subscription:
+        assert await subscription.confirmed()
+        await broker.pipes[1].send_eof()
+        with pytest.raises(StopAsyncIteration):
+            await anext(subscription)
 
 
 @pytest.mark.parametrize("topic", ["x" * 1025, "\ud800"])

@@ -12,14 +12,23 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 import anyio.abc
 
 from pilotstack import wellknown
-from pilotstack.errors import ConnectionFailed, InvalidArgument, StreamBroken
+from pilotstack.errors import (
+    ConnectionFailed,
+    InvalidArgument,
+    NotFound,
+    NotRunning,
+    StreamBroken,
+    TimedOut,
+)
 from pilotstack.services.event_stream import control
 from pilotstack.services.event_stream.codec import (
     RESERVED,
@@ -44,6 +53,12 @@ if TYPE_CHECKING:
 __all__ = ["Publisher", "Subscription", "publish", "publish_to", "subscribe"]
 
 _READ: Final = 1 << 18
+#: Seconds before a subscription is tried again: at first, and at most. Each is shortened by up to a
+#: half, so that subscribers of a broker that restarts do not come at once.
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 30.0
+#: What passes: the broker or a daemon starts again, or the path to it is lost.
+_PASSING: Final = (anyio.BrokenResourceError, ConnectionFailed, NotFound, NotRunning, TimedOut)
 #: Seconds after which a broker that does not welcome us is taken for an existing one.
 WELCOME: Final = 1.0
 #: What existing brokers take without dropping: events at once, and in a second after that.
@@ -52,7 +67,12 @@ RATE: Final = 100.0
 
 
 def subscribe(
-    driver: Driver, host: Address | str, topic: str, *, port: int = wellknown.EVENT_STREAM_PORT
+    driver: Driver,
+    host: Address | str,
+    topic: str,
+    *,
+    port: int = wellknown.EVENT_STREAM_PORT,
+    reconnect: bool = False,
 ) -> Subscription:
     """The events of a topic at a node, from now on; iterate over it, or enter it first.
 
@@ -60,8 +80,10 @@ def subscribe(
         driver: of this node.
         host: address or hostname of the broker.
         topic: exactly this one; ``*`` for all.
+        reconnect: subscribe again when the stream ends or breaks. With a driver that does so, too,
+            it lasts over restarts of this node's daemon.
     """
-    return Subscription(lambda: _dial(driver, host, port), topic)
+    return Subscription(lambda: _dial(driver, host, port), topic, reconnect=reconnect)
 
 
 def publish_to(
@@ -92,22 +114,35 @@ class Subscription:
     Iterating waits for events, and ends when the broker ends the stream. A program that is too slow
     loses events, the oldest first; :attr:`lost` says how many, if the broker tells.
 
+    One that subscribes again misses what is published meanwhile, and cannot know how much that is:
+    :attr:`breaks` counts the gaps, and :attr:`on_break` is called at each.
+
     Args:
         dial: opens a stream to the broker.
         topic: exactly this one; ``*`` for all.
+        reconnect: subscribe again when the stream ends or breaks, after pauses that grow. What the
+            first attempt raises is raised.
 
     Raises:
         InvalidArgument: the topic is too long.
     """
 
-    def __init__(self, dial: Dial, topic: str) -> None:
+    def __init__(self, dial: Dial, topic: str, *, reconnect: bool = False) -> None:
         self._dial = dial
+        self._is_kept = reconnect
         self.topic = topic
         self._first = _checked(Event(topic, control.HELLO))
         self._stream: ByteStream | None = None
         self._decoder = Decoder()
         self._ready: deque[Event] = deque()
         self._is_welcome = False
+        self._is_closed = False
+        self._pause = FIRST_PAUSE
+        self._lost_before = 0
+        #: How often the stream ended or broke, and events may have been missed.
+        self.breaks = 0
+        #: Called at each of these, with what happened.
+        self.on_break: Callable[[Exception], object] | None = None
         #: Events that the broker dropped because they were not taken in time.
         self.lost = 0
         #: Called with each report of lost events.
@@ -126,13 +161,40 @@ class Subscription:
         await self.aclose()
 
     async def _open(self) -> ByteStream:
-        if self._stream is None:
-            self._stream = await self._dial()
-            await self._stream.send(self._first)
+        while self._stream is None:
+            if self._is_closed:
+                raise anyio.ClosedResourceError
+            if not self.breaks:
+                await self._subscribe()
+                continue
+            await anyio.sleep(self._pause * random.uniform(0.5, 1.0))
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            with suppress(*_PASSING):
+                await self._subscribe()
         return self._stream
+
+    async def _subscribe(self) -> None:
+        stream = await self._dial()
+        try:
+            await stream.send(self._first)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await stream.aclose()
+            raise
+        self._stream = stream
+
+    async def _broke(self, stream: ByteStream, why: Exception) -> None:
+        """Notes a gap; the next read subscribes again."""
+        self._stream, self._decoder = None, Decoder()
+        self._is_welcome, self._lost_before = False, self.lost
+        self.breaks += 1
+        if self.on_break is not None:
+            self.on_break(why)
+        await stream.aclose()
 
     async def aclose(self) -> None:
         """Ends the subscription."""
+        self._is_closed = True
         if self._stream is not None:
             await self._stream.aclose()
 
@@ -156,7 +218,14 @@ class Subscription:
 
     async def _more(self) -> None:
         stream = await self._open()
-        data = await stream.receive(_READ)
+        try:
+            data = await stream.receive(_READ)
+        except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+            if not self._is_kept:
+                raise
+            await self._broke(stream, error)
+            return
+        self._pause = FIRST_PAUSE
         try:
             for raw in self._decoder.feed(data):
                 event = Event(text_of(raw.topic), raw.payload)
@@ -176,7 +245,7 @@ class Subscription:
             case control.Welcome():
                 self._is_welcome = True
             case control.Lost():
-                self.lost = message.total
+                self.lost = self._lost_before + message.total
                 if self.on_lost is not None:
                     self.on_lost(message)
 
