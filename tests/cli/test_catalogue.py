@@ -78,6 +78,8 @@ def test_codes_and_statuses_are_those_of_the_errors_and_of_the_page() -> None:
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.PilotError)
     }
+    for path in (ROOT / "python" / "pilotstack" / "cli").glob("*.py"):
+        kinds |= set(re.findall(r'code="(\w+)"', path.read_text()))
     assert kinds <= set(ERROR_CODES), "add it in cli/catalogue.py"
     assert set(EXIT_STATUS) <= set(ERROR_CODES)
     rows = re.findall(r"^\| (\d+) \| (.*?) \|", PAGE, re.MULTILINE)
@@ -85,6 +87,7 @@ def test_codes_and_statuses_are_those_of_the_errors_and_of_the_page() -> None:
         code: int(status) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)
     }
     assert documented == {**EXIT_STATUS, "internal": 1}
+    assert all(f"`{code}`" in PAGE for code in ERROR_CODES)
 
 
 def test_programs_get_it_as_json_and_people_as_text(alone: Pilotctl) -> None:

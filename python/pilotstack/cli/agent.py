@@ -177,12 +177,13 @@ async def lookup(settings: Settings, target: str) -> None:
     host = parse_host(target)
     client = settings.registry_client()
     try:
-        if isinstance(host, Address):
-            node_id = host.node
-        else:
-            found = await client.resolve_hostname(host)
-            node_id = record_of(NodeRecord, found).node_id
-        record = record_of(NodeRecord, await client.lookup(node_id))
+        with settings.output.waiting("waiting for the registry"):
+            if isinstance(host, Address):
+                node_id = host.node
+            else:
+                found = await client.resolve_hostname(host)
+                node_id = record_of(NodeRecord, found).node_id
+            record = record_of(NodeRecord, await client.lookup(node_id))
     finally:
         await client.aclose()
     settings.output.success(record)

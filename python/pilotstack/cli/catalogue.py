@@ -24,6 +24,7 @@ ERROR_CODES: Final = {
     "already_exists": "a name, port or socket is taken",
     "connection_failed": "a peer or the registry cannot be reached; it may work later",
     "connection_refused": "nobody listens on the port",
+    "incomplete": "only a part of what was asked for; it is under data",
     "internal": "a defect, or an error without a code of its own",
     "interrupted": "Ctrl-C",
     "invalid_argument": "the command line, or a value in it, is wrong; do not repeat it",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,14 @@ class Output:
         """Prints progress for people."""
         if not self.is_json:
             self.screen.print(text)
+
+    def waiting(self, text: str) -> AbstractContextManager[object]:
+        """Says what is waited for while the context lasts, to people who wait for long."""
+        if self.is_json or sys.stderr is None or not sys.stderr.isatty():
+            return nullcontext()
+        from pilotstack.cli.waiting import Waiting
+
+        return Waiting(lambda: self.progress, text)
 
     def verbatim(self, text: str) -> None:
         """Prints a text as it is: for shells and files, not for people."""

@@ -78,13 +78,14 @@ async def traceroute(settings: Settings, target: str, timeout: float) -> None:
     """
     route = Route(target, "")
     failure: PilotError | None = None
+    waiting = settings.output.waiting(f"looking for a way to {target}")
     async with settings.driver() as driver:
         begun = time.perf_counter()
         address = await find(driver, target)
         route.to = str(address)
         named = _ms(begun)
         try:
-            with anyio.fail_after(timeout):
+            with waiting, anyio.fail_after(timeout):
                 await _set_up(driver, address, route, named)
             async with _dialled(driver, address, route, timeout) as stream:
                 route.setup_ms = _ms(begun)
@@ -197,7 +198,8 @@ async def netcheck(settings: Settings, beacons: tuple[str, ...]) -> None:
 
     info = _info(settings)
     named = [part.strip() for text in beacons for part in text.split(",") if part.strip()]
-    report = await check(await resolved_beacons(named or _of_daemon(info)))
+    with settings.output.waiting("asking beacons"):
+        report = await check(await resolved_beacons(named or _of_daemon(info)))
     mapping = info.port_mapping if info else a.PortMappingInfo(error="no daemon answers")
     finding = port_mapping(mapping.protocol, mapping.external, mapping.error or "it was not asked")
     report = msgspec.structs.replace(report, findings=(*report.findings, finding))

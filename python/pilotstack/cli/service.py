@@ -49,7 +49,8 @@ def start(settings: Settings, /, foreground: bool, **options: lifecycle.Value) -
     flags = lifecycle.flags_of(options)
     if foreground:
         lifecycle.execute(flags)
-    started = lifecycle.start(flags)
+    with settings.output.waiting("waiting until the daemon serves"):
+        started = lifecycle.start(flags)
     ready = started.ready
     data = {
         "pid": started.pid,
@@ -70,7 +71,8 @@ def start(settings: Settings, /, foreground: bool, **options: lifecycle.Value) -
 @reported
 def stop(settings: Settings) -> None:
     """Stop the daemon: its streams end, and its registration."""
-    pid, is_forced = lifecycle.stop(settings.socket_path)
+    with settings.output.waiting("waiting until the daemon ends"):
+        pid, is_forced = lifecycle.stop(settings.socket_path)
     settings.output.success({"pid": pid} | ({"forced": True} if is_forced else {}))
 
 

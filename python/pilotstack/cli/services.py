@@ -53,11 +53,12 @@ async def services(
     """List what a node offers on the well-known ports; this node unless TARGET is given."""
     async with settings.driver() as driver:
         address = await find(driver, target) if target else (await driver.info()).address
-        status = await _status(driver, address, timeout)
-        offered = {row.port for row in status.services} if status is not None else set()
-        wanted = {*wellknown.SERVICES, *ports[:_MAX_PORTS]}
-        # Reading the status has told of port 1, and a tunnel is alive.
-        tried = await _try(driver, address, sorted(wanted - offered - {0, 1}), timeout)
+        with settings.output.waiting(f"asking {target or address}"):
+            status = await _status(driver, address, timeout)
+            offered = {row.port for row in status.services} if status is not None else set()
+            wanted = {*wellknown.SERVICES, *ports[:_MAX_PORTS]}
+            # Reading the status has told of port 1, and a tunnel is alive.
+            tried = await _try(driver, address, sorted(wanted - offered - {0, 1}), timeout)
     known = {0: "open", 1: "open" if status is not None else "closed"}
     known |= dict.fromkeys(offered, "open") | tried
     rows = [

@@ -8,7 +8,7 @@ left to the SDK.
 from __future__ import annotations
 
 import socket as sockets
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
@@ -28,6 +28,8 @@ from pilotstack.ipc import codes
 from pilotstack.types import Address, parse_host
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
 
@@ -56,15 +58,23 @@ class ControlSession:
     Args:
         path: its socket; the default place unless given.
         patience: seconds for an answer, unless its verb may take longer.
+        waiting: makes a context that lasts as long as an answer is waited for.
 
     Raises:
         NotRunning: no daemon answers.
         PermissionDenied: the socket is not for this user, or another user serves it.
     """
 
-    def __init__(self, path: Path | None, *, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        patience: float = PATIENCE,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self._path = path or wellknown.default_socket()
         self._patience = patience
+        self._waiting = waiting
         #: The daemon speaks the extension.
         self._is_extended = True
         with ExitStack() as stack:
@@ -123,10 +133,12 @@ class ControlSession:
             NotRunning: it ended.
         """
         if not self._is_extended:
-            return _ask_with_sdk(self._path, request)
+            with self._waiting():
+                return _ask_with_sdk(self._path, request)
         self._socket.settimeout(request.patience or self._patience)
         body = _ID.to_bytes(4) + bytes((request.command,)) + request.pack()
-        command, payload = self._exchange(codes.REQUEST, body)
+        with self._waiting():
+            command, payload = self._exchange(codes.REQUEST, body)
         if command == codes.FAILURE:
             raise _error_of(payload[4:])
         # The id, and the verb's number plus one.

@@ -60,7 +60,10 @@ class Settings:
         Raises:
             NotRunning: no daemon answers.
         """
-        return ControlSession(self.socket_path)
+        output = self.output
+        return ControlSession(
+            self.socket_path, waiting=lambda: output.waiting("waiting for the daemon")
+        )
 
     def driver(self, *, reconnect: bool = False) -> Driver:
         """The SDK, to be entered."""

@@ -338,7 +338,7 @@ async def _exchange(
 ) -> None:
     async with settings.driver() as driver:
         address = await find(driver, target)
-        with anyio.fail_after(timeout):
+        with settings.output.waiting(f"waiting for {target}"), anyio.fail_after(timeout):
             async with await driver.dial((address, port), timeout=timeout) as stream:
                 used = stream if wrap is None else await wrap(driver, stream)
                 await used.send(message.encode())
@@ -361,8 +361,9 @@ async def _exchange(
 async def recv(settings: Settings, port: int, count: int, timeout: float) -> None:
     """Take streams on a port and print what each one sends, to its end."""
     messages: list[DatagramRow] = []
+    waiting = settings.output.waiting(f"waiting for streams on port {port}")
     async with settings.driver() as driver, await driver.listen(port) as listener:
-        with anyio.move_on_after(timeout):
+        with waiting, anyio.move_on_after(timeout):
             while len(messages) < count:
                 async with await listener.accept() as stream:
                     row = DatagramRow(len(messages), port)
@@ -425,7 +426,7 @@ async def dgram(
         async with await driver.datagram() as datagrams:
             await datagrams.send_to(payload, (address, chosen))
             try:
-                with anyio.fail_after(timeout):
+                with settings.output.waiting(f"waiting for {host}"), anyio.fail_after(timeout):
                     await _until_tunnelled(driver, address.node)
             except TimeoutError as error:
                 raise ConnectionFailed(
