@@ -132,3 +132,9 @@ def test_the_first_steps(alone: Pilotctl) -> None:
 """)
     assert alone("version") == snapshot('{"data": {"version": "0.1.0"}, "status": "ok"}\n')
     assert alone.table("version") == snapshot("0.1.0\n")
+
+
+def test_extras_of_existing_programs_are_ordinary_commands(a: Pilotctl) -> None:
+    assert a("extras", "clear-tags") == a("clear-tags")
+    assert a("extras", "member-tags", "get") == a("member-tags", "get")
+    assert a.run("extras").returncode == 2

@@ -34,6 +34,7 @@ ERROR_CODES: Final = {
     "throttled": "too many requests; it may work later",
     "timeout": "no answer in time, or less than was asked for",
     "unavailable": "the other side does not offer this",
+    "unhealthy": "doctor found something that does not work",
 }
 #: Variables that more than one command, or the program itself, heeds.
 ENVIRONMENT: Final = {

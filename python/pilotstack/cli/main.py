@@ -197,6 +197,15 @@ class _Pilotctl(Group):
         ]
         return found + click.Command.shell_complete(self, ctx, incomplete)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of a line. Existing programs have some commands behind ``extras``."""
+        shown = args[1:] if args[0] == "extras" else args
+        if not shown:
+            raise click.UsageError("a command is missing", ctx)
+        return super().resolve_command(ctx, shown)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this name, whose module is imported now."""
         command = super().get_command(ctx, cmd_name)
