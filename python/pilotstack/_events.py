@@ -7,10 +7,15 @@ Programs that embed the package see them as ordinary log records; servers render
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+
+#: Members that say where somebody is: IP addresses and ports. Records have them only where
+#: debugging is on, since logs are kept and shown around.
+WHERE: Final = frozenset({"endpoint", "endpoints", "external", "source", "sources"})
 
 
 class Event:
@@ -55,6 +60,18 @@ class EventLog:
         """Logs a problem that an operator should look at."""
         self._log(logging.WARNING, event, members)
 
+    def security(
+        self, event: str, *, is_quiet: bool = False, level: int = logging.INFO, **members: object
+    ) -> None:
+        """Logs a security event, and writes it to the audit log if there is one.
+
+        Args:
+            is_quiet: the log gets it for debugging only: it is frequent, or names addresses.
+        """
+        if _audit is not None:
+            _audit(event, members)
+        self._log(logging.DEBUG if is_quiet else level, event, members)
+
     def error(
         self, event: str, *, exc_info: BaseException | None = None, **members: object
     ) -> None:
@@ -76,8 +93,21 @@ class EventLog:
         members: Mapping[str, object],
         exc_info: BaseException | bool | None = None,
     ) -> None:
-        if self._logger.isEnabledFor(level):
-            self._logger.log(level, Event(event, members), exc_info=exc_info)
+        if not self._logger.isEnabledFor(level):
+            return
+        if not (WHERE.isdisjoint(members) or self._logger.isEnabledFor(logging.DEBUG)):
+            members = {name: value for name, value in members.items() if name not in WHERE}
+        self._logger.log(level, Event(event, members), exc_info=exc_info)
+
+
+#: Receives security events; one for the process, like the root of the loggers.
+_audit: Callable[[str, Mapping[str, object]], None] | None = None
+
+
+def set_audit(sink: Callable[[str, Mapping[str, object]], None] | None) -> None:
+    """Sends security events to a function as well, or to nobody."""
+    global _audit
+    _audit = sink
 
 
 def get_logger(name: str) -> EventLog:

@@ -33,6 +33,9 @@ MAX_LINES: Final = 4096
 MAX_BYTES: Final = 4 << 20
 #: Bytes of a line; a longer one is cut.
 MAX_LINE: Final = 64 << 10
+#: Records of one event: per second over time, and at once.
+EVENT_RATE: Final = 10.0
+EVENT_BURST: Final = 200.0
 #: Seconds that an exiting process waits for its last lines to be written.
 FAREWELL: Final = 1.0
 #: Milliseconds that the thread waits for a non-blocking descriptor to become writable.
@@ -171,6 +174,7 @@ def configure(level: str, form: str) -> LineWriter:
     logging.raiseExceptions = False
     handler = logging.StreamHandler(writer)
     handler.setFormatter(JsonFormatter() if is_json else TextFormatter(is_terminal(sys.stderr)))
+    handler.addFilter(Limit())
     number = getattr(logging, level.upper().replace("WARN", "WARNING"))
     logging.basicConfig(level=number, handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -190,6 +194,41 @@ def stderr_dropped() -> int:
 
 
 _stderr: LineWriter | None = None
+
+
+class Limit(logging.Filter):
+    """Lets so many records of one event pass, and tells with a later one how many it did not.
+    Records for debugging pass always: who asks for them wants them.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        #: By event: what may pass, when that was computed, and how many did not. Names are from
+        #: the sources, not from peers, so there are not many.
+        self._events: dict[str, list[float]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record passes."""
+        if record.levelno <= logging.DEBUG:
+            return True
+        event = record.msg
+        name = event.name if isinstance(event, Event) else f"{record.name}:{record.lineno}"
+        now = self._clock()
+        state = self._events.setdefault(name, [EVENT_BURST, now, 0.0])
+        allowed = min(EVENT_BURST, state[0] + EVENT_RATE * (now - state[1]))
+        state[0], state[1] = allowed, now
+        if allowed < 1:
+            state[2] += 1
+            return False
+        state[0] -= 1
+        if state[2] and isinstance(event, Event):
+            record.msg = Event(name, {**event.members, "unlogged": int(state[2])})
+            state[2] = 0.0
+        return True
 
 
 class _Formatter(logging.Formatter, ABC):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
 import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.support.logs import captured_logs
 
 from pilotstack import _events, _logs
+from pilotstack._events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,5 +219,56 @@ def test_a_terminal_gets_colours() -> None:
 
 def test_a_program_that_embeds_the_package_sees_events_as_log_records() -> None:
     with captured_logs() as records:
-        _events.get_logger("pilotstack.test").info("moved", endpoint="192.0.2.1:4000")
-    assert [record.getMessage() for record in records] == ["moved endpoint=192.0.2.1:4000"]
+        _events.get_logger("pilotstack.test").info("moved", node=3)
+    assert [record.getMessage() for record in records] == ["moved node=3"]
+
+
+def test_one_event_does_not_flood_the_log() -> None:
+    now = 0.0
+    limit = _logs.Limit(lambda: now)
+
+    def members(record: logging.LogRecord) -> object:
+        return getattr(record.msg, "members", None)
+
+    def record(event: object, level: int = logging.INFO) -> logging.LogRecord:
+        return logging.LogRecord("x", level, __file__, 1, event, None, None)
+
+    flood = [limit.filter(record(Event("flood", {"node": n}))) for n in range(1000)]
+    assert flood.count(True) == _logs.EVENT_BURST
+    # Neither others nor what is for debugging suffer.
+    assert limit.filter(record(Event("other", {})))
+    assert limit.filter(record(Event("flood", {}), logging.DEBUG))
+    now = 1.0
+    later = record(Event("flood", {"node": 7}))
+    assert limit.filter(later)
+    assert members(later) == {"node": 7, "unlogged": 800}
+    assert limit.filter(again := record(Event("flood", {})))
+    assert members(again) == {}
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
+def test_where_somebody_is_stands_in_debugging_logs_only(
+    caplog: pytest.LogCaptureFixture, level: int
+) -> None:
+    log = _events.get_logger("pilotstack.of_a_test")
+    with caplog.at_level(level, "pilotstack.of_a_test"):
+        log.info("moved", node=3, endpoint="192.0.2.1:4000")
+    members = {"node": 3, "endpoint": "192.0.2.1:4000"} if level == logging.DEBUG else {"node": 3}
+    assert getattr(caplog.records[0].msg, "members", None) == members
+
+
+#: What names an IP address or a port of somebody, and must not be a member above debug.
+_ADDRESSES = {"addr", "host", "ip_address", "peer_addr", "real_addr", "remote", "port_of_peer"}
+
+
+def test_no_event_above_debug_names_an_address_by_another_member() -> None:
+    for path in (Path(__file__).parents[2] / "python" / "pilotstack").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in {"info", "warning", "error", "critical", "security"}
+                and getattr(node.func.value, "id", "") == "log"
+            ):
+                named = {keyword.arg for keyword in node.keywords}
+                assert not named & _ADDRESSES, f"{path}:{node.lineno}"

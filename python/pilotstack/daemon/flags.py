@@ -129,6 +129,11 @@ FLAGS: Final = (
         "dashboard; port 0 means any. The address of the dashboard, with its token, is in a file "
         "beside the drivers' socket: pilot.sock.http.",
     ),
+    Flag(
+        "--audit-log",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File for security events as lines of JSON, with numbers that show gaps.",
+    ),
     Flag("--keepalive", default=30.0, type=click.FloatRange(1, 3600), help="Heartbeat, seconds."),
     Flag(
         "--log-level",

@@ -42,6 +42,7 @@ def daemon(
     no_dataexchange: bool,
     no_eventstream: bool,
     no_port_mapping: bool,
+    audit_log: Path | None,
     log_level: str,
     log_format: str,
     **settings: Any,
@@ -49,6 +50,7 @@ def daemon(
     """Run this agent's network stack."""
     from pilotstack.daemon.pid_file import PidFile
     from pilotstack.daemon.supervisor import Daemon
+    from pilotstack.observe.audit import audited
 
     _serving.configure_logging(log_level, log_format)
     # Each stream of a driver is a descriptor.
@@ -73,7 +75,7 @@ def daemon(
     )
 
     async def main(stopping: anyio.Event) -> None:
-        with PidFile(pid_file) if pid_file else nullcontext():
+        with PidFile(pid_file) if pid_file else nullcontext(), audited(audit_log, "pilot-daemon"):
             await Daemon(config).run(stopping)
 
     _serving.run(main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -164,7 +165,11 @@ class Registrar:
             latest = await self._registry.heartbeat()
         if 0 < self._announced_at < latest and not self._has_rival:
             self._has_rival = True
-            log.warning("identity_used_elsewhere", hint="stop one of the daemons that have it")
+            log.security(
+                "identity_used_elsewhere",
+                level=logging.WARNING,
+                hint="stop one of the daemons that have it",
+            )
 
     async def deregister(self) -> a.Deregistered:
         """Takes this node off the network until it is registered again."""
@@ -183,7 +188,7 @@ class Registrar:
         async with self._changing_key:
             identity, reply = await self._rotation.rotate()
             self._use(identity)
-        log.info("key_rotated", public_key=reply.get("public_key"))
+        log.security("key_rotated", public_key=reply.get("public_key"))
         return answer_of(a.KeyRotated, reply)
 
     async def set_hostname(self, name: str) -> a.HostnameSet:
@@ -200,6 +205,7 @@ class Registrar:
         reply = await self._registry.set_visibility(public=public)
         self._core.set_private(not public)
         self.state.public = public
+        log.security("visibility_changed", public=public)
         return answer_of(a.VisibilitySet, reply)
 
     async def set_tags(self, tags: tuple[str, ...]) -> a.TagsSet:

@@ -178,12 +178,12 @@ class Rotation:
         else:
             is_current = registered == current.public_key
             if not is_current and registered != pending.identity.public_key:
-                log.warning("rotation_lost", node_id=pending.node_id)
+                log.security("rotation_lost", node_id=pending.node_id)
                 is_current = True
         if is_current:
             self._files.discard()
             return current
-        log.info("rotation_settled", node_id=pending.node_id)
+        log.security("rotation_settled", node_id=pending.node_id)
         self._adopt(pending.identity)
         return pending.identity
 

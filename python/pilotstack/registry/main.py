@@ -19,6 +19,7 @@ from pilotstack.beacon.keys import KeyCheck
 from pilotstack.beacon.mesh import Directory, Mesh, RegistryDirectory
 from pilotstack.beacon.options import BeaconOptions, beacon_options
 from pilotstack.errors import InvalidArgument
+from pilotstack.observe.audit import audited
 from pilotstack.registry.client import RegistryClient, error_of
 from pilotstack.registry.model.policy import Policy
 from pilotstack.registry.model.source import Source
@@ -285,6 +286,11 @@ _WHERE = (
         help="Where the dashboard, /healthz, /readyz, /metrics, /api/stats and /api/public-stats "
         "are served, host:port; without it, nowhere.",
     ),
+    click.option(
+        "--audit-log",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File for security events as lines of JSON, with numbers that show gaps.",
+    ),
 )
 _TLS = (
     click.option(
@@ -442,9 +448,12 @@ def _run(side: BeaconSide | None, log_level: str, log_format: str, **flags: Any)
     for name in ("admin_token", "replication_token"):
         flags[name] = _settings.secret(flags[name], flags.pop(f"{name}_file"))
     _serving.raise_file_limit()
+    audit_log = flags.pop("audit_log")
+    program = "pilot-registry" if side is None else "pilot-rendezvous"
 
     async def main(stopping: anyio.Event) -> None:
-        await serve(Options(**flags), side, stopping)
+        with audited(audit_log, program):
+            await serve(Options(**flags), side, stopping)
 
     # Many small messages on many connections are what it is good at.
     _serving.run(main, wants_uvloop=True)

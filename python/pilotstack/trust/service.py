@@ -406,7 +406,7 @@ class TrustService:
                     self._forget(peer)
                     self._gate.dismiss(peer)
                 case Event():
-                    log.info(effect.name, node=effect.peer, reason=effect.reason)
+                    log.security(effect.name, node=effect.peer, reason=effect.reason)
                     self._changed.set()
                     self._changed = anyio.Event()
 

@@ -22,6 +22,7 @@ A push never waits for a standby: each has a queue, and one with a full queue is
 from __future__ import annotations
 
 import hmac
+import logging
 import secrets
 import time
 from collections import deque
@@ -233,7 +234,12 @@ class Publisher:
         if refusal := self._refusal(request):
             unlogged = self._log_limit.take(time.monotonic())
             if unlogged is not None:
-                log.warning("standby_refused", reason=refusal.error, unlogged=unlogged)
+                log.security(
+                    "standby_refused",
+                    level=logging.WARNING,
+                    reason=refusal.error,
+                    unlogged=unlogged,
+                )
             await _send(stream, framing.encode(refusal))
             return
         subscriber = _Subscriber(takes_deltas=request.deltas >= 1)
@@ -243,7 +249,7 @@ class Publisher:
             for frame in missed:
                 subscriber.push(frame)
         self._subscribers.add(subscriber)
-        log.info("standby_joined", deltas=subscriber.takes_deltas, resumes=missed is not None)
+        log.security("standby_joined", deltas=subscriber.takes_deltas, resumes=missed is not None)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_until_closed, stream)

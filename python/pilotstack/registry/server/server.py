@@ -6,6 +6,7 @@ A failure in one connection ends that connection and nothing else.
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from contextlib import AsyncExitStack, suppress
@@ -193,10 +194,11 @@ class RegistryServer:
             pins = ",".join(trust.fingerprints) if trust is not None else None
             self.term.follow(_serving.join_address(*replication.primary), pins)
         elif self.term.lead(is_forced=replication.is_promoted):
-            log.warning("promoted", term=self.term.number)
+            log.security("promoted", level=logging.WARNING, term=self.term.number)
         elif self.term.replaced_by:
-            log.critical(
+            log.security(
                 "replaced",
+                level=logging.CRITICAL,
                 term=self.term.number,
                 by=self.term.replaced_by,
                 hint="start it as a standby of the registry that serves; or, if that one is lost, "

@@ -3,6 +3,7 @@ here."""
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ from pilotstack.registry.replication.standing import Standing
 from pilotstack.registry.rules.call import Outcome
 from pilotstack.registry.rules.dispatch import HANDLERS, apply
 from pilotstack.registry.rules.trust import waiting_for
+from pilotstack.registry.server import trail
 from pilotstack.registry.server.limits import Limits, Throttle
 from pilotstack.registry.server.metrics import Metrics
 from pilotstack.registry.server.waiting import MAX_WAIT, Waiters
@@ -86,6 +88,7 @@ class Service:
                 reply = refusal
             else:
                 self._wake(outcome)
+            trail.note(request, source, reply, outcome.changes)
             if outcome.delay and not allowance.is_exempt:
                 await anyio.sleep(outcome.delay)
         self.metrics.answered(type(request), reply, seconds=time.perf_counter() - started)
@@ -132,8 +135,9 @@ class Service:
             log.error("term_failed", error=str(error))
         if is_news:
             self.ledger.state.policy = replace(self.ledger.state.policy, is_standby=True)
-            log.critical(
+            log.security(
                 "replaced",
+                level=logging.CRITICAL,
                 term=self.standing.term.number,
                 by=self.standing.term.replaced_by,
                 hint="start it again as a standby of the registry that serves",
@@ -185,11 +189,14 @@ class Service:
 
     def _note(self, secrets: tuple[str, ...], request: Request[Reply], source: Source) -> None:
         self.metrics.guessed()
+        kind = request.__struct_config__.tag
+        log.security(
+            "wrong_secret", is_quiet=True, secrets=secrets, request=kind, source=source.host
+        )
         unlogged = self._log_limit.take(time.monotonic())
         if unlogged is None:
             return
-        kind = request.__struct_config__.tag
-        log.warning("wrong_secret", secrets=secrets, type=kind, peer=source.host, unlogged=unlogged)
+        log.warning("wrong_secret", secrets=secrets, type=kind, unlogged=unlogged)
 
     def left(self, source: Source) -> None:
         """Forgets what a connection proved, after its end."""
