@@ -10,7 +10,7 @@ JOBS ?= 2
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(wildcard Cargo.toml Cargo.lock rust/*/Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-nat test-python fuzz fuzz-registry soak mutants bench bench-wan bench-registry bench-relay bench-services lab lint audit hooks docs-check coverage format clean
+.PHONY: help setup demo test test-rust test-nat test-python fuzz fuzz-registry soak mutants bench bench-wan bench-registry bench-relay bench-services bench-monitoring lab lint audit hooks docs-check coverage format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench-services: setup ## measure files beside the raw stream, and a fan-out of e
 
 bench-relay: setup ## measure the relay beside a plain UDP forwarder, and a thin flow beside greedy ones
 	$(BIN)/python benches/relay.py $(RELAY_FLAGS)
+
+bench-monitoring: setup ## measure what a daemon with 1,000 streams pays for metrics and the dashboard
+	$(BIN)/python benches/monitoring.py $(MONITORING_FLAGS)
 
 lint: setup ## formatting, lints, types, stubs, layers and budgets
 	cargo fmt --all --check
