@@ -39,7 +39,7 @@ mod tests {
     fn the_page_of_counters_is_written_from_the_lists() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/counters.md");
         let head = "# Counters\n\nWritten from the lists in the sources; see `rust/net/src/counters.rs`. `pilotctl info` \
-                    and `pilotctl connections` show them, and `/metrics` those of a beacon.\n";
+                    and `pilotctl connections` show them, and `/metrics` those of a node and a beacon.\n";
         let tables = [
             table("Of a node", NodeCounters::NAMES),
             table("Of local programs", LocalCounters::NAMES),

@@ -11,7 +11,7 @@ import hmac
 import time
 from typing import TYPE_CHECKING, Final
 
-from pilotstack import wellknown
+from pilotstack import _events, wellknown
 from pilotstack.observe.dashboard import Dashboard
 from pilotstack.observe.dashboard import view as v
 from pilotstack.registry.protocol.errors import Denied
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pilotstack.observe.recent import Recent
     from pilotstack.registry.server.statistics import Statistics
     from pilotstack.registry.server.view import View
+
+log = _events.get_logger(__name__)
 
 #: Seconds between two states.
 INTERVAL: Final = 5.0
@@ -73,6 +75,8 @@ class Board:
             return True
         guesses.wrong(request.address, now)
         self._view.metrics.guessed()
+        secrets, host = ("admin token",), request.address
+        log.security("wrong_secret", is_quiet=True, secrets=secrets, request="page", source=host)
         return False
 
     async def _state(self, is_operator: bool) -> v.Page:
