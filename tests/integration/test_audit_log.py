@@ -37,10 +37,11 @@ def test_trust_networks_and_secrets_leave_a_trail(tmp_path: Path) -> None:
                 first.create_network("lab", admin_token="a guess")
             first.create_network("lab", admin_token=secret)
             first.untrust(b.node_id)
+            first.set_visibility(public=True)
         a.process.stop()
     names = [line["event"] for line in events(ours)]
     assert (names[0], names[-1]) == ("audit_started", "audit_ended")
-    wanted = ["handshake.pending", "trust.established", "trust.revoked"]
+    wanted = ["handshake.pending", "trust.established", "trust.revoked", "visibility_changed"]
     assert [name for name in names if name in wanted] == wanted
     told = events(theirs)
     added = [line for line in told if line["event"] == "node_added"]

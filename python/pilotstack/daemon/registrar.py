@@ -204,8 +204,9 @@ class Registrar:
             self._core.set_private(True)
         reply = await self._registry.set_visibility(public=public)
         self._core.set_private(not public)
+        if public != self.state.public:
+            log.security("visibility_changed", public=public)
         self.state.public = public
-        log.security("visibility_changed", public=public)
         return answer_of(a.VisibilitySet, reply)
 
     async def set_tags(self, tags: tuple[str, ...]) -> a.TagsSet:

@@ -68,7 +68,7 @@ const tables = {
     { title: "Time", kind: "word", value: (r) => r.number, text: (r) => new Date(1000 * r.time).toLocaleTimeString("en-GB") },
     column("Level", (r) => r.level, { kind: "word" }),
     column("Event", (r) => r.event.replaceAll("_", " "), { kind: "word" }),
-    column("Details", (r) => r.detail ?? ""),
+    column("Details", (r) => r.detail ?? "", { kind: "long" }),
   ], { caption: "Of this process’s log, the newest first.", empty: "Nothing has happened yet.", noun: "events", isDescending: true }),
 };
 const graph = new Graph($("trust"));
