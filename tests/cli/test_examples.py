@@ -51,6 +51,10 @@ PARSED: Final = {
     "daemon stop": "stops one; tests/integration/test_daemon_life.py",
     "disconnect": "needs the number of a connection; tests/integration/test_cli.py",
     "verify-request": "needs a signature; tests/cli/test_envelopes.py",
+    "network token": "needs a network with a token; tests/cli/test_networks.py",
+    "pilotctl doctor --json | jq .data.findings": "needs jq; tests/integration/test_doctor.py",
+    "pilotctl why agent-b --port 8080 --observe 5s": "needs a program at that port; "
+    "tests/integration/test_why.py",
     "netcheck": "takes seconds; tests/integration",
     "doctor": "judges this host; tests of doctor",
     "why": "fails where a node is slow; tests/integration/test_why.py",

@@ -4,6 +4,7 @@ back, in steps that go on where the one before ended."""
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 from inline_snapshot import snapshot
@@ -292,3 +293,18 @@ def test_the_group_explains_itself(alone: Pilotctl) -> None:
 {"code": "not_running", "hint": "start the daemon with: pilotctl daemon start", "message": "no daemon answers at /nowhere/pilot.sock", "status": "error"}
 --- exit 8 ---
 """)
+
+
+def test_a_token_that_ends_and_one_that_replaces_it(a: Pilotctl, b: Pilotctl) -> None:
+    made = json.loads(a.run("network", "create", "gated", "--token", "first").stdout)["data"]
+    network = made["network_id"]
+    renewed = json.loads(a.run("network", "token", network, "--ttl", "24h").stdout)["data"]
+    assert renewed["expires"] > time.time() + 86_000
+    refused = json.loads(b.run("network", "join", network, "--token", "first").stdout)
+    assert refused["code"] == "permission_denied"
+    assert b.run("network", "token", network).returncode == 5
+    joined = b.run("network", "join", network, "--token", renewed["token"])
+    assert joined.returncode == 0
+    shown = a.table("network", "token", "gated")
+    assert shown.startswith(f"pilotctl network join {network} --token ")
+    a.run("network", "delete", network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -9,6 +10,7 @@ import msgspec
 
 from pilotstack import _commands
 from pilotstack.cli.context import Group, global_options, reported
+from pilotstack.cli.durations import Duration
 from pilotstack.cli.output import moment
 from pilotstack.cli.session import address_of
 from pilotstack.cli.text import members_of
@@ -29,6 +31,7 @@ A = TypeVar("A", bound=msgspec.Struct)
 #: Port of broadcasts unless another is named, as existing commands have it.
 BROADCAST_PORT = 1000
 _MAX_NETWORK = 0xFFFF
+_TOKEN_BYTES = 18
 NETWORK = click.argument("target", metavar="NETWORK")
 NETWORKS = {
     "id": "id",
@@ -253,6 +256,32 @@ def rename(settings: Settings, target: str, name: str, admin_token: str) -> None
         settings, target, lambda network: n.RenameNetwork(network, name, admin_token)
     )
     settings.output.success(answer, lambda screen: screen.print(f"network {network_id} is {name}"))
+
+
+@network.command()
+@NETWORK
+@click.option(
+    "--ttl", type=Duration(), default=None, help="How long it serves, as 30m or 24h; for ever else."
+)
+@ADMIN_TOKEN
+@global_options
+@reported
+def token(settings: Settings, target: str, ttl: float | None, admin_token: str) -> None:
+    """Make a new token to join with, for owner and admins; the one before ends.
+
+    Who is a member stays one. The token is shown once.
+    """
+    made = secrets.token_urlsafe(_TOKEN_BYTES)
+    seconds = 0 if ttl is None else max(1, round(ttl))
+    network_id, answer = _ask_of(
+        settings, target, lambda number: n.SetJoinToken(number, made, seconds, admin_token)
+    )
+
+    def render(screen: Screen) -> None:
+        end = f", until {moment(answer.expires)}" if answer.expires else ""
+        screen.print(f"pilotctl network join {network_id} --token {made}{end}")
+
+    settings.output.success({**members_of(answer), "token": made}, render)
 
 
 def _about_member(

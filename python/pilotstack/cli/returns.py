@@ -82,6 +82,7 @@ RETURNS: Final[dict[str, str]] = {
     "network promote": _ROLE,
     "network reject": _NETWORK,
     "network rename": "type, network_id, name",
+    "network token": "type, network_id, expires, token",
     "network transfer": _NETWORK,
     "peers": _PEERS,
     "pending": "pending [node_id, public_key, justification, received_at]",

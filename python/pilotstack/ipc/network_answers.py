@@ -80,6 +80,15 @@ class NetworkRenamed(Answer, frozen=True):
     type: str = "rename_network_ok"
 
 
+class JoinTokenSet(Answer, frozen=True):
+    """A network has another token."""
+
+    network_id: int
+    #: Unix seconds; 0 is never.
+    expires: int = 0
+    type: str = "set_join_token_ok"
+
+
 class Member(SparseAnswer, frozen=True):
     """A node in a network; other members can dial its address there."""
 

@@ -134,6 +134,19 @@ class RenameNetwork(JsonRequest[n.NetworkRenamed], tag_field="verb", tag="rename
     admin_token: str = ""
 
 
+class SetJoinToken(JsonRequest[n.JoinTokenSet], tag_field="verb", tag="token", frozen=True):
+    """Replaces what nodes must know to join; ``ttl`` in seconds, 0 is for ever."""
+
+    command = codes.NETWORK
+    sub = codes.NETWORK_MANAGE
+    verb = "network"
+
+    network_id: int = 0
+    token: str = ""
+    ttl: int = 0
+    admin_token: str = ""
+
+
 class KickMember(JsonRequest[n.MemberRemoved], tag_field="verb", tag="kick", frozen=True):
     """Ends somebody else's membership."""
 
@@ -189,6 +202,7 @@ Management = (
     CreateNetwork
     | DeleteNetwork
     | RenameNetwork
+    | SetJoinToken
     | KickMember
     | PromoteMember
     | DemoteMember

@@ -30,6 +30,7 @@ CAPTURED: dict[str, dict[str, Any]] = {
     "set_network_policy": {"max_members": 100},
     "set_expr_policy": {"expr_policy": {"version": 1, "rules": [1]}},
     "rename_network": {"name": "renamed"},
+    "set_join_token": {"token": "sesame", "ttl": 60},
     "create_network": {"name": "second"},
     "delete_network": {},
 }
@@ -39,9 +40,9 @@ CAPTURED: dict[str, dict[str, Any]] = {
 def club() -> World:
     world = World()
     world.join("owner", "member", "other")
-    network = world.create("owner", "club")
+    network = world.create("owner", "club", join_rule="token", token="known")
     for name in ("member", "other"):
-        world.about(name, "join_network", network_id=network)
+        world.about(name, "join_network", network_id=network, token="known")
     return world
 
 

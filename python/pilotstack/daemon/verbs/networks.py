@@ -73,6 +73,7 @@ class NetworkVerbs:
         table.add(r.CreateNetwork, self.create)
         table.add(r.DeleteNetwork, self.delete)
         table.add(r.RenameNetwork, self.rename)
+        table.add(r.SetJoinToken, self.set_join_token)
         table.add(r.KickMember, self.kick)
         table.add(r.PromoteMember, self.promote)
         table.add(r.DemoteMember, self.demote)
@@ -153,6 +154,16 @@ class NetworkVerbs:
         )
         await self._refresh()
         return answer_of(a.NetworkRenamed, reply)
+
+    async def set_join_token(self, request: r.SetJoinToken) -> a.JoinTokenSet:
+        """Replaces what nodes must know to join."""
+        reply = await self._registry.set_join_token(
+            request.network_id,
+            request.token,
+            ttl=request.ttl,
+            admin_token=self._token(request.admin_token),
+        )
+        return answer_of(a.JoinTokenSet, reply)
 
     async def kick(self, request: r.KickMember) -> a.MemberRemoved:
         """Ends somebody else's membership."""

@@ -34,6 +34,7 @@ from pilotstack.registry.protocol.requests.networks import (
     LeaveNetwork,
     ListNetworks,
     RenameNetwork,
+    SetJoinToken,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +101,17 @@ class NetworkRequests(Requests):
         return await self._order(
             RenameNetwork(network_id=network_id, name=name, admin_token=admin_token)
         )
+
+    async def set_join_token(
+        self, network_id: int, token: str, *, ttl: int = 0, admin_token: str = ""
+    ) -> Message:
+        """Replaces what nodes must know to join a network.
+
+        Args:
+            ttl: seconds for which it serves; 0 is for ever.
+        """
+        request = SetJoinToken(network_id=network_id, token=token, ttl=ttl, admin_token=admin_token)
+        return await self._order(request)
 
     async def list_networks(self) -> Message:
         """All networks that we may see."""

@@ -96,6 +96,8 @@ class Network(
     created: int = 0
     #: Salted hashes; empty if there is no such token.
     token_hash: str = ""
+    #: When the token to join ends, by the registry's time; 0 is never.
+    token_expires: int = 0
     admin_token_hash: str = ""
     enterprise: bool = False
     #: 0 is no limit.

@@ -32,6 +32,8 @@ from pilotstack.registry.protocol.requests.networks import (
     NetworkRow,
     RenameNetwork,
     RenameNetworkReply,
+    SetJoinToken,
+    SetJoinTokenReply,
     SetNetworkEnterprise,
     SetNetworkEnterpriseReply,
 )
@@ -165,6 +167,10 @@ def _check_join_rule(call: Call[JoinNetwork], network: Network) -> None:
         if not call.matches(token, network.token_hash, "join_token"):
             text = f"invalid token for network {network.network_id}"
             raise Denied(text, Code.JOIN_TOKEN)
+        if network.token_expires and call.now >= network.token_expires:
+            # Told to those only who know it.
+            text = f"invalid token for network {network.network_id}: it has expired"
+            raise Denied(text, Code.JOIN_TOKEN)
     elif network.join_rule != "open":
         text = "invite-only networks require invite_to_network + respond_invite flow"
         raise Denied(text, Code.INVITE_ONLY)
@@ -230,6 +236,25 @@ def rename_network(call: Call[RenameNetwork]) -> RenameNetworkReply:
         raise Denied(f'network "{name}" already exists', Code.NAME_TAKEN)
     call.put("networks", network.network_id, msgspec.structs.replace(network, name=name))
     return RenameNetworkReply(network_id=network.network_id, name=name)
+
+
+def set_join_token(call: Call[SetJoinToken]) -> SetJoinTokenReply:
+    """Replaces the token of a network that asks for one."""
+    request = call.request
+    network = find(call.state, request.network_id, "set the token of")
+    network_id, ttl = network.network_id, request.ttl
+    _check_token(request.token, "token")
+    require_role(call, network, STAFF)
+    if network.join_rule != "token" or not request.token:
+        text = f"network {network_id} does not ask for a token, or none is given: invalid request"
+        raise Denied(text, Code.INVALID)
+    changed = msgspec.structs.replace(
+        network,
+        token_hash=call.hash_token(request.token, network_id, "join"),
+        token_expires=int(call.now) + ttl if ttl else 0,
+    )
+    call.put("networks", network_id, changed)
+    return SetJoinTokenReply(network_id=network_id, expires=int(call.wall) + ttl if ttl else 0)
 
 
 def set_network_enterprise(call: Call[SetNetworkEnterprise]) -> SetNetworkEnterpriseReply:
@@ -325,6 +350,7 @@ HANDLERS: Final[Handlers] = {
     LeaveNetwork: leave_network,
     DeleteNetwork: delete_network,
     RenameNetwork: rename_network,
+    SetJoinToken: set_join_token,
     SetNetworkEnterprise: set_network_enterprise,
     ListNetworks: list_networks,
 }

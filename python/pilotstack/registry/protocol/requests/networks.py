@@ -25,6 +25,7 @@ from pilotstack.registry.protocol.requests.base import (
     R,
     Reply,
     Request,
+    Seconds,
     Timed,
 )
 
@@ -195,6 +196,26 @@ class RenameNetwork(WithRole[RenameNetworkReply], frozen=True, kw_only=True, tag
         return self.name
 
 
+class SetJoinTokenReply(Reply, frozen=True, tag="set_join_token_ok"):
+    """Who shows the new token may join from now on."""
+
+    network_id: NetworkId
+    #: Unix seconds; 0 is never.
+    expires: Seconds = 0
+
+
+class SetJoinToken(WithRole[SetJoinTokenReply], frozen=True, kw_only=True, tag="set_join_token"):
+    """Replaces what nodes must know to join."""
+
+    token: str = ""
+    #: Seconds for which it serves; 0 is for ever.
+    ttl: Count = 0
+
+    def about(self) -> str:
+        """The time for which it serves."""
+        return str(self.ttl)
+
+
 class SetNetworkEnterpriseReply(Reply, frozen=True, tag="set_network_enterprise_ok"):
     """As it is now."""
 
@@ -319,6 +340,7 @@ REQUESTS: Final = (
     LeaveNetwork,
     DeleteNetwork,
     RenameNetwork,
+    SetJoinToken,
     SetNetworkEnterprise,
     ListNetworks,
     GetNetworkPolicy,
