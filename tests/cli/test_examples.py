@@ -55,6 +55,8 @@ PARSED: Final = {
     "pilotctl doctor --json | jq .data.findings": "needs jq; tests/integration/test_doctor.py",
     "pilotctl why agent-b --port 8080 --observe 5s": "needs a program at that port; "
     "tests/integration/test_why.py",
+    "ban": "needs an admin token; tests/integration/test_enforcement.py",
+    "unban": "needs an admin token; tests/integration/test_enforcement.py",
     "netcheck": "takes seconds; tests/integration",
     "doctor": "judges this host; tests of doctor",
     "why": "fails where a node is slow; tests/integration/test_why.py",

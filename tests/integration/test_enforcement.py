@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.support.programs import BIN, environment
 
 from pilotstack import Driver, StreamBroken
 from pilotstack.errors import PilotError
 from pilotstack.ipc import network_requests as n
+from pilotstack.testing import Network
 
 if TYPE_CHECKING:
     from pilotstack import Stream
-    from pilotstack.testing import Network
 
 pytestmark = pytest.mark.anyio
 PORT = 1234
@@ -95,3 +96,27 @@ async def test_an_ephemeral_node_leaves_nothing(network: Network) -> None:
     assert network.rendezvous.stop() == 0
     nodes = json.loads(store.read_text())["nodes"]
     assert [row["hostname"] for row in nodes.values()] == ["agent-a"]
+
+
+async def test_a_banned_node_loses_its_streams_and_cannot_come_back() -> None:
+    with Network("--admin-token", "root") as network:
+        one, other = network.start("agent-a"), network.start("agent-b")
+        token = {"PILOT_ADMIN_TOKEN": "root"}
+        command = [str(BIN / "pilotctl"), "--json", "ban", "agent-b", "--registry"]
+        async with Driver(one.socket) as a, Driver(other.socket) as b:
+            async with await a.listen(PORT) as listener:
+                near = await b.dial(f"agent-a:{PORT}", timeout=20)
+                far = await listener.accept()
+                os.kill(other.pid, signal.SIGSTOP)
+                try:
+                    await anyio.run_process([*command, network.registry], env=environment(**token))
+                    with anyio.fail_after(10):
+                        await broken(far)
+                finally:
+                    os.kill(other.pid, signal.SIGCONT)
+                with anyio.fail_after(30):
+                    await broken(near)
+            with pytest.raises(PilotError):
+                await a.dial(f"{other.node_id}:7", timeout=3)
+            with pytest.raises(PilotError):
+                await b.dial(f"{one.node_id}:7", timeout=3)

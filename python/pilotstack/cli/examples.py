@@ -106,6 +106,8 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "pilotctl rotate-key",
         "pilotctl rotate-key 3 agent-c@pilot --identity new-identity.json",
     ),
+    "ban": ("pilotctl ban 7",),
+    "unban": ("pilotctl unban 7",),
     "recovery enroll": ("pilotctl recovery enroll",),
     "recovery withdraw": ("pilotctl recovery withdraw",),
     # Services

@@ -44,6 +44,10 @@ COMMANDS: Final = {
         "config": "Show the user's file of settings, or change it.",
         "init": "Write the user's file of settings, which the daemon and pilotctl read.",
     },
+    "bans": {
+        "ban": "Take a node off the network, for the operator; its key is refused from now on.",
+        "unban": "Let the key of a node that was banned register again.",
+    },
     "demo": {
         "demo": "Run the whole stack on an embedded loopback network, and clean up.",
     },

@@ -22,6 +22,7 @@ _MAPPINGS: Final = "mappings [local_ip, pilot_addr], total"
 #: By the path of the command. Those without an entry print no envelope; see their help.
 RETURNS: Final[dict[str, str]] = {
     "approve": _STATUS,
+    "ban": "node_id, banned",
     "bench": "target, sent_bytes, recv_bytes, send_duration_ms, total_duration_ms, send_mbps, "
     "total_mbps, send_bytes_per_second, bytes_per_second, complete",
     "broadcast": "network_id, port, bytes, members",
@@ -117,6 +118,7 @@ RETURNS: Final[dict[str, str]] = {
     "traceroute": "target, to, setup_ms, phases [name, ms, detail], rtt_samples [bytes, rtt_ms], "
     "path?",
     "trust": "trusted [node_id, public_key, approved_at, mutual, network], total",
+    "unban": "node_id, banned",
     "untrust": "node_id",
     "verify-request": "type, valid, reason?, node_id?, address?, verified_via?, trusted?, "
     "network_member?, last_seen_unix?",

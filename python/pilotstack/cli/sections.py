@@ -24,7 +24,7 @@ SECTIONS: Final = {
         *("ping", "traceroute", "bench", "peers", "connections", "disconnect", "top", "health"),
         *("netcheck", "prefer-direct", "services", "doctor", "why"),
     ),
-    "Registry": ("register", "deregister", "rotate-key", "recovery"),
+    "Registry": ("register", "deregister", "rotate-key", "recovery", "ban", "unban"),
     "Services": (*("gateway", "forward", "expose", "mcp", "set-webhook", "clear-webhook"),),
     "Operations": (
         *("daemon", "init", "config", "context", "completion", "version", "quickstart", "demo"),

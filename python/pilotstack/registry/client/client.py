@@ -17,6 +17,7 @@ from pilotstack.registry.client.networks import NetworkRequests
 from pilotstack.registry.client.refusals import error_of
 from pilotstack.registry.client.trust import TrustRequests
 from pilotstack.registry.protocol import values
+from pilotstack.registry.protocol.requests.bans import BanNode, UnbanNode
 from pilotstack.registry.protocol.requests.beacons import BeaconList
 from pilotstack.registry.protocol.requests.directory import (
     Lookup,
@@ -225,6 +226,14 @@ class RegistryClient(TrustRequests, NetworkRequests, IdentityRequests):
             lan_addrs=_bounded(resolved.lan_addrs),
             relay_only=resolved.relay_only,
         )
+
+    async def ban(self, node_id: int, *, admin_token: str) -> None:
+        """Takes a node off the network, and has its key refused; for the operator."""
+        await self.ask(BanNode(node_id=node_id, admin_token=admin_token))
+
+    async def unban(self, node_id: int, *, admin_token: str) -> None:
+        """Lets its key register again; for the operator."""
+        await self.ask(UnbanNode(node_id=node_id, admin_token=admin_token))
 
     async def beacons(self) -> tuple[str, ...]:
         """Beacons that announced themselves, ``host:port`` each."""

@@ -26,6 +26,7 @@ class Node(
         "is_signed": "signed",
         "is_unconfirmed": "unconfirmed",
         "is_ephemeral": "ephemeral",
+        "is_banned": "banned",
     },
 ):
     """A node. The time it was last seen is not part of it, since it is not durable."""
@@ -45,6 +46,8 @@ class Node(
     is_unconfirmed: bool = False
     #: It leaves nothing behind when it stops, or falls silent.
     is_ephemeral: bool = False
+    #: The operator has taken it off the network: its key may not register.
+    is_banned: bool = False
     polo_score: int = 0
     tags: tuple[str, ...] = ()
     lan_addrs: tuple[str, ...] = ()
@@ -72,6 +75,7 @@ class NodeEntry(
         "is_signed": "signed",
         "is_unconfirmed": "unconfirmed",
         "is_ephemeral": "ephemeral",
+        "is_banned": "banned",
     },
 ):
     """A node in a snapshot that has no unknown members."""

@@ -8,6 +8,7 @@ import msgspec
 
 from pilotstack.registry.protocol import framing, lenient, values
 from pilotstack.registry.protocol.requests import (
+    bans,
     beacons,
     directory,
     identity,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 #: By name.
 REQUESTS: Final[dict[str, type[Request[Reply]]]] = {
     name_of(kind): kind
-    for module in (identity, directory, trust, networks, members, keys, beacons, replication)
+    for module in (identity, directory, trust, networks, members, keys, bans, beacons, replication)
     for kind in module.REQUESTS
 }
 

@@ -14,6 +14,7 @@ from pilotstack.registry.protocol.errors import Code, Denied
 from pilotstack.registry.protocol.requests.base import Refusal, name_of
 from pilotstack.registry.rules import (
     attributes,
+    bans,
     beacons,
     keys,
     lookups,
@@ -41,6 +42,7 @@ HANDLERS: Final[Handlers] = {
     **members.HANDLERS,
     **policies.HANDLERS,
     **keys.HANDLERS,
+    **bans.HANDLERS,
     **beacons.HANDLERS,
 }
 

@@ -191,6 +191,8 @@ def _identify(call: Call[Register], key: bytes, *, is_signed: bool) -> Node:
     state, policy = call.state, call.state.policy
     known = state.nodes.get(state.by_key.get(key, 0))
     if known is not None:
+        if known.is_banned:
+            raise Denied(f"node {known.node_id}: registration denied: banned", Code.DENIED)
         if known.is_signed and not is_signed:
             raise Denied(
                 f"node {known.node_id}: unsigned registration cannot modify a "
@@ -220,7 +222,8 @@ def _reclaimable(call: Call[Register]) -> Node | None:
     for node_id in sorted(call.state.departed.get(call.request.owner, ())):
         node = call.state.nodes[node_id]
         is_due = call.now - node.gone_at >= call.state.policy.reclaim_after
-        if is_due and node_id not in call.state.recoveries:
+        is_free = not node.is_banned and node_id not in call.state.recoveries
+        if is_due and is_free:
             return node
     return None
 

@@ -51,7 +51,9 @@ class RegisterReply(Reply, frozen=True, tag="register_ok"):
 class Register(Request[RegisterReply], frozen=True, kw_only=True, tag="register"):
     """Registers a key; a known one keeps its id."""
 
-    errors: ClassVar[frozenset[Code]] = frozenset({Code.INVALID, Code.SIGNATURE, Code.FULL})
+    errors: ClassVar[frozenset[Code]] = frozenset(
+        {Code.DENIED, Code.INVALID, Code.SIGNATURE, Code.FULL}
+    )
 
     #: 32 bytes in base64.
     public_key: str = ""
