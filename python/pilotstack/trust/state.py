@@ -247,7 +247,8 @@ class Trust:
             return ()
         self._forget(peer)
         self.rows.revoked[peer] = Revoked(peer, int(now), int(now))
-        return Persist(), Dismiss(peer), Event("trust.revoked_by_peer", peer, "registry")
+        # Enforced before it is written down: the registry knows it already.
+        return Dismiss(peer), Persist(), Event("trust.revoked_by_peer", peer, "registry")
 
     def confirmed(
         self, peer: int, is_active: bool | None, record: PeerRecord | None, now: float
