@@ -52,12 +52,14 @@ def is_secret(name: str) -> bool:
 
 
 def user_file() -> Path:
-    """The user's file of settings: ``config.json`` in the home, or ``config.toml`` if that is what
-    there is."""
+    """The user's file of settings: the first that is there of ``config.json`` and ``config.toml``
+    in the home, in the configuration directory of systemd, and in that of XDG."""
     home = _paths.home()
-    toml = home / "config.toml"
-    is_toml = toml.exists() and not (home / "config.json").exists()
-    return toml if is_toml else home / "config.json"
+    for folder in (home, *_paths.configuration_directories()):
+        for name in ("config.json", "config.toml"):
+            if (folder / name).exists():
+                return folder / name
+    return home / "config.json"
 
 
 def read_object(path: Path) -> dict[str, object]:

@@ -54,13 +54,23 @@ def home() -> Path:
     return _temporary()
 
 
+def configuration_directories() -> list[Path]:
+    """Where systemd and the XDG base directories want settings to be, besides :func:`home`."""
+    return _directories("CONFIGURATION_DIRECTORY", "XDG_CONFIG_HOME")
+
+
 def _state_directories() -> list[Path]:
-    """Where systemd (systemd.exec(5)) and the XDG base directories want state to be."""
+    return _directories("STATE_DIRECTORY", "XDG_STATE_HOME")
+
+
+def _directories(of_service: str, of_user: str) -> list[Path]:
+    """The directories that two variables name: one of systemd (systemd.exec(5)), which is ours, and
+    one of the XDG base directories, in which ``pilot`` is."""
     # Several are separated by colons.
-    named = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    named = os.environ.get(of_service, "").partition(":")[0]
     found = [Path(named)] if named.startswith("/") else []
     # Other than absolute paths are to be ignored.
-    if (base := os.environ.get("XDG_STATE_HOME", "")).startswith("/"):
+    if (base := os.environ.get(of_user, "")).startswith("/"):
         found.append(Path(base) / "pilot")
     return found
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +121,12 @@ class Service:
 
     def stop(self) -> None:
         """Ends it as the manager does."""
+        # Who is not read is not waited for: what was told meanwhile may fill the socket.
+        self._manager.setblocking(False)
+        with suppress(BlockingIOError):
+            while self._manager.recv(4096):
+                pass
+        self._manager.settimeout(TIMEOUT)
         self.process.send_signal(signal.SIGTERM)
         self.until("STOPPING=1")
         _, log = self.process.communicate(timeout=TIMEOUT)
@@ -146,10 +152,6 @@ def started(unit: str, directory: Path, **more: str) -> Iterator[Service]:
     try:
         service.until("READY=1")
         yield service
-    except BaseException:
-        service.process.kill()
-        print(service.process.stderr and service.process.stderr.read())  # noqa: T201
-        raise
     finally:
         service.close()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pilotstack import _paths, sync
+from pilotstack import _config, _paths, sync
 from pilotstack.client import Driver
 from pilotstack.client._framed_link import FramedLink
 from pilotstack.errors import InvalidArgument, NotRunning, PermissionDenied
@@ -28,6 +28,7 @@ NOBODY = 65534
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     directories = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
+    directories += ("XDG_CONFIG_HOME", "CONFIGURATION_DIRECTORY")
     for name in ("PILOT_SOCKET", "PILOT_HOME", "PILOT_SOCKET_UID", *directories):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -144,6 +145,22 @@ def test_what_is_in_the_users_home_already_stays_in_use(
     assert _paths.home() == expected
     (tmp_path / ".pilot").mkdir()
     assert _paths.home() == tmp_path / ".pilot"
+
+
+def test_settings_are_also_where_systemd_and_xdg_have_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    service, base = tmp_path / "etc", tmp_path / "config"
+    for directory in (service, base / "pilot", tmp_path / ".pilot"):
+        directory.mkdir(parents=True)
+    monkeypatch.setenv("CONFIGURATION_DIRECTORY", f"{service}:/elsewhere")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(base))
+    assert _config.user_file() == tmp_path / ".pilot" / "config.json"
+    for place in (base / "pilot" / "config.toml", service / "config.json"):
+        place.touch()
+        assert _config.user_file() == place
+    (tmp_path / ".pilot" / "config.toml").touch()
+    assert _config.user_file() == tmp_path / ".pilot" / "config.toml"
 
 
 def test_directories_that_are_no_paths_are_ignored(
