@@ -15,6 +15,7 @@ from tests.support.daemon_log import Log
 from tests.support.programs import environment, run, spawn
 
 from pilotstack import sync
+from pilotstack.ipc import codes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,25 @@ def test_a_signal_ends_a_start_that_waits_for_a_registry(
     assert process.returncode == 0
     assert "Traceback" not in text
     assert not (tmp_path / "s").exists()
+
+
+def test_a_daemon_that_is_not_registered_says_that_it_is_starting(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "s")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        env |= {"PILOT_REGISTRY": _address(mute), "PILOT_BEACON": ""}
+        with spawn("pilot-daemon", "--socket", path, "--beacon", "", env=env) as process:
+            accepted, _ = mute.accept()
+            with accepted, socket.socket(socket.AF_UNIX) as driver:
+                # As existing programs wait for a daemon: connect, Info.
+                driver.connect(path)
+                driver.sendall(b"\0\0\0\x01\x0d")
+                frame = driver.recv(4096)
+            assert frame[4] == codes.ERROR
+            assert b"starting" in frame
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=20)
 
 
 def test_an_interrupted_start_leaves_no_registration(env: dict[str, str], tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from tests.support.pilotctl import Pilotctl
 
 from pilotstack import Address, Driver, SocketAddress, Stream, sync
 from pilotstack.daemon import rotation
+from pilotstack.daemon.identity import load_or_create
 from pilotstack.errors import (
     AlreadyExists,
     ConnectionFailed,
@@ -19,6 +21,7 @@ from pilotstack.errors import (
     StreamBroken,
     TimedOut,
 )
+from pilotstack.registry.client import RegistryClient, parse_addresses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,7 +69,8 @@ async def exchange_for_ever(stream: Stream) -> None:
 async def test_members_reach_each_other_and_an_outsider_does_not(drivers: list[Driver]) -> None:
     a, b, c = drivers
     lab = await a.create_network("lab", join_rule="token", token="open sesame")
-    with pytest.raises(ConnectionFailed):
+    # The reason of the registry is passed on.
+    with pytest.raises(ConnectionFailed, match=r"cannot be reached: .*private"):
         await a.dial("agent-b:7")
     with pytest.raises(PermissionDenied):
         await b.join_network(lab, token="close sesame")
@@ -293,3 +297,51 @@ async def test_who_was_looked_up_just_before_joining_is_a_member_at_once(network
         async with await member.datagram(1000) as port:
             await owner.broadcast(lab, b"news", port=1000)
             assert (await port.receive()).data == b"news"
+
+
+async def test_a_policy_holds_for_dials_arrivals_and_datagrams(
+    network: Network, drivers: list[Driver]
+) -> None:
+    a, b, _ = drivers
+    lab = await a.create_network("lab")
+    await b.join_network(lab)
+    there = Address(lab, 2)
+    async with (
+        await b.listen(80) as listener,
+        await b.datagram(81) as datagrams,
+        await a.datagram() as source,
+        await a.dial((there, 80)) as stream,
+        await listener.accept(),
+    ):
+        pilotctl = Pilotctl.of(network, "agent-a")
+        pilotctl("network", "policy", lab, "--allowed-ports", "7,81")
+        # What is open and not allowed any more ends.
+        with pytest.raises(StreamBroken):
+            await exchange_for_ever(stream)
+        with pytest.raises(PermissionDenied, match="does not allow"):
+            await a.dial((there, 80))
+        # The hostname leads to the backbone, where only the network admits agent-a.
+        assert await echo(a, "agent-b:7") == b"hello"
+        assert await echo(a, f"{there}:7") == b"hello"
+        await source.send_to(b"hello", (there, 81))
+        assert (await datagrams.receive()).data == b"hello"
+        with pytest.raises(PermissionDenied):
+            await a.broadcast(lab, b"hello", port=1000)
+        pilotctl("network", "policy", lab, "--allowed-ports", "all")
+        async with await a.dial((there, 80)), await listener.accept():
+            pass
+
+
+async def test_a_membership_made_at_the_registry_counts_at_once(
+    network: Network, drivers: list[Driver]
+) -> None:
+    a, b, _ = drivers
+    lab = await a.create_network("lab")
+    identity = load_or_create(network.path / "agent-b" / "identity.json")
+    registry = RegistryClient(parse_addresses(network.registry), identity)
+    registry.node_id = 2
+    await registry.join_network(lab)
+    await registry.aclose()
+    # Its own daemon has not heard of it, and is asked by a packet.
+    assert await echo(a, f"{Address(lab, 2)}:7") == b"hello"
+    assert await b.broadcast(lab, b"hello", port=1000) == 1

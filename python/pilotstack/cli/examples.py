@@ -76,6 +76,11 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "network promote": ("pilotctl network promote lab agent-b",),
     "network demote": ("pilotctl network demote lab agent-b",),
     "network kick": ("pilotctl network kick lab agent-b",),
+    "network policy": (
+        "pilotctl network policy lab",
+        "pilotctl network policy lab --allowed-ports 7,1001",
+    ),
+    "network role": ("pilotctl network role lab agent-b",),
     "network transfer": ("pilotctl network transfer lab agent-b",),
     "network delete": ("pilotctl network delete team",),
     "broadcast": ('pilotctl broadcast lab "stand-up in five minutes" --port 4000',),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
+from msgspec import UNSET
 
 from pilotstack import _commands
 from pilotstack.cli.context import Group, global_options, reported
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pilotstack.cli.screen import Screen
     from pilotstack.cli.session import ControlSession
     from pilotstack.cli.settings import Settings
+    from pilotstack.ipc import network_answers as n_answers
     from pilotstack.ipc.layout import Request
     from pilotstack.types import JoinRule
 
@@ -32,6 +34,7 @@ A = TypeVar("A", bound=msgspec.Struct)
 BROADCAST_PORT = 1000
 _MAX_NETWORK = 0xFFFF
 _TOKEN_BYTES = 18
+_MAX_PORT = 0xFFFF
 NETWORK = click.argument("target", metavar="NETWORK")
 NETWORKS = {
     "id": "id",
@@ -282,6 +285,76 @@ def token(settings: Settings, target: str, ttl: float | None, admin_token: str) 
         screen.print(f"pilotctl network join {network_id} --token {made}{end}")
 
     settings.output.success({**members_of(answer), "token": made}, render)
+
+
+def _ports(text: str) -> tuple[int, ...]:
+    """Ports separated by commas; ``all`` stands for no limit."""
+    if text in {"all", ""}:
+        return ()
+    try:
+        ports = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InvalidArgument(f"no ports: {text!r}", hint="for example 7,1001, or all") from error
+    if not all(0 < port <= _MAX_PORT for port in ports):
+        raise InvalidArgument(f"no port: {text!r}", hint="ports are 1 to 65,535")
+    return ports
+
+
+@network.command()
+@NETWORK
+@click.option(
+    "--allowed-ports",
+    help="Ports that members may use with each other, separated by commas; all lifts the limit.",
+)
+@click.option("--max-members", type=click.IntRange(0, 10_000), help="0 is no limit.")
+@click.option("--description", help="Up to 256 bytes.")
+@ADMIN_TOKEN
+@global_options
+@reported
+def policy(
+    settings: Settings,
+    target: str,
+    allowed_ports: str | None,
+    max_members: int | None,
+    description: str | None,
+    admin_token: str,
+) -> None:
+    """Show what a network allows; with options, set it, for owner and admins.
+
+    Daemons refuse streams and datagrams to other ports of their addresses on that network, both
+    those that arrive and those that are sent.
+    """
+    ports = UNSET if allowed_ports is None else _ports(allowed_ports)
+    members = UNSET if max_members is None else max_members
+    text = UNSET if description is None else description
+    is_change = any(given is not UNSET for given in (ports, members, text))
+
+    def request(network_id: int) -> Request[n_answers.Limits]:
+        if not is_change:
+            return n.GetLimits(network_id)
+        return n.SetLimits(network_id, members, ports, text, admin_token)
+
+    network_id, answer = _ask_of(settings, target, request)
+
+    def render(screen: Screen) -> None:
+        listed = ", ".join(map(str, answer.allowed_ports or ())) or "all"
+        screen.print(f"network {network_id} allows ports: {listed}")
+        screen.print(f"members at most: {answer.max_members or 'no limit'}")
+        if answer.description:
+            screen.print(answer.description)
+
+    settings.output.success(answer, render)
+
+
+@network.command()
+@NETWORK
+@click.argument("node")
+@global_options
+@reported
+def role(settings: Settings, target: str, node: str) -> None:
+    """Show whether a member is owner, admin or member."""
+    answer = _ask_about(settings, target, node, n.GetRole)
+    settings.output.success(answer, lambda screen: screen.print(f"{node}: {answer.role}"))
 
 
 def _about_member(

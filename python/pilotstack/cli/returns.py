@@ -80,6 +80,8 @@ RETURNS: Final[dict[str, str]] = {
     "network leave": _NETWORK,
     "network list": "type, networks [id, name, join_rule, members]",
     "network members": "type, nodes [node_id, address, hostname, role, ...]",
+    "network policy": "type, network_id, max_members, allowed_ports, description",
+    "network role": "type, network_id, target_node_id, role",
     "network promote": _ROLE,
     "network reject": _NETWORK,
     "network rename": "type, network_id, name",

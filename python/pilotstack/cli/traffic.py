@@ -83,6 +83,17 @@ class Arrival(msgspec.Struct):
     bytes: int
 
 
+def _failure(target: str, error: Exception) -> PilotError:
+    """Why a probe failed: a stream that the peer closed is no timeout."""
+    if isinstance(error, anyio.EndOfStream):
+        return ConnectionFailed(
+            f"{target} does not answer: it closed the stream",
+            hint="it may not trust this node: pilotctl handshake NODE",
+        )
+    text = str(error) or "no answer in time"
+    return TimedOut(f"{target} does not answer: {text}", hint="check that its daemon runs")
+
+
 @_commands.command()
 @click.argument("target")
 @click.option("--count", type=click.IntRange(1), default=4, show_default=True, help="Round trips.")
@@ -104,7 +115,7 @@ async def ping(
     """Measure round trips to a node's echo service."""
     results: list[Probe] = []
     output = settings.output
-    failure: TimedOut | None = None
+    failure: PilotError | None = None
     async with settings.driver() as driver:
         address = await find(driver, target)
         try:
@@ -120,17 +131,14 @@ async def ping(
                         f"seq={seq} bytes={results[-1].bytes} time={results[-1].rtt_ms:.3f}ms"
                     )
         except (TimeoutError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-            text = str(error) or "no answer in time"
-            results.append(Probe(len(results), error=text))
-            failure = TimedOut(
-                f"{target} does not answer: {text}", hint="check that its daemon runs"
-            )
+            failure = _failure(target, error)
+            results.append(Probe(len(results), error=failure.message))
     answered = [row.rtt_ms for row in results if row.rtt_ms]
     data = {
         "target": target,
         "to": str(address),
         "results": [members_of(row) for row in results],
-        "timeout": failure is not None,
+        "timeout": isinstance(failure, TimedOut),
     }
     summary = f"{len(answered)} of {count} answered"
     if answered:

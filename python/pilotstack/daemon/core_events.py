@@ -11,12 +11,14 @@ import anyio.abc
 from pilotstack import _events, _serving
 from pilotstack.daemon.verbs.control import LOCAL_VERBS
 from pilotstack.errors import PilotError
+from pilotstack.trust.service import REFUSED_FOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pilotstack._core import Core, _Event
     from pilotstack.daemon.peers import PeerFinder
+    from pilotstack.daemon.registrar import Registrar
     from pilotstack.daemon.strangers import StrangerKeys
     from pilotstack.daemon.verbs.control import Control
     from pilotstack.trust.service import TrustService
@@ -36,6 +38,7 @@ class CoreEvents:
         peers: finds whom this node dials.
         strangers: finds the keys of who calls.
         trust: decides who is let in.
+        registrar: knows our networks.
         control: answers drivers.
         heard: is told the endpoint that a beacon saw.
     """
@@ -46,6 +49,7 @@ class CoreEvents:
         peers: PeerFinder,
         strangers: StrangerKeys,
         trust: TrustService,
+        registrar: Registrar,
         control: Control,
         heard: Callable[[str], None],
     ) -> None:
@@ -53,6 +57,7 @@ class CoreEvents:
         self._peers = peers
         self._strangers = strangers
         self._trust = trust
+        self._registrar = registrar
         self._control = control
         self._heard = heard
         self._questions = anyio.CapacityLimiter(_AT_ONCE)
@@ -91,6 +96,8 @@ class CoreEvents:
                 tasks.start_soon(self._strangers.name, node)
             case ("admission_needed", node, network, key):
                 tasks.start_soon(self._admit, node, network, key)
+            case ("policy_needed", network):
+                tasks.start_soon(self._learn_policy, network)
             case ("endpoint", host, port):
                 self._heard(_serving.join_address(host, port))
             case ("home", beacon):
@@ -111,7 +118,7 @@ class CoreEvents:
                 await self._peers.find(node)
             except (PilotError, OSError, ValueError) as error:
                 log.debug("no_record", node=node, error=str(error))
-                self._core.on_no_record(node)
+                self._core.on_no_record(node, f"resolve node {node}: {error}")
             except Exception:
                 # Without an answer, the core would never ask again.
                 self._core.on_no_record(node)
@@ -120,7 +127,15 @@ class CoreEvents:
     @_serving.contained
     async def _admit(self, node: int, network: int, key: bytes) -> None:
         async with self._admissions:
-            await self._trust.admit(node, network, key)
+            if network and not await self._registrar.may_call(network):
+                self._core.on_admission(node, False, REFUSED_FOR, network=network)
+            else:
+                await self._trust.admit(node, network, key)
+
+    @_serving.contained
+    async def _learn_policy(self, network: int) -> None:
+        async with self._questions:
+            await self._registrar.policies.refresh(network)
 
     @_serving.contained
     async def _answer(

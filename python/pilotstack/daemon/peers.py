@@ -42,8 +42,9 @@ class PeerTable(Protocol):
         """A peer has this key and, if that may be told, is there, or at one of the candidates;
         unless it takes relayed frames only."""
 
-    def on_no_record(self, node: int) -> None:
-        """A peer cannot be reached, unless there is a session with it."""
+    def on_no_record(self, node: int, why: str = "") -> None:
+        """A peer cannot be reached, unless there is a session with it; ``why`` is for who dials
+        it."""
 
 
 class PeerFinder:
@@ -102,7 +103,7 @@ class PeerFinder:
         await self._key_seen(node, record.public_key)
         if not (record.public or record.endpoint or record.relay_only):
             # It is hidden from us and would not answer a dial through a beacon either.
-            self._core.on_no_record(node)
+            self._core.on_no_record(node, f"node {node} is private, and does not trust this one")
             return
         found = await _resolve(record.endpoint) if record.endpoint else []
         endpoint = found[0] if found else None

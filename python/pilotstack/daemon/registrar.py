@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
 from pilotstack import _events, wellknown
+from pilotstack.daemon.policies import Policies
 from pilotstack.daemon.replies import answer_of
 from pilotstack.errors import PilotError
 from pilotstack.ipc import answers as a
@@ -27,6 +29,8 @@ log = _events.get_logger(__name__)
 
 #: Seconds to deregister when the daemon stops.
 FAREWELL: Final = 2.0
+#: Seconds within which our networks are not asked for again because of what peers send.
+_NETWORKS_FLOOR: Final = 1.0
 
 
 class Node(Protocol):
@@ -43,6 +47,9 @@ class Node(Protocol):
 
     def set_networks(self, networks: list[int]) -> None:
         """Networks that we are in, without the backbone."""
+
+    def set_network_policy(self, network: int, ports: list[int]) -> None:
+        """Ports that a network allows, or every port if there are none."""
 
 
 class Followers(Protocol):
@@ -91,6 +98,8 @@ class Registrar:
         self._records = records
         self._rotation = rotation
         self._followers = followers
+        #: What our networks allow.
+        self.policies = Policies(registry, core)
         self._changing_key = anyio.Lock()
         self._registering = anyio.Lock()
         self._has_asked = False
@@ -98,6 +107,8 @@ class Registrar:
         self._announced_at = 0
         #: Our key has registered elsewhere since.
         self._has_rival = False
+        #: When we last learned which networks we are in.
+        self._learned_at = -_NETWORKS_FLOOR
 
     def endpoint(self) -> str:
         """Where the registry sends peers."""
@@ -221,10 +232,30 @@ class Registrar:
 
     async def refresh_networks(self) -> None:
         """Learns from the registry which networks we are in; whoever changes that calls this."""
+        self._learned_at = time.monotonic()
         self._records.forget(self.state.node_id)
         with suppress(PilotError):
             record = await self._records.profile(self.state.node_id)
+            # Before the core lets anybody in there.
+            await self.policies.learn(record.networks)
             self._set_networks(record.networks)
+
+    async def is_member(self, network: int) -> bool:
+        """Whether we are in a network. A membership made without us, at the registry, counts at
+        once."""
+        if network not in self.state.networks and self._is_stale():
+            await self.refresh_networks()
+        return network in self.state.networks
+
+    def _is_stale(self) -> bool:
+        return time.monotonic() - self._learned_at >= _NETWORKS_FLOOR
+
+    async def may_call(self, network: int) -> bool:
+        """Whether a peer may call our address on a network; its policy is learned anew."""
+        if not await self.is_member(network):
+            return False
+        await self.policies.refresh(network)
+        return True
 
     def _set_networks(self, networks: frozenset[int]) -> None:
         self.state.networks = networks

@@ -327,12 +327,21 @@ class _Running:
             self,
         )
         self._inbox.on_removed = self._registrar.refresh_networks
+        self._trust.ports_of = self._registrar.policies.union
         self._presence = Presence(
             self._registrar, config.keepalive, self._trust.alive, self.remember_peers
         )
+        #: Nothing is answered before the node is registered.
+        self._is_starting = True
         table = self._verbs(config, records, peers)
         self.events = CoreEvents(
-            core, peers, self._strangers, self._trust, Control(table), self.public_endpoint.heard
+            core,
+            peers,
+            self._strangers,
+            self._trust,
+            self._registrar,
+            Control(table, lambda: self._is_starting),
+            self.public_endpoint.heard,
         )
         self._tasks: anyio.abc.TaskGroup
 
@@ -379,11 +388,7 @@ class _Running:
         ).add_to(table)
         TrustVerbs(trust, inbox).add_to(table)
         NetworkVerbs(
-            self._state,
-            self._registry,
-            self._core,
-            self._registrar.refresh_networks,
-            config.admin_token,
+            self._state, self._registry, self._core, self._registrar, config.admin_token
         ).add_to(table)
         EnvelopeVerbs(self._state, records.profile, trust.trust).add_to(table)
         RouteVerbs(peers.find_again, self._core, self._open_tunnel, peers.outcome).add_to(table)
@@ -415,6 +420,7 @@ class _Running:
         tasks.start_soon(self.public_endpoint.ask)
         await self.public_endpoint.find()
         await self._presence.join()
+        self._is_starting = False
         log.info(
             "registered", address=str(self._state.address), endpoint=self.public_endpoint.endpoint
         )

@@ -230,6 +230,10 @@ class Info(Answer, kw_only=True, frozen=True):
     tunnel_encryption_failure: int = 0
     ptb_recv: int = 0
     accept_queue_drops: int = 0
+    #: Existing programs look for these; there are no webhooks, and no message of the day.
+    webhook_queue_dropped: int = 0
+    webhook_circuit_skips: int = 0
+    motd: str = ""
     #: Bytes of memory held for readers.
     recv_held: int = 0
     #: Bytes of memory held until peers acknowledge them.
@@ -257,6 +261,8 @@ class Health(Answer, frozen=True):
     relay_peer_count: int = 0
     handshake_pending_count: int = 0
     accept_queue_drops: int = 0
+    webhook_queue_dropped: int = 0
+    webhook_circuit_skips: int = 0
 
 
 class Resolved(SparseAnswer, frozen=True):

@@ -170,12 +170,12 @@ class MemberRemoved(Answer, frozen=True):
 
 
 class RoleSet(Answer, frozen=True):
-    """A member is an admin, or not any more."""
+    """What a member may do, as asked or as it is now."""
 
     network_id: int
     target_node_id: int
     role: str
-    #: ``promote_member_ok`` or ``demote_member_ok``.
+    #: ``promote_member_ok``, ``demote_member_ok`` or ``get_member_role_ok``.
     type: str
 
 
@@ -186,6 +186,19 @@ class OwnershipTransferred(Answer, frozen=True):
     old_owner: int
     new_owner: int
     type: str = "transfer_ownership_ok"
+
+
+class Limits(Answer, frozen=True):
+    """What a network allows."""
+
+    network_id: int
+    #: 0 is no limit.
+    max_members: int
+    #: Ports of streams and datagrams between members; none at all allows every port.
+    allowed_ports: tuple[int, ...] | None
+    description: str
+    #: ``get_network_policy_ok`` or ``set_network_policy_ok``.
+    type: str
 
 
 class ManagedPolicy(Answer, frozen=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET, UnsetType
+
 from pilotstack.ipc import codes
 from pilotstack.ipc import network_answers as n
 from pilotstack.ipc.layout import (
@@ -197,6 +199,43 @@ class TransferOwnership(
     admin_token: str = ""
 
 
+class GetLimits(JsonRequest[n.Limits], tag_field="verb", tag="policy", frozen=True):
+    """What a network allows."""
+
+    command = codes.NETWORK
+    sub = codes.NETWORK_MANAGE
+    verb = "network"
+
+    network_id: int = 0
+
+
+class SetLimits(JsonRequest[n.Limits], tag_field="verb", tag="set_policy", frozen=True):
+    """Sets what a network allows; what is not given stays."""
+
+    command = codes.NETWORK
+    sub = codes.NETWORK_MANAGE
+    verb = "network"
+
+    network_id: int = 0
+    #: 0 is no limit.
+    max_members: int | UnsetType = UNSET
+    #: None at all allows every port.
+    allowed_ports: tuple[int, ...] | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    admin_token: str = ""
+
+
+class GetRole(JsonRequest[n.RoleSet], tag_field="verb", tag="role", frozen=True):
+    """What a member may do."""
+
+    command = codes.NETWORK
+    sub = codes.NETWORK_MANAGE
+    verb = "network"
+
+    network_id: int = 0
+    node_id: int = 0
+
+
 #: What ``NETWORK_MANAGE`` carries.
 Management = (
     CreateNetwork
@@ -207,6 +246,9 @@ Management = (
     | PromoteMember
     | DemoteMember
     | TransferOwnership
+    | GetLimits
+    | SetLimits
+    | GetRole
 )
 
 

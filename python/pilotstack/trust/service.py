@@ -73,9 +73,15 @@ class Gate(Protocol):
     """The admission calls of the core."""
 
     def on_admission(
-        self, node: int, is_admitted: bool, seconds: float, *, network: int = 0
+        self,
+        node: int,
+        is_admitted: bool,
+        seconds: float,
+        *,
+        network: int = 0,
+        ports: list[int] = ...,
     ) -> None:
-        """Sets the verdict about a peer."""
+        """Sets the verdict about a peer, on the backbone for these ports or for all."""
 
     def expect_call(self, node: int) -> None:
         """Lets a peer open streams to us for a while."""
@@ -125,6 +131,8 @@ class TrustService:
         now, newest = time.time(), self.trust.rows.newest()
         self._begin = (min(now, newest + MAX_AWAY) if newest else now) - time.monotonic()
         self._compared: list[int] = []
+        #: The ports that networks allow in all; none for every port.
+        self.ports_of: Callable[[frozenset[int]], Awaitable[tuple[int, ...]]] = _all_ports
         #: Called when a request of ours awaits an answer.
         self.on_request: Callable[[], None] = lambda: None
 
@@ -297,12 +305,28 @@ class TrustService:
     async def admit(self, node: int, network: int, key: bytes) -> None:
         """Decides about the admission of a peer, for the IO thread."""
         is_admitted, seconds = False, REFUSED_FOR
+        ports: tuple[int, ...] = ()
         try:
             await self.key_seen(node, key)
             is_admitted, seconds = await self._verdict(node, network)
+            if is_admitted and not (network or self.trust.is_trusted(node)):
+                ports = await self._ports_for(node)
         except PilotError as error:
+            is_admitted, seconds = False, REFUSED_FOR
             log.debug("not_admitted", node=node, error=str(error))
-        self._gate.on_admission(node, is_admitted, seconds, network=network)
+        self._gate.on_admission(node, is_admitted, seconds, network=network, ports=list(ports))
+
+    async def _ports_for(self, node: int) -> tuple[int, ...]:
+        """The ports of a peer that the registry admits. One that only shares networks with us must
+        not evade their policies by our address on the backbone."""
+        if len(self.trust.networks) < 2:
+            return ()
+        registry = self._registry
+        if await registry.claims_trust(node) and await registry.grants_trust(node):
+            return ()
+        record = await self._profile(node, RECORD_AGE)
+        shared = self.trust.networks & record.networks - {0}
+        return await self.ports_of(shared) if shared else ()
 
     async def _verdict(self, node: int, network: int) -> tuple[bool, float]:
         if network:
@@ -463,3 +487,8 @@ class TrustService:
             return
         record = await self._record(peer)
         await self.perform(self.trust.unsolicited(peer, is_pair, record, time.time()))
+
+
+async def _all_ports(networks: frozenset[int]) -> tuple[int, ...]:
+    del networks
+    return ()

@@ -102,7 +102,10 @@ pub(crate) enum Command {
         endpoint: Option<SocketAddr>,
         candidates: Vec<SocketAddr>,
     },
-    NoRecord(NodeId),
+    NoRecord {
+        node: NodeId,
+        why: String,
+    },
     Key {
         node: NodeId,
         identity_key: Option<[u8; 32]>,
@@ -110,9 +113,14 @@ pub(crate) enum Command {
     SetIdentity([u8; 32]),
     SetPrivate(bool),
     SetNetworks(Vec<NetworkId>),
+    NetworkPolicy {
+        network: NetworkId,
+        ports: Vec<Port>,
+    },
     Admission {
         caller: Caller,
         is_admitted: bool,
+        ports: Vec<Port>,
         lifetime: Duration,
     },
     ExpectCall(NodeId),

@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 
-use pilot_proto::{node::Caller, tunnel::Route, wire::addr::NodeId};
+use pilot_proto::{
+    node::Caller,
+    tunnel::Route,
+    wire::addr::{NetworkId, NodeId},
+};
 
 use crate::tag::Tag;
 
@@ -15,6 +19,8 @@ pub enum HostEvent {
     KeyNeeded(NodeId),
     /// A peer with this identity key wants in.
     AdmissionNeeded(Caller, [u8; 32]),
+    /// What a network of ours allows may have changed.
+    PolicyNeeded(NetworkId),
     /// A beacon says where our datagrams come from.
     EndpointDiscovered(SocketAddr),
     /// Another beacon relays for us.

@@ -111,9 +111,10 @@ impl Handle {
         self.command(Command::Record { node, identity_key, endpoint, candidates });
     }
 
-    /// Answers [`HostEvent::RecordNeeded`] when there is no record or it cannot be asked for.
-    pub fn on_no_record(&self, node: NodeId) {
-        self.command(Command::NoRecord(node));
+    /// Answers [`HostEvent::RecordNeeded`] when there is no record or it cannot be asked for; `why` is for whoever
+    /// dials the node.
+    pub fn on_no_record(&self, node: NodeId, why: String) {
+        self.command(Command::NoRecord { node, why });
     }
 
     /// Answers [`HostEvent::KeyNeeded`]; `None` when there is no such node or it cannot be asked for.
@@ -136,9 +137,15 @@ impl Handle {
         self.command(Command::SetNetworks(networks));
     }
 
-    /// Answers [`HostEvent::AdmissionNeeded`], or decides before it is asked.
-    pub fn on_admission(&self, caller: Caller, is_admitted: bool, lifetime: Duration) {
-        self.command(Command::Admission { caller, is_admitted, lifetime });
+    /// Answers [`HostEvent::PolicyNeeded`], or says in advance which ports a network allows; none for all.
+    pub fn set_network_policy(&self, network: NetworkId, ports: Vec<Port>) {
+        self.command(Command::NetworkPolicy { network, ports });
+    }
+
+    /// Answers [`HostEvent::AdmissionNeeded`], or decides before it is asked. On the backbone the peer may use
+    /// these ports, or every port if there are none.
+    pub fn on_admission(&self, caller: Caller, is_admitted: bool, lifetime: Duration, ports: Vec<Port>) {
+        self.command(Command::Admission { caller, is_admitted, ports, lifetime });
     }
 
     /// Lets a peer call back for a while.

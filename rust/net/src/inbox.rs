@@ -80,6 +80,7 @@ fn tag_of(event: &HostEvent) -> Option<Tag> {
         HostEvent::RecordNeeded(_)
         | HostEvent::KeyNeeded(_)
         | HostEvent::AdmissionNeeded(..)
+        | HostEvent::PolicyNeeded(_)
         | HostEvent::EndpointDiscovered(_)
         | HostEvent::HomeChanged(_)
         | HostEvent::PathChanged(..)

@@ -15,6 +15,7 @@ mod turns;
 pub(crate) use self::turns::refuse;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     os::fd::OwnedFd,
@@ -29,7 +30,7 @@ use pilot_proto::{
     node::{ConnectionId, Event, Node},
     time::Instant,
     transport::CloseReason,
-    wire::addr::Port,
+    wire::addr::{NodeId, Port},
 };
 use tracing::{debug, error};
 
@@ -77,6 +78,8 @@ pub(crate) struct IoThread {
     /// Whether listening sockets are tried again soon.
     is_accept_due: bool,
     counters: LocalCounters,
+    /// Why nodes could not be found, for those who dial them.
+    reasons: BTreeMap<NodeId, String>,
     /// Whether something is left to do without waiting.
     has_more: bool,
     scratch: Vec<u8>,
@@ -126,6 +129,7 @@ impl IoThread {
             deadlines: Deadlines::default(),
             is_accept_due: false,
             counters: LocalCounters::default(),
+            reasons: BTreeMap::new(),
             has_more: false,
             scratch: vec![0; READ_LEN],
             greeting: config.greeting,
@@ -345,6 +349,9 @@ impl IoThread {
                 if !self.shared.push(HostEvent::AdmissionNeeded(caller, key)) {
                     self.node.on_admission(self.now, caller, false, Duration::ZERO);
                 }
+            }
+            Event::PolicyNeeded(network) => {
+                self.shared.push(HostEvent::PolicyNeeded(network));
             }
             Event::EndpointDiscovered(endpoint) => {
                 self.shared.push(HostEvent::EndpointDiscovered(endpoint));

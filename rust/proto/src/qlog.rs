@@ -303,6 +303,7 @@ fn reason_name(reason: CloseReason) -> &'static str {
         CloseReason::IdleTimeout => "idle_timeout",
         CloseReason::PeerRestarted => "peer_restarted",
         CloseReason::Unreachable => "unreachable",
+        CloseReason::Prohibited => "prohibited",
         CloseReason::Shutdown => "shutdown",
     }
 }

@@ -158,8 +158,10 @@ impl Core {
         Ok(())
     }
 
-    fn on_no_record(&self, node: u32) {
-        self.handle.on_no_record(NodeId(node));
+    /// Answers `record_needed` when there is none; `why` is told to whoever dials the node.
+    #[pyo3(signature = (node, why = String::new()))]
+    fn on_no_record(&self, node: u32, why: String) {
+        self.handle.on_no_record(NodeId(node), why);
     }
 
     #[pyo3(signature = (node, identity_key))]
@@ -182,13 +184,26 @@ impl Core {
         self.handle.set_networks(networks.into_iter().map(NetworkId).collect());
     }
 
-    /// Answers `admission_needed`, or sets a verdict in advance.
-    #[pyo3(signature = (node, is_admitted, seconds, *, network = 0))]
-    fn on_admission(&self, node: u32, is_admitted: bool, seconds: f64, network: u16) -> PyResult<()> {
+    /// Answers `policy_needed`, or says in advance which ports a network allows; none for all.
+    fn set_network_policy(&self, network: u16, ports: Vec<u16>) {
+        self.handle.set_network_policy(NetworkId(network), ports.into_iter().map(Port).collect());
+    }
+
+    /// Answers `admission_needed`, or sets a verdict in advance; on the backbone for these ports, or for all.
+    #[pyo3(signature = (node, is_admitted, seconds, *, network = 0, ports = Vec::new()))]
+    fn on_admission(
+        &self,
+        node: u32,
+        is_admitted: bool,
+        seconds: f64,
+        network: u16,
+        ports: Vec<u16>,
+    ) -> PyResult<()> {
         let lifetime = Duration::try_from_secs_f64(seconds)
             .map_err(|_| errors::invalid("seconds must not be negative"))?;
         let caller = Caller { node: NodeId(node), network: NetworkId(network) };
-        self.handle.on_admission(caller, is_admitted, lifetime);
+        let ports = ports.into_iter().map(Port).collect();
+        self.handle.on_admission(caller, is_admitted, lifetime, ports);
         Ok(())
     }
 
@@ -253,6 +268,7 @@ fn event_tuple<'py>(py: Python<'py>, event: HostEvent) -> PyResult<Bound<'py, Py
         HostEvent::AdmissionNeeded(caller, key) => {
             ("admission_needed", caller.node.0, caller.network.0, PyBytes::new(py, &key)).into_pyobject(py)
         }
+        HostEvent::PolicyNeeded(network) => ("policy_needed", network.0).into_pyobject(py),
         HostEvent::EndpointDiscovered(endpoint) => {
             let (host, port) = host_port(endpoint);
             ("endpoint", host, port).into_pyobject(py)

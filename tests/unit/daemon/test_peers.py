@@ -34,8 +34,8 @@ class Core:
     ) -> None:
         self.told.append((*what, candidates, is_relay_only))
 
-    def on_no_record(self, node: int) -> None:
-        self.told.append((node, None))
+    def on_no_record(self, node: int, why: str = "") -> None:
+        self.told.append((node, None, why))
 
 
 async def told_of(record: Record, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
@@ -87,4 +87,7 @@ async def test_a_node_behind_a_beacon_has_neither(monkeypatch: pytest.MonkeyPatc
 
 async def test_a_hidden_node_is_not_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
     record = Record(7, KEY, False, "", "")
-    assert await told_of(record, monkeypatch) == (7, None)
+    assert await told_of(record, monkeypatch) == (
+        *(7, None),
+        "node 7 is private, and does not trust this one",
+    )

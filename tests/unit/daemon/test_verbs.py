@@ -11,12 +11,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 import trio.testing
+from msgspec import UNSET
 from tests.support.verbs import ask, ask_for
 
 from pilotstack import Address
 from pilotstack.daemon.identity import Identity
 from pilotstack.daemon.names import CACHE, Names
 from pilotstack.daemon.peers import Outcome
+from pilotstack.daemon.policies import Policies
 from pilotstack.daemon.public_endpoint import Announced
 from pilotstack.daemon.records import OUTAGE, Records
 from pilotstack.daemon.registrar import Registrar
@@ -30,6 +32,7 @@ from pilotstack.errors import (
     ConnectionFailed,
     InvalidArgument,
     NotFound,
+    NotRunning,
     PermissionDenied,
     Unavailable,
 )
@@ -103,6 +106,9 @@ class Core:
 
     def set_private(self, is_private: bool) -> None:
         self.told.append(("private", is_private))
+
+    def set_network_policy(self, network: int, ports: list[int]) -> None:
+        self.told.append(("policy", network, ports))
 
     def set_networks(self, networks: list[int]) -> None:
         self.told.append(("networks", networks))
@@ -224,10 +230,15 @@ class Node:
             registry=RegistryInfo("192.0.2.1:9000"),
         )
         self.refreshed = 0
-        self.networks = NetworkVerbs(self.state, client, self.core, self._refresh, "")
+        self.policies = Policies(client, self.core)
+        self.joined: set[int] = set()
+        self.networks = NetworkVerbs(self.state, client, self.core, self, "")
 
-    async def _refresh(self) -> None:
+    async def refresh_networks(self) -> None:
         self.refreshed += 1
+
+    async def is_member(self, network: int) -> bool:
+        return network in self.state.networks | self.joined
 
 
 @pytest.fixture
@@ -291,6 +302,7 @@ async def test_registering_tells_core_and_followers_in_order(node: Node) -> None
         ("address", 0, 5),
         ("private", True),
         ("private", True),
+        ("policy", 3, []),
         ("networks", [3]),
     ]
     assert ("set_tags", ["builder"]) in node.registry.asked
@@ -423,9 +435,78 @@ async def test_a_broadcast_needs_a_network_of_ours_and_a_port(
     assert node.core.told == []
 
 
+async def test_a_membership_made_aside_counts_for_a_broadcast(node: Node) -> None:
+    node.joined.add(8)
+    node.registry.replies["list_nodes"] = {"nodes": []}
+    assert (await ask_for(node.networks, n.Broadcast(8, 1000, "", b"x")))["members"] == 0
+
+
+async def test_a_broadcast_to_a_port_that_the_network_does_not_allow_is_refused(
+    node: Node,
+) -> None:
+    node.state.networks = frozenset({0, 3})
+    node.registry.replies["get_network_policy"] = {"allowed_ports": [7]}
+    await node.policies.refresh(3)
+    with pytest.raises(PermissionDenied, match="does not allow port 1000"):
+        await ask_for(node.networks, n.Broadcast(3, 1000, "", b"x"))
+    node.registry.replies["list_nodes"] = {"nodes": []}
+    assert (await ask_for(node.networks, n.Broadcast(3, 7, "", b"x")))["members"] == 0
+
+
+# Policies of networks
+
+
+async def test_the_core_is_told_the_policies_before_the_networks(node: Node) -> None:
+    node.registry.replies["get_network_policy"] = {"allowed_ports": [80, 7, "x", -1, 70_000, True]}
+    await node.registrar.register()
+    told = [row for row in node.core.told if row[0] in {"policy", "networks"}]
+    assert told == [("policy", 3, [7, 80]), ("networks", [3])]
+
+
+async def test_a_policy_that_cannot_be_asked_for_stays_and_the_core_is_answered(
+    node: Node,
+) -> None:
+    node.registry.replies["get_network_policy"] = {"allowed_ports": [7]}
+    await node.policies.refresh(3)
+    node.registry.error = ConnectionFailed("away")
+    node.policies._known[3] = (-9.0, (7,))
+    await node.policies.refresh(3)
+    assert node.core.told == [("policy", 3, [7])] * 2
+
+
+async def test_a_policy_is_not_asked_for_again_at_once(node: Node) -> None:
+    for _ in range(3):
+        await node.policies.refresh(3)
+    assert node.registry.asked == [("get_network_policy", 3)]
+
+
+async def test_a_caller_on_a_network_that_we_were_added_to_is_let_in(node: Node) -> None:
+    await node.registrar.register()
+    node.registry.networks = frozenset({0, 3, 8})
+    # A flood of calls costs one question a second.
+    assert not await node.registrar.may_call(8)
+    node.registrar._learned_at = -9.0
+    assert await node.registrar.may_call(8)
+    assert node.state.memberships == [3, 8]
+
+
+async def test_limits_of_a_network_are_shown_and_set(node: Node) -> None:
+    limits = {"network_id": 3, "max_members": 0, "allowed_ports": [7], "description": ""}
+    node.registry.replies["set_network_policy"] = limits
+    answer = await ask_for(node.networks, n.SetLimits(3, allowed_ports=(7,)))
+    assert answer == limits | {"type": "set_network_policy_ok"}
+    assert node.registry.asked == [("set_network_policy", 3, UNSET, (7,), UNSET, "")]
+    node.registry.replies["get_member_role"] = {
+        "network_id": 3,
+        "target_node_id": 2,
+        "role": "admin",
+    }
+    assert (await ask_for(node.networks, n.GetRole(3, 2)))["role"] == "admin"
+
+
 async def test_a_daemon_with_a_token_broadcasts_for_those_who_know_it(node: Node) -> None:
     client = cast("RegistryClient", node.registry)
-    verbs = NetworkVerbs(node.state, client, node.core, node._refresh, "secret")
+    verbs = NetworkVerbs(node.state, client, node.core, node, "secret")
     node.state.networks = frozenset({3})
     with pytest.raises(PermissionDenied, match="invalid admin token"):
         await ask_for(verbs, n.Broadcast(3, 1000, "guess", b"x"))
@@ -551,3 +632,16 @@ async def test_existing_drivers_know_the_answer_to_a_broadcast_without_content(
     control = Control(table)
     assert await control.answer(codes.BROADCAST, payload, has_id=False) == b"\x2a"
     assert len(await control.answer(codes.BROADCAST, payload, has_id=True)) > 1
+
+
+async def test_nothing_is_answered_before_the_node_is_registered(node: Node) -> None:
+    is_starting = True
+    table = Table()
+    node.verbs.add_to(table)
+    control = Control(table, lambda: is_starting)
+    for command in (codes.INFO, codes.HEALTH, codes.SET_TAGS):
+        with pytest.raises(NotRunning, match="starting"):
+            await control.answer(command, b"", has_id=False)
+    await node.registrar.register()
+    is_starting = False
+    assert await control.answer(codes.INFO, b"", has_id=False)

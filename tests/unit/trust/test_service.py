@@ -19,6 +19,7 @@ from pilotstack.trust.state import Rows
 from pilotstack.trust.store import TrustStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
@@ -35,9 +36,15 @@ class Gate:
         self.calls: list[tuple[object, ...]] = []
 
     def on_admission(
-        self, node: int, is_admitted: bool, seconds: float, *, network: int = 0
+        self,
+        node: int,
+        is_admitted: bool,
+        seconds: float,
+        *,
+        network: int = 0,
+        ports: Sequence[int] = (),
     ) -> None:
-        self.calls.append((node, network, is_admitted, seconds))
+        self.calls.append((node, network, is_admitted, seconds, *ports))
 
     def expect_call(self, node: int) -> None:
         self.calls.append(("expect", node))
@@ -137,6 +144,27 @@ async def test_a_caller_is_admitted_by_trust_or_a_shared_network(
     fixture.record = Record(2, KEY, False, "", "", frozenset({0, 7}))
     await fixture.service.admit(2, network, key)
     assert fixture.gate.calls[-1] == verdict
+
+
+@pytest.mark.parametrize(
+    ("is_claimed", "is_granted", "ports"),
+    [(False, False, (7,)), (True, False, (7,)), (True, True, ())],
+)
+async def test_who_only_shares_a_network_has_its_ports_on_the_backbone(
+    tmp_path: Path, is_claimed: bool, is_granted: bool, ports: tuple[int, ...]
+) -> None:
+    async def ports_of(networks: frozenset[int]) -> tuple[int, ...]:
+        assert networks == {7}
+        return (7,)
+
+    fixture = Fixture(tmp_path)
+    fixture.service.ports_of = ports_of
+    fixture.service.trust.networks = frozenset({0, 7})
+    fixture.registry.is_active = True
+    fixture.registry.is_claimed, fixture.registry.is_granted = is_claimed, is_granted
+    fixture.record = Record(2, KEY, False, "", "", frozenset({0, 7, 9}))
+    await fixture.service.admit(2, 0, KEY)
+    assert fixture.gate.calls == [(2, 0, True, CHECKED_FOR, *ports)]
 
 
 async def test_a_changed_key_is_dismissed_before_the_verdict(tmp_path: Path) -> None:

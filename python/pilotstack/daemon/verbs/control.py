@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from pilotstack.errors import ConnectionFailed
+from pilotstack.errors import ConnectionFailed, NotRunning
 from pilotstack.ipc import codes, layout, verbs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pilotstack.daemon.verbs.table import Table
 
 #: Verbs that are answered without asking anybody.
@@ -25,10 +27,12 @@ class Control:
 
     Args:
         table: the verbs.
+        is_starting: whether the node has not registered for the first time yet.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, is_starting: Callable[[], bool] = lambda: False) -> None:
         self._table = table
+        self._is_starting = is_starting
 
     async def answer(self, command: int, payload: bytes, *, has_id: bool) -> bytes:
         """The body of the reply frame: the verb's code plus one, and JSON.
@@ -38,8 +42,15 @@ class Control:
 
         Raises:
             ConnectionFailed: the registry did not answer in time, however often it was asked.
+            NotRunning: the node is not registered yet. Programs that wait for the daemon would take
+                an answer with an empty address for one that serves.
             PilotError: the request is refused.
         """
+        if self._is_starting():
+            raise NotRunning(
+                "starting: the daemon is not registered yet",
+                hint="try again in a moment; if this lasts, its log says why",
+            )
         request = verbs.parse(command, payload)
         try:
             with anyio.fail_after((request.patience or PATIENCE) - MARGIN):

@@ -17,7 +17,7 @@ from pilotstack.ipc import network_requests as r
 from pilotstack.registry.protocol import values
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from pilotstack.daemon.state import NodeState
     from pilotstack.daemon.verbs.table import Table
@@ -36,6 +36,30 @@ class Datagrams(Protocol):
         """Sends one datagram; it may be lost."""
 
 
+class Limits(Protocol):
+    """What networks allow."""
+
+    async def refresh(self, network: int) -> None:
+        """Learns the policy of a network anew."""
+
+    async def allows(self, network: int, port: int) -> bool:
+        """Whether members may use a port there."""
+
+
+class Memberships(Protocol):
+    """The networks that this node is in."""
+
+    @property
+    def policies(self) -> Limits:
+        """What they allow."""
+
+    async def refresh_networks(self) -> None:
+        """Learns them anew."""
+
+    async def is_member(self, network: int) -> bool:
+        """Whether this node is in a network; asks again before it says no."""
+
+
 class NetworkVerbs:
     """Answers drivers about networks.
 
@@ -43,7 +67,7 @@ class NetworkVerbs:
         state: of this node.
         registry: knows networks.
         core: sends broadcasts.
-        refresh: learns anew which networks this node is in.
+        memberships: know which networks this node is in.
         admin_token: of the registry, for drivers that give none; broadcasts need it then.
     """
 
@@ -52,13 +76,14 @@ class NetworkVerbs:
         state: NodeState,
         registry: RegistryClient,
         core: Datagrams,
-        refresh: Callable[[], Awaitable[None]],
+        memberships: Memberships,
         admin_token: str,
     ) -> None:
         self._state = state
         self._registry = registry
         self._core = core
-        self._refresh = refresh
+        self._memberships = memberships
+        self._refresh = memberships.refresh_networks
         self._admin_token = admin_token
 
     def add_to(self, table: Table) -> None:
@@ -78,6 +103,9 @@ class NetworkVerbs:
         table.add(r.PromoteMember, self.promote)
         table.add(r.DemoteMember, self.demote)
         table.add(r.TransferOwnership, self.transfer)
+        table.add(r.GetLimits, self.limits)
+        table.add(r.SetLimits, self.set_limits)
+        table.add(r.GetRole, self.role)
         table.add(r.GetPolicy, self.policy)
         table.add(r.TagMember, self.tag_member)
         table.add(r.Broadcast, self.broadcast)
@@ -201,6 +229,30 @@ class NetworkVerbs:
         await self._refresh()
         return answer_of(a.OwnershipTransferred, reply)
 
+    # Policies of ports, which the core enforces
+
+    async def limits(self, request: r.GetLimits) -> a.Limits:
+        """What a network allows."""
+        return answer_of(a.Limits, await self._registry.get_network_policy(request.network_id))
+
+    async def set_limits(self, request: r.SetLimits) -> a.Limits:
+        """Sets what a network allows."""
+        reply = await self._registry.set_network_policy(
+            request.network_id,
+            max_members=request.max_members,
+            allowed_ports=request.allowed_ports,
+            description=request.description,
+            admin_token=self._token(request.admin_token),
+        )
+        if request.network_id in self._state.memberships:
+            await self._memberships.policies.refresh(request.network_id)
+        return answer_of(a.Limits, reply)
+
+    async def role(self, request: r.GetRole) -> a.RoleSet:
+        """What a member may do."""
+        reply = await self._registry.get_member_role(request.network_id, request.node_id)
+        return answer_of(a.RoleSet, reply)
+
     # Managed networks. Rules and policies are not carried out; member tags are the registry's.
 
     async def policy(self, request: r.GetPolicy) -> a.ManagedPolicy:
@@ -227,7 +279,7 @@ class NetworkVerbs:
 
     async def broadcast(self, request: r.Broadcast) -> a.BroadcastSent:
         """Sends one datagram to every other member of a network of ours that is online."""
-        self._check_broadcast(request)
+        await self._check_broadcast(request)
         network_id, data = request.network_id, request.data
         found = await self._registry.list_nodes(network_id)
         members = [node_id for node_id in _online(found) if node_id != self._state.node_id]
@@ -237,7 +289,7 @@ class NetworkVerbs:
                 await anyio.sleep(PAUSE)
         return a.BroadcastSent(network_id, request.port, len(data), len(members))
 
-    def _check_broadcast(self, request: r.Broadcast) -> None:
+    async def _check_broadcast(self, request: r.Broadcast) -> None:
         expected, given = self._admin_token.encode(), request.token.encode()
         if expected and not hmac.compare_digest(given, expected):
             raise PermissionDenied(
@@ -249,13 +301,19 @@ class NetworkVerbs:
                 "broadcast: broadcast denied: the backbone is everybody",
                 hint="make a network for those who should hear: pilotctl network create NAME",
             )
-        if request.network_id not in self._state.memberships:
+        if not await self._memberships.is_member(request.network_id):
             raise PermissionDenied(
                 f"broadcast: broadcast denied: not a member of network {request.network_id}",
                 hint=f"join it first: pilotctl network join {request.network_id}",
             )
         if not request.port:
             raise InvalidArgument("broadcast: port 0 is no destination")
+        if not await self._memberships.policies.allows(request.network_id, request.port):
+            raise PermissionDenied(
+                f"broadcast: broadcast denied: network {request.network_id} does not allow "
+                f"port {request.port}",
+                hint=f"see: pilotctl network policy {request.network_id}",
+            )
         if not 0 < len(request.data) <= codes.MAX_DATAGRAM:
             raise InvalidArgument(
                 f"broadcast: a datagram has 1 to {codes.MAX_DATAGRAM} bytes, "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from pilotstack.registry.client.requests import Requests
 from pilotstack.registry.protocol import values
@@ -35,6 +36,7 @@ from pilotstack.registry.protocol.requests.networks import (
     ListNetworks,
     RenameNetwork,
     SetJoinToken,
+    SetNetworkPolicy,
 )
 
 if TYPE_CHECKING:
@@ -216,6 +218,27 @@ class NetworkRequests(Requests):
     async def get_network_policy(self, network_id: int) -> Message:
         """A network's limits."""
         return await self.send(self.asked_by_us(GetNetworkPolicy(network_id=network_id)))
+
+    async def set_network_policy(
+        self,
+        network_id: int,
+        *,
+        max_members: int | UnsetType = UNSET,
+        allowed_ports: Sequence[int] | UnsetType = UNSET,
+        description: str | UnsetType = UNSET,
+        admin_token: str = "",
+    ) -> Message:
+        """Sets a network's limits; what is not given stays."""
+        ports = allowed_ports if allowed_ports is UNSET else list(allowed_ports)
+        return await self._order(
+            SetNetworkPolicy(
+                network_id=network_id,
+                max_members=max_members,
+                allowed_ports=ports,
+                description=description,
+                admin_token=admin_token,
+            )
+        )
 
     async def _pages(self, question: Request[Reply]) -> AsyncIterator[Message]:
         """The replies to a question with an ``offset``, until one names no next offset."""

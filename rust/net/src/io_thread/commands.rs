@@ -1,6 +1,6 @@
 //! Commands of the control plane, and requests to it.
 
-use pilot_proto::wire::addr::Port;
+use pilot_proto::wire::addr::{NetworkId, Port};
 use tracing::error;
 
 use super::IoThread;
@@ -39,7 +39,10 @@ impl IoThread {
                 self.node.on_registry_list(self.now, node, &candidates);
                 self.node.on_record(self.now, node, identity_key, endpoint);
             }
-            Command::NoRecord(node) => self.node.on_no_record(node),
+            Command::NoRecord { node, why } => {
+                self.note_reason(node, why);
+                self.node.on_no_record(node);
+            }
             Command::Key { node, identity_key } => self.node.on_key(self.now, node, identity_key),
             Command::SetIdentity(seed) => {
                 if let Err(error) = self.node.set_identity(&seed) {
@@ -48,7 +51,13 @@ impl IoThread {
             }
             Command::SetPrivate(is_private) => self.node.set_private(is_private),
             Command::SetNetworks(networks) => self.node.set_networks(self.now, networks),
-            Command::Admission { caller, is_admitted, lifetime } => {
+            Command::NetworkPolicy { network, ports } => {
+                self.node.set_network_policy(self.now, network, ports);
+            }
+            Command::Admission { caller, is_admitted, ports, lifetime } => {
+                if caller.network == NetworkId::BACKBONE {
+                    self.node.limit_peer(caller.node, ports);
+                }
                 self.node.on_admission(self.now, caller, is_admitted, lifetime);
             }
             Command::ExpectCall(node) => self.node.expect_call(self.now, node),

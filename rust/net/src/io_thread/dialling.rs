@@ -7,7 +7,7 @@ use pilot_proto::{
     node::{ConnectionId, DialOptions, NodeError},
     transport::CloseReason,
     wire::{
-        addr::{Address, Port},
+        addr::{Address, NodeId, Port},
         ipc::code,
     },
 };
@@ -25,6 +25,9 @@ use crate::{
 
 /// A dial is answered within this time, before drivers give up by themselves (30 s).
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Nodes whose reason is kept.
+const MAX_REASONS: usize = 1024;
 
 /// What a driver wants of a dial.
 pub(super) struct DialRequest {
@@ -58,6 +61,7 @@ impl IoThread {
             Err(error @ NodeError::NotUnicast) => {
                 self.fail(tag, "invalid_argument", &format!("dial: {error}"), "");
             }
+            Err(NodeError::Prohibited) => self.refuse_prohibited(tag),
             Err(error) => self.fail(tag, "unavailable", &format!("dial: {error}"), "close some connections"),
         }
     }
@@ -102,6 +106,7 @@ impl IoThread {
         let (streams, mut around) = self.streams();
         let Some(dial) = streams.take_failed(&mut around, id) else { return };
         let tag = Tag { client: dial.client, id: dial.request };
+        let peer = self.node.connection(id).map(|connection| connection.tuple().remote.node);
         match reason {
             CloseReason::Refused | CloseReason::Reset => {
                 let hint = "nothing listens on that port: check it, and that the peer's program runs";
@@ -110,10 +115,11 @@ impl IoThread {
             CloseReason::Unreachable => self.fail(
                 tag,
                 "connection_failed",
-                "the node cannot be reached",
+                &self.unreachable(peer),
                 "it is offline, or private: see pilotctl lookup NODE, or ask for its trust with pilotctl \
                  handshake NODE",
             ),
+            CloseReason::Prohibited => self.refuse_prohibited(tag),
             CloseReason::Finished
             | CloseReason::Aborted
             | CloseReason::SynTimeout
@@ -129,6 +135,27 @@ impl IoThread {
                 );
             }
         }
+    }
+
+    /// Keeps what the registry said about a node that it did not tell where to find.
+    pub(super) fn note_reason(&mut self, node: NodeId, why: String) {
+        if self.reasons.len() >= MAX_REASONS && !self.reasons.contains_key(&node) {
+            self.reasons.pop_first();
+        }
+        self.reasons.insert(node, why);
+    }
+
+    fn unreachable(&self, peer: Option<NodeId>) -> String {
+        let why = peer.and_then(|node| self.reasons.get(&node)).filter(|why| !why.is_empty());
+        why.map_or_else(
+            || "the node cannot be reached".to_owned(),
+            |why| format!("the node cannot be reached: {why}"),
+        )
+    }
+
+    fn refuse_prohibited(&mut self, tag: Tag) {
+        let hint = "see: pilotctl network policy NETWORK";
+        self.fail(tag, "permission_denied", &format!("dial: {}", NodeError::Prohibited), hint);
     }
 
     /// Gives up what waited for too long.

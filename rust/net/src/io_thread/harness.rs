@@ -118,6 +118,7 @@ impl Harness {
             HostEvent::RecordNeeded(_)
             | HostEvent::KeyNeeded(_)
             | HostEvent::AdmissionNeeded(..)
+            | HostEvent::PolicyNeeded(_)
             | HostEvent::EndpointDiscovered(_)
             | HostEvent::HomeChanged(_)
             | HostEvent::PathChanged(..)

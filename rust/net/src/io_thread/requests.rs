@@ -4,7 +4,7 @@ use std::{os::unix::ffi::OsStrExt, path::Path, time::Duration};
 
 use pilot_proto::{
     config::Algorithm,
-    node::{ConnectionId, DialOptions},
+    node::{ConnectionId, DialOptions, NodeError},
     transport::CloseReason,
     wire::{
         addr::{Address, Port},
@@ -261,7 +261,10 @@ impl IoThread {
             Err(("unavailable", "the network does not keep up".to_owned()))
         } else {
             let sent = self.node.send_datagram(self.now, src_port, remote, port, data);
-            sent.map_err(|error| ("invalid_argument", error.to_string()))
+            sent.map_err(|error| match error {
+                NodeError::Prohibited => ("permission_denied", error.to_string()),
+                _ => ("invalid_argument", error.to_string()),
+            })
         };
         self.node.counters_mut().dropped_limited += u64::from(result.is_err());
         result

@@ -109,7 +109,7 @@ impl IoThread {
             CloseReason::Finished => 0_u8,
             CloseReason::Refused => 1,
             CloseReason::Reset => 2,
-            CloseReason::Aborted => 3,
+            CloseReason::Aborted | CloseReason::Prohibited => 3,
             CloseReason::SynTimeout | CloseReason::RetransmissionTimeout => 4,
             CloseReason::IdleTimeout => 5,
             CloseReason::PeerRestarted => 6,

@@ -31,6 +31,8 @@ const MAX_HELD: usize = 1024;
 const MAX_HELD_BYTES: usize = 4 << 20;
 /// An unanswered query expires after this, and the packets held for it are dropped.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Peers that may ask about networks that we are not known to be in, at once.
+const MAX_FOREIGN: usize = 64;
 /// Shortest lifetime of a verdict.
 const MIN_LIFETIME: Duration = Duration::from_secs(1);
 
@@ -75,8 +77,12 @@ pub(super) struct Gate {
     queries: BTreeMap<Caller, Query>,
     held: usize,
     held_bytes: usize,
+    /// Ports that a peer may use at our address on the backbone, where only networks in common admit it.
+    ports: BTreeMap<NodeId, BTreeSet<Port>>,
     callbacks: BTreeMap<NodeId, Instant>,
     callbacks_by_age: BTreeSet<(Instant, NodeId)>,
+    /// The queries about networks that we are not known to be in, one for each peer.
+    foreign: BTreeMap<NodeId, NetworkId>,
 }
 
 impl Gate {
@@ -145,15 +151,24 @@ impl Gate {
         }
         // The held packets are processed under this verdict, so it must outlive the call.
         self.verdicts.insert(caller, (is_admitted, now + lifetime.max(MIN_LIFETIME)));
+        if self.foreign.get(&caller.node) == Some(&caller.network) {
+            self.foreign.remove(&caller.node);
+        }
         let held = self.queries.remove(&caller).map_or_else(Vec::new, |query| query.held);
         self.held -= held.len();
         self.held_bytes -= bytes_of(&held);
         held
     }
 
+    /// Whether a peer that is admitted to the backbone may use a port there.
+    pub(super) fn may_use(&self, node: NodeId, port: Port) -> bool {
+        !self.is_private || self.ports.get(&node).is_none_or(|ports| ports.contains(&port))
+    }
+
     /// Drops the verdicts about a peer and its permission to call back.
     pub(super) fn forget(&mut self, node: NodeId) {
         self.verdicts.retain(|caller, _| caller.node != node);
+        self.ports.remove(&node);
         if let Some(until) = self.callbacks.remove(&node) {
             self.callbacks_by_age.remove(&(until, node));
         }
@@ -161,6 +176,9 @@ impl Gate {
 
     pub(super) fn sweep(&mut self, now: Instant) {
         self.verdicts.retain(|_, (_, until)| now < *until);
+        let verdicts = &self.verdicts;
+        self.ports
+            .retain(|node, _| verdicts.contains_key(&Caller { node: *node, network: NetworkId::BACKBONE }));
         self.expire_queries(now);
         self.callbacks.retain(|_, until| now < *until);
         self.callbacks_by_age.retain(|(until, _)| now < *until);
@@ -169,6 +187,8 @@ impl Gate {
     /// Drops unanswered queries and the packets held for them.
     fn expire_queries(&mut self, now: Instant) {
         self.queries.retain(|_, query| now < query.until);
+        let queries = &self.queries;
+        self.foreign.retain(|node, network| queries.contains_key(&Caller { node: *node, network: *network }));
         self.held = self.queries.values().map(|query| query.held.len()).sum();
         self.held_bytes = self.queries.values().map(|query| bytes_of(&query.held)).sum();
     }
@@ -188,11 +208,14 @@ impl Node {
     /// dropped, and connections there are reset.
     pub fn set_networks(&mut self, now: Instant, networks: impl IntoIterator<Item = NetworkId>) {
         self.recorder.now = now;
-        self.gate.networks = networks.into_iter().collect();
+        let before = core::mem::replace(&mut self.gate.networks, networks.into_iter().collect());
         let networks = &self.gate.networks;
-        self.gate
-            .verdicts
-            .retain(|caller, _| caller.network == NetworkId::BACKBONE || networks.contains(&caller.network));
+        self.policies.retain(networks);
+        // Those about a network that is new to us are refusals from before.
+        self.gate.verdicts.retain(|caller, _| {
+            caller.network == NetworkId::BACKBONE
+                || networks.contains(&caller.network) && before.contains(&caller.network)
+        });
         let is_outside = |network: NetworkId| network != NetworkId::BACKBONE && !networks.contains(&network);
         #[expect(clippy::disallowed_methods, reason = "sorted at once")]
         let mut gone: Vec<_> = self
@@ -211,12 +234,27 @@ impl Node {
     /// held for an admitted peer are processed now.
     pub fn on_admission(&mut self, now: Instant, caller: Caller, is_admitted: bool, lifetime: Duration) {
         self.recorder.now = now;
+        self.policies.touch(now, caller.network);
+        let is_ours = self.is_on_network(caller.network);
         for held in self.gate.decide(now, caller, is_admitted, lifetime) {
-            if is_admitted {
+            if !is_ours {
+                count_drop!(self, dropped_networks);
+            } else if is_admitted {
                 self.dispatch_packet(now, caller.node, &held.header, &held.payload);
             } else {
                 self.count_refused(&held.header);
             }
+        }
+    }
+
+    /// Limits a peer that networks in common admit to our address on the backbone, and that would evade their
+    /// policies there otherwise; without ports it is not limited.
+    pub fn limit_peer(&mut self, node: NodeId, ports: impl IntoIterator<Item = Port>) {
+        let ports: BTreeSet<Port> = ports.into_iter().collect();
+        if ports.is_empty() {
+            self.gate.ports.remove(&node);
+        } else {
+            self.gate.ports.insert(node, ports);
         }
     }
 
@@ -245,7 +283,7 @@ impl Node {
         }
     }
 
-    fn reset(&mut self, now: Instant, id: super::ConnectionId) {
+    pub(super) fn reset(&mut self, now: Instant, id: super::ConnectionId) {
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.connection.abort(now);
             self.queue(id);
@@ -267,7 +305,9 @@ impl Node {
             return true;
         }
         match self.gate.verdict(now, caller, header) {
-            Verdict::Admitted => return true,
+            Verdict::Admitted if self.policy_of_arrival(now, header).is_some() => return true,
+            // Refusing by an old policy would be wrong: it is asked for together with the admission.
+            Verdict::Admitted => self.query_admission(now, caller, header, payload),
             Verdict::Refused => self.count_refused(header),
             Verdict::Unknown => self.query_admission(now, caller, header, payload),
         }
@@ -286,6 +326,21 @@ impl Node {
         if !is_held {
             count_drop!(self, dropped_limited);
         }
+    }
+
+    /// A packet for a network that we are not known to be in: the registry may have made us a member. It is
+    /// held until the control plane knows; for a few peers, one network of each.
+    pub(super) fn ask_membership(&mut self, now: Instant, sender: NodeId, header: &Header, payload: &[u8]) {
+        let caller = Caller { node: sender, network: header.dst.network };
+        let is_refused = self.gate.verdicts.get(&caller).is_some_and(|(_, until)| now < *until);
+        let is_asked = self.gate.foreign.get(&sender) == Some(&caller.network);
+        let may_ask = !self.gate.foreign.contains_key(&sender) && self.gate.foreign.len() < MAX_FOREIGN;
+        if is_refused || header.protocol == Protocol::Control || !(is_asked || may_ask) {
+            count_drop!(self, dropped_networks);
+            return;
+        }
+        self.gate.foreign.insert(sender, caller.network);
+        self.query_admission(now, caller, header, payload);
     }
 
     fn count_refused(&mut self, header: &Header) {

@@ -73,7 +73,7 @@ impl Node {
     /// Opens a connection. [`Event::Connected`] or [`Event::Closed`] follows.
     ///
     /// # Errors
-    /// [`NodeError`] for an address that is not unicast, and at a limit.
+    /// [`NodeError`] for an address that is not unicast, a port that its network does not allow, and at a limit.
     pub fn connect(
         &mut self,
         now: Instant,
@@ -88,6 +88,7 @@ impl Node {
         if self.is_full() {
             return Err(NodeError::TooManyConnections);
         }
+        let may_start = self.may_dial(now, remote, remote_port)?.is_some();
         self.expect_call(now, remote.node);
         let local_port = self.ports.ephemeral()?;
         let local = Address { network: remote.network, node: self.address.node };
@@ -101,7 +102,11 @@ impl Node {
         let iss = SeqNumber::new(self.entropy.next_u32());
         let connection = Connection::connect(now, tuple, options, iss);
         let id = self.insert(now, connection, false);
-        self.start_connection(now, remote.node, id);
+        if may_start {
+            self.start_connection(now, remote.node, id);
+        } else {
+            self.await_policy(id);
+        }
         Ok(id)
     }
 
@@ -113,7 +118,7 @@ impl Node {
     }
 
     /// Starts a new connection, at the latest when its peer has a session.
-    fn start_connection(&mut self, now: Instant, node: NodeId, id: ConnectionId) {
+    pub(super) fn start_connection(&mut self, now: Instant, node: NodeId, id: ConnectionId) {
         if node == self.address.node {
             self.attach(id, Dialect::Native, MAX_SEGMENT);
             return;
@@ -269,7 +274,8 @@ impl Node {
     /// Sends a datagram, or queues it until its peer has a session.
     ///
     /// # Errors
-    /// [`NodeError::TooLarge`], [`NodeError::NotUnicast`], [`NodeError::TooManyConnections`].
+    /// [`NodeError::TooLarge`], [`NodeError::NotUnicast`], [`NodeError::TooManyConnections`],
+    /// [`NodeError::Prohibited`].
     pub fn send_datagram(
         &mut self,
         now: Instant,
@@ -286,6 +292,7 @@ impl Node {
             return Err(NodeError::TooLarge);
         }
         let src_port = if src_port.0 == 0 { self.ports.ephemeral()? } else { src_port };
+        self.may_send(now, dst, src_port, dst_port)?;
         let header = Header {
             flags: Flags::NONE,
             protocol: Protocol::Datagram,

@@ -12,6 +12,7 @@ mod discovery;
 mod early;
 mod figures;
 mod memory;
+mod policy;
 mod ports;
 mod punch;
 mod rate_limits;
@@ -44,8 +45,8 @@ pub use transmit::Transmit;
 
 use self::{
     admission::Gate, connection_limits::ConnectionCounts, discovery::Discovery, early::Early, memory::Memory,
-    ports::Ports, punch::Punching, rate_limits::RateLimits, syn_pacing::SynPacing, trace::Recorder,
-    unauthenticated::Unauthenticated,
+    policy::Policies, ports::Ports, punch::Punching, rate_limits::RateLimits, syn_pacing::SynPacing,
+    trace::Recorder, unauthenticated::Unauthenticated,
 };
 use crate::{
     config::{MAX_SEGMENT, NodeConfig},
@@ -58,7 +59,7 @@ use crate::{
         Candidate, Candidates, Capabilities, Liveness, Local, Outbox, Peer, REFRESH, Route,
         prediction::Observations,
     },
-    wire::addr::{Address, NodeId, Port},
+    wire::addr::{Address, NetworkId, NodeId, Port},
 };
 
 /// Rate (per second) and burst of processed PTB messages (RFC 8899 section 4.6); routers send few.
@@ -103,6 +104,9 @@ pub enum NodeError {
     /// A broadcast or unset address was given.
     #[error("not a unicast address")]
     NotUnicast,
+    /// The policy of the network does not allow the port.
+    #[error("the network's policy does not allow this port")]
+    Prohibited,
 }
 
 /// Something that the driver or its application must know or answer.
@@ -115,6 +119,8 @@ pub enum Event {
     KeyNeeded(NodeId),
     /// A peer with this identity key asks for admission; answered by [`Node::on_admission`].
     AdmissionNeeded(Caller, [u8; 32]),
+    /// What a network allows may have changed; answered by [`Node::set_network_policy`].
+    PolicyNeeded(NetworkId),
     /// The beacons report this endpoint as ours.
     EndpointDiscovered(SocketAddr),
     /// Another beacon relays for us from now on.
@@ -263,6 +269,7 @@ pub struct Node {
     /// RateLimits PTB messages, each of which scans the peers.
     ptb_bucket: TokenBucket,
     gate: Gate,
+    policies: Policies,
     /// Peers to remove once their connections are reset.
     dismissed: BTreeSet<NodeId>,
     counters: NodeCounters,
@@ -332,6 +339,7 @@ impl Node {
             syn_pacing: SynPacing::default(),
             ptb_bucket: TokenBucket::new(PTB_RATE, PTB_BURST, now),
             gate: Gate::default(),
+            policies: Policies::default(),
             dismissed: BTreeSet::new(),
             counters: NodeCounters::default(),
             figures: Figures::default(),

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::NodeError;
 use crate::wire::addr::Port;
 
-const EPHEMERAL_FIRST: u16 = 49_152;
+/// The first port that is given to who asks for any.
+pub(super) const EPHEMERAL_FIRST: u16 = 49_152;
 
 /// The node's ports. Streams and datagrams have separate spaces.
 #[derive(Debug, Default)]

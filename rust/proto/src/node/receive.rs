@@ -87,7 +87,7 @@ impl Node {
                 let packet =
                     if opened.is_in_place { &frame[SEALED_HEADER_LEN..len - TAG_LEN] } else { &scratch[..] };
                 // A packet of another source changes no state.
-                if let Some((header, payload)) = self.check_packet(sender, packet) {
+                if let Some((header, payload)) = self.check_packet(now, sender, packet) {
                     self.on_opened(now, sender, opened, from, (len, &header));
                     self.take_packet(now, sender, &header, payload, packet);
                     self.on_heard(now, sender);
@@ -193,13 +193,18 @@ impl Node {
 
     /// Processes a packet sealed by `sender`, or one that this node sent to itself.
     pub(super) fn on_packet(&mut self, now: Instant, sender: NodeId, packet: &[u8]) {
-        if let Some((header, payload)) = self.check_packet(sender, packet) {
+        if let Some((header, payload)) = self.check_packet(now, sender, packet) {
             self.take_packet(now, sender, &header, payload, packet);
         }
     }
 
     /// Parses a packet sealed by `sender`; `None` unless it is from that node and for this one.
-    fn check_packet<'a>(&mut self, sender: NodeId, packet: &'a [u8]) -> Option<(Header, &'a [u8])> {
+    fn check_packet<'a>(
+        &mut self,
+        now: Instant,
+        sender: NodeId,
+        packet: &'a [u8],
+    ) -> Option<(Header, &'a [u8])> {
         let Ok((header, payload)) = Header::parse(packet) else {
             count_drop!(self, dropped_malformed);
             return None;
@@ -216,7 +221,7 @@ impl Node {
             return None;
         }
         if !self.is_on_network(dst.network) {
-            count_drop!(self, dropped_networks);
+            self.ask_membership(now, sender, &header, payload);
             return None;
         }
         Some((header, payload))
@@ -346,6 +351,10 @@ impl Node {
         if payload.is_empty() || !self.check_admission(now, header.src.node, header, payload) {
             return;
         }
+        if self.policy_of_arrival(now, header) != Some(true) {
+            count_drop!(self, dropped_prohibited);
+            return;
+        }
         self.events.push_back(Event::Datagram {
             src: header.src,
             src_port: header.src_port,
@@ -378,10 +387,15 @@ impl Node {
         if !self.check_admission(now, header.src.node, header, payload) {
             return;
         }
-        if header.flags == Flags::SYN && self.accept(now, header) {
+        let is_allowed = self.policy_of_arrival(now, header).unwrap_or(false);
+        if is_allowed && header.flags == Flags::SYN && self.accept(now, header) {
             return;
         }
-        count_drop!(self, dropped_unknown);
+        if is_allowed {
+            count_drop!(self, dropped_unknown);
+        } else {
+            count_drop!(self, dropped_prohibited);
+        }
         let is_syn = header.flags == Flags::SYN;
         let is_native = self.peers.get(&header.src.node).is_none_or(|peer| peer.capabilities().is_some());
         // Legacy peers get RST for refused ports only: they accept any RST as the connection's.

@@ -57,6 +57,8 @@ crate::counters! {
         dropped_strangers,
         /// Packets for networks that this node is not in.
         dropped_networks,
+        /// SYNs and datagrams to ports that the policy of their network does not allow.
+        dropped_prohibited,
         /// Peers that moved to another address.
         moved,
         /// Peers whose identity key changed, which ended their sessions.

@@ -21,6 +21,8 @@ pub enum CloseReason {
     PeerRestarted,
     /// The peer does not answer on any path.
     Unreachable,
+    /// The policy of the network does not allow the port.
+    Prohibited,
     /// The node was shut down.
     Shutdown,
 }
@@ -38,6 +40,7 @@ impl CloseReason {
             Self::IdleTimeout => "idle_timeout",
             Self::PeerRestarted => "peer_restarted",
             Self::Unreachable => "unreachable",
+            Self::Prohibited => "prohibited",
             Self::Shutdown => "shutdown",
         }
     }

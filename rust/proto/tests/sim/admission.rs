@@ -173,6 +173,9 @@ fn only_members_reach_a_network() {
     let network = NetworkId(7);
     let address = Address { network, node: NodeId(2) };
     let outside = dial(&mut net, 1, address, 80);
+    // We may have become a member meanwhile, so the control plane is asked.
+    assert_eq!(asked(&mut net, 2).0, Caller { node: NodeId(1), network });
+    decide(&mut net, 2, Caller { node: NodeId(1), network }, false);
     assert_eq!(net.event(1, closed(outside)), CloseReason::SynTimeout);
     assert!(net.of(2).stats().counters.dropped_networks > 0);
     let now = net.now;

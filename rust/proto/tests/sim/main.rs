@@ -26,6 +26,7 @@ mod paths;
 mod paths_direct;
 mod paths_predicted;
 mod paths_relayed;
+mod policy;
 mod probes;
 mod rng;
 mod script;

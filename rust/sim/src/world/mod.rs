@@ -260,6 +260,7 @@ impl World {
                 self.hosts[host].events.push_back(event);
             }
             Event::AdmissionNeeded(..)
+            | Event::PolicyNeeded(_)
             | Event::HomeChanged(_)
             | Event::PathChanged(..)
             | Event::SocketsNeeded { .. }
