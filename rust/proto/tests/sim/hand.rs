@@ -251,6 +251,19 @@ impl Hand {
         Some(self.seal(pong, &answer))
     }
 
+    /// The header of a packet that the node sealed.
+    pub(crate) fn opened(&mut self, frame: &[u8]) -> Option<Header> {
+        let Ok(Frame::Sealed(header)) = Frame::parse(frame) else { return None };
+        let mut packet = Vec::new();
+        self.session.as_mut()?.key.open_to(header, frame, &mut packet).ok()?;
+        Header::parse(&packet).ok().map(|(header, _)| header)
+    }
+
+    /// The node's exchange key, as far as the peer knows it.
+    pub(crate) fn session_key(&self) -> Option<[u8; 32]> {
+        self.session.as_ref().map(|session| session.peer_key)
+    }
+
     pub(crate) fn accepted(&mut self) -> Option<ConnectionId> {
         self.events.iter().find_map(|event| match event {
             Event::Accepted(id) => Some(*id),

@@ -18,6 +18,7 @@ mod memory;
 mod migration;
 mod nat_net;
 mod node;
+mod old_relays;
 mod outages;
 mod pair;
 mod parameters;
