@@ -146,6 +146,11 @@ def text_of(name: str, path: Path | None = None) -> str:
 
 def _load(path: Path, program: str, kinds: Mapping[str, type], at_the_top: set[str]) -> Loaded:
     content = read_object(path)
+    if program != "pilotctl":
+        from pilotstack import _legacy
+
+        if (flags := _legacy.PROGRAMS.get(program)) is not None:
+            content = flags.translate_settings(content)
     settings: dict[str, Setting] = {}
     warnings = []
     ours: dict[str, object] = {}

@@ -51,6 +51,11 @@ class Flag:
         self._passed_on_help = passed_on_help
         self.is_passed_on = is_passed_on
 
+    @property
+    def names(self) -> list[str]:
+        """Its names without dashes in front, those that turn it off left out."""
+        return [each.partition("/")[0].lstrip("-") for each in self._declarations]
+
     def option(self, **settings: Any) -> Decorator:
         """The flag of the command that heeds it; ``settings`` are added to its own."""
         return click.option(*self._declarations, **self._settings, **settings)
@@ -58,7 +63,7 @@ class Flag:
     def passed_on(self) -> Decorator:
         """The flag of a command that passes it on: without a default, so that the other command's
         environment and settings still count."""
-        kept = ("type", "is_flag", "multiple")
+        kept = ("type", "is_flag", "multiple", "hidden")
         settings = {name: self._settings[name] for name in kept if name in self._settings}
         shown = self._passed_on_help or self._settings["help"]
         return click.option(*self._declarations, default=None, help=shown, **settings)

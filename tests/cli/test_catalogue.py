@@ -35,7 +35,7 @@ def test_every_command_argument_flag_and_default_of_the_parser_is_there(
     for path, command in parsed.items():
         entry = commands[path]
         arguments = [p for p in command.params if isinstance(p, click.Argument)]
-        flags = [p for p in command.params if isinstance(p, click.Option)]
+        flags = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
         assert [(a.name, a.is_required, a.is_repeated) for a in entry.arguments] == [
             (a.name, a.required, a.nargs == -1) for a in arguments
         ], path

@@ -14,8 +14,8 @@ MODULES = modules_of(PACKAGE)
 BASE = {
     *("errors", "types", "wellknown", "_commands", "_events", "_files", "_flags", "_interrupts"),
     *("_logs", "_paths", "_resolving", "_serving", "_streams", "_core", "ipc"),
-    *("_background", "_config", "_figures", "_interfaces", "_netlink", "_notify", "_seats"),
-    "_settings",
+    *("_background", "_config", "_figures", "_interfaces", "_legacy", "_netlink", "_notify"),
+    *("_seats", "_settings"),
 }
 
 # What serves HTTP, and what is shown there.
@@ -37,13 +37,14 @@ ALLOWED: dict[str, set[str]] = {
     "_netlink": set(),
     "_notify": set(),
     "_interfaces": {"_netlink", "_resolving"},
-    "_config": {"_files", "_paths", "errors"},
+    "_config": {"_files", "_legacy", "_paths", "errors"},
     "_settings": {"_config", "_events", "_files", "_logs", "errors"},
     "wellknown": {"_config", "_paths"},
     "_flags": {"errors", "wellknown"},
     "_files": set(),
     "_figures": set(),
     "_seats": set(),
+    "_legacy": set(),
     "_events": set(),
     "_background": {"_events", "errors"},
     "_streams": set(),
@@ -84,7 +85,7 @@ ALLOWED: dict[str, set[str]] = {
     "registry.storage": BASE | {"registry.protocol", "registry.model", "registry.rules"},
     "registry.replication": BASE | REGISTRY - {"registry.server"},
     "registry.server": BASE | REGISTRY | SHOWN,
-    "registry.main": BASE | REGISTRY | SHOWN | {"beacon", "registry.client"},
+    "registry.main": BASE | REGISTRY | SHOWN | {"beacon", "registry.client", "registry.legacy"},
     "beacon": BASE | SHOWN | {"registry.client", "registry.protocol"},
     "beacon.main": BASE | SHOWN | {"beacon", "registry.client", "registry.protocol"},
     "trust": BASE | {"client", "registry.client", "registry.protocol"},
@@ -99,6 +100,7 @@ ALLOWED: dict[str, set[str]] = {
         *("client", "registry.client", "testing", "netcheck", "diagnosis"),
         *("services", "gateway"),
         *("daemon.lifecycle", "daemon.identity", "daemon.flags", "daemon.pid_file"),
+        "daemon.found",
     },
 }
 

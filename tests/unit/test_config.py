@@ -184,3 +184,15 @@ def test_a_toml_file_of_the_user_is_read_and_not_written(home: Path) -> None:
         _config.edit_user({"hostname": "a"})
     (home / "config.json").write_text('{"socket": "/t"}')
     assert _config.text_of("socket") == "/t"
+
+
+def test_settings_of_existing_daemons_are_taken_where_ours_have_them(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"email": "a@example.com", "keepalive": "60s", "webhook": "x"}))
+    kinds: dict[str, type] = {"owner": str, "keepalive": float, "without_effect": list}
+    loaded = _config.load(path, "pilot-daemon", kinds)
+    assert loaded.settings == {
+        "owner": "a@example.com",
+        "keepalive": 60.0,
+        "without_effect": ["webhook"],
+    }

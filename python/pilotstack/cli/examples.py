@@ -62,6 +62,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "trust": ("pilotctl trust", "pilotctl trust --limit 0 --search 2"),
     "untrust": ("pilotctl untrust 2",),
     # Networks
+    "migrate": (
+        "pilotctl migrate --dry-run",
+        "pilotctl migrate --dry-run --store /var/lib/rendezvous/registry.json",
+    ),
     "network list": ("pilotctl network list",),
     "network create": ("pilotctl network create lab --join-rule invite",),
     "network join": ("pilotctl network join garden",),

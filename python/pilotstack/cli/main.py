@@ -99,6 +99,10 @@ COMMANDS: Final = {
         "member-tags": "Tags that a network gives to its members.",
         "policy": "The policy of a network.",
     },
+    "migrate": {
+        "migrate": "Show what existing programs left, and what becomes of it; and copy it, unless "
+        "--dry-run.",
+    },
     "names": {
         "name-list": "List the names that this node has at the nameserver.",
         "name-register": "Register a name for this node, for five minutes.",

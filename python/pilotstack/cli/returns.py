@@ -65,6 +65,7 @@ RETURNS: Final[dict[str, str]] = {
     "key_generation?, polo_score?, version?, real_addr?, last_seen_unix?, offline?",
     "member-tags get": _TAGS,
     "member-tags set": _TAGS,
+    "migrate": "home, found [what, path, found, becomes, is_problem], problems, copy",
     "name-list": "records [type, name, address, network, port]",
     "name-register": _NAME,
     "name-unregister": "type, name",

@@ -28,6 +28,7 @@ SECTIONS: Final = {
     "Services": (*("gateway", "forward", "expose", "mcp", "set-webhook", "clear-webhook"),),
     "Operations": (
         *("daemon", "init", "config", "context", "completion", "version", "quickstart", "demo"),
+        "migrate",
     ),
 }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pilotstack import wellknown
+from pilotstack.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,10 @@ class DaemonConfig:
     public: bool = False
     #: Nothing of the node is left at the registry when the daemon stops.
     ephemeral: bool = False
+    #: Grant every request for trust.
+    trust_auto_approve: bool = False
+    #: Networks to join at the start: ids separated by commas.
+    networks: str = ""
     has_echo: bool = True
     has_status: bool = True
     #: Serve names on port 53.
@@ -64,6 +69,20 @@ class DaemonConfig:
     keepalive: float = 30.0
 
 
+def parse_networks(text: str) -> frozenset[int]:
+    """Ids of networks, separated by commas.
+
+    Raises:
+        InvalidArgument: one is no id.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isascii() and part.isdecimal() and int(part) < 1 << 16 for part in parts):
+        raise InvalidArgument(
+            f"no ids of networks: {text!r}", hint="for example 1,7; see: pilotctl network list"
+        )
+    return frozenset(map(int, parts)) - {0}
+
+
 def files_folder(config: DaemonConfig) -> Path:
     """Folder of what peers send."""
     if config.files is not None:
@@ -74,5 +93,7 @@ def files_folder(config: DaemonConfig) -> Path:
 
 
 def default_identity() -> Path:
-    """Default place of the identity of a daemon in the background."""
-    return wellknown.home() / "identity.json"
+    """Default place of the identity of a daemon in the background: where second-generation programs
+    have it, else where those of the first generation left one."""
+    found, older = (wellknown.home() / name for name in ("identity.json", "identity.key"))
+    return older if older.exists() and not found.exists() else found

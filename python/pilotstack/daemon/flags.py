@@ -9,6 +9,7 @@ import click
 
 from pilotstack import _flags, _logs, wellknown
 from pilotstack._flags import REGISTRY_FLAGS, Flag
+from pilotstack._legacy import WITHOUT_EFFECT
 from pilotstack.ipc.codes import CONGESTION
 
 #: In the order of the help.
@@ -85,6 +86,16 @@ FLAGS: Final = (
         "membership. A daemon that is killed is forgotten within a minute. For a new identity.",
     ),
     Flag("--public/--private", default=False, help="Whether everybody may reach this node."),
+    Flag(
+        "--trust-auto-approve/--no-trust-auto-approve",
+        default=False,
+        help="Grant every request for trust, except for five minutes after a revocation.",
+    ),
+    Flag(
+        "--networks",
+        default="",
+        help="Networks to join at the start, ids separated by commas; open ones only.",
+    ),
     Flag("--no-echo", is_flag=True, help="Do not echo on port 7."),
     Flag("--nameserver", is_flag=True, help="Serve names on port 53, for every node."),
     Flag(
@@ -149,6 +160,8 @@ FLAGS: Final = (
         show_default=True,
         help="What a line of the log looks like.",
     ),
+    # What an existing program would have heeded: see pilotstack._legacy.
+    Flag(WITHOUT_EFFECT, multiple=True, hidden=True, help="Flag to say of that it has no effect."),
 )
 
 #: Flags of ``pilot-daemon``.

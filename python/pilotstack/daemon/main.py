@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pilotstack import _commands, _flags, _serving, _settings, wellknown
+from pilotstack import _commands, _events, _flags, _serving, _settings, wellknown
+from pilotstack._legacy import DAEMON
 from pilotstack.daemon.config import DaemonConfig
 from pilotstack.daemon.flags import daemon_options
 from pilotstack.errors import InvalidArgument
@@ -16,9 +18,9 @@ from pilotstack.registry.client import trust_of
 from pilotstack.registry.protocol.names import check_hostname
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import anyio
+
+log = _events.get_logger(__name__)
 
 
 @_commands.command(context_settings={"auto_envvar_prefix": "PILOT"})
@@ -45,6 +47,7 @@ def daemon(
     audit_log: Path | None,
     log_level: str,
     log_format: str,
+    without_effect: tuple[str, ...],
     **settings: Any,
 ) -> None:
     """Run this agent's network stack."""
@@ -53,6 +56,8 @@ def daemon(
     from pilotstack.observe.audit import audited
 
     _serving.configure_logging(log_level, log_format)
+    for name in dict.fromkeys(without_effect):
+        log.warning("flag_without_effect", flag=f"--{name}", why=DAEMON.why(name) or "unknown")
     # Each stream of a driver is a descriptor.
     _serving.raise_file_limit()
     if problem := hostname and check_hostname(hostname):
@@ -74,11 +79,19 @@ def daemon(
         **settings,
     )
 
+    _take_name()
+
     async def main(stopping: anyio.Event) -> None:
         with PidFile(pid_file) if pid_file else nullcontext(), audited(audit_log, "pilot-daemon"):
             await Daemon(config).run(stopping)
 
     _serving.run(main)
+
+
+def _take_name() -> None:
+    """Names the process as existing programs expect it of the owner of the pid file."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text("pilot-daemon")
 
 
 def _after_last_empty(beacons: tuple[str, ...]) -> tuple[str, ...]:
@@ -91,4 +104,4 @@ def _after_last_empty(beacons: tuple[str, ...]) -> tuple[str, ...]:
 
 def run() -> None:
     """Entry point of ``pilot-daemon``."""
-    _serving.run_command(daemon, _flags.normalize(sys.argv[1:]))
+    _serving.run_command(daemon, DAEMON.translate(_flags.normalize(sys.argv[1:])))

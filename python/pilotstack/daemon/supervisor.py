@@ -21,7 +21,7 @@ from pilotstack.daemon import snapshot as snapshots
 from pilotstack.daemon.beacons import Beacons, parse_beacons
 from pilotstack.daemon.builtins import Builtins
 from pilotstack.daemon.candidates import Candidates
-from pilotstack.daemon.config import files_folder
+from pilotstack.daemon.config import files_folder, parse_networks
 from pilotstack.daemon.core_events import CoreEvents
 from pilotstack.daemon.ipc_socket import IpcSocket
 from pilotstack.daemon.names import Names
@@ -44,7 +44,7 @@ from pilotstack.daemon.verbs.node import Handshakes, NodeVerbs
 from pilotstack.daemon.verbs.routes import RouteVerbs
 from pilotstack.daemon.verbs.table import Table
 from pilotstack.daemon.verbs.trust import TrustVerbs
-from pilotstack.errors import InternalError, InvalidArgument
+from pilotstack.errors import InternalError, InvalidArgument, PilotError
 from pilotstack.ipc.answers import RegistryInfo, Relayed
 from pilotstack.registry.client import RegistryClient, parse_addresses
 from pilotstack.trust.inbox import InboxReader
@@ -283,6 +283,7 @@ class _Running:
         self._state = state
         self._core = core
         self._recent = recent
+        self._wanted = parse_networks(config.networks)
         self._registry = _new_client(config, state)
         self._polls = _new_client(config, state)
         records = Records(self._registry)
@@ -300,6 +301,7 @@ class _Running:
             self._registry, state.identity, core, store, records.profile, records.forget
         )
         self._builtins = Builtins(config, state, self._names.hostname, kept)
+        self._trust.trust.approves_all = config.trust_auto_approve
         self._inbox = InboxReader(self._polls, self._trust)
         self._trust.on_request = self._inbox.expect
         self._strangers = StrangerKeys(
@@ -432,12 +434,23 @@ class _Running:
         tasks.start_soon(self._presence.keep)
         tasks.start_soon(self._inbox.run)
         tasks.start_soon(self._keep_networks)
+        tasks.start_soon(self._join_networks)
         tasks.start_soon(self._call_recent)
 
     @_serving.endless
     async def _keep_networks(self) -> None:
         while True:
             await anyio.sleep(_NETWORKS_AGAIN)
+            await self._registrar.refresh_networks()
+
+    @_serving.contained
+    async def _join_networks(self) -> None:
+        for network in self._wanted - self._state.networks:
+            try:
+                await self._registry.join_network(network)
+            except PilotError as error:
+                log.warning("network_not_joined", network=network, error=error.message)
+        if self._wanted - self._state.networks:
             await self._registrar.refresh_networks()
 
     @_serving.contained

@@ -14,6 +14,7 @@ import anyio
 import click
 
 from pilotstack import _commands, _events, _flags, _resolving, _serving, _settings, wellknown
+from pilotstack._legacy import RENDEZVOUS, WITHOUT_EFFECT
 from pilotstack.beacon import Beacon
 from pilotstack.beacon.keys import KeyCheck
 from pilotstack.beacon.mesh import Directory, Mesh, RegistryDirectory
@@ -434,6 +435,7 @@ _LOGS = (
     click.option(
         "--log-format", type=click.Choice(_serving.FORMATS), default="text", show_default=True
     ),
+    click.option(WITHOUT_EFFECT, multiple=True, hidden=True),
 )
 
 
@@ -443,10 +445,18 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _run(side: BeaconSide | None, log_level: str, log_format: str, **flags: Any) -> None:
+def _run(
+    side: BeaconSide | None,
+    log_level: str,
+    log_format: str,
+    without_effect: tuple[str, ...],
+    **flags: Any,
+) -> None:
     _serving.configure_logging(log_level, log_format)
     for name in ("admin_token", "replication_token"):
         flags[name] = _settings.secret(flags[name], flags.pop(f"{name}_file"))
+    for name in dict.fromkeys(without_effect):
+        log.warning("flag_without_effect", flag=f"--{name}", why=RENDEZVOUS.why(name) or "unknown")
     _serving.raise_file_limit()
     audit_log = flags.pop("audit_log")
     program = "pilot-registry" if side is None else "pilot-rendezvous"
@@ -494,9 +504,9 @@ def registry(**flags: Any) -> None:
 
 def run_rendezvous() -> None:
     """Entry point of ``pilot-rendezvous``."""
-    _serving.run_command(rendezvous, _flags.normalize(sys.argv[1:]))
+    _serving.run_command(rendezvous, RENDEZVOUS.translate(_flags.normalize(sys.argv[1:])))
 
 
 def run_registry() -> None:
     """Entry point of ``pilot-registry``."""
-    _serving.run_command(registry, _flags.normalize(sys.argv[1:]))
+    _serving.run_command(registry, RENDEZVOUS.translate(_flags.normalize(sys.argv[1:])))

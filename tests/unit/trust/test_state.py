@@ -349,6 +349,20 @@ def test_no_automatic_approval_during_the_cooldown() -> None:
     assert trust.is_trusted(2)
 
 
+def test_who_approves_all_grants_requests_of_both_ways_but_not_during_the_cooldown() -> None:
+    for is_relayed in (False, True):
+        trust = trust_of()
+        trust.approves_all = True
+        if is_relayed:
+            trust.relayed_request(2, "", record_of(2), START)
+        else:
+            receive(trust, Kind.REQUEST)
+        assert trust.rows.trusted == {2: Trusted(2, KEY, int(START), mutual=False)}
+        trust.revoke(2, START + 1)
+        trust.relayed_request(2, "", record_of(2), START + 2)
+        assert (trust.rows.trusted, list(trust.rows.pending)) == ({}, [2])
+
+
 def test_an_explicit_request_ends_the_cooldown() -> None:
     trust = trusting()
     trust.revoke(2, START)
