@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from pilotstack import _commands, wellknown
+from pilotstack.cli import direct
 from pilotstack.cli.context import Group, global_options, registry_options, reported
 from pilotstack.cli.records import KeyRecovered, record_of
 from pilotstack.cli.text import members_of
@@ -34,7 +35,7 @@ SECRET = click.option(
 
 def _ask(settings: Settings, request: Request[A]) -> A:
     with settings.session() as session:
-        return session.ask(request)
+        return direct.ask(session, request)
 
 
 @_commands.command()

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from pilotstack import _commands
+from pilotstack.cli import direct
 from pilotstack.cli.context import Group, global_options, reported
 from pilotstack.cli.durations import Duration
 from pilotstack.cli.output import moment
@@ -76,14 +77,14 @@ def network() -> None:
 
 def _ask(settings: Settings, request: Request[A]) -> A:
     with settings.session() as session:
-        return session.ask(request)
+        return direct.ask(session, request)
 
 
 def _ask_of(settings: Settings, target: str, request: Callable[[int], Request[A]]) -> tuple[int, A]:
     """Makes a request about a network; returns the network's id and the answer."""
     with settings.session() as session:
         network_id = find_network(session, target)
-        return network_id, session.ask(request(network_id))
+        return network_id, direct.ask(session, request(network_id))
 
 
 def _ask_about(
@@ -92,7 +93,7 @@ def _ask_about(
     """Makes a request about a node in a network."""
     with settings.session() as session:
         network_id = find_network(session, target)
-        return session.ask(request(network_id, address_of(session, node).node))
+        return direct.ask(session, request(network_id, address_of(session, node).node))
 
 
 def find_network(session: ControlSession, name: str) -> int:
@@ -430,6 +431,9 @@ def broadcast(settings: Settings, target: str, text: str, port: int, admin_token
 
     def render(screen: Screen) -> None:
         count = sent.members
+        if count < 0:
+            screen.print(f"sent {sent.bytes} bytes")
+            return
         screen.print(f"sent {sent.bytes} bytes to {count} member{'s' * (count != 1)}")
 
     settings.output.success(sent, render)

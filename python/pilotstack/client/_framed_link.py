@@ -17,7 +17,14 @@ from pilotstack.client._outbox import Outbox
 from pilotstack.client._ports import Arrivals
 from pilotstack.client._tasks import connected
 from pilotstack.client._turns import SharedReader, Waiter, Waiting
-from pilotstack.client._wire import MAX_BACKLOG, close_after_fork, closed, forked, gone
+from pilotstack.client._wire import (
+    MAX_BACKLOG,
+    MAX_DATAGRAMS,
+    close_after_fork,
+    closed,
+    forked,
+    gone,
+)
 from pilotstack.errors import (
     AlreadyExists,
     ConnectionFailed,
@@ -27,13 +34,18 @@ from pilotstack.errors import (
     TimedOut,
 )
 from pilotstack.ipc import codes, frames
-from pilotstack.types import Address, SocketAddress
+from pilotstack.types import Address, Datagram, SocketAddress
 
 if TYPE_CHECKING:
     import socket as sockets
 
     from pilotstack.client._wire import Place
 
+_UNEXPLAINED = (
+    "the registry gives no reason: a name may be taken or malformed, a node unknown or private"
+)
+#: Bytes of a datagram's addresses and ports.
+_HEAD = 10
 #: Bytes read at once: less than what the allocator asks the system for each time.
 _READ = (1 << 17) - 64
 
@@ -47,8 +59,12 @@ def error_of(text: str) -> PilotError:
     if "timeout" in text:
         return TimedOut(text)
     if "already" in text:
-        return AlreadyExists(text, hint="choose another port")
-    return NotFound(text) if "not found" in text else ConnectionFailed(text)
+        what = next((word for word in ("port", "hostname", "name") if word in text), "one")
+        return AlreadyExists(text, hint=f"choose another {what}")
+    if "not found" in text:
+        return NotFound(text)
+    hint = _UNEXPLAINED if text.endswith("request failed") else None
+    return ConnectionFailed(text, hint=hint)
 
 
 class Inbox:
@@ -90,6 +106,9 @@ class FramedLink(SharedReader):
         self._requesting = anyio.Lock(fast_acquire=True)
         self._sending = anyio.Lock(fast_acquire=True)
         self.accepted: deque[tuple[int, SocketAddress]] = deque()
+        #: The port whose datagrams are kept; the daemon sends those of every port.
+        self.datagram_port: int | None = None
+        self.datagrams: deque[Datagram] = deque()
         self._accepting = Arrivals()
         self._socket: sockets.socket | None = socket
         self._process = _wire.process
@@ -193,8 +212,18 @@ class FramedLink(SharedReader):
             inbox = self.inbox(number)
             inbox.is_over = True
             inbox.arrived()
-        elif command != codes.RECV_FROM:
+        elif command == codes.RECV_FROM:
+            self._take_datagram(payload)
+        else:
             self._replied.bring((command, payload))
+
+    def _take_datagram(self, payload: bytes) -> None:
+        if int.from_bytes(payload[8:10]) != self.datagram_port or len(payload) < _HEAD:
+            return
+        source = SocketAddress(Address.unpack(payload[:6]), int.from_bytes(payload[6:8]))
+        if len(self.datagrams) < MAX_DATAGRAMS:
+            self.datagrams.append(Datagram(payload[_HEAD:], source))
+            self._accepting.wake()
 
     def catch_up(self) -> None:
         """Takes what has arrived, for tasks that only send: their stream may have ended."""
@@ -209,8 +238,12 @@ class FramedLink(SharedReader):
         """Nobody reads this stream any more."""
         self._inboxes.pop(connection_id, None)
 
+    def check(self) -> None:
+        """Raises if the link is closed."""
+        self._open()
+
     async def arrival(self) -> None:
-        """Returns when a stream was accepted or the link was closed."""
+        """Returns when a stream was accepted, a datagram came, or the link was closed."""
         waiter = self._accepting.add()
         try:
             await self.until(waiter)

@@ -18,7 +18,7 @@ from pilotstack.client._opening import Opening
 from pilotstack.client._ports import DatagramPort, StreamPort
 from pilotstack.client._tasks import TaskLink, late, limit
 from pilotstack.client._wire import DIAL, GRACE, PATIENCE, SETUP, place_of
-from pilotstack.client.framed import FramedListener
+from pilotstack.client.framed import FramedDatagramSocket, FramedListener
 from pilotstack.client.listeners import DatagramSocket, Listener
 from pilotstack.errors import InvalidArgument
 from pilotstack.ipc import codes, frames
@@ -358,6 +358,9 @@ class Driver:
         return Opening(self._datagram(port))
 
     async def _datagram(self, port: int) -> DatagramSocket:
+        if self._link.is_framed:
+            place = self._link.place
+            return await FramedDatagramSocket.make(place, frames.port(port), self._address)
         bound = DatagramPort(self._link)
         await bound.bind(port)
         return DatagramSocket(bound, self._address)

@@ -17,12 +17,14 @@ from pilotstack.client._framed_link import FramedLink
 from pilotstack.client._ports import StreamPort
 from pilotstack.client._stream import READ, Stream, check_size, view_of
 from pilotstack.client._wire import CLOSE, DAEMON_GONE
-from pilotstack.client.listeners import Listener
-from pilotstack.errors import PilotError, TimedOut, Unavailable
+from pilotstack.client.listeners import DatagramSocket, Listener
+from pilotstack.errors import ConnectionFailed, PilotError, TimedOut, Unavailable
 from pilotstack.ipc import codes, frames
-from pilotstack.types import Address, SocketAddress
+from pilotstack.types import Address, Datagram, SocketAddress, Target, parse_target
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from pilotstack.client._socket import StreamSocket
     from pilotstack.client._stream import Attributes
     from pilotstack.client._tasks import TaskLink
@@ -204,5 +206,73 @@ class FramedListener(Listener):
     async def aclose(self) -> None:
         """Frees the port, and ends its streams: they share its socket."""
         self._port.close()
+        self._framed.close()
+        await anyio.lowlevel.checkpoint()
+
+
+class FramedDatagramSocket(DatagramSocket):
+    """Datagrams of the framed dialect, on a socket of its own. They leave from a port that the
+    daemon chooses, so answers come to nobody; and it hears what comes to its port although other
+    programs hear it, too."""
+
+    def __init__(
+        self,
+        framed: FramedLink,
+        number: int,
+        resolve: Callable[[Address | str], Awaitable[Address]],
+    ) -> None:
+        self._framed = framed
+        self._resolve = resolve
+        self._is_closed = False
+        #: The daemon says whether it sent a datagram.
+        self._is_confirmed = True
+        self.port = number
+        framed.datagram_port = number
+
+    @classmethod
+    async def make(
+        cls, place: Place, number: int, resolve: Callable[[Address | str], Awaitable[Address]]
+    ) -> FramedDatagramSocket:
+        """Takes the datagrams of a port; for 0, none."""
+        return cls(await FramedLink.open(place), number, resolve)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else f"{len(self._framed.datagrams)} waiting, framed"
+        return f"<DatagramSocket port {self.port} {state}>"
+
+    async def receive(self) -> Datagram:
+        """The next datagram."""
+        framed = self._framed
+        if framed.datagrams and not self._is_closed:
+            await anyio.lowlevel.checkpoint()
+        while self._is_closed or not framed.datagrams:
+            if self._is_closed:
+                raise anyio.ClosedResourceError
+            framed.check()
+            await framed.arrival()
+        return framed.datagrams.popleft()
+
+    async def send_to(self, data: bytes, target: Target) -> None:
+        """Sends one datagram; an existing daemon says at most that it tried."""
+        if self._is_closed:
+            raise anyio.ClosedResourceError
+        contents = frames.datagram(data)
+        host, port = parse_target(target)
+        address = host if isinstance(host, Address) else await self._resolve(host)
+        body = (frames.endpoint(address, port), contents)
+        if self._is_confirmed:
+            try:
+                await self._framed.request(frames.frame(codes.SEND_TO_CONFIRM, *body))
+            except ConnectionFailed as error:
+                if "unknown command" not in error.message:
+                    raise
+                self._is_confirmed = False
+            else:
+                return
+        await self._framed.send(frames.frame(codes.SEND_TO, *body))
+
+    async def aclose(self) -> None:
+        """Ends the socket."""
+        self._is_closed = True
         self._framed.close()
         await anyio.lowlevel.checkpoint()

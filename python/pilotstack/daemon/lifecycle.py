@@ -65,6 +65,11 @@ def log_file() -> Path:
     return wellknown.home() / "pilot.log"
 
 
+def identity_file() -> Path:
+    """The identity of the daemon in the background, unless another one is named."""
+    return default_identity()
+
+
 def flags_of(options: Mapping[str, Value]) -> list[str]:
     """The daemon's arguments for the options of ``pilotctl daemon start``. The identity is in the
     home directory unless options, environment or settings file name one, or it is ephemeral.

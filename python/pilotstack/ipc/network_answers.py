@@ -221,8 +221,12 @@ class MemberTags(SparseAnswer, kw_only=True, frozen=True):
     type: str
 
 
+#: A number that the daemon does not tell.
+UNTOLD = -1
+
+
 class BroadcastSent(Answer, frozen=True):
-    """How many members a datagram was sent to."""
+    """How many members a datagram was sent to; -1 if the daemon does not tell."""
 
     network_id: int
     port: int

@@ -298,3 +298,9 @@ class Broadcast(Request[n.BroadcastSent], frozen=True):
     port: int
     token: str
     data: bytes
+
+    def decode(self, reply: bytes) -> n.BroadcastSent:
+        """Existing daemons answer nothing, and so do not tell how many heard it."""
+        if reply:
+            return super().decode(reply)
+        return n.BroadcastSent(self.network_id, self.port, len(self.data), n.UNTOLD)
