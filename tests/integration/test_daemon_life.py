@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
 import signal
 import socket
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,11 +17,10 @@ from tests.support.daemon_log import Log
 from tests.support.programs import environment, run, spawn
 
 from pilotstack import sync
+from pilotstack.daemon.identity import Identity, encode
 from pilotstack.ipc import codes
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pilotstack.testing import Network
 
 
@@ -330,3 +331,37 @@ def test_the_log_names_the_home_beacon(network: Network) -> None:
         network.start("agent", "--log-format", "json")
         record = log.wait_for(event="home_beacon_changed")
         assert record["beacon"] == network.rendezvous.ready["beacon"]
+
+
+def test_flags_and_files_of_an_existing_daemon_start_ours(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    home = tmp_path / "home" / ".pilot"
+    home.mkdir(parents=True)
+    identity = Identity(b"\7" * 32)
+    (home / "identity.key").write_bytes(encode(identity))
+    trusted = {"node_id": 9, "public_key": "", "approved_at": "2026-11-22T21:23:52Z"}
+    (home / "trust.json").write_text(json.dumps({"trusted": [trusted]}))
+    (home / "config.json").write_text(json.dumps({"keepalive": "60s", "webhook": "http://x"}))
+    flags = (
+        "-email a@example.com -encrypt=true -transport udp -idle-timeout 120s -public=false "
+        "-no-echo -telemetry-url= -motd-interval 15m -wait 30s"
+    )
+    started = ctl(env, "daemon", "start", *flags.split())
+    assert started["status"] == "ok", started
+    try:
+        with sync.Driver(started["data"]["socket"]) as driver:
+            info = driver.call(codes.INFO)
+            trust = driver.trusted()
+        assert info["email"] == "a@example.com"
+        assert info["public_key"] == base64.b64encode(identity.public_key).decode()
+        assert [row.node_id for row in trust] == [9]
+        # Where existing programs look for it, in their form.
+        assert (home / "pilot.pid").read_text() == str(started["data"]["pid"])
+        name = Path(f"/proc/{started['data']['pid']}/comm")
+        assert not name.exists() or name.read_text() == "pilot-daemon\n"
+        log = (home / "pilot.log").read_text()
+        for flag in ("transport", "idle-timeout", "motd-interval", "webhook"):
+            assert log.count(f"flag=--{flag}") == 1, log
+    finally:
+        assert ctl(env, "daemon", "stop")["status"] == "ok"

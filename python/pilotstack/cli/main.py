@@ -233,6 +233,11 @@ pilotctl.add_deferred()
 def run() -> None:
     """Entry point of ``pilotctl``: runs the command and exits with its status."""
     arguments = sys.argv[1:]
+    if "daemon" in arguments and "start" in arguments:
+        # With the flags of existing daemons, of which this command had its own.
+        from pilotstack import _flags, _legacy
+
+        arguments = _legacy.DAEMON.translate(_flags.normalize(arguments))
 
     def command() -> int:
         output = Output(_wants_json(arguments))

@@ -56,7 +56,9 @@ def daemon(
     from pilotstack.observe.audit import audited
 
     _serving.configure_logging(log_level, log_format)
-    for name in dict.fromkeys(without_effect):
+    # Flags come before files, but what has no effect is said of both.
+    filed = (click.get_current_context().default_map or {}).get("without_effect", ())
+    for name in dict.fromkeys((*without_effect, *filed)):
         log.warning("flag_without_effect", flag=f"--{name}", why=DAEMON.why(name) or "unknown")
     # Each stream of a driver is a descriptor.
     _serving.raise_file_limit()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pilotstack import _flags
-from pilotstack._legacy import DAEMON, WITHOUT_EFFECT, seconds
+from pilotstack._legacy import DAEMON, RENDEZVOUS, WITHOUT_EFFECT, seconds
 from pilotstack.daemon.main import daemon
+from pilotstack.registry.main import rendezvous
 
 #: Flags of the daemons of both older generations, with a value as their programs take it.
 EXISTING = {
@@ -109,3 +110,16 @@ def test_settings_of_existing_files() -> None:
 
 def test_arguments_after_two_dashes_are_not_changed() -> None:
     assert DAEMON.translate(["--email=a", "--", "--email=a"]) == ["--owner=a", "--", "--email=a"]
+
+
+def test_flags_of_existing_rendezvous_servers() -> None:
+    given = (
+        "-registry-addr :9000 -beacon-addr=:9001 -store f.json -http :3000 -tls=false "
+        "-admin-token x -repl-token y -stale-threshold 30m -backups-dir /b -log-level info"
+    )
+    flags = RENDEZVOUS.translate(_flags.normalize(given.split()))
+    params = rendezvous.make_context("pilot-rendezvous", flags).params
+    assert params["without_effect"] == ("backups-dir",)
+    assert params["stale_threshold"] == 1800
+    assert params["replication_token"] == "y"
+    assert not params["tls"]
