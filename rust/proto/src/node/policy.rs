@@ -84,7 +84,8 @@ impl Node {
         let policy = Policy { ports: ports.into_iter().collect(), checked: now };
         self.policies.known.insert(network, policy);
         let (mut start, mut refuse, mut reset) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, slot) in &self.slots {
+        for id in self.by_peer.values().flatten() {
+            let Some(slot) = self.slots.get(id) else { continue };
             let tuple = slot.connection.tuple();
             if tuple.local.network != network || tuple.remote.node == self.address.node {
                 continue;
