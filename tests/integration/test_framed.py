@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from pilotstack import Driver, Stream
-from pilotstack.errors import AlreadyExists, ConnectionRefused, NotFound, Unavailable
+from pilotstack.errors import AlreadyExists, ConnectionRefused, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,8 +58,12 @@ async def test_frames_carry_the_same_answers_and_errors(a: Driver, b: Driver) ->
         await a.dial("agent-b:7199")
     with pytest.raises(NotFound):
         await a.resolve("nobody")
-    with pytest.raises(Unavailable):
-        await a.datagram()
+    async with await b.datagram(7105) as there, await a.datagram() as here:
+        # The answer to a datagram of its own shows that the daemon knows the socket.
+        await there.send_to(b"nobody", "agent-a:7105")
+        await here.send_to(b"hello", "agent-b:7105")
+        with anyio.fail_after(20):
+            assert (await there.receive()).data == b"hello"
     async with await b.listen(7101):
         with pytest.raises(AlreadyExists):
             await b.listen(7101)

@@ -67,7 +67,7 @@ class Driver:
         socket_path: the daemon's socket; see :func:`pilotstack.wellknown.default_socket`. Or a
             daemon in this process, as of :class:`pilotstack.Node`.
         framed: use the dialect of existing daemons, in which stream data passes the control
-            socket. It is used anyway when the daemon does not know ours; datagrams and paths need
+            socket. It is used anyway when the daemon does not know ours; forwarded paths need
             ours.
         timeout: seconds that the daemon has for an answer.
         reconnect: when the daemon ends, connect to the next one and listen, bind and forward there
