@@ -27,8 +27,9 @@ NOBODY = 65534
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    directories = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "RUNTIME_DIRECTORY", "STATE_DIRECTORY")
-    directories += ("XDG_CONFIG_HOME", "CONFIGURATION_DIRECTORY")
+    kinds = ("STATE", "RUNTIME", "CONFIGURATION")
+    directories = [f"{kind}_DIRECTORY" for kind in kinds]
+    directories += ["XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME"]
     for name in ("PILOT_SOCKET", "PILOT_HOME", "PILOT_SOCKET_UID", *directories):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
