@@ -23,6 +23,7 @@ AUDITED: Final = frozenset(
         *("deregister", "rotate_key", "recover_identity", "enroll_recovery", "set_key_expiry"),
         *("set_visibility", "report_trust", "respond_handshake", "revoke_trust"),
         *("create_network", "delete_network", "rename_network", "join_network", "leave_network"),
+        *("ban_node", "unban_node", "set_join_token"),
         *("invite_to_network", "respond_invite", "kick_member", "promote_member"),
         *("demote_member", "transfer_ownership", "set_network_policy", "set_expr_policy"),
         *("set_network_enterprise", "set_member_tags"),
