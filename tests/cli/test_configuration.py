@@ -190,7 +190,9 @@ def test_config_shows_and_changes_the_file(ctl: Pilotctl, home: Path) -> None:
 """)
     path = home / "config.json"
     path.write_text('{"admin_token": "geheim", "pilot-registry": {"replication-token": "geheim"}}')
-    assert ctl.table("config") == snapshot("""\
+    # Paths of tests are longer than a terminal is wide.
+    wide = ctl.with_environment(COLUMNS="300")
+    assert wide.table("config") == snapshot("""\
 admin_token  (secret)
 config_path  [home]/.pilot/config.json
 pid_file     [home]/.pilot/pilot.pid

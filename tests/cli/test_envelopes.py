@@ -60,6 +60,7 @@ def test_health_is_what_monitors_look_at(a: Pilotctl) -> None:
         *("status", "uptime_seconds", "beacon_addr", "connections", "peers", "encrypted_peers"),
         *("authenticated_peers", "bytes_sent", "bytes_recv", "relay_peer_count"),
         *("handshake_pending_count", "accept_queue_drops"),
+        *("webhook_queue_dropped", "webhook_circuit_skips"),
     }
 
 

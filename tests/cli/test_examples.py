@@ -94,7 +94,14 @@ TYPED_BY: Final = {
 LATER: Final = (
     "name-unregister",
     *("network accept", "broadcast", "policy get", "member-tags set", "member-tags get"),
-    *("network promote", "network demote", "network kick", "network reject", "network transfer"),
+    *(
+        "network role",
+        "network promote",
+        "network demote",
+        "network kick",
+        "network reject",
+        "network transfer",
+    ),
     *("network rename", "network delete", "network leave"),
     *("handshake", "deregister", "register", "rotate-key"),
 )

@@ -263,7 +263,12 @@ impl IoThread {
             let sent = self.node.send_datagram(self.now, src_port, remote, port, data);
             sent.map_err(|error| match error {
                 NodeError::Prohibited => ("permission_denied", error.to_string()),
-                _ => ("invalid_argument", error.to_string()),
+                NodeError::PortInUse
+                | NodeError::PortsExhausted
+                | NodeError::NotBound
+                | NodeError::TooManyConnections
+                | NodeError::TooLarge
+                | NodeError::NotUnicast => ("invalid_argument", error.to_string()),
             })
         };
         self.node.counters_mut().dropped_limited += u64::from(result.is_err());

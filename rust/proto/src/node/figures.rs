@@ -172,7 +172,9 @@ impl Node {
     /// Figures for monitoring, with those of streams that are open.
     pub fn figures(&self) -> Figures {
         let mut figures = self.figures.clone();
-        for slot in self.slots.values() {
+        #[expect(clippy::disallowed_methods, reason = "summed in any order")]
+        let slots = self.slots.values();
+        for slot in slots {
             figures.add_stream(slot.service(), slot.connection.counters());
         }
         figures

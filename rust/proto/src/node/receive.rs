@@ -244,31 +244,7 @@ impl Node {
     fn on_control(&mut self, now: Instant, sender: NodeId, header: &Header, payload: &[u8]) {
         let is_pong = header.flags.contains(Flags::ACK);
         if let Ok(capabilities) = Capabilities::parse(payload) {
-            let ours = self.capabilities.boot_id;
-            let mut change = Change::None;
-            self.with_peer(sender, |peer, _, _| change = peer.on_capabilities(now, capabilities, ours));
-            match change {
-                Change::None => {}
-                Change::Ready => self.on_peer_ready(now, sender),
-                Change::Restarted => self.on_restart(now, sender),
-            }
-            self.on_peer_alive(now, sender);
-            if let Some(told) = Candidates::parse(payload) {
-                self.with_peer(sender, |peer, local, _| peer.on_candidates(now, &told, local));
-            }
-            if Capabilities::has_moved(payload) {
-                let mut has_lost_left = false;
-                self.with_peer(sender, |peer, local, out| {
-                    peer.on_peer_moved(now, local, out);
-                    has_lost_left = peer.take_has_lost_left();
-                });
-                if has_lost_left {
-                    self.on_left_paths_dead(now, sender);
-                }
-            }
-            if let Some(told) = NatBehaviour::announced(payload) {
-                self.with_peer(sender, |peer, local, out| peer.on_nat_behaviour(now, told, local, out));
-            }
+            self.on_announcement(now, sender, capabilities, payload);
         }
         if is_pong {
             let mut change = PathChange::None;
@@ -325,6 +301,35 @@ impl Node {
         let packet = super::transmit::packet(&pong, &answer);
         // RFC 9000 section 8.2.2: the response is sent to where the challenge came from.
         self.seal_answer(now, sender, &packet);
+    }
+
+    /// What a peer says of itself, in a ping or in an answer.
+    fn on_announcement(&mut self, now: Instant, sender: NodeId, capabilities: Capabilities, payload: &[u8]) {
+        let ours = self.capabilities.boot_id;
+        let mut change = Change::None;
+        self.with_peer(sender, |peer, _, _| change = peer.on_capabilities(now, capabilities, ours));
+        match change {
+            Change::None => {}
+            Change::Ready => self.on_peer_ready(now, sender),
+            Change::Restarted => self.on_restart(now, sender),
+        }
+        self.on_peer_alive(now, sender);
+        if let Some(told) = Candidates::parse(payload) {
+            self.with_peer(sender, |peer, local, _| peer.on_candidates(now, &told, local));
+        }
+        if Capabilities::has_moved(payload) {
+            let mut has_lost_left = false;
+            self.with_peer(sender, |peer, local, out| {
+                peer.on_peer_moved(now, local, out);
+                has_lost_left = peer.take_has_lost_left();
+            });
+            if has_lost_left {
+                self.on_left_paths_dead(now, sender);
+            }
+        }
+        if let Some(told) = NatBehaviour::announced(payload) {
+            self.with_peer(sender, |peer, local, out| peer.on_nat_behaviour(now, told, local, out));
+        }
     }
 
     /// Holds a stream packet of a peer whose dialect is not known yet, and pings the peer: the answer, or the
