@@ -17,7 +17,7 @@ use crate::{
     crypto::entropy::Entropy,
     time::Instant,
     tunnel::{
-        Peer, is_usable,
+        KEEPALIVE, Peer, is_usable,
         prediction::{NatBehaviour, Observation},
     },
     wire::beacon::{AddressCookie, Message},
@@ -340,12 +340,22 @@ impl Node {
 
     /// Sends the discovery requests that are due.
     pub(super) fn send_discovery(&mut self, now: Instant) {
-        for beacon in self.discovery.handle_timeout(now, self.config.beacon_interval) {
+        let interval = self.beacon_interval();
+        for beacon in self.discovery.handle_timeout(now, interval) {
             let bytes = self.discover();
             self.outbox.push_back((beacon.into(), bytes));
         }
         self.update_home(now);
         self.arm_discovery();
+    }
+
+    /// The interval of questions: less where bindings towards peers turned out to be short, because those towards
+    /// beacons are.
+    fn beacon_interval(&self) -> Duration {
+        let shortest = self.peers.values().filter_map(Peer::keepalive).min();
+        self.config
+            .beacon_interval
+            .min(shortest.filter(|shortest| *shortest < KEEPALIVE).unwrap_or(Duration::MAX))
     }
 
     fn discover(&self) -> Vec<u8> {
@@ -419,7 +429,7 @@ impl Node {
                 return;
             }
         };
-        let interval = self.config.beacon_interval;
+        let interval = self.beacon_interval();
         let outcome = self.discovery.on_reply(now, interval, from, endpoint, &mut self.entropy);
         if outcome != Outcome::Unsolicited {
             let asked = self.discovery.take_asked(from);

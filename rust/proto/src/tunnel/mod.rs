@@ -29,7 +29,7 @@ mod trace;
 pub use candidates::{Candidate, CandidateKind, Candidates, PathClass, is_usable};
 pub use capabilities::{Capabilities, PATH_PROBE};
 pub use path::{CandidateState, CandidateStatus, PathChange, Source};
-pub use peer::{Change, Liveness, Local, Opened, Outbox, PathSwitch, Peer, PeerStatus, REFRESH};
+pub use peer::{Change, KEEPALIVE, Liveness, Local, Opened, Outbox, PathSwitch, Peer, PeerStatus, REFRESH};
 pub use route::Route;
 pub use session::{KeyVerdict, OpenError, Session};
 pub use trace::TunnelEvent;

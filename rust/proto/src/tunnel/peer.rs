@@ -52,7 +52,11 @@ const PREVIOUS_LIFETIME: Duration = Duration::from_secs(30);
 const REINSTATE: Duration = Duration::from_secs(1);
 /// Transmission pause after which an active peer is sent a ping: it refreshes NAT bindings (RFC 4787) and the
 /// peer's watchdog.
-const KEEPALIVE: Duration = Duration::from_secs(25);
+pub const KEEPALIVE: Duration = Duration::from_secs(25);
+/// When an unanswered keepalive is repeated, and the time within which the other end sends one by itself. If its one
+/// comes through, a NAT had forgotten the binding.
+const KEEPALIVE_REPEAT: Duration = Duration::from_millis(500);
+const KEEPALIVE_OF_PEER: Duration = Duration::from_secs(12);
 /// Interval of the liveness check of an active peer.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Silence of an active peer, after something was sent to it, that triggers a new key exchange.
@@ -211,6 +215,8 @@ pub struct Peer {
     needs_arming: bool,
     /// Idle time after which a ping keeps NAT bindings alive.
     keepalive: Duration,
+    /// When such a ping was sent first that is unanswered, and how often.
+    unanswered_keepalive: Option<(Instant, u32)>,
     /// When connections were last told that the peer is there.
     alive_at: Option<Instant>,
     /// When streams or datagrams were last sent or received.
@@ -266,6 +272,7 @@ impl Peer {
             seen_elsewhere: None,
             needs_arming: false,
             keepalive: KEEPALIVE,
+            unanswered_keepalive: None,
             alive_at: None,
             traffic_at: now,
             silence: Duration::ZERO,

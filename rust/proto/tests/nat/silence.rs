@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use pilot_proto::node::DialOptions;
-use pilot_sim::Rng;
+use pilot_sim::{
+    Rng,
+    nat::{Behaviour::EndpointIndependent, NatConfig},
+};
 
 use crate::{
     oracle,
-    scenario::{self, Built, Family, Scenario, Shared, Side},
+    scenario::{self, Access, Built, Family, Scenario, Shared, Side},
     seeds,
 };
 
@@ -76,6 +79,34 @@ fn pause(seed: u64) {
     assert_eq!(switches(&mut built), before, "{scenario:?}");
     built.world.finish(flow);
     built.settle(flow, 10 * SECOND);
+}
+
+/// Both boxes forget bindings sooner than peers are pinged. An open stream is silent, then something is sent. Returns
+/// how long it takes to come back.
+fn forget(seed: u64) -> Duration {
+    let mut rng = Rng(seed ^ 0xf0_4e7);
+    let mut scenario = draw(&mut rng);
+    for side in &mut scenario.sides {
+        let lifetime = Duration::from_secs(15 + rng.below(10));
+        let nat = NatConfig { mapping: EndpointIndependent, lifetime, ..scenario::nat(&mut rng) };
+        side.access = Access::Home(nat);
+    }
+    let mut built = scenario.build(seed);
+    let flow = built.dial(1000);
+    built.drip(flow, 5 * SECOND, |built| built.is_direct());
+    built.world.run_for(Duration::from_secs(45 + rng.below(60)));
+    built.world.append(flow, 100);
+    let began = built.world.now;
+    built.settle(flow, 30 * SECOND);
+    built.world.now.saturating_since(began)
+}
+
+#[test]
+fn short_bindings_are_kept_alive() {
+    let times = seeds::each(forget);
+    let late = times.iter().filter(|took| **took > 3 * SECOND).count();
+    // Some bindings are so short that the second keepalive comes too late as well.
+    assert!(late * 100 <= times.len(), "{late} of {}", times.len());
 }
 
 #[test]

@@ -287,7 +287,17 @@ impl Peer {
             && before.is_some_and(|before| after.is_some_and(|after| before.ip() == after.ip()));
         let silence = core::mem::take(&mut self.silence);
         if is_rebound && silence >= KEEPALIVE_MIN {
-            self.keepalive = (self.keepalive / 2).clamp(KEEPALIVE_MIN, KEEPALIVE);
+            self.shorten_keepalive();
         }
+    }
+
+    /// A NAT keeps bindings for less than the idle time after which we send something.
+    pub(super) fn shorten_keepalive(&mut self) {
+        self.keepalive = (self.keepalive / 2).clamp(KEEPALIVE_MIN, KEEPALIVE);
+    }
+
+    /// Idle time after which bindings towards the peer in use are kept alive.
+    pub fn keepalive(&self) -> Option<Duration> {
+        self.is_active.then_some(self.keepalive)
     }
 }

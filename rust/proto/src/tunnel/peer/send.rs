@@ -1,6 +1,9 @@
 //! Frames that the tunnel itself sends: keys, pings and challenges.
 
-use super::{CHECK_INTERVAL, Local, Outbox, PATH_PORT, PING_PORT, Peer, REPLY_INTERVAL, STALL};
+use super::{
+    CHECK_INTERVAL, KEEPALIVE, KEEPALIVE_OF_PEER, KEEPALIVE_REPEAT, Local, Outbox, PATH_PORT, PING_PORT,
+    Peer, REPLY_INTERVAL, STALL,
+};
 use crate::{
     config::SAFE_SEGMENT,
     crypto::Suite,
@@ -61,18 +64,55 @@ impl Peer {
         if self.suite().is_none() || self.route().is_none() {
             return false;
         }
-        let is_stalled = self.last_tx > self.last_rx && self.is_silent(now, STALL);
+        self.judge_keepalive(now);
+        let is_repeat = self.unanswered_keepalive.is_some_and(|(_, count)| count == 1);
+        let is_stalled = !is_repeat && self.last_tx > self.last_rx && self.is_silent(now, STALL);
         if self.current.as_ref().is_some_and(Session::is_exhausted) && self.candidate.is_none() {
             self.renew_own_key(now, local, out);
         } else if is_stalled {
             // As a dial does: without an answer, an address that is not validated gets no new credit.
             self.push_hello(now, true, local, out);
             self.send_probe(now, local, out);
-        } else if now.saturating_since(self.last_tx) >= self.keepalive_after(local) {
+        } else if is_repeat || now.saturating_since(self.last_tx) >= self.keepalive_after(local) {
             self.send_probe(now, local, out);
+            self.on_keepalive(now);
         }
+        self.advance_check(now, local);
         self.probe_at = self.probe_at.filter(|_| !self.is_ready() || self.candidate.is_some());
         is_stalled
+    }
+
+    /// A keepalive was sent.
+    fn on_keepalive(&mut self, now: Instant) {
+        let (since, count) = self.unanswered_keepalive.unwrap_or((now, 0));
+        self.unanswered_keepalive = self.capabilities.map(|_| (since, count + 1));
+    }
+
+    /// Whether the last keepalives were answered. If two were not and the peer's own came through soon after, a NAT
+    /// keeps bindings for less: they are to be sent more often.
+    fn judge_keepalive(&mut self, now: Instant) {
+        let Some((since, count)) = self.unanswered_keepalive else { return };
+        if self.last_rx < since {
+            self.unanswered_keepalive.take_if(|_| now > since + KEEPALIVE_OF_PEER);
+            return;
+        }
+        self.unanswered_keepalive = None;
+        if count > 1 && self.last_rx > since + KEEPALIVE_REPEAT {
+            self.shorten_keepalive();
+        }
+    }
+
+    /// The next check is sooner for an unanswered keepalive, and where bindings are short.
+    fn advance_check(&mut self, now: Instant, local: &Local<'_>) {
+        let is_first = self.unanswered_keepalive.is_some_and(|(_, count)| count == 1);
+        let due = self.last_tx + self.keepalive_after(local);
+        if let Some(at) = &mut self.check_at {
+            if is_first {
+                *at = (*at).min(now + KEEPALIVE_REPEAT);
+            } else if self.keepalive < KEEPALIVE && due > now {
+                *at = (*at).min(due);
+            }
+        }
     }
 
     /// Idle time after which a ping is due. Ping and pong refresh the bindings of both sides, so that one of two
