@@ -159,9 +159,9 @@ impl Core {
     }
 
     /// Answers `record_needed` when there is none; `why` is told to whoever dials the node.
-    #[pyo3(signature = (node, why = String::new()))]
-    fn on_no_record(&self, node: u32, why: String) {
-        self.handle.on_no_record(NodeId(node), why);
+    #[pyo3(signature = (node, why = ""))]
+    fn on_no_record(&self, node: u32, why: &str) {
+        self.handle.on_no_record(NodeId(node), why.to_owned());
     }
 
     #[pyo3(signature = (node, identity_key))]
