@@ -88,7 +88,7 @@ fn figures_tell_by_which_kinds_of_paths_bytes_went_and_how_long_dials_took() {
     assert!(figures.handshake.sum > 2 * LATENCY && figures.dial.sum > figures.handshake.sum);
     assert!(figures.dial.sum <= took, "{:?} of {took:?}", figures.dial.sum);
     let samples = u32::try_from(figures.rtt.counts.iter().sum::<u64>()).unwrap();
-    assert!(samples > 1 && figures.rtt.sum / samples >= 4 * LATENCY, "{:?}", figures.rtt);
+    assert!(samples > 0 && figures.rtt.sum / samples >= 4 * LATENCY, "{:?}", figures.rtt);
     let (_, service) = figures.services().next().unwrap();
     assert_eq!((service.streams, service.counters.bytes_sent), (1, 100_000));
     assert!(figures.failed_dials.is_empty());
