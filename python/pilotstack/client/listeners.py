@@ -119,10 +119,13 @@ class Listener(anyio.abc.Listener[Stream]):
             await handler(stream)
         except Exception as error:
             if is_open(stream):
-                # FIN would tell the peer that all is well.
-                with suppress(PilotError):
-                    await self._port.link.abort(stream)
-                await stream.aclose()
+                # FIN would tell the peer that all is well. The caller may be cancelled meanwhile.
+                try:
+                    with suppress(PilotError):
+                        await self._port.link.abort(stream)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await stream.aclose()
             if is_remote(error):
                 report_remote(error, stream)
             else:
