@@ -93,7 +93,14 @@ TYPED_BY: Final = {
 #: Where one builds upon another in another order than that of the help.
 LATER: Final = (
     "name-unregister",
-    *("network accept", "broadcast", "policy get", "member-tags set", "member-tags get"),
+    *(
+        "network accept",
+        "broadcast",
+        "policy get",
+        "network policy",
+        "member-tags set",
+        "member-tags get",
+    ),
     *(
         "network role",
         "network promote",

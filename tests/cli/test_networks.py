@@ -174,7 +174,7 @@ def members_reach_each_other(a: Pilotctl, b: Pilotctl, c: Pilotctl) -> None:
         '{"data": {"port": 7, "response": "hello", "sent": "hello", "target": "1:0001.0000.0001"}, "status": "ok"}\n'
     )
     assert c("send", "1:0001.0000.0002", 7, "--data", "hello") == snapshot("""\
-{"code": "connection_failed", "hint": "it is offline, or private: see pilotctl lookup NODE, or ask for its trust with pilotctl handshake NODE", "message": "the node cannot be reached", "status": "error"}
+{"code": "connection_failed", "hint": "it is offline, or private: see pilotctl lookup NODE, or ask for its trust with pilotctl handshake NODE", "message": "the node cannot be reached: node 2 is private, and does not trust this one", "status": "error"}
 --- exit 6 ---
 """)
     assert json.loads(a.run("info").stdout)["data"]["networks"] == snapshot(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from tests.support.gateways import own_subnet
 
 from pilotstack import sync
 from pilotstack.testing import Network, Process
@@ -68,7 +69,17 @@ def test_a_gateway_and_a_nameserver_tell_what_they_do(tmp_path: Path) -> None:
         control = ("--control", str(tmp_path / "gateway.sock"), "--state", str(tmp_path / "state"))
         gateway = Process(
             "gateway",
-            ["run", *socket, *control, "--unprivileged", "--ports", "7", str(node.address)],
+            [
+                "run",
+                *socket,
+                *control,
+                "--unprivileged",
+                "--subnet",
+                own_subnet(),
+                "--ports",
+                "7",
+                str(node.address),
+            ],
             tmp_path / "gateway.log",
         )
         try:

@@ -62,7 +62,7 @@ CHALLENGES, TIMED = _read_page()
 
 def challenge_of(request: dict[str, Any]) -> str:
     """What a request signs."""
-    return CHALLENGES.get(request["type"], "{type}:{node_id}").format(**request)
+    return CHALLENGES.get(request["type"], "{type}:{node_id}").format(**{"ttl": 0, **request})
 
 
 def identity(name: str) -> Identity:
