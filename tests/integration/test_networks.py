@@ -299,7 +299,6 @@ async def test_who_was_looked_up_just_before_joining_is_a_member_at_once(network
             assert (await port.receive()).data == b"news"
 
 
-@pytest.mark.skip(reason="it does not always end: the cause is open; simulated in policy.rs")
 async def test_a_policy_holds_for_dials_arrivals_and_datagrams(
     network: Network, drivers: list[Driver]
 ) -> None:

@@ -67,6 +67,12 @@ class Policies:
         # The core has asked, so it is told even what it knows.
         self._core.set_network_policy(network, list(ports))
 
+    async def changed(self, network: int) -> None:
+        """Learns a policy that has just been changed, however old what is known is."""
+        _, ports = self._known.get(network, (-FLOOR, ()))
+        self._known[network] = (-FLOOR, ports)
+        await self.refresh(network)
+
     async def allows(self, network: int, port: int) -> bool:
         """Whether members may use a port. Nothing is refused by what may be old."""
         if not self._is_allowed(network, port):

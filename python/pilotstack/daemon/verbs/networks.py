@@ -42,6 +42,9 @@ class Limits(Protocol):
     async def refresh(self, network: int) -> None:
         """Learns the policy of a network anew."""
 
+    async def changed(self, network: int) -> None:
+        """Learns a policy that has just been changed."""
+
     async def allows(self, network: int, port: int) -> bool:
         """Whether members may use a port there."""
 
@@ -245,7 +248,7 @@ class NetworkVerbs:
             admin_token=self._token(request.admin_token),
         )
         if request.network_id in self._state.memberships:
-            await self._memberships.policies.refresh(request.network_id)
+            await self._memberships.policies.changed(request.network_id)
         return answer_of(a.Limits, reply)
 
     async def role(self, request: r.GetRole) -> a.RoleSet:
