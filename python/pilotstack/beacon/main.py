@@ -41,8 +41,7 @@ def _http_server(
 ) -> HttpServer:
     """What a beacon shows over HTTP. Without its registry it works, and tells so."""
     from pilotstack.beacon.metrics import BeaconMetrics
-    from pilotstack.http.server import HttpServer
-    from pilotstack.observe.families import MetricsPage, ProcessMetrics
+    from pilotstack.observe import pages
     from pilotstack.observe.health import Health
 
     def members() -> dict[str, object]:
@@ -51,13 +50,7 @@ def _http_server(
 
     known = {} if mesh is None else {"registry": lambda: mesh.problem}
     health = Health({"beacon": beacon.problem}, known, members)
-    metrics = MetricsPage([ProcessMetrics("beacon"), BeaconMetrics(beacon)])
-    routes = {
-        "/healthz": health.healthz,
-        "/readyz": health.readyz,
-        "/metrics": metrics.answer,
-    }
-    return HttpServer(*_serving.split_address(address), routes)
+    return pages.server(address, health, "beacon", BeaconMetrics(beacon))
 
 
 async def serve(options: Options, stopping: anyio.Event) -> None:

@@ -17,9 +17,9 @@ from pilotstack.daemon.exposition import NodeMetrics
 from pilotstack.errors import InternalError
 from pilotstack.http.messages import Request, Response, json_response
 from pilotstack.http.server import HttpServer
+from pilotstack.observe import pages
 from pilotstack.observe.dashboard import Dashboard
 from pilotstack.observe.dashboard import view as v
-from pilotstack.observe.families import MetricsPage, ProcessMetrics
 from pilotstack.observe.health import Health
 from pilotstack.types import Address
 
@@ -93,21 +93,16 @@ class Pages:
         metrics = NodeMetrics(
             parts.core, parts.dropped, parts.waiting, lambda: parts.state.is_registered
         )
-        self._metrics = MetricsPage([ProcessMetrics("daemon"), metrics])
+        self._routes = pages.routes(self._health, "daemon", metrics)
         self.has_dashboard = source_of(host)[1]
 
     @property
     def routes(self) -> Mapping[str, Callable[[Request], Awaitable[Response]]]:
         """What answers each path."""
-        routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "/healthz": self._health.healthz,
-            "/readyz": self._health.readyz,
-            "/metrics": self._metrics.answer,
-        }
         if not self.has_dashboard:
-            return routes
+            return self._routes
         dashboard = Dashboard(self._view.state, lambda r: r.shows(self.token), INTERVAL)
-        routes |= dashboard.routes
+        routes = {**self._routes, **dashboard.routes}
         return {path: _guarded(route) for path, route in routes.items()}
 
     def _core_problem(self) -> str:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.registry import Collector
 
-from pilotstack import _serving
-from pilotstack.http.server import HttpServer
-from pilotstack.observe.families import MetricsPage, ProcessMetrics, counter, gauge
+from pilotstack.observe import pages
+from pilotstack.observe.families import counter, gauge
 from pilotstack.observe.health import Health
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from pilotstack.gateway.control import Status
+    from pilotstack.http.server import HttpServer
     from pilotstack.services.daemon_check import DaemonCheck
     from pilotstack.services.relaying import Relays
 
@@ -53,10 +53,4 @@ def http_server(
 ) -> HttpServer:
     """What a gateway shows at ``host:port``. It works without its daemon, but serves nobody."""
     health = Health({}, {"daemon": check.problem})
-    metrics = MetricsPage([ProcessMetrics("gateway"), GatewayMetrics(status, relays)])
-    routes = {
-        "/healthz": health.healthz,
-        "/readyz": health.readyz,
-        "/metrics": metrics.answer,
-    }
-    return HttpServer(*_serving.split_address(address), routes)
+    return pages.server(address, health, "gateway", GatewayMetrics(status, relays))

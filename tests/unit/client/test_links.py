@@ -18,6 +18,7 @@ from tests.support.fake_daemon import FakeDaemon
 
 import pilotstack
 from pilotstack import sync
+from pilotstack.client._tasks import TaskLink
 from pilotstack.errors import (
     ForkedDriver,
     InvalidArgument,
@@ -405,6 +406,30 @@ async def test_a_stream_whose_data_the_daemon_did_not_read_raises_on_every_read(
             for _ in range(2):
                 with pytest.raises(StreamBroken, match="reset"):
                     await stream.receive()
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_server_closes_the_stream_of_a_failed_handler(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resetting = anyio.Event()
+
+    async def abort(link: TaskLink, stream: pilotstack.Stream) -> None:
+        resetting.set()
+        await anyio.sleep_forever()
+
+    async def fail(stream: pilotstack.Stream) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(TaskLink, "abort", abort)
+    async with pilotstack.Driver(daemon.path) as driver, driver.listen(80) as listener:
+        with daemon.give_stream(1) as end:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(listener.serve, fail)
+                await resetting.wait()
+                tasks.cancel_scope.cancel()
+            end.settimeout(20)
+            assert await anyio.to_thread.run_sync(end.recv, 1) == b""
 
 
 @pytest.mark.anyio

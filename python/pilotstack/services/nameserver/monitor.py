@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from pilotstack import _serving
-from pilotstack.http.server import HttpServer
-from pilotstack.observe.families import MetricsPage, ProcessMetrics, counter, gauge
+from pilotstack.observe import pages
+from pilotstack.observe.families import counter, gauge
 from pilotstack.observe.health import Health
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from pilotstack.http.server import HttpServer
     from pilotstack.services.daemon_check import DaemonCheck
     from pilotstack.services.limits import Limited
     from pilotstack.services.nameserver.server import Nameserver
@@ -57,10 +57,4 @@ def http_server(
 ) -> HttpServer:
     """What a nameserver shows at ``host:port``. Without its daemon it serves nobody."""
     health = Health({}, {"daemon": check.problem})
-    metrics = MetricsPage([ProcessMetrics("nameserver"), NameserverMetrics(server, limited)])
-    routes = {
-        "/healthz": health.healthz,
-        "/readyz": health.readyz,
-        "/metrics": metrics.answer,
-    }
-    return HttpServer(*_serving.split_address(address), routes)
+    return pages.server(address, health, "nameserver", NameserverMetrics(server, limited))
