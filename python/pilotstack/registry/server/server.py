@@ -168,9 +168,10 @@ class RegistryServer:
         self._standby = self._follow(replication) if replication.primary else None
         self._view = View(self.service, self.publisher, self._seats, self._standby)
         async with AsyncExitStack() as stack:
-            listening = stack.enter_context(_serving.listen(self._host, self._port, _BACKLOG))
+            # First, since whoever finds the registry may look at its pages.
             if config.http is not None:
                 self._http = await stack.enter_async_context(self._pages(config.http, stack))
+            listening = stack.enter_context(_serving.listen(self._host, self._port, _BACKLOG))
             self._stack = stack.pop_all()
         self._listening = listening
         self._watch = Watch()
